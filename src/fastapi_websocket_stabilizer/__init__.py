@@ -1,0 +1,85 @@
+"""The distributed connection registry for FastAPI WebSockets."""
+
+from .__about__ import __version__
+from .config import WebSocketConfig
+from .exceptions import (
+    BackendUnavailableError,
+    BroadcastFailedError,
+    ConfigurationError,
+    ConnectionLimitExceededError,
+    ConnectionNotFoundError,
+    ConnectionTimeoutError,
+    InvalidNameError,
+    InvalidTokenError,
+    MemoryLimitExceededError,
+    MessageError,
+    NotStartedError,
+    ShutdownError,
+    SlowConsumerError,
+    TokenExpiredError,
+    WebSocketStabilizerError,
+    WireError,
+    WrongEventLoopError,
+)
+from .local.connection import Connection
+from .logs import StructuredLogger, configure_logging, get_logger
+from .manager import WebSocketConnectionManager
+from .metrics import Statistics
+from .models import (
+    BroadcastResult,
+    CompressionMode,
+    Identity,
+    MemoryEvictionPolicy,
+    NodeInfo,
+    PresenceEntry,
+    PresenceEvent,
+    RoomMember,
+    RoomPage,
+    ShutdownReport,
+)
+from .publisher import Publisher, SyncPublisher
+
+__all__ = [
+    # The manager and what it is configured with
+    "WebSocketConnectionManager",
+    "WebSocketConfig",
+    "CompressionMode",
+    "MemoryEvictionPolicy",
+    # Sending from a process that serves no sockets
+    "Publisher",
+    "SyncPublisher",
+    # Values
+    "Connection",
+    "Identity",
+    "BroadcastResult",
+    "ShutdownReport",
+    "PresenceEntry",
+    "PresenceEvent",
+    "RoomMember",
+    "RoomPage",
+    "NodeInfo",
+    "Statistics",
+    # Errors
+    "WebSocketStabilizerError",
+    "ConnectionNotFoundError",
+    "InvalidNameError",
+    "ConnectionLimitExceededError",
+    "ConnectionTimeoutError",
+    "SlowConsumerError",
+    "MemoryLimitExceededError",
+    "MessageError",
+    "BroadcastFailedError",
+    "TokenExpiredError",
+    "InvalidTokenError",
+    "ShutdownError",
+    "NotStartedError",
+    "WrongEventLoopError",
+    "ConfigurationError",
+    "BackendUnavailableError",
+    "WireError",
+    # Logging
+    "StructuredLogger",
+    "get_logger",
+    "configure_logging",
+    "__version__",
+]

@@ -1,0 +1,1 @@
+"""Where the registry is kept: in this process, or in Redis."""

@@ -1,0 +1,261 @@
+"""The registry in one process: plain dicts, with the meaning of the Redis backend's scripts.
+
+Several managers may share a ``MemoryHub``. Nothing here waits, so it works on any event loop and without
+``start()``; one lock makes each operation what a script is on Redis: atomic.
+"""
+
+import itertools
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ..metrics import Counters
+from ..names import ConnectionId, NodeId, node_of
+from ..ports import Claim, Claimed, Entry, Membership, Receive, Renewal
+from ..wire import Envelope
+
+MAX_TOKENS = 1_000_000
+"""Outstanding reconnect tokens; beyond it the oldest is forgotten."""
+
+
+def _now_ms() -> int:
+    return time.monotonic_ns() // 1_000_000
+
+
+class MemoryHub:
+    """What Redis would hold."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.clients: dict[str, dict[ConnectionId, Entry]] = {}
+        self.rooms: dict[str, dict[ConnectionId, str]] = {}
+        self.tokens: OrderedDict[str, tuple[str, int]] = OrderedDict()
+        self.secret = b""
+        self.leases: dict[NodeId, int] = {}
+        self.fences: dict[NodeId, int] = {}
+        self.infos: dict[NodeId, bytes] = {}
+        self.index: dict[NodeId, dict[Membership, None]] = {}
+        self.listeners: dict[NodeId, tuple[Receive, set[str]]] = {}
+
+
+class MemoryBackend:
+    """One node's view of a hub; it is its own bus and its own stores."""
+
+    def __init__(self, hub: MemoryHub, node: NodeId, receive: Receive, counters: Counters) -> None:
+        self._hub, self._node, self._receive, self._counters = hub, node, receive, counters
+        self._subscribed: set[str] = set()
+        self.bus = self.presence = self.nodes = self.tokens = self
+        self.rooms = _Rooms(hub)
+        hub.listeners[node] = (receive, self._subscribed)
+
+    async def start(self, node: NodeId) -> None:
+        await self.rename(node)
+
+    async def rename(self, node: NodeId) -> None:
+        self._hub.listeners.pop(self._node, None)
+        self._node = node
+        self._hub.listeners[node] = (self._receive, self._subscribed)
+
+    async def stop(self) -> None:
+        """Nothing to let go of: a stopped manager answers its getters, and may start again."""
+
+    @property
+    def is_connected(self) -> bool:
+        return True
+
+    @property
+    def queued_bytes(self) -> int:
+        return 0
+
+    # Bus
+
+    async def publish_all(self, envelope: Envelope) -> int:
+        return self._deliver("all", envelope, tuple(self._hub.listeners))
+
+    async def publish_room(self, room: str, envelope: Envelope) -> int:
+        nodes = [node for node, (_, rooms) in tuple(self._hub.listeners.items()) if room in rooms]
+        return self._deliver(f"room:{room}", envelope, nodes)
+
+    async def publish_node(self, node: NodeId, envelope: Envelope) -> int:
+        return self._deliver("inbox", envelope, [node])
+
+    async def publish_clients(self, envelope: Envelope, top: int) -> list[list[NodeId]]:
+        found = await self.entries(envelope.targets)
+        nodes = [list(dict.fromkeys(node_of(entry.connection_id) for entry in entries[:top])) for entries in found]
+        took = {node: self._deliver("inbox", envelope, [node]) for node in {n for row in nodes for n in row}}
+        return [[node for node in row if took[node]] for row in nodes]
+
+    async def subscribe_room(self, room: str) -> None:
+        self._subscribed.add(room)
+
+    def unsubscribe_room(self, room: str) -> None:
+        self._subscribed.discard(room)
+
+    def _deliver(self, channel: str, envelope: Envelope, nodes: Sequence[NodeId]) -> int:
+        listeners = [listener for node in nodes if (listener := self._hub.listeners.get(node))]
+        for receive, _ in listeners:
+            receive(channel, envelope, len(envelope.body))
+        return len(listeners)
+
+    # PresenceStore
+
+    async def claim(self, claim: Claim) -> Claimed:
+        with self._hub.lock:
+            entries = self._hub.clients.setdefault(claim.client_id, {})
+            first = not entries
+            entries.pop(ConnectionId(claim.replaces), None)
+            highest = max((entry.stamp for entry in entries.values()), default=0)
+            stamp = claim.stamp or max(time.time_ns() // 1000, highest + 1)
+            entries[claim.connection_id] = Entry(claim.connection_id, stamp, claim.entry)
+            self._write_index(Membership(claim.connection_id, claim.client_id, None))
+            ranked = sorted(entries.values(), key=lambda entry: entry.stamp, reverse=True)
+            return Claimed(stamp, first, tuple(entry.connection_id for entry in ranked[claim.top :]))
+
+    async def claim_if_free(self, claim: Claim) -> Claimed:
+        with self._hub.lock:
+            holders = tuple(self._hub.clients.get(claim.client_id, {}))
+            if len(holders) >= claim.top:
+                return Claimed(0, first=False, others=holders)
+            return await self.claim(claim)
+
+    async def release(self, client_id: str, connection_id: ConnectionId) -> bool:
+        with self._hub.lock:
+            entries = self._hub.clients.get(client_id, {})
+            entries.pop(connection_id, None)
+            if not entries:
+                self._hub.clients.pop(client_id, None)
+            return not entries
+
+    async def entries(self, client_ids: Sequence[str]) -> list[list[Entry]]:
+        with self._hub.lock:
+            return [
+                sorted(self._hub.clients.get(client_id, {}).values(), key=lambda entry: entry.stamp, reverse=True)
+                for client_id in client_ids
+            ]
+
+    def _write_index(self, line: Membership) -> None:
+        self._hub.index.setdefault(node_of(line.connection_id), {})[line] = None
+
+    # TokenStore
+
+    async def issue(self, digest: str, client_id: str, ttl_ms: int) -> None:
+        self.issue_now(digest, client_id, ttl_ms)
+
+    def issue_now(self, digest: str, client_id: str, ttl_ms: int) -> None:
+        with self._hub.lock:
+            tokens, now_ms = self._hub.tokens, _now_ms()
+            while tokens and next(iter(tokens.values()))[1] <= now_ms:
+                tokens.popitem(last=False)
+            tokens[digest] = (client_id, now_ms + ttl_ms)
+            if len(tokens) > MAX_TOKENS:
+                tokens.popitem(last=False)
+                self._counters.tokens_dropped += 1
+
+    async def redeem(self, digest: str, client_id: str) -> bool:
+        with self._hub.lock:
+            found, deadline_ms = self._hub.tokens.pop(digest, ("", 0))
+        return found == client_id and _now_ms() < deadline_ms
+
+    async def share_secret(self, offer: bytes) -> bytes:
+        with self._hub.lock:
+            self._hub.secret = self._hub.secret or offer
+            return self._hub.secret
+
+    # NodeStore
+
+    async def register(self, node: NodeId, info: bytes, ttl_ms: int) -> None:
+        with self._hub.lock:
+            self._hub.leases[node] = _now_ms() + ttl_ms
+            self._hub.infos[node] = info
+
+    async def renew(self, node: NodeId, info: bytes, ttl_ms: int) -> Renewal:
+        with self._hub.lock:
+            now_ms = _now_ms()
+            held = self._hub.leases.get(node, 0) > now_ms
+            if held:
+                await self.register(node, info, ttl_ms)
+            live = {n: deadline - now_ms for n, deadline in self._hub.leases.items() if deadline > now_ms}
+            lapsed = [n for n, deadline in self._hub.leases.items() if deadline <= now_ms]
+            lapsed += [n for n, deadline in self._hub.fences.items() if deadline <= now_ms]
+            return Renewal(held, live, tuple(lapsed))
+
+    async def infos(self, nodes: Sequence[NodeId]) -> list[tuple[bytes | None, int]]:
+        with self._hub.lock:
+            return [
+                (self._hub.infos.get(node), sum(line.room is None for line in self._hub.index.get(node, ())))
+                for node in nodes
+            ]
+
+    async def fence(self, node: NodeId, ttl_ms: int) -> bool:
+        with self._hub.lock:
+            deadline_ms = max(self._hub.leases.get(node, 0), self._hub.fences.get(node, 0))
+            if not deadline_ms or deadline_ms > _now_ms():
+                return False
+            self._hub.leases.pop(node, None)
+            self._hub.fences[node] = _now_ms() + ttl_ms
+            return True
+
+    async def extend_fence(self, node: NodeId, ttl_ms: int) -> None:
+        with self._hub.lock:
+            self._hub.fences[node] = _now_ms() + ttl_ms
+
+    async def connections(self, node: NodeId, cursor: str, limit: int) -> tuple[list[Membership], str]:
+        return self._lines(node, are_rooms=False)
+
+    async def memberships(self, node: NodeId, cursor: str, limit: int) -> tuple[list[Membership], str]:
+        return self._lines(node, are_rooms=True)
+
+    def _lines(self, node: NodeId, *, are_rooms: bool) -> tuple[list[Membership], str]:
+        with self._hub.lock:
+            return [x for x in self._hub.index.get(node, ()) if (x.room is not None) is are_rooms], ""
+
+    async def forget(self, node: NodeId, lines: Sequence[Membership]) -> None:
+        with self._hub.lock:
+            index = self._hub.index.get(node, {})
+            for line in lines:
+                index.pop(line, None)
+
+    async def retire(self, node: NodeId) -> None:
+        with self._hub.lock:
+            for table in (self._hub.index, self._hub.infos, self._hub.fences, self._hub.leases):
+                table.pop(node, None)  # type: ignore[attr-defined]  # four dicts keyed by node
+
+
+class _Rooms:
+    """RoomStore: an object of its own only to keep ``join`` and ``leave`` apart from the bus."""
+
+    def __init__(self, hub: MemoryHub) -> None:
+        self._hub = hub
+
+    async def join(self, room: str, client_id: str, connection_id: ConnectionId) -> bool:
+        with self._hub.lock:
+            members = self._hub.rooms.setdefault(room, {})
+            new = connection_id not in members
+            members[connection_id] = client_id
+            line = Membership(connection_id, client_id, room)
+            self._hub.index.setdefault(node_of(connection_id), {})[line] = None
+            return new
+
+    async def leave(self, room: str, connection_id: ConnectionId) -> bool:
+        with self._hub.lock:
+            members = self._hub.rooms.get(room, {})
+            was_there = members.pop(connection_id, None) is not None
+            if not members:
+                self._hub.rooms.pop(room, None)
+            return was_there
+
+    async def members(self, room: str, cursor: str, limit: int) -> tuple[list[tuple[ConnectionId, str]], str]:
+        with self._hub.lock:
+            start = int(cursor or 0)
+            page = list(itertools.islice(self._hub.rooms.get(room, {}).items(), start, start + limit))
+            return page, str(start + limit) if len(page) == limit else ""
+
+    async def counts(self, room: str) -> dict[NodeId, int]:
+        counts: dict[NodeId, int] = {}
+        with self._hub.lock:
+            for connection_id in self._hub.rooms.get(room, {}):
+                counts[node_of(connection_id)] = counts.get(node_of(connection_id), 0) + 1
+        return counts
+

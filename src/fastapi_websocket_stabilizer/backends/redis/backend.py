@@ -1,0 +1,69 @@
+"""``ports.Backend`` on Redis: three connections per node, however many clients it has."""
+
+from collections.abc import Awaitable, Callable
+
+from ...metrics import Counters
+from ...names import NodeId
+from ...ports import Receive
+from .bus import Ear, RedisBus, Subscriber
+from .client import ConnectionFactory
+from .keys import Keys
+from .pipeline import Pipeline
+from .stores import RedisNodes, RedisPresence, RedisRooms, RedisTokens
+
+
+class RedisBackend:
+    """Commands, lease renewal and bus, each on a connection of its own."""
+
+    def __init__(self, url: str, namespace: str, timeout_s: float, receive: Receive, counters: Counters) -> None:
+        factory, keys = ConnectionFactory(url, timeout_s), Keys(namespace)
+        self._keys = keys
+        self._pipeline = Pipeline(factory, counters, "commands")
+        self._leases = Pipeline(factory, counters, "lease")
+        self._subscriber = Subscriber(factory, counters, Ear(keys, receive, counters).hear)
+        self._inbox = ""
+        self.bus = RedisBus(keys, self._pipeline, self._subscriber)
+        self.presence = RedisPresence(keys, self._pipeline)
+        self.rooms = RedisRooms(keys, self._pipeline)
+        self.tokens = RedisTokens(keys, self._pipeline)
+        self.nodes = RedisNodes(keys, self._pipeline, self._leases)
+
+    def watch(self, on_gap: Callable[[], None], pause: Callable[[], Awaitable[object] | None]) -> None:
+        """Say whom to tell when the bus lost messages, and whom to ask before the next is read."""
+        self._subscriber.on_gap, self._subscriber.pause = on_gap, pause
+
+    async def start(self, node: NodeId) -> None:
+        try:
+            await self._pipeline.start()
+            await self._leases.start()
+            await self._subscriber.start()
+            await self._subscriber.subscribe(self._keys.all)
+            await self.rename(node)
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def rename(self, node: NodeId) -> None:
+        if self._inbox:
+            self._subscriber.unsubscribe(self._inbox)
+        self._inbox = self._keys.inbox(node)
+        await self._subscriber.subscribe(self._inbox)
+
+    async def stop(self) -> None:
+        await self._subscriber.stop()
+        await self._pipeline.stop()
+        await self._leases.stop()
+        self._inbox = ""
+
+    @property
+    def is_connected(self) -> bool:
+        return self._subscriber.is_connected
+
+    @property
+    def run_id(self) -> str:
+        """Changes when another server, or a restarted one, answers."""
+        return self._leases.run_id
+
+    @property
+    def queued_bytes(self) -> int:
+        return self._pipeline.queued_bytes

@@ -1,0 +1,257 @@
+"""The bus: one subscribed connection, read by one supervised task, and publishing through the pipeline.
+
+The desired set of channels is ours; what the connection has been told is kept beside it, so that after a
+reconnect everything is subscribed again and nothing that was left comes back.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
+
+from redis import exceptions as redis_errors
+from redis.asyncio import Connection
+
+from ...exceptions import BackendUnavailableError, WireError
+from ...metrics import Counters
+from ...names import NodeId
+from ...ports import Receive
+from ...wire import Envelope, pack, unpack
+from . import scripts
+from .client import Backoff, ConnectionFactory, close
+from .keys import Keys
+from .pipeline import Pipeline
+
+log = logging.getLogger(__name__)
+
+CHANNELS_PER_COMMAND = 512
+
+
+class Subscriber:
+    """Keeps one connection subscribed and hands over what it hears; reconnects for ever."""
+
+    def __init__(self, factory: ConnectionFactory, counters: Counters, hear: Callable[[bytes, bytes], None]) -> None:
+        self._factory, self._counters, self._hear = factory, counters, hear
+        self._wanted: set[str] = set()
+        self._waiters: dict[str, list[asyncio.Future[None]]] = {}
+        self._told: set[str] = set()  # what this connection was last told to subscribe
+        # SUBSCRIBEs sent on this connection that are not confirmed yet. The confirmation of one that was
+        # since revoked must not wake somebody who waits for a later one.
+        self._unconfirmed: Counter[str] = Counter()
+        self._changed: dict[str, None] = {}
+        self._flush = asyncio.Event()
+        self._connection: Connection | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self.on_gap: Callable[[], None] = lambda: None
+        self.pause: Callable[[], Awaitable[object] | None] = lambda: None
+
+    @property
+    def is_connected(self) -> bool:
+        return self._connection is not None
+
+    async def start(self) -> None:
+        """Connect and begin to read."""
+        self._flush = asyncio.Event()
+        self._connection = await self._open()
+        self._tasks = [
+            asyncio.create_task(self._read_for_ever(), name="bus-read"),
+            asyncio.create_task(self._tell_changes(), name="bus-subscribe"),
+        ]
+
+    async def stop(self) -> None:
+        """Unsubscribe from everything by closing the connection; whoever waits for a channel is cancelled."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        self._tasks.clear()
+        await self._close()
+        self._wanted.clear()
+        for waiter in [waiter for waiters in self._waiters.values() for waiter in waiters]:
+            waiter.cancel()
+        self._waiters.clear()
+
+    async def subscribe(self, name: str) -> None:
+        """Return when the server has confirmed.
+
+        Raises:
+            BackendUnavailableError: It did not within the timeout; the channel stays wanted.
+        """
+        self._wanted.add(name)
+        if self._is_confirmed(name):
+            return
+        self._change(name)
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.setdefault(name, []).append(waiter)
+        try:
+            async with asyncio.timeout(self._factory.timeout_s):
+                await waiter
+        except TimeoutError:
+            raise BackendUnavailableError(
+                f"Redis at {self._factory.address}: subscribe: no answer within {self._factory.timeout_s:g} s"
+            ) from None
+
+    def unsubscribe(self, name: str) -> None:
+        """Stop wanting a channel; whoever still waits for it need not wait any more."""
+        self._wanted.discard(name)
+        self._wake(name)
+        self._change(name)
+
+    def _is_confirmed(self, name: str) -> bool:
+        return name in self._told and not self._unconfirmed[name]
+
+    def _wake(self, name: str) -> None:
+        for waiter in self._waiters.pop(name, ()):
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _change(self, name: str) -> None:
+        self._changed[name] = None
+        self._flush.set()
+
+    async def _tell_changes(self) -> None:
+        """Tell the server once per tick what changed. A lost connection is the reader's to mend."""
+        while True:
+            await self._flush.wait()
+            self._flush.clear()
+            connection = self._connection
+            if connection is None:
+                continue  # everything wanted is subscribed on reconnect
+            changed, self._changed = self._changed, {}
+            try:
+                await self._tell(connection, changed)
+            except (redis_errors.RedisError, OSError):
+                await close(connection)
+
+    async def _tell(self, connection: Connection, changed: Iterable[str]) -> None:
+        old = [name for name in changed if name in self._told and name not in self._wanted]
+        new = [name for name in changed if name in self._wanted and name not in self._told]
+        self._told.difference_update(old)
+        self._told.update(new)
+        self._unconfirmed.update(new)
+        for command, names in (("UNSUBSCRIBE", old), ("SUBSCRIBE", new)):
+            for start in range(0, len(names), CHANNELS_PER_COMMAND):
+                chunk = names[start : start + CHANNELS_PER_COMMAND]
+                await connection.send_command(command, *chunk, check_health=False)
+
+    async def _read_for_ever(self) -> None:
+        backoff = Backoff()
+        while True:
+            try:
+                if self._connection is None:
+                    self._connection = await self._open()
+                    backoff.reset()
+                await self._read(self._connection)
+            except Exception as error:  # noqa: BLE001 - the supervisor: nothing may end listening for good
+                backoff.grow()
+                log.warning("bus lost", extra={"error": str(error), "retry_in_s": backoff.delay_s})
+                if self._connection is not None:
+                    self._counters.bus_reconnects += 1
+                    self.on_gap()
+                await self._close()
+                await asyncio.sleep(backoff.delay_s)
+
+    async def _read(self, connection: Connection) -> None:
+        while True:
+            reply = await connection.read_response()
+            if reply[0] == b"message":
+                self._hear(reply[1], reply[2])
+                if (pause := self.pause()) is not None:
+                    await pause
+            elif reply[0] == b"subscribe":
+                self._confirm(reply[1].decode())
+
+    def _confirm(self, name: str) -> None:
+        self._unconfirmed[name] -= 1
+        if not self._unconfirmed[name]:
+            del self._unconfirmed[name]
+            if name in self._told:
+                self._wake(name)
+
+    async def _open(self) -> Connection:
+        connection = await self._factory.connect()
+        self._told, self._unconfirmed = set(), Counter()
+        await self._tell(connection, tuple(self._wanted))
+        return connection
+
+    async def _close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await close(connection)
+
+
+class RedisPublishing:
+    """The sending half of ``ports.Bus`` over Redis Pub/Sub."""
+
+    def __init__(self, keys: Keys, pipeline: Pipeline) -> None:
+        self._keys, self._pipeline = keys, pipeline
+
+    async def publish_all(self, envelope: Envelope) -> int:
+        return await self._publish(self._keys.all, envelope)
+
+    async def publish_room(self, room: str, envelope: Envelope) -> int:
+        return await self._publish(self._keys.room(room), envelope)
+
+    async def publish_node(self, node: NodeId, envelope: Envelope) -> int:
+        return await self._publish(self._keys.inbox(node), envelope)
+
+    async def _publish(self, channel: str, envelope: Envelope) -> int:
+        return int(await self._pipeline.send("PUBLISH", channel, pack(envelope), idempotent=False))
+
+    async def publish_clients(self, envelope: Envelope, top: int) -> list[list[NodeId]]:
+        reply = await self._pipeline.call(
+            scripts.CLIENTS_PUBLISH,
+            [self._keys.client(client_id) for client_id in envelope.targets],
+            top,
+            self._keys.inbox_prefix,
+            self._keys.inbox_suffix,
+            pack(envelope),
+            idempotent=False,
+        )
+        return [[NodeId(node.decode()) for node in nodes] for nodes in reply]
+
+
+class RedisBus(RedisPublishing):
+    """``ports.Bus`` over Redis Pub/Sub."""
+
+    def __init__(self, keys: Keys, pipeline: Pipeline, subscriber: Subscriber) -> None:
+        super().__init__(keys, pipeline)
+        self._subscriber = subscriber
+
+    async def subscribe_room(self, room: str) -> None:
+        await self._subscriber.subscribe(self._keys.room(room))
+
+    def unsubscribe_room(self, room: str) -> None:
+        self._subscriber.unsubscribe(self._keys.room(room))
+
+
+class Ear:
+    """Turns what a subscriber hears into envelopes; what cannot be read is counted and dropped."""
+
+    LOG_EVERY_S = 60.0
+
+    def __init__(self, keys: Keys, receive: Receive, counters: Counters) -> None:
+        self._prefix = len(keys.all) - len("all")
+        self._receive, self._counters = receive, counters
+        self._log_again_at_s = 0.0
+
+    def hear(self, channel: bytes, data: bytes) -> None:
+        self._counters.bus_messages += 1
+        try:
+            envelope = unpack(data)
+        except WireError as error:
+            self._counters.bus_malformed += 1
+            self._log(channel, error)
+            return
+        self._receive(self._canonical(channel.decode()), envelope, len(data))
+
+    def _canonical(self, channel: str) -> str:
+        """Return "all", "inbox" or "room:<room>"."""
+        name = channel[self._prefix :]
+        return name.partition("}:")[2] if name.startswith("{") else name
+
+    def _log(self, channel: bytes, error: WireError) -> None:
+        now_s = asyncio.get_running_loop().time()
+        if now_s >= self._log_again_at_s:
+            self._log_again_at_s = now_s + self.LOG_EVERY_S
+            log.warning("envelope dropped", extra={"channel": channel.decode(errors="replace"), "error": str(error)})

@@ -1,0 +1,46 @@
+"""Names of keys and channels. ``docs/design.md`` has the table; nothing else builds a name.
+
+The part in braces is the hash tag that chooses the slot in Redis Cluster. A namespace has no braces, and a
+client id or room name comes last, so no name can change the slot of its key or collide with another.
+"""
+
+from ...names import NodeId, partition
+
+
+class Keys:
+    """Every key and channel of one namespace."""
+
+    def __init__(self, namespace: str) -> None:
+        self._ns = namespace
+        self.leases = f"{namespace}:{{nodes}}:leases"
+        self.dead = f"{namespace}:{{nodes}}:dead"
+        self.secret = f"{namespace}:{{nodes}}:secret"
+        self.all = f"{namespace}:all"
+        self.inbox_prefix, self.inbox_suffix = f"{namespace}:{{", "}:inbox"
+
+    def info(self, node: NodeId) -> str:
+        return f"{self._ns}:{{nodes}}:info:{node}"
+
+    def connections(self, node: NodeId) -> str:
+        """Index: connection_id -> client_id."""
+        return f"{self._ns}:{{{node}}}:connections"
+
+    def memberships(self, node: NodeId) -> str:
+        """Index: ``<connection_id> <room>`` -> client_id."""
+        return f"{self._ns}:{{{node}}}:memberships"
+
+    def inbox(self, node: NodeId) -> str:
+        return f"{self.inbox_prefix}{node}{self.inbox_suffix}"
+
+    def client(self, client_id: str) -> str:
+        return f"{self._ns}:{{{partition(client_id)}}}:client:{client_id}"
+
+    def room(self, room: str) -> str:
+        """Hash of members; the channel of the same name carries the room's messages."""
+        return f"{self._ns}:{{{partition(room)}}}:room:{room}"
+
+    def room_counts(self, room: str) -> str:
+        return f"{self._ns}:{{{partition(room)}}}:count:{room}"
+
+    def token(self, digest: str, client_id: str) -> str:
+        return f"{self._ns}:{{{partition(client_id)}}}:token:{digest}"

@@ -1,0 +1,36 @@
+-- client_claim: enter a connection under its client and name the connections that it outranks.
+-- KEYS[1]  client hash: connection_id -> "<stamp> <entry>"
+-- ARGV[1]  connection_id
+-- ARGV[2]  how many connections the client may have
+-- ARGV[3]  stamp of an earlier claim of the same socket, or 0
+-- ARGV[4]  connection_id of that earlier claim, or ""
+-- ARGV[5]  entry
+-- Returns  {stamp, connections there before, outranked connection_id, ...}
+local before = redis.call('HLEN', KEYS[1])
+redis.call('HDEL', KEYS[1], ARGV[4])
+
+local ranked, highest = {}, 0
+local fields = redis.call('HGETALL', KEYS[1])
+for i = 1, #fields, 2 do
+  if fields[i] ~= ARGV[1] then
+    local stamp = tonumber(string.match(fields[i + 1], '^%d+'))
+    ranked[#ranked + 1] = {fields[i], stamp}
+    highest = math.max(highest, stamp)
+  end
+end
+
+local stamp = tonumber(ARGV[3])
+if stamp == 0 then
+  local time = redis.call('TIME')
+  stamp = math.max(time[1] * 1000000 + time[2], highest + 1)
+end
+local text = string.format('%.0f', stamp)
+redis.call('HSET', KEYS[1], ARGV[1], text .. ' ' .. ARGV[5])
+
+ranked[#ranked + 1] = {ARGV[1], stamp}
+table.sort(ranked, function(a, b) return a[2] > b[2] end)
+local answer = {text, before}
+for i = tonumber(ARGV[2]) + 1, #ranked do
+  answer[#answer + 1] = ranked[i][1]
+end
+return answer

@@ -1,0 +1,22 @@
+-- client_claim_if_free: enter a connection under its client unless others hold all the places.
+-- KEYS[1]  client hash: connection_id -> "<stamp> <entry>"
+-- ARGV[1]  connection_id
+-- ARGV[2]  how many connections the client may have
+-- ARGV[3]  entry
+-- Returns  {stamp, connections there before}, or {"0", connections, holder's connection_id, ...}
+local time = redis.call('TIME')
+local stamp, holders = time[1] * 1000000 + time[2], {}
+local fields = redis.call('HGETALL', KEYS[1])
+for i = 1, #fields, 2 do
+  if fields[i] ~= ARGV[1] then
+    holders[#holders + 1] = fields[i]
+    stamp = math.max(stamp, tonumber(string.match(fields[i + 1], '^%d+')) + 1)
+  end
+end
+if #holders >= tonumber(ARGV[2]) then
+  return {'0', #holders, unpack(holders)}
+end
+
+local text = string.format('%.0f', stamp)
+redis.call('HSET', KEYS[1], ARGV[1], text .. ' ' .. ARGV[3])
+return {text, #holders}

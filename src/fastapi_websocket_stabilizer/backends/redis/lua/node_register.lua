@@ -1,0 +1,11 @@
+-- node_register: take a lease.
+-- KEYS[1]  leases: node_id -> deadline, ms of Redis time
+-- KEYS[2]  info of the node
+-- ARGV[1]  node_id
+-- ARGV[2]  lifetime of the lease in ms
+-- ARGV[3]  info
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
+redis.call('SET', KEYS[2], ARGV[3], 'PX', ARGV[2])
+return 1

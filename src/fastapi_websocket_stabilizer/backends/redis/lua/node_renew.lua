@@ -1,0 +1,23 @@
+-- node_renew: extend a lease that is still held, and tell who lives and who must be swept.
+-- KEYS[1]  leases: node_id -> deadline, ms of Redis time
+-- KEYS[2]  nodes under sweep: node_id -> deadline of the sweeper
+-- KEYS[3]  info of the node
+-- ARGV[1]  node_id
+-- ARGV[2]  lifetime of the lease in ms
+-- ARGV[3]  info
+-- Returns  {1 if held else 0, now, {node_id, deadline, ...} of the living, {node_id, ...} to be swept}
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local deadline = redis.call('ZSCORE', KEYS[1], ARGV[1])
+local held = 0
+if deadline and tonumber(deadline) > now then
+  held = 1
+  redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
+  redis.call('SET', KEYS[3], ARGV[3], 'PX', ARGV[2])
+end
+
+local lapsed = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now)
+for _, node in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now)) do
+  lapsed[#lapsed + 1] = node
+end
+return {held, now, redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. now, '+inf', 'WITHSCORES'), lapsed}

@@ -1,0 +1,211 @@
+"""All Redis commands of one event-loop tick in one pipeline on one connection, in order.
+
+A caller only waits for a future: the connection belongs to the pipeline's own task, so a request handler
+that is cancelled never leaves half a reply behind for somebody else to read (CVE-2023-28858).
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable
+from typing import Any
+
+from redis import exceptions as redis_errors
+from redis.asyncio import Connection
+
+from ...exceptions import BackendUnavailableError
+from ...metrics import Counters
+from .client import Backoff, ConnectionFactory, check_server, close
+from .scripts import Script
+
+LIMIT_BYTES = 64 * 1024 * 1024
+"""Bytes of commands waiting to be sent; one more is refused."""
+BATCH = 1000
+"""Commands in one pipeline at most: replies of a longer one would keep the event loop too long."""
+
+Argument = str | bytes | int
+
+
+class Command:
+    """One command and whoever waits for its reply."""
+
+    __slots__ = ("arguments", "deadline_s", "is_idempotent", "reply", "script", "size")
+
+    def __init__(
+        self, arguments: tuple[Argument, ...], script: Script | None, *, is_idempotent: bool, deadline_s: float
+    ) -> None:
+        self.arguments, self.script, self.is_idempotent = arguments, script, is_idempotent
+        self.deadline_s = deadline_s
+        self.size = sum(len(argument) if isinstance(argument, str | bytes) else 8 for argument in arguments)
+        self.reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    @property
+    def name(self) -> str:
+        return self.script.name if self.script else str(self.arguments[0])
+
+    def packed(self) -> tuple[Argument, ...]:
+        if self.script is None:
+            return self.arguments
+        keys_and_arguments = self.arguments[1:]
+        return ("EVALSHA", self.script.sha, self.arguments[0], *keys_and_arguments)
+
+    def resolve(self, result: Any) -> None:
+        if not self.reply.done():
+            self.reply.set_result(result)
+
+    def reject(self, error: Exception) -> None:
+        if not self.reply.done():
+            self.reply.set_exception(error)
+            self.reply.exception()  # a caller that was cancelled will never ask; that is no leak to warn of
+
+
+class Pipeline:
+    """One owned connection; ``run_id`` changes when another server, or a restarted one, answers."""
+
+    def __init__(self, factory: ConnectionFactory, counters: Counters, name: str) -> None:
+        self._factory, self._counters, self._name = factory, counters, name
+        self._queue: deque[Command] = deque()
+        self._wanted = asyncio.Event()
+        self._backoff = Backoff()
+        self._connection: Connection | None = None
+        self._task: asyncio.Task[None] | None = None
+        self.queued_bytes = 0
+        self.run_id = ""
+
+    async def start(self) -> None:
+        """Connect, and begin to serve.
+
+        Raises:
+            BackendUnavailableError, ConfigurationError: As ``ConnectionFactory.connect``.
+        """
+        self._connection = await self._connect()
+        self._wanted = asyncio.Event()
+        self._task = asyncio.create_task(self._serve(), name=f"redis-{self._name}")
+
+    async def stop(self) -> None:
+        """Send what is queued if Redis answers in time, then close. Whoever still waits gets an error."""
+        if self._task is not None:
+            while self._queue and self._connection is not None and not self._task.done():
+                await asyncio.wait([self._queue[-1].reply], timeout=self._factory.timeout_s)
+            self._task.cancel()
+            await asyncio.wait([self._task])
+            self._task = None
+        await self._disconnect()
+        self._reject(self._queue, BackendUnavailableError("the connection to Redis was closed"))
+        self._queue.clear()
+
+    def call(self, script: Script, keys: Iterable[str], *arguments: Argument, idempotent: bool) -> "asyncio.Future[Any]":
+        """Queue a script; it is sent again after a lost connection only if ``idempotent``."""
+        keys = tuple(keys)
+        return self._submit((len(keys), *keys, *arguments), script, idempotent=idempotent)
+
+    def send(self, *arguments: Argument, idempotent: bool) -> "asyncio.Future[Any]":
+        """Queue a command; it is sent again after a lost connection only if ``idempotent``."""
+        return self._submit(arguments, None, idempotent=idempotent)
+
+    def _submit(
+        self, arguments: tuple[Argument, ...], script: Script | None, *, idempotent: bool
+    ) -> "asyncio.Future[Any]":
+        deadline_s = asyncio.get_running_loop().time() + self._factory.timeout_s
+        command = Command(arguments, script, is_idempotent=idempotent, deadline_s=deadline_s)
+        if self._task is None or self._task.done():
+            command.reject(BackendUnavailableError(f"{command.name}: the connection to Redis was closed"))
+        elif self._queue and self.queued_bytes + command.size > LIMIT_BYTES:
+            self._counters.redis_rejected += 1
+            command.reject(BackendUnavailableError(f"{command.name}: {LIMIT_BYTES} bytes already wait for Redis"))
+        else:
+            self._queue.append(command)
+            self.queued_bytes += command.size
+            self._wanted.set()
+        return command.reply
+
+    async def _serve(self) -> None:
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            while self._queue:
+                batch = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
+                self.queued_bytes -= sum(command.size for command in batch)
+                try:
+                    await self._exchange(batch)
+                except asyncio.CancelledError:
+                    self._reject(batch, BackendUnavailableError("the connection to Redis was closed"))
+                    raise
+
+    async def _exchange(self, batch: list[Command]) -> None:
+        self._counters.redis_batches += 1
+        self._counters.redis_commands += len(batch)
+        answered = 0
+        is_sent = False
+        if self._backoff.delay_s:
+            await asyncio.sleep(self._backoff.delay_s)
+        try:
+            async with asyncio.timeout_at(max(command.deadline_s for command in batch)):
+                if self._connection is None:
+                    self._connection = await self._connect()
+                connection = self._connection
+                await connection.send_packed_command(
+                    connection.pack_commands([command.packed() for command in batch]), check_health=False
+                )
+                is_sent = True
+                for command in batch:
+                    await self._read_reply(connection, command)
+                    answered += 1
+            self._backoff.reset()
+        except Exception as error:  # noqa: BLE001 - whatever broke, the connection cannot be trusted any more
+            self._backoff.grow()
+            await self._disconnect()
+            self._give_up(batch[answered:], error, is_sent=is_sent)
+
+    async def _read_reply(self, connection: Connection, command: Command) -> None:
+        try:
+            command.resolve(await connection.read_response())
+        except redis_errors.NoScriptError:
+            # The server lost its scripts (SCRIPT FLUSH): send this one in full, which loads it again.
+            assert command.script is not None
+            arguments = ("EVAL", command.script.source, *command.arguments)
+            self._requeue([self._again(command, arguments)])
+        except redis_errors.ReadOnlyError as error:
+            command.reject(self._factory.translate(command.name, error))
+            raise  # a demoted primary: the next connection may find the new one
+        except redis_errors.ResponseError as error:
+            command.reject(self._factory.translate(command.name, error))
+
+    def _give_up(self, batch: list[Command], error: Exception, *, is_sent: bool) -> None:
+        now_s = asyncio.get_running_loop().time()
+        again = [c for c in batch if c.is_idempotent and c.deadline_s > now_s and not isinstance(error, TimeoutError)]
+        self._requeue(again)
+        self._wanted.set()
+        for command in batch:
+            if command not in again:
+                self._counters.redis_failures += 1
+                command.reject(self._factory.translate(command.name, error, outcome_unknown=is_sent))
+
+    def _again(self, command: Command, arguments: tuple[Argument, ...]) -> Command:
+        again = Command(arguments, None, is_idempotent=command.is_idempotent, deadline_s=command.deadline_s)
+        again.reply = command.reply
+        return again
+
+    def _requeue(self, commands: list[Command]) -> None:
+        self._queue.extendleft(reversed(commands))
+        self.queued_bytes += sum(command.size for command in commands)
+
+    async def _connect(self) -> Connection:
+        connection = await self._factory.connect()
+        try:
+            with self._factory.translated("greeting"):
+                async with asyncio.timeout(self._factory.timeout_s):
+                    self.run_id = await check_server(connection, self._factory.address)
+        except BaseException:
+            await close(connection)
+            raise
+        return connection
+
+    async def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await close(connection)
+
+    def _reject(self, commands: Iterable[Command], error: Exception) -> None:
+        for command in commands:
+            self._counters.redis_failures += not command.reply.done()
+            command.reject(error)

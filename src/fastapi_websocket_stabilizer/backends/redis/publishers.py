@@ -1,0 +1,233 @@
+"""``Publisher`` and ``SyncPublisher``: the sending half of a node, without a lease and without sockets."""
+
+import asyncio
+import secrets
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Self
+
+import redis as sync_redis
+from redis import exceptions as redis_errors
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from ...local.order import Sequencer
+from ...metrics import Counters
+from ...models import Message
+from ...names import NodeId, check_client_id, check_room
+from ...wire import Encoded, Envelope, Kind, encode, pack
+from . import scripts
+from .bus import RedisPublishing
+from .client import ConnectionFactory
+from .keys import Keys
+from .pipeline import Pipeline
+
+DEFAULT_MAX_MESSAGE_SIZE = 1048576
+CLIENTS_PER_CALL = 500
+
+
+class _Outgoing:
+    """Envelopes of one sender, in order."""
+
+    def __init__(self) -> None:
+        self._sender = NodeId(f"publisher-{secrets.token_hex(8)}")
+        self._sequencer = Sequencer()
+
+    def direct(self, client_ids: list[str], message: Encoded) -> Envelope:
+        sequence, _ = self._sequencer.next("inbox")
+        return Envelope(
+            self._sender, sequence, 0, Kind.DIRECT, tuple(client_ids), (), message.form, message.payload
+        )
+
+    def broadcast(self, message: Encoded, exclude: list[str], rooms: list[str]) -> Envelope:
+        sequence, previous = self._sequencer.next(f"room:{rooms[0]}" if len(rooms) == 1 else "all")
+        return Envelope(
+            self._sender, sequence, previous, Kind.BROADCAST,
+            tuple(rooms), tuple(exclude), message.form, message.payload,
+        )  # fmt: skip
+
+
+class Publisher:
+    """Sends to clients, rooms and everybody of a registry; connects at the first call.
+
+    Messages arrive in the order of the calls. One connection to Redis, however many calls are under way.
+
+    Args:
+        redis_url: The registry's Redis.
+        namespace: The registry's namespace.
+        max_message_size: Longest message in bytes.
+        timeout_s: Seconds that Redis may take to answer.
+        max_connections_per_client: As the registry has it: that many newest sockets of a client are sent to.
+    """
+
+    def __init__(
+        self,
+        redis_url: str,
+        *,
+        namespace: str = "fws",
+        max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
+        timeout_s: float = 3.0,
+        max_connections_per_client: int = 1,
+    ) -> None:
+        self._pipeline = Pipeline(ConnectionFactory(redis_url, timeout_s), Counters(), "publisher")
+        self._bus = RedisPublishing(Keys(namespace), self._pipeline)
+        self._limit, self._top = max_message_size, max_connections_per_client
+        self._outgoing = _Outgoing()
+        self._starting = asyncio.Lock()
+        self._is_started = False
+
+    async def send_to_client(self, client_id: str, message: Message) -> bool:
+        """Return whether Redis handed the message to the node that holds the client.
+
+        Raises:
+            MessageError: It cannot be encoded or is too long; nothing was sent.
+            BackendUnavailableError: Redis did not answer.
+        """
+        return await self.send_to_clients([client_id], message) == 1
+
+    async def send_to_clients(self, client_ids: Iterable[str], message: Message) -> int:
+        """Return how many clients' nodes took the message. Raises as ``send_to_client``."""
+        names, encoded = list(dict.fromkeys(map(check_client_id, client_ids))), encode(message, self._limit)
+        await self._start()
+        taken = 0
+        for start in range(0, len(names), CLIENTS_PER_CALL):
+            envelope = self._outgoing.direct(names[start : start + CLIENTS_PER_CALL], encoded)
+            taken += sum(map(bool, await self._bus.publish_clients(envelope, self._top)))
+        return taken
+
+    async def broadcast(
+        self,
+        message: Message,
+        exclude_client: str | Iterable[str] | None = None,
+        room: str | Iterable[str] | None = None,
+    ) -> int:
+        """Send to everybody or to rooms; return how many nodes took it. Raises as ``send_to_client``."""
+        encoded = encode(message, self._limit)
+        exclude, rooms = _names(exclude_client, check_client_id), _names(room, check_room)
+        if room is not None and not rooms:
+            return 0
+        await self._start()
+        envelope = self._outgoing.broadcast(encoded, exclude, rooms)
+        if len(rooms) == 1:
+            return await self._bus.publish_room(rooms[0], envelope)
+        return await self._bus.publish_all(envelope)
+
+    async def close(self) -> None:
+        """Send what is queued and let go of Redis; a later call connects again."""
+        self._is_started = False
+        await self._pipeline.stop()
+
+    async def _start(self) -> None:
+        async with self._starting:
+            if not self._is_started:
+                await self._pipeline.start()
+                self._is_started = True
+
+    async def __aenter__(self) -> Self:
+        await self._start()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+
+class SyncPublisher:
+    """``Publisher`` for code without an event loop; may be shared by threads. Connects at the first call.
+
+    Args:
+        redis_url: The registry's Redis.
+        namespace: The registry's namespace.
+        max_message_size: Longest message in bytes.
+        timeout_s: Seconds that Redis may take to answer.
+        max_connections_per_client: As the registry has it: that many newest sockets of a client are sent to.
+    """
+
+    def __init__(
+        self,
+        redis_url: str,
+        *,
+        namespace: str = "fws",
+        max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
+        timeout_s: float = 3.0,
+        max_connections_per_client: int = 1,
+    ) -> None:
+        # Translates errors only; it opens no connection.
+        self._errors = ConnectionFactory(redis_url, timeout_s)
+        self._redis: Any = sync_redis.Redis.from_url(
+            redis_url,
+            protocol=2,
+            retry=Retry(NoBackoff(), 0),
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
+        )
+        self._keys = Keys(namespace)
+        self._limit, self._top = max_message_size, max_connections_per_client
+        self._outgoing = _Outgoing()
+        # Numbering and publishing are one step, else threads would overtake each other.
+        self._lock = threading.Lock()
+
+    def send_to_client(self, client_id: str, message: Message) -> bool:
+        """Return whether Redis handed the message to the node that holds the client.
+
+        Raises:
+            MessageError: It cannot be encoded or is too long; nothing was sent.
+            BackendUnavailableError: Redis did not answer.
+        """
+        return self.send_to_clients([client_id], message) == 1
+
+    def send_to_clients(self, client_ids: Iterable[str], message: Message) -> int:
+        """Return how many clients' nodes took the message. Raises as ``send_to_client``."""
+        names, encoded = list(dict.fromkeys(map(check_client_id, client_ids))), encode(message, self._limit)
+        taken = 0
+        for start in range(0, len(names), CLIENTS_PER_CALL):
+            with self._publishing():
+                envelope = self._outgoing.direct(names[start : start + CLIENTS_PER_CALL], encoded)
+                taken += sum(map(bool, self._publish_clients(envelope)))
+        return taken
+
+    def broadcast(
+        self,
+        message: Message,
+        exclude_client: str | Iterable[str] | None = None,
+        room: str | Iterable[str] | None = None,
+    ) -> int:
+        """Send to everybody or to rooms; return how many nodes took it. Raises as ``send_to_client``."""
+        encoded = encode(message, self._limit)
+        exclude, rooms = _names(exclude_client, check_client_id), _names(room, check_room)
+        if room is not None and not rooms:
+            return 0
+        channel = self._keys.room(rooms[0]) if len(rooms) == 1 else self._keys.all
+        with self._publishing():
+            return int(self._redis.publish(channel, pack(self._outgoing.broadcast(encoded, exclude, rooms))))
+
+    def close(self) -> None:
+        """Let go of Redis; a later call connects again."""
+        self._redis.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    @contextmanager
+    def _publishing(self) -> Iterator[None]:
+        with self._lock, self._errors.translated("publish", outcome_unknown=True):
+            yield
+
+    def _publish_clients(self, envelope: Envelope) -> list[list[bytes]]:
+        keys = [self._keys.client(client_id) for client_id in envelope.targets]
+        inbox = (self._keys.inbox_prefix, self._keys.inbox_suffix)
+        arguments = (len(keys), *keys, self._top, *inbox, pack(envelope))
+        script = scripts.CLIENTS_PUBLISH
+        try:
+            reply: list[list[bytes]] = self._redis.evalsha(script.sha, *arguments)
+        except redis_errors.NoScriptError:
+            reply = self._redis.eval(script.source, *arguments)
+        return reply
+
+
+def _names(value: str | Iterable[str] | None, check: Any) -> list[str]:
+    names = [] if value is None else [value] if isinstance(value, str) else value
+    return list(dict.fromkeys(map(check, names)))

@@ -1,0 +1,31 @@
+"""The Lua files, loaded once per process."""
+
+import hashlib
+from dataclasses import dataclass
+from importlib.resources import files
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """One operation that Redis runs as a whole."""
+
+    name: str
+    source: str
+    sha: str
+
+
+def _read(name: str) -> Script:
+    source = files(__package__).joinpath("lua", f"{name}.lua").read_text()
+    return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+
+
+CLIENT_CLAIM = _read("client_claim")
+CLIENT_CLAIM_IF_FREE = _read("client_claim_if_free")
+CLIENT_RELEASE = _read("client_release")
+CLIENTS_PUBLISH = _read("clients_publish")
+NODE_FENCE = _read("node_fence")
+NODE_FENCE_EXTEND = _read("node_fence_extend")
+NODE_REGISTER = _read("node_register")
+NODE_RENEW = _read("node_renew")
+ROOM_JOIN = _read("room_join")
+ROOM_LEAVE = _read("room_leave")

@@ -1,0 +1,26 @@
+"""WebSocket close codes that this library sends, and what a client should do about each.
+
+Standard codes keep the meaning of RFC 6455 §7.4 and the IANA registry. Codes 4000-4499 ask the client to
+reconnect, 4500-4999 ask it not to.
+"""
+
+NORMAL = 1000
+"""Closed on purpose (also "reconnected": a newer socket of the same client took over). Do not reconnect."""
+
+GOING_AWAY = 1001
+"""The server process ends. Reconnect."""
+
+TOO_LARGE = 1009
+"""A message was longer than ``max_message_size``. Do not repeat it."""
+
+TRY_AGAIN_LATER = 1013
+"""This node is full or had to free memory. Reconnect with back-off."""
+
+HEARTBEAT_TIMEOUT = 4007
+"""Nothing was heard from the peer within ``heartbeat_timeout``. Reconnect."""
+
+SLOW_CONSUMER = 4008
+"""The peer did not read what it was sent. Reconnect."""
+
+NO_STATUS = 1005
+"""The peer gave no code, or vanished. Never sent."""

@@ -1,0 +1,94 @@
+"""Memory limits of this node: what metadata and user data may take, and who gives way."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from .. import close_codes
+from ..exceptions import MemoryLimitExceededError
+from ..local.connection import Connection, Ended
+from ..local.memory import EvictionOrder, measure
+from ..models import MemoryEvictionPolicy
+from .context import Context
+
+End = Callable[[Connection, Ended, int, str], Awaitable[None]]
+
+
+class Budget:
+    """Keeps the sum as it changes; measures everything again only every ``memory_check_interval``."""
+
+    def __init__(self, context: Context, end: End) -> None:
+        self._context, self._end = context, end
+        self._order: EvictionOrder[Connection] = EvictionOrder()
+        self.total_bytes = 0
+
+    async def admit(self, client_id: str, metadata: Mapping[str, Any]) -> int:
+        """Make room for a connection and return its size in bytes.
+
+        Raises:
+            MemoryLimitExceededError: It is too large, or nobody is left to give way.
+        """
+        size = measure(client_id, metadata, {})
+        self._check_one(client_id, size)
+        await self._make_room(size, keep=None)
+        return size
+
+    def add(self, connection: Connection, size: int) -> None:
+        connection.memory_size = size
+        self.total_bytes += size
+
+    def remove(self, connection: Connection) -> None:
+        self.total_bytes -= connection.memory_size
+        connection.memory_size = 0
+
+    async def set_user_data(self, connection: Connection, key: str, value: Any) -> None:
+        """Store one value if it fits; otherwise change nothing.
+
+        Raises:
+            MemoryLimitExceededError: It does not fit.
+        """
+        size = measure(connection.client_id, connection.metadata, {**connection.user_data, key: value})
+        self._check_one(connection.client_id, size)
+        await self._make_room(size - connection.memory_size, keep=connection)
+        connection.user_data[key] = value
+        self._resize(connection, size)
+
+    async def measure_all(self) -> None:
+        """Measure what the application changed in place, and make room if that became too much."""
+        for connection in self._context.shards:
+            self._resize(connection, measure(connection.client_id, connection.metadata, connection.user_data))
+        await self._make_room(0, keep=None)
+
+    def _resize(self, connection: Connection, size: int) -> None:
+        if connection.ended is None:
+            self.total_bytes += size - connection.memory_size
+            connection.memory_size = size
+
+    def _check_one(self, client_id: str, size: int) -> None:
+        limit = self._context.config.max_memory_per_connection
+        if limit is not None and size > limit:
+            raise MemoryLimitExceededError(
+                f"client {client_id!r} would take {size} bytes, max_memory_per_connection is {limit}"
+            )
+
+    async def _make_room(self, more: int, keep: Connection | None) -> None:
+        limit = self._context.config.max_total_memory
+        if limit is None:
+            return
+        if more > limit:
+            raise MemoryLimitExceededError(f"{more} bytes are over max_total_memory={limit} by themselves")
+        while self.total_bytes + more > limit:
+            victim = self._next_victim(keep)
+            if victim is None:
+                raise MemoryLimitExceededError(
+                    f"{self.total_bytes} + {more} bytes are over max_total_memory={limit} and nobody can give way"
+                )
+            self._context.counters.connections_evicted_for_memory += 1
+            await self._end(victim, Ended.EVICTED, close_codes.TRY_AGAIN_LATER, "memory limit reached")
+
+    def _next_victim(self, keep: Connection | None) -> Connection | None:
+        is_lru = self._context.config.memory_eviction_policy is MemoryEvictionPolicy.LRU
+        return self._order.next(
+            live=lambda: self._context.shards,
+            is_live=lambda connection: connection.ended is None and connection is not keep,
+            age=lambda connection: connection.used_at_s if is_lru else connection.opened_at_s,
+        )

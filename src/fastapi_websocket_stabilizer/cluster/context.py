@@ -1,0 +1,102 @@
+"""What the parts of one node share."""
+
+import asyncio
+import logging
+import secrets
+import socket
+from collections.abc import Coroutine
+from datetime import UTC, datetime
+from typing import Any
+
+from ..config import WebSocketConfig
+from ..exceptions import BackendUnavailableError
+from ..hooks import Hooks
+from ..local.fanout import FanOut
+from ..local.gate import Gate
+from ..local.order import Sequencer
+from ..local.shards import Shards
+from ..metrics import Counters, Stopwatch
+from ..names import ConnectionId, NodeId
+from ..ports import Backend
+from .pending import Asks, Unheard
+
+FORMER_IDS = 8
+
+
+class Tasks:
+    """Owns background tasks: keeps them alive, logs what kills them, ends them."""
+
+    def __init__(self, log: logging.Logger) -> None:
+        self._log = log
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def spawn(self, coroutine: Coroutine[Any, Any, Any], name: str) -> "asyncio.Task[Any]":
+        task = asyncio.get_running_loop().create_task(coroutine, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: "asyncio.Task[Any]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            level = logging.WARNING if isinstance(error, BackendUnavailableError) else logging.ERROR
+            self._log.log(level, "task failed: %s", task.get_name(), exc_info=error)
+
+    async def settle(self, timeout_s: float) -> None:
+        """Wait for this loop's tasks, then cancel those that are left."""
+        mine = [task for task in self._tasks if task.get_loop() is asyncio.get_running_loop()]
+        mine = [task for task in mine if task is not asyncio.current_task()]
+        if mine:
+            _, late = await asyncio.wait(mine, timeout=timeout_s)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late)
+
+
+class Context:
+    """One node: its identity, its tables and its backend. The parts in this package work on it.
+
+    Attributes:
+        node_id: Random at every start, and anew when the lease lapsed.
+        subscribed: Rooms whose subscription is confirmed.
+    """
+
+    def __init__(self, config: WebSocketConfig, log: logging.Logger) -> None:
+        self.config, self.log = config, log
+        self.counters = Counters()
+        self.stopwatch = Stopwatch()
+        self.tasks = Tasks(log)
+        self.hooks = Hooks(self.counters, log)
+        self.shards = Shards(config.num_shards)
+        self.fan_out = FanOut(self.shards, self.counters, self.stopwatch if config.enable_metrics else None)
+        self.gate = Gate(lambda: self.config.max_concurrent_broadcast)
+        self.sequencer = Sequencer()
+        self.unheard = Unheard()
+        self.asks = Asks()
+        self.subscribed: set[str] = set()
+        self.name = config.node_name or socket.gethostname()
+        self.started = datetime.now(UTC)
+        self.node_id = new_node_id()
+        self.former_ids: list[NodeId] = []
+        self._counter = 0
+        self.backend: Backend  # set by the registry, which knows what it delivers to
+        self.is_distributed = config.redis_url is not None
+
+    def next_connection_id(self) -> ConnectionId:
+        self._counter += 1
+        return ConnectionId(f"{self.node_id}.{self._counter}")
+
+    def rename(self) -> None:
+        """Take a new node_id."""
+        self.former_ids = [*self.former_ids, self.node_id][-FORMER_IDS:]
+        self.node_id = new_node_id()
+
+    def is_own(self, node: NodeId) -> bool:
+        """Whether ``node`` is this process, under its present or a former id."""
+        return node == self.node_id or node in self.former_ids
+
+
+def new_node_id() -> NodeId:
+    """Return 64 random bits."""
+    return NodeId(secrets.token_hex(8))

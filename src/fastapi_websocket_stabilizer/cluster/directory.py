@@ -1,0 +1,111 @@
+"""Questions about the whole registry: who is connected where. Only live nodes' entries are answers."""
+
+import json
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
+
+from .. import __about__
+from ..models import NodeInfo, PresenceEntry, RoomMember, RoomPage
+from ..names import NodeId, node_of
+from ..ports import Entry
+from ..wire import encode_json
+from .context import Context
+from .membership import Membership as Leases
+
+PAGE = 500
+
+
+class Directory:
+    """Reads presence. A node that holds no lease is not shown, whatever it left behind."""
+
+    def __init__(self, context: Context, leases: Leases | None) -> None:
+        self._context, self._leases = context, leases
+
+    def describe(self) -> bytes:
+        """Return what this node says of itself."""
+        context = self._context
+        return encode_json(
+            {
+                "name": context.name,
+                "version": __about__.__version__,
+                "started": context.started.timestamp(),
+                "draining": False,
+            },
+            "node info",
+        )
+
+    async def _live(self, nodes: Sequence[NodeId]) -> set[NodeId]:
+        if self._leases is None:
+            return set(nodes)
+        return await self._leases.live_among(nodes)
+
+    async def presence(self, client_id: str) -> list[PresenceEntry]:
+        """The client's connections, the newest first."""
+        return (await self._presence_of([client_id]))[0]
+
+    async def _presence_of(self, client_ids: Sequence[str]) -> list[list[PresenceEntry]]:
+        found = await self._context.backend.presence.entries(client_ids)
+        top = self._context.config.max_connections_per_client
+        live = await self._live([node_of(entry.connection_id) for entries in found for entry in entries[:top]])
+        return [
+            [self._entry(client_id, e) for e in entries[:top] if node_of(e.connection_id) in live]
+            for client_id, entries in zip(client_ids, found, strict=True)
+        ]
+
+    def _entry(self, client_id: str, entry: Entry) -> PresenceEntry:
+        node = node_of(entry.connection_id)
+        local = self._context.shards.get(entry.connection_id)
+        if local is not None:
+            return PresenceEntry(client_id, entry.connection_id, node, local.since, local.metadata)
+        body = json.loads(entry.entry) if entry.entry else {"since": 0, "metadata": {}}
+        since = datetime.fromtimestamp(body["since"], UTC)
+        return PresenceEntry(client_id, entry.connection_id, node, since, body["metadata"])
+
+    async def clients(self, node: NodeId | None) -> AsyncIterator[PresenceEntry]:
+        """Every client's connections, node by node."""
+        for node_id in [node] if node is not None else await self._node_ids():
+            cursor = ""
+            while True:
+                lines, cursor = await self._context.backend.nodes.connections(node_id, cursor, PAGE)
+                mine = {line.connection_id for line in lines}
+                for entries in await self._presence_of(list(dict.fromkeys(line.client_id for line in lines))):
+                    for entry in entries:
+                        if entry.connection_id in mine:
+                            yield entry
+                if not cursor:
+                    break
+
+    async def room_members(self, room: str, limit: int, cursor: str | None) -> RoomPage:
+        """One page of a room."""
+        found, next_cursor = await self._context.backend.rooms.members(room, cursor or "", limit)
+        live = await self._live([node_of(connection_id) for connection_id, _ in found])
+        members = tuple(
+            RoomMember(client_id, connection_id, node_of(connection_id))
+            for connection_id, client_id in found
+            if node_of(connection_id) in live
+        )
+        return RoomPage(members, next_cursor or None)
+
+    async def room_count(self, room: str) -> int:
+        """How many connections are in a room."""
+        counts = await self._context.backend.rooms.counts(room)
+        live = await self._live(list(counts))
+        return sum(count for node, count in counts.items() if node in live)
+
+    async def _node_ids(self) -> list[NodeId]:
+        return [self._context.node_id] if self._leases is None else await self._leases.all_live()
+
+    async def nodes(self) -> list[NodeInfo]:
+        """Every node that holds a lease."""
+        node_ids = await self._node_ids()
+        if self._leases is None:
+            infos: list[tuple[bytes | None, int]] = [(self.describe(), len(self._context.shards))]
+        else:
+            infos = await self._context.backend.nodes.infos(node_ids)
+        return [_info(node, info, count) for node, (info, count) in zip(node_ids, infos, strict=True) if info]
+
+
+def _info(node: NodeId, info: bytes, connections: int) -> NodeInfo:
+    body = json.loads(info)
+    started = datetime.fromtimestamp(body["started"], UTC)
+    return NodeInfo(node, body["name"], body["version"], started, connections, body["draining"])

@@ -1,0 +1,147 @@
+"""This node's lease, and which other nodes hold one.
+
+The lease is counted by Redis. Here it is only *remaining* time, counted down on the monotonic clock: a step
+of this machine's wall clock changes nothing.
+"""
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+from ..config import WebSocketConfig
+from ..exceptions import BackendUnavailableError
+from ..names import NodeId
+from ..ports import NodeStore, Renewal
+
+log = logging.getLogger(__name__)
+
+REMEMBERED_DEAD = 4096
+"""Nodes known to have lapsed; a lapsed node_id never lives again."""
+
+
+class Membership:
+    """Renews the lease every beat and tells who lives."""
+
+    def __init__(
+        self,
+        nodes: NodeStore,
+        config: WebSocketConfig,
+        describe: Callable[[], bytes],
+        on_refused: Callable[[], Awaitable[None]],
+        on_beat: Callable[[Renewal], Awaitable[None]],
+        server: Callable[[], str],
+    ) -> None:
+        self._nodes, self._config, self._describe = nodes, config, describe
+        self._on_refused, self._on_beat, self._server = on_refused, on_beat, server
+        self._server_seen = ""
+        self._node = NodeId("")
+        self._live: dict[NodeId, float] = {}
+        self._dead: OrderedDict[NodeId, None] = OrderedDict()
+        self._learned_at_s = 0.0
+        self._sent_at_s = 0.0
+        self._held_since_s = 0.0
+        self._verified: asyncio.Future[None] | None = None
+        self._hurry = asyncio.Event()
+
+    @property
+    def _ttl_ms(self) -> int:
+        return int(self._config.lease_ttl_s * 1000)
+
+    def may_sweep(self) -> bool:
+        """Whether the lease was held for one whole lease, without a break, on the server that answers now.
+
+        Else the first node back after an outage, a failover or a clock step of Redis would bury the living.
+        """
+        return asyncio.get_running_loop().time() - self._held_since_s >= self._config.lease_ttl_s
+
+    async def register(self, node: NodeId) -> None:
+        """Take a lease under a node_id that was never used."""
+        now_s = asyncio.get_running_loop().time()
+        self._node, self._server_seen = node, self._server()
+        await self._nodes.register(node, self._describe(), self._ttl_ms)
+        self._live[node] = now_s + self._config.lease_ttl_s
+        self._held_since_s = self._sent_at_s = now_s
+
+    async def run(self) -> None:
+        """Beat until cancelled."""
+        self._hurry = asyncio.Event()
+        while True:
+            try:
+                async with asyncio.timeout(self._config.renew_interval_s):
+                    await self._hurry.wait()
+            except TimeoutError:
+                pass
+            self._hurry.clear()
+            await self._beat()
+
+    async def _beat(self) -> None:
+        try:
+            renewal = await self._renew()
+            if self._server() != self._server_seen:  # restarted or promoted: it may have forgotten leases
+                self._server_seen, self._held_since_s = self._server(), asyncio.get_running_loop().time()
+            if not renewal.held:
+                await self._on_refused()
+            await self._on_beat(renewal)
+        except BackendUnavailableError as error:
+            log.warning("lease not renewed", extra={"node_id": self._node, "error": str(error)})
+            self._held_since_s = asyncio.get_running_loop().time()
+        finally:
+            if self._verified is not None:
+                self._verified.set_result(None)
+                self._verified = None
+
+    async def _renew(self) -> Renewal:
+        now_s = self._sent_at_s = asyncio.get_running_loop().time()
+        renewal = await self._nodes.renew(self._node, self._describe(), self._ttl_ms)
+        # Counted from before the question, so that nobody is ever shown longer than his lease.
+        self._live = {node: now_s + remaining_ms / 1000 for node, remaining_ms in renewal.live.items()}
+        self._learned_at_s = asyncio.get_running_loop().time()
+        return renewal
+
+    def unverified(self) -> "asyncio.Future[None] | None":
+        """What to wait for before serving anything, after a freeze longer than the lease; usually None.
+
+        Others may have swept us and taken over our clients meanwhile; the next beat finds out. An attempt is
+        enough: while Redis is away, local sends go on.
+        """
+        loop = asyncio.get_running_loop()
+        if loop.time() - self._sent_at_s < self._config.lease_ttl_s:
+            return None
+        if self._verified is None:
+            self._verified = loop.create_future()
+            self._hurry.set()
+        return self._verified
+
+    async def live_among(self, nodes: Iterable[NodeId]) -> set[NodeId]:
+        """Return those that hold a lease; one that is not known is looked up before it is called dead."""
+        asked = set(nodes)
+        unknown = {node for node in asked if not self._is_live(node) and node not in self._dead}
+        if unknown or (asked and self._is_outdated()):
+            await self._renew()
+            self._bury(node for node in unknown if not self._is_live(node))
+        return {node for node in asked if self._is_live(node)}
+
+    async def all_live(self) -> list[NodeId]:
+        """Return every node that holds a lease now."""
+        await self._renew()
+        return sorted(node for node in self._live if self._is_live(node))
+
+    def known_live(self) -> set[NodeId]:
+        """Return the nodes that held a lease at the last beat."""
+        return {node for node in self._live if self._is_live(node)}
+
+    def _is_live(self, node: NodeId) -> bool:
+        return self._live.get(node, 0.0) > asyncio.get_running_loop().time()
+
+    def _is_outdated(self) -> bool:
+        age_s = asyncio.get_running_loop().time() - self._learned_at_s
+        return age_s > 2 * self._config.renew_interval_s
+
+    def _bury(self, nodes: Iterable[NodeId]) -> None:
+        for node in nodes:
+            self._dead[node] = None
+            if len(self._dead) > REMEMBERED_DEAD:
+                self._dead.popitem(last=False)
+

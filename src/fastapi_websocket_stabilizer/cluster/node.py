@@ -1,0 +1,231 @@
+"""One node: owns the local connections from their claim to their release, and what comes in for them."""
+
+import asyncio
+from collections import deque
+from typing import Any
+
+from .. import close_codes
+from ..exceptions import BackendUnavailableError, ConnectionLimitExceededError, MessageError
+from ..local.connection import Connection, Ended
+from ..local.gate import Gate
+from ..logs import StructuredLogger
+from ..models import Message
+from ..names import ConnectionId, check_room
+from ..wire import Encoded, Envelope, Kind, encode, encode_json
+from .budget import Budget
+from .claims import Claims
+from .context import Context
+
+PONGS = frozenset({"pong", '{"type":"pong"}', '{"type": "pong"}'})
+"""Answers to release 1.1's JSON ping."""
+
+
+class Node:
+    """What a connection needs of its node, and the local half of every operation on connections."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self.claims: Claims  # set by the registry, which composes both
+        self.budget = Budget(context, self.end)
+        self.gate: Gate = context.gate
+        self._events = StructuredLogger(context.log)
+        self._to_close: deque[tuple[Connection, int, str]] = deque()
+        self._closers = 0
+
+    # What a connection asks.
+
+    def limits(self) -> Any:
+        return self._context.config
+
+    def encode(self, message: Message) -> Encoded:
+        return encode(message, self._context.config.max_message_size)
+
+    def wrote(self, messages: int) -> None:
+        self._context.counters.messages_sent += messages
+
+    def dropped(self, messages: int) -> None:
+        self._context.counters.messages_dropped += messages
+
+    def refused(self, size: int) -> None:
+        self._context.counters.messages_too_large += 1
+
+    def is_pong(self, message: str | bytes) -> bool:
+        return message in PONGS
+
+    # A connection begins.
+
+    async def connect(self, client_id: str, websocket: Any, metadata: dict[str, Any]) -> Connection:
+        """Register a socket and close those that it displaces.
+
+        Raises:
+            ConnectionLimitExceededError: The node or the client is full.
+            MemoryLimitExceededError: ``metadata`` does not fit.
+            MessageError: ``metadata`` has no JSON, or too much of it.
+        """
+        context = self._context
+        self._check_metadata(metadata)
+        self._check_capacity(client_id)
+        size = await self.budget.admit(client_id, metadata)
+        connection = Connection(self, client_id, context.next_connection_id(), websocket, metadata)
+        # Before the claim is queued: evicts and messages that overtake its reply must find the connection.
+        context.shards.add(connection)
+        self.budget.add(connection, size)
+        try:
+            await self.claims.claim(connection)
+        except BaseException:
+            context.counters.connections_rejected += 1
+            self._forget(connection, Ended.RELEASED)
+            # Behind the claim in the same pipeline, so it undoes even a claim whose outcome is unknown.
+            context.tasks.spawn(self._release(connection, connection.connection_id), "release")
+            connection.let_go()
+            raise
+        context.counters.connections_opened += 1
+        self._events.log_connection("connected", client_id, connection_id=connection.connection_id)
+        return connection
+
+    def _check_metadata(self, metadata: dict[str, Any]) -> None:
+        limit = self._context.config.max_metadata_size
+        if self._context.is_distributed and metadata and (size := len(encode_json(metadata, "metadata"))) > limit:
+            raise MessageError(f"metadata has {size} bytes as JSON, max_metadata_size is {limit}")
+
+    def _check_capacity(self, client_id: str) -> None:
+        limit = self._context.config.max_connections
+        if limit is not None and len(self._context.shards) >= limit and not self._context.shards.has_client(client_id):
+            self._context.counters.connections_rejected += 1
+            raise ConnectionLimitExceededError(f"this node has {limit} connections, max_connections is {limit}")
+
+    # A connection ends.
+
+    async def end(self, connection: Connection, why: Ended, code: int, reason: str) -> None:
+        """Close a socket and release it; a no-op when it has ended. Completes even if the caller is cancelled."""
+        if self._forget(connection, why):
+            wind_up = self._wind_up(connection, connection.connection_id, code, reason)
+            await asyncio.shield(self._context.tasks.spawn(wind_up, f"close-{connection.connection_id}"))
+
+    def lost(self, connection: Connection, why: Ended, error: str) -> None:
+        """Forget a socket that failed now; close and release it soon."""
+        connection.error = error
+        if why is Ended.SLOW:
+            self._context.counters.slow_consumers += connection.ended is None
+            self.expire(connection, why, close_codes.SLOW_CONSUMER, "slow consumer")
+        else:
+            self.expire(connection, why, close_codes.NORMAL, "normal closure")
+
+    def expire(self, connection: Connection, why: Ended, code: int, reason: str) -> None:
+        """Forget a socket now; close it soon, at most ``max_concurrent_cleanup`` at a time."""
+        if not self._forget(connection, why):
+            return
+        self._events.log_connection(why.value, connection.client_id, error=connection.error or reason)
+        self._to_close.append((connection, code, reason))
+        if self._closers < self._context.config.max_concurrent_cleanup:
+            self._closers += 1
+            self._context.tasks.spawn(self._close_queued(), "close")
+
+    async def _close_queued(self) -> None:
+        try:
+            while self._to_close:
+                connection, code, reason = self._to_close.popleft()
+                await self._wind_up(connection, connection.connection_id, code, reason)
+        finally:
+            self._closers -= 1
+
+    def _forget(self, connection: Connection, why: Ended) -> bool:
+        if connection.ended is not None:
+            return False
+        connection.ended = why
+        self._context.shards.remove(connection)
+        self.budget.remove(connection)
+        for room in connection.rooms:
+            self._left(room)
+        return True
+
+    async def _wind_up(self, connection: Connection, connection_id: ConnectionId, code: int, reason: str) -> bool:
+        self._context.counters.connections_closed += 1
+        release = self._context.tasks.spawn(self._release(connection, connection_id), "release")
+        is_closed = await self._finish(connection, code, reason)
+        self._context.counters.close_timeouts += not is_closed
+        await release
+        lasted_s = round(connection.loop.time() - connection.opened_at_s, 3)
+        self._events.log_connection("disconnected", connection.client_id, duration_seconds=lasted_s)
+        code, reason = connection.closed_with or (code, reason)
+        await self._context.hooks.run(self._context.hooks.on_disconnect, connection, code, reason)
+        return is_closed
+
+    async def _finish(self, connection: Connection, code: int, reason: str) -> bool:
+        """Close a socket on its own event loop; False when it did not take the close in time."""
+        if connection.loop is asyncio.get_running_loop():
+            return await connection.finish(code, reason)
+        if connection.loop.is_closed():
+            return False
+        closing = connection.finish(code, reason)
+        try:
+            async with asyncio.timeout(2 * self._context.config.close_timeout_s):
+                return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(closing, connection.loop))
+        except TimeoutError:
+            return False
+
+    async def _release(self, connection: Connection, connection_id: ConnectionId) -> None:
+        try:
+            await self.claims.release(connection.client_id, connection_id, tuple(connection.rooms))
+        except BackendUnavailableError as error:
+            self._context.log.warning("not released yet: %s", error, extra={"connection_id": connection_id})
+
+    async def close_all(self, why: Ended, code: int, reason: str, timeout_s: float) -> tuple[int, int]:
+        """End every connection; return how many sockets closed and how many failed to within ``timeout_s``."""
+        connections = [connection for connection in self._context.shards if self._forget(connection, why)]
+        waiting, outcomes = deque(connections), []
+
+        async def close_some() -> None:
+            while waiting:
+                connection = waiting.popleft()
+                outcomes.append(await self._wind_up(connection, connection.connection_id, code, reason))
+
+        width = min(len(connections), self._context.config.max_concurrent_cleanup)
+        workers = [self._context.tasks.spawn(close_some(), "close") for _ in range(width)]
+        if workers:
+            _, late = await asyncio.wait(workers, timeout=timeout_s)
+            for worker in late:
+                worker.cancel()
+        for connection in waiting:  # no time left to say goodbye: only presence must not lie
+            connection.let_go()
+            self._context.tasks.spawn(self._release(connection, connection.connection_id), "release")
+        return sum(outcomes), len(connections) - sum(outcomes)
+
+    # Rooms
+
+    async def join_room(self, connection: Connection, room: str) -> None:
+        """Put a connection in a room: local table, subscription confirmed, listed. Who is listed, hears.
+
+        Raises:
+            InvalidNameError: ``room`` is not a legal name.
+            ConnectionLimitExceededError: The connection is in ``max_rooms_per_connection`` rooms.
+        """
+        limit = self._context.config.max_rooms_per_connection
+        if check_room(room) not in connection.rooms and len(connection.rooms) >= limit:
+            raise ConnectionLimitExceededError(
+                f"client {connection.client_id!r} is in {limit} rooms, max_rooms_per_connection is {limit}"
+            )
+        if not self._context.shards.join(connection, room):
+            return
+        try:
+            await self._context.backend.bus.subscribe_room(room)
+            if room in self._context.shards.rooms:
+                self._context.subscribed.add(room)
+            await self.claims.enter_room(connection, room)
+        except BaseException:
+            self._context.tasks.spawn(self.leave_room(connection, room), "undo-join")
+            raise
+        if room not in connection.rooms or connection.ended is not None:  # left or closed meanwhile
+            await self.claims.exit_room(connection, room)
+
+    async def leave_room(self, connection: Connection, room: str) -> None:
+        """Take a connection out of a room; nothing is written for it from this moment."""
+        if connection.ended is None and self._context.shards.leave(connection, check_room(room)):
+            self._left(room)
+            await self.claims.exit_room(connection, room)
+
+    def _left(self, room: str) -> None:
+        if room not in self._context.shards.rooms:
+            self._context.subscribed.discard(room)
+            self._context.backend.bus.unsubscribe_room(room)
+            self._context.unheard.give_up(room)

@@ -1,0 +1,30 @@
+"""Presence events: built the same way wherever they are noticed, so that a repeated one has the same id."""
+
+from collections.abc import Awaitable, Callable
+
+from ..models import PresenceEvent
+from ..names import ConnectionId, node_of
+
+Announcer = Callable[[PresenceEvent], Awaitable[None]]
+
+
+def client_joined(client_id: str, connection_id: ConnectionId) -> PresenceEvent:
+    """The client's first connection."""
+    return PresenceEvent(f"{connection_id}:joined", "joined", client_id, connection_id, None, node_of(connection_id))
+
+
+def client_left(client_id: str, connection_id: ConnectionId) -> PresenceEvent:
+    """The client's last connection is gone."""
+    return PresenceEvent(f"{connection_id}:left", "left", client_id, connection_id, None, node_of(connection_id))
+
+
+def room_joined(client_id: str, connection_id: ConnectionId, room: str) -> PresenceEvent:
+    """A connection entered a room."""
+    event_id = f"{connection_id}:joined:{room}"
+    return PresenceEvent(event_id, "room_joined", client_id, connection_id, room, node_of(connection_id))
+
+
+def room_left(client_id: str, connection_id: ConnectionId, room: str) -> PresenceEvent:
+    """A connection is no longer in a room."""
+    event_id = f"{connection_id}:left:{room}"
+    return PresenceEvent(event_id, "room_left", client_id, connection_id, room, node_of(connection_id))

@@ -1,0 +1,289 @@
+"""The registry as one process sees it: composes the parts, starts and stops them, and reads the bus."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+from .. import close_codes
+from ..backends.memory import MemoryBackend, MemoryHub
+from ..backends.redis import RedisBackend
+from ..config import WebSocketConfig
+from ..exceptions import (
+    BackendUnavailableError,
+    ConnectionNotFoundError,
+    NotStartedError,
+    ShutdownError,
+    WrongEventLoopError,
+)
+from ..local.connection import Ended
+from ..local.order import SequenceTracker
+from ..models import PresenceEvent, ShutdownReport
+from ..names import NodeId, node_of
+from ..ports import Renewal
+from ..wire import Envelope, Kind
+from .claims import Claims
+from .context import Context
+from .directory import Directory
+from .heartbeats import Heartbeats
+from .membership import Membership
+from .node import Node
+from .requests import Requests
+from .sender import Sender
+from .sweep import Sweeper
+from .tokens import Tokens
+
+CLOSED_REASON = "server shutdown"
+
+
+class Registry:
+    """One node and its place among the others.
+
+    In memory mode it works from the moment it is made, on any event loop. In distributed mode it works from
+    ``start`` to ``stop``, on the loop of ``start``.
+    """
+
+    def __init__(self, config: WebSocketConfig, log: logging.Logger) -> None:
+        self.context = context = Context(config, log)
+        self._sequences = SequenceTracker()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._services: list[asyncio.Task[None]] = []
+        self._sweeping: set[NodeId] = set()
+        self._is_closed = False
+        self.leases: Membership | None = None
+        self.directory = Directory(context, None)
+        if config.redis_url is None:
+            context.backend = MemoryBackend(MemoryHub(), context.node_id, self._receive, context.counters)
+        else:
+            backend = RedisBackend(
+                config.redis_url, config.namespace, config.redis_timeout_s, self._receive, context.counters
+            )
+            backend.watch(self._on_gap, context.fan_out.pause)
+            context.backend = backend
+            self.leases = Membership(
+                backend.nodes, config, self.directory.describe, self._on_refused, self._on_beat, lambda: backend.run_id
+            )
+            self.directory = Directory(context, self.leases)
+        self.node = Node(context)
+        self.node.claims = self.claims = Claims(context, self.leases, self._announce, self.node.end)
+        self.sender = Sender(context, self.leases)
+        self.requests = Requests(context, self.sender, self.act_here)
+        self.tokens = Tokens(context)
+        self._sweeper = Sweeper(context.backend, config, context.counters, self._announce)
+        self._heartbeats = Heartbeats(context, self.node.expire)
+
+    # Life
+
+    def check_usable(self) -> None:
+        """Raise unless calls that may leave this process can be made here and now.
+
+        Raises:
+            ShutdownError: After ``graceful_shutdown`` and before the next ``start``.
+            NotStartedError: Distributed, and ``start`` was not awaited yet.
+            WrongEventLoopError: Distributed, and started on another event loop.
+        """
+        if self._is_closed:
+            raise ShutdownError("the manager was shut down; start() opens it again")
+        if not self.context.is_distributed:
+            return
+        if self._loop is None:
+            raise NotStartedError("redis_url is set: await manager.start() first, or FastAPI(lifespan=manager.lifespan)")
+        if self._loop is not asyncio.get_running_loop():
+            raise WrongEventLoopError("a manager with a redis_url works on the event loop that start() ran on")
+
+    @property
+    def is_closed(self) -> bool:
+        return self._is_closed
+
+    @property
+    def is_started(self) -> bool:
+        return self._loop is not None and not self._loop.is_closed()
+
+    def unready(self) -> str | None:
+        """Why new clients should not be sent here; None when they should."""
+        if self._is_closed:
+            return "shut down"
+        if self.context.is_distributed and self._loop is None:
+            return "not started"
+        return None if self.context.backend.is_connected else "not connected to Redis"
+
+    async def start(self) -> None:
+        """Connect, take a lease, and start the services; a no-op when that was done on this loop.
+
+        Raises:
+            BackendUnavailableError, ConfigurationError: As ``Backend.start``; nothing is left behind.
+        """
+        if self._loop is asyncio.get_running_loop():
+            return
+        if self._loop is not None and not self._loop.is_closed():
+            raise WrongEventLoopError("the manager is already started on another event loop; shut it down there first")
+        if self._loop is not None or self._is_closed:
+            self.context.rename()
+        self._loop = asyncio.get_running_loop()
+        self._is_closed = False
+        try:
+            await self._join_others()
+        except BaseException:
+            self._loop = None
+            await self.context.backend.stop()
+            raise
+        self._start_services()
+
+    async def _join_others(self) -> None:
+        await self.context.backend.start(self.context.node_id)
+        if self.leases is not None:
+            await self.tokens.share_secret()
+            await self.leases.register(self.context.node_id)
+
+    def _start_services(self) -> None:
+        unverified = self.leases.unverified if self.leases else lambda: None
+        services: dict[str, Callable[[], Awaitable[None]]] = {
+            "fan-out": lambda: self.context.fan_out.run(unverified),
+            "heartbeats": self._heartbeats.run,
+            "memory-check": self._check_memory,
+        }
+        if self.leases is not None:
+            services["lease"] = self.leases.run
+        self._services = [asyncio.create_task(self._for_ever(n, run), name=n) for n, run in services.items()]
+
+    async def _for_ever(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+        """Nothing may end a service for good: a lease not renewed or a bus not read would be worse."""
+        while True:
+            try:
+                await run()
+            except Exception:
+                self.context.log.exception("service failed, starting it again: %s", name)
+                await asyncio.sleep(1)
+
+    async def _check_memory(self) -> None:
+        while True:
+            await asyncio.sleep(self.context.config.memory_check_interval)
+            await self.node.budget.measure_all()
+
+    async def stop(self, timeout_s: float) -> ShutdownReport:
+        """Refuse new connections, close all, release everything, let go of Redis; within about ``timeout_s``."""
+        began_s = asyncio.get_running_loop().time()
+        self._is_closed = True
+        closed, failed = await self.node.close_all(
+            Ended.SHUTDOWN, close_codes.GOING_AWAY, CLOSED_REASON, timeout_s
+        )
+        left_s = timeout_s - (asyncio.get_running_loop().time() - began_s)
+        await self.context.tasks.settle(max(left_s, self.context.config.redis_timeout_s if self._loop else 0.1))
+        await self._stop_services()
+        duration_s = asyncio.get_running_loop().time() - began_s
+        return ShutdownReport(closed, failed, duration_s)
+
+    async def _stop_services(self) -> None:
+        loop, self._loop = self._loop, None
+        if loop is not asyncio.get_running_loop():
+            self._services.clear()  # their loop is gone, and they with it
+            return
+        for service in self._services:
+            service.cancel()
+        if self._services:
+            await asyncio.wait(self._services)
+        self._services.clear()
+        self.context.unheard.give_up()
+        if self.leases is not None:
+            # Last: until here other nodes may still ask this one.
+            with suppress(BackendUnavailableError):
+                await self.context.backend.nodes.retire(self.context.node_id)
+        await self.context.backend.stop()
+        self.context.subscribed.clear()
+        self._sequences.forget()
+
+    # What comes in
+
+    def _receive(self, channel: str, envelope: Envelope, size: int) -> None:
+        counters = self.context.counters
+        arrival = self._sequences.observe(channel, envelope.sender, envelope.sequence, envelope.previous)
+        counters.bus_lost += arrival.lost
+        if arrival.duplicate:
+            counters.bus_duplicates += 1
+        elif envelope.kind in (Kind.BROADCAST, Kind.DIRECT):
+            self.sender.deliver(envelope)
+        else:
+            try:
+                self._obey(envelope)
+            except (ValueError, TypeError, KeyError):
+                counters.bus_malformed += 1
+
+    def _obey(self, envelope: Envelope) -> None:
+        if envelope.kind is Kind.REPLY:
+            self.context.asks.answered(envelope.ask, envelope.sender, json.loads(envelope.body))
+        elif envelope.kind is Kind.EVICT:
+            (connection_id,) = envelope.targets
+            self.context.tasks.spawn(self.claims.evicted(connection_id), "evict")
+        elif envelope.kind is Kind.REQUEST:
+            (client_id,), request = envelope.targets, json.loads(envelope.body)
+            self.context.tasks.spawn(self.requests.serve(envelope, client_id, request), "serve")
+
+    def _on_gap(self) -> None:
+        """Messages may have been lost: wait for none of them, and blame nobody for the hole."""
+        self.context.unheard.give_up()
+        self._sequences.forget()
+
+    # What a beat brings
+
+    async def _on_refused(self) -> None:
+        """The lease lapsed while we were frozen or cut off: become another node, with the same sockets."""
+        assert self.leases is not None
+        self.context.counters.leases_refused += 1
+        self.context.rename()
+        self.context.log.warning("lease lapsed; registering again", extra={"node_id": self.context.node_id})
+        await self.context.backend.rename(self.context.node_id)
+        await self.leases.register(self.context.node_id)
+        await self.claims.reclaim_all()
+
+    async def _on_beat(self, renewal: Renewal) -> None:
+        assert self.leases is not None
+        self.context.tasks.spawn(self.claims.beat(), "repeat-claims")
+        self.context.tasks.spawn(self.tokens.share_secret(), "share-secret")
+        if self.leases.may_sweep():
+            for node in renewal.lapsed:
+                if node not in self._sweeping:
+                    self._sweeping.add(node)
+                    self.context.tasks.spawn(self._sweep(node), f"sweep-{node}")
+
+    async def _sweep(self, node: NodeId) -> None:
+        try:
+            await self._sweeper.sweep(node)
+        finally:
+            self._sweeping.discard(node)
+
+    async def _announce(self, event: PresenceEvent) -> None:
+        await self.context.hooks.run(self.context.hooks.on_presence, event)
+
+    # Operations on a client, wherever its sockets are
+
+    async def act(self, client_id: str, request: dict[str, Any]) -> None:
+        """Carry out a request on every connection of a client, here and on other nodes.
+
+        Raises:
+            ConnectionNotFoundError: The client is not connected.
+            BackendUnavailableError: Another node did not answer in time.
+        """
+        touched = 0
+        if self.context.is_distributed:
+            entries = await self.directory.presence(client_id)
+            others = {entry.node for entry in entries if not self.context.is_own(entry.node)}
+            touched = await self.requests.ask(sorted(others), client_id, request)
+        touched += await self.act_here(client_id, request)
+        if not touched:
+            raise ConnectionNotFoundError(f"client {client_id!r} is not connected")
+
+    async def act_here(self, client_id: str, request: dict[str, Any]) -> int:
+        """Carry out a request on this node's connections of a client; return how many there were."""
+        connections = self.context.shards.of_client(client_id)
+        for connection in connections:
+            match request["do"]:
+                case "join":
+                    await self.node.join_room(connection, request["room"])
+                case "leave":
+                    await self.node.leave_room(connection, request["room"])
+                case "close":
+                    why = Ended.EVICTED
+                    await self.node.end(connection, why, request["code"], request["reason"])
+        return len(connections)

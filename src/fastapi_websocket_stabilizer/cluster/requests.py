@@ -1,0 +1,70 @@
+"""What one node asks another to do with a client whose socket it holds: join, leave, close."""
+
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from .. import exceptions
+from ..exceptions import BackendUnavailableError, WebSocketStabilizerError
+from ..names import NodeId
+from ..wire import Envelope, Form, Kind
+from .context import Context
+from .sender import Sender
+
+_ERRORS: dict[str, type[WebSocketStabilizerError]] = {
+    error.__name__: error
+    for error in vars(exceptions).values()
+    if isinstance(error, type) and issubclass(error, WebSocketStabilizerError)
+}
+
+Act = Callable[[str, dict[str, Any]], Awaitable[int]]
+"""Carries out one operation for a client on this node; returns how many connections it touched."""
+
+
+class Requests:
+    """Asks, answers, and brings errors home under their own names."""
+
+    def __init__(self, context: Context, sender: Sender, act: Act) -> None:
+        self._context, self._sender, self._act = context, sender, act
+        self._asks = context.asks
+
+    async def ask(self, nodes: list[NodeId], client_id: str, request: dict[str, Any]) -> int:
+        """Have the nodes carry out ``request``; return how many connections it touched.
+
+        Raises:
+            BackendUnavailableError: A node did not answer within ``redis_timeout_s``.
+            WebSocketStabilizerError: What the operation raised there.
+        """
+        if not nodes:
+            return 0
+        ask = self._asks.open()
+        sequence, _ = self._context.sequencer.next("inbox")
+        envelope = Envelope(
+            self._context.node_id, sequence, 0, Kind.REQUEST, (client_id,), (), Form.JSON, json.dumps(request), ask
+        )
+        # One after the other: an envelope sent from a new task could be overtaken by the next in sequence.
+        took = [await self._context.backend.bus.publish_node(node, envelope) for node in nodes]
+        timeout_s = self._context.config.redis_timeout_s
+        answers = await self._asks.gather(ask, sum(took), timeout_s)
+        if len(answers) < sum(took):
+            missing = sorted(set(nodes) - set(answers))
+            raise BackendUnavailableError(
+                f"{request['do']} {client_id!r}: no answer from {missing} within {timeout_s:g} s",
+                outcome_unknown=True,
+            )
+        return sum(_touched(answer) for answer in answers.values())
+
+    async def serve(self, envelope: Envelope, client_id: str, request: dict[str, Any]) -> None:
+        """Carry out another node's request and answer it."""
+        try:
+            answer: Any = await self._act(client_id, request)
+        except WebSocketStabilizerError as error:
+            answer = [type(error).__name__, str(error)]
+        await self._sender.answer(envelope.sender, envelope.ask, answer)
+
+
+def _touched(answer: Any) -> int:
+    if isinstance(answer, list):
+        name, text = answer
+        raise _ERRORS.get(name, WebSocketStabilizerError)(text)
+    return int(answer)

@@ -1,0 +1,246 @@
+"""Messages out of this node: to a client, to a room, to all; and what becomes of those that come in."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from ..exceptions import BackendUnavailableError, BroadcastFailedError
+from ..local.connection import Connection, settled
+from ..local.fanout import Job, Tally
+from ..models import BroadcastResult
+from ..names import NodeId
+from ..wire import Encoded, Envelope, Form, Kind
+from .context import Context
+from .membership import Membership as Leases
+
+CLIENTS_PER_CALL = 500
+"""Clients looked up in one script call."""
+MAX_REPORTED_ERRORS = 100
+"""Errors that one node reports in its confirmation of a broadcast."""
+
+
+class Sender:
+    """Sends through the bus, or straight to a local socket when that keeps the order."""
+
+    def __init__(self, context: Context, leases: Leases | None) -> None:
+        self._context, self._leases = context, leases
+        self._unheard, self._asks = context.unheard, context.asks
+
+    # To clients
+
+    async def to_clients(self, client_ids: Sequence[str], message: Encoded, confirm: float | None) -> list[bool]:
+        """Send one message to each client; say for each whether it was taken."""
+        if not self._context.is_distributed:
+            return [await self._to_local(self._context.shards.of_client(c), message) for c in client_ids]
+        local = [c for c in client_ids if self._is_owned_here(c)]
+        if local and not self._unheard:
+            await self._verified()
+        if self._unheard:  # an earlier message of ours has yet to come back: this one must not overtake it
+            local = []
+        remote = [c for c in client_ids if c not in set(local)]
+        taken = {c: await self._to_local(self._context.shards.of_client(c)[-1:], message, confirm) for c in local}
+        for start in range(0, len(remote), CLIENTS_PER_CALL):
+            taken |= await self._through_bus(remote[start : start + CLIENTS_PER_CALL], message, confirm)
+        return [taken[c] for c in client_ids]
+
+    def _is_owned_here(self, client_id: str) -> bool:
+        return self._context.config.max_connections_per_client == 1 and self._context.shards.has_client(client_id)
+
+    async def _verified(self) -> None:
+        if self._leases is not None and (verified := self._leases.unverified()) is not None:
+            await asyncio.shield(verified)
+
+    async def _to_local(
+        self, connections: Sequence[Connection], message: Encoded, confirm: float | None = None
+    ) -> bool:
+        errors = [await connection.push_from_anywhere(message) for connection in connections]
+        if confirm is not None:
+            errors = [e or await _written(c, confirm) for c, e in zip(connections, errors, strict=True)]
+        self._context.counters.messages_failed += sum(error is not None for error in errors)
+        return None in errors
+
+    async def _through_bus(
+        self, client_ids: Sequence[str], message: Encoded, confirm: float | None
+    ) -> dict[str, bool]:
+        await self._room_for_more()
+        ask = self._asks.open() if confirm is not None else 0
+        sequence, _ = self._context.sequencer.next("inbox")
+        envelope = Envelope(
+            self._context.node_id, sequence, 0, Kind.DIRECT, tuple(client_ids), (), message.form, message.payload, ask
+        )
+        if any(map(self._context.shards.has_client, client_ids)):
+            self._unheard.expect(sequence, message.size)
+        try:
+            nodes = await self._context.backend.bus.publish_clients(
+                envelope, self._context.config.max_connections_per_client
+            )
+        except BaseException:
+            self._unheard.heard(sequence, None)
+            self._asks.close(ask)
+            raise
+        reached = {node for row in nodes for node in row}
+        if not any(map(self._context.is_own, reached)):
+            self._unheard.heard(sequence, None)
+        self._context.counters.sends_unreachable += sum(not row for row in nodes)
+        if confirm is None:
+            return {c: bool(row) for c, row in zip(client_ids, nodes, strict=True)}
+        written = await self._asks.gather(ask, len(reached), confirm)
+        self._context.counters.confirmations_missing += len(reached) - len(written)
+        names = {client_id for answer in written.values() for client_id in answer}
+        return {c: c in names for c in client_ids}
+
+    # To rooms and to all
+
+    async def broadcast(
+        self, message: Encoded, exclude: Sequence[str], rooms: Sequence[str], confirm: float | None
+    ) -> BroadcastResult:
+        """Publish one message; every node, this one too, delivers it when it comes back from the bus."""
+        await self._room_for_more()
+        self._context.counters.broadcasts += 1
+        room = rooms[0] if len(rooms) == 1 else ""
+        sequence, previous = self._context.sequencer.next(f"room:{room}" if room else "all")
+        ask = self._asks.open() if confirm is not None else 0
+        envelope = Envelope(
+            self._context.node_id, sequence, previous, Kind.BROADCAST,
+            tuple(rooms), tuple(exclude), message.form, message.payload, ask,
+        )  # fmt: skip
+        is_listening = not room or room in self._context.subscribed
+        echo = self._unheard.expect(sequence, message.size, room) if is_listening else None
+        try:
+            bus = self._context.backend.bus
+            nodes = await (bus.publish_room(room, envelope) if room else bus.publish_all(envelope))
+            tally = await self._echoed(echo, sequence)
+        except BaseException:
+            self._asks.close(ask)
+            self._unheard.heard(sequence, None)
+            raise
+        if confirm is None:
+            return await self._result(tally, nodes)
+        return await self._confirmed(ask, nodes, confirm, heard=tally is not None, names_matter=not room)
+
+    async def _echoed(self, echo: "asyncio.Future[Tally | None] | None", sequence: int) -> Tally | None:
+        if echo is None:
+            return None
+        try:
+            async with asyncio.timeout(self._context.config.redis_timeout_s):
+                tally = await echo
+        except TimeoutError:
+            self._unheard.heard(sequence, None)
+            tally = None
+        self._context.counters.broadcasts_unheard += tally is None
+        return tally
+
+    async def _result(self, tally: Tally | None, nodes: int) -> BroadcastResult:
+        if tally is None:
+            return BroadcastResult(0, 0, 0, nodes=nodes, heard=False)
+        await self._wait_for_pending(tally)
+        failed = len(tally.errors)
+        self._context.counters.messages_failed += failed
+        if failed and failed == tally.total - tally.excluded and nodes <= 1:
+            raise BroadcastFailedError(f"broadcast failed for all {failed} clients: {tally.errors[0][1]}")
+        return BroadcastResult(tally.total, tally.succeeded, failed, tally.errors, nodes=nodes)
+
+    async def _wait_for_pending(self, tally: Tally) -> None:
+        pending, tally.pending = tally.pending, []
+        limits = self._context.config
+        outcomes = await asyncio.gather(*(settled(outcome, limits) for _, outcome in pending))
+        for (client_id, _), error in zip(pending, outcomes, strict=True):
+            if error is None:
+                tally.succeeded += 1
+            else:
+                tally.errors.append((client_id, error))
+
+    async def _confirmed(
+        self, ask: int, nodes: int, timeout_s: float, *, heard: bool, names_matter: bool
+    ) -> BroadcastResult:
+        answers = await self._asks.gather(ask, nodes, timeout_s)
+        sums = [sum(answer[i] for answer in answers.values()) for i in range(4)]
+        total, excluded, succeeded, failed = sums
+        errors = [(client_id, error) for answer in answers.values() for client_id, error in answer[4]]
+        missing: list[str] = []
+        if len(answers) < nodes:
+            self._context.counters.confirmations_missing += nodes - len(answers)
+            known = self._leases.known_live() if self._leases and names_matter else set()
+            missing = sorted(known - set(answers))[: nodes - len(answers)]
+            missing += ["?"] * (nodes - len(answers) - len(missing))
+        if failed and failed == total - excluded and not missing:
+            raise BroadcastFailedError(f"broadcast failed for all {failed} clients")
+        return BroadcastResult(total, succeeded, failed, errors, nodes=nodes, heard=heard, missing=missing)
+
+    async def _room_for_more(self) -> None:
+        try:
+            async with asyncio.timeout(self._context.config.redis_timeout_s):
+                await self._unheard.room_for_more()
+        except TimeoutError:
+            raise BackendUnavailableError(
+                f"{self._unheard.bytes} bytes of earlier messages have not come back from Redis"
+            ) from None
+
+    # What comes in
+
+    def deliver(self, envelope: Envelope) -> None:
+        """Fan a message out, then tell whoever waits for it here or on the node that asked."""
+
+        def done(tally: Tally) -> None:
+            if self._context.is_own(envelope.sender):
+                self._unheard.heard(envelope.sequence, tally)
+            if envelope.ask:
+                self._context.tasks.spawn(self._confirm(envelope, tally), "confirm")
+
+        is_direct = envelope.kind is Kind.DIRECT
+        self._context.fan_out.submit(
+            Job(
+                envelope.message(),
+                clients=envelope.targets if is_direct else None,
+                rooms=() if is_direct else envelope.targets,
+                exclude=frozenset(envelope.exclude),
+                done=done,
+            )
+        )
+
+    async def _confirm(self, envelope: Envelope, tally: Tally) -> None:
+        await self._wait_for_pending(tally)
+        limits = self._context.config
+        failed = {client_id for client_id, _ in tally.errors}
+        for connection in self._addressed(envelope):
+            if connection.client_id not in failed and (error := await _written(connection, limits.write_timeout_s)):
+                tally.errors.append((connection.client_id, error))
+                tally.succeeded -= 1
+        await self.answer(envelope.sender, envelope.ask, self._report(envelope, tally))
+
+    def _report(self, envelope: Envelope, tally: Tally) -> Any:
+        failed = {client_id for client_id, _ in tally.errors}
+        if envelope.kind is Kind.DIRECT:
+            return [c for c in envelope.targets if c not in failed and self._context.shards.has_client(c)]
+        errors = tally.errors[:MAX_REPORTED_ERRORS]
+        return [tally.total, tally.excluded, tally.succeeded, len(tally.errors), errors]
+
+    def _addressed(self, envelope: Envelope) -> list[Connection]:
+        """The local sockets that still have something to write; the others were written to at once."""
+        shards = self._context.shards
+        if envelope.kind is Kind.DIRECT:
+            found = [connection for c in envelope.targets for connection in shards.of_client(c)]
+        else:
+            rooms = set(envelope.targets)
+            found = [c for c in shards if (not rooms or rooms & c.rooms) and c.client_id not in envelope.exclude]
+        return [connection for connection in found if connection.is_writing]
+
+    async def answer(self, node: NodeId, ask: int, answer: Any) -> None:
+        """Answer a question of another node, or of this one."""
+        if self._context.is_own(node):
+            self._asks.answered(ask, self._context.node_id, answer)
+            return
+        sequence, _ = self._context.sequencer.next("inbox")
+        own = self._context.node_id
+        reply = Envelope(own, sequence, 0, Kind.REPLY, form=Form.JSON, body=json.dumps(answer), ask=ask)
+        await self._context.backend.bus.publish_node(node, reply)
+
+
+async def _written(connection: Connection, timeout_s: float) -> str | None:
+    """Wait until everything queued for a socket was written; return the error if it was not."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await connection.drained()
+    except TimeoutError:
+        return f"not written within {timeout_s:g} s"

@@ -1,0 +1,64 @@
+"""Removal of what a dead node left behind, by one survivor at a time."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from ..config import WebSocketConfig
+from ..metrics import Counters
+from ..models import PresenceEvent
+from ..names import NodeId
+from ..ports import Backend, Membership
+from .presence import Announcer, client_left, room_left
+
+log = logging.getLogger(__name__)
+
+Read = Callable[[NodeId, str, int], Awaitable[tuple[list[Membership], str]]]
+
+LINES = 500
+"""Index lines undone between two looks at the event loop."""
+
+
+class Sweeper:
+    """Undoes dead nodes' indexes.
+
+    Order, line by line: compare-and-delete, run the leave hook, only then drop the line. A sweeper that dies
+    half-way is followed by another, which finds the lines it had not finished.
+    """
+
+    def __init__(self, backend: Backend, config: WebSocketConfig, counters: Counters, announce: Announcer) -> None:
+        self._backend, self._counters, self._announce = backend, counters, announce
+        self._ttl_ms = int(config.lease_ttl_s * 1000)
+
+    async def sweep(self, node: NodeId) -> None:
+        """Sweep one node, unless it lives or another survivor is at it."""
+        if not await self._backend.nodes.fence(node, self._ttl_ms):
+            return
+        nodes = self._backend.nodes
+        # Rooms first: whoever is out of presence is in no room any more.
+        swept = await self._sweep_lines(node, nodes.memberships) + await self._sweep_lines(node, nodes.connections)
+        await nodes.retire(node)
+        self._counters.nodes_swept += 1
+        self._counters.entries_swept += swept
+        log.warning("swept a dead node", extra={"dead_node_id": node, "entries": swept})
+
+    async def _sweep_lines(self, node: NodeId, read: Read) -> int:
+        cursor, swept = "", 0
+        while True:
+            lines, cursor = await read(node, cursor, LINES)
+            await asyncio.gather(*map(self._undo, lines))
+            await self._backend.nodes.forget(node, lines)
+            await self._backend.nodes.extend_fence(node, self._ttl_ms)
+            swept += len(lines)
+            if not cursor:
+                return swept
+
+    async def _undo(self, line: Membership) -> None:
+        event: PresenceEvent | None = None
+        if line.room is not None:
+            await self._backend.rooms.leave(line.room, line.connection_id)
+            event = room_left(line.client_id, line.connection_id, line.room)
+        elif await self._backend.presence.release(line.client_id, line.connection_id):
+            event = client_left(line.client_id, line.connection_id)
+        if event is not None:
+            await self._announce(event)

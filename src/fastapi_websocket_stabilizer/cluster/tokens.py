@@ -1,0 +1,71 @@
+"""Reconnect tokens of one registry: redeemed once, on whichever node."""
+
+import secrets
+from datetime import timedelta
+
+from ..exceptions import ConfigurationError, NotStartedError
+from ..names import check_client_id
+from ..tokens import Signer
+from .context import Context
+
+
+class Tokens:
+    """Issues and redeems; the secret is configured, or shared through the store."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        secret = context.config.token_secret
+        self._is_shared = context.is_distributed and secret is None
+        self._secret = secret.encode() if secret else secrets.token_bytes(32)
+        self._signer = None if self._is_shared else Signer(self._secret)
+
+    async def share_secret(self) -> None:
+        """Agree with the other nodes on a secret, and offer it again to a store that forgot it."""
+        if self._is_shared:
+            self._secret = await self._context.backend.tokens.share_secret(self._secret)
+            self._signer = Signer(self._secret)
+
+    def sign(self, client_id: str) -> tuple[str, str, int]:
+        """Return a token, its digest and its lifetime in ms.
+
+        Raises:
+            ConfigurationError: ``enable_reconnect`` is False.
+            NotStartedError: The secret is not known before ``start()``.
+        """
+        signer = self._ready()
+        ttl: timedelta = self._context.config.reconnect_token_ttl
+        token, digest = signer.sign(check_client_id(client_id), ttl)
+        self._context.counters.tokens_issued += 1
+        return token, digest, max(1, int(ttl.total_seconds() * 1000))
+
+    async def issue(self, client_id: str) -> str:
+        """Return a token whose record is in the store."""
+        token, digest, ttl_ms = self.sign(client_id)
+        await self._context.backend.tokens.issue(digest, client_id, ttl_ms)
+        return token
+
+    def issue_now(self, client_id: str) -> str:
+        """Return a token whose record is on its way to the store."""
+        token, digest, ttl_ms = self.sign(client_id)
+        self._context.backend.tokens.issue_now(digest, client_id, ttl_ms)
+        return token
+
+    async def redeem(self, token: str) -> str:
+        """Return the client id, once.
+
+        Raises:
+            TokenExpiredError: Genuine, and too late.
+            InvalidTokenError: Altered, foreign, or used before.
+        """
+        ticket = self._ready().read(token)
+        if not await self._context.backend.tokens.redeem(ticket.digest, ticket.client_id):
+            raise ticket.unredeemed()
+        self._context.counters.tokens_redeemed += 1
+        return ticket.client_id
+
+    def _ready(self) -> Signer:
+        if not self._context.config.enable_reconnect:
+            raise ConfigurationError("enable_reconnect is False: reconnect tokens are switched off")
+        if self._signer is None:
+            raise NotStartedError("redis_url is set: await manager.start() before tokens are made or read")
+        return self._signer

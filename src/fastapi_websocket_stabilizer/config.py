@@ -1,0 +1,213 @@
+"""Settings. The fields of release 1.1 come first, in its order; all are validated, at assignment too."""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import MISSING, field, fields
+from datetime import timedelta
+from functools import wraps
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from annotated_types import Gt, MinLen
+from pydantic import BeforeValidator, ConfigDict, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
+
+from .exceptions import ConfigurationError
+from .models import JSON, CompressionMode, MemoryEvictionPolicy
+
+PositiveFloat = Annotated[float, Gt(0)]
+PositiveInt = Annotated[int, Gt(0)]
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) and not isinstance(value, CompressionMode | MemoryEvictionPolicy) else value
+
+
+def _redis_url(value: object) -> object:
+    if value is None:
+        return value
+    if not isinstance(value, str) or urlsplit(value).scheme not in ("redis", "rediss", "unix"):
+        raise ValueError("must be a redis://, rediss:// or unix:// URL")
+    return value
+
+
+def _namespace(value: object) -> object:
+    if not isinstance(value, str) or not re.fullmatch(r"[^{}\x00-\x1f\x7f-\x9f]{1,64}", value):
+        raise ValueError("must be 1 to 64 characters without braces and control characters")
+    return value
+
+
+def mask_password(url: str) -> str:
+    """Return ``url`` with the password replaced by ``***``, for people to read."""
+    hidden = re.sub(r"(//[^:/@]*):[^@]*@", r"\1:***@", url)
+    return re.sub(r"([?&]password=)[^&]*", r"\1***", hidden)
+
+
+def _describe(error: Any) -> str:
+    name = ".".join(map(str, error["loc"][:1])) or "WebSocketConfig"
+    rule = error["msg"].removeprefix("Value error, ")
+    if error["type"] in ("unexpected_keyword_argument", "missing"):
+        return f"{name} is not a setting"
+    if re.match(r"\w+ must be ", rule):  # a rule over two fields names both itself
+        return rule
+    rule = rule.replace("Input should be", "must be").replace("must be greater than 0", "must be positive")
+    value = mask_password(str(error["input"])) if name == "redis_url" else repr(error["input"])
+    return f"{name} {rule if rule.startswith('must') else f'must be valid: {rule}'}, got {value[:200]}"
+
+
+@dataclass(config=ConfigDict(validate_assignment=True, extra="forbid"))
+class WebSocketConfig:
+    """Every setting, with its default. Durations are seconds, sizes bytes.
+
+    Raises:
+        ConfigurationError: A value cannot work (also a ``ValueError``); at construction and at assignment.
+    """
+
+    heartbeat_interval: PositiveFloat = 30.0
+    """Seconds of silence after which a connection is pinged."""
+    heartbeat_timeout: PositiveFloat = 60.0
+    """Seconds to wait for any sign of life after a ping; then the connection is closed with 4007."""
+    heartbeat_type: Literal["ping", "custom"] = "ping"
+    """``ping`` sends ``{"type": "ping", "timestamp": …}``; ``custom`` sends ``heartbeat_message``."""
+    max_connections: PositiveInt | None = None
+    """Connections on this node; one more is refused with ``ConnectionLimitExceededError``."""
+    max_message_size: PositiveInt = 1048576
+    """Longest message in bytes; a longer one inbound closes with 1009, outbound raises ``MessageError``."""
+    reconnect_token_ttl: Annotated[timedelta, Gt(timedelta(0))] = field(default_factory=lambda: timedelta(hours=1))
+    """Lifetime of a reconnect token."""
+    enable_reconnect: bool = True
+    """False makes the token calls raise ``ConfigurationError``."""
+    compression: Annotated[CompressionMode, BeforeValidator(_lower)] = CompressionMode.DEFLATE
+    """permessage-deflate. A plain ASGI server negotiates it before the application runs: ``none`` then warns."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
+    """From which level on this manager logs."""
+    enable_metrics: bool = False
+    """Measure the duration of fan-outs too (``statistics().fan_out_seconds``); counters are always kept."""
+    num_shards: PositiveInt = 16
+    """Parts of the local tables; a fan-out gives the event loop back between two of them."""
+    max_concurrent_cleanup: PositiveInt = 100
+    """Sockets being closed at the same time."""
+    max_concurrent_broadcast: PositiveInt = 1000
+    """Sockets whose send is under way at the same time; further messages wait in their outboxes."""
+    memory_check_interval: PositiveFloat = 60.0
+    """Seconds between two measurements of all connections' metadata and user data."""
+    memory_eviction_policy: Annotated[MemoryEvictionPolicy, BeforeValidator(_lower)] = MemoryEvictionPolicy.LRU
+    """Which connection gives way when ``max_total_memory`` is reached."""
+    max_memory_per_connection: PositiveInt | None = None
+    """Bytes of metadata and user data of one connection."""
+    max_total_memory: PositiveInt | None = None
+    """Bytes of metadata and user data of all connections of this node."""
+
+    heartbeat_message: str | JSON | None = None
+    """What ``heartbeat_type="custom"`` sends."""
+    redis_url: Annotated[str | None, BeforeValidator(_redis_url)] = field(default=None)
+    """Redis of the registry; None is one process in memory."""
+    namespace: Annotated[str, BeforeValidator(_namespace)] = "fws"
+    """First part of every key and channel; several registries may share one Redis."""
+    node_name: Annotated[str, MinLen(1)] | None = None
+    """This node's name for people; the host name unless set."""
+    token_secret: Annotated[str, MinLen(16)] | None = field(default=None, repr=False)
+    """Signs reconnect tokens; shared through Redis unless set."""
+    max_connections_per_client: PositiveInt = 1
+    """Sockets of one client in the whole registry."""
+    on_client_overflow: Literal["replace", "reject"] = "replace"
+    """One socket too many closes the oldest, or is itself refused."""
+    max_metadata_size: PositiveInt = 16384
+    """Bytes of one connection's metadata as JSON."""
+    max_rooms_per_connection: PositiveInt = 1000
+    """Rooms that one connection may be in."""
+    outbox_size: PositiveInt = 1048576
+    """Bytes that may wait for one slow socket; an empty outbox takes any one message."""
+    outbox_policy: Literal["close", "drop_oldest", "drop_newest"] = "close"
+    """What happens to a socket, or to a message, when its outbox is full."""
+    write_timeout_s: PositiveFloat = 2.0
+    """Seconds that one send to a socket may take before it is given up as a slow consumer."""
+    close_timeout_s: PositiveFloat = 2.0
+    """Seconds that closing one socket may take before it is forgotten."""
+    lease_ttl_s: PositiveFloat = 10.0
+    """Seconds after which a silent node is dead; its clients are shown no longer than this."""
+    renew_interval_s: PositiveFloat = 3.0
+    """Seconds between two renewals of the lease (a beat)."""
+    redis_timeout_s: PositiveFloat = 3.0
+    """Seconds that Redis, or another node through it, may take to answer."""
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        # Two renewals may fail in a row before a living node's clients vanish from presence.
+        if self.lease_ttl_s < 3 * self.renew_interval_s:
+            raise ValueError(
+                f"lease_ttl_s must be at least 3 x renew_interval_s: {self.lease_ttl_s:g} < 3 x {self.renew_interval_s:g}"
+            )
+        if self.heartbeat_type == "custom" and self.heartbeat_message is None:
+            raise ValueError('heartbeat_message must be set when heartbeat_type is "custom"')
+        return self
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None, *, prefix: str = "WS_") -> Self:
+        """Read settings from variables such as ``WS_HEARTBEAT_INTERVAL``; case does not matter.
+
+        Durations are seconds; an empty value is the default. Variables that name no setting are ignored.
+
+        Raises:
+            ConfigurationError: A value cannot work.
+        """
+        given = {name.upper(): value for name, value in (os.environ if environ is None else environ).items()}
+        values: dict[str, Any] = {}
+        for setting in fields(cls):  # type: ignore[arg-type]  # a pydantic dataclass is one at run time
+            text = given.get(f"{prefix}{setting.name}".upper(), "")
+            if text:
+                values[setting.name] = _from_text(setting.name, text)
+        return cls(**values)
+
+    def __repr__(self) -> str:
+        """Show what differs from the defaults; no password, no secret."""
+        shown = []
+        for setting in fields(self):  # type: ignore[arg-type]  # a pydantic dataclass is one at run time
+            value = getattr(self, setting.name)
+            default = setting.default if setting.default_factory is MISSING else setting.default_factory()
+            if setting.repr and value != default:
+                shown.append(f"{setting.name}={_shown(setting.name, value)}")
+        return f"WebSocketConfig({', '.join(shown)})"
+
+
+def _from_text(name: str, text: str) -> object:
+    if name == "log_level":
+        return text.upper()
+    if name == "reconnect_token_ttl":
+        try:
+            return timedelta(seconds=float(text))
+        except ValueError:
+            raise ConfigurationError(f"{name} must be seconds, got {text!r}") from None
+    return text
+
+
+def _shown(name: str, value: object) -> str:
+    return repr(mask_password(str(value))) if name == "redis_url" else repr(value)
+
+
+_init, _setattr = WebSocketConfig.__init__, WebSocketConfig.__setattr__
+
+
+@wraps(_init)
+def _init_with_named_errors(self: WebSocketConfig, *args: Any, **kwargs: Any) -> None:
+    try:
+        _init(self, *args, **kwargs)
+    except ValidationError as error:
+        raise ConfigurationError("; ".join(map(_describe, error.errors()))) from None
+
+
+@wraps(_setattr)
+def _setattr_with_named_errors(self: WebSocketConfig, name: str, value: Any) -> None:
+    before = self.__dict__.get(name)
+    try:
+        _setattr(self, name, value)
+    except ValidationError as error:
+        # A rule over two fields is checked after the assignment.
+        self.__dict__[name] = before
+        raise ConfigurationError("; ".join(map(_describe, error.errors()))) from None
+
+
+# pydantic reports "1 validation error for …" over three lines; ours read "<field> must be …".
+WebSocketConfig.__init__ = _init_with_named_errors  # type: ignore[method-assign]  # same signature
+WebSocketConfig.__setattr__ = _setattr_with_named_errors  # type: ignore[method-assign,assignment]  # same signature

@@ -1,0 +1,96 @@
+"""Every error this library raises, one class per reaction.
+
+    WebSocketStabilizerError
+    ├── ConnectionNotFoundError       nobody by that id: stop addressing it
+    │   └── InvalidNameError          a client id or room name that no client can have (also ValueError)
+    ├── ConnectionLimitExceededError  full: refuse the newcomer
+    ├── ConnectionTimeoutError        the peer stopped answering: it was closed
+    ├── SlowConsumerError             the peer stopped reading: it was closed
+    ├── MemoryLimitExceededError      store less
+    ├── MessageError                  this message cannot be sent: change it (also ValueError)
+    ├── BroadcastFailedError          every targeted socket failed
+    ├── TokenExpiredError             ask the client to sign in again
+    ├── InvalidTokenError             the same, and look who sends it
+    ├── ShutdownError                 this node is going away: use another
+    ├── NotStartedError               call start() first (also RuntimeError)
+    ├── WrongEventLoopError           call from the loop that start() ran on (also RuntimeError)
+    ├── ConfigurationError            fix the settings (also ValueError)
+    ├── BackendUnavailableError       Redis did not answer: retry with back-off
+    └── WireError                     bytes from another node that we cannot read: drop them
+"""
+
+
+class WebSocketStabilizerError(Exception):
+    """Root of every error of this library."""
+
+
+class ConnectionNotFoundError(WebSocketStabilizerError):
+    """No such client is connected, or the client id cannot belong to one."""
+
+
+class InvalidNameError(ConnectionNotFoundError, ValueError):
+    """A client id or room name is empty, too long, not a string or has control characters."""
+
+
+class ConnectionLimitExceededError(WebSocketStabilizerError):
+    """The node, or the client, already has as many connections as the settings allow."""
+
+
+class ConnectionTimeoutError(WebSocketStabilizerError):
+    """The heartbeat closed this connection: nothing was heard within ``heartbeat_timeout``."""
+
+
+class SlowConsumerError(WebSocketStabilizerError):
+    """The connection was closed because its peer does not read what it is sent."""
+
+
+class MemoryLimitExceededError(WebSocketStabilizerError):
+    """Storing this would exceed ``max_memory_per_connection`` or ``max_total_memory``."""
+
+
+class MessageError(WebSocketStabilizerError, ValueError):
+    """The message cannot be encoded or is longer than ``max_message_size``; nothing was sent."""
+
+
+class BroadcastFailedError(WebSocketStabilizerError):
+    """A broadcast reached none of the sockets it was meant for."""
+
+
+class TokenExpiredError(WebSocketStabilizerError):
+    """The reconnect token is genuine and its lifetime has passed."""
+
+
+class InvalidTokenError(WebSocketStabilizerError):
+    """The reconnect token is not ours, was altered, or was redeemed before."""
+
+
+class ShutdownError(WebSocketStabilizerError):
+    """The manager is shutting down or was shut down; ``start()`` opens it again."""
+
+
+class NotStartedError(WebSocketStabilizerError, RuntimeError):
+    """A call that needs Redis came before ``start()``."""
+
+
+class WrongEventLoopError(WebSocketStabilizerError, RuntimeError):
+    """A distributed manager was called from another event loop than the one it was started on."""
+
+
+class ConfigurationError(WebSocketStabilizerError, ValueError):
+    """A setting has a value that cannot work."""
+
+
+class BackendUnavailableError(WebSocketStabilizerError):
+    """Redis gave no usable answer in time; retry with back-off.
+
+    Attributes:
+        outcome_unknown: True when the command had been sent, so that it may have taken effect.
+    """
+
+    def __init__(self, message: str, *, outcome_unknown: bool = False) -> None:
+        super().__init__(message)
+        self.outcome_unknown = outcome_unknown
+
+
+class WireError(WebSocketStabilizerError):
+    """An envelope is malformed, too large or of a version that this release does not read."""

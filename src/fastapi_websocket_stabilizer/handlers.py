@@ -1,0 +1,41 @@
+"""Which connection belongs to the calling handler, so that ``disconnect(client_id)`` there means exactly it.
+
+Release 1.1's pattern ends with ``except WebSocketDisconnect: await manager.disconnect(client_id)``. In the
+handler of a socket that was replaced meanwhile, that call must not close its successor.
+"""
+
+from contextvars import ContextVar
+
+from .exceptions import ConnectionNotFoundError
+from .local.connection import Connection, Ended
+
+_QUIET = (Ended.REPLACED, Ended.TIMED_OUT, Ended.SLOW, Ended.EVICTED, Ended.SHUTDOWN)
+
+# Set in the context of the task that called connect(); a task made from it shares the dict. Lost where
+# connect() itself runs in a task of its own (gather, wait_for before Python 3.12).
+_held: ContextVar[dict[tuple[object, str], Connection]] = ContextVar("fws_held_connections")
+
+
+def remember(registry: object, connection: Connection) -> None:
+    """Note that the calling handler registered this connection."""
+    held = _held.get(None)
+    if held is None:
+        held = {}
+        _held.set(held)
+    held[registry, connection.client_id] = connection
+
+
+def take(registry: object, client_id: str) -> Connection | None:
+    """Return the connection that the calling handler registered, once."""
+    held = _held.get(None)
+    return None if held is None else held.pop((registry, client_id), None)
+
+
+def check_ended(connection: Connection) -> None:
+    """Say nothing when others ended it; complain as release 1.1 when it had already failed or been released.
+
+    Raises:
+        ConnectionNotFoundError: A send had failed, or the handler itself had released it.
+    """
+    if connection.ended not in _QUIET:
+        raise ConnectionNotFoundError(f"client {connection.client_id!r} is not connected")

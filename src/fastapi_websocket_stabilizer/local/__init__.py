@@ -1,0 +1,1 @@
+"""The sockets of this node. Pure machines < transport < connection < shards < fanout."""

@@ -1,0 +1,62 @@
+"""What waits for one slow socket: bounded in bytes, in order. Pure; whole messages, never parts."""
+
+from collections import deque
+from enum import Enum
+from typing import Literal
+
+from ..wire import Encoded
+
+Policy = Literal["close", "drop_oldest", "drop_newest"]
+
+
+class Put(Enum):
+    """What became of a message."""
+
+    TAKEN = "taken"
+    REFUSED = "refused"
+    """The outbox is full and drops the newest: this one."""
+    OVERFLOW = "overflow"
+    """The outbox is full and the connection must be closed."""
+
+
+class Outbox:
+    """A queue of at most ``limit`` bytes; when empty it takes any one message.
+
+    Attributes:
+        queued_bytes: Bytes waiting.
+        dropped: Messages dropped so far.
+    """
+
+    __slots__ = ("_limit", "_messages", "_policy", "dropped", "queued_bytes")
+
+    def __init__(self, limit: int, policy: Policy) -> None:
+        self._limit, self._policy = limit, policy
+        self._messages: deque[Encoded] = deque()
+        self.queued_bytes = 0
+        self.dropped = 0
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    def put(self, message: Encoded) -> Put:
+        if self._messages and self.queued_bytes + message.size > self._limit:
+            if self._policy == "close":
+                return Put.OVERFLOW
+            if self._policy == "drop_newest":
+                self.dropped += 1
+                return Put.REFUSED
+            while self._messages and self.queued_bytes + message.size > self._limit:
+                self.pop()
+                self.dropped += 1
+        self._messages.append(message)
+        self.queued_bytes += message.size
+        return Put.TAKEN
+
+    def pop(self) -> Encoded:
+        message = self._messages.popleft()
+        self.queued_bytes -= message.size
+        return message
+
+    def clear(self) -> None:
+        self._messages.clear()
+        self.queued_bytes = 0

@@ -1,0 +1,126 @@
+"""The sockets and rooms of this node, in shards.
+
+A shard is a unit of *work*: a fan-out gives the event loop back between two of them. It is not a unit of
+locking. On one event loop a change without an ``await`` inside is atomic, so nothing here locks; readers on
+other threads (the synchronous getters) copy a dict in one step, which the GIL makes atomic.
+"""
+
+from collections.abc import Iterator
+
+from ..names import ConnectionId
+from .connection import Connection
+
+Connections = dict[ConnectionId, Connection]
+
+
+class Shard:
+    """Some clients, by a hash of their id."""
+
+    __slots__ = ("clients", "connections", "rooms")
+
+    def __init__(self) -> None:
+        self.connections: Connections = {}
+        self.clients: dict[str, Connections] = {}
+        self.rooms: dict[str, Connections] = {}
+
+
+class Shards:
+    """Every connection of this node, findable by client, by connection and by room."""
+
+    def __init__(self, count: int) -> None:
+        self._shards = tuple(Shard() for _ in range(count))
+        self._by_id: Connections = {}  # in order of registration
+        self._room_sizes: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def __iter__(self) -> Iterator[Connection]:
+        return iter(tuple(self._by_id.values()))
+
+    def __contains__(self, connection: Connection) -> bool:
+        return self._by_id.get(connection.connection_id) is connection
+
+    @property
+    def shards(self) -> tuple[Shard, ...]:
+        return self._shards
+
+    def of(self, client_id: str) -> Shard:
+        return self._shards[hash(client_id) % len(self._shards)]
+
+    def get(self, connection_id: ConnectionId) -> Connection | None:
+        return self._by_id.get(connection_id)
+
+    def of_client(self, client_id: str) -> list[Connection]:
+        """The client's connections, the newest last."""
+        return list(self.of(client_id).clients.get(client_id, {}).values())
+
+    def client_ids(self) -> list[str]:
+        return [client_id for shard in self._shards for client_id in tuple(shard.clients)]
+
+    def has_client(self, client_id: str) -> bool:
+        return client_id in self.of(client_id).clients
+
+    def add(self, connection: Connection) -> None:
+        shard = self.of(connection.client_id)
+        shard.connections[connection.connection_id] = connection
+        shard.clients.setdefault(connection.client_id, {})[connection.connection_id] = connection
+        self._by_id[connection.connection_id] = connection
+        for room in connection.rooms:
+            self._enter(room, connection)
+
+    def remove(self, connection: Connection) -> bool:
+        """Forget a connection and its places in rooms (it keeps its own list); False when it was not here."""
+        if connection not in self:
+            return False
+        shard = self.of(connection.client_id)
+        del self._by_id[connection.connection_id]
+        del shard.connections[connection.connection_id]
+        _discard(shard.clients, connection.client_id, connection.connection_id)
+        for room in connection.rooms:
+            self._exit(room, connection)
+        return True
+
+    def rename(self, connection: Connection, connection_id: ConnectionId) -> None:
+        """Give a connection another id, as one step."""
+        self.remove(connection)
+        connection.connection_id = connection_id
+        self.add(connection)
+
+    def join(self, connection: Connection, room: str) -> bool:
+        """Put a connection in a room; True when it was not there."""
+        if room in connection.rooms:
+            return False
+        connection.rooms.add(room)
+        self._enter(room, connection)
+        return True
+
+    def leave(self, connection: Connection, room: str) -> bool:
+        """Take a connection out of a room; True when it was there."""
+        if room not in connection.rooms:
+            return False
+        connection.rooms.discard(room)
+        self._exit(room, connection)
+        return True
+
+    def _enter(self, room: str, connection: Connection) -> None:
+        self.of(connection.client_id).rooms.setdefault(room, {})[connection.connection_id] = connection
+        self._room_sizes[room] = self._room_sizes.get(room, 0) + 1
+
+    def _exit(self, room: str, connection: Connection) -> None:
+        _discard(self.of(connection.client_id).rooms, room, connection.connection_id)
+        self._room_sizes[room] -= 1
+        if not self._room_sizes[room]:
+            del self._room_sizes[room]
+
+    @property
+    def rooms(self) -> dict[str, int]:
+        """Rooms with a member on this node, and how many."""
+        return self._room_sizes
+
+
+def _discard(table: dict[str, Connections], key: str, connection_id: ConnectionId) -> None:
+    members = table[key]
+    del members[connection_id]
+    if not members:
+        del table[key]

@@ -1,0 +1,194 @@
+"""One accepted socket, as the connection writes to it: a Starlette WebSocket, or anything with its methods."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol, cast
+
+from starlette.types import Message as AsgiEvent
+from starlette.types import Receive, Send
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
+
+from .. import close_codes
+from ..wire import Encoded, Form
+
+
+class Transport(Protocol):
+    """What a connection needs of its socket.
+
+    Attributes:
+        awaited: Whether a broadcast waits for a send that was suspended (release 1.1 did, and its users'
+            mock sockets expect it; on a real socket one stalled peer would then delay the sender).
+    """
+
+    awaited: bool
+
+    def send(self, message: Encoded) -> Coroutine[Any, Any, None]: ...
+
+    async def close(self, code: int, reason: str) -> None: ...
+
+    def interrupt(self, code: int, reason: str) -> None:
+        """End a ``receive()`` that waits: the socket is closed, whether or not the server says so."""
+        ...
+
+    def detach(self) -> None:
+        """Leave the socket as it was found."""
+        ...
+
+
+class Observer(Protocol):
+    """What a socket tells its connection."""
+
+    def opened(self) -> None:
+        """The socket was accepted; messages may be written."""
+        ...
+
+    def heard(self) -> None:
+        """A message came in."""
+        ...
+
+    def hung_up(self, code: int, reason: str) -> None:
+        """The peer is gone."""
+        ...
+
+    async def too_large(self, size: int, limit: int) -> None:
+        """A message over the limit came in: close with 1009."""
+        ...
+
+
+class MethodTransport:
+    """Any object with async ``send_text``, ``send_json``, ``send_bytes`` and ``close``: users' mocks."""
+
+    awaited = True
+
+    def __init__(self, socket: Any) -> None:
+        self._socket = socket
+
+    def send(self, message: Encoded) -> Coroutine[Any, Any, None]:
+        return _send_by_method(self._socket, message)
+
+    async def close(self, code: int, reason: str) -> None:
+        await self._socket.close(code=code, reason=reason)
+
+    def interrupt(self, code: int, reason: str) -> None:
+        """Nobody waits in a mock's ``receive``."""
+
+    def detach(self) -> None:
+        """A mock is never changed."""
+
+
+class AsgiTransport:
+    """A Starlette WebSocket.
+
+    It listens in on the socket's ASGI channel, so that what the application receives and sends by itself
+    counts too: life, size, accept and close.
+    """
+
+    awaited = False
+
+    def __init__(self, websocket: WebSocket, observer: Observer, limit: Callable[[], int]) -> None:
+        self._websocket, self._observer, self._limit = websocket, observer, limit
+        self._has_own_methods = not _is_plain(websocket)
+        self._inner_receive: Receive = websocket._receive
+        self._inner_send: Send = websocket._send
+        self._waiting: asyncio.Timeout | None = None
+        self._closed = False  # a close frame was sent, or the peer is gone
+        self._ended: AsgiEvent | None = None  # what every further receive() answers
+        websocket._receive = self._receive
+        websocket._send = self._send
+
+    def send(self, message: Encoded) -> Coroutine[Any, Any, None]:
+        if self._has_own_methods:
+            return _send_by_method(self._websocket, message)
+        return self._websocket.send(message.asgi)
+
+    async def close(self, code: int, reason: str) -> None:
+        # Below Starlette's state machine: a handler that is busy now and calls receive_text() later gets
+        # the WebSocketDisconnect it is written for, not a RuntimeError.
+        if not self._closed:
+            self._closed = True
+            await self._inner_send({"type": "websocket.close", "code": code, "reason": reason})
+
+    def interrupt(self, code: int, reason: str) -> None:
+        if self._ended is None:
+            self._ended = {"type": "websocket.disconnect", "code": code, "reason": reason}
+            if self._waiting is not None:
+                self._waiting.reschedule(0)
+
+    def detach(self) -> None:
+        self._websocket._receive, self._websocket._send = self._inner_receive, self._inner_send
+
+    async def _receive(self) -> AsgiEvent:
+        if self._ended is not None:
+            return self._ended
+        try:
+            async with asyncio.timeout(None) as self._waiting:
+                event = await self._inner_receive()
+        except TimeoutError:
+            if self._ended is None:
+                raise
+            return self._ended
+        finally:
+            self._waiting = None
+        return await self._inspect(event)
+
+    async def _inspect(self, event: AsgiEvent) -> AsgiEvent:
+        if event["type"] == "websocket.receive":
+            size, limit = _size(event), self._limit()
+            if size > limit:
+                await self._observer.too_large(size, limit)
+                self.interrupt(close_codes.TOO_LARGE, "message too large")
+                return self._ended or event
+            self._observer.heard()
+        elif event["type"] == "websocket.disconnect":
+            self._closed, self._ended = True, event
+            self._observer.hung_up(event.get("code") or close_codes.NO_STATUS, event.get("reason") or "")
+        return event
+
+    async def _send(self, event: AsgiEvent) -> None:
+        kind = event["type"]
+        if self._closed and kind == "websocket.send":
+            ended = self._ended or {}
+            raise WebSocketDisconnect(ended.get("code", close_codes.NO_STATUS), ended.get("reason"))
+        if kind == "websocket.close":
+            return await self.close(event.get("code", close_codes.NORMAL), event.get("reason") or "")
+        await self._inner_send(event)
+        if kind == "websocket.accept":
+            self._observer.opened()
+
+
+def _send_by_method(socket: Any, message: Encoded) -> Coroutine[Any, Any, None]:
+    if message.form is Form.JSON:
+        return socket.send_json(message.value)  # type: ignore[no-any-return]  # a foreign object
+    if message.form is Form.BINARY:
+        return socket.send_bytes(message.payload)  # type: ignore[no-any-return]  # a foreign object
+    return socket.send_text(message.payload)  # type: ignore[no-any-return]  # a foreign object
+
+
+def _size(event: AsgiEvent) -> int:
+    text = event.get("text")
+    if text is None:
+        return len(event.get("bytes") or b"")
+    return len(text) if text.isascii() else len(text.encode())
+
+
+def _is_plain(websocket: WebSocket) -> bool:
+    """Whether nobody has replaced the methods that send."""
+    return all(
+        getattr(type(websocket), name) is getattr(WebSocket, name)
+        for name in ("send", "send_text", "send_bytes", "send_json")
+    )
+
+
+def is_accepted(websocket: object) -> bool:
+    """Whether messages may be written; a mock always says yes."""
+    # type(), not isinstance(): AsyncMock(spec=WebSocket) claims to be one.
+    return not issubclass(type(websocket), WebSocket) or (
+        cast(WebSocket, websocket).application_state is not WebSocketState.CONNECTING
+    )
+
+
+def open_transport(websocket: Any, observer: Observer, limit: Callable[[], int]) -> Transport:
+    """Return a transport that keeps what the socket's own methods do."""
+    if issubclass(type(websocket), WebSocket):
+        return AsgiTransport(websocket, observer, limit)
+    return MethodTransport(websocket)

@@ -1,0 +1,439 @@
+"""The object that applications hold: a thin façade over ``cluster.registry``."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from functools import cached_property
+from typing import Any, Self, TypeVar
+
+from fastapi import APIRouter, FastAPI, WebSocket
+
+from . import close_codes, handlers
+from .cluster.registry import Registry
+from .config import WebSocketConfig
+from .exceptions import BroadcastFailedError, ConnectionNotFoundError, WebSocketStabilizerError
+from .hooks import OnConnect, OnDisconnect, OnMessage, OnPresence
+from .local import fanout
+from .local.connection import Connection
+from .logs import manager_logger
+from .metrics import Statistics, totals
+from .models import (
+    BroadcastResult,
+    CompressionMode,
+    Identity,
+    Message,
+    NodeInfo,
+    PresenceEntry,
+    RoomPage,
+    ShutdownReport,
+)
+from .names import NodeId, check_client_id, check_room
+from .routes import add_websocket_route, connected, health_router
+
+Hook = TypeVar("Hook", bound=Callable[..., Any])
+Identify = Callable[..., Identity | Awaitable[Identity]]
+
+
+class WebSocketConnectionManager:
+    """Registers WebSockets and reaches any client, room or all, whichever replica holds the socket.
+
+    Without ``redis_url`` it works in one process and needs no ``start()``. With one, every replica that has
+    the same ``redis_url`` and ``namespace`` belongs to the same registry, between ``start()`` and
+    ``graceful_shutdown()``; calls are made on the event loop of ``start()``.
+    """
+
+    def __init__(self, config: WebSocketConfig | None = None) -> None:
+        self.config = config or WebSocketConfig()
+        self._log = manager_logger(self.config.log_level)
+        self._registry = Registry(self.config, self._log)
+        self._context = self._registry.context
+        self._hooks = self._context.hooks
+        self._has_warned = False
+
+    # Life
+
+    async def start(self) -> None:
+        """Start the heartbeat; with ``redis_url`` join the registry first. Again after a shutdown if you like.
+
+        Raises:
+            BackendUnavailableError: Redis does not answer; within about ``redis_timeout_s``.
+            ConfigurationError: Redis refuses us: wrong password or database, or too old.
+        """
+        await self._registry.start()
+
+    async def graceful_shutdown(self, timeout: float = 30.0) -> ShutdownReport:
+        """Close every socket with 1001, release every entry and leave the registry, within ``timeout`` seconds.
+
+        Later ``connect`` raises ``ShutdownError`` until ``start()`` is called again.
+        """
+        return await self._registry.stop(timeout)
+
+    @asynccontextmanager
+    async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+        """``FastAPI(lifespan=manager.lifespan)``: started before the first request, shut down after the last."""
+        async with self:
+            yield
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.graceful_shutdown()
+
+    # Connections
+
+    async def connect(
+        self, client_id: str, websocket: WebSocket, metadata: dict[str, Any] | None = None
+    ) -> Connection:
+        """Register an accepted socket; the client's older one, on whichever replica, is closed with 1000.
+
+        Raises:
+            InvalidNameError: ``client_id`` is empty or not a legal name (a ``ConnectionNotFoundError``).
+            ConnectionLimitExceededError: ``max_connections``, or the client is full and told to reject.
+            MemoryLimitExceededError: A memory limit is reached and nobody can give way.
+            MessageError: ``metadata`` has no JSON, or too much of it (only with ``redis_url``).
+            ShutdownError: After ``graceful_shutdown``.
+            BackendUnavailableError: Redis does not answer; nothing stays registered.
+        """
+        check_client_id(client_id)
+        self._registry.check_usable()
+        self._warn_of_compression(websocket)
+        connection = await self._registry.node.connect(client_id, websocket, {} if metadata is None else metadata)
+        handlers.remember(self._registry, connection)
+        await self._hooks.run(self._hooks.on_connect, connection)
+        return connection
+
+    def _warn_of_compression(self, websocket: object) -> None:
+        if self.config.compression is CompressionMode.NONE and not self._has_warned:
+            self._has_warned = True
+            self._log.warning(
+                'compression="none" cannot act on this server, which negotiates compression before the '
+                "application runs: switch it off there (uvicorn --ws-per-message-deflate false)"
+            )
+
+    @asynccontextmanager
+    async def connection(
+        self,
+        websocket: WebSocket,
+        client_id: str,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        rooms: Iterable[str] = (),
+        subprotocol: str | None = None,
+    ) -> AsyncIterator[Connection]:
+        """Register a socket for the length of a block, and release exactly it.
+
+        A socket that is not accepted yet is claimed first and accepted then, so that a refusal is an HTTP
+        status. The block ends quietly when the client disconnects.
+
+        Raises:
+            HTTPException: Refused before accept: 503, 409 or 400; FastAPI answers with it.
+            WebSocketStabilizerError: Refused after accept, as ``connect``; the socket was closed.
+        """
+        async with connected(self, websocket, client_id, metadata, rooms, subprotocol) as connection:
+            yield connection
+
+    async def serve(
+        self,
+        websocket: WebSocket,
+        client_id: str,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        rooms: Iterable[str] = (),
+        subprotocol: str | None = None,
+        on_message: OnMessage | None = None,
+    ) -> None:
+        """Register a socket and hand its messages to ``on_message``, one at a time, until it is closed.
+
+        Raises:
+            HTTPException, WebSocketStabilizerError: As ``connection``.
+        """
+        handle = on_message or self._hooks.on_message
+        options = {"metadata": metadata, "rooms": rooms, "subprotocol": subprotocol}
+        async with self.connection(websocket, client_id, **options) as connection:  # type: ignore[arg-type]
+            async for message in connection:
+                if handle is not None:
+                    await self._hooks.call(handle, connection, message)
+
+    def websocket(
+        self, app: FastAPI | APIRouter, path: str, *, on_message: OnMessage | None = None
+    ) -> Callable[[Identify], Identify]:
+        """Make a WebSocket route of a function that only says who connects; its parameters are FastAPI's.
+
+        It runs before accept: an ``HTTPException`` there is an HTTP answer to the client.
+        """
+        return add_websocket_route(self, app, path, on_message)
+
+    async def disconnect(
+        self, client_id: str, code: int = close_codes.NORMAL, reason: str = "normal closure"
+    ) -> None:
+        """Close a client's sockets, on whichever replica, and release them.
+
+        In the handler that registered a socket with ``connect`` it means exactly that socket, and returns
+        quietly when that one was replaced, timed out or closed by somebody else meanwhile.
+
+        Raises:
+            ConnectionNotFoundError: The client is not connected.
+            BackendUnavailableError: Another replica, or Redis, did not answer; it may still happen.
+        """
+        check_client_id(client_id)
+        mine = handlers.take(self._registry, client_id)
+        if mine is not None:
+            if mine.ended is not None:
+                handlers.check_ended(mine)
+            await mine.close(code, reason)
+            return
+        if self._registry.is_closed:
+            raise ConnectionNotFoundError(f"client {client_id!r} is not connected: the manager was shut down")
+        self._registry.check_usable()
+        await self._registry.act(client_id, {"do": "close", "code": code, "reason": reason})
+
+    async def handle_pong(self, client_id: str) -> None:
+        """Note that a client of this replica answered a ping. ``serve`` and iteration do it by themselves."""
+        for connection in self._context.shards.of_client(client_id):
+            connection.heard()
+
+    # Messages
+
+    async def send_to_client(self, client_id: str, message: Message, confirm: float | None = None) -> bool:
+        """Send to a client on whichever replica.
+
+        Returns True when a socket here took the message (written, or in its outbox), or when Redis handed it
+        to the replica that holds the client. With ``confirm`` (seconds) True only once it was written to the
+        socket; False when no word came in time, and it may still arrive.
+
+        Raises:
+            MessageError: It cannot be encoded or is longer than ``max_message_size``; nothing was sent.
+            BackendUnavailableError: Redis did not answer.
+        """
+        return (await self._send([check_client_id(client_id)], message, confirm))[0]
+
+    async def send_to_clients(self, client_ids: Iterable[str], message: Message) -> int:
+        """Send one message to several clients; return how many took it. Raises as ``send_to_client``."""
+        names = list(dict.fromkeys(map(check_client_id, client_ids)))
+        return sum(await self._send(names, message, None)) if names else 0
+
+    async def _send(self, client_ids: list[str], message: Message, confirm: float | None) -> list[bool]:
+        encoded = self._registry.node.encode(message)
+        if self._context.is_distributed:
+            self._registry.check_usable()
+        taken = await self._registry.sender.to_clients(client_ids, encoded, confirm)
+        if not all(taken):
+            await asyncio.sleep(0)  # so that a socket which failed has been told to close, as in release 1.1
+        return taken
+
+    async def broadcast(
+        self,
+        message: Message,
+        exclude_client: str | Iterable[str] | None = None,
+        room: str | Iterable[str] | None = None,
+        confirm: float | None = None,
+    ) -> BroadcastResult:
+        """Send to everybody, or to the members of one room or several (each socket once).
+
+        The result counts this replica's sockets; with ``confirm`` (seconds) all replicas' that answered.
+
+        Raises:
+            BroadcastFailedError: Every socket that it was meant for failed.
+            MessageError: It cannot be encoded or is longer than ``max_message_size``; nothing was sent.
+            BackendUnavailableError: Redis did not answer.
+        """
+        encoded = self._registry.node.encode(message)
+        exclude = [check_client_id(name) for name in _names(exclude_client)]
+        rooms = list(dict.fromkeys(map(check_room, _names(room))))
+        if self._context.is_distributed:
+            self._registry.check_usable()
+        if room is not None and not rooms:
+            return BroadcastResult(0, 0, 0)  # no room is nobody, not everybody
+        try:
+            result = await self._registry.sender.broadcast(encoded, exclude, rooms, confirm)
+        except BroadcastFailedError:
+            await asyncio.sleep(0)
+            raise
+        if result.failed:
+            await asyncio.sleep(0)
+        return result
+
+    # Rooms
+
+    async def join(self, client_id: str, room: str) -> None:
+        """Put a client, on whichever replica, in a room. What is published to it from now on is heard.
+
+        Raises:
+            ConnectionNotFoundError: The client is not connected.
+            ConnectionLimitExceededError: It is in ``max_rooms_per_connection`` rooms.
+            BackendUnavailableError: Another replica, or Redis, did not answer; it may still happen.
+        """
+        await self._act(client_id, {"do": "join", "room": check_room(room)})
+
+    async def leave(self, client_id: str, room: str) -> None:
+        """Take a client, on whichever replica, out of a room; a no-op when it is not in it. Raises as ``join``."""
+        await self._act(client_id, {"do": "leave", "room": check_room(room)})
+
+    async def _act(self, client_id: str, request: dict[str, Any]) -> None:
+        check_client_id(client_id)
+        self._registry.check_usable()
+        await self._registry.act(client_id, request)
+
+    # Who is there, in the whole registry. Raise BackendUnavailableError when Redis does not answer.
+
+    async def is_connected(self, client_id: str) -> bool:
+        """Whether a client is connected to any live replica."""
+        return bool(await self.presence(client_id))
+
+    async def presence(self, client_id: str) -> list[PresenceEntry]:
+        """Return a client's connections, the newest first; empty when it is not connected."""
+        check_client_id(client_id)
+        self._check_readable()
+        return await self._registry.directory.presence(client_id)
+
+    async def clients(self, node: str | None = None) -> AsyncIterator[PresenceEntry]:
+        """Iterate over all connections, or those of one node. One that stays throughout is seen at least once."""
+        self._check_readable()
+        async for entry in self._registry.directory.clients(NodeId(node) if node is not None else None):
+            yield entry
+
+    async def room_members(self, room: str, limit: int = 100, cursor: str | None = None) -> RoomPage:
+        """Return up to ``limit`` members of a room; go on with ``page.cursor`` until it is None."""
+        self._check_readable()
+        return await self._registry.directory.room_members(check_room(room), max(1, limit), cursor)
+
+    async def room_count(self, room: str) -> int:
+        """Return how many connections are in a room."""
+        self._check_readable()
+        return await self._registry.directory.room_count(check_room(room))
+
+    async def nodes(self) -> list[NodeInfo]:
+        """Return every live replica."""
+        self._check_readable()
+        return await self._registry.directory.nodes()
+
+    async def cluster_connection_count(self) -> int:
+        """Return how many connections all live replicas have."""
+        return sum(node.connections for node in await self.nodes())
+
+    def _check_readable(self) -> None:
+        if self._context.is_distributed:
+            self._registry.check_usable()
+
+    # Who is here, on this replica: synchronous, from any thread.
+
+    def get_active_connections(self) -> list[str]:
+        """Return the client ids connected to this replica."""
+        return self._context.shards.client_ids()
+
+    def get_connection_count(self) -> int:
+        """Return how many connections this replica has."""
+        return len(self._context.shards)
+
+    def get_memory_usage(self) -> dict[str, int | float]:
+        """Return ``total_memory`` and ``per_connection_average`` in bytes, and ``connection_count``."""
+        count, total = len(self._context.shards), self._registry.node.budget.total_bytes
+        average = total / count if count else 0.0
+        return {"total_memory": total, "connection_count": count, "per_connection_average": average}
+
+    def statistics(self) -> Statistics:
+        """Return a snapshot of every counter and every bound."""
+        context = self._context
+        context.counters.sends_deferred = context.gate.deferred
+        return Statistics(
+            node_id=context.node_id,
+            connections=len(context.shards),
+            rooms=len(context.shards.rooms),
+            outbox_bytes=sum(connection.queued_bytes for connection in context.shards),
+            fan_out_queued_bytes=context.fan_out.queued_bytes,
+            redis_queued_bytes=context.backend.queued_bytes,
+            unheard_bytes=context.unheard.bytes,
+            bus_connected=context.backend.is_connected,
+            counters=totals(context.counters),
+            limits=self._limits(),
+            fan_out_seconds=context.stopwatch.snapshot(),
+        )
+
+    def _limits(self) -> dict[str, int | float | None]:
+        names = [name for name in asdict(self.config) if name.startswith("max_") or name.endswith(("_s", "_size"))]  # type: ignore[call-overload]
+        return {name: getattr(self.config, name) for name in names} | {
+            "fan_out_queue_bytes": fanout.QUEUE_LIMIT_BYTES
+        }
+
+    # User data, on this replica
+
+    async def set_user_data(self, client_id: str, key: str, value: Any) -> None:
+        """Keep a value with a client's newest socket on this replica, for as long as it is connected.
+
+        Raises:
+            ConnectionNotFoundError: The client is not connected to this replica.
+            MemoryLimitExceededError: It does not fit; the old value is kept.
+        """
+        connections = self._context.shards.of_client(client_id)
+        if not connections:
+            raise ConnectionNotFoundError(f"client {client_id!r} is not connected to this node")
+        await self._registry.node.budget.set_user_data(connections[-1], key, value)
+
+    async def get_user_data(self, client_id: str, key: str) -> Any | None:
+        """Return what ``set_user_data`` stored; None when there is nothing."""
+        connections = self._context.shards.of_client(client_id)
+        return connections[-1].user_data.get(key) if connections else None
+
+    # Reconnect tokens
+
+    def generate_reconnect_token(self, client_id: str) -> str:
+        """Return a token for ``client_id``, good once, anywhere in the registry, within ``reconnect_token_ttl``.
+
+        With ``redis_url`` its record is still on its way to Redis; ``issue_reconnect_token`` waits for it.
+
+        Raises:
+            ConfigurationError: ``enable_reconnect`` is False.
+            NotStartedError: With ``redis_url``, before ``start()``.
+        """
+        return self._registry.tokens.issue_now(client_id)
+
+    async def issue_reconnect_token(self, client_id: str) -> str:
+        """Return a token that can be redeemed at once. Raises as ``generate_reconnect_token``."""
+        self._check_readable()
+        return await self._registry.tokens.issue(client_id)
+
+    async def validate_reconnect_token(self, token: str) -> str | None:
+        """Redeem a token: return its client id, once.
+
+        Raises:
+            TokenExpiredError: It is genuine, and too late.
+            InvalidTokenError: It is not ours, was altered, or was redeemed before.
+        """
+        self._check_readable()
+        return await self._registry.tokens.redeem(token)
+
+    # Hooks and routes
+
+    def on_connect(self, hook: OnConnect) -> OnConnect:
+        """Have ``hook(connection)`` called when a socket was registered here."""
+        self._hooks.on_connect.append(hook)
+        return hook
+
+    def on_disconnect(self, hook: OnDisconnect) -> OnDisconnect:
+        """Have ``hook(connection, code, reason)`` called when a socket of this replica has ended."""
+        self._hooks.on_disconnect.append(hook)
+        return hook
+
+    def on_presence(self, hook: OnPresence) -> OnPresence:
+        """Have ``hook(event)`` called for what this replica's sockets did, and for what it swept."""
+        self._hooks.on_presence.append(hook)
+        return hook
+
+    def on_message(self, hook: OnMessage) -> OnMessage:
+        """Have ``hook(connection, message)`` called for sockets that are served without a handler of their own."""
+        self._hooks.on_message = hook
+        return hook
+
+    @cached_property
+    def router(self) -> APIRouter:
+        """``GET /livez`` and ``GET /readyz`` for load balancers."""
+        return health_router(self._registry)
+
+
+def _names(value: str | Iterable[str] | None) -> list[str]:
+    if value is None or value == "":  # release 1.1 took an empty exclusion as none
+        return []
+    return [value] if isinstance(value, str) else list(value)

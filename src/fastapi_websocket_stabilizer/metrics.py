@@ -1,0 +1,126 @@
+"""Counters of everything that happens and of every bound that is hit; always on, plain integers."""
+
+from dataclasses import dataclass, fields
+
+
+@dataclass(slots=True)
+class Counters:
+    """Totals since the manager was made. One process, one loop: no locks."""
+
+    connections_opened: int = 0
+    connections_closed: int = 0
+    connections_rejected: int = 0
+    """Refused: node full, client full, or shutting down."""
+    connections_displaced: int = 0
+    """Closed because a newer socket of the same client took over."""
+    connections_evicted_for_memory: int = 0
+    heartbeat_pings: int = 0
+    heartbeat_timeouts: int = 0
+    slow_consumers: int = 0
+    """Closed because the outbox was full or one send took longer than ``write_timeout_s``."""
+    close_timeouts: int = 0
+    """Sockets forgotten because closing them took longer than ``close_timeout_s``."""
+    messages_sent: int = 0
+    """Messages written to a socket, or taken by its outbox."""
+    messages_failed: int = 0
+    messages_dropped: int = 0
+    """Dropped by ``drop_oldest`` or ``drop_newest``."""
+    messages_too_large: int = 0
+    """Inbound messages over ``max_message_size``; the connection was closed with 1009."""
+    sends_deferred: int = 0
+    """Sends that waited because ``max_concurrent_broadcast`` others were under way."""
+    sends_unreachable: int = 0
+    """Direct sends for which Redis found no node listening."""
+    broadcasts: int = 0
+    broadcasts_unheard: int = 0
+    """Own broadcasts that did not come back before the deadline."""
+    confirmations_missing: int = 0
+    """Nodes that did not confirm in time."""
+    hooks_failed: int = 0
+    bus_messages: int = 0
+    bus_malformed: int = 0
+    """Envelopes dropped: malformed, too large or of a newer version."""
+    bus_duplicates: int = 0
+    bus_lost: int = 0
+    """Envelopes that a sequence says were lost (a lower bound)."""
+    bus_reconnects: int = 0
+    bus_paused: int = 0
+    """Times that the fan-out queue was full and reading the bus waited."""
+    redis_batches: int = 0
+    redis_commands: int = 0
+    redis_failures: int = 0
+    """Commands that got no answer."""
+    redis_rejected: int = 0
+    """Commands refused because the pipeline was full."""
+    leases_refused: int = 0
+    """Times this node found its lease gone and registered again under a new node_id."""
+    nodes_swept: int = 0
+    entries_swept: int = 0
+    tokens_issued: int = 0
+    tokens_redeemed: int = 0
+    tokens_dropped: int = 0
+    """In memory mode: oldest tokens forgotten because too many were outstanding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Count, sum and maximum of a duration in seconds."""
+
+    count: int = 0
+    total_s: float = 0.0
+    max_s: float = 0.0
+
+
+class Stopwatch:
+    """Adds up durations."""
+
+    __slots__ = ("_count", "_max", "_total")
+
+    def __init__(self) -> None:
+        self._count, self._total, self._max = 0, 0.0, 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count one duration."""
+        self._count += 1
+        self._total += seconds
+        self._max = max(self._max, seconds)
+
+    def snapshot(self) -> Timing:
+        """Return what was added up so far."""
+        return Timing(self._count, self._total, self._max)
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """A snapshot of one manager.
+
+    Attributes:
+        node_id: This node; a restart or a lapsed lease changes it.
+        connections: Sockets held now.
+        rooms: Rooms with a member on this node.
+        outbox_bytes: Bytes waiting in all outboxes.
+        fan_out_queued_bytes: Bytes read from the bus and not yet fanned out.
+        redis_queued_bytes: Bytes of commands not yet sent.
+        unheard_bytes: Bytes of own broadcasts that have not come back yet.
+        bus_connected: Whether the bus is subscribed; True in one process.
+        counters: Every total, by name.
+        limits: Every bound in force, by name.
+        fan_out_seconds: Duration of fan-outs, when ``enable_metrics`` is set.
+    """
+
+    node_id: str
+    connections: int
+    rooms: int
+    outbox_bytes: int
+    fan_out_queued_bytes: int
+    redis_queued_bytes: int
+    unheard_bytes: int
+    bus_connected: bool
+    counters: dict[str, int]
+    limits: dict[str, int | float | None]
+    fan_out_seconds: Timing
+
+
+def totals(counters: Counters) -> dict[str, int]:
+    """Return the counters by name."""
+    return {counter.name: getattr(counters, counter.name) for counter in fields(counters)}

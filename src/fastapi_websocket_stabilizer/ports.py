@@ -1,0 +1,249 @@
+"""What a node needs of the outside world. ``backends/`` implements it, ``tests/contract`` says it in tests.
+
+Every call either ends within the backend's timeout or raises ``BackendUnavailableError``.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from .names import ConnectionId, NodeId
+from .wire import Envelope
+
+Receive = Callable[[str, Envelope, int], None]
+"""Called with the channel, the envelope and its size in bytes, in the order of the channel; must not block."""
+
+
+class Bus(Protocol):
+    """Messages between nodes. At most once; in order per sender and channel."""
+
+    async def publish_all(self, envelope: Envelope) -> int:
+        """Publish to every node, the sender included; return how many took it."""
+        ...
+
+    async def publish_room(self, room: str, envelope: Envelope) -> int:
+        """Publish to the nodes that subscribe to ``room``; return how many took it."""
+        ...
+
+    async def publish_node(self, node: NodeId, envelope: Envelope) -> int:
+        """Publish to one node's inbox; return 1 if it took it, else 0."""
+        ...
+
+    async def publish_clients(self, envelope: Envelope, top: int) -> list[list[NodeId]]:
+        """Publish to the nodes that hold each target's ``top`` newest connections.
+
+        Returns, for each of ``envelope.targets``, the nodes that took it: empty when it is not connected or
+        its node does not listen.
+        """
+        ...
+
+    async def subscribe_room(self, room: str) -> None:
+        """Return once everything published to ``room`` from now on is received."""
+        ...
+
+    def unsubscribe_room(self, room: str) -> None:
+        """Stop receiving ``room``; does not wait."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One connection that wants to be its client's.
+
+    Attributes:
+        stamp: That of an earlier claim of the same socket, to keep its rank; 0 for a new one.
+        replaces: The connection_id under which the same socket was claimed before, or "".
+        entry: What presence shows: JSON.
+    """
+
+    client_id: str
+    connection_id: ConnectionId
+    top: int
+    entry: bytes
+    stamp: int = 0
+    replaces: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """The answer to a claim.
+
+    Attributes:
+        stamp: The rank given; 0 when the claim was refused.
+        first: No connection of the client was registered before.
+        others: Outranked connections; of a refused claim, the connections that hold the places.
+    """
+
+    stamp: int
+    first: bool
+    others: tuple[ConnectionId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One registered connection of a client; ``stamp`` ranks them."""
+
+    connection_id: ConnectionId
+    stamp: int
+    entry: bytes
+
+
+class PresenceStore(Protocol):
+    """Which connections a client has."""
+
+    async def claim(self, claim: Claim) -> Claimed:
+        """Enter a connection; the ``top`` highest stamps are the client's, whatever the order of calls."""
+        ...
+
+    async def claim_if_free(self, claim: Claim) -> Claimed:
+        """Enter a connection only if the client has fewer than ``top`` others."""
+        ...
+
+    async def release(self, client_id: str, connection_id: ConnectionId) -> bool:
+        """Remove exactly this connection; True when the client has none left. Idempotent."""
+        ...
+
+    async def entries(self, client_ids: Sequence[str]) -> list[list[Entry]]:
+        """Return each client's entries, the highest stamp first; one list per client id."""
+        ...
+
+
+class RoomStore(Protocol):
+    """Which connections are in a room."""
+
+    async def join(self, room: str, client_id: str, connection_id: ConnectionId) -> bool:
+        """Enter a connection; True when it was not there."""
+        ...
+
+    async def leave(self, room: str, connection_id: ConnectionId) -> bool:
+        """Remove a connection; True when it was there."""
+        ...
+
+    async def members(self, room: str, cursor: str, limit: int) -> tuple[list[tuple[ConnectionId, str]], str]:
+        """Return up to ``limit`` (connection_id, client_id) from ``cursor`` ("" at first) and the next cursor."""
+        ...
+
+    async def counts(self, room: str) -> dict[NodeId, int]:
+        """Return how many members each node has."""
+        ...
+
+
+class TokenStore(Protocol):
+    """Records of reconnect tokens."""
+
+    async def issue(self, digest: str, client_id: str, ttl_ms: int) -> None:
+        """Keep a record for ``ttl_ms``."""
+        ...
+
+    async def redeem(self, digest: str, client_id: str) -> bool:
+        """Take the record: True once, False when it is unknown, expired or was taken before."""
+        ...
+
+    def issue_now(self, digest: str, client_id: str, ttl_ms: int) -> None:
+        """The same without waiting: it may be redeemed in vain until the record is there."""
+        ...
+
+    async def share_secret(self, offer: bytes) -> bytes:
+        """Return the registry's secret, which is ``offer`` if it had none."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """What a beat learned.
+
+    Attributes:
+        held: The lease was still held and now lasts ``ttl_ms`` again.
+        live: Remaining lease of every live node in ms.
+        lapsed: Nodes to sweep: their lease lapsed, or their sweeper did.
+    """
+
+    held: bool
+    live: dict[NodeId, int]
+    lapsed: tuple[NodeId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """One line of a node's index: a connection, or its place in a room (``room`` is not None)."""
+
+    connection_id: ConnectionId
+    client_id: str
+    room: str | None
+
+
+class NodeStore(Protocol):
+    """Leases of nodes, counted by the store's clock, and the index of what a sweep must undo."""
+
+    async def register(self, node: NodeId, info: bytes, ttl_ms: int) -> None:
+        """Take a lease."""
+        ...
+
+    async def renew(self, node: NodeId, info: bytes, ttl_ms: int) -> Renewal:
+        """Extend a held lease; a lapsed one stays lapsed. Tells who lives in either case."""
+        ...
+
+    async def infos(self, nodes: Sequence[NodeId]) -> list[tuple[bytes | None, int]]:
+        """Return what each node said of itself, and how many connections its index has."""
+        ...
+
+    async def fence(self, node: NodeId, ttl_ms: int) -> bool:
+        """Take a lapsed node for sweeping; False when it lives or another sweeper has it."""
+        ...
+
+    async def extend_fence(self, node: NodeId, ttl_ms: int) -> None:
+        """Keep a node that we are sweeping."""
+        ...
+
+    async def connections(self, node: NodeId, cursor: str, limit: int) -> tuple[list[Membership], str]:
+        """Return about ``limit`` of a node's connections from ``cursor`` ("" at first) and the next cursor."""
+        ...
+
+    async def memberships(self, node: NodeId, cursor: str, limit: int) -> tuple[list[Membership], str]:
+        """The same for its connections' places in rooms."""
+        ...
+
+    async def forget(self, node: NodeId, lines: Sequence[Membership]) -> None:
+        """Drop lines of a node's index."""
+        ...
+
+    async def retire(self, node: NodeId) -> None:
+        """Drop what is left of a node: index, info, and last its lease or fence."""
+        ...
+
+
+class Backend(Protocol):
+    """Everything above, for one node."""
+
+    bus: Bus
+    presence: PresenceStore
+    rooms: RoomStore
+    tokens: TokenStore
+    nodes: NodeStore
+
+    async def start(self, node: NodeId) -> None:
+        """Connect and subscribe to every node's channel and to ``node``'s inbox.
+
+        Raises:
+            BackendUnavailableError: Nobody answers, or one who cannot serve us (too old).
+            ConfigurationError: It answers and refuses us: password, rights.
+        """
+        ...
+
+    async def rename(self, node: NodeId) -> None:
+        """Subscribe to the inbox of ``node`` instead of the present one."""
+        ...
+
+    async def stop(self) -> None:
+        """Let go of every connection and task."""
+        ...
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether messages of other nodes can arrive."""
+        ...
+
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes of commands that are not sent yet."""
+        ...

@@ -1,0 +1,106 @@
+"""FastAPI's side: routes that serve sockets, refusals as HTTP answers, health."""
+
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Response, WebSocket, WebSocketDisconnect
+
+from . import close_codes
+from .cluster.registry import Registry
+from .exceptions import ConnectionLimitExceededError, InvalidNameError, MessageError, WebSocketStabilizerError
+from .hooks import OnMessage
+from .local.connection import Connection
+from .local.transport import is_accepted
+from .models import Identity
+
+if TYPE_CHECKING:
+    from .manager import WebSocketConnectionManager
+
+RETRY_AFTER_S = 5
+"""What a refused client is told to wait."""
+INTERNAL_ERROR = 1011
+
+
+@asynccontextmanager
+async def connected(
+    manager: "WebSocketConnectionManager",
+    websocket: WebSocket,
+    client_id: str,
+    metadata: Mapping[str, Any] | None,
+    rooms: Iterable[str],
+    subprotocol: str | None,
+) -> AsyncIterator[Connection]:
+    """Claim, accept, join, and release exactly this socket; see ``WebSocketConnectionManager.connection``."""
+    try:
+        connection = await manager.connect(client_id, websocket, dict(metadata or {}))
+    except WebSocketStabilizerError as error:
+        if is_accepted(websocket):
+            await websocket.close(close_codes.TRY_AGAIN_LATER, str(error)[:100])
+            raise
+        raise _refusal(error) from error
+    code, reason = close_codes.NORMAL, "normal closure"
+    try:
+        if not is_accepted(websocket):
+            await websocket.accept(subprotocol)
+        for room in rooms:
+            await connection.join(room)
+        yield connection
+    except WebSocketDisconnect:
+        pass  # the client is gone: that is how a connection ends
+    except BaseException:
+        code, reason = INTERNAL_ERROR, "internal error"
+        raise
+    finally:
+        await connection.close(code, reason)
+
+
+def _refusal(error: WebSocketStabilizerError) -> HTTPException:
+    if isinstance(error, InvalidNameError | MessageError):
+        return HTTPException(400, str(error))
+    if isinstance(error, ConnectionLimitExceededError) and "max_connections_per_client" in str(error):
+        return HTTPException(409, str(error))
+    return HTTPException(503, str(error), headers={"Retry-After": str(RETRY_AFTER_S)})
+
+
+def add_websocket_route(
+    manager: "WebSocketConnectionManager", app: FastAPI | APIRouter, path: str, on_message: OnMessage | None
+) -> Callable[[Any], Any]:
+    """Return the decorator behind ``manager.websocket``."""
+
+    def decorate(identify: Any) -> Any:
+        # A dependency, so that FastAPI resolves its parameters as those of any other.
+        async def endpoint(websocket: WebSocket, identity: Annotated[Identity, Depends(identify)]) -> None:
+            await manager.serve(
+                websocket,
+                identity.client_id,
+                metadata=identity.metadata,
+                rooms=identity.rooms,
+                subprotocol=identity.subprotocol,
+                on_message=on_message,
+            )
+
+        router = app.router if isinstance(app, FastAPI) else app
+        router.add_api_websocket_route(path, endpoint, name=getattr(identify, "__name__", None))
+        return identify
+
+    return decorate
+
+
+def health_router(registry: Registry) -> APIRouter:
+    """Return the routes of ``manager.router``."""
+    router = APIRouter()
+
+    @router.get("/livez", include_in_schema=False)
+    async def livez() -> dict[str, str]:
+        return {"status": "alive"}
+
+    @router.get("/readyz", include_in_schema=False)
+    async def readyz(response: Response) -> dict[str, str]:
+        reason = registry.unready()
+        if reason is not None:
+            response.status_code = 503
+            return {"status": "not ready", "reason": reason}
+        return {"status": "ready", "node_id": registry.context.node_id}
+
+    return router

@@ -1,0 +1,192 @@
+"""Bytes <-> values: messages as they go to a socket, envelopes as they go between nodes.
+
+The only module that handles untyped data. An envelope is a msgpack array; a release reads every envelope
+whose oldest reader is not newer than itself, and ignores trailing slots that it does not know.
+"""
+
+import json
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+import msgpack
+from pydantic import BaseModel
+from pydantic_core import PydanticSerializationError, to_json
+
+from .exceptions import MessageError, WireError
+from .names import NodeId
+
+VERSION = 1
+"""The envelope version that this release writes and the newest that it reads."""
+OLDEST_READER = 1
+"""The oldest release that can read what this one writes."""
+MAX_ENVELOPE_BYTES = 16 * 1024 * 1024
+"""Largest envelope sent or read. Redis cuts off a subscriber that is 32 MiB behind."""
+
+
+class Form(IntEnum):
+    """What a message was before it was encoded."""
+
+    TEXT = 0
+    BINARY = 1
+    JSON = 2
+
+
+class Encoded:
+    """A message, encoded once for every socket that it goes to.
+
+    Attributes:
+        form: What the application gave.
+        payload: ``str`` for a text frame, ``bytes`` for a binary one.
+        size: Bytes on the wire.
+        asgi: The ASGI event, shared by all sockets.
+    """
+
+    __slots__ = ("_value", "asgi", "form", "payload", "size")
+
+    def __init__(self, form: Form, payload: str | bytes, size: int, value: Any = None) -> None:
+        self.form, self.payload, self.size, self._value = form, payload, size, value
+        key = "bytes" if form is Form.BINARY else "text"
+        self.asgi: dict[str, Any] = {"type": "websocket.send", key: payload}
+
+    @property
+    def value(self) -> Any:
+        """The JSON value, for a socket that only has ``send_json``."""
+        if self._value is None:
+            self._value = json.loads(self.payload)
+        return self._value
+
+
+def encode(message: object, limit: int) -> Encoded:
+    """Encode ``message`` for the wire.
+
+    Raises:
+        MessageError: It has no encoding, or more than ``limit`` bytes of it.
+    """
+    if isinstance(message, str):
+        encoded = Encoded(Form.TEXT, message, _text_size(message))
+    elif isinstance(message, bytes | bytearray | memoryview):
+        encoded = Encoded(Form.BINARY, bytes(message), len(bytes(message)))
+    elif isinstance(message, BaseModel):
+        text = encode_json(message, "message")
+        encoded = Encoded(Form.JSON, text.decode(), len(text))
+    elif isinstance(message, dict | list):
+        text = encode_json(message, "message")
+        encoded = Encoded(Form.JSON, text.decode(), len(text), message)
+    else:
+        raise MessageError(
+            f"message must be str, bytes, dict, list or a pydantic model, got {type(message).__name__}"
+        )
+    if encoded.size > limit:
+        raise MessageError(f"message has {encoded.size} bytes, max_message_size is {limit}")
+    return encoded
+
+
+def _text_size(text: str) -> int:
+    try:
+        return len(text) if text.isascii() else len(text.encode())
+    except UnicodeEncodeError as error:
+        raise MessageError(f"message is not valid Unicode: {error}") from None
+
+
+def encode_json(value: object, what: str) -> bytes:
+    """Encode as JSON: datetimes, UUIDs, enums, dataclasses and pydantic models included; NaN becomes null.
+
+    Raises:
+        MessageError: ``what`` cannot be encoded.
+    """
+    try:
+        return to_json(value, inf_nan_mode="null")
+    except (PydanticSerializationError, ValueError, RecursionError) as error:
+        raise MessageError(f"{what} cannot be encoded as JSON: {error}") from None
+
+
+class Kind(IntEnum):
+    """What an envelope asks its receiver to do."""
+
+    BROADCAST = 0
+    """Write ``body`` to all local sockets, or to those in ``targets`` (rooms), but not to ``exclude``."""
+    DIRECT = 1
+    """Write ``body`` to the local sockets of the clients in ``targets``."""
+    EVICT = 2
+    """Close the connections in ``targets``: newer ones took over."""
+    REQUEST = 3
+    """Carry out ``body`` (see ``cluster/requests.py``) for the client in ``targets`` and reply."""
+    REPLY = 4
+    """The answer to the request or confirmation ``ask``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """One message between nodes.
+
+    Attributes:
+        sender: node_id, or the id of a publisher that serves no sockets.
+        sequence: Grows with every envelope of this sender.
+        previous: Sequence of this sender's envelope before this one on the same channel; 0 when unknown.
+        ask: Names the answer the sender waits for; 0 for none.
+    """
+
+    sender: NodeId
+    sequence: int
+    previous: int
+    kind: Kind
+    targets: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    form: Form = Form.TEXT
+    body: str | bytes = ""
+    ask: int = 0
+
+    def message(self) -> Encoded:
+        """Return the body as what goes to a socket."""
+        size = len(self.body) if isinstance(self.body, bytes) or self.body.isascii() else len(self.body.encode())
+        return Encoded(self.form, self.body, size)
+
+
+def pack(envelope: Envelope) -> bytes:
+    """Return the bytes of ``envelope``.
+
+    Raises:
+        MessageError: They are more than ``MAX_ENVELOPE_BYTES``.
+    """
+    e = envelope
+    # Slots 11 (epoch, offset), 12 (trace context) and 13 (MAC) are reserved.
+    row = (VERSION, OLDEST_READER, e.sender, e.sequence, e.previous, e.kind, e.targets, e.exclude, e.form, e.body, e.ask)
+    data: bytes = msgpack.packb(row)
+    if len(data) > MAX_ENVELOPE_BYTES:
+        raise MessageError(f"envelope has {len(data)} bytes, the limit is {MAX_ENVELOPE_BYTES}")
+    return data
+
+
+def unpack(data: bytes) -> Envelope:
+    """Return the envelope in ``data``.
+
+    Raises:
+        WireError: Malformed, too large, or only readable by a newer release.
+    """
+    if len(data) > MAX_ENVELOPE_BYTES:
+        raise WireError(f"envelope has {len(data)} bytes, the limit is {MAX_ENVELOPE_BYTES}")
+    try:
+        row = msgpack.unpackb(data, use_list=False)
+    except (ValueError, msgpack.UnpackException, RecursionError) as error:
+        raise WireError(f"envelope is not msgpack: {error}") from None
+    if not isinstance(row, tuple) or len(row) < 2 or not all(isinstance(field, int) for field in row[:2]):
+        raise WireError("envelope is not an array that starts with two versions")
+    if row[1] > VERSION:
+        raise WireError(f"envelope needs a reader of version {row[1]}, this is {VERSION}")
+    return _checked(row)
+
+
+def _checked(row: tuple[Any, ...]) -> Envelope:
+    try:
+        _, _, sender, sequence, previous, kind, targets, exclude, form, body, ask = row[:11]
+        envelope = Envelope(sender, sequence, previous, Kind(kind), targets, exclude, Form(form), body, ask)
+    except (ValueError, TypeError) as error:
+        raise WireError(f"envelope has wrong slots: {error}") from None
+    names = (sender, *targets, *exclude) if isinstance(targets, tuple) and isinstance(exclude, tuple) else (None,)
+    numbers = (sequence, previous, ask)
+    if not all(isinstance(name, str) for name in names) or not all(isinstance(number, int) for number in numbers):
+        raise WireError("envelope has slots of wrong types")
+    if not isinstance(body, bytes if form == Form.BINARY else str):
+        raise WireError("envelope body does not have the type its form says")
+    return envelope

@@ -1,0 +1,69 @@
+"""Redis servers for the tests: which ones there are, and which of them the run has really used."""
+
+import secrets
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.requirements import missing
+from tests.support.servers import ROWS, Missing, RedisServer, default_server, find_row
+
+_DEFAULT_SOURCE = pytest.StashKey[str]()
+
+
+@pytest.fixture(scope="session")
+def redis_url(pytestconfig: pytest.Config) -> Iterator[str]:
+    """URL of a real server, shared by the whole run: keep to your ``namespace`` and do it no harm."""
+    with default_server() as server:
+        pytestconfig.stash[_DEFAULT_SOURCE] = server.source
+        yield server.url
+
+
+@pytest.fixture(scope="session", params=ROWS)
+def redis_row(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    """Each named server in turn, shared by all tests of it: keep to your ``namespace``, do it no harm."""
+    with _server_of_row(request.param) as server:
+        yield server
+
+
+@pytest.fixture(params=ROWS)
+def own_redis(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    """Each named server in turn, started for this test alone: kill it, freeze it, empty it."""
+    with _server_of_row(request.param) as server:
+        yield server
+
+
+@pytest.fixture
+def namespace() -> str:
+    """Return a key prefix that no other test has."""
+    return f"test-{secrets.token_hex(8)}"
+
+
+def _server_of_row(name: str) -> RedisServer:
+    found = find_row(name)
+    return missing(found.reason) if isinstance(found, Missing) else RedisServer(found)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    terminalreporter.section("Redis servers", sep="-")
+    terminalreporter.line(f"default: {config.stash.get(_DEFAULT_SOURCE, 'not used')}")
+    for row in ROWS:
+        terminalreporter.line(f"{row}: {_what_ran(row, terminalreporter)}")
+
+
+def _what_ran(row: str, terminalreporter: pytest.TerminalReporter) -> str:
+    counts = {
+        outcome: sum(_is_of_row(report, row) for report in terminalreporter.getreports(outcome))
+        for outcome in ("passed", "failed", "error", "skipped")
+    }
+    ran = ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
+    found = find_row(row)
+    why = f" ({found.reason})" if isinstance(found, Missing) else ""
+    return (ran or "no test of it was selected") + why
+
+
+def _is_of_row(report: object, row: str) -> bool:
+    """Tell a test of this row by its id, the only thing that also arrives from xdist's workers."""
+    if not isinstance(report, pytest.TestReport):
+        return False
+    return row in report.nodeid.partition("[")[2]

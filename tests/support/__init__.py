@@ -1,0 +1,1 @@
+"""What the tests stand on: real servers, faults on command, and waiting for facts."""

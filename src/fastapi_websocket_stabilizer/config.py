@@ -21,7 +21,11 @@ PositiveInt = Annotated[int, Gt(0)]
 
 
 def _lower(value: object) -> object:
-    return value.lower() if isinstance(value, str) and not isinstance(value, CompressionMode | MemoryEvictionPolicy) else value
+    return (
+        value.lower()
+        if isinstance(value, str) and not isinstance(value, CompressionMode | MemoryEvictionPolicy)
+        else value
+    )
 
 
 def _redis_url(value: object) -> object:
@@ -46,7 +50,7 @@ def mask_password(url: str) -> str:
 
 def _describe(error: Any) -> str:
     name = ".".join(map(str, error["loc"][:1])) or "WebSocketConfig"
-    rule = error["msg"].removeprefix("Value error, ")
+    rule: str = error["msg"].removeprefix("Value error, ")
     if error["type"] in ("unexpected_keyword_argument", "missing"):
         return f"{name} is not a setting"
     if re.match(r"\w+ must be ", rule):  # a rule over two fields names both itself
@@ -74,7 +78,9 @@ class WebSocketConfig:
     """Connections on this node; one more is refused with ``ConnectionLimitExceededError``."""
     max_message_size: PositiveInt = 1048576
     """Longest message in bytes; a longer one inbound closes with 1009, outbound raises ``MessageError``."""
-    reconnect_token_ttl: Annotated[timedelta, Gt(timedelta(0))] = field(default_factory=lambda: timedelta(hours=1))
+    reconnect_token_ttl: Annotated[timedelta, Gt(timedelta(0))] = field(
+        default_factory=lambda: timedelta(hours=1)
+    )
     """Lifetime of a reconnect token."""
     enable_reconnect: bool = True
     """False makes the token calls raise ``ConfigurationError``."""
@@ -92,7 +98,9 @@ class WebSocketConfig:
     """Sockets whose send is under way at the same time; further messages wait in their outboxes."""
     memory_check_interval: PositiveFloat = 60.0
     """Seconds between two measurements of all connections' metadata and user data."""
-    memory_eviction_policy: Annotated[MemoryEvictionPolicy, BeforeValidator(_lower)] = MemoryEvictionPolicy.LRU
+    memory_eviction_policy: Annotated[MemoryEvictionPolicy, BeforeValidator(_lower)] = (
+        MemoryEvictionPolicy.LRU
+    )
     """Which connection gives way when ``max_total_memory`` is reached."""
     max_memory_per_connection: PositiveInt | None = None
     """Bytes of metadata and user data of one connection."""
@@ -136,9 +144,8 @@ class WebSocketConfig:
     def _check_together(self) -> Self:
         # Two renewals may fail in a row before a living node's clients vanish from presence.
         if self.lease_ttl_s < 3 * self.renew_interval_s:
-            raise ValueError(
-                f"lease_ttl_s must be at least 3 x renew_interval_s: {self.lease_ttl_s:g} < 3 x {self.renew_interval_s:g}"
-            )
+            both = f"{self.lease_ttl_s:g} < 3 x {self.renew_interval_s:g}"
+            raise ValueError(f"lease_ttl_s must be at least 3 x renew_interval_s: {both}")
         if self.heartbeat_type == "custom" and self.heartbeat_message is None:
             raise ValueError('heartbeat_message must be set when heartbeat_type is "custom"')
         return self
@@ -154,7 +161,7 @@ class WebSocketConfig:
         """
         given = {name.upper(): value for name, value in (os.environ if environ is None else environ).items()}
         values: dict[str, Any] = {}
-        for setting in fields(cls):  # type: ignore[arg-type]  # a pydantic dataclass is one at run time
+        for setting in fields(cls):
             text = given.get(f"{prefix}{setting.name}".upper(), "")
             if text:
                 values[setting.name] = _from_text(setting.name, text)
@@ -163,7 +170,7 @@ class WebSocketConfig:
     def __repr__(self) -> str:
         """Show what differs from the defaults; no password, no secret."""
         shown = []
-        for setting in fields(self):  # type: ignore[arg-type]  # a pydantic dataclass is one at run time
+        for setting in fields(self):
             value = getattr(self, setting.name)
             default = setting.default if setting.default_factory is MISSING else setting.default_factory()
             if setting.repr and value != default:

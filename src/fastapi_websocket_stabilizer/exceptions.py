@@ -1,22 +1,22 @@
 """Every error this library raises, one class per reaction.
 
-    WebSocketStabilizerError
-    ├── ConnectionNotFoundError       nobody by that id: stop addressing it
-    │   └── InvalidNameError          a client id or room name that no client can have (also ValueError)
-    ├── ConnectionLimitExceededError  full: refuse the newcomer
-    ├── ConnectionTimeoutError        the peer stopped answering: it was closed
-    ├── SlowConsumerError             the peer stopped reading: it was closed
-    ├── MemoryLimitExceededError      store less
-    ├── MessageError                  this message cannot be sent: change it (also ValueError)
-    ├── BroadcastFailedError          every targeted socket failed
-    ├── TokenExpiredError             ask the client to sign in again
-    ├── InvalidTokenError             the same, and look who sends it
-    ├── ShutdownError                 this node is going away: use another
-    ├── NotStartedError               call start() first (also RuntimeError)
-    ├── WrongEventLoopError           call from the loop that start() ran on (also RuntimeError)
-    ├── ConfigurationError            fix the settings (also ValueError)
-    ├── BackendUnavailableError       Redis did not answer: retry with back-off
-    └── WireError                     bytes from another node that we cannot read: drop them
+WebSocketStabilizerError
+├── ConnectionNotFoundError       nobody by that id: stop addressing it
+│   └── InvalidNameError          a client id or room name that no client can have (also ValueError)
+├── ConnectionLimitExceededError  full: refuse the newcomer
+├── ConnectionTimeoutError        the peer stopped answering: it was closed
+├── SlowConsumerError             the peer stopped reading: it was closed
+├── MemoryLimitExceededError      store less
+├── MessageError                  this message cannot be sent: change it (also ValueError)
+├── BroadcastFailedError          every targeted socket failed
+├── TokenExpiredError             ask the client to sign in again
+├── InvalidTokenError             the same, and look who sends it
+├── ShutdownError                 this node is going away: use another
+├── NotStartedError               call start() first (also RuntimeError)
+├── WrongEventLoopError           call from the loop that start() ran on (also RuntimeError)
+├── ConfigurationError            fix the settings (also ValueError)
+├── BackendUnavailableError       Redis did not answer: retry with back-off
+└── WireError                     bytes from another node that we cannot read: drop them
 """
 
 

@@ -7,7 +7,8 @@ handler of a socket that was replaced meanwhile, that call must not close its su
 from contextvars import ContextVar
 
 from .exceptions import ConnectionNotFoundError
-from .local.connection import Connection, Ended
+from .local.connection import Connection
+from .local.owner import Ended
 
 _QUIET = (Ended.REPLACED, Ended.TIMED_OUT, Ended.SLOW, Ended.EVICTED, Ended.SHUTDOWN)
 

@@ -31,11 +31,12 @@ class Hooks:
             await self.call(hook, *arguments)
 
     async def call(self, hook: Callable[..., Any], *arguments: Any) -> None:
+        """Call one hook; wait for it if it is a coroutine."""
         try:
             result = hook(*arguments)
             if inspect.isawaitable(result):
                 await result
-        except Exception:
+        except Exception:  # noqa: BLE001 - the application's code may raise anything
             self._counters.hooks_failed += 1
             name = getattr(hook, "__qualname__", repr(hook))
             self._log.exception("hook failed", extra={"hook": name})

@@ -58,7 +58,12 @@ class StructuredLogger:
     def log_error(self, error_type: str, client_id: str, error_message: str, **kwargs: Any) -> None:
         """Log an error of one client at ERROR."""
         self._log(
-            logging.ERROR, "WS_ERROR", error_type=error_type, client_id=client_id, error=error_message, **kwargs
+            logging.ERROR,
+            "WS_ERROR",
+            error_type=error_type,
+            client_id=client_id,
+            error=error_message,
+            **kwargs,
         )
 
     def _log(self, level: int, tag: str, **fields: Any) -> None:

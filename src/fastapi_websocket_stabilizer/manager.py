@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import asdict
 from functools import cached_property
 from typing import Any, Self, TypeVar
 
@@ -11,16 +10,15 @@ from fastapi import APIRouter, FastAPI, WebSocket
 
 from . import close_codes, handlers
 from .cluster.registry import Registry
+from .cluster.statistics import snapshot
 from .config import WebSocketConfig
-from .exceptions import BroadcastFailedError, ConnectionNotFoundError, WebSocketStabilizerError
+from .exceptions import BroadcastFailedError, ConnectionNotFoundError
 from .hooks import OnConnect, OnDisconnect, OnMessage, OnPresence
-from .local import fanout
 from .local.connection import Connection
 from .logs import manager_logger
-from .metrics import Statistics, totals
+from .metrics import Statistics
 from .models import (
     BroadcastResult,
-    CompressionMode,
     Identity,
     Message,
     NodeInfo,
@@ -28,7 +26,7 @@ from .models import (
     RoomPage,
     ShutdownReport,
 )
-from .names import NodeId, check_client_id, check_room
+from .names import NodeId, check_client_id, check_each, check_room
 from .routes import add_websocket_route, connected, health_router
 
 Hook = TypeVar("Hook", bound=Callable[..., Any])
@@ -49,7 +47,6 @@ class WebSocketConnectionManager:
         self._registry = Registry(self.config, self._log)
         self._context = self._registry.context
         self._hooks = self._context.hooks
-        self._has_warned = False
 
     # Life
 
@@ -99,19 +96,12 @@ class WebSocketConnectionManager:
         """
         check_client_id(client_id)
         self._registry.check_usable()
-        self._warn_of_compression(websocket)
-        connection = await self._registry.node.connect(client_id, websocket, {} if metadata is None else metadata)
+        connection = await self._registry.node.connect(
+            client_id, websocket, {} if metadata is None else metadata
+        )
         handlers.remember(self._registry, connection)
         await self._hooks.run(self._hooks.on_connect, connection)
         return connection
-
-    def _warn_of_compression(self, websocket: object) -> None:
-        if self.config.compression is CompressionMode.NONE and not self._has_warned:
-            self._has_warned = True
-            self._log.warning(
-                'compression="none" cannot act on this server, which negotiates compression before the '
-                "application runs: switch it off there (uvicorn --ws-per-message-deflate false)"
-            )
 
     @asynccontextmanager
     async def connection(
@@ -212,7 +202,7 @@ class WebSocketConnectionManager:
 
     async def send_to_clients(self, client_ids: Iterable[str], message: Message) -> int:
         """Send one message to several clients; return how many took it. Raises as ``send_to_client``."""
-        names = list(dict.fromkeys(map(check_client_id, client_ids)))
+        names = check_each(client_ids, check_client_id)
         return sum(await self._send(names, message, None)) if names else 0
 
     async def _send(self, client_ids: list[str], message: Message, confirm: float | None) -> list[bool]:
@@ -241,8 +231,7 @@ class WebSocketConnectionManager:
             BackendUnavailableError: Redis did not answer.
         """
         encoded = self._registry.node.encode(message)
-        exclude = [check_client_id(name) for name in _names(exclude_client)]
-        rooms = list(dict.fromkeys(map(check_room, _names(room))))
+        exclude, rooms = check_each(exclude_client, check_client_id), check_each(room, check_room)
         if self._context.is_distributed:
             self._registry.check_usable()
         if room is not None and not rooms:
@@ -336,27 +325,7 @@ class WebSocketConnectionManager:
 
     def statistics(self) -> Statistics:
         """Return a snapshot of every counter and every bound."""
-        context = self._context
-        context.counters.sends_deferred = context.gate.deferred
-        return Statistics(
-            node_id=context.node_id,
-            connections=len(context.shards),
-            rooms=len(context.shards.rooms),
-            outbox_bytes=sum(connection.queued_bytes for connection in context.shards),
-            fan_out_queued_bytes=context.fan_out.queued_bytes,
-            redis_queued_bytes=context.backend.queued_bytes,
-            unheard_bytes=context.unheard.bytes,
-            bus_connected=context.backend.is_connected,
-            counters=totals(context.counters),
-            limits=self._limits(),
-            fan_out_seconds=context.stopwatch.snapshot(),
-        )
-
-    def _limits(self) -> dict[str, int | float | None]:
-        names = [name for name in asdict(self.config) if name.startswith("max_") or name.endswith(("_s", "_size"))]  # type: ignore[call-overload]
-        return {name: getattr(self.config, name) for name in names} | {
-            "fan_out_queue_bytes": fanout.QUEUE_LIMIT_BYTES
-        }
+        return snapshot(self._context)
 
     # User data, on this replica
 
@@ -431,9 +400,3 @@ class WebSocketConnectionManager:
     def router(self) -> APIRouter:
         """``GET /livez`` and ``GET /readyz`` for load balancers."""
         return health_router(self._registry)
-
-
-def _names(value: str | Iterable[str] | None) -> list[str]:
-    if value is None or value == "":  # release 1.1 took an empty exclusion as none
-        return []
-    return [value] if isinstance(value, str) else list(value)

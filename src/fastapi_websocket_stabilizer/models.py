@@ -1,6 +1,6 @@
 """Value types that users hold. Those of release 1.1 stay mutable dataclasses; new ones are frozen."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
@@ -15,14 +15,14 @@ Message = str | bytes | JSON | BaseModel
 """What can be sent: text, binary, or a value that is sent as JSON text."""
 
 
-class CompressionMode(str, Enum):
+class CompressionMode(str, Enum):  # noqa: UP042 - a StrEnum would print differently than in 1.1
     """What ``WebSocketConfig.compression`` asks for."""
 
     DEFLATE = "deflate"
     NONE = "none"
 
 
-class MemoryEvictionPolicy(str, Enum):
+class MemoryEvictionPolicy(str, Enum):  # noqa: UP042 - a StrEnum would print differently than in 1.1
     """Which connection gives way when ``max_total_memory`` is reached."""
 
     LRU = "lru"
@@ -82,7 +82,7 @@ class Identity:
 
     client_id: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    rooms: tuple[str, ...] | list[str] = ()
+    rooms: Sequence[str] = ()
     subprotocol: str | None = None
 
 

@@ -7,6 +7,7 @@ can collide with no other key, and Redis reads the hash tag before it, so it can
 
 import binascii
 import re
+from collections.abc import Callable, Iterable
 from typing import NewType
 
 from .exceptions import InvalidNameError
@@ -42,13 +43,26 @@ def check_room(room: object) -> str:
     return _check("room", room)
 
 
+def check_each(value: str | Iterable[str] | None, check: Callable[[object], str]) -> list[str]:
+    """Return one name or several as a list without repetitions; None and "" are none, as in release 1.1.
+
+    Raises:
+        InvalidNameError: One of them is not a legal name.
+    """
+    if value is None or value == "":
+        return []
+    return list(dict.fromkeys(map(check, [value] if isinstance(value, str) else value)))
+
+
 def _check(what: str, name: object) -> str:
     if not isinstance(name, str):
         raise InvalidNameError(f"{what} must be a string, got {type(name).__name__}")
     if not name:
         raise InvalidNameError(f"{what} cannot be empty")
     if _FORBIDDEN.search(name):
-        raise InvalidNameError(f"{what} must not contain control characters or lone surrogates: {name[:80]!r}")
+        raise InvalidNameError(
+            f"{what} must not contain control characters or lone surrogates: {name[:80]!r}"
+        )
     if len(name) * 4 > MAX_NAME_BYTES and len(name.encode()) > MAX_NAME_BYTES:
         raise InvalidNameError(
             f"{what} must be at most {MAX_NAME_BYTES} bytes of UTF-8, got {len(name.encode())}: {name[:40]!r}…"

@@ -215,11 +215,22 @@ class NodeStore(Protocol):
 class Backend(Protocol):
     """Everything above, for one node."""
 
-    bus: Bus
-    presence: PresenceStore
-    rooms: RoomStore
-    tokens: TokenStore
-    nodes: NodeStore
+    # ruff: noqa: D102 - five properties that are named by their types
+
+    @property
+    def bus(self) -> Bus: ...
+
+    @property
+    def presence(self) -> PresenceStore: ...
+
+    @property
+    def rooms(self) -> RoomStore: ...
+
+    @property
+    def tokens(self) -> TokenStore: ...
+
+    @property
+    def nodes(self) -> NodeStore: ...
 
     async def start(self, node: NodeId) -> None:
         """Connect and subscribe to every node's channel and to ``node``'s inbox.

@@ -139,7 +139,9 @@ class Envelope:
 
     def message(self) -> Encoded:
         """Return the body as what goes to a socket."""
-        size = len(self.body) if isinstance(self.body, bytes) or self.body.isascii() else len(self.body.encode())
+        size = (
+            len(self.body) if isinstance(self.body, bytes) or self.body.isascii() else len(self.body.encode())
+        )
         return Encoded(self.form, self.body, size)
 
 
@@ -151,7 +153,19 @@ def pack(envelope: Envelope) -> bytes:
     """
     e = envelope
     # Slots 11 (epoch, offset), 12 (trace context) and 13 (MAC) are reserved.
-    row = (VERSION, OLDEST_READER, e.sender, e.sequence, e.previous, e.kind, e.targets, e.exclude, e.form, e.body, e.ask)
+    row = (
+        VERSION,
+        OLDEST_READER,
+        e.sender,
+        e.sequence,
+        e.previous,
+        e.kind,
+        e.targets,
+        e.exclude,
+        e.form,
+        e.body,
+        e.ask,
+    )
     data: bytes = msgpack.packb(row)
     if len(data) > MAX_ENVELOPE_BYTES:
         raise MessageError(f"envelope has {len(data)} bytes, the limit is {MAX_ENVELOPE_BYTES}")
@@ -183,9 +197,13 @@ def _checked(row: tuple[Any, ...]) -> Envelope:
         envelope = Envelope(sender, sequence, previous, Kind(kind), targets, exclude, Form(form), body, ask)
     except (ValueError, TypeError) as error:
         raise WireError(f"envelope has wrong slots: {error}") from None
-    names = (sender, *targets, *exclude) if isinstance(targets, tuple) and isinstance(exclude, tuple) else (None,)
+    names = (
+        (sender, *targets, *exclude) if isinstance(targets, tuple) and isinstance(exclude, tuple) else (None,)
+    )
     numbers = (sequence, previous, ask)
-    if not all(isinstance(name, str) for name in names) or not all(isinstance(number, int) for number in numbers):
+    if not all(isinstance(name, str) for name in names) or not all(
+        isinstance(number, int) for number in numbers
+    ):
         raise WireError("envelope has slots of wrong types")
     if not isinstance(body, bytes if form == Form.BINARY else str):
         raise WireError("envelope body does not have the type its form says")

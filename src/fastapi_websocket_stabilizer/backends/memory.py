@@ -9,7 +9,6 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import replace
 
 from ..metrics import Counters
 from ..names import ConnectionId, NodeId, node_of
@@ -83,7 +82,9 @@ class MemoryBackend:
 
     async def publish_clients(self, envelope: Envelope, top: int) -> list[list[NodeId]]:
         found = await self.entries(envelope.targets)
-        nodes = [list(dict.fromkeys(node_of(entry.connection_id) for entry in entries[:top])) for entries in found]
+        nodes = [
+            list(dict.fromkeys(node_of(entry.connection_id) for entry in entries[:top])) for entries in found
+        ]
         took = {node: self._deliver("inbox", envelope, [node]) for node in {n for row in nodes for n in row}}
         return [[node for node in row if took[node]] for row in nodes]
 
@@ -131,7 +132,9 @@ class MemoryBackend:
     async def entries(self, client_ids: Sequence[str]) -> list[list[Entry]]:
         with self._hub.lock:
             return [
-                sorted(self._hub.clients.get(client_id, {}).values(), key=lambda entry: entry.stamp, reverse=True)
+                sorted(
+                    self._hub.clients.get(client_id, {}).values(), key=lambda entry: entry.stamp, reverse=True
+                )
                 for client_id in client_ids
             ]
 
@@ -219,8 +222,10 @@ class MemoryBackend:
 
     async def retire(self, node: NodeId) -> None:
         with self._hub.lock:
-            for table in (self._hub.index, self._hub.infos, self._hub.fences, self._hub.leases):
-                table.pop(node, None)  # type: ignore[attr-defined]  # four dicts keyed by node
+            self._hub.index.pop(node, None)
+            self._hub.infos.pop(node, None)
+            self._hub.fences.pop(node, None)
+            self._hub.leases.pop(node, None)
 
 
 class _Rooms:
@@ -258,4 +263,3 @@ class _Rooms:
             for connection_id in self._hub.rooms.get(room, {}):
                 counts[node_of(connection_id)] = counts.get(node_of(connection_id), 0) + 1
         return counts
-

@@ -5,8 +5,9 @@ from typing import Any
 
 from .. import close_codes
 from ..exceptions import MemoryLimitExceededError
-from ..local.connection import Connection, Ended
+from ..local.connection import Connection
 from ..local.memory import EvictionOrder, measure
+from ..local.owner import Ended
 from ..models import MemoryEvictionPolicy
 from .context import Context
 

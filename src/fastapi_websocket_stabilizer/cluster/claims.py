@@ -6,7 +6,8 @@ from itertools import islice
 
 from .. import close_codes
 from ..exceptions import BackendUnavailableError, ConnectionLimitExceededError
-from ..local.connection import Connection, Ended
+from ..local.connection import Connection
+from ..local.owner import Ended
 from ..names import ConnectionId, node_of
 from ..ports import Claim, Claimed, Membership
 from ..wire import Envelope, Kind, encode_json

@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from .. import __about__
 from ..models import NodeInfo, PresenceEntry, RoomMember, RoomPage
@@ -46,7 +47,9 @@ class Directory:
     async def _presence_of(self, client_ids: Sequence[str]) -> list[list[PresenceEntry]]:
         found = await self._context.backend.presence.entries(client_ids)
         top = self._context.config.max_connections_per_client
-        live = await self._live([node_of(entry.connection_id) for entries in found for entry in entries[:top]])
+        live = await self._live(
+            [node_of(entry.connection_id) for entries in found for entry in entries[:top]]
+        )
         return [
             [self._entry(client_id, e) for e in entries[:top] if node_of(e.connection_id) in live]
             for client_id, entries in zip(client_ids, found, strict=True)
@@ -57,7 +60,7 @@ class Directory:
         local = self._context.shards.get(entry.connection_id)
         if local is not None:
             return PresenceEntry(client_id, entry.connection_id, node, local.since, local.metadata)
-        body = json.loads(entry.entry) if entry.entry else {"since": 0, "metadata": {}}
+        body: dict[str, Any] = json.loads(entry.entry) if entry.entry else {"since": 0, "metadata": {}}
         since = datetime.fromtimestamp(body["since"], UTC)
         return PresenceEntry(client_id, entry.connection_id, node, since, body["metadata"])
 

@@ -5,8 +5,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from .. import close_codes
-from ..local.connection import Connection, Ended
+from ..local.connection import Connection
 from ..local.heartbeat import Liveness
+from ..local.owner import Ended
 from ..local.shards import Shard
 from ..wire import Encoded, encode
 from .context import Context
@@ -24,7 +25,9 @@ class Heartbeats:
         """Work until cancelled."""
         while True:
             config = self._context.config
-            await asyncio.sleep(min(LONGEST_TICK_S, config.heartbeat_interval / 4, config.heartbeat_timeout / 4))
+            await asyncio.sleep(
+                min(LONGEST_TICK_S, config.heartbeat_interval / 4, config.heartbeat_timeout / 4)
+            )
             ping = self._ping()
             for shard in self._context.shards.shards:
                 self._look_at(shard, ping)

@@ -8,7 +8,6 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
 
 from ..config import WebSocketConfig
 from ..exceptions import BackendUnavailableError
@@ -144,4 +143,3 @@ class Membership:
             self._dead[node] = None
             if len(self._dead) > REMEMBERED_DEAD:
                 self._dead.popitem(last=False)
-

@@ -6,12 +6,13 @@ from typing import Any
 
 from .. import close_codes
 from ..exceptions import BackendUnavailableError, ConnectionLimitExceededError, MessageError
-from ..local.connection import Connection, Ended
+from ..local.connection import Connection
 from ..local.gate import Gate
+from ..local.owner import Ended
 from ..logs import StructuredLogger
-from ..models import Message
+from ..models import CompressionMode, Message
 from ..names import ConnectionId, check_room
-from ..wire import Encoded, Envelope, Kind, encode, encode_json
+from ..wire import Encoded, encode, encode_json
 from .budget import Budget
 from .claims import Claims
 from .context import Context
@@ -31,6 +32,7 @@ class Node:
         self._events = StructuredLogger(context.log)
         self._to_close: deque[tuple[Connection, int, str]] = deque()
         self._closers = 0
+        self._has_warned = False
 
     # What a connection asks.
 
@@ -63,6 +65,7 @@ class Node:
             MessageError: ``metadata`` has no JSON, or too much of it.
         """
         context = self._context
+        self._warn_of_compression()
         self._check_metadata(metadata)
         self._check_capacity(client_id)
         size = await self.budget.admit(client_id, metadata)
@@ -83,16 +86,34 @@ class Node:
         self._events.log_connection("connected", client_id, connection_id=connection.connection_id)
         return connection
 
+    def _warn_of_compression(self) -> None:
+        if self._context.config.compression is CompressionMode.NONE and not self._has_warned:
+            self._has_warned = True
+            self._context.log.warning(
+                'compression="none" cannot act on this server, which negotiates compression before the '
+                "application runs: switch it off there (uvicorn --ws-per-message-deflate false)"
+            )
+
     def _check_metadata(self, metadata: dict[str, Any]) -> None:
         limit = self._context.config.max_metadata_size
-        if self._context.is_distributed and metadata and (size := len(encode_json(metadata, "metadata"))) > limit:
+        if (
+            self._context.is_distributed
+            and metadata
+            and (size := len(encode_json(metadata, "metadata"))) > limit
+        ):
             raise MessageError(f"metadata has {size} bytes as JSON, max_metadata_size is {limit}")
 
     def _check_capacity(self, client_id: str) -> None:
         limit = self._context.config.max_connections
-        if limit is not None and len(self._context.shards) >= limit and not self._context.shards.has_client(client_id):
+        if (
+            limit is not None
+            and len(self._context.shards) >= limit
+            and not self._context.shards.has_client(client_id)
+        ):
             self._context.counters.connections_rejected += 1
-            raise ConnectionLimitExceededError(f"this node has {limit} connections, max_connections is {limit}")
+            raise ConnectionLimitExceededError(
+                f"this node has {limit} connections, max_connections is {limit}"
+            )
 
     # A connection ends.
 
@@ -139,7 +160,9 @@ class Node:
             self._left(room)
         return True
 
-    async def _wind_up(self, connection: Connection, connection_id: ConnectionId, code: int, reason: str) -> bool:
+    async def _wind_up(
+        self, connection: Connection, connection_id: ConnectionId, code: int, reason: str
+    ) -> bool:
         self._context.counters.connections_closed += 1
         release = self._context.tasks.spawn(self._release(connection, connection_id), "release")
         is_closed = await self._finish(connection, code, reason)

@@ -10,12 +10,16 @@ Announcer = Callable[[PresenceEvent], Awaitable[None]]
 
 def client_joined(client_id: str, connection_id: ConnectionId) -> PresenceEvent:
     """The client's first connection."""
-    return PresenceEvent(f"{connection_id}:joined", "joined", client_id, connection_id, None, node_of(connection_id))
+    return PresenceEvent(
+        f"{connection_id}:joined", "joined", client_id, connection_id, None, node_of(connection_id)
+    )
 
 
 def client_left(client_id: str, connection_id: ConnectionId) -> PresenceEvent:
     """The client's last connection is gone."""
-    return PresenceEvent(f"{connection_id}:left", "left", client_id, connection_id, None, node_of(connection_id))
+    return PresenceEvent(
+        f"{connection_id}:left", "left", client_id, connection_id, None, node_of(connection_id)
+    )
 
 
 def room_joined(client_id: str, connection_id: ConnectionId, room: str) -> PresenceEvent:

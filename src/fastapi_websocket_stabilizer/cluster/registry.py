@@ -18,10 +18,10 @@ from ..exceptions import (
     ShutdownError,
     WrongEventLoopError,
 )
-from ..local.connection import Ended
 from ..local.order import SequenceTracker
+from ..local.owner import Ended
 from ..models import PresenceEvent, ShutdownReport
-from ..names import NodeId, node_of
+from ..names import ConnectionId, NodeId
 from ..ports import Renewal
 from ..wire import Envelope, Kind
 from .claims import Claims
@@ -63,7 +63,12 @@ class Registry:
             backend.watch(self._on_gap, context.fan_out.pause)
             context.backend = backend
             self.leases = Membership(
-                backend.nodes, config, self.directory.describe, self._on_refused, self._on_beat, lambda: backend.run_id
+                backend.nodes,
+                config,
+                self.directory.describe,
+                self._on_refused,
+                self._on_beat,
+                lambda: backend.run_id,
             )
             self.directory = Directory(context, self.leases)
         self.node = Node(context)
@@ -89,9 +94,13 @@ class Registry:
         if not self.context.is_distributed:
             return
         if self._loop is None:
-            raise NotStartedError("redis_url is set: await manager.start() first, or FastAPI(lifespan=manager.lifespan)")
+            raise NotStartedError(
+                "redis_url is set: await manager.start() first, or FastAPI(lifespan=manager.lifespan)"
+            )
         if self._loop is not asyncio.get_running_loop():
-            raise WrongEventLoopError("a manager with a redis_url works on the event loop that start() ran on")
+            raise WrongEventLoopError(
+                "a manager with a redis_url works on the event loop that start() ran on"
+            )
 
     @property
     def is_closed(self) -> bool:
@@ -118,7 +127,9 @@ class Registry:
         if self._loop is asyncio.get_running_loop():
             return
         if self._loop is not None and not self._loop.is_closed():
-            raise WrongEventLoopError("the manager is already started on another event loop; shut it down there first")
+            raise WrongEventLoopError(
+                "the manager is already started on another event loop; shut it down there first"
+            )
         if self._loop is not None or self._is_closed:
             self.context.rename()
         self._loop = asyncio.get_running_loop()
@@ -170,7 +181,9 @@ class Registry:
             Ended.SHUTDOWN, close_codes.GOING_AWAY, CLOSED_REASON, timeout_s
         )
         left_s = timeout_s - (asyncio.get_running_loop().time() - began_s)
-        await self.context.tasks.settle(max(left_s, self.context.config.redis_timeout_s if self._loop else 0.1))
+        await self.context.tasks.settle(
+            max(left_s, self.context.config.redis_timeout_s if self._loop else 0.1)
+        )
         await self._stop_services()
         duration_s = asyncio.get_running_loop().time() - began_s
         return ShutdownReport(closed, failed, duration_s)
@@ -215,7 +228,7 @@ class Registry:
             self.context.asks.answered(envelope.ask, envelope.sender, json.loads(envelope.body))
         elif envelope.kind is Kind.EVICT:
             (connection_id,) = envelope.targets
-            self.context.tasks.spawn(self.claims.evicted(connection_id), "evict")
+            self.context.tasks.spawn(self.claims.evicted(ConnectionId(connection_id)), "evict")
         elif envelope.kind is Kind.REQUEST:
             (client_id,), request = envelope.targets, json.loads(envelope.body)
             self.context.tasks.spawn(self.requests.serve(envelope, client_id, request), "serve")

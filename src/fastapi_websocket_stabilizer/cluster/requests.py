@@ -40,7 +40,15 @@ class Requests:
         ask = self._asks.open()
         sequence, _ = self._context.sequencer.next("inbox")
         envelope = Envelope(
-            self._context.node_id, sequence, 0, Kind.REQUEST, (client_id,), (), Form.JSON, json.dumps(request), ask
+            self._context.node_id,
+            sequence,
+            0,
+            Kind.REQUEST,
+            (client_id,),
+            (),
+            Form.JSON,
+            json.dumps(request),
+            ask,
         )
         # One after the other: an envelope sent from a new task could be overtaken by the next in sequence.
         took = [await self._context.backend.bus.publish_node(node, envelope) for node in nodes]

@@ -29,7 +29,9 @@ class Sender:
 
     # To clients
 
-    async def to_clients(self, client_ids: Sequence[str], message: Encoded, confirm: float | None) -> list[bool]:
+    async def to_clients(
+        self, client_ids: Sequence[str], message: Encoded, confirm: float | None
+    ) -> list[bool]:
         """Send one message to each client; say for each whether it was taken."""
         if not self._context.is_distributed:
             return [await self._to_local(self._context.shards.of_client(c), message) for c in client_ids]
@@ -39,13 +41,17 @@ class Sender:
         if self._unheard:  # an earlier message of ours has yet to come back: this one must not overtake it
             local = []
         remote = [c for c in client_ids if c not in set(local)]
-        taken = {c: await self._to_local(self._context.shards.of_client(c)[-1:], message, confirm) for c in local}
+        taken = {
+            c: await self._to_local(self._context.shards.of_client(c)[-1:], message, confirm) for c in local
+        }
         for start in range(0, len(remote), CLIENTS_PER_CALL):
             taken |= await self._through_bus(remote[start : start + CLIENTS_PER_CALL], message, confirm)
         return [taken[c] for c in client_ids]
 
     def _is_owned_here(self, client_id: str) -> bool:
-        return self._context.config.max_connections_per_client == 1 and self._context.shards.has_client(client_id)
+        return self._context.config.max_connections_per_client == 1 and self._context.shards.has_client(
+            client_id
+        )
 
     async def _verified(self) -> None:
         if self._leases is not None and (verified := self._leases.unverified()) is not None:
@@ -67,7 +73,15 @@ class Sender:
         ask = self._asks.open() if confirm is not None else 0
         sequence, _ = self._context.sequencer.next("inbox")
         envelope = Envelope(
-            self._context.node_id, sequence, 0, Kind.DIRECT, tuple(client_ids), (), message.form, message.payload, ask
+            self._context.node_id,
+            sequence,
+            0,
+            Kind.DIRECT,
+            tuple(client_ids),
+            (),
+            message.form,
+            message.payload,
+            ask,
         )
         if any(map(self._context.shards.has_client, client_ids)):
             self._unheard.expect(sequence, message.size)
@@ -162,7 +176,7 @@ class Sender:
         if len(answers) < nodes:
             self._context.counters.confirmations_missing += nodes - len(answers)
             known = self._leases.known_live() if self._leases and names_matter else set()
-            missing = sorted(known - set(answers))[: nodes - len(answers)]
+            missing = sorted(str(node) for node in known - set(answers))[: nodes - len(answers)]
             missing += ["?"] * (nodes - len(answers) - len(missing))
         if failed and failed == total - excluded and not missing:
             raise BroadcastFailedError(f"broadcast failed for all {failed} clients")
@@ -204,7 +218,9 @@ class Sender:
         limits = self._context.config
         failed = {client_id for client_id, _ in tally.errors}
         for connection in self._addressed(envelope):
-            if connection.client_id not in failed and (error := await _written(connection, limits.write_timeout_s)):
+            if connection.client_id not in failed and (
+                error := await _written(connection, limits.write_timeout_s)
+            ):
                 tally.errors.append((connection.client_id, error))
                 tally.succeeded -= 1
         await self.answer(envelope.sender, envelope.ask, self._report(envelope, tally))
@@ -223,7 +239,9 @@ class Sender:
             found = [connection for c in envelope.targets for connection in shards.of_client(c)]
         else:
             rooms = set(envelope.targets)
-            found = [c for c in shards if (not rooms or rooms & c.rooms) and c.client_id not in envelope.exclude]
+            found = [
+                c for c in shards if (not rooms or rooms & c.rooms) and c.client_id not in envelope.exclude
+            ]
         return [connection for connection in found if connection.is_writing]
 
     async def answer(self, node: NodeId, ask: int, answer: Any) -> None:

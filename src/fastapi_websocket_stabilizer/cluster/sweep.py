@@ -26,7 +26,9 @@ class Sweeper:
     half-way is followed by another, which finds the lines it had not finished.
     """
 
-    def __init__(self, backend: Backend, config: WebSocketConfig, counters: Counters, announce: Announcer) -> None:
+    def __init__(
+        self, backend: Backend, config: WebSocketConfig, counters: Counters, announce: Announcer
+    ) -> None:
         self._backend, self._counters, self._announce = backend, counters, announce
         self._ttl_ms = int(config.lease_ttl_s * 1000)
 
@@ -36,7 +38,9 @@ class Sweeper:
             return
         nodes = self._backend.nodes
         # Rooms first: whoever is out of presence is in no room any more.
-        swept = await self._sweep_lines(node, nodes.memberships) + await self._sweep_lines(node, nodes.connections)
+        swept = await self._sweep_lines(node, nodes.memberships) + await self._sweep_lines(
+            node, nodes.connections
+        )
         await nodes.retire(node)
         self._counters.nodes_swept += 1
         self._counters.entries_swept += swept

@@ -2,80 +2,22 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Awaitable, Coroutine, Generator
+from collections.abc import AsyncIterator, Awaitable
 from concurrent.futures import Future as ThreadFuture
 from contextlib import suppress
 from datetime import UTC, datetime
-from enum import Enum
-from types import coroutine
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 from .. import close_codes
 from ..exceptions import ConnectionNotFoundError, ConnectionTimeoutError, SlowConsumerError
 from ..models import Message
 from ..names import ConnectionId
 from ..wire import Encoded
-from .gate import Gate
 from .heartbeat import Heartbeat
-from .outbox import Outbox, Policy, Put
+from .outbox import Outbox, Put
+from .owner import Ended, Limits, Owner
+from .stepping import resume
 from .transport import Transport, is_accepted, open_transport
-
-
-class Ended(Enum):
-    """Why a connection is no longer registered; decides what its handler's ``disconnect`` answers."""
-
-    RELEASED = "released"
-    """By its own handler, or by a call for this client."""
-    FAILED = "failed"
-    """A send raised."""
-    REPLACED = "replaced"
-    """A newer socket of the client took over."""
-    TIMED_OUT = "timed out"
-    SLOW = "slow consumer"
-    EVICTED = "evicted"
-    """Closed to free memory, by a call elsewhere, or because it said too much."""
-    SHUTDOWN = "shutdown"
-
-
-class Owner(Protocol):
-    """What a connection needs of its node."""
-
-    gate: Gate
-
-    def limits(self) -> "Limits":
-        """The settings in force now."""
-        ...
-
-    def encode(self, message: Message) -> Encoded: ...
-
-    def wrote(self, messages: int) -> None: ...
-
-    def dropped(self, messages: int) -> None: ...
-
-    def refused(self, size: int) -> None: ...
-
-    def lost(self, connection: "Connection", why: Ended, error: str) -> None:
-        """Forget the connection now and close its socket soon; called from its own loop."""
-        ...
-
-    async def end(self, connection: "Connection", why: Ended, code: int, reason: str) -> None: ...
-
-    async def join_room(self, connection: "Connection", room: str) -> None: ...
-
-    async def leave_room(self, connection: "Connection", room: str) -> None: ...
-
-    def is_pong(self, message: str | bytes) -> bool: ...
-
-
-class Limits(Protocol):
-    """The part of ``WebSocketConfig`` that a connection reads."""
-
-    max_message_size: int
-    outbox_size: int
-    outbox_policy: Policy
-    write_timeout_s: float
-    close_timeout_s: float
-
 
 Outcome: TypeAlias = ThreadFuture[str | None]
 MAX_REASON_BYTES = 123
@@ -92,22 +34,6 @@ class Sent:
 
 
 TAKEN = Sent()
-
-
-@coroutine
-def _resume(send: Coroutine[Any, Any, None], waiting_for: Any) -> Generator[Any, Any, None]:
-    """Finish a coroutine that was stepped once by hand and then waited for something."""
-    while True:
-        try:
-            value = yield waiting_for
-        except BaseException as thrown:  # noqa: BLE001 - a cancellation belongs to the coroutine, too
-            error: BaseException | None = thrown
-        else:
-            error = None
-        try:
-            waiting_for = send.send(value) if error is None else send.throw(error)
-        except StopIteration:
-            return
 
 
 class Connection:
@@ -129,7 +55,12 @@ class Connection:
     )  # fmt: skip
 
     def __init__(
-        self, owner: Owner, client_id: str, connection_id: ConnectionId, websocket: Any, metadata: dict[str, Any]
+        self,
+        owner: Owner,
+        client_id: str,
+        connection_id: ConnectionId,
+        websocket: Any,
+        metadata: dict[str, Any],
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.client_id, self.connection_id, self.metadata = client_id, connection_id, metadata
@@ -254,7 +185,7 @@ class Connection:
         except Exception as error:  # noqa: BLE001 - whatever a socket raises, it is the socket that failed
             self._owner.lost(self, Ended.FAILED, str(error))
             return Sent(str(error) or type(error).__name__)
-        self._spawn_writer(_resume(send, waiting_for))
+        self._spawn_writer(resume(send, waiting_for))
         return self._taken()
 
     def _queue(self, message: Encoded) -> Sent:
@@ -394,7 +325,9 @@ class Connection:
     async def too_large(self, size: int, limit: int) -> None:
         """A message over the limit came in."""
         self._owner.refused(size)
-        await self._owner.end(self, Ended.EVICTED, close_codes.TOO_LARGE, f"{size} bytes, the limit is {limit}")
+        await self._owner.end(
+            self, Ended.EVICTED, close_codes.TOO_LARGE, f"{size} bytes, the limit is {limit}"
+        )
 
 
 async def settled(outcome: Outcome, limits: Limits) -> str | None:

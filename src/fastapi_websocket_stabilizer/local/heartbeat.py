@@ -34,4 +34,3 @@ class Heartbeat:
         if self._asked_at_s is None:
             self._asked_at_s = now_s
         return Liveness.PING
-

@@ -26,12 +26,16 @@ class EvictionOrder(Generic[C]):
     def __init__(self) -> None:
         self._snapshot: list[tuple[float, int, C]] = []
 
-    def next(self, live: Callable[[], Iterable[C]], is_live: Callable[[C], bool], age: Callable[[C], float]) -> C | None:
+    def next(
+        self, live: Callable[[], Iterable[C]], is_live: Callable[[C], bool], age: Callable[[C], float]
+    ) -> C | None:
         """Return the live connection with the smallest ``age``, or None when there is none."""
         for _ in range(2):
             while self._snapshot:
                 used_at_s, _, connection = self._snapshot.pop()
                 if is_live(connection) and age(connection) == used_at_s:
                     return connection
-            self._snapshot = sorted(((age(c), -i, c) for i, c in enumerate(live())), reverse=True, key=lambda e: e[:2])
+            self._snapshot = sorted(
+                ((age(c), -i, c) for i, c in enumerate(live())), reverse=True, key=lambda e: e[:2]
+            )
         return None

@@ -150,7 +150,8 @@ class AsgiTransport:
             ended = self._ended or {}
             raise WebSocketDisconnect(ended.get("code", close_codes.NO_STATUS), ended.get("reason"))
         if kind == "websocket.close":
-            return await self.close(event.get("code", close_codes.NORMAL), event.get("reason") or "")
+            await self.close(event.get("code", close_codes.NORMAL), event.get("reason") or "")
+            return
         await self._inner_send(event)
         if kind == "websocket.accept":
             self._observer.opened()
@@ -183,7 +184,7 @@ def is_accepted(websocket: object) -> bool:
     """Whether messages may be written; a mock always says yes."""
     # type(), not isinstance(): AsyncMock(spec=WebSocket) claims to be one.
     return not issubclass(type(websocket), WebSocket) or (
-        cast(WebSocket, websocket).application_state is not WebSocketState.CONNECTING
+        cast("WebSocket", websocket).application_state is not WebSocketState.CONNECTING
     )
 
 

@@ -15,7 +15,9 @@ from .stores import RedisNodes, RedisPresence, RedisRooms, RedisTokens
 class RedisBackend:
     """Commands, lease renewal and bus, each on a connection of its own."""
 
-    def __init__(self, url: str, namespace: str, timeout_s: float, receive: Receive, counters: Counters) -> None:
+    def __init__(
+        self, url: str, namespace: str, timeout_s: float, receive: Receive, counters: Counters
+    ) -> None:
         factory, keys = ConnectionFactory(url, timeout_s), Keys(namespace)
         self._keys = keys
         self._pipeline = Pipeline(factory, counters, "commands")

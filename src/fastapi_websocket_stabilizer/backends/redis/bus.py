@@ -30,7 +30,9 @@ CHANNELS_PER_COMMAND = 512
 class Subscriber:
     """Keeps one connection subscribed and hands over what it hears; reconnects for ever."""
 
-    def __init__(self, factory: ConnectionFactory, counters: Counters, hear: Callable[[bytes, bytes], None]) -> None:
+    def __init__(
+        self, factory: ConnectionFactory, counters: Counters, hear: Callable[[bytes, bytes], None]
+    ) -> None:
         self._factory, self._counters, self._hear = factory, counters, hear
         self._wanted: set[str] = set()
         self._waiters: dict[str, list[asyncio.Future[None]]] = {}
@@ -254,4 +256,6 @@ class Ear:
         now_s = asyncio.get_running_loop().time()
         if now_s >= self._log_again_at_s:
             self._log_again_at_s = now_s + self.LOG_EVERY_S
-            log.warning("envelope dropped", extra={"channel": channel.decode(errors="replace"), "error": str(error)})
+            log.warning(
+                "envelope dropped", extra={"channel": channel.decode(errors="replace"), "error": str(error)}
+            )

@@ -62,11 +62,11 @@ class ConnectionFactory:
             BackendUnavailableError: Nobody answered within ``timeout_s``.
             ConfigurationError: Wrong password, user or database.
         """
-        connection: Connection = self._pool.make_connection()
+        connection: Connection = self._pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py
         with self.translated("connect"):
             try:
                 async with asyncio.timeout(self.timeout_s):
-                    await connection.connect()
+                    await connection.connect()  # type: ignore[no-untyped-call]  # redis-py
             except BaseException:
                 await close(connection)
                 raise
@@ -113,5 +113,7 @@ async def check_server(connection: Connection, address: str) -> str:
     version = tuple(int(part) for part in info["redis_version"].split(".")[:2])
     if version < OLDEST_VERSION:
         oldest = ".".join(map(str, OLDEST_VERSION))
-        raise ConfigurationError(f"Redis at {address} is {info['redis_version']}; {oldest} or newer is needed")
-    return info["run_id"]
+        raise ConfigurationError(
+            f"Redis at {address} is {info['redis_version']}; {oldest} or newer is needed"
+        )
+    return str(info["run_id"])

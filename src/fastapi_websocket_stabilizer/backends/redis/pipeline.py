@@ -31,7 +31,12 @@ class Command:
     __slots__ = ("arguments", "deadline_s", "is_idempotent", "reply", "script", "size")
 
     def __init__(
-        self, arguments: tuple[Argument, ...], script: Script | None, *, is_idempotent: bool, deadline_s: float
+        self,
+        arguments: tuple[Argument, ...],
+        script: Script | None,
+        *,
+        is_idempotent: bool,
+        deadline_s: float,
     ) -> None:
         self.arguments, self.script, self.is_idempotent = arguments, script, is_idempotent
         self.deadline_s = deadline_s
@@ -93,7 +98,9 @@ class Pipeline:
         self._reject(self._queue, BackendUnavailableError("the connection to Redis was closed"))
         self._queue.clear()
 
-    def call(self, script: Script, keys: Iterable[str], *arguments: Argument, idempotent: bool) -> "asyncio.Future[Any]":
+    def call(
+        self, script: Script, keys: Iterable[str], *arguments: Argument, idempotent: bool
+    ) -> "asyncio.Future[Any]":
         """Queue a script; it is sent again after a lost connection only if ``idempotent``."""
         keys = tuple(keys)
         return self._submit((len(keys), *keys, *arguments), script, idempotent=idempotent)
@@ -111,7 +118,9 @@ class Pipeline:
             command.reject(BackendUnavailableError(f"{command.name}: the connection to Redis was closed"))
         elif self._queue and self.queued_bytes + command.size > LIMIT_BYTES:
             self._counters.redis_rejected += 1
-            command.reject(BackendUnavailableError(f"{command.name}: {LIMIT_BYTES} bytes already wait for Redis"))
+            command.reject(
+                BackendUnavailableError(f"{command.name}: {LIMIT_BYTES} bytes already wait for Redis")
+            )
         else:
             self._queue.append(command)
             self.queued_bytes += command.size
@@ -172,7 +181,11 @@ class Pipeline:
 
     def _give_up(self, batch: list[Command], error: Exception, *, is_sent: bool) -> None:
         now_s = asyncio.get_running_loop().time()
-        again = [c for c in batch if c.is_idempotent and c.deadline_s > now_s and not isinstance(error, TimeoutError)]
+        again = [
+            c
+            for c in batch
+            if c.is_idempotent and c.deadline_s > now_s and not isinstance(error, TimeoutError)
+        ]
         self._requeue(again)
         self._wanted.set()
         for command in batch:

@@ -15,7 +15,7 @@ from redis.retry import Retry
 from ...local.order import Sequencer
 from ...metrics import Counters
 from ...models import Message
-from ...names import NodeId, check_client_id, check_room
+from ...names import NodeId, check_client_id, check_each, check_room
 from ...wire import Encoded, Envelope, Kind, encode, pack
 from . import scripts
 from .bus import RedisPublishing
@@ -88,7 +88,7 @@ class Publisher:
 
     async def send_to_clients(self, client_ids: Iterable[str], message: Message) -> int:
         """Return how many clients' nodes took the message. Raises as ``send_to_client``."""
-        names, encoded = list(dict.fromkeys(map(check_client_id, client_ids))), encode(message, self._limit)
+        names, encoded = check_each(client_ids, check_client_id), encode(message, self._limit)
         await self._start()
         taken = 0
         for start in range(0, len(names), CLIENTS_PER_CALL):
@@ -104,7 +104,7 @@ class Publisher:
     ) -> int:
         """Send to everybody or to rooms; return how many nodes took it. Raises as ``send_to_client``."""
         encoded = encode(message, self._limit)
-        exclude, rooms = _names(exclude_client, check_client_id), _names(room, check_room)
+        exclude, rooms = check_each(exclude_client, check_client_id), check_each(room, check_room)
         if room is not None and not rooms:
             return 0
         await self._start()
@@ -178,7 +178,7 @@ class SyncPublisher:
 
     def send_to_clients(self, client_ids: Iterable[str], message: Message) -> int:
         """Return how many clients' nodes took the message. Raises as ``send_to_client``."""
-        names, encoded = list(dict.fromkeys(map(check_client_id, client_ids))), encode(message, self._limit)
+        names, encoded = check_each(client_ids, check_client_id), encode(message, self._limit)
         taken = 0
         for start in range(0, len(names), CLIENTS_PER_CALL):
             with self._publishing():
@@ -194,7 +194,7 @@ class SyncPublisher:
     ) -> int:
         """Send to everybody or to rooms; return how many nodes took it. Raises as ``send_to_client``."""
         encoded = encode(message, self._limit)
-        exclude, rooms = _names(exclude_client, check_client_id), _names(room, check_room)
+        exclude, rooms = check_each(exclude_client, check_client_id), check_each(room, check_room)
         if room is not None and not rooms:
             return 0
         channel = self._keys.room(rooms[0]) if len(rooms) == 1 else self._keys.all
@@ -226,8 +226,3 @@ class SyncPublisher:
         except redis_errors.NoScriptError:
             reply = self._redis.eval(script.source, *arguments)
         return reply
-
-
-def _names(value: str | Iterable[str] | None, check: Any) -> list[str]:
-    names = [] if value is None else [value] if isinstance(value, str) else value
-    return list(dict.fromkeys(map(check, names)))

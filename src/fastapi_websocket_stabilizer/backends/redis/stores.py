@@ -96,9 +96,13 @@ class RedisRooms:
         # HSCAN gives a small hash (up to hash-max-listpack-entries) whole, whatever COUNT says: the cursor
         # also remembers how far into such an answer the last page went.
         scan, _, skip = (cursor or "0").partition("+")
-        reply = await self._pipeline.send("HSCAN", self._keys.room(room), scan, "COUNT", limit, idempotent=True)
+        reply = await self._pipeline.send(
+            "HSCAN", self._keys.room(room), scan, "COUNT", limit, idempotent=True
+        )
         next_scan, pairs = reply[0].decode(), reply[1]
-        found = sorted((ConnectionId(c.decode()), i.decode()) for c, i in zip(pairs[::2], pairs[1::2], strict=True))
+        found = sorted(
+            (ConnectionId(c.decode()), i.decode()) for c, i in zip(pairs[::2], pairs[1::2], strict=True)
+        )
         end = int(skip or 0) + limit
         if end < len(found):
             return found[end - limit : end], f"{scan}+{end}"
@@ -116,10 +120,14 @@ class RedisTokens:
         self._keys, self._pipeline = keys, pipeline
 
     async def issue(self, digest: str, client_id: str, ttl_ms: int) -> None:
-        await self._pipeline.send("SET", self._keys.token(digest, client_id), client_id, "PX", ttl_ms, idempotent=True)
+        await self._pipeline.send(
+            "SET", self._keys.token(digest, client_id), client_id, "PX", ttl_ms, idempotent=True
+        )
 
     def issue_now(self, digest: str, client_id: str, ttl_ms: int) -> None:
-        self._pipeline.send("SET", self._keys.token(digest, client_id), client_id, "PX", ttl_ms, idempotent=True)
+        self._pipeline.send(
+            "SET", self._keys.token(digest, client_id), client_id, "PX", ttl_ms, idempotent=True
+        )
 
     async def redeem(self, digest: str, client_id: str) -> bool:
         # Never sent twice: a reply that got lost would have eaten the token, and the second would say so.
@@ -147,7 +155,9 @@ class RedisNodes:
         held, now_ms, live, lapsed = await self._leases.call(
             scripts.NODE_RENEW, keys, node, ttl_ms, info, idempotent=True
         )
-        remaining = {NodeId(n.decode()): int(float(at)) - now_ms for n, at in zip(live[::2], live[1::2], strict=True)}
+        remaining = {
+            NodeId(n.decode()): int(float(at)) - now_ms for n, at in zip(live[::2], live[1::2], strict=True)
+        }
         return Renewal(bool(held), remaining, tuple(NodeId(n.decode()) for n in lapsed))
 
     async def infos(self, nodes: Sequence[NodeId]) -> list[tuple[bytes | None, int]]:
@@ -181,7 +191,10 @@ class RedisNodes:
     async def forget(self, node: NodeId, lines: Sequence[Membership]) -> None:
         calls = []
         for key, names in (
-            (self._keys.memberships(node), [f"{x.connection_id} {x.room}" for x in lines if x.room is not None]),
+            (
+                self._keys.memberships(node),
+                [f"{x.connection_id} {x.room}" for x in lines if x.room is not None],
+            ),
             (self._keys.connections(node), [x.connection_id for x in lines if x.room is None]),
         ):
             if names:

@@ -1,0 +1,68 @@
+"""What a connection needs of the node that owns it, and how it can end."""
+
+from enum import Enum
+from typing import TYPE_CHECKING, Protocol
+
+from ..models import Message
+from ..wire import Encoded
+from .gate import Gate
+from .outbox import Policy
+
+if TYPE_CHECKING:
+    from .connection import Connection
+
+
+class Ended(Enum):
+    """Why a connection is no longer registered; decides what its handler's ``disconnect`` answers."""
+
+    RELEASED = "released"
+    """By its own handler, or by a call for this client."""
+    FAILED = "failed"
+    """A send raised."""
+    REPLACED = "replaced"
+    """A newer socket of the client took over."""
+    TIMED_OUT = "timed out"
+    SLOW = "slow consumer"
+    EVICTED = "evicted"
+    """Closed to free memory, by a call elsewhere, or because it said too much."""
+    SHUTDOWN = "shutdown"
+
+
+class Owner(Protocol):
+    """What a connection needs of its node."""
+
+    gate: Gate
+
+    def limits(self) -> "Limits":
+        """The settings in force now."""
+        ...
+
+    def encode(self, message: Message) -> Encoded: ...
+
+    def wrote(self, messages: int) -> None: ...
+
+    def dropped(self, messages: int) -> None: ...
+
+    def refused(self, size: int) -> None: ...
+
+    def lost(self, connection: "Connection", why: Ended, error: str) -> None:
+        """Forget the connection now and close its socket soon; called from its own loop."""
+        ...
+
+    async def end(self, connection: "Connection", why: Ended, code: int, reason: str) -> None: ...
+
+    async def join_room(self, connection: "Connection", room: str) -> None: ...
+
+    async def leave_room(self, connection: "Connection", room: str) -> None: ...
+
+    def is_pong(self, message: str | bytes) -> bool: ...
+
+
+class Limits(Protocol):
+    """The part of ``WebSocketConfig`` that a connection reads."""
+
+    max_message_size: int
+    outbox_size: int
+    outbox_policy: Policy
+    write_timeout_s: float
+    close_timeout_s: float

@@ -108,7 +108,7 @@ class WebSocketConfig:
     """Bytes of metadata and user data of all connections of this node."""
 
     heartbeat_message: str | JSON | None = None
-    """What ``heartbeat_type="custom"`` sends."""
+    """What ``heartbeat_type="custom"`` sends; None is the same as ``"ping"``."""
     redis_url: Annotated[str | None, BeforeValidator(_redis_url)] = field(default=None)
     """Redis of the registry; None is one process in memory."""
     namespace: Annotated[str, BeforeValidator(_namespace)] = "fws"
@@ -146,8 +146,6 @@ class WebSocketConfig:
         if self.lease_ttl_s < 3 * self.renew_interval_s:
             both = f"{self.lease_ttl_s:g} < 3 x {self.renew_interval_s:g}"
             raise ValueError(f"lease_ttl_s must be at least 3 x renew_interval_s: {both}")
-        if self.heartbeat_type == "custom" and self.heartbeat_message is None:
-            raise ValueError('heartbeat_message must be set when heartbeat_type is "custom"')
         return self
 
     @classmethod

@@ -26,17 +26,17 @@ def remember(registry: object, connection: Connection) -> None:
     held[registry, connection.client_id] = connection
 
 
-def take(registry: object, client_id: str) -> Connection | None:
-    """Return the connection that the calling handler registered, once."""
-    held = _held.get(None)
-    return None if held is None else held.pop((registry, client_id), None)
+def mine(registry: object, client_id: str) -> Connection | None:
+    """Return the connection that the calling handler registered for this client, if any."""
+    return _held.get({}).get((registry, client_id))
 
 
 def check_ended(connection: Connection) -> None:
-    """Say nothing when others ended it; complain as release 1.1 when it had already failed or been released.
+    """Say nothing, once, when others ended it; else complain as release 1.1 did.
 
     Raises:
-        ConnectionNotFoundError: A send had failed, or the handler itself had released it.
+        ConnectionNotFoundError: A send had failed, the handler had released it, or was told before.
     """
     if connection.ended not in _QUIET:
         raise ConnectionNotFoundError(f"client {connection.client_id!r} is not connected")
+    connection.ended = Ended.RELEASED

@@ -169,7 +169,7 @@ class WebSocketConnectionManager:
             BackendUnavailableError: Another replica, or Redis, did not answer; it may still happen.
         """
         check_client_id(client_id)
-        mine = handlers.take(self._registry, client_id)
+        mine = handlers.mine(self._registry, client_id)
         if mine is not None:
             if mine.ended is not None:
                 handlers.check_ended(mine)

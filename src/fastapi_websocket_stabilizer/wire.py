@@ -5,7 +5,7 @@ whose oldest reader is not newer than itself, and ignores trailing slots that it
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
@@ -125,6 +125,7 @@ class Envelope:
         sequence: Grows with every envelope of this sender.
         previous: Sequence of this sender's envelope before this one on the same channel; 0 when unknown.
         ask: Names the answer the sender waits for; 0 for none.
+        encoded: The message itself, while the envelope has not left this process.
     """
 
     sender: NodeId
@@ -136,9 +137,12 @@ class Envelope:
     form: Form = Form.TEXT
     body: str | bytes = ""
     ask: int = 0
+    encoded: Encoded | None = field(default=None, compare=False)
 
     def message(self) -> Encoded:
         """Return the body as what goes to a socket."""
+        if self.encoded is not None:
+            return self.encoded
         size = (
             len(self.body) if isinstance(self.body, bytes) or self.body.isascii() else len(self.body.encode())
         )

@@ -1,13 +1,15 @@
 """Who holds a client: claims, displacement, release, and claiming again after the lease lapsed."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from itertools import islice
+from typing import Any
 
 from .. import close_codes
 from ..exceptions import BackendUnavailableError, ConnectionLimitExceededError
 from ..local.connection import Connection
 from ..local.owner import Ended
+from ..models import PresenceEvent
 from ..names import ConnectionId, node_of
 from ..ports import Claim, Claimed, Membership
 from ..wire import Envelope, Kind, encode_json
@@ -19,6 +21,8 @@ REPLACED = "reconnected"
 """The close reason of a displaced socket, as release 1.1 says it."""
 RECLAIM_BATCH = 200
 
+Report = Coroutine[Any, Any, None]
+"""The rest of a release: hooks, which may be slow, and the index after them."""
 End = Callable[[Connection, Ended, int, str], Awaitable[None]]
 
 
@@ -47,7 +51,19 @@ class Claims:
         connection.stamp = claimed.stamp
         if claimed.first:
             await self._announce(client_joined(connection.client_id, connection.connection_id))
-        await self._displace(connection.client_id, claimed.others)
+        await self._displace(connection.client_id, await self._outranked(claim, claimed))
+
+    async def _outranked(self, claim: Claim, claimed: Claimed) -> tuple[ConnectionId, ...]:
+        """Whom a claim displaces; an entry that a dead node left must not take a living one's place."""
+        if claim.top == 1 or not claimed.others or self._leases is None:
+            return claimed.others
+        (entries,) = await self._context.backend.presence.entries([claim.client_id])
+        live = await self._leases.live_among(node_of(entry.connection_id) for entry in entries)
+        for entry in entries:
+            if node_of(entry.connection_id) not in live:
+                await self._context.backend.presence.release(claim.client_id, entry.connection_id)
+        living = [entry.connection_id for entry in entries if node_of(entry.connection_id) in live]
+        return tuple(living[claim.top :])
 
     def _claim(self, connection: Connection, replaces: str = "") -> Claim:
         body = {"since": connection.since.timestamp(), "metadata": connection.metadata}
@@ -104,28 +120,35 @@ class Claims:
             self._context.counters.connections_displaced += 1
             await self._end(connection, Ended.REPLACED, close_codes.NORMAL, REPLACED)
 
-    async def release(self, client_id: str, connection_id: ConnectionId, rooms: tuple[str, ...]) -> None:
-        """Take a connection out of its rooms and of presence, report it, and only then drop its index.
+    async def release(self, client_id: str, connection_id: ConnectionId, rooms: tuple[str, ...]) -> Report:
+        """Take a connection out of its rooms and of presence; return what is still to be done about it.
 
         What Redis does not take is tried again each beat: presence must not lie for as long as we live.
         """
-        lines = [Membership(connection_id, client_id, room) for room in rooms]
-        lines.append(Membership(connection_id, client_id, None))
+        backend = self._context.backend
         try:
-            backend = self._context.backend
             *left, is_last = await asyncio.gather(
                 *(backend.rooms.leave(room, connection_id) for room in rooms),
                 backend.presence.release(client_id, connection_id),
             )
-            for room, was_there in zip(rooms, left, strict=True):
-                if was_there:
-                    await self._announce(room_left(client_id, connection_id, room))
-            if is_last:
-                await self._announce(client_left(client_id, connection_id))
-            await backend.nodes.forget(node_of(connection_id), lines)
         except BackendUnavailableError:
             self._unreleased[connection_id] = (client_id, rooms)
             raise
+        events = [
+            room_left(client_id, connection_id, r)
+            for r, was_there in zip(rooms, left, strict=True)
+            if was_there
+        ]
+        if is_last:
+            events.append(client_left(client_id, connection_id))
+        lines = [Membership(connection_id, client_id, room) for room in (*rooms, None)]
+        return self._report(events, lines)
+
+    async def _report(self, events: list[PresenceEvent], lines: list[Membership]) -> None:
+        """Run the leave hooks, and only then drop the index: if we die in one, the sweeper runs it again."""
+        for event in events:
+            await self._announce(event)
+        await self._context.backend.nodes.forget(node_of(lines[0].connection_id), lines)
 
     async def enter_room(self, connection: Connection, room: str) -> None:
         """List a connection in a room; its node has subscribed already."""
@@ -144,7 +167,7 @@ class Claims:
         """Repeat what was not done yet: evicts that nobody answered, releases that Redis did not take."""
         unreleased, self._unreleased = self._unreleased, {}
         for connection_id, (client_id, rooms) in unreleased.items():
-            await self.release(client_id, connection_id, rooms)
+            await (await self.release(client_id, connection_id, rooms))
         if not self._displaced or self._leases is None:
             return
         displaced = dict(self._displaced)
@@ -178,8 +201,15 @@ class Claims:
         for room in tuple(connection.rooms):
             await self._context.backend.rooms.leave(room, former)
             await self._context.backend.rooms.join(room, connection.client_id, connection.connection_id)
+        # In the middle of a beat: nobody's hook and nobody's socket may hold up the lease.
         if claimed.first:
-            await self._announce(client_joined(connection.client_id, connection.connection_id))
-        await self._displace(connection.client_id, claimed.others)
-        if connection.ended is not None:  # it ended, or was outranked, while it was claimed
-            await self.release(connection.client_id, connection.connection_id, tuple(connection.rooms))
+            event = client_joined(connection.client_id, connection.connection_id)
+            self._context.tasks.spawn(self._announce(event), "announce")
+        for connection_id in claimed.others:
+            self._context.tasks.spawn(self._displace(connection.client_id, (connection_id,)), "displace")
+        if connection.ended is not None:  # it ended while it was claimed
+            release = self.release(connection.client_id, connection.connection_id, tuple(connection.rooms))
+            self._context.tasks.spawn(self._finish_release(release), "release")
+
+    async def _finish_release(self, release: Awaitable[Report]) -> None:
+        await (await release)

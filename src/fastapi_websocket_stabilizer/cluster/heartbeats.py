@@ -35,7 +35,7 @@ class Heartbeats:
 
     def _ping(self) -> Encoded:
         config = self._context.config
-        if config.heartbeat_type == "custom":
+        if config.heartbeat_type == "custom" and config.heartbeat_message is not None:
             return encode(config.heartbeat_message, config.max_message_size)
         return encode({"type": "ping", "timestamp": datetime.now(UTC).timestamp()}, config.max_message_size)
 

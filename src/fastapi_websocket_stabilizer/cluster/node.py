@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Coroutine
 from typing import Any
 
 from .. import close_codes
@@ -163,16 +164,25 @@ class Node:
     async def _wind_up(
         self, connection: Connection, connection_id: ConnectionId, code: int, reason: str
     ) -> bool:
-        self._context.counters.connections_closed += 1
-        release = self._context.tasks.spawn(self._release(connection, connection_id), "release")
+        context = self._context
+        context.counters.connections_closed += 1
+        release = context.tasks.spawn(self._release(connection, connection_id), "release")
         is_closed = await self._finish(connection, code, reason)
-        self._context.counters.close_timeouts += not is_closed
+        context.counters.close_timeouts += not is_closed
         await release
         lasted_s = round(connection.loop.time() - connection.opened_at_s, 3)
         self._events.log_connection("disconnected", connection.client_id, duration_seconds=lasted_s)
-        code, reason = connection.closed_with or (code, reason)
-        await self._context.hooks.run(self._context.hooks.on_disconnect, connection, code, reason)
+        await self._unhurried(
+            context.hooks.run(
+                context.hooks.on_disconnect, connection, *(connection.closed_with or (code, reason))
+            )
+        )
         return is_closed
+
+    async def _unhurried(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Wait for the application's hooks, but not longer than for a socket; a slow one goes on by itself."""
+        task = self._context.tasks.spawn(coroutine, "hooks")
+        await asyncio.wait([task], timeout=self._context.config.close_timeout_s)
 
     async def _finish(self, connection: Connection, code: int, reason: str) -> bool:
         """Close a socket on its own event loop; False when it did not take the close in time."""
@@ -189,7 +199,8 @@ class Node:
 
     async def _release(self, connection: Connection, connection_id: ConnectionId) -> None:
         try:
-            await self.claims.release(connection.client_id, connection_id, tuple(connection.rooms))
+            report = await self.claims.release(connection.client_id, connection_id, tuple(connection.rooms))
+            await self._unhurried(report)
         except BackendUnavailableError as error:
             self._context.log.warning("not released yet: %s", error, extra={"connection_id": connection_id})
 

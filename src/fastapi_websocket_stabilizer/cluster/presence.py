@@ -1,11 +1,12 @@
 """Presence events: built the same way wherever they are noticed, so that a repeated one has the same id."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from ..models import PresenceEvent
 from ..names import ConnectionId, node_of
 
-Announcer = Callable[[PresenceEvent], Awaitable[None]]
+Announcer = Callable[[PresenceEvent], Coroutine[Any, Any, None]]
 
 
 def client_joined(client_id: str, connection_id: ConnectionId) -> PresenceEvent:

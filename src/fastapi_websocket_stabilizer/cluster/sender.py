@@ -34,7 +34,7 @@ class Sender:
     ) -> list[bool]:
         """Send one message to each client; say for each whether it was taken."""
         if not self._context.is_distributed:
-            return [await self._to_local(self._context.shards.of_client(c), message) for c in client_ids]
+            return await self._in_this_process(client_ids, message, confirm)
         local = [c for c in client_ids if self._is_owned_here(c)]
         if local and not self._unheard:
             await self._verified()
@@ -47,6 +47,26 @@ class Sender:
         for start in range(0, len(remote), CLIENTS_PER_CALL):
             taken |= await self._through_bus(remote[start : start + CLIENTS_PER_CALL], message, confirm)
         return [taken[c] for c in client_ids]
+
+    async def _in_this_process(
+        self, client_ids: Sequence[str], message: Encoded, confirm: float | None
+    ) -> list[bool]:
+        if not self._unheard:
+            shards = self._context.shards
+            return [await self._to_local(shards.of_client(c), message, confirm) for c in client_ids]
+        # Behind the broadcasts that are still being fanned out.
+        tally, done = Tally(), asyncio.Event()
+
+        def finish(result: Tally) -> None:
+            nonlocal tally
+            tally = result
+            done.set()
+
+        self._context.fan_out.submit(Job(message, clients=tuple(client_ids), done=finish))
+        await done.wait()
+        await self._wait_for_pending(tally)
+        failed = {client_id for client_id, _ in tally.errors}
+        return [self._context.shards.has_client(c) and c not in failed for c in client_ids]
 
     def _is_owned_here(self, client_id: str) -> bool:
         return self._context.config.max_connections_per_client == 1 and self._context.shards.has_client(
@@ -117,7 +137,7 @@ class Sender:
         ask = self._asks.open() if confirm is not None else 0
         envelope = Envelope(
             self._context.node_id, sequence, previous, Kind.BROADCAST,
-            tuple(rooms), tuple(exclude), message.form, message.payload, ask,
+            tuple(rooms), tuple(exclude), message.form, message.payload, ask, message,
         )  # fmt: skip
         is_listening = not room or room in self._context.subscribed
         echo = self._unheard.expect(sequence, message.size, room) if is_listening else None

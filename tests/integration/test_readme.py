@@ -1,0 +1,111 @@
+"""Every code block of the README runs."""
+
+import ast
+import inspect
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import CodeType
+from typing import Any
+
+import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import ClientConnection, connect
+
+from fastapi_websocket_stabilizer import WebSocketConfig, WebSocketConnectionManager
+from tests.support.process import ChildProcess, free_port
+from tests.support.waiting import eventually_sync
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+PYTHON = [text for language, text in BLOCKS if language == "python"]
+APPS = [text for text in PYTHON if "app = FastAPI(" in text]
+SNIPPETS = [text for text in PYTHON if "app = FastAPI(" not in text]
+SHELL = [text.strip() for language, text in BLOCKS if language == "bash"]
+
+
+def test_every_block_is_of_a_kind_that_is_run() -> None:
+    assert {language for language, _ in BLOCKS} == {"python", "bash"}
+    assert (len(APPS), len(SHELL)) == (2, 3)
+
+
+class Socket:
+    """Takes what it is sent."""
+
+    async def send_text(self, text: str) -> None: ...
+
+    async def send_json(self, value: object) -> None: ...
+
+    async def send_bytes(self, data: bytes) -> None: ...
+
+    async def close(self, code: int = 1000, reason: str = "") -> None: ...
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=[text.strip().splitlines()[0][:50] for text in SNIPPETS])
+async def test_snippet_runs_as_it_stands(snippet: str, redis_url: str, namespace: str) -> None:
+    code: CodeType = compile(snippet, "README.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    async with WebSocketConnectionManager(
+        WebSocketConfig(redis_url=redis_url, namespace=namespace)
+    ) as manager:
+        for client_id in ("ann", "bob"):
+            await manager.connect(client_id, Socket())  # type: ignore[arg-type]  # a mock, as 1.1's users have
+        names: dict[str, Any] = {"manager": manager, "redis_url": redis_url}
+        outcome = eval(code, names)
+        if inspect.isawaitable(outcome):
+            await outcome
+
+
+@contextmanager
+def serving(app: str, directory: Path, **environment: str) -> Iterator[str]:
+    """Serve a block of the README; yield the address of its sockets."""
+    (directory / "readme_app.py").write_text(app)
+    port = free_port()
+    command = [sys.executable, "-m", "uvicorn", "readme_app:app", "--port", str(port)]
+    with ChildProcess(command, environment=environment, directory=directory) as process:
+        eventually_sync(lambda: "Application startup complete" in process.output, what="the app starts")
+        yield f"ws://127.0.0.1:{port}"
+
+
+def test_quick_start_is_one_lobby_over_two_replicas(tmp_path: Path, redis_url: str, namespace: str) -> None:
+    environment = {"WS_REDIS_URL": redis_url, "WS_NAMESPACE": namespace}
+    with ExitStack() as stack:
+        one, two = (stack.enter_context(serving(APPS[0], tmp_path, **environment)) for _ in range(2))
+        ann = stack.enter_context(connect(f"{one}/ws?name=ann"))
+        bob = stack.enter_context(connect(f"{two}/ws?name=bob"))
+        eventually_sync(lambda: _hears(ann, bob), what="both are in the lobby")
+        with pytest.raises(InvalidStatus, match="403"):
+            connect(f"{one}/ws?name=root")
+
+
+def _hears(speaker: ClientConnection, listener: ClientConnection) -> bool:
+    speaker.send("hello")
+    return listener.recv(timeout=1) == '{"from":"ann","text":"hello"}'
+
+
+@pytest.mark.parametrize("path", ["served", "block", "classic"])
+def test_each_way_to_serve_a_socket_echoes(path: str, tmp_path: Path) -> None:
+    with serving(APPS[1], tmp_path) as address, connect(f"{address}/{path}/ann") as ann:
+        ann.send("hello")
+        assert ann.recv(timeout=5) == "hello"
+
+
+def test_installed_extras_and_commands_exist() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    named = {
+        extra
+        for command in SHELL
+        for extras in re.findall(r"\[([\w,]+)\]", command)
+        for extra in extras.split(",")
+    }
+    assert named <= set(project["optional-dependencies"])
+    assert "stabilizer" in project["scripts"]
+
+
+def test_ci_runs_the_test_command_of_this_page() -> None:
+    """The demo command is run by test_demo.py, the test command by .ci/run, which reads it from here."""
+    assert [command.partition(" && ")[2] for command in SHELL[:2]] == ["stabilizer demo", "pytest"]
+    assert "README.md" in (ROOT / ".ci/run").read_text()

@@ -8,6 +8,9 @@ from ..names import check_client_id
 from ..tokens import Signer
 from .context import Context
 
+LONGEST_TTL = timedelta(days=36500)
+"""What a date in a token and an expiry in Redis can still express."""
+
 
 class Tokens:
     """Issues and redeems; the secret is configured, or shared through the store."""
@@ -33,7 +36,7 @@ class Tokens:
             NotStartedError: The secret is not known before ``start()``.
         """
         signer = self._ready()
-        ttl: timedelta = self._context.config.reconnect_token_ttl
+        ttl = min(self._context.config.reconnect_token_ttl, LONGEST_TTL)
         token, digest = signer.sign(check_client_id(client_id), ttl)
         self._context.counters.tokens_issued += 1
         return token, digest, max(1, int(ttl.total_seconds() * 1000))

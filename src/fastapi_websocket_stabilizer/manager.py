@@ -100,7 +100,6 @@ class WebSocketConnectionManager:
             client_id, websocket, {} if metadata is None else metadata
         )
         handlers.remember(self._registry, connection)
-        await self._hooks.run(self._hooks.on_connect, connection)
         return connection
 
     @asynccontextmanager

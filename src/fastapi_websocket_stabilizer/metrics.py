@@ -52,6 +52,8 @@ class Counters:
     """Commands that got no answer."""
     redis_rejected: int = 0
     """Commands refused because the pipeline was full."""
+    releases_dropped: int = 0
+    """Releases forgotten because too many waited for Redis to come back."""
     leases_refused: int = 0
     """Times this node found its lease gone and registered again under a new node_id."""
     nodes_swept: int = 0

@@ -202,7 +202,8 @@ class MemoryBackend:
 
     async def extend_fence(self, node: NodeId, ttl_ms: int) -> None:
         with self._hub.lock:
-            self._hub.fences[node] = _now_ms() + ttl_ms
+            if node in self._hub.fences:
+                self._hub.fences[node] = _now_ms() + ttl_ms
 
     async def connections(self, node: NodeId, cursor: str, limit: int) -> tuple[list[Membership], str]:
         return self._lines(node, are_rooms=False)

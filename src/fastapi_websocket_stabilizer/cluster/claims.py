@@ -1,7 +1,7 @@
 """Who holds a client: claims, displacement, release, and claiming again after the lease lapsed."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from itertools import islice
 from typing import Any
 
@@ -10,7 +10,7 @@ from ..exceptions import BackendUnavailableError, ConnectionLimitExceededError
 from ..local.connection import Connection
 from ..local.owner import Ended
 from ..models import PresenceEvent
-from ..names import ConnectionId, node_of
+from ..names import ConnectionId, NodeId, node_of
 from ..ports import Claim, Claimed, Membership
 from ..wire import Envelope, Kind, encode_json
 from .context import Context
@@ -19,7 +19,9 @@ from .presence import Announcer, client_joined, client_left, room_joined, room_l
 
 REPLACED = "reconnected"
 """The close reason of a displaced socket, as release 1.1 says it."""
-RECLAIM_BATCH = 200
+BATCH = 200
+MAX_UNRELEASED = 100_000
+"""Releases remembered while Redis is away; of an older one the sweep takes care when this node ends."""
 
 Report = Coroutine[Any, Any, None]
 """The rest of a release: hooks, which may be slow, and the index after them."""
@@ -34,7 +36,10 @@ class Claims:
         # Outranked connections on other nodes, until their entry is gone; the evict is repeated each beat.
         self._displaced: dict[ConnectionId, str] = {}
         # Releases that Redis did not take; repeated each beat.
-        self._unreleased: dict[ConnectionId, tuple[str, tuple[str, ...]]] = {}
+        self._unreleased: dict[Membership, None] = {}
+        # Connections to be claimed again, with the id they were claimed under before.
+        self._unclaimed: dict[Connection, ConnectionId] = {}
+        self._is_catching_up = False
 
     async def claim(self, connection: Connection) -> None:
         """Register a connection and have those it outranks closed.
@@ -120,29 +125,25 @@ class Claims:
             self._context.counters.connections_displaced += 1
             await self._end(connection, Ended.REPLACED, close_codes.NORMAL, REPLACED)
 
-    async def release(self, client_id: str, connection_id: ConnectionId, rooms: tuple[str, ...]) -> Report:
-        """Take a connection out of its rooms and of presence; return what is still to be done about it.
+    async def release(self, lines: list[Membership]) -> Report:
+        """Undo places in rooms and in presence; return what is still to be done about it.
 
         What Redis does not take is tried again each beat: presence must not lie for as long as we live.
         """
-        backend = self._context.backend
         try:
-            *left, is_last = await asyncio.gather(
-                *(backend.rooms.leave(room, connection_id) for room in rooms),
-                backend.presence.release(client_id, connection_id),
-            )
+            events = await asyncio.gather(*map(self._undo, lines))
         except BackendUnavailableError:
-            self._unreleased[connection_id] = (client_id, rooms)
+            self._remember_unreleased(lines)
             raise
-        events = [
-            room_left(client_id, connection_id, r)
-            for r, was_there in zip(rooms, left, strict=True)
-            if was_there
-        ]
-        if is_last:
-            events.append(client_left(client_id, connection_id))
-        lines = [Membership(connection_id, client_id, room) for room in (*rooms, None)]
-        return self._report(events, lines)
+        return self._report([event for event in events if event is not None], lines)
+
+    async def _undo(self, line: Membership) -> PresenceEvent | None:
+        backend, connection_id = self._context.backend, line.connection_id
+        if line.room is None:
+            is_last = await backend.presence.release(line.client_id, connection_id)
+            return client_left(line.client_id, connection_id) if is_last else None
+        was_there = await backend.rooms.leave(line.room, connection_id)
+        return room_left(line.client_id, connection_id, line.room) if was_there else None
 
     async def _report(self, events: list[PresenceEvent], lines: list[Membership]) -> None:
         """Run the leave hooks, and only then drop the index: if we die in one, the sweeper runs it again."""
@@ -150,24 +151,47 @@ class Claims:
             await self._announce(event)
         await self._context.backend.nodes.forget(node_of(lines[0].connection_id), lines)
 
+    def _remember_unreleased(self, lines: list[Membership]) -> None:
+        self._unreleased.update(dict.fromkeys(lines))
+        while len(self._unreleased) > MAX_UNRELEASED:
+            del self._unreleased[next(iter(self._unreleased))]
+            self._context.counters.releases_dropped += 1
+
     async def enter_room(self, connection: Connection, room: str) -> None:
         """List a connection in a room; its node has subscribed already."""
-        if await self._context.backend.rooms.join(room, connection.client_id, connection.connection_id):
-            await self._announce(room_joined(connection.client_id, connection.connection_id, room))
+        client_id, connection_id = connection.client_id, connection.connection_id
+        self._unreleased.pop(Membership(connection_id, client_id, room), None)
+        if await self._context.backend.rooms.join(room, client_id, connection_id):
+            await self._announce(room_joined(client_id, connection_id, room))
 
     async def exit_room(self, connection: Connection, room: str) -> None:
         """Take a connection off a room's list."""
-        backend, connection_id = self._context.backend, connection.connection_id
-        if await backend.rooms.leave(room, connection_id):
-            await self._announce(room_left(connection.client_id, connection_id, room))
-        line = Membership(connection_id, connection.client_id, room)
-        await backend.nodes.forget(node_of(connection_id), [line])
+        await (await self.release([Membership(connection.connection_id, connection.client_id, room)]))
 
     async def beat(self) -> None:
-        """Repeat what was not done yet: evicts that nobody answered, releases that Redis did not take."""
-        unreleased, self._unreleased = self._unreleased, {}
-        for connection_id, (client_id, rooms) in unreleased.items():
-            await (await self.release(client_id, connection_id, rooms))
+        """Go on with what was not done yet; it is not lost if Redis fails us again in the middle."""
+        if self._is_catching_up:
+            return
+        self._is_catching_up = True
+        try:
+            await self._reclaim_pending()
+            await self._release_pending()
+            await self._repeat_evicts()
+        finally:
+            self._is_catching_up = False
+
+    async def _release_pending(self) -> None:
+        while lines := list(islice(self._unreleased, BATCH)):
+            by_node: dict[NodeId, list[Membership]] = {}
+            for line in lines:
+                by_node.setdefault(node_of(line.connection_id), []).append(line)
+            for of_one_node in by_node.values():
+                report = await self.release(of_one_node)
+                for line in of_one_node:
+                    self._unreleased.pop(line, None)
+                await report
+
+    async def _repeat_evicts(self) -> None:
         if not self._displaced or self._leases is None:
             return
         displaced = dict(self._displaced)
@@ -182,34 +206,43 @@ class Claims:
                 await self._context.backend.presence.release(client_id, connection_id)
 
     async def reclaim_all(self) -> None:
-        """Register every local connection again under the present node_id, each with its old rank."""
+        """Register every local connection again under the present node_id, each with its old rank.
+
+        What Redis does not take now is tried again each beat.
+        """
         own = self._context.node_id
-        former = [c for c in self._context.shards if node_of(c.connection_id) != own]
-        old_ids = {node_of(c.connection_id) for c in former} | set(self._context.former_ids)
-        connections = iter(former)
-        while batch := list(islice(connections, RECLAIM_BATCH)):
-            await asyncio.gather(*map(self._reclaim, batch))
-        for old in old_ids:
-            await self._context.backend.nodes.retire(old)
+        for connection in self._context.shards:
+            former = connection.connection_id
+            if node_of(former) != own:
+                self._context.shards.rename(connection, self._context.next_connection_id())
+                self._unclaimed[connection] = former
+        await self._reclaim_pending()
 
-    async def _reclaim(self, connection: Connection) -> None:
-        if connection.ended is not None:
-            return
-        former = connection.connection_id
-        self._context.shards.rename(connection, self._context.next_connection_id())
-        claimed = await self._context.backend.presence.claim(self._claim(connection, replaces=former))
-        for room in tuple(connection.rooms):
-            await self._context.backend.rooms.leave(room, former)
-            await self._context.backend.rooms.join(room, connection.client_id, connection.connection_id)
-        # In the middle of a beat: nobody's hook and nobody's socket may hold up the lease.
-        if claimed.first:
-            event = client_joined(connection.client_id, connection.connection_id)
-            self._context.tasks.spawn(self._announce(event), "announce")
-        for connection_id in claimed.others:
-            self._context.tasks.spawn(self._displace(connection.client_id, (connection_id,)), "displace")
-        if connection.ended is not None:  # it ended while it was claimed
-            release = self.release(connection.client_id, connection.connection_id, tuple(connection.rooms))
-            self._context.tasks.spawn(self._finish_release(release), "release")
+    async def _reclaim_pending(self) -> None:
+        while batch := list(islice(self._unclaimed.items(), BATCH)):
+            await asyncio.gather(*(self._reclaim(connection, former) for connection, former in batch))
 
-    async def _finish_release(self, release: Awaitable[Report]) -> None:
-        await (await release)
+    async def _reclaim(self, connection: Connection, former: ConnectionId) -> None:
+        backend, connection_id, rooms = (
+            self._context.backend,
+            connection.connection_id,
+            tuple(connection.rooms),
+        )
+        if connection.ended is None:
+            claimed = await backend.presence.claim(self._claim(connection, replaces=former))
+            for room in rooms:
+                await backend.rooms.leave(room, former)
+                await backend.rooms.join(room, connection.client_id, connection_id)
+            # In the middle of a beat: nobody's hook and nobody's socket may hold up the lease.
+            if claimed.first:
+                event = client_joined(connection.client_id, connection_id)
+                self._context.tasks.spawn(self._announce(event), "announce")
+            self._context.tasks.spawn(self._displace(connection.client_id, claimed.others), "displace")
+        self._unclaimed.pop(connection, None)
+        if connection.ended is not None or connection.connection_id != connection_id:  # meanwhile
+            self._remember_unreleased(lines_of(connection, connection_id, rooms))
+
+
+def lines_of(connection: Connection, connection_id: ConnectionId, rooms: Iterable[str]) -> list[Membership]:
+    """Return what is to be undone when a connection ends: its places in rooms, then in presence."""
+    return [Membership(connection_id, connection.client_id, room) for room in (*rooms, None)]

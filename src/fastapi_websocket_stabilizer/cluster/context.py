@@ -39,8 +39,10 @@ class Tasks:
     def _ended(self, task: "asyncio.Task[Any]") -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            level = logging.WARNING if isinstance(error, BackendUnavailableError) else logging.ERROR
-            self._log.log(level, "task failed: %s", task.get_name(), exc_info=error)
+            if isinstance(error, BackendUnavailableError):  # expected while Redis is away: no traceback
+                self._log.warning("%s: %s", task.get_name(), error)
+            else:
+                self._log.error("task failed: %s", task.get_name(), exc_info=error)
 
     async def settle(self, timeout_s: float) -> None:
         """Wait for this loop's tasks, then cancel those that are left."""
@@ -80,6 +82,8 @@ class Context:
         self.node_id = new_node_id()
         self.former_ids: list[NodeId] = []
         self._counter = 0
+        self.loop: asyncio.AbstractEventLoop | None = None  # the one that start() ran on
+        self.thread = 0  # and its thread
         self.backend: Backend  # set by the registry, which knows what it delivers to
         self.is_distributed = config.redis_url is not None
 

@@ -39,7 +39,7 @@ class Membership:
         self._live: dict[NodeId, float] = {}
         self._dead: OrderedDict[NodeId, None] = OrderedDict()
         self._learned_at_s = 0.0
-        self._sent_at_s = 0.0
+        self._verified_at_s = 0.0  # when the last renewal was sent whose outcome was dealt with
         self._held_since_s = 0.0
         self._verified: asyncio.Future[None] | None = None
         self._hurry = asyncio.Event()
@@ -61,7 +61,7 @@ class Membership:
         self._node, self._server_seen = node, self._server()
         await self._nodes.register(node, self._describe(), self._ttl_ms)
         self._live[node] = now_s + self._config.lease_ttl_s
-        self._held_since_s = self._sent_at_s = now_s
+        self._held_since_s = self._verified_at_s = now_s
 
     async def run(self) -> None:
         """Beat until cancelled."""
@@ -76,6 +76,7 @@ class Membership:
             await self._beat()
 
     async def _beat(self) -> None:
+        sent_at_s = asyncio.get_running_loop().time()
         try:
             renewal = await self._renew()
             if self._server() != self._server_seen:  # restarted or promoted: it may have forgotten leases
@@ -87,12 +88,13 @@ class Membership:
             log.warning("lease not renewed", extra={"node_id": self._node, "error": str(error)})
             self._held_since_s = asyncio.get_running_loop().time()
         finally:
+            self._verified_at_s = sent_at_s
             if self._verified is not None:
                 self._verified.set_result(None)
                 self._verified = None
 
     async def _renew(self) -> Renewal:
-        now_s = self._sent_at_s = asyncio.get_running_loop().time()
+        now_s = asyncio.get_running_loop().time()
         renewal = await self._nodes.renew(self._node, self._describe(), self._ttl_ms)
         # Counted from before the question, so that nobody is ever shown longer than his lease.
         self._live = {node: now_s + remaining_ms / 1000 for node, remaining_ms in renewal.live.items()}
@@ -106,7 +108,7 @@ class Membership:
         enough: while Redis is away, local sends go on.
         """
         loop = asyncio.get_running_loop()
-        if loop.time() - self._sent_at_s < self._config.lease_ttl_s:
+        if loop.time() - self._verified_at_s < self._config.lease_ttl_s:
             return None
         if self._verified is None:
             self._verified = loop.create_future()

@@ -15,7 +15,7 @@ from ..models import CompressionMode, Message
 from ..names import ConnectionId, check_room
 from ..wire import Encoded, encode, encode_json
 from .budget import Budget
-from .claims import Claims
+from .claims import Claims, lines_of
 from .context import Context
 
 PONGS = frozenset({"pong", '{"type":"pong"}', '{"type": "pong"}'})
@@ -33,6 +33,7 @@ class Node:
         self._events = StructuredLogger(context.log)
         self._to_close: deque[tuple[Connection, int, str]] = deque()
         self._closers = 0
+        self._joining: dict[tuple[Connection, str], asyncio.Task[None]] = {}
         self._has_warned = False
 
     # What a connection asks.
@@ -76,6 +77,9 @@ class Node:
         self.budget.add(connection, size)
         try:
             await self.claims.claim(connection)
+            context.counters.connections_opened += 1
+            self._events.log_connection("connected", client_id, connection_id=connection.connection_id)
+            await context.hooks.run(context.hooks.on_connect, connection)
         except BaseException:
             context.counters.connections_rejected += 1
             self._forget(connection, Ended.RELEASED)
@@ -83,8 +87,6 @@ class Node:
             context.tasks.spawn(self._release(connection, connection.connection_id), "release")
             connection.let_go()
             raise
-        context.counters.connections_opened += 1
-        self._events.log_connection("connected", client_id, connection_id=connection.connection_id)
         return connection
 
     def _warn_of_compression(self) -> None:
@@ -199,8 +201,8 @@ class Node:
 
     async def _release(self, connection: Connection, connection_id: ConnectionId) -> None:
         try:
-            report = await self.claims.release(connection.client_id, connection_id, tuple(connection.rooms))
-            await self._unhurried(report)
+            lines = lines_of(connection, connection_id, tuple(connection.rooms))
+            await self._unhurried(await self.claims.release(lines))
         except BackendUnavailableError as error:
             self._context.log.warning("not released yet: %s", error, extra={"connection_id": connection_id})
 
@@ -239,8 +241,15 @@ class Node:
             raise ConnectionLimitExceededError(
                 f"client {connection.client_id!r} is in {limit} rooms, max_rooms_per_connection is {limit}"
             )
-        if not self._context.shards.join(connection, room):
-            return
+        task = self._joining.get((connection, room))
+        if task is None and self._context.shards.join(connection, room):
+            task = self._context.tasks.spawn(self._join(connection, room), "join")
+            self._joining[connection, room] = task
+            task.add_done_callback(lambda _: self._joining.pop((connection, room), None))
+        if task is not None:  # whoever joins while another call is at it gets the same answer
+            await asyncio.shield(task)
+
+    async def _join(self, connection: Connection, room: str) -> None:
         try:
             await self._context.backend.bus.subscribe_room(room)
             if room in self._context.shards.rooms:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
@@ -48,7 +49,6 @@ class Registry:
     def __init__(self, config: WebSocketConfig, log: logging.Logger) -> None:
         self.context = context = Context(config, log)
         self._sequences = SequenceTracker()
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._services: list[asyncio.Task[None]] = []
         self._sweeping: set[NodeId] = set()
         self._is_closed = False
@@ -57,9 +57,7 @@ class Registry:
         if config.redis_url is None:
             context.backend = MemoryBackend(MemoryHub(), context.node_id, self._receive, context.counters)
         else:
-            backend = RedisBackend(
-                config.redis_url, config.namespace, config.redis_timeout_s, self._receive, context.counters
-            )
+            backend = RedisBackend(config, self._receive, context.counters)
             backend.watch(self._on_gap, context.fan_out.pause)
             context.backend = backend
             self.leases = Membership(
@@ -93,11 +91,11 @@ class Registry:
             raise ShutdownError("the manager was shut down; start() opens it again")
         if not self.context.is_distributed:
             return
-        if self._loop is None:
+        if self.context.loop is None:
             raise NotStartedError(
                 "redis_url is set: await manager.start() first, or FastAPI(lifespan=manager.lifespan)"
             )
-        if self._loop is not asyncio.get_running_loop():
+        if self.context.loop is not asyncio.get_running_loop():
             raise WrongEventLoopError(
                 "a manager with a redis_url works on the event loop that start() ran on"
             )
@@ -108,13 +106,13 @@ class Registry:
 
     @property
     def is_started(self) -> bool:
-        return self._loop is not None and not self._loop.is_closed()
+        return self.context.loop is not None and not self.context.loop.is_closed()
 
     def unready(self) -> str | None:
         """Why new clients should not be sent here; None when they should."""
         if self._is_closed:
             return "shut down"
-        if self.context.is_distributed and self._loop is None:
+        if self.context.is_distributed and self.context.loop is None:
             return "not started"
         return None if self.context.backend.is_connected else "not connected to Redis"
 
@@ -124,20 +122,20 @@ class Registry:
         Raises:
             BackendUnavailableError, ConfigurationError: As ``Backend.start``; nothing is left behind.
         """
-        if self._loop is asyncio.get_running_loop():
+        if self.context.loop is asyncio.get_running_loop():
             return
-        if self._loop is not None and not self._loop.is_closed():
+        if self.context.loop is not None and not self.context.loop.is_closed():
             raise WrongEventLoopError(
                 "the manager is already started on another event loop; shut it down there first"
             )
-        if self._loop is not None or self._is_closed:
+        if self.context.loop is not None or self._is_closed:
             self.context.rename()
-        self._loop = asyncio.get_running_loop()
+        self.context.loop, self.context.thread = asyncio.get_running_loop(), threading.get_ident()
         self._is_closed = False
         try:
             await self._join_others()
         except BaseException:
-            self._loop = None
+            self.context.loop = None
             await self.context.backend.stop()
             raise
         self._start_services()
@@ -182,14 +180,14 @@ class Registry:
         )
         left_s = timeout_s - (asyncio.get_running_loop().time() - began_s)
         await self.context.tasks.settle(
-            max(left_s, self.context.config.redis_timeout_s if self._loop else 0.1)
+            max(left_s, self.context.config.redis_timeout_s if self.context.loop else 0.1)
         )
         await self._stop_services()
         duration_s = asyncio.get_running_loop().time() - began_s
         return ShutdownReport(closed, failed, duration_s)
 
     async def _stop_services(self) -> None:
-        loop, self._loop = self._loop, None
+        loop, self.context.loop = self.context.loop, None
         if loop is not asyncio.get_running_loop():
             self._services.clear()  # their loop is gone, and they with it
             return
@@ -249,6 +247,8 @@ class Registry:
         await self.context.backend.rename(self.context.node_id)
         await self.leases.register(self.context.node_id)
         await self.claims.reclaim_all()
+        for former in self.context.former_ids:
+            self._start_sweep(former)  # what ended here meanwhile; nobody else may be there to do it
 
     async def _on_beat(self, renewal: Renewal) -> None:
         assert self.leases is not None
@@ -256,9 +256,12 @@ class Registry:
         self.context.tasks.spawn(self.tokens.share_secret(), "share-secret")
         if self.leases.may_sweep():
             for node in renewal.lapsed:
-                if node not in self._sweeping:
-                    self._sweeping.add(node)
-                    self.context.tasks.spawn(self._sweep(node), f"sweep-{node}")
+                self._start_sweep(node)
+
+    def _start_sweep(self, node: NodeId) -> None:
+        if node not in self._sweeping:
+            self._sweeping.add(node)
+            self.context.tasks.spawn(self._sweep(node), f"sweep-{node}")
 
     async def _sweep(self, node: NodeId) -> None:
         try:

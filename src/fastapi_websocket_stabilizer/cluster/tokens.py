@@ -1,6 +1,7 @@
 """Reconnect tokens of one registry: redeemed once, on whichever node."""
 
 import secrets
+import threading
 from datetime import timedelta
 
 from ..exceptions import ConfigurationError, NotStartedError
@@ -50,7 +51,11 @@ class Tokens:
     def issue_now(self, client_id: str) -> str:
         """Return a token whose record is on its way to the store."""
         token, digest, ttl_ms = self.sign(client_id)
-        self._context.backend.tokens.issue_now(digest, client_id, ttl_ms)
+        record, loop = self._context.backend.tokens.issue_now, self._context.loop
+        if loop is None or threading.get_ident() == self._context.thread:
+            record(digest, client_id, ttl_ms)
+        else:  # a `def` endpoint runs in a thread
+            loop.call_soon_threadsafe(record, digest, client_id, ttl_ms)
         return token
 
     async def redeem(self, token: str) -> str:

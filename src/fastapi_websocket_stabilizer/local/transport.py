@@ -156,7 +156,7 @@ class AsgiTransport:
 
     async def _send(self, event: AsgiEvent) -> None:
         kind = event["type"]
-        if self._closed and kind == "websocket.send":
+        if self._closed and kind != "websocket.close":
             await self._refuse()
         if kind == "websocket.close":
             await self.close(event.get("code", close_codes.NORMAL), event.get("reason") or "")

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 
+from ...config import WebSocketConfig
 from ...metrics import Counters
 from ...names import NodeId
 from ...ports import Receive
@@ -15,13 +16,14 @@ from .stores import RedisNodes, RedisPresence, RedisRooms, RedisTokens
 class RedisBackend:
     """Commands, lease renewal and bus, each on a connection of its own."""
 
-    def __init__(
-        self, url: str, namespace: str, timeout_s: float, receive: Receive, counters: Counters
-    ) -> None:
-        factory, keys = ConnectionFactory(url, timeout_s), Keys(namespace)
+    def __init__(self, config: WebSocketConfig, receive: Receive, counters: Counters) -> None:
+        url = config.redis_url or ""
+        factory, keys = ConnectionFactory(url, config.redis_timeout_s), Keys(config.namespace)
+        # A renewal that takes longer than a third of the lease is better asked for again.
+        lease_factory = ConnectionFactory(url, min(config.redis_timeout_s, config.lease_ttl_s / 3))
         self._keys = keys
         self._pipeline = Pipeline(factory, counters, "commands")
-        self._leases = Pipeline(factory, counters, "lease")
+        self._leases = Pipeline(lease_factory, counters, "lease")
         self._subscriber = Subscriber(factory, counters, Ear(keys, receive, counters).hear)
         self._inbox = ""
         self.bus = RedisBus(keys, self._pipeline, self._subscriber)

@@ -61,7 +61,7 @@ class Subscriber:
         ]
 
     async def stop(self) -> None:
-        """Unsubscribe from everything by closing the connection; whoever waits for a channel is cancelled."""
+        """Unsubscribe from everything by closing the connection; whoever waits for a channel gets an error."""
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -69,8 +69,8 @@ class Subscriber:
         self._tasks.clear()
         await self._close()
         self._wanted.clear()
-        for waiter in [waiter for waiters in self._waiters.values() for waiter in waiters]:
-            waiter.cancel()
+        for waiter in [w for waiters in self._waiters.values() for w in waiters if not w.done()]:
+            waiter.set_exception(BackendUnavailableError("the connection to Redis was closed"))
         self._waiters.clear()
 
     async def subscribe(self, name: str) -> None:

@@ -1,0 +1,196 @@
+"""A chat that runs on any number of replicas: what an application on this package looks like.
+
+``stabilizer demo`` starts it several times. One process alone, in memory, works too:
+``uvicorn fastapi_websocket_stabilizer.demo.app:app``.
+"""
+
+import asyncio
+import json
+import os
+import secrets
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from fastapi import Depends, FastAPI, Header, HTTPException, Query
+from fastapi.responses import FileResponse
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+
+from fastapi_websocket_stabilizer import (
+    BackendUnavailableError,
+    Connection,
+    Identity,
+    InvalidTokenError,
+    PresenceEvent,
+    TokenExpiredError,
+    WebSocketConfig,
+    WebSocketConnectionManager,
+)
+
+REPLICA = os.environ.get("DEMO_REPLICA", "replica-1")
+REPLICAS: dict[str, int] = json.loads(os.environ.get("DEMO_REPLICAS", '{"replica-1": 8000}'))
+ORIGINS = {f"http://{host}:{port}" for host in ("127.0.0.1", "localhost") for port in REPLICAS.values()}
+REFRESH_S = 1.0
+
+Room = Literal["tea", "music", "chess"]
+Name = Annotated[str, Query(min_length=1, max_length=24)]
+
+manager = WebSocketConnectionManager(
+    WebSocketConfig(
+        redis_url=os.environ.get("DEMO_REDIS_URL"),
+        namespace="demo",
+        node_name=REPLICA,
+        log_level="ERROR",  # the page tells the rest
+        lease_ttl_s=3.0,  # short, so that one can watch it lapse; the default is 10
+        renew_interval_s=1.0,
+    )
+)
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Keep the manager running, and the lists in this replica's tabs fresh."""
+    async with manager.lifespan(app), asyncio.TaskGroup() as tasks:
+        refreshing = tasks.create_task(refresh())
+        yield
+        refreshing.cancel()
+
+
+app = FastAPI(title="stabilizer demo", lifespan=lifespan)
+app.include_router(manager.router)
+
+
+class Say(BaseModel):
+    """What a tab sends to speak: to everyone, to a room it is in, or to one person."""
+
+    kind: Literal["say"]
+    text: str = Field(min_length=1, max_length=500)
+    room: Room | None = None
+    to: str | None = None
+
+
+class Move(BaseModel):
+    """What a tab sends to enter or leave a room."""
+
+    kind: Literal["join", "leave"]
+    room: Room
+
+
+COMMAND: TypeAdapter[Say | Move] = TypeAdapter(Annotated[Say | Move, Field(discriminator="kind")])
+
+
+async def chat(connection: Connection, message: str | bytes) -> None:
+    """Do what a tab asks for."""
+    try:
+        command = COMMAND.validate_json(message)
+    except ValidationError as error:
+        await connection.send({"kind": "refused", "why": error.errors()[0]["msg"]})
+        return
+    if isinstance(command, Say):
+        await say(connection, command)
+    elif command.kind == "join":
+        await connection.join(command.room)
+    else:
+        await connection.leave(command.room)
+
+
+async def say(connection: Connection, said: Say) -> None:
+    """Deliver a message, wherever its readers are connected."""
+    sender = {"id": connection.client_id, "name": connection.metadata["name"], "replica": REPLICA}
+    message: dict[str, Any] = {"kind": "message", "from": sender, **said.model_dump(exclude={"kind"})}
+    if said.to is not None:
+        message["delivered"] = await manager.send_to_client(said.to, message)
+        await connection.send(message)
+    elif said.room is None or said.room in connection.rooms:
+        await manager.broadcast(message, room=said.room)
+
+
+def own_page(origin: Annotated[str, Header()] = "") -> None:
+    """Refuse other web sites: a browser says which one it acts for."""
+    if origin not in ORIGINS:
+        raise HTTPException(403, "not from a page of this demo")
+
+
+@manager.websocket(app, "/ws", on_message=chat)
+async def identify(
+    name: Name,
+    _: Annotated[None, Depends(own_page)],
+    rooms: Annotated[list[Room], Query()] = [],  # noqa: B006  # FastAPI copies it
+    token: str | None = None,
+) -> Identity:
+    """Say who connects: whoever the reconnect token was issued to, else somebody new."""
+    client_id = secrets.token_hex(4)
+    if token is not None:
+        # An application with accounts would answer 401 instead, and let them sign in again.
+        with suppress(TokenExpiredError, InvalidTokenError):
+            client_id = await manager.validate_reconnect_token(token) or client_id
+    return Identity(client_id, metadata={"name": name}, rooms=rooms)
+
+
+@manager.on_connect
+async def welcome(connection: Connection) -> None:
+    """Tell a tab who it is now, and give it the token for the next time."""
+    await connection.send(
+        {
+            "kind": "welcome",
+            "id": connection.client_id,
+            "replica": REPLICA,
+            "token": await manager.issue_reconnect_token(connection.client_id),
+        }
+    )
+    await connection.send(await overview())
+
+
+@manager.on_presence
+async def changed(event: PresenceEvent) -> None:
+    """Show everyone at once who came or went; this runs on one replica only."""
+    news = {"id": event.client_id, "what": event.kind, "room": event.room}
+    await manager.broadcast(await overview() | {"news": news})
+
+
+async def refresh() -> None:
+    """Send the overview to this replica's tabs again and again: a lease that lapses is no event."""
+    while True:
+        with suppress(BackendUnavailableError):  # the next one may reach Redis
+            await manager.send_to_clients(manager.get_active_connections(), await overview())
+        await asyncio.sleep(REFRESH_S)
+
+
+async def overview() -> dict[str, Any]:
+    """Return which replicas live, who is on which, and how many are in each room."""
+    nodes = {node.node_id: node for node in await manager.nodes()}
+    return {
+        "kind": "overview",
+        "replicas": [{"name": node.name, "node": node.node_id} for node in nodes.values()],
+        "people": [
+            {
+                "id": entry.client_id,
+                "connection": entry.connection_id,
+                "name": entry.metadata["name"],
+                "replica": nodes[entry.node].name,
+            }
+            async for entry in manager.clients()
+            if entry.node in nodes
+        ],
+        "rooms": {room: await manager.room_count(room) for room in get_args(Room)},
+    }
+
+
+@app.get("/", include_in_schema=False)
+async def page() -> FileResponse:
+    """Serve the chat's one page."""
+    return FileResponse(Path(__file__).with_name("page.html"))
+
+
+@app.get("/replicas")
+async def replicas() -> dict[str, int]:
+    """Return every replica's name and port, alive or not."""
+    return REPLICAS
+
+
+@app.post("/kill", dependencies=[Depends(own_page)])
+async def kill() -> None:
+    """End this replica as an out-of-memory kill would: no goodbye to anyone."""
+    os.kill(os.getpid(), signal.SIGKILL)

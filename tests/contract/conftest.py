@@ -1,0 +1,76 @@
+"""The backends that every contract suite runs on: memory, and each named server."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+import pytest
+
+from fastapi_websocket_stabilizer.backends.memory import MemoryBackend, MemoryHub
+from fastapi_websocket_stabilizer.backends.redis import RedisBackend
+from fastapi_websocket_stabilizer.metrics import Counters
+from fastapi_websocket_stabilizer.names import NodeId
+from fastapi_websocket_stabilizer.ports import Backend, Receive
+from fastapi_websocket_stabilizer.wire import Envelope
+from tests.support.requirements import missing
+from tests.support.servers import ROWS, Missing, RedisServer, find_row
+
+TIMEOUT_S = 3.0
+NODE = NodeId("n1")
+
+
+class Peer:
+    """One node of a registry: its backend, and what its bus has heard."""
+
+    def __init__(self, node: NodeId, make: Callable[[NodeId, Receive], Backend]) -> None:
+        self.node = node
+        self.heard: list[tuple[str, Envelope]] = []
+        self.backend = make(node, self._hear)
+
+    def _hear(self, channel: str, envelope: Envelope, size: int) -> None:
+        self.heard.append((channel, envelope))
+
+    @property
+    def bodies(self) -> list[str | bytes]:
+        return [envelope.body for _, envelope in self.heard]
+
+
+OpenPeer = Callable[[str], Awaitable[Peer]]
+
+
+@pytest.fixture(scope="session", params=["memory", *ROWS])
+def row(request: pytest.FixtureRequest) -> Iterator[RedisServer | None]:
+    """Each place that a registry can live in; None is this process."""
+    if request.param == "memory":
+        yield None
+        return
+    found = find_row(request.param)
+    if isinstance(found, Missing):
+        missing(found.reason)
+    with RedisServer(found) as server:
+        yield server
+
+
+@pytest.fixture
+async def open_peer(row: RedisServer | None, namespace: str) -> AsyncIterator[OpenPeer]:
+    """Start further nodes of the test's registry; all of them stop after the test."""
+    hub, peers = MemoryHub(), []
+
+    def make(node: NodeId, receive: Receive) -> Backend:
+        if row is None:
+            return MemoryBackend(hub, node, receive, Counters())
+        return RedisBackend(row.url, namespace, TIMEOUT_S, receive, Counters())
+
+    async def start(name: str) -> Peer:
+        peer = Peer(NodeId(name), make)
+        await peer.backend.start(peer.node)
+        peers.append(peer)
+        return peer
+
+    yield start
+    for peer in peers:
+        await peer.backend.stop()
+
+
+@pytest.fixture
+async def backend(open_peer: OpenPeer) -> Backend:
+    """The started backend of node ``n1``."""
+    return (await open_peer(NODE)).backend

@@ -1,0 +1,174 @@
+"""``ports.Bus`` on every backend."""
+
+import asyncio
+from collections.abc import Sequence
+
+from fastapi_websocket_stabilizer.names import NodeId
+from fastapi_websocket_stabilizer.wire import Envelope, Form, Kind
+from tests.contract.conftest import OpenPeer, Peer
+from tests.contract.support import AWKWARD_NAMES, claim
+from tests.support.waiting import eventually
+
+
+def message(body: str, *, to: Sequence[str] = ()) -> Envelope:
+    return Envelope(NodeId("n1"), 1, 0, Kind.DIRECT, tuple(to), body=body)
+
+
+async def hears(peer: Peer, *bodies: str) -> None:
+    await eventually(lambda: peer.bodies == list(bodies), what=f"{peer.node} hears {bodies}")
+
+
+async def test_all_nodes_hear_what_is_published_to_all(open_peer: OpenPeer) -> None:
+    peers = [await open_peer(f"n{i}") for i in range(3)]
+    assert await peers[0].backend.bus.publish_all(message("hello")) == 3
+    for peer in peers:
+        await hears(peer, "hello")
+        assert peer.heard[0][0] == "all"
+
+
+async def test_an_envelope_arrives_as_it_was_published(open_peer: OpenPeer) -> None:
+    peer = await open_peer("n1")
+    sent = Envelope(peer.node, 7, 5, Kind.BROADCAST, ("r",), ("x", "y"), Form.BINARY, b"\x00\xff", 9)
+    await peer.backend.bus.publish_all(sent)
+    await eventually(lambda: peer.heard == [("all", sent)])
+
+
+async def test_a_room_is_heard_by_those_who_subscribed(open_peer: OpenPeer) -> None:
+    inside, outside = await open_peer("n1"), await open_peer("n2")
+    await inside.backend.bus.subscribe_room("lobby")
+    assert await outside.backend.bus.publish_room("lobby", message("hello")) == 1
+    await hears(inside, "hello")
+    assert inside.heard[0][0] == "room:lobby"
+    assert outside.heard == []
+
+
+async def test_subscribing_twice_hears_once_and_leaving_once_is_enough(open_peer: OpenPeer) -> None:
+    peer = await open_peer("n1")
+    for _ in range(2):
+        await peer.backend.bus.subscribe_room("lobby")
+    assert await peer.backend.bus.publish_room("lobby", message("hello")) == 1
+    peer.backend.bus.unsubscribe_room("lobby")
+    await nobody_hears(peer, "lobby")
+    await hears(peer, "hello")
+
+
+async def test_a_room_that_was_left_is_no_longer_heard(open_peer: OpenPeer) -> None:
+    peer = await open_peer("n1")
+    await peer.backend.bus.subscribe_room("lobby")
+    peer.backend.bus.unsubscribe_room("lobby")
+    await nobody_hears(peer, "lobby")
+    assert peer.heard == []
+
+
+async def test_a_room_that_was_left_and_entered_again_is_heard(open_peer: OpenPeer) -> None:
+    peer = await open_peer("n1")
+    await peer.backend.bus.subscribe_room("lobby")
+    peer.backend.bus.unsubscribe_room("lobby")
+    await peer.backend.bus.subscribe_room("lobby")
+    assert await peer.backend.bus.publish_room("lobby", message("hello")) == 1
+    await hears(peer, "hello")
+
+
+async def test_more_rooms_than_fit_in_one_command_are_all_heard(open_peer: OpenPeer) -> None:
+    peer = await open_peer("n1")
+    rooms = [f"room {number}" for number in range(1_100)]
+    await asyncio.gather(*map(peer.backend.bus.subscribe_room, rooms))
+    took = await asyncio.gather(*(peer.backend.bus.publish_room(room, message(room)) for room in rooms))
+    assert took == [1] * len(rooms)
+    await hears(peer, *rooms)
+
+
+async def test_an_inbox_is_heard_by_its_node_only(open_peer: OpenPeer) -> None:
+    first, second = await open_peer("n1"), await open_peer("n2")
+    assert await first.backend.bus.publish_node(second.node, message("hello")) == 1
+    await hears(second, "hello")
+    assert second.heard[0][0] == "inbox"
+    assert first.heard == []
+
+
+async def test_nobody_takes_what_is_sent_to_an_unknown_node(open_peer: OpenPeer) -> None:
+    peer = await open_peer("n1")
+    assert await peer.backend.bus.publish_node(NodeId("nobody"), message("hello")) == 0
+
+
+async def test_a_renamed_node_hears_its_new_inbox_and_not_its_old_one(open_peer: OpenPeer) -> None:
+    peer = await open_peer("n1")
+    await peer.backend.rename(NodeId("n2"))
+    await peer.backend.bus.publish_node(NodeId("n2"), message("new"))
+
+    async def old_is_gone() -> bool:
+        return await peer.backend.bus.publish_node(NodeId("n1"), message("old")) == 0
+
+    await eventually(old_is_gone)
+    await hears(peer, "new")
+
+
+async def test_a_message_to_clients_goes_to_the_nodes_that_hold_them(open_peer: OpenPeer) -> None:
+    first, second = await open_peer("n1"), await open_peer("n2")
+    await first.backend.presence.claim(claim("n1.1", "alice"))
+    await first.backend.presence.claim(claim("n2.1", "bob"))
+    await first.backend.presence.claim(claim("n2.2", "carol"))
+    to = ["bob", "nobody", "carol", "alice"]
+    took = await first.backend.bus.publish_clients(message("hello", to=to), top=1)
+    assert took == [["n2"], [], ["n2"], ["n1"]]
+    for peer in (first, second):
+        await hears(peer, "hello")
+
+
+async def test_a_message_to_a_client_skips_outranked_connections(open_peer: OpenPeer) -> None:
+    first, second = await open_peer("n1"), await open_peer("n2")
+    await first.backend.presence.claim(claim("n1.1"))
+    await first.backend.presence.claim(claim("n2.1"))
+    assert await first.backend.bus.publish_clients(message("hello", to=["alice"]), top=1) == [["n2"]]
+    await hears(second, "hello")
+    assert first.heard == []
+
+
+async def test_a_message_reaches_all_connections_that_a_client_may_have(open_peer: OpenPeer) -> None:
+    peers = [await open_peer(f"n{i}") for i in range(3)]
+    for peer in peers:
+        await peer.backend.presence.claim(claim(f"{peer.node}.1", top=2))
+    (took,) = await peers[0].backend.bus.publish_clients(message("hello", to=["alice"]), top=2)
+    assert sorted(took) == ["n1", "n2"]
+
+
+async def test_a_client_whose_node_does_not_listen_is_not_reached(open_peer: OpenPeer) -> None:
+    peer = await open_peer("n1")
+    await peer.backend.presence.claim(claim("gone.1"))
+    assert await peer.backend.bus.publish_clients(message("hello", to=["alice"]), top=1) == [[]]
+
+
+async def test_messages_of_one_sender_arrive_in_the_order_of_the_calls(open_peer: OpenPeer) -> None:
+    sender, receiver = await open_peer("n1"), await open_peer("n2")
+    await sender.backend.presence.claim(claim("n2.1"))
+    await receiver.backend.bus.subscribe_room("lobby")
+    bus = sender.backend.bus
+    calls = []
+    for number in range(50):
+        text = f"{number}"
+        calls += [
+            asyncio.ensure_future(bus.publish_clients(message(f"{text} client", to=["alice"]), top=1)),
+            asyncio.ensure_future(bus.publish_node(receiver.node, message(f"{text} node"))),
+            asyncio.ensure_future(bus.publish_room("lobby", message(f"{text} room"))),
+            asyncio.ensure_future(bus.publish_all(message(f"{text} all"))),
+        ]
+    await asyncio.gather(*calls)
+    await hears(receiver, *(f"{n} {to}" for n in range(50) for to in ("client", "node", "room", "all")))
+
+
+async def test_room_names_cannot_collide_or_match_one_another(open_peer: OpenPeer) -> None:
+    peer = await open_peer("n1")
+    for room in AWKWARD_NAMES[::2]:
+        await peer.backend.bus.subscribe_room(room)
+    took = [await peer.backend.bus.publish_room(room, message(room)) for room in AWKWARD_NAMES]
+    assert took == [1 - number % 2 for number in range(len(AWKWARD_NAMES))]
+    await hears(peer, *AWKWARD_NAMES[::2])
+    assert [channel for channel, _ in peer.heard] == [f"room:{room}" for room in AWKWARD_NAMES[::2]]
+
+
+async def nobody_hears(peer: Peer, room: str) -> None:
+    async def is_left() -> bool:
+        return await peer.backend.bus.publish_room(room, message("nobody hears this")) == 0
+
+    await eventually(is_left)
+    peer.heard[:] = [heard for heard in peer.heard if heard[1].body != "nobody hears this"]

@@ -1,0 +1,159 @@
+"""``ports.NodeStore`` on every backend: leases, fences and the index, by the store's own clock."""
+
+import asyncio
+
+from fastapi_websocket_stabilizer.names import ConnectionId, NodeId
+from fastapi_websocket_stabilizer.ports import Backend, Membership, Renewal
+from tests.contract.conftest import OpenPeer
+from tests.contract.support import claim, lines
+from tests.support.waiting import eventually
+
+N1, N2 = NodeId("n1"), NodeId("n2")
+LONG_MS = 60_000
+SHORT_MS = 50
+
+
+async def look(backend: Backend) -> Renewal:
+    """Ask who lives without being anybody."""
+    return await backend.nodes.renew(NodeId("nobody"), b"", LONG_MS)
+
+
+async def lapse(backend: Backend, node: NodeId) -> None:
+    """Give a node a lease and wait until it has lapsed."""
+    await backend.nodes.register(node, b"", SHORT_MS)
+
+    async def has_lapsed() -> bool:
+        return node in (await look(backend)).lapsed
+
+    await eventually(has_lapsed, timeout_s=2)
+
+
+async def test_a_registered_node_lives_for_its_lease(backend: Backend) -> None:
+    await backend.nodes.register(N1, b"info", LONG_MS)
+    renewal = await look(backend)
+    assert LONG_MS - 5_000 < renewal.live[N1] <= LONG_MS
+    assert renewal.lapsed == ()
+
+
+async def test_renewing_extends_a_held_lease_and_the_info(backend: Backend) -> None:
+    await backend.nodes.register(N1, b"old", 5_000)
+    renewal = await backend.nodes.renew(N1, b"new", LONG_MS)
+    assert renewal.held
+    assert renewal.live[N1] > 5_000
+    assert await backend.nodes.infos([N1]) == [(b"new", 0)]
+
+
+async def test_a_node_that_never_registered_holds_no_lease(backend: Backend) -> None:
+    renewal = await backend.nodes.renew(N1, b"", LONG_MS)
+    assert renewal == Renewal(held=False, live={}, lapsed=())
+
+
+async def test_a_lapsed_lease_cannot_be_renewed(backend: Backend) -> None:
+    await lapse(backend, N1)
+    renewal = await backend.nodes.renew(N1, b"", LONG_MS)
+    assert renewal == Renewal(held=False, live={}, lapsed=(N1,))
+
+
+async def test_a_living_node_cannot_be_fenced(backend: Backend) -> None:
+    await backend.nodes.register(N1, b"", LONG_MS)
+    assert not await backend.nodes.fence(N1, LONG_MS)
+    assert (await backend.nodes.renew(N1, b"", LONG_MS)).held
+
+
+async def test_an_unknown_node_cannot_be_fenced(backend: Backend) -> None:
+    assert not await backend.nodes.fence(N1, LONG_MS)
+
+
+async def test_one_of_many_sweepers_gets_a_lapsed_node(open_peer: OpenPeer) -> None:
+    peers = [await open_peer(f"s{i}") for i in range(4)]
+    await lapse(peers[0].backend, N1)
+    took = await asyncio.gather(*(peer.backend.nodes.fence(N1, LONG_MS) for peer in peers))
+    assert sum(took) == 1
+
+
+async def test_a_fenced_node_is_neither_alive_nor_to_be_swept_and_cannot_renew(backend: Backend) -> None:
+    await lapse(backend, N1)
+    await backend.nodes.fence(N1, LONG_MS)
+    assert await backend.nodes.renew(N1, b"", LONG_MS) == Renewal(held=False, live={}, lapsed=())
+
+
+async def test_a_node_whose_sweeper_died_can_be_fenced_again(backend: Backend) -> None:
+    await lapse(backend, N1)
+    await backend.nodes.fence(N1, SHORT_MS)
+
+    async def is_free_again() -> bool:
+        return N1 in (await look(backend)).lapsed
+
+    await eventually(is_free_again, timeout_s=2)
+    assert await backend.nodes.fence(N1, LONG_MS)
+
+
+async def test_a_fence_is_extended(backend: Backend) -> None:
+    await lapse(backend, N1)
+    await lapse(backend, N2)
+    for node in (N1, N2):
+        await backend.nodes.fence(node, SHORT_MS)
+    await backend.nodes.extend_fence(N1, LONG_MS)
+
+    async def other_fence_lapsed() -> bool:
+        return N2 in (await look(backend)).lapsed
+
+    await eventually(other_fence_lapsed, timeout_s=2)
+    assert not await backend.nodes.fence(N1, LONG_MS)
+
+
+async def test_extending_a_fence_that_is_gone_does_not_bring_it_back(backend: Backend) -> None:
+    await lapse(backend, N1)
+    await backend.nodes.fence(N1, LONG_MS)
+    await backend.nodes.retire(N1)
+    await backend.nodes.extend_fence(N1, SHORT_MS)
+    await lapse(backend, N2)
+    assert (await look(backend)).lapsed == (N2,)
+
+
+async def test_infos_count_connections_and_not_their_rooms(backend: Backend) -> None:
+    await backend.nodes.register(N1, b"one", LONG_MS)
+    await backend.presence.claim(claim("n1.1"))
+    await backend.rooms.join("lobby", "alice", ConnectionId("n1.1"))
+    assert await backend.nodes.infos([N1, N2]) == [(b"one", 1), (None, 0)]
+
+
+async def test_the_info_ends_with_the_lease(backend: Backend) -> None:
+    await lapse(backend, N1)
+    live = (await look(backend)).live
+    assert await backend.nodes.infos(list(live)) == []
+
+
+async def test_an_index_is_read_whole_and_forgotten_line_by_line(backend: Backend) -> None:
+    for number in range(700):
+        await backend.presence.claim(claim(f"n1.{number}", f"client {number}"))
+    await backend.rooms.join("a room", "client 1", ConnectionId("n1.1"))
+    expected = {Membership(ConnectionId(f"n1.{i}"), f"client {i}", None) for i in range(700)}
+    place = Membership(ConnectionId("n1.1"), "client 1", "a room")
+    assert await lines(backend, N1) == {*expected, place}
+    gone = [*list(expected)[:650], place]
+    await backend.nodes.forget(N1, gone)
+    assert await lines(backend, N1) == expected - set(gone)
+
+
+async def test_forgetting_nothing_is_allowed(backend: Backend) -> None:
+    await backend.nodes.forget(N1, [])
+    assert await lines(backend, N1) == set()
+
+
+async def test_retiring_drops_lease_info_and_index(backend: Backend) -> None:
+    await backend.nodes.register(N1, b"one", LONG_MS)
+    await backend.presence.claim(claim("n1.1"))
+    await backend.rooms.join("lobby", "alice", ConnectionId("n1.1"))
+    await backend.nodes.retire(N1)
+    assert await look(backend) == Renewal(held=False, live={}, lapsed=())
+    assert await backend.nodes.infos([N1]) == [(None, 0)]
+    assert await lines(backend, N1) == set()
+
+
+async def test_retiring_drops_a_fence(backend: Backend) -> None:
+    await lapse(backend, N1)
+    await backend.nodes.fence(N1, SHORT_MS)
+    await backend.nodes.retire(N1)
+    await lapse(backend, N2)
+    assert (await look(backend)).lapsed == (N2,)

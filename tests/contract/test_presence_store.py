@@ -1,0 +1,186 @@
+"""``ports.PresenceStore`` on every backend."""
+
+import asyncio
+from dataclasses import replace
+from itertools import permutations
+
+import pytest
+import redis.asyncio
+
+from fastapi_websocket_stabilizer.backends.redis import RedisBackend
+from fastapi_websocket_stabilizer.metrics import Counters
+from fastapi_websocket_stabilizer.names import ConnectionId, NodeId
+from fastapi_websocket_stabilizer.ports import Backend, Membership
+from tests.contract.support import AWKWARD_NAMES, claim, holders, lines
+from tests.support.servers import RedisServer
+
+N1 = NodeId("n1")
+
+
+async def test_the_first_claim_of_a_client_is_told_so(backend: Backend) -> None:
+    first = await backend.presence.claim(claim("n1.1"))
+    second = await backend.presence.claim(claim("n1.2"))
+    assert (first.first, second.first) == (True, False)
+
+
+async def test_a_new_claim_outranks_the_older_one(backend: Backend) -> None:
+    older = await backend.presence.claim(claim("n1.1"))
+    newer = await backend.presence.claim(claim("n2.1"))
+    assert newer.stamp > older.stamp
+    assert newer.others == ("n1.1",)
+
+
+async def test_an_outranked_entry_stays_until_it_is_released(backend: Backend) -> None:
+    await backend.presence.claim(claim("n1.1"))
+    await backend.presence.claim(claim("n2.1"))
+    assert await holders(backend) == ["n2.1", "n1.1"]
+
+
+async def test_a_client_may_have_several_connections_and_the_oldest_gives_way(backend: Backend) -> None:
+    answers = [await backend.presence.claim(claim(f"n1.{i}", top=2)) for i in range(3)]
+    assert [answer.others for answer in answers] == [(), (), ("n1.0",)]
+
+
+async def test_an_entry_is_returned_as_it_was_given(backend: Backend) -> None:
+    body = b'{"name": "a b \xc3\xa4 \x00"}'
+    await backend.presence.claim(replace(claim("n1.1"), entry=body))
+    ((entry,),) = await backend.presence.entries(["alice"])
+    assert entry.entry == body
+
+
+async def test_entries_answer_each_client_in_the_order_asked(backend: Backend) -> None:
+    for name in ("alice", "bob"):
+        await backend.presence.claim(claim(f"n1.{name}", name))
+    found = await backend.presence.entries(["bob", "nobody", "alice"])
+    assert [[entry.connection_id for entry in entries] for entries in found] == [["n1.bob"], [], ["n1.alice"]]
+
+
+async def test_a_repeated_claim_changes_nothing(backend: Backend) -> None:
+    once = await backend.presence.claim(claim("n1.1"))
+    again = await backend.presence.claim(claim("n1.1", stamp=once.stamp))
+    assert again.others == ()
+    assert await holders(backend) == ["n1.1"]
+
+
+async def test_a_reclaim_with_an_old_stamp_does_not_outrank_a_newer_claim(backend: Backend) -> None:
+    frozen = await backend.presence.claim(claim("n1.1"))
+    await backend.presence.claim(claim("n2.1"))
+    again = await backend.presence.claim(replace(claim("n3.1", stamp=frozen.stamp), replaces="n1.1"))
+    assert again == replace(frozen, first=False, others=(ConnectionId("n3.1"),))
+    assert await holders(backend) == ["n2.1", "n3.1"]
+
+
+async def test_a_reclaim_takes_the_place_of_the_entry_it_replaces(backend: Backend) -> None:
+    before = await backend.presence.claim(claim("n1.1"))
+    again = await backend.presence.claim(replace(claim("n9.1", stamp=before.stamp), replaces="n1.1"))
+    assert again.others == ()
+    assert await holders(backend) == ["n9.1"]
+
+
+@pytest.mark.parametrize("order", [*permutations((1, 2, 3))])
+async def test_reclaims_rank_by_their_stamps_in_any_order_of_arrival(
+    backend: Backend, order: tuple[int, ...]
+) -> None:
+    for stamp in order:
+        await backend.presence.claim(claim(f"n{stamp}.1", stamp=stamp))
+    assert await holders(backend) == ["n3.1", "n2.1", "n1.1"]
+
+
+async def test_a_new_claim_outranks_a_stamp_from_the_future(backend: Backend) -> None:
+    future = 9_000_000_000_000_000
+    await backend.presence.claim(claim("n1.1", stamp=future))
+    assert (await backend.presence.claim(claim("n2.1"))).stamp == future + 1
+
+
+async def test_simultaneous_claims_have_distinct_stamps_and_one_winner(backend: Backend) -> None:
+    answers = await asyncio.gather(*(backend.presence.claim(claim(f"n{i}.1")) for i in range(20)))
+    assert len({answer.stamp for answer in answers}) == 20
+    winner = max(range(20), key=lambda i: answers[i].stamp)
+    assert (await holders(backend))[0] == f"n{winner}.1"
+
+
+async def test_claim_if_free_takes_a_free_place(backend: Backend) -> None:
+    answers = [await backend.presence.claim_if_free(claim(f"n1.{i}", top=2)) for i in range(2)]
+    assert [(bool(answer.stamp), answer.first) for answer in answers] == [(True, True), (True, False)]
+    assert await holders(backend) == ["n1.1", "n1.0"]
+
+
+async def test_claim_if_free_is_refused_and_told_who_is_there(backend: Backend) -> None:
+    await backend.presence.claim_if_free(claim("n1.1"))
+    refused = await backend.presence.claim_if_free(claim("n2.1"))
+    assert (refused.stamp, refused.others) == (0, ("n1.1",))
+    assert await holders(backend) == ["n1.1"]
+
+
+async def test_claim_if_free_may_be_repeated_by_the_holder(backend: Backend) -> None:
+    await backend.presence.claim_if_free(claim("n1.1"))
+    assert (await backend.presence.claim_if_free(claim("n1.1"))).stamp
+
+
+async def test_simultaneous_claims_of_a_free_place_have_one_winner(backend: Backend) -> None:
+    answers = await asyncio.gather(*(backend.presence.claim_if_free(claim(f"n{i}.1")) for i in range(20)))
+    assert sum(bool(answer.stamp) for answer in answers) == 1
+
+
+async def test_release_removes_exactly_one_connection_and_tells_the_last(backend: Backend) -> None:
+    for i in range(2):
+        await backend.presence.claim(claim(f"n1.{i}", top=2))
+    assert not await backend.presence.release("alice", ConnectionId("n1.0"))
+    assert await holders(backend) == ["n1.1"]
+    assert await backend.presence.release("alice", ConnectionId("n1.1"))
+
+
+async def test_release_of_a_replaced_connection_leaves_its_successor(backend: Backend) -> None:
+    await backend.presence.claim(claim("n1.1"))
+    await backend.presence.claim(claim("n2.1"))
+    for _ in range(2):
+        assert not await backend.presence.release("alice", ConnectionId("n1.1"))
+    assert await holders(backend) == ["n2.1"]
+
+
+async def test_the_index_has_a_claim_before_it_is_answered_and_until_it_is_forgotten(
+    backend: Backend,
+) -> None:
+    line = Membership(ConnectionId("n1.1"), "alice", None)
+    await backend.presence.claim(claim("n1.1"))
+    assert await lines(backend, N1) == {line}
+    await backend.presence.release("alice", line.connection_id)
+    assert await lines(backend, N1) == {line}
+    await backend.nodes.forget(N1, [line])
+    assert await lines(backend, N1) == set()
+
+
+async def test_redis_sees_the_index_written_before_the_entry(redis_row: RedisServer, namespace: str) -> None:
+    backend = RedisBackend(redis_row.url, namespace, 3.0, lambda *_: None, Counters())
+    await backend.start(N1)
+    async with redis.asyncio.Redis.from_url(redis_row.url) as client, client.monitor() as monitor:
+        await backend.presence.claim(claim("n1.1"))
+        await backend.presence.claim_if_free(claim("n1.2", "bob"))
+        await backend.rooms.join("lobby", "alice", ConnectionId("n1.1"))
+        await client.echo("end")
+        commands = await commands_until(monitor, "ECHO end")
+    await backend.stop()
+    written = [command.split()[0] for command in commands if namespace in command]
+    assert [word for word in written if word in ("HSET", "EVALSHA")] == ["HSET", "EVALSHA"] * 3
+
+
+async def commands_until(monitor: redis.asyncio.client.Monitor, last: str) -> list[str]:
+    """Return what clients sent (not what scripts called) up to the command ``last``."""
+    seen: list[str] = []
+    async for command in monitor.listen():
+        if command["command"] == last:
+            break
+        if command["client_type"] != "lua":
+            seen.append(command["command"])
+    return seen
+
+
+async def test_names_cannot_collide_or_match_one_another(backend: Backend) -> None:
+    for number, name in enumerate(AWKWARD_NAMES):
+        await backend.presence.claim(claim(f"n1.{number}", name))
+    found = await backend.presence.entries(AWKWARD_NAMES)
+    assert [[entry.connection_id for entry in entries] for entries in found] == [
+        [f"n1.{number}"] for number in range(len(AWKWARD_NAMES))
+    ]
+    indexed = {(line.connection_id, line.client_id) for line in await lines(backend, N1)}
+    assert indexed == {(f"n1.{number}", name) for number, name in enumerate(AWKWARD_NAMES)}

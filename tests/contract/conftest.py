@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
 
+from fastapi_websocket_stabilizer import WebSocketConfig
 from fastapi_websocket_stabilizer.backends.memory import MemoryBackend, MemoryHub
 from fastapi_websocket_stabilizer.backends.redis import RedisBackend
 from fastapi_websocket_stabilizer.metrics import Counters
@@ -57,7 +58,11 @@ async def open_peer(row: RedisServer | None, namespace: str) -> AsyncIterator[Op
     def make(node: NodeId, receive: Receive) -> Backend:
         if row is None:
             return MemoryBackend(hub, node, receive, Counters())
-        return RedisBackend(row.url, namespace, TIMEOUT_S, receive, Counters())
+        return RedisBackend(
+            WebSocketConfig(redis_url=row.url, namespace=namespace, redis_timeout_s=TIMEOUT_S),
+            receive,
+            Counters(),
+        )
 
     async def start(name: str) -> Peer:
         peer = Peer(NodeId(name), make)

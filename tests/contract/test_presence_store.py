@@ -7,6 +7,7 @@ from itertools import permutations
 import pytest
 import redis.asyncio
 
+from fastapi_websocket_stabilizer import WebSocketConfig
 from fastapi_websocket_stabilizer.backends.redis import RedisBackend
 from fastapi_websocket_stabilizer.metrics import Counters
 from fastapi_websocket_stabilizer.names import ConnectionId, NodeId
@@ -151,7 +152,9 @@ async def test_the_index_has_a_claim_before_it_is_answered_and_until_it_is_forgo
 
 
 async def test_redis_sees_the_index_written_before_the_entry(redis_row: RedisServer, namespace: str) -> None:
-    backend = RedisBackend(redis_row.url, namespace, 3.0, lambda *_: None, Counters())
+    backend = RedisBackend(
+        WebSocketConfig(redis_url=redis_row.url, namespace=namespace), lambda *_: None, Counters()
+    )
     await backend.start(N1)
     async with redis.asyncio.Redis.from_url(redis_row.url) as client, client.monitor() as monitor:
         await backend.presence.claim(claim("n1.1"))
@@ -161,7 +164,7 @@ async def test_redis_sees_the_index_written_before_the_entry(redis_row: RedisSer
         commands = await commands_until(monitor, "ECHO end")
     await backend.stop()
     written = [command.split()[0] for command in commands if namespace in command]
-    assert [word for word in written if word in ("HSET", "EVALSHA")] == ["HSET", "EVALSHA"] * 3
+    assert [word for word in written if word in ("HSET", "EVAL")] == ["HSET", "EVAL"] * 3
 
 
 async def commands_until(monitor: redis.asyncio.client.Monitor, last: str) -> list[str]:

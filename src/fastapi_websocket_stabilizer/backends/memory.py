@@ -4,7 +4,6 @@ Several managers may share a ``MemoryHub``. Nothing here waits, so it works on a
 ``start()``; one lock makes each operation what a script is on Redis: atomic.
 """
 
-import itertools
 import threading
 import time
 from collections import OrderedDict
@@ -116,7 +115,8 @@ class MemoryBackend:
 
     async def claim_if_free(self, claim: Claim) -> Claimed:
         with self._hub.lock:
-            holders = tuple(self._hub.clients.get(claim.client_id, {}))
+            entries = self._hub.clients.get(claim.client_id, {})
+            holders = tuple(holder for holder in entries if holder != claim.connection_id)
             if len(holders) >= claim.top:
                 return Claimed(0, first=False, others=holders)
             return await self.claim(claim)
@@ -254,9 +254,8 @@ class _Rooms:
 
     async def members(self, room: str, cursor: str, limit: int) -> tuple[list[tuple[ConnectionId, str]], str]:
         with self._hub.lock:
-            start = int(cursor or 0)
-            page = list(itertools.islice(self._hub.rooms.get(room, {}).items(), start, start + limit))
-            return page, str(start + limit) if len(page) == limit else ""
+            found = sorted(item for item in self._hub.rooms.get(room, {}).items() if item[0] > cursor)
+        return found[:limit], found[limit - 1][0] if len(found) > limit else ""
 
     async def counts(self, room: str) -> dict[NodeId, int]:
         counts: dict[NodeId, int] = {}

@@ -175,12 +175,17 @@ class Claims:
         self._is_catching_up = True
         try:
             await self._reclaim_pending()
-            await self._release_pending()
+            await self.release_pending()
             await self._repeat_evicts()
         finally:
             self._is_catching_up = False
 
-    async def _release_pending(self) -> None:
+    async def release_pending(self) -> None:
+        """Try again what Redis did not take.
+
+        Raises:
+            BackendUnavailableError: It still does not; nothing is forgotten.
+        """
         while lines := list(islice(self._unreleased, BATCH)):
             by_node: dict[NodeId, list[Membership]] = {}
             for line in lines:

@@ -197,6 +197,8 @@ class Registry:
             await asyncio.wait(self._services)
         self._services.clear()
         self.context.unheard.give_up()
+        with suppress(BackendUnavailableError):
+            await self.claims.release_pending()
         if self.leases is not None:
             # Last: until here other nodes may still ask this one.
             with suppress(BackendUnavailableError):

@@ -22,6 +22,9 @@ LIMIT_BYTES = 64 * 1024 * 1024
 BATCH = 1000
 """Commands in one pipeline at most: replies of a longer one would keep the event loop too long."""
 
+WATCHES = 20
+"""How many times within the timeout it is looked whether a command has waited too long."""
+
 Argument = str | bytes | int
 
 
@@ -47,12 +50,6 @@ class Command:
     def name(self) -> str:
         return self.script.name if self.script else str(self.arguments[0])
 
-    def packed(self) -> tuple[Argument, ...]:
-        if self.script is None:
-            return self.arguments
-        keys_and_arguments = self.arguments[1:]
-        return ("EVALSHA", self.script.sha, self.arguments[0], *keys_and_arguments)
-
     def resolve(self, result: Any) -> None:
         if not self.reply.done():
             self.reply.set_result(result)
@@ -61,6 +58,26 @@ class Command:
         if not self.reply.done():
             self.reply.set_exception(error)
             self.reply.exception()  # a caller that was cancelled will never ask; that is no leak to warn of
+
+
+def _packed(batch: list[Command]) -> list[tuple[Argument, ...]]:
+    """Return what to send: a script in full at its first use in the batch, and by its hash after that.
+
+    So the server always knows it. Were a hash unknown (SCRIPT FLUSH, a restart), the command would have to be
+    sent again, behind those that were queued after it.
+    """
+    sent: set[str] = set()
+    packed: list[tuple[Argument, ...]] = []
+    for command in batch:
+        script = command.script
+        if script is None:
+            packed.append(command.arguments)
+        elif script.sha in sent:
+            packed.append(("EVALSHA", script.sha, *command.arguments))
+        else:
+            sent.add(script.sha)
+            packed.append(("EVAL", script.source, *command.arguments))
+    return packed
 
 
 class Pipeline:
@@ -73,6 +90,8 @@ class Pipeline:
         self._backoff = Backoff()
         self._connection: Connection | None = None
         self._task: asyncio.Task[None] | None = None
+        self._in_flight: list[Command] = []
+        self._watchdog: asyncio.TimerHandle | None = None
         self.queued_bytes = 0
         self.run_id = ""
 
@@ -89,14 +108,18 @@ class Pipeline:
     async def stop(self) -> None:
         """Send what is queued if Redis answers in time, then close. Whoever still waits gets an error."""
         if self._task is not None:
-            while self._queue and self._connection is not None and not self._task.done():
-                await asyncio.wait([self._queue[-1].reply], timeout=self._factory.timeout_s)
+            while self._queue and not self._task.done():
+                await asyncio.wait([self._queue[-1].reply])  # ends: the watchdog sees to it
             self._task.cancel()
             await asyncio.wait([self._task])
             self._task = None
         await self._disconnect()
         self._reject(self._queue, BackendUnavailableError("the connection to Redis was closed"))
         self._queue.clear()
+        self.queued_bytes = 0
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+            self._watchdog = None
 
     def call(
         self, script: Script, keys: Iterable[str], *arguments: Argument, idempotent: bool
@@ -125,54 +148,78 @@ class Pipeline:
             self._queue.append(command)
             self.queued_bytes += command.size
             self._wanted.set()
+            if self._watchdog is None:
+                self._watch()
         return command.reply
+
+    def _watch(self) -> None:
+        """Look in from time to time whether somebody has waited too long: a timer each would cost more."""
+        interval_s = self._factory.timeout_s / WATCHES
+        self._watchdog = asyncio.get_running_loop().call_later(interval_s, self._expire)
+
+    def _expire(self) -> None:
+        now_s = asyncio.get_running_loop().time()
+        for command in self._in_flight:
+            if command.deadline_s <= now_s:
+                self._give_up_on(command, TimeoutError(), is_sent=True)
+        while self._queue and self._queue[0].deadline_s <= now_s:
+            command = self._queue.popleft()
+            self.queued_bytes -= command.size
+            self._give_up_on(command, TimeoutError(), is_sent=False)
+        self._watchdog = None
+        if self._queue or self._in_flight:
+            self._watch()
 
     async def _serve(self) -> None:
         while True:
             await self._wanted.wait()
             self._wanted.clear()
             while self._queue:
-                batch = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
-                self.queued_bytes -= sum(command.size for command in batch)
+                if self._backoff.delay_s:
+                    await asyncio.sleep(self._backoff.delay_s)
+                self._in_flight = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
+                self.queued_bytes -= sum(command.size for command in self._in_flight)
                 try:
-                    await self._exchange(batch)
+                    if self._in_flight:
+                        await self._exchange(self._in_flight)
                 except asyncio.CancelledError:
-                    self._reject(batch, BackendUnavailableError("the connection to Redis was closed"))
+                    self._reject(
+                        self._in_flight, BackendUnavailableError("the connection to Redis was closed")
+                    )
                     raise
+                finally:
+                    self._in_flight = []
 
     async def _exchange(self, batch: list[Command]) -> None:
         self._counters.redis_batches += 1
         self._counters.redis_commands += len(batch)
-        answered = 0
-        is_sent = False
-        if self._backoff.delay_s:
-            await asyncio.sleep(self._backoff.delay_s)
+        answered, is_sent = 0, False
+        unknown_scripts: list[Command] = []
         try:
             async with asyncio.timeout_at(max(command.deadline_s for command in batch)):
                 if self._connection is None:
                     self._connection = await self._connect()
                 connection = self._connection
-                await connection.send_packed_command(
-                    connection.pack_commands([command.packed() for command in batch]), check_health=False
-                )
+                packed = connection.pack_commands(_packed(batch))
                 is_sent = True
+                await connection.send_packed_command(packed, check_health=False)
                 for command in batch:
-                    await self._read_reply(connection, command)
+                    await self._read_reply(connection, command, unknown_scripts)
                     answered += 1
             self._backoff.reset()
         except Exception as error:  # noqa: BLE001 - whatever broke, the connection cannot be trusted any more
             self._backoff.grow()
             await self._disconnect()
             self._give_up(batch[answered:], error, is_sent=is_sent)
+        self._requeue(unknown_scripts)
 
-    async def _read_reply(self, connection: Connection, command: Command) -> None:
+    async def _read_reply(
+        self, connection: Connection, command: Command, unknown_scripts: list[Command]
+    ) -> None:
         try:
             command.resolve(await connection.read_response())
         except redis_errors.NoScriptError:
-            # The server lost its scripts (SCRIPT FLUSH): send this one in full, which loads it again.
-            assert command.script is not None
-            arguments = ("EVAL", command.script.source, *command.arguments)
-            self._requeue([self._again(command, arguments)])
+            unknown_scripts.append(command)
         except redis_errors.ReadOnlyError as error:
             command.reject(self._factory.translate(command.name, error))
             raise  # a demoted primary: the next connection may find the new one
@@ -181,22 +228,15 @@ class Pipeline:
 
     def _give_up(self, batch: list[Command], error: Exception, *, is_sent: bool) -> None:
         now_s = asyncio.get_running_loop().time()
-        again = [
-            c
-            for c in batch
-            if c.is_idempotent and c.deadline_s > now_s and not isinstance(error, TimeoutError)
-        ]
-        self._requeue(again)
-        self._wanted.set()
+        again = [c for c in batch if c.is_idempotent and c.deadline_s > now_s and not c.reply.done()]
         for command in batch:
             if command not in again:
-                self._counters.redis_failures += 1
-                command.reject(self._factory.translate(command.name, error, outcome_unknown=is_sent))
+                self._give_up_on(command, error, is_sent=is_sent)
+        self._requeue(again)
 
-    def _again(self, command: Command, arguments: tuple[Argument, ...]) -> Command:
-        again = Command(arguments, None, is_idempotent=command.is_idempotent, deadline_s=command.deadline_s)
-        again.reply = command.reply
-        return again
+    def _give_up_on(self, command: Command, error: Exception, *, is_sent: bool) -> None:
+        self._counters.redis_failures += not command.reply.done()
+        command.reject(self._factory.translate(command.name, error, outcome_unknown=is_sent))
 
     def _requeue(self, commands: list[Command]) -> None:
         self._queue.extendleft(reversed(commands))

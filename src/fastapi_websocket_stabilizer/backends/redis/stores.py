@@ -94,19 +94,15 @@ class RedisRooms:
 
     async def members(self, room: str, cursor: str, limit: int) -> tuple[list[tuple[ConnectionId, str]], str]:
         # HSCAN gives a small hash (up to hash-max-listpack-entries) whole, whatever COUNT says: the cursor
-        # also remembers how far into such an answer the last page went.
-        scan, _, skip = (cursor or "0").partition("+")
-        reply = await self._pipeline.send(
-            "HSCAN", self._keys.room(room), scan, "COUNT", limit, idempotent=True
-        )
-        next_scan, pairs = reply[0].decode(), reply[1]
-        found = sorted(
-            (ConnectionId(c.decode()), i.decode()) for c, i in zip(pairs[::2], pairs[1::2], strict=True)
-        )
-        end = int(skip or 0) + limit
-        if end < len(found):
-            return found[end - limit : end], f"{scan}+{end}"
-        return found[end - limit :], "" if next_scan == "0" else next_scan
+        # also remembers after which member of such an answer to go on.
+        scan, _, last = cursor.partition(">")
+        key = self._keys.room(room)
+        reply = await self._pipeline.send("HSCAN", key, scan or "0", "COUNT", limit, idempotent=True)
+        pairs = [item.decode() for item in reply[1]]
+        found = sorted((ConnectionId(c), i) for c, i in zip(pairs[::2], pairs[1::2], strict=True) if c > last)
+        if len(found) > limit:
+            return found[:limit], f"{scan or '0'}>{found[limit - 1][0]}"
+        return found, "" if reply[0] == b"0" else reply[0].decode()
 
     async def counts(self, room: str) -> dict[NodeId, int]:
         reply = await self._pipeline.send("HGETALL", self._keys.room_counts(room), idempotent=True)

@@ -7,16 +7,16 @@ from dataclasses import MISSING, field, fields
 from datetime import timedelta
 from functools import wraps
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
 
 from annotated_types import Gt, MinLen
-from pydantic import BeforeValidator, ConfigDict, ValidationError, model_validator
+from pydantic import AllowInfNan, BeforeValidator, ConfigDict, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
 from .exceptions import ConfigurationError
 from .models import JSON, CompressionMode, MemoryEvictionPolicy
 
 PositiveFloat = Annotated[float, Gt(0)]
+FiniteFloat = Annotated[float, Gt(0), AllowInfNan(False)]
 PositiveInt = Annotated[int, Gt(0)]
 
 
@@ -31,7 +31,7 @@ def _lower(value: object) -> object:
 def _redis_url(value: object) -> object:
     if value is None:
         return value
-    if not isinstance(value, str) or urlsplit(value).scheme not in ("redis", "rediss", "unix"):
+    if not isinstance(value, str) or not value.startswith(("redis://", "rediss://", "unix://")):
         raise ValueError("must be a redis://, rediss:// or unix:// URL")
     return value
 
@@ -44,7 +44,8 @@ def _namespace(value: object) -> object:
 
 def mask_password(url: str) -> str:
     """Return ``url`` with the password replaced by ``***``, for people to read."""
-    hidden = re.sub(r"(//[^:/@]*):[^@]*@", r"\1:***@", url)
+    # A password may hold an @: user and password end at the last one before the path.
+    hidden = re.sub(r"(//[^:/?#@]*):[^/?#]*@", r"\1:***@", url)
     return re.sub(r"([?&]password=)[^&]*", r"\1***", hidden)
 
 
@@ -56,7 +57,7 @@ def _describe(error: Any) -> str:
     if re.match(r"\w+ must be ", rule):  # a rule over two fields names both itself
         return rule
     rule = rule.replace("Input should be", "must be").replace("must be greater than 0", "must be positive")
-    value = mask_password(str(error["input"])) if name == "redis_url" else repr(error["input"])
+    value = _shown(name, error["input"])
     return f"{name} {rule if rule.startswith('must') else f'must be valid: {rule}'}, got {value[:200]}"
 
 
@@ -129,15 +130,15 @@ class WebSocketConfig:
     """Bytes that may wait for one slow socket; an empty outbox takes any one message."""
     outbox_policy: Literal["close", "drop_oldest", "drop_newest"] = "close"
     """What happens to a socket, or to a message, when its outbox is full."""
-    write_timeout_s: PositiveFloat = 2.0
+    write_timeout_s: FiniteFloat = 2.0
     """Seconds that one send to a socket may take before it is given up as a slow consumer."""
-    close_timeout_s: PositiveFloat = 2.0
+    close_timeout_s: FiniteFloat = 2.0
     """Seconds that closing one socket may take before it is forgotten."""
-    lease_ttl_s: PositiveFloat = 10.0
+    lease_ttl_s: FiniteFloat = 10.0
     """Seconds after which a silent node is dead; its clients are shown no longer than this."""
-    renew_interval_s: PositiveFloat = 3.0
+    renew_interval_s: FiniteFloat = 3.0
     """Seconds between two renewals of the lease (a beat)."""
-    redis_timeout_s: PositiveFloat = 3.0
+    redis_timeout_s: FiniteFloat = 3.0
     """Seconds that Redis, or another node through it, may take to answer."""
 
     @model_validator(mode="after")
@@ -182,13 +183,17 @@ def _from_text(name: str, text: str) -> object:
     if name == "reconnect_token_ttl":
         try:
             return timedelta(seconds=float(text))
-        except ValueError:
+        except (ValueError, OverflowError):
             raise ConfigurationError(f"{name} must be seconds, got {text!r}") from None
     return text
 
 
 def _shown(name: str, value: object) -> str:
-    return repr(mask_password(str(value))) if name == "redis_url" else repr(value)
+    if name == "token_secret":
+        return f"{len(str(value))} characters"
+    if name == "redis_url":
+        return repr(mask_password(str(value))) if "://" in str(value) else "no scheme"
+    return repr(value)
 
 
 _init, _setattr = WebSocketConfig.__init__, WebSocketConfig.__setattr__
@@ -210,6 +215,8 @@ def _setattr_with_named_errors(self: WebSocketConfig, name: str, value: Any) -> 
     except ValidationError as error:
         # A rule over two fields is checked after the assignment.
         self.__dict__[name] = before
+        if name not in type(self).__dataclass_fields__:
+            del self.__dict__[name]
         raise ConfigurationError("; ".join(map(_describe, error.errors()))) from None
 
 

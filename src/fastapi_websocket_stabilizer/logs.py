@@ -15,7 +15,7 @@ def configure_logging(level: str = "INFO") -> None:
     """Print this library's log to stderr from ``level`` on; calling it again changes the level only."""
     logger = logging.getLogger(ROOT)
     logger.setLevel(level.upper())
-    if not any(isinstance(handler, logging.StreamHandler) for handler in logger.handlers):
+    if not any(type(handler) is logging.StreamHandler for handler in logger.handlers):
         handler = logging.StreamHandler()
         handler.setFormatter(
             logging.Formatter("%(asctime)s - %(name)s - %(levelname)s - %(message)s", "%Y-%m-%d %H:%M:%S")
@@ -66,7 +66,7 @@ class StructuredLogger:
             **kwargs,
         )
 
-    def _log(self, level: int, tag: str, **fields: Any) -> None:
+    def _log(self, level: int, tag: str, /, **fields: Any) -> None:
         if self._logger.isEnabledFor(level):
             text = " ".join(f"{key}={value}" for key, value in fields.items())
             self._logger.log(level, "[%s] %s", tag, text)

@@ -140,8 +140,7 @@ class WebSocketConnectionManager:
             HTTPException, WebSocketStabilizerError: As ``connection``.
         """
         handle = on_message or self._hooks.on_message
-        options = {"metadata": metadata, "rooms": rooms, "subprotocol": subprotocol}
-        async with self.connection(websocket, client_id, **options) as connection:  # type: ignore[arg-type]
+        async with connected(self, websocket, client_id, metadata, rooms, subprotocol) as connection:
             async for message in connection:
                 if handle is not None:
                     await self._hooks.call(handle, connection, message)
@@ -363,7 +362,7 @@ class WebSocketConnectionManager:
         self._check_readable()
         return await self._registry.tokens.issue(client_id)
 
-    async def validate_reconnect_token(self, token: str) -> str | None:
+    async def validate_reconnect_token(self, token: str) -> str:
         """Redeem a token: return its client id, once.
 
         Raises:

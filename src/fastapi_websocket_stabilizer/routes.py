@@ -1,5 +1,6 @@
 """FastAPI's side: routes that serve sockets, refusals as HTTP answers, health."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Any
@@ -48,6 +49,9 @@ async def connected(
         yield connection
     except WebSocketDisconnect:
         pass  # the client is gone: that is how a connection ends
+    except asyncio.CancelledError:
+        code, reason = close_codes.GOING_AWAY, "server shutdown"
+        raise
     except BaseException:
         code, reason = INTERNAL_ERROR, "internal error"
         raise

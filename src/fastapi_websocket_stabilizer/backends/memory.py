@@ -107,7 +107,8 @@ class MemoryBackend:
             first = not entries
             entries.pop(ConnectionId(claim.replaces), None)
             highest = max((entry.stamp for entry in entries.values()), default=0)
-            stamp = claim.stamp or max(time.time_ns() // 1000, highest + 1)
+            own = entries.get(claim.connection_id)
+            stamp = own.stamp if own else claim.stamp or max(time.time_ns() // 1000, highest + 1)
             entries[claim.connection_id] = Entry(claim.connection_id, stamp, claim.entry)
             self._write_index(Membership(claim.connection_id, claim.client_id, None))
             ranked = sorted(entries.values(), key=lambda entry: entry.stamp, reverse=True)

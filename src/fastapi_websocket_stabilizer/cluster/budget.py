@@ -90,6 +90,7 @@ class Budget:
         is_lru = self._context.config.memory_eviction_policy is MemoryEvictionPolicy.LRU
         return self._order.next(
             live=lambda: self._context.shards,
-            is_live=lambda connection: connection.ended is None and connection is not keep,
+            is_live=lambda connection: connection.ended is None,
             age=lambda connection: connection.used_at_s if is_lru else connection.opened_at_s,
+            keep=keep,
         )

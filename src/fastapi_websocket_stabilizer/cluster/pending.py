@@ -16,7 +16,7 @@ class Unheard:
 
     def __init__(self) -> None:
         self._waiting: dict[int, tuple[asyncio.Future[Tally | None], int, str]] = {}
-        self._room = asyncio.Event()
+        self._senders: list[asyncio.Future[None]] = []
         self.bytes = 0
 
     def __bool__(self) -> bool:
@@ -34,7 +34,7 @@ class Unheard:
         future, size, _ = self._waiting.pop(sequence, (None, 0, ""))
         if future is not None:
             self.bytes -= size
-            self._room.set()
+            self._wake_senders()
             if not future.done():
                 future.set_result(tally)
 
@@ -47,8 +47,15 @@ class Unheard:
     async def room_for_more(self) -> None:
         """Wait until less than ``UNHEARD_LIMIT_BYTES`` are on their way."""
         while self.bytes > UNHEARD_LIMIT_BYTES:
-            self._room.clear()
-            await self._room.wait()
+            sender: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._senders.append(sender)
+            await sender
+
+    def _wake_senders(self) -> None:
+        senders, self._senders = self._senders, []
+        for sender in senders:
+            if not sender.done():
+                sender.set_result(None)
 
 
 @dataclass(slots=True)

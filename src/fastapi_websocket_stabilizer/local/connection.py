@@ -176,15 +176,15 @@ class Connection:
             sent = self._queue(message)
             self._owner.gate.wait(self._start_writer)
             return sent
-        send = self._transport.send(message)
         try:
+            send = self._transport.send(message)
             waiting_for = send.send(None)
         except StopIteration:
             self._owner.wrote(1)
             return TAKEN
         except Exception as error:  # noqa: BLE001 - whatever a socket raises, it is the socket that failed
-            self._owner.lost(self, Ended.FAILED, str(error))
-            return Sent(str(error) or type(error).__name__)
+            self._owner.lost(self, Ended.FAILED, str(error) or type(error).__name__)
+            return Sent(self.error or type(error).__name__)
         self._spawn_writer(resume(send, waiting_for))
         return self._taken()
 
@@ -239,15 +239,18 @@ class Connection:
     def _writer_ended(self, _: "asyncio.Task[None]") -> None:
         self._writer = None
         self._owner.gate.leave()
-        self._settle()
-        if self._outbox:  # cancelled, or something was pushed after the last look
+        if self._outbox and self.ended is None:  # something was pushed after the writer's last look
             self._start_writer()
+        else:
+            self._settle(is_written=not self._outbox)
 
-    def _settle(self) -> None:
+    def _settle(self, *, is_written: bool) -> None:
         if self._settled is not None:
             settled, self._settled = self._settled, None
-            is_lost = self.ended in (Ended.FAILED, Ended.SLOW)
-            settled.set_result((self.error or "connection failed") if is_lost else None)
+            is_lost = self.ended in (Ended.FAILED, Ended.SLOW) or not is_written
+            settled.set_result(
+                (self.error or "the connection ended before it was written") if is_lost else None
+            )
 
     @property
     def is_writing(self) -> bool:
@@ -274,7 +277,7 @@ class Connection:
 
         Returns whether the socket took the close.
         """
-        reason = reason.encode()[:MAX_REASON_BYTES].decode(errors="ignore")
+        reason = (reason or "").encode(errors="replace")[:MAX_REASON_BYTES].decode(errors="ignore")
         try:
             async with asyncio.timeout(self._owner.limits().close_timeout_s):
                 await self._flush()
@@ -287,11 +290,7 @@ class Connection:
             return True
         finally:
             self._transport.interrupt(code, reason)
-            if self._writer is not None:
-                self._writer.cancel()
-            if self._outbox:
-                self._outbox.clear()
-            self._settle()
+            self._drop_unwritten()
 
     def let_go(self) -> None:
         """Give the socket back as it was, open."""
@@ -299,12 +298,23 @@ class Connection:
         if self._writer is not None:
             self._writer.cancel()
 
-    async def _flush(self) -> None:
-        if self._writer is None or self._writer is asyncio.current_task():
-            return
-        if self.ended in (Ended.FAILED, Ended.SLOW):
+    def _drop_unwritten(self) -> None:
+        is_written = not self.is_writing
+        if self._writer is not None:
             self._writer.cancel()
-        await asyncio.wait([self._writer])
+        if self._outbox:
+            self._owner.dropped(len(self._outbox))
+            self._outbox.clear()
+        self._settle(is_written=is_written)
+
+    async def _flush(self) -> None:
+        is_hopeless = self.ended in (Ended.FAILED, Ended.SLOW)
+        if self._writer is None and self._outbox and self.is_open and not is_hopeless:
+            self._spawn_writer(None)  # it had waited for the gate
+        if self._writer is not None:
+            if is_hopeless:
+                self._writer.cancel()
+            await asyncio.wait([self._writer])
 
     # What the socket says.
 

@@ -27,15 +27,29 @@ class EvictionOrder(Generic[C]):
         self._snapshot: list[tuple[float, int, C]] = []
 
     def next(
-        self, live: Callable[[], Iterable[C]], is_live: Callable[[C], bool], age: Callable[[C], float]
+        self,
+        live: Callable[[], Iterable[C]],
+        is_live: Callable[[C], bool],
+        age: Callable[[C], float],
+        keep: C | None = None,
     ) -> C | None:
-        """Return the live connection with the smallest ``age``, or None when there is none."""
-        for _ in range(2):
-            while self._snapshot:
-                used_at_s, _, connection = self._snapshot.pop()
-                if is_live(connection) and age(connection) == used_at_s:
-                    return connection
-            self._snapshot = sorted(
-                ((age(c), -i, c) for i, c in enumerate(live())), reverse=True, key=lambda e: e[:2]
-            )
-        return None
+        """Return the live connection with the smallest ``age``, the first of equals; None when there is none.
+
+        ``keep`` is passed over this time.
+        """
+        kept: list[tuple[float, int, C]] = []
+        try:
+            for _ in range(2):
+                while self._snapshot:
+                    entry = self._snapshot.pop()
+                    used_at_s, _, connection = entry
+                    if connection is keep:
+                        kept = [entry]
+                    elif is_live(connection) and age(connection) == used_at_s:
+                        return connection
+                self._snapshot = sorted(
+                    ((age(c), i, c) for i, c in enumerate(live())), reverse=True, key=lambda entry: entry[:2]
+                )
+            return None
+        finally:
+            self._snapshot += kept  # it is older than all that are left

@@ -1,6 +1,7 @@
 """One accepted socket, as the connection writes to it: a Starlette WebSocket, or anything with its methods."""
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Coroutine
 from types import CoroutineType
 from typing import Any, Protocol, cast
@@ -65,7 +66,7 @@ class MethodTransport:
         self._socket = socket
 
     def send(self, message: Encoded) -> Coroutine[Any, Any, None]:
-        return _send_by_method(self._socket, message)
+        return _send_by_method(self._socket, message, message.value if message.form is Form.JSON else None)
 
     async def close(self, code: int, reason: str) -> None:
         await self._socket.close(code=code, reason=reason)
@@ -92,6 +93,8 @@ class AsgiTransport:
         self._inner_receive: Receive = websocket._receive
         self._inner_send: Send = websocket._send
         self._waiting: asyncio.Timeout | None = None
+        self._idle: asyncio.Future[None] | None = None  # when nobody waits in the server's receive()
+        self._over: asyncio.Future[None] | None = None  # when `_ended` is known
         self._closed = False  # a close frame was sent, or the peer is gone
         self._ended: AsgiEvent | None = None  # what every further receive() answers
         websocket._receive = self._receive
@@ -99,7 +102,9 @@ class AsgiTransport:
 
     def send(self, message: Encoded) -> Coroutine[Any, Any, None]:
         if self._has_own_methods:
-            return _send_by_method(self._websocket, message)
+            # Decoded again: the application's own value may hold what only our encoder knows.
+            value = json.loads(message.payload) if message.form is Form.JSON else None
+            return _send_by_method(self._websocket, message, value)
         # Below Starlette's state machine, which costs a quarter of a send: what it would refuse, a socket that
         # is closed or not accepted, is known here.
         if self._closed:
@@ -110,15 +115,32 @@ class AsgiTransport:
     async def close(self, code: int, reason: str) -> None:
         # Below Starlette's state machine: a handler that is busy now and calls receive_text() later gets
         # the WebSocketDisconnect it is written for, not a RuntimeError.
-        if not self._closed:
-            self._closed = True
+        if self._closed:
+            return
+        self._closed = True
+        await self._stop_receiving()
+        try:
             await self._inner_send({"type": "websocket.close", "code": code, "reason": reason})
+        finally:
+            self.interrupt(code, reason)
+
+    async def _stop_receiving(self) -> None:
+        """End a ``receive()`` that waits: granian holds a close back until it has returned."""
+        if self._waiting is not None:
+            self._idle = asyncio.get_running_loop().create_future()
+            self._waiting.reschedule(0)
+            await self._idle
 
     def interrupt(self, code: int, reason: str) -> None:
         if self._ended is None:
-            self._ended = {"type": "websocket.disconnect", "code": code, "reason": reason}
+            self._end({"type": "websocket.disconnect", "code": code, "reason": reason})
             if self._waiting is not None:
                 self._waiting.reschedule(0)
+
+    def _end(self, event: AsgiEvent) -> None:
+        self._ended = event
+        if self._over is not None:
+            self._over.set_result(None)
 
     async def _refuse(self) -> None:
         ended = self._ended or {}
@@ -128,18 +150,26 @@ class AsgiTransport:
         self._websocket._receive, self._websocket._send = self._inner_receive, self._inner_send
 
     async def _receive(self) -> AsgiEvent:
-        if self._ended is not None:
-            return self._ended
+        if not self._closed and self._ended is None:
+            try:
+                return await self._inspect(await self._next())
+            except TimeoutError:
+                if not self._closed and self._ended is None:
+                    raise
+        if self._ended is None:  # being closed: a handler that ended now would have the server close first
+            self._over = self._over or asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._over)
+        assert self._ended is not None
+        return self._ended
+
+    async def _next(self) -> AsgiEvent:
         try:
             async with asyncio.timeout(None) as self._waiting:
-                event = await self._inner_receive()
-        except TimeoutError:
-            if self._ended is None:
-                raise
-            return self._ended
+                return await self._inner_receive()
         finally:
             self._waiting = None
-        return await self._inspect(event)
+            if self._idle is not None and not self._idle.done():
+                self._idle.set_result(None)
 
     async def _inspect(self, event: AsgiEvent) -> AsgiEvent:
         if event["type"] == "websocket.receive":
@@ -150,7 +180,8 @@ class AsgiTransport:
                 return self._ended or event
             self._observer.heard()
         elif event["type"] == "websocket.disconnect":
-            self._closed, self._ended = True, event
+            self._closed = True
+            self._end(event)
             self._observer.hung_up(event.get("code") or close_codes.NO_STATUS, event.get("reason") or "")
         return event
 
@@ -171,9 +202,9 @@ async def _awaited(sending: Awaitable[None]) -> None:
     await sending
 
 
-def _send_by_method(socket: Any, message: Encoded) -> Coroutine[Any, Any, None]:
+def _send_by_method(socket: Any, message: Encoded, json_value: object) -> Coroutine[Any, Any, None]:
     if message.form is Form.JSON:
-        return socket.send_json(message.value)  # type: ignore[no-any-return]  # a foreign object
+        return socket.send_json(json_value)  # type: ignore[no-any-return]  # a foreign object
     if message.form is Form.BINARY:
         return socket.send_bytes(message.payload)  # type: ignore[no-any-return]  # a foreign object
     return socket.send_text(message.payload)  # type: ignore[no-any-return]  # a foreign object

@@ -9,17 +9,18 @@
 local before = redis.call('HLEN', KEYS[1])
 redis.call('HDEL', KEYS[1], ARGV[4])
 
-local ranked, highest = {}, 0
+local ranked, highest, stamp = {}, 0, tonumber(ARGV[3])
 local fields = redis.call('HGETALL', KEYS[1])
 for i = 1, #fields, 2 do
-  if fields[i] ~= ARGV[1] then
-    local stamp = tonumber(string.match(fields[i + 1], '^%d+'))
-    ranked[#ranked + 1] = {fields[i], stamp}
-    highest = math.max(highest, stamp)
+  local held = tonumber(string.match(fields[i + 1], '^%d+'))
+  if fields[i] == ARGV[1] then
+    stamp = held -- a claim that is repeated keeps its rank
+  else
+    ranked[#ranked + 1] = {fields[i], held}
+    highest = math.max(highest, held)
   end
 end
 
-local stamp = tonumber(ARGV[3])
 if stamp == 0 then
   local time = redis.call('TIME')
   stamp = math.max(time[1] * 1000000 + time[2], highest + 1)

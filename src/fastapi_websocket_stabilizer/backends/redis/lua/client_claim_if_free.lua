@@ -5,18 +5,21 @@
 -- ARGV[3]  entry
 -- Returns  {stamp, connections there before}, or {"0", connections, holder's connection_id, ...}
 local time = redis.call('TIME')
-local stamp, holders = time[1] * 1000000 + time[2], {}
+local stamp, own, holders = time[1] * 1000000 + time[2], nil, {}
 local fields = redis.call('HGETALL', KEYS[1])
 for i = 1, #fields, 2 do
-  if fields[i] ~= ARGV[1] then
+  local held = tonumber(string.match(fields[i + 1], '^%d+'))
+  if fields[i] == ARGV[1] then
+    own = held -- a claim that is repeated keeps its rank
+  else
     holders[#holders + 1] = fields[i]
-    stamp = math.max(stamp, tonumber(string.match(fields[i + 1], '^%d+')) + 1)
+    stamp = math.max(stamp, held + 1)
   end
 end
 if #holders >= tonumber(ARGV[2]) then
   return {'0', #holders, unpack(holders)}
 end
 
-local text = string.format('%.0f', stamp)
+local text = string.format('%.0f', own or stamp)
 redis.call('HSET', KEYS[1], ARGV[1], text .. ' ' .. ARGV[3])
 return {text, #holders}

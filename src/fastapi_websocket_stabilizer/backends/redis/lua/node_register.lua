@@ -4,6 +4,7 @@
 -- ARGV[1]  node_id
 -- ARGV[2]  lifetime of the lease in ms
 -- ARGV[3]  info
+-- Returns  1
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])

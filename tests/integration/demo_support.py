@@ -1,0 +1,105 @@
+"""The demo as a process of its own, and the system's Chromium to look at it."""
+
+import re
+import shutil
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+from playwright.async_api import Browser, Locator, Page, async_playwright
+
+from tests.support.process import ChildProcess, free_port
+from tests.support.requirements import missing
+from tests.support.waiting import eventually_sync
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+START_TIMEOUT_S = 30.0
+DEMO = (sys.executable, "-m", "fastapi_websocket_stabilizer.cli", "demo")
+
+
+class Demo:
+    """A running ``stabilizer demo``: where its replicas are and which processes it has."""
+
+    def __init__(self, process: ChildProcess) -> None:
+        self.process = process
+        eventually_sync(self._answers, START_TIMEOUT_S, "all replicas ready")
+        self.urls: list[str] = re.findall(r"replica-\d\s+(http://\S+)", process.output)
+
+    def _answers(self) -> bool:
+        assert self.process.is_running, self.process.output
+        return "Ctrl-C ends everything" in self.process.output
+
+    def children(self) -> dict[int, str]:
+        """Return the pid and the command of everything the supervisor runs."""
+        return {
+            int(process.name): (process / "cmdline").read_text().replace("\0", " ")
+            for process in Path("/proc").glob("[0-9]*")
+            if _state_and_parent(int(process.name))[1] == self.process.pid
+        }
+
+
+@contextmanager
+def running_demo() -> Iterator[Demo]:
+    with ChildProcess([*DEMO, "--port", str(free_port())]) as process:
+        yield Demo(process)
+
+
+def is_gone(pid: int) -> bool:
+    """Tell whether the process has ended; one that only waits to be reaped has."""
+    return _state_and_parent(pid)[0] in "ZX"
+
+
+def _state_and_parent(pid: int) -> tuple[str, int]:
+    try:
+        after_the_name = (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return "X", 0
+    return after_the_name[0], int(after_the_name[1])
+
+
+@asynccontextmanager
+async def running_browser() -> AsyncIterator[Browser]:
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        missing("no Chromium on PATH: apt-get install chromium")
+    async with async_playwright() as playwright:
+        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        browser = await playwright.chromium.launch(executable_path=path, args=arguments)
+        yield browser
+        await browser.close()
+
+
+class Tab:
+    """One tab of the demo, and what its person can do and see."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.messages = page.locator("#messages li")
+        self.events = page.locator("#log li")
+
+    @classmethod
+    async def open(cls, browser: Browser, url: str, name: str) -> "Tab":
+        page = await browser.new_page()
+        await page.goto(f"{url}/?name={name}")
+        tab = cls(page)
+        await tab.person(name).wait_for()
+        return tab
+
+    def person(self, name: str, replica: str | None = None) -> Locator:
+        card = f'[data-replica="{replica}"]' if replica else ".replica"
+        return self.page.locator(f"{card} .people").get_by_role("button", name=name, exact=True)
+
+    def replica(self, name: str) -> Locator:
+        return self.page.locator(f'[data-replica="{name}"]')
+
+    async def client_id(self, name: str) -> str:
+        return await self.person(name).get_attribute("data-key") or ""
+
+    async def say(self, text: str, *, to: str = "Everyone") -> None:
+        await self.page.get_by_label("To whom").select_option(label=to)
+        await self.page.get_by_label("Message").fill(text)
+        await self.page.get_by_role("button", name="Send").click()
+
+    async def toggle_room(self, room: str) -> None:
+        await self.page.get_by_role("button", name=f"#{room}").click()

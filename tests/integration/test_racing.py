@@ -1,0 +1,54 @@
+"""Many sockets claim one client id at the same moment: one stays open, and everybody knows which."""
+
+import asyncio
+from contextlib import AsyncExitStack
+
+from tests.integration.cluster import REPLACED, Client, Managers, Replica, Socket, hears, register
+from tests.support.waiting import eventually
+
+CLAIMS = 9
+ROUNDS = 50
+
+
+async def claim_at_once(replicas: list[Replica], client_id: str, stack: AsyncExitStack) -> list[Client]:
+    enter = stack.enter_async_context
+    return await asyncio.gather(*(enter(replicas[n % 3].client(client_id)) for n in range(CLAIMS)))
+
+
+async def only_open(clients: list[Client]) -> Client:
+    """Return the one client that is left when all others were told that they were replaced."""
+    await eventually(lambda: sum(client.is_open for client in clients) <= 1, what="one open socket")
+    (winner,) = [client for client in clients if client.is_open]
+    assert {client.closed_with for client in clients if client is not winner} == {REPLACED}
+    return winner
+
+
+async def test_nine_simultaneous_claims_leave_one_socket_that_every_replica_reaches(
+    replicas: list[Replica],
+) -> None:
+    for number in range(ROUNDS):
+        client_id = f"racer-{number}"
+        async with AsyncExitStack() as stack:
+            clients = await claim_at_once(replicas, client_id, stack)
+            winner = await only_open(clients)
+            known = await asyncio.gather(
+                *(replica.call("presence", client_id=client_id) for replica in replicas)
+            )
+            assert known[0] == known[1] == known[2]
+            assert len(known[0]) == 1
+            for name, replica in enumerate(replicas):
+                assert await replica.call("send_to_client", client_id=client_id, message=f"from {name}")
+            await hears(winner, "registered", "from 0", "from 1", "from 2")
+
+
+async def test_after_a_race_exactly_one_entry_is_left_in_redis(managers: Managers) -> None:
+    nodes = await managers.start_many(3)
+    sockets = [Socket() for _ in range(CLAIMS)]
+    await asyncio.gather(*(register(nodes[n % 3], "racer", socket) for n, socket in enumerate(sockets)))
+    await eventually(lambda: sum(socket.is_open for socket in sockets) == 1)
+
+    async def count_is_one() -> bool:
+        return await nodes[0].cluster_connection_count() == 1
+
+    await eventually(count_is_one, what="the displaced were released")
+    assert sum(node.get_connection_count() for node in nodes) == 1

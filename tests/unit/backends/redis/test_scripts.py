@@ -1,0 +1,107 @@
+"""The Lua files: short, documented, used, and blind to what a script may not see."""
+
+import ast
+import hashlib
+import re
+from pathlib import Path
+
+import pytest
+
+import fastapi_websocket_stabilizer
+from fastapi_websocket_stabilizer.backends.redis import scripts
+from fastapi_websocket_stabilizer.backends.redis.scripts import Script
+
+PACKAGE = Path(fastapi_websocket_stabilizer.__file__).parent
+FILES = sorted((PACKAGE / "backends/redis/lua").glob("*.lua"))
+SCRIPTS = {name: value for name, value in vars(scripts).items() if isinstance(value, Script)}
+
+each_file = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+
+
+def header(file: Path) -> list[str]:
+    lines = file.read_text().splitlines()
+    return lines[: next(i for i, line in enumerate(lines) if not line.startswith("--"))]
+
+
+def code(file: Path) -> str:
+    return re.sub("--.*", "", file.read_text())
+
+
+@each_file
+def test_script_has_at_most_40_lines(file: Path) -> None:
+    assert len(file.read_text().splitlines()) <= 40
+
+
+def test_all_scripts_together_have_at_most_250_lines() -> None:
+    assert 0 < sum(len(file.read_text().splitlines()) for file in FILES) <= 250
+
+
+@each_file
+def test_header_names_the_script_and_says_what_it_does(file: Path) -> None:
+    assert re.fullmatch(rf"-- {file.stem}: [a-z].{{9,}}", header(file)[0])
+
+
+@each_file
+def test_header_explains_every_key_and_argument_that_is_used(file: Path) -> None:
+    used = set(re.findall(r"(?:KEYS|ARGV)\[\w+\]", code(file)))
+    if re.search(r"pairs\(KEYS\)", code(file)):
+        used.add("KEYS[i]")
+    explained = {
+        match[1] for line in header(file) if (match := re.match(r"-- ((?:KEYS|ARGV)\[\w+\])  \S", line))
+    }
+    assert explained == used
+
+
+@each_file
+def test_header_says_what_comes_back(file: Path) -> None:
+    returns = [line for line in header(file) if line.startswith("-- Returns  ")]
+    assert (len(returns), "return " in code(file)) == (1, True)
+
+
+@each_file
+def test_script_is_named_noun_verb(file: Path) -> None:
+    assert re.fullmatch(r"(clients?|node|room|token)_[a-z_]+", file.stem)
+
+
+@each_file
+def test_script_asks_redis_for_nothing_unbounded_or_undeclared(file: Path) -> None:
+    commands = set(re.findall(r"redis\.p?call\('(\w+)'", code(file)))
+    assert commands
+    assert commands.isdisjoint({"KEYS", "SCAN", "EVAL", "FLUSHALL", "FLUSHDB"})
+    first_arguments = re.findall(r"redis\.p?call\('\w+', ([\w.]+)", code(file))
+    assert set(first_arguments) <= {"KEYS", "key", "ARGV"}  # ARGV only for a channel, below
+
+
+@each_file
+def test_only_a_channel_comes_as_an_argument(file: Path) -> None:
+    calls = re.findall(r"redis\.p?call\('(\w+)', ARGV", code(file))
+    assert set(calls) <= {"PUBLISH", "SPUBLISH"}
+
+
+@each_file
+def test_arguments_are_numbers_before_they_are_compared(file: Path) -> None:
+    assert not re.search(r"ARGV\[\d\] *(?:<|>|[=~]= *-?\d)|\d *[=~<>]=? *ARGV", code(file))
+
+
+def test_every_file_is_loaded_under_its_name() -> None:
+    assert {script.name.upper(): script.source for script in SCRIPTS.values()} == {
+        file.stem.upper(): file.read_text() for file in FILES
+    }
+    assert all(name == script.name.upper() for name, script in SCRIPTS.items())
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_digest_is_what_redis_will_call_it(name: str) -> None:
+    script = SCRIPTS[name]
+    assert script.sha == hashlib.sha1(script.source.encode(), usedforsecurity=False).hexdigest()
+
+
+def test_every_script_is_used() -> None:
+    used = {
+        node.attr if isinstance(node, ast.Attribute) else node.id
+        for file in PACKAGE.rglob("*.py")
+        if file.name != "scripts.py"
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Attribute | ast.Name)
+    }
+    assert set(SCRIPTS) - used == set()

@@ -1,0 +1,272 @@
+"""The lease of a node, and what it knows of the others: time moves by hand."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from fastapi_websocket_stabilizer.cluster import membership
+from fastapi_websocket_stabilizer.cluster.membership import Membership
+from fastapi_websocket_stabilizer.config import WebSocketConfig
+from fastapi_websocket_stabilizer.exceptions import BackendUnavailableError
+from fastapi_websocket_stabilizer.names import NodeId
+from fastapi_websocket_stabilizer.ports import Renewal
+from tests.unit.fakes import Clock, turns
+
+ME, PEER, GHOST = NodeId("me"), NodeId("peer"), NodeId("ghost")
+LEASE_S, BEAT_S = 10.0, 3.0
+CONFIG = WebSocketConfig(lease_ttl_s=LEASE_S, renew_interval_s=BEAT_S)
+
+
+class Nodes:
+    """The part of a NodeStore that a lease needs; answers what the test says, when the test says so."""
+
+    def __init__(self) -> None:
+        self.live = {ME: 10_000, PEER: 10_000}
+        self.held, self.error = True, False
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+        self.calls: list[tuple[str, NodeId, bytes, int]] = []
+
+    async def register(self, node: NodeId, info: bytes, ttl_ms: int) -> None:
+        self.calls.append(("register", node, info, ttl_ms))
+
+    async def renew(self, node: NodeId, info: bytes, ttl_ms: int) -> Renewal:
+        self.calls.append(("renew", node, info, ttl_ms))
+        await self.may_answer.wait()
+        if self.error:
+            raise BackendUnavailableError("no answer")
+        return Renewal(self.held, dict(self.live), (GHOST,))
+
+
+class World:
+    def __init__(self) -> None:
+        self.clock, self.nodes, self.server = Clock(), Nodes(), "run-1"
+        self.refused, self.beats = 0, list[Renewal]()
+        nodes: Any = self.nodes
+        self.leases = Membership(
+            nodes, CONFIG, lambda: b"info", self.on_refused, self.on_beat, lambda: self.server
+        )
+
+    async def on_refused(self) -> None:
+        self.refused += 1
+
+    async def on_beat(self, renewal: Renewal) -> None:
+        self.beats.append(renewal)
+
+    async def pass_time(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+        await turns()
+
+    @property
+    def renewals(self) -> int:
+        return sum(call[0] == "renew" for call in self.nodes.calls)
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    """Give a node that is registered and beats."""
+    world = World()
+    await world.leases.register(ME)
+    beating = asyncio.create_task(world.leases.run())
+    await turns()
+    yield world
+    beating.cancel()
+    await asyncio.wait([beating])
+
+
+# Beats
+
+
+async def test_lease_is_taken_for_its_lifetime_in_ms(world: World) -> None:
+    assert world.nodes.calls == [("register", ME, b"info", 10_000)]
+
+
+async def test_lease_is_renewed_every_beat(world: World) -> None:
+    for _ in range(3):
+        await world.pass_time(BEAT_S)
+    assert world.nodes.calls[1:] == [("renew", ME, b"info", 10_000)] * 3
+    assert [beat.lapsed for beat in world.beats] == [(GHOST,)] * 3
+
+
+async def test_refused_renewal_is_told_before_the_beat(world: World) -> None:
+    world.nodes.held = False
+    await world.pass_time(BEAT_S)
+    assert (world.refused, len(world.beats)) == (1, 1)
+
+
+async def test_beat_without_an_answer_is_logged_and_the_next_one_is_made(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.nodes.error = True
+    await world.pass_time(BEAT_S)
+    world.nodes.error = False
+    await world.pass_time(BEAT_S)
+    assert (caplog.messages, len(world.beats)) == (["lease not renewed"], 1)
+
+
+# Who lives
+
+
+async def test_live_nodes_are_known_for_as_long_as_their_lease_remains(world: World) -> None:
+    world.nodes.live = {ME: 10_000, PEER: 4_000}
+    await world.pass_time(BEAT_S)
+    assert world.leases.known_live() == {ME, PEER}
+    world.nodes.error = True
+    await world.pass_time(4.1)
+    assert world.leases.known_live() == {ME}
+
+
+async def test_known_node_costs_no_question(world: World) -> None:
+    await world.pass_time(BEAT_S)
+    before = world.renewals
+    assert await world.leases.live_among([ME, PEER, PEER]) == {ME, PEER}
+    assert await world.leases.live_among([]) == set()
+    assert world.renewals == before
+
+
+async def test_unknown_node_is_looked_up_before_it_is_called_dead(world: World) -> None:
+    await world.pass_time(BEAT_S)
+    world.nodes.live[NodeId("new")] = 10_000
+    assert await world.leases.live_among([NodeId("new"), GHOST]) == {"new"}
+
+
+async def test_dead_node_is_looked_up_once(world: World) -> None:
+    await world.pass_time(BEAT_S)
+    await world.leases.live_among([GHOST])
+    before = world.renewals
+    assert await world.leases.live_among([GHOST]) == set()
+    assert world.renewals == before
+
+
+async def test_only_so_many_dead_nodes_are_remembered(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(membership, "REMEMBERED_DEAD", 2)
+    for number in range(3):
+        await world.leases.live_among([NodeId(f"ghost-{number}")])
+    before = world.renewals
+    await world.leases.live_among([NodeId("ghost-2"), NodeId("ghost-1")])
+    assert world.renewals == before
+    await world.leases.live_among([NodeId("ghost-0")])
+    assert world.renewals == before + 1
+
+
+async def test_knowledge_older_than_two_beats_is_not_used(world: World) -> None:
+    await world.pass_time(BEAT_S)
+    world.nodes.may_answer.clear()  # the beats from here on get no answer
+    await world.pass_time(BEAT_S)
+    await world.pass_time(BEAT_S + 0.1)
+    asked = asyncio.create_task(world.leases.live_among([PEER]))
+    await turns()
+    assert not asked.done()
+    del world.nodes.live[PEER]
+    world.nodes.may_answer.set()
+    assert await asked == set()
+
+
+async def test_all_live_is_asked_for_and_sorted(world: World) -> None:
+    world.nodes.live = {PEER: 10_000, ME: 10_000, GHOST: 0}
+    assert await world.leases.all_live() == [ME, PEER]
+    assert world.renewals == 1
+
+
+async def test_lookup_without_an_answer_is_an_error(world: World) -> None:
+    world.nodes.error = True
+    with pytest.raises(BackendUnavailableError):
+        await world.leases.live_among([GHOST])
+
+
+# After a freeze
+
+
+async def test_node_that_renews_in_time_serves_at_once(world: World) -> None:
+    for _ in range(5):
+        await world.pass_time(BEAT_S)
+        assert world.leases.unverified() is None
+
+
+async def test_frozen_node_serves_nothing_until_it_has_asked(world: World) -> None:
+    world.clock.advance(LEASE_S + 1)
+    verified = world.leases.unverified()
+    assert verified is not None
+    assert not verified.done()
+    await asyncio.wait_for(asyncio.shield(verified), 5)
+    assert (world.renewals, world.leases.unverified()) == (1, None)
+
+
+async def test_frozen_node_waits_for_the_answer_and_not_for_the_question(world: World) -> None:
+    world.nodes.may_answer.clear()
+    await world.pass_time(LEASE_S + 1)  # the beat came first: the question is on its way
+    assert world.renewals == 1
+    verified = world.leases.unverified()
+    assert verified is not None
+    world.nodes.may_answer.set()
+    await asyncio.wait_for(asyncio.shield(verified), 5)
+
+
+async def test_lookup_that_finds_the_lease_gone_verifies_nothing(world: World) -> None:
+    world.nodes.held = False
+    world.clock.advance(LEASE_S + 1)
+    await world.leases.live_among([GHOST])  # before the beat has run
+    assert world.refused or world.leases.unverified() is not None
+
+
+async def test_frozen_node_that_gets_no_answer_serves_on(world: World) -> None:
+    world.nodes.error = True
+    world.clock.advance(LEASE_S + 1)
+    verified = world.leases.unverified()
+    assert verified is not None
+    await asyncio.wait_for(asyncio.shield(verified), 5)
+    assert world.leases.unverified() is None
+
+
+async def test_all_that_wait_after_a_freeze_wait_for_the_same_beat(world: World) -> None:
+    world.clock.advance(LEASE_S + 1)
+    first, second = world.leases.unverified(), world.leases.unverified()
+    assert first is not None
+    assert first is second
+    await asyncio.wait_for(asyncio.shield(first), 5)
+    assert world.renewals == 1
+
+
+# Sweeping
+
+
+async def beat_for(world: World, seconds: float) -> None:
+    for _ in range(int(seconds)):
+        await world.pass_time(1.0)
+
+
+async def test_node_may_sweep_after_one_whole_lease(world: World) -> None:
+    await beat_for(world, LEASE_S - 1)
+    assert not world.leases.may_sweep()
+    await beat_for(world, 2)
+    assert world.leases.may_sweep()
+
+
+async def test_beat_without_an_answer_begins_the_wait_anew(world: World) -> None:
+    await beat_for(world, LEASE_S + 1)
+    world.nodes.error = True
+    await beat_for(world, BEAT_S)
+    world.nodes.error = False
+    await beat_for(world, LEASE_S - BEAT_S)
+    assert not world.leases.may_sweep()
+    await beat_for(world, BEAT_S + 1)
+    assert world.leases.may_sweep()
+
+
+async def test_restarted_or_promoted_server_begins_the_wait_anew(world: World) -> None:
+    await beat_for(world, LEASE_S + 1)
+    world.server = "run-2"
+    await beat_for(world, BEAT_S)
+    assert not world.leases.may_sweep()
+    await beat_for(world, LEASE_S + 1)
+    assert world.leases.may_sweep()
+
+
+async def test_new_node_id_begins_the_wait_anew(world: World) -> None:
+    await beat_for(world, LEASE_S + 1)
+    await world.leases.register(NodeId("me-again"))
+    assert not world.leases.may_sweep()
+    await world.pass_time(BEAT_S)
+    assert world.nodes.calls[-1][1] == "me-again"

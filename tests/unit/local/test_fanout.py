@@ -1,0 +1,332 @@
+"""The fan-out worker: in order, each socket once, and nobody waits for a socket."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from fastapi_websocket_stabilizer.local import fanout
+from fastapi_websocket_stabilizer.local.connection import Connection
+from fastapi_websocket_stabilizer.local.fanout import FanOut, Job, Tally
+from fastapi_websocket_stabilizer.local.owner import Ended
+from fastapi_websocket_stabilizer.local.shards import Shards
+from fastapi_websocket_stabilizer.metrics import Counters, Stopwatch
+from tests.unit.fakes import Node, Socket, connect, text, turns
+
+
+@dataclass
+class World:
+    """Some sockets in rooms, and a fan-out over them."""
+
+    shards: Shards = field(default_factory=lambda: Shards(4))
+    counters: Counters = field(default_factory=Counters)
+    stopwatch: Stopwatch = field(default_factory=Stopwatch)
+    sockets: dict[str, Socket] = field(default_factory=dict)
+    connections: dict[str, Connection] = field(default_factory=dict)
+    node: Node = field(default_factory=Node)
+    tallies: list[Tally] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.fan_out = FanOut(self.shards, self.counters, self.stopwatch)
+
+    def add(self, client_id: str, *rooms: str, socket: Any = None) -> None:
+        self.sockets[client_id] = socket or Socket()
+        connection = self.connections[client_id] = connect(client_id, self.sockets[client_id], self.node)
+        self.shards.add(connection)
+        for room in rooms:
+            self.shards.join(connection, room)
+
+    def submit(self, message: str, **options: Any) -> None:
+        self.fan_out.submit(Job(text(message), done=self.tallies.append, **options))
+
+    def received(self) -> dict[str, list[str]]:
+        return {client_id: socket.sent for client_id, socket in self.sockets.items() if socket.sent}
+
+
+@pytest.fixture
+async def world() -> World:
+    return World()
+
+
+def ungated() -> None:
+    return None
+
+
+@pytest.fixture
+async def worker(world: World) -> AsyncIterator["asyncio.Task[None]"]:
+    task = asyncio.create_task(world.fan_out.run(ungated))
+    await turns()
+    yield task
+    task.cancel()
+    await asyncio.wait([task])
+
+
+# Whom a job is for
+
+
+async def test_job_without_rooms_is_for_everybody(world: World) -> None:
+    for client_id in "abcdefgh":
+        world.add(client_id)
+    world.submit("hi")
+    assert world.received() == {client_id: ["hi"] for client_id in "abcdefgh"}
+
+
+async def test_job_for_a_room_is_for_its_members(world: World) -> None:
+    world.add("a", "x")
+    world.add("b", "y")
+    world.submit("hi", rooms=("x",))
+    assert world.received() == {"a": ["hi"]}
+
+
+async def test_member_of_two_rooms_gets_one_copy(world: World) -> None:
+    world.add("a", "x", "y")
+    world.add("b", "y")
+    world.add("c", "x")
+    world.add("d", "z")
+    world.submit("hi", rooms=("x", "y"))
+    assert world.received() == {"a": ["hi"], "b": ["hi"], "c": ["hi"]}
+
+
+async def test_job_for_clients_is_for_all_their_sockets(world: World) -> None:
+    world.add("a")
+    first = world.sockets["a"]
+    world.add("a")
+    world.add("b")
+    world.submit("hi", clients=("a", "nobody"))
+    assert (first.sent, world.received()) == (["hi"], {"a": ["hi"]})
+
+
+async def test_excluded_client_is_counted_and_not_written_to(world: World) -> None:
+    world.add("a")
+    world.add("b")
+    world.submit("hi", exclude=frozenset({"a"}))
+    [tally] = world.tallies
+    assert (tally.total, tally.excluded, len(tally.pending) + tally.succeeded) == (2, 1, 1)
+    assert world.received() == {"b": ["hi"]}
+
+
+@pytest.mark.parametrize("options", [{}, {"rooms": ("x",)}, {"rooms": ("x", "y")}, {"clients": ("a",)}])
+async def test_job_for_nobody_is_done_all_the_same(world: World, options: dict[str, Any]) -> None:
+    world.submit("hi", **options)
+    assert [tally.total for tally in world.tallies] == [0]
+
+
+# What becomes of it
+
+
+async def test_failed_socket_is_an_error_and_stops_nobody(world: World) -> None:
+    world.add("a")
+    world.add("bad", socket=Socket(error=RuntimeError("gone")))
+    world.add("z")
+    world.submit("hi")
+    [tally] = world.tallies
+    assert (tally.errors, tally.succeeded) == ([("bad", "gone")], 2)
+    assert world.received() == {"a": ["hi"], "z": ["hi"]}
+
+
+class SyncSocket(Socket):
+    """A mock whose send is no coroutine function and raises at the call."""
+
+    def send_text(self, data: str) -> Any:
+        raise RuntimeError("gone")
+
+
+async def test_socket_that_raises_at_the_call_is_an_error_and_stops_nobody(world: World) -> None:
+    world.add("bad", socket=SyncSocket())
+    for client_id in "abcdefgh":
+        world.add(client_id)
+    world.submit("hi")
+    [tally] = world.tallies
+    assert (tally.errors, tally.succeeded) == ([("bad", "gone")], 8)
+
+
+async def test_stalled_mock_is_pending_and_delays_nobody(world: World) -> None:
+    world.add("slow")
+    world.sockets["slow"].stall()
+    world.add("quick")
+    world.submit("hi")
+    [tally] = world.tallies
+    assert ([client_id for client_id, _ in tally.pending], tally.succeeded) == (["slow"], 1)
+    world.sockets["slow"].may_send.set()
+    assert await asyncio.wrap_future(tally.pending[0][1]) is None
+    assert world.received() == {"slow": ["hi"], "quick": ["hi"]}
+
+
+async def test_socket_that_is_written_to_was_used_and_an_excluded_one_was_not(world: World) -> None:
+    world.add("a")
+    world.add("b")
+    for connection in world.connections.values():
+        connection.used_at_s = 0.0
+    world.submit("hi", exclude=frozenset({"a"}))
+    assert [world.connections[client_id].used_at_s > 0 for client_id in "ab"] == [False, True]
+
+
+async def test_connection_that_fails_may_leave_the_tables_meanwhile(world: World) -> None:
+    for client_id in "abcdefgh":
+        world.add(client_id, "x", socket=Socket(error=RuntimeError("gone")))
+    forget = world.node.lost
+
+    def lost(connection: Connection, why: Ended, error: str) -> None:
+        forget(connection, why, error)
+        world.shards.remove(connection)
+
+    world.node.lost = lost  # type: ignore[method-assign]  # as a node does
+    world.submit("hi", rooms=("x",))
+    assert (len(world.tallies[0].errors), len(world.shards)) == (8, 0)
+
+
+# With a worker
+
+
+@pytest.mark.usefixtures("worker")
+async def test_worker_does_jobs_in_the_order_of_submission(world: World) -> None:
+    world.add("a")
+    for number in range(5):
+        world.submit(str(number))
+    assert world.tallies == []
+    await turns()
+    assert (world.received(), len(world.tallies)) == ({"a": ["0", "1", "2", "3", "4"]}, 5)
+
+
+@pytest.mark.usefixtures("worker")
+async def test_membership_is_read_when_the_job_is_done(world: World) -> None:
+    world.add("a", "x")
+    world.submit("hi", rooms=("x",))
+    world.shards.leave(world.connections["a"], "x")
+    await turns()
+    assert world.received() == {}
+
+
+@pytest.mark.usefixtures("worker")
+async def test_bytes_in_the_queue_are_counted_until_they_are_written(world: World) -> None:
+    world.submit("12345")
+    world.submit("é")
+    assert world.fan_out.queued_bytes == 7
+    await turns()
+    assert world.fan_out.queued_bytes == 0
+
+
+@pytest.mark.usefixtures("worker")
+async def test_full_queue_makes_the_bus_wait_until_there_is_room(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fanout, "QUEUE_LIMIT_BYTES", 5)
+    world.submit("12345")
+    assert world.fan_out.pause() is None
+    world.submit("6")
+    pause = world.fan_out.pause()
+    assert (pause is not None, world.counters.bus_paused) == (True, 1)
+    await asyncio.wait_for(asyncio.ensure_future(pause), 5)  # type: ignore[arg-type]  # it is not None
+    assert (world.fan_out.pause(), world.fan_out.queued_bytes <= 5) == (None, True)
+
+
+async def test_queue_without_a_worker_never_pauses_the_bus(world: World) -> None:
+    world.submit("hi")
+    assert world.fan_out.pause() is None
+
+
+async def test_gate_before_a_job_holds_it_and_those_behind_it(world: World) -> None:
+    gate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    task = asyncio.create_task(world.fan_out.run(lambda: None if gate.done() else gate))
+    await turns()
+    world.add("a")
+    world.submit("1")
+    world.submit("2")
+    await turns()
+    assert world.received() == {}
+    gate.set_result(None)
+    await turns()
+    assert world.received() == {"a": ["1", "2"]}
+    task.cancel()
+
+
+async def test_stopped_worker_answers_every_job_that_it_did_not_do(
+    world: World, worker: "asyncio.Task[None]"
+) -> None:
+    world.add("a")
+    worker.cancel()
+    for number in range(3):
+        world.submit(str(number))
+    await asyncio.wait([worker])
+    assert (world.tallies, world.received(), world.fan_out.queued_bytes) == ([Tally()] * 3, {}, 0)
+
+
+async def test_stopped_worker_lets_the_bus_go_on(
+    world: World, worker: "asyncio.Task[None]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fanout, "QUEUE_LIMIT_BYTES", 0)
+    world.submit("12345")
+    pause = asyncio.ensure_future(world.fan_out.pause())  # type: ignore[arg-type]  # it is not None
+    await turns(1)
+    worker.cancel()
+    await asyncio.wait_for(pause, 5)
+    assert world.fan_out.pause() is None
+
+
+async def test_worker_may_run_again(world: World, worker: "asyncio.Task[None]") -> None:
+    worker.cancel()
+    await asyncio.wait([worker])
+    again = asyncio.create_task(world.fan_out.run(ungated))
+    await turns()
+    world.add("a")
+    world.submit("hi")
+    assert world.received() == {}
+    await turns()
+    assert world.received() == {"a": ["hi"]}
+    again.cancel()
+
+
+@pytest.mark.usefixtures("worker")
+async def test_long_fan_out_gives_the_loop_back_between_shards(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fanout, "SLICE_S", -1.0)  # every shard takes too long
+    for number in range(32):
+        world.add(str(number))
+    world.submit("hi")
+    seen: list[int] = []
+    while len(world.received()) < 32:
+        await turns(1)
+        seen.append(len(world.received()))
+    assert len(set(seen) - {0}) > 1
+
+
+@pytest.mark.usefixtures("worker")
+async def test_short_fan_out_keeps_the_loop(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fanout, "SLICE_S", 60.0)
+    for number in range(32):
+        world.add(str(number))
+    world.submit("hi")
+    await turns(1)
+    assert len(world.received()) == 32
+
+
+@pytest.mark.usefixtures("worker")
+async def test_duration_of_each_fan_out_is_measured(world: World) -> None:
+    world.submit("1")
+    world.submit("2")
+    await turns()
+    assert world.stopwatch.snapshot().count == 2
+
+
+async def test_durations_are_not_measured_unless_asked(world: World) -> None:
+    fan_out = FanOut(world.shards, world.counters, None)
+    fan_out.submit(Job(text("hi")))
+    task = asyncio.create_task(fan_out.run(ungated))
+    await turns()
+    fan_out.submit(Job(text("hi")))
+    await turns()
+    assert (fan_out.queued_bytes, world.stopwatch.snapshot().count) == (0, 0)
+    task.cancel()
+
+
+async def test_each_slow_socket_gets_all_jobs_in_order(world: World) -> None:
+    world.add("slow")
+    world.sockets["slow"].stall()
+    for number in range(5):
+        world.submit(str(number))
+    world.sockets["slow"].may_send.set()
+    await turns()
+    assert world.received() == {"slow": ["0", "1", "2", "3", "4"]}

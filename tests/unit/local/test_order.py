@@ -1,0 +1,90 @@
+"""Sequences: every duplicate is seen, no loss is invented."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastapi_websocket_stabilizer.local import order
+from fastapi_websocket_stabilizer.local.order import Arrival, Sequencer, SequenceTracker
+
+NEXT, DUPLICATE, LOST = Arrival(), Arrival(duplicate=True), Arrival(lost=True)
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["all", "room:x", "inbox"])), max_size=40))
+def test_everything_that_arrives_in_order_is_next(sent: list[tuple[str, str]]) -> None:
+    tracker, senders = SequenceTracker(), {"a": Sequencer(), "b": Sequencer()}
+    arrivals = [tracker.observe(channel, sender, *senders[sender].next(channel)) for sender, channel in sent]
+    assert arrivals == [NEXT] * len(sent)
+
+
+@given(st.lists(st.sampled_from(["sent", "lost", "twice"]), max_size=40))
+def test_loss_and_repetition_are_told_exactly(fates: list[str]) -> None:
+    tracker, sender = SequenceTracker(), Sequencer()
+    is_known = was_lost = False
+    for fate in fates:
+        numbers = sender.next("all")
+        if fate == "lost":
+            was_lost = True
+            continue
+        assert tracker.observe("all", "a", *numbers) == (LOST if is_known and was_lost else NEXT)
+        is_known, was_lost = True, False
+        if fate == "twice":
+            assert tracker.observe("all", "a", *numbers) == DUPLICATE
+
+
+def test_sequence_grows_over_all_channels_and_previous_is_of_one() -> None:
+    sender = Sequencer()
+    numbers = [sender.next(channel) for channel in ("all", "room:x", "all", "room:x")]
+    assert numbers == [(1, 0), (2, 0), (3, 1), (4, 2)]
+
+
+def test_first_envelope_of_a_sender_is_no_loss() -> None:
+    assert SequenceTracker().observe("all", "a", 100, 99) == NEXT
+
+
+def test_unknown_previous_is_no_loss() -> None:
+    tracker = SequenceTracker()
+    tracker.observe("all", "a", 1, 0)
+    assert tracker.observe("all", "a", 9, 0) == NEXT
+
+
+def test_late_envelope_counts_as_a_duplicate_and_moves_nothing_back() -> None:
+    tracker = SequenceTracker()
+    arrivals = [tracker.observe("all", "a", *numbers) for numbers in ((1, 0), (3, 2), (2, 1), (3, 2), (4, 3))]
+    assert arrivals == [NEXT, LOST, DUPLICATE, DUPLICATE, NEXT]
+
+
+def test_senders_and_channels_are_kept_apart() -> None:
+    tracker = SequenceTracker()
+    tracker.observe("all", "a", 5, 0)
+    assert [tracker.observe("all", "b", 5, 4), tracker.observe("inbox", "a", 5, 4)] == [NEXT, NEXT]
+
+
+@pytest.mark.parametrize("forgotten", ["all", None])
+def test_gap_on_a_channel_that_was_left_is_no_loss(forgotten: str | None) -> None:
+    tracker = SequenceTracker()
+    tracker.observe("all", "a", 1, 0)
+    tracker.forget(forgotten)
+    assert tracker.observe("all", "a", 9, 8) == NEXT
+
+
+def test_leaving_one_channel_forgets_no_other() -> None:
+    tracker = SequenceTracker()
+    tracker.observe("all", "a", 1, 0)
+    tracker.forget("room:x")
+    assert tracker.observe("all", "a", 1, 0) == DUPLICATE
+
+
+def test_sender_that_was_silent_longest_is_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(order, "MAX_SENDERS", 2)
+    tracker = SequenceTracker()
+    for sender, sequence in (("a", 1), ("b", 1), ("a", 2), ("c", 1)):
+        tracker.observe("all", sender, sequence, 0)
+    assert [tracker.observe("all", sender, 1, 0) for sender in "acb"] == [DUPLICATE, DUPLICATE, NEXT]
+
+
+def test_channel_that_was_unused_longest_is_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(order, "MAX_CHANNELS", 2)
+    sender = Sequencer()
+    previous = [sender.next(channel)[1] for channel in ("x", "y", "x", "z", "x", "y")]
+    assert previous == [0, 0, 1, 0, 3, 0]

@@ -1,0 +1,289 @@
+"""One accepted socket: what goes out, what comes in, and how it ends."""
+
+import asyncio
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+from unittest.mock import AsyncMock
+
+import pytest
+from starlette.types import Message as AsgiEvent
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from fastapi_websocket_stabilizer.local.transport import (
+    AsgiTransport,
+    MethodTransport,
+    Transport,
+    is_accepted,
+    open_transport,
+)
+from fastapi_websocket_stabilizer.wire import encode
+from tests.unit.fakes import LIMIT, Socket, text, turns
+
+
+@dataclass
+class Server:
+    """The ASGI server's half of a socket, and an observer that writes down what it is told."""
+
+    limit: int = 10
+    written: list[AsgiEvent] = field(default_factory=list)
+    inbound: "asyncio.Queue[AsgiEvent]" = field(default_factory=asyncio.Queue)
+    told: list[Any] = field(default_factory=list)
+
+    async def send(self, event: AsgiEvent) -> None:
+        self.written.append(event)
+
+    async def open(self, kind: type[WebSocket] = WebSocket) -> tuple[WebSocket, Transport]:
+        websocket = kind({"type": "websocket"}, self.inbound.get, self.send)
+        self.inbound.put_nowait({"type": "websocket.connect"})
+        await websocket.accept()
+        self.written.clear()
+        return websocket, open_transport(websocket, self, lambda: self.limit)
+
+    def says(self, message: str | bytes) -> None:
+        key = "text" if isinstance(message, str) else "bytes"
+        self.inbound.put_nowait({"type": "websocket.receive", key: message})
+
+    def opened(self) -> None:
+        self.told.append("opened")
+
+    def heard(self) -> None:
+        self.told.append("heard")
+
+    def hung_up(self, code: int, reason: str) -> None:
+        self.told.append(("hung up", code, reason))
+
+    async def too_large(self, size: int, limit: int) -> None:
+        self.told.append(("too large", size, limit))
+
+
+@pytest.fixture
+async def server() -> Server:
+    return Server()
+
+
+CLOSED = [{"type": "websocket.close", "code": 1001, "reason": "bye"}]
+
+
+# Which transport
+
+
+async def test_starlette_socket_is_spoken_to_in_asgi(server: Server) -> None:
+    _, transport = await server.open()
+    assert (type(transport), transport.awaited) == (AsgiTransport, False)
+
+
+@pytest.mark.parametrize("mock", [Socket, AsyncMock, lambda: AsyncMock(spec=WebSocket)])
+async def test_anything_else_is_spoken_to_by_its_methods(server: Server, mock: Any) -> None:
+    transport = open_transport(mock(), server, lambda: 10)
+    assert (type(transport), transport.awaited) == (MethodTransport, True)
+
+
+async def test_only_a_starlette_socket_can_be_unaccepted(server: Server) -> None:
+    accepted, _ = await server.open()
+    waiting = WebSocket({"type": "websocket"}, server.inbound.get, server.send)
+    assert [is_accepted(each) for each in (accepted, waiting, Socket(), AsyncMock(spec=WebSocket))] == [
+        True, False, True, True,
+    ]  # fmt: skip
+
+
+# Out
+
+
+@pytest.mark.parametrize("message", ["text", b"bytes", {"a": 1}])
+async def test_message_goes_out_as_one_frame(server: Server, message: Any) -> None:
+    _, transport = await server.open()
+    encoded = encode(message, LIMIT)
+    await transport.send(encoded)
+    assert server.written == [encoded.asgi]
+
+
+async def test_mock_is_sent_each_form_by_its_own_method(server: Server) -> None:
+    mock = AsyncMock()
+    transport = open_transport(mock, server, lambda: 10)
+    for message in ("text", b"bytes", {"a": 1}):
+        await transport.send(encode(message, LIMIT))
+    await transport.close(1000, "bye")
+    assert [(call[0], call.args or call.kwargs) for call in mock.method_calls] == [
+        ("send_text", ("text",)),
+        ("send_bytes", (b"bytes",)),
+        ("send_json", ({"a": 1},)),
+        ("close", {"code": 1000, "reason": "bye"}),
+    ]
+
+
+class Translating(WebSocket):
+    """An application's own kind of socket."""
+
+    async def send_text(self, data: str) -> None:
+        await super().send_text(data.upper())
+
+
+async def test_socket_with_methods_of_its_own_keeps_them(server: Server) -> None:
+    _, transport = await server.open(Translating)
+    await transport.send(text("hi"))
+    assert server.written == [{"type": "websocket.send", "text": "HI"}]
+
+
+async def test_socket_with_methods_of_its_own_takes_every_json_value_that_others_take(server: Server) -> None:
+    _, transport = await server.open(Translating)
+    await transport.send(encode({"at": datetime(2030, 1, 1, tzinfo=UTC)}, LIMIT))
+    assert [event["text"] for event in server.written] == ['{"at":"2030-01-01T00:00:00Z"}']
+
+
+async def test_handler_that_sends_by_itself_goes_the_same_way(server: Server) -> None:
+    websocket, _ = await server.open()
+    await websocket.send_text("hi")
+    assert server.written == [{"type": "websocket.send", "text": "hi"}]
+
+
+async def test_accept_by_the_handler_is_told(server: Server) -> None:
+    websocket = WebSocket({"type": "websocket"}, server.inbound.get, server.send)
+    open_transport(websocket, server, lambda: 10)
+    server.inbound.put_nowait({"type": "websocket.connect"})
+    await websocket.accept()
+    assert (server.told, server.written[0]["type"]) == (["opened"], "websocket.accept")
+
+
+# In
+
+
+async def test_message_in_is_life_and_arrives(server: Server) -> None:
+    websocket, _ = await server.open()
+    server.says("hi")
+    server.says(b"\x00")
+    assert (await websocket.receive_text(), await websocket.receive_bytes()) == ("hi", b"\x00")
+    assert server.told == ["heard", "heard"]
+
+
+@pytest.mark.parametrize("message", ["x" * 10, b"x" * 10, "é" * 5])
+async def test_message_of_the_limit_is_taken(server: Server, message: str | bytes) -> None:
+    websocket, _ = await server.open()
+    server.says(message)
+    await websocket.receive()
+    assert server.told == ["heard"]
+
+
+@pytest.mark.parametrize(("message", "size"), [("x" * 11, 11), (b"x" * 11, 11), ("é" * 6, 12)])
+async def test_message_over_the_limit_ends_the_handlers_receive(
+    server: Server, message: str | bytes, size: int
+) -> None:
+    websocket, _ = await server.open()
+    server.says(message)
+    with pytest.raises(WebSocketDisconnect) as caught:
+        await websocket.receive_text()
+    assert (caught.value.code, server.told) == (1009, [("too large", size, 10)])
+
+
+async def test_limit_in_force_is_read_at_each_message(server: Server) -> None:
+    websocket, _ = await server.open()
+    server.limit = 100
+    server.says("x" * 50)
+    assert await websocket.receive_text() == "x" * 50
+
+
+@pytest.mark.parametrize(
+    ("event", "code", "reason"),
+    [({"code": 1001, "reason": "away"}, 1001, "away"), ({"code": None}, 1005, ""), ({}, 1005, "")],
+)
+async def test_peer_that_leaves_is_told_with_its_code(
+    server: Server, event: dict[str, Any], code: int, reason: str
+) -> None:
+    websocket, transport = await server.open()
+    server.inbound.put_nowait({"type": "websocket.disconnect", **event})
+    await websocket.receive()
+    assert server.told == [("hung up", code, reason)]
+    await transport.close(1000, "too late")
+    assert server.written == []
+
+
+async def test_message_to_a_peer_that_left_is_an_error(server: Server) -> None:
+    websocket, transport = await server.open()
+    server.inbound.put_nowait({"type": "websocket.disconnect", "code": 1001})
+    await websocket.receive()
+    with pytest.raises(WebSocketDisconnect):
+        await transport.send(text("hi"))
+    assert server.written == []
+
+
+# The end
+
+
+async def test_close_is_written_once(server: Server) -> None:
+    websocket, transport = await server.open()
+    await transport.close(1001, "bye")
+    await transport.close(1000, "again")
+    await websocket.close(1000)
+    assert server.written == CLOSED
+
+
+async def test_close_by_the_handler_is_written_once_too(server: Server) -> None:
+    websocket, transport = await server.open()
+    await websocket.close(1001, "bye")
+    await transport.close(1000, "again")
+    assert server.written == CLOSED
+
+
+async def test_nothing_is_written_after_a_close(server: Server) -> None:
+    websocket, transport = await server.open()
+    await transport.close(1001, "bye")
+    for send in (transport.send(text("hi")), websocket.send_text("hi")):
+        with pytest.raises(WebSocketDisconnect):
+            await send
+    assert server.written == CLOSED
+
+
+async def test_handler_that_waits_is_told_of_the_end(server: Server) -> None:
+    websocket, transport = await server.open()
+    waiting = asyncio.create_task(websocket.receive_text())
+    await turns()
+    await transport.close(1001, "bye")
+    transport.interrupt(1001, "bye")
+    with pytest.raises(WebSocketDisconnect) as caught:
+        await waiting
+    assert (caught.value.code, caught.value.reason) == (1001, "bye")
+
+
+async def test_handler_that_comes_back_later_is_told_of_the_end(server: Server) -> None:
+    websocket, transport = await server.open()
+    transport.interrupt(1001, "bye")
+    transport.interrupt(1000, "again")
+    with pytest.raises(WebSocketDisconnect) as caught:
+        await websocket.receive_text()
+    assert caught.value.code == 1001
+
+
+async def test_cancelled_handler_is_cancelled_and_not_disconnected(server: Server) -> None:
+    websocket, _ = await server.open()
+    waiting = asyncio.create_task(websocket.receive_text())
+    await turns()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+
+
+async def test_timeout_of_the_server_itself_is_not_taken_for_the_end(server: Server) -> None:
+    async def receive() -> AsgiEvent:
+        raise TimeoutError
+
+    websocket = WebSocket({"type": "websocket"}, receive, server.send)
+    open_transport(websocket, server, lambda: 10)
+    with pytest.raises(TimeoutError):
+        await websocket._receive()
+
+
+async def test_detached_socket_is_as_it_was_found(server: Server) -> None:
+    websocket, transport = await server.open()
+    transport.detach()
+    server.says("x" * 50)
+    assert await websocket.receive_text() == "x" * 50
+    await websocket.send_text("hi")
+    assert (server.told, server.written) == ([], [{"type": "websocket.send", "text": "hi"}])
+
+
+async def test_mock_has_nothing_to_interrupt_and_nothing_to_detach(server: Server) -> None:
+    mock = AsyncMock()
+    transport = open_transport(mock, server, lambda: 10)
+    transport.interrupt(1000, "bye")
+    transport.detach()
+    assert mock.method_calls == []

@@ -1,0 +1,90 @@
+"""What style.md §1.9 promises about sizes. Complexity is ruff's, the direction of imports import-linter's."""
+
+import ast
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import fastapi_websocket_stabilizer
+
+PACKAGE = Path(fastapi_websocket_stabilizer.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+# Their parameters are the public API's, wider than five by design (release 1.1's, and frameworks' signatures).
+PUBLIC_FILES = {"manager.py", "config.py"}
+
+each_file = pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+
+
+@dataclass(frozen=True)
+class Function:
+    name: str
+    lines: int
+    statements: int
+    positional: int
+
+
+def functions(file: Path) -> list[Function]:
+    tree = ast.parse(file.read_text())
+    return [
+        measured(node) for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+
+
+def measured(node: ast.FunctionDef | ast.AsyncFunctionDef) -> Function:
+    """Count what a reader reads: the body without its docstring."""
+    body = node.body[1:] if ast.get_docstring(node) is not None else node.body
+    lines = (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
+    statements = sum(isinstance(inner, ast.stmt) for outer in body for inner in ast.walk(outer))
+    arguments = [a.arg for a in (*node.args.posonlyargs, *node.args.args) if a.arg not in ("self", "cls")]
+    return Function(node.name, lines, statements, len(arguments))
+
+
+def test_package_is_there_to_be_measured() -> None:
+    assert len(FILES) > 30
+
+
+@each_file
+def test_file_has_at_most_400_lines(file: Path) -> None:
+    assert len(file.read_text().splitlines()) <= 400
+
+
+@each_file
+def test_body_of_a_function_has_at_most_40_lines(file: Path) -> None:
+    assert [f for f in functions(file) if f.lines > 40] == []
+
+
+def test_functions_are_usually_short() -> None:
+    lines = sorted(function.lines for file in FILES for function in functions(file))
+    assert statistics.median(lines) <= 6
+    assert lines[len(lines) * 9 // 10] <= 18
+
+
+def test_functions_of_the_facade_are_thin() -> None:
+    found = functions(PACKAGE / "manager.py")
+    assert [f for f in found if f.lines > 18 or f.statements > 16] == []
+    assert statistics.median(f.statements for f in found) <= 3
+
+
+@each_file
+def test_module_says_what_it_is_for(file: Path) -> None:
+    assert ast.get_docstring(ast.parse(file.read_text()))
+
+
+@each_file
+def test_ignored_finding_has_a_reason(file: Path) -> None:
+    ignores = [line for line in file.read_text().splitlines() if "# noqa" in line or "# type: ignore" in line]
+    assert [line for line in ignores if not _has_reason(line)] == []
+
+
+def _has_reason(line: str) -> bool:
+    _, _, comment = line.partition("# noqa") if "# noqa" in line else line.partition("# type: ignore")
+    return ("- " in comment or "  # " in comment) and len(comment) > 20
+
+
+@pytest.mark.parametrize("file", sorted((PACKAGE / "local").glob("*.py")), ids=lambda file: file.name)
+def test_pure_machines_neither_wait_nor_log(file: Path) -> None:
+    if file.stem in {"outbox", "heartbeat", "memory", "order"}:
+        names = {node.id for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Name)}
+        assert names.isdisjoint({"asyncio", "logging", "time", "datetime"})

@@ -1,0 +1,86 @@
+"""Which connection a handler means when it names its client."""
+
+import asyncio
+import contextvars
+
+import pytest
+
+from fastapi_websocket_stabilizer import handlers
+from fastapi_websocket_stabilizer.exceptions import ConnectionNotFoundError
+from fastapi_websocket_stabilizer.local.connection import Connection
+from fastapi_websocket_stabilizer.local.owner import Ended
+from tests.unit.fakes import connect
+
+REGISTRY, OTHER_REGISTRY = object(), object()
+
+
+async def handler(connection: Connection) -> Connection | None:
+    """Do what a socket's handler does: register, wait a while, ask which one is meant."""
+    handlers.remember(REGISTRY, connection)
+    await asyncio.sleep(0)
+    return handlers.mine(REGISTRY, connection.client_id)
+
+
+async def in_fresh_context(connection: Connection) -> Connection | None:
+    """Run a handler as a server does: in a task whose context never saw another handler."""
+    context = contextvars.Context()
+    return await asyncio.create_task(handler(connection), context=context)
+
+
+async def test_each_handler_means_its_own_socket() -> None:
+    older, newer = connect("alice"), connect("alice")
+    meant = await asyncio.gather(in_fresh_context(older), in_fresh_context(newer))
+    assert list(meant) == [older, newer]
+
+
+async def test_handler_that_registered_nobody_means_nobody() -> None:
+    task = asyncio.create_task(
+        asyncio.sleep(0, handlers.mine(REGISTRY, "alice")), context=contextvars.Context()
+    )
+    assert await task is None
+
+
+async def test_newest_of_two_sockets_of_one_handler_is_meant() -> None:
+    older, newer = connect("alice"), connect("alice")
+    handlers.remember(REGISTRY, older)
+    handlers.remember(REGISTRY, newer)
+    assert handlers.mine(REGISTRY, "alice") is newer
+
+
+async def test_other_client_and_other_manager_are_not_mixed_up() -> None:
+    alice = connect("alice")
+    handlers.remember(REGISTRY, alice)
+    found = [
+        handlers.mine(*key) for key in ((REGISTRY, "alice"), (REGISTRY, "bob"), (OTHER_REGISTRY, "alice"))
+    ]
+    assert found == [alice, None, None]
+
+
+async def test_task_of_a_handler_means_the_socket_of_the_handler() -> None:
+    alice = connect("alice")
+    handlers.remember(REGISTRY, alice)
+    found = await asyncio.create_task(asyncio.sleep(0, handlers.mine(REGISTRY, "alice")))
+    assert found is alice
+
+
+@pytest.mark.parametrize(
+    "ended", [Ended.REPLACED, Ended.TIMED_OUT, Ended.SLOW, Ended.EVICTED, Ended.SHUTDOWN]
+)
+async def test_end_by_others_is_quiet_once(ended: Ended) -> None:
+    connection = connect()
+    connection.ended = ended
+    handlers.check_ended(connection)
+    with pytest.raises(ConnectionNotFoundError, match="'alice' is not connected"):
+        handlers.check_ended(connection)
+
+
+@pytest.mark.parametrize("ended", [Ended.RELEASED, Ended.FAILED])
+async def test_end_by_the_handler_or_by_a_failed_send_is_an_error(ended: Ended) -> None:
+    connection = connect()
+    connection.ended = ended
+    with pytest.raises(ConnectionNotFoundError):
+        handlers.check_ended(connection)
+
+
+def test_every_way_to_end_is_either_quiet_or_an_error() -> None:
+    assert len(Ended) == 7

@@ -1,0 +1,47 @@
+"""Counters and durations."""
+
+import dataclasses
+
+import pytest
+
+from fastapi_websocket_stabilizer.metrics import Counters, Stopwatch, Timing, totals
+
+
+def test_every_counter_begins_at_nothing() -> None:
+    assert set(totals(Counters()).values()) == {0}
+
+
+def test_totals_name_every_counter() -> None:
+    counters = Counters(broadcasts=3, bus_lost=2)
+    assert list(totals(counters)) == [counter.name for counter in dataclasses.fields(Counters)]
+    assert totals(counters) == totals(Counters()) | {"broadcasts": 3, "bus_lost": 2}
+
+
+def test_totals_are_a_copy() -> None:
+    counters = Counters()
+    before = totals(counters)
+    counters.broadcasts += 1
+    assert before["broadcasts"] == 0
+
+
+def test_misspelt_counter_is_an_error() -> None:
+    with pytest.raises(AttributeError):
+        Counters().broadcast = 1  # type: ignore[attr-defined]
+
+
+def test_stopwatch_keeps_count_sum_and_maximum() -> None:
+    stopwatch = Stopwatch()
+    for seconds in (0.5, 2.0, 1.0):
+        stopwatch.add(seconds)
+    assert stopwatch.snapshot() == Timing(count=3, total_s=3.5, max_s=2.0)
+
+
+def test_stopwatch_that_never_ran_is_all_zero() -> None:
+    assert Stopwatch().snapshot() == Timing(0, 0.0, 0.0)
+
+
+def test_snapshot_does_not_change_any_more() -> None:
+    stopwatch = Stopwatch()
+    before = stopwatch.snapshot()
+    stopwatch.add(1.0)
+    assert before == Timing()

@@ -1,0 +1,42 @@
+"""What users import: this list only grows."""
+
+import fastapi_websocket_stabilizer
+
+PUBLIC = [
+    "WebSocketConnectionManager", "WebSocketConfig", "CompressionMode", "MemoryEvictionPolicy",
+    "Publisher", "SyncPublisher",
+    "Connection", "Identity", "BroadcastResult", "ShutdownReport", "PresenceEntry", "PresenceEvent", "RoomMember",
+    "RoomPage", "NodeInfo", "Statistics",
+    "WebSocketStabilizerError", "ConnectionNotFoundError", "InvalidNameError", "ConnectionLimitExceededError",
+    "ConnectionTimeoutError", "SlowConsumerError", "MemoryLimitExceededError", "MessageError", "BroadcastFailedError",
+    "TokenExpiredError", "InvalidTokenError", "ShutdownError", "NotStartedError", "WrongEventLoopError",
+    "ConfigurationError", "BackendUnavailableError", "WireError",
+    "StructuredLogger", "get_logger", "configure_logging",
+    "__version__",
+]  # fmt: skip
+
+
+def test_public_names_are_exactly_these() -> None:
+    assert sorted(fastapi_websocket_stabilizer.__all__) == sorted(PUBLIC)
+
+
+def test_every_public_name_is_there_and_documented() -> None:
+    things = [getattr(fastapi_websocket_stabilizer, name) for name in PUBLIC]
+    assert [thing for thing in things if not thing.__doc__] == []
+
+
+def test_no_public_module_attribute_is_left_out() -> None:
+    loose = {
+        name
+        for name, thing in vars(fastapi_websocket_stabilizer).items()
+        if not name.startswith("_")
+        and getattr(thing, "__module__", "").startswith("fastapi_websocket_stabilizer")
+    }
+    assert loose <= set(PUBLIC)
+
+
+def test_every_error_is_public() -> None:
+    from fastapi_websocket_stabilizer import exceptions
+
+    errors = {name for name, thing in vars(exceptions).items() if isinstance(thing, type)}
+    assert errors <= set(PUBLIC)

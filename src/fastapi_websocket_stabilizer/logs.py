@@ -1,6 +1,7 @@
 """Logging: release 1.1's helpers, and the logger of one manager."""
 
 import logging
+import time
 from typing import Any
 
 ROOT = "fastapi_websocket_stabilizer"
@@ -31,6 +32,22 @@ def manager_logger(level: str) -> logging.Logger:
     logger = logging.Logger(f"{ROOT}.manager", level)
     logger.parent = logging.getLogger(ROOT)
     return logger
+
+
+class Occasionally:
+    """Logs a warning at most once a minute: whoever sends us garbage must not fill the log with it."""
+
+    EVERY_S = 60.0
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger, self._again_at_s = logger, 0.0
+
+    def log(self, message: str, **extra: object) -> None:
+        """Log ``message`` with ``extra`` unless something was logged within the last minute."""
+        now_s = time.monotonic()
+        if now_s >= self._again_at_s:
+            self._again_at_s = now_s + self.EVERY_S
+            self._logger.warning(message, extra=extra)
 
 
 class StructuredLogger:

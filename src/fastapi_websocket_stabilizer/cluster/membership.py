@@ -48,6 +48,11 @@ class Membership:
     def _ttl_ms(self) -> int:
         return int(self._config.lease_ttl_s * 1000)
 
+    @property
+    def server(self) -> str:
+        """The run_id of the server that answered the last beat."""
+        return self._server_seen
+
     def may_sweep(self) -> bool:
         """Whether the lease was held for one whole lease, without a break, on the server that answers now.
 

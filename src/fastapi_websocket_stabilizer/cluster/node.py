@@ -125,6 +125,8 @@ class Node:
         if self._forget(connection, why):
             wind_up = self._wind_up(connection, connection.connection_id, code, reason)
             await asyncio.shield(self._context.tasks.spawn(wind_up, f"close-{connection.connection_id}"))
+        else:
+            await connection.wait_closed()
 
     def lost(self, connection: Connection, why: Ended, error: str) -> None:
         """Forget a socket that failed now; close and release it soon."""

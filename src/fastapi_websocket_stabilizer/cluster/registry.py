@@ -21,6 +21,7 @@ from ..exceptions import (
 )
 from ..local.order import SequenceTracker
 from ..local.owner import Ended
+from ..logs import Occasionally
 from ..models import PresenceEvent, ShutdownReport
 from ..names import ConnectionId, NodeId
 from ..ports import Renewal
@@ -31,7 +32,7 @@ from .directory import Directory
 from .heartbeats import Heartbeats
 from .membership import Membership
 from .node import Node
-from .requests import Requests
+from .requests import Requests, parse
 from .sender import Sender
 from .sweep import Sweeper
 from .tokens import Tokens
@@ -52,6 +53,8 @@ class Registry:
         self._services: list[asyncio.Task[None]] = []
         self._sweeping: set[NodeId] = set()
         self._is_closed = False
+        self._secret_known_by = ""
+        self._malformed = Occasionally(log)
         self.leases: Membership | None = None
         self.directory = Directory(context, None)
         if config.redis_url is None:
@@ -89,12 +92,24 @@ class Registry:
         """
         if self._is_closed:
             raise ShutdownError("the manager was shut down; start() opens it again")
-        if not self.context.is_distributed:
-            return
-        if self.context.loop is None:
+        if self.context.is_distributed:
+            self.check_reachable()
+            self._check_loop()
+
+    def check_reachable(self) -> None:
+        """Raise unless the store can be reached from here, from whatever thread.
+
+        Raises:
+            ShutdownError, NotStartedError: As ``check_usable``; memory can always be reached.
+        """
+        if self.context.is_distributed and self._is_closed:
+            raise ShutdownError("the manager was shut down; start() opens it again")
+        if self.context.is_distributed and self.context.loop is None:
             raise NotStartedError(
                 "redis_url is set: await manager.start() first, or FastAPI(lifespan=manager.lifespan)"
             )
+
+    def _check_loop(self) -> None:
         if self.context.loop is not asyncio.get_running_loop():
             raise WrongEventLoopError(
                 "a manager with a redis_url works on the event loop that start() ran on"
@@ -173,6 +188,8 @@ class Registry:
 
     async def stop(self, timeout_s: float) -> ShutdownReport:
         """Refuse new connections, close all, release everything, let go of Redis; within about ``timeout_s``."""
+        if self.context.is_distributed and self.is_started:
+            self._check_loop()
         began_s = asyncio.get_running_loop().time()
         self._is_closed = True
         closed, failed = await self.node.close_all(
@@ -220,8 +237,9 @@ class Registry:
         else:
             try:
                 self._obey(envelope)
-            except (ValueError, TypeError, KeyError):
+            except (ValueError, TypeError) as error:
                 counters.bus_malformed += 1
+                self._malformed.log("envelope dropped", sender=envelope.sender, error=str(error))
 
     def _obey(self, envelope: Envelope) -> None:
         if envelope.kind is Kind.REPLY:
@@ -230,7 +248,7 @@ class Registry:
             (connection_id,) = envelope.targets
             self.context.tasks.spawn(self.claims.evicted(ConnectionId(connection_id)), "evict")
         elif envelope.kind is Kind.REQUEST:
-            (client_id,), request = envelope.targets, json.loads(envelope.body)
+            (client_id,), request = envelope.targets, parse(envelope.body)
             self.context.tasks.spawn(self.requests.serve(envelope, client_id, request), "serve")
 
     def _on_gap(self) -> None:
@@ -248,6 +266,7 @@ class Registry:
         self.context.log.warning("lease lapsed; registering again", extra={"node_id": self.context.node_id})
         await self.context.backend.rename(self.context.node_id)
         await self.leases.register(self.context.node_id)
+        self._secret_known_by = ""  # whoever forgot the lease may have forgotten the secret, too
         await self.claims.reclaim_all()
         for former in self.context.former_ids:
             self._start_sweep(former)  # what ended here meanwhile; nobody else may be there to do it
@@ -255,7 +274,9 @@ class Registry:
     async def _on_beat(self, renewal: Renewal) -> None:
         assert self.leases is not None
         self.context.tasks.spawn(self.claims.beat(), "repeat-claims")
-        self.context.tasks.spawn(self.tokens.share_secret(), "share-secret")
+        if self.leases.server != self._secret_known_by:
+            self._secret_known_by = self.leases.server
+            self.context.tasks.spawn(self.tokens.share_secret(), "share-secret")
         if self.leases.may_sweep():
             for node in renewal.lapsed:
                 self._start_sweep(node)

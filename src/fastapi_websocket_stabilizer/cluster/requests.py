@@ -6,7 +6,7 @@ from typing import Any
 
 from .. import exceptions
 from ..exceptions import BackendUnavailableError, WebSocketStabilizerError
-from ..names import NodeId
+from ..names import NodeId, check_room
 from ..wire import Envelope, Form, Kind
 from .context import Context
 from .sender import Sender
@@ -19,6 +19,21 @@ _ERRORS: dict[str, type[WebSocketStabilizerError]] = {
 
 Act = Callable[[str, dict[str, Any]], Awaitable[int]]
 """Carries out one operation for a client on this node; returns how many connections it touched."""
+
+
+def parse(body: str | bytes) -> dict[str, Any]:
+    """Return the request in an envelope.
+
+    Raises:
+        ValueError: It is none that this release knows, or names no legal room, code or reason.
+    """
+    match json.loads(body):
+        case {"do": "join" | "leave" as do, "room": room}:
+            return {"do": do, "room": check_room(room)}
+        case {"do": "close", "code": int(code), "reason": str(reason)}:
+            return {"do": "close", "code": code, "reason": reason}
+        case request:
+            raise ValueError(f"unknown request {request!r}"[:200])
 
 
 class Requests:

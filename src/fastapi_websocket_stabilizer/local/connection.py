@@ -49,7 +49,9 @@ class Connection:
     """
 
     __slots__ = (
-        "__weakref__", "_outbox", "_owner", "_settled", "_thread", "_transport", "_websocket", "_writer", "client_id",
+        "__weakref__", "_closing",
+        "_is_finished",
+        "_outbox", "_owner", "_settled", "_thread", "_transport", "_websocket", "_writer", "client_id",
         "closed_with", "connection_id", "ended", "error", "heartbeat", "is_open", "loop", "memory_size",
         "metadata", "opened_at_s", "rooms", "since", "stamp", "used_at_s", "user_data",
     )  # fmt: skip
@@ -78,6 +80,8 @@ class Connection:
         self._owner = owner
         self._websocket = websocket
         self._outbox: Outbox | None = None  # made when a socket is slow for the first time
+        self._closing: asyncio.Future[None] | None = None  # while somebody waits for the close to be over
+        self._is_finished = False
         self._settled: Outcome | None = None  # when everything queued was written; only for mocks
         self._thread = threading.get_ident()
         self._writer: asyncio.Task[None] | None = None
@@ -291,9 +295,22 @@ class Connection:
         finally:
             self._transport.interrupt(code, reason)
             self._drop_unwritten()
+            self._is_finished = True
+            if self._closing is not None:
+                self._closing.set_result(None)
+
+    async def wait_closed(self) -> None:
+        """Wait for the close that somebody else began: a handler that ends sooner has the server close first."""
+        if self._is_finished or self.ended is None or self.loop is not asyncio.get_running_loop():
+            return
+        if self._closing is None:
+            self._closing = self.loop.create_future()
+        # finish() has a deadline; it may wait for its turn for as long (max_concurrent_cleanup).
+        await asyncio.wait([self._closing], timeout=2 * self._owner.limits().close_timeout_s)
 
     def let_go(self) -> None:
         """Give the socket back as it was, open."""
+        self._is_finished = True
         self._transport.detach()
         if self._writer is not None:
             self._writer.cancel()

@@ -13,6 +13,7 @@ from redis import exceptions as redis_errors
 from redis.asyncio import Connection
 
 from ...exceptions import BackendUnavailableError, WireError
+from ...logs import Occasionally
 from ...metrics import Counters
 from ...names import NodeId
 from ...ports import Receive
@@ -230,12 +231,10 @@ class RedisBus(RedisPublishing):
 class Ear:
     """Turns what a subscriber hears into envelopes; what cannot be read is counted and dropped."""
 
-    LOG_EVERY_S = 60.0
-
     def __init__(self, keys: Keys, receive: Receive, counters: Counters) -> None:
         self._prefix = len(keys.all) - len("all")
         self._receive, self._counters = receive, counters
-        self._log_again_at_s = 0.0
+        self._malformed = Occasionally(log)
 
     def hear(self, channel: bytes, data: bytes) -> None:
         self._counters.bus_messages += 1
@@ -243,7 +242,9 @@ class Ear:
             envelope = unpack(data)
         except WireError as error:
             self._counters.bus_malformed += 1
-            self._log(channel, error)
+            self._malformed.log(
+                "envelope dropped", channel=channel.decode(errors="replace"), error=str(error)
+            )
             return
         self._receive(self._canonical(channel.decode()), envelope, len(data))
 
@@ -251,11 +252,3 @@ class Ear:
         """Return "all", "inbox" or "room:<room>"."""
         name = channel[self._prefix :]
         return name.partition("}:")[2] if name.startswith("{") else name
-
-    def _log(self, channel: bytes, error: WireError) -> None:
-        now_s = asyncio.get_running_loop().time()
-        if now_s >= self._log_again_at_s:
-            self._log_again_at_s = now_s + self.LOG_EVERY_S
-            log.warning(
-                "envelope dropped", extra={"channel": channel.decode(errors="replace"), "error": str(error)}
-            )

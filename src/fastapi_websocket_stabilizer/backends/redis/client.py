@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -32,7 +33,7 @@ class Backoff:
     def grow(self) -> None:
         bound_s = min(self.LONGEST_S, 0.05 * 2**self._attempts)
         self._attempts = min(self._attempts + 1, 16)
-        self.delay_s = random.uniform(0, bound_s)
+        self.delay_s = random.uniform(0.001, bound_s)
 
 
 class ConnectionFactory:
@@ -43,17 +44,21 @@ class ConnectionFactory:
         self.timeout_s = timeout_s
         # Everything that redis-py decides by default is decided here: since 8.0 it would read with a time
         # limit of 5 s, speak RESP3 and retry ten times, replaying commands whose outcome is unknown.
-        self._pool = ConnectionPool.from_url(
-            url,
-            protocol=2,
-            retry=Retry(NoBackoff(), 0),
-            retry_on_timeout=False,
-            socket_connect_timeout=timeout_s,
-            socket_timeout=None,
-            health_check_interval=0,
-            decode_responses=False,
-            **({} if url.startswith("unix:") else {"socket_keepalive": True}),
-        )
+        options = {} if url.startswith("unix:") else {"socket_keepalive": True}
+        try:
+            self._pool = ConnectionPool.from_url(
+                url,
+                protocol=2,
+                retry=Retry(NoBackoff(), 0),
+                retry_on_timeout=False,
+                socket_connect_timeout=timeout_s,
+                socket_timeout=None,
+                health_check_interval=0,
+                decode_responses=False,
+                **options,
+            )
+        except ValueError as error:
+            raise ConfigurationError(f"redis_url must be valid, got {self.address}: {error}") from None
 
     async def connect(self) -> Connection:
         """Return a connection that is authenticated and ready.
@@ -91,7 +96,7 @@ class ConnectionFactory:
         text = f"Redis at {self.address}: {operation}: {why}"
         if isinstance(error, redis_errors.AuthenticationError | redis_errors.NoPermissionError):
             return ConfigurationError(f"{text}; check user, password and ACL in redis_url")
-        if isinstance(error, redis_errors.ResponseError) and "invalid DB index" in str(error):
+        if isinstance(error, redis_errors.ResponseError) and "DB index" in str(error):
             return ConfigurationError(f"{text}; check the database number in redis_url")
         return BackendUnavailableError(text, outcome_unknown=outcome_unknown)
 
@@ -105,15 +110,13 @@ async def check_server(connection: Connection, address: str) -> str:
     """Return the server's run_id.
 
     Raises:
-        BackendUnavailableError: The server is older than ``OLDEST_VERSION``.
+        ConfigurationError: The server is older than ``OLDEST_VERSION``, or does not say what it is.
     """
     await connection.send_command("INFO", "server")
     lines = (await connection.read_response()).decode().splitlines()
     info = dict(line.split(":", 1) for line in lines if ":" in line)
-    version = tuple(int(part) for part in info["redis_version"].split(".")[:2])
-    if version < OLDEST_VERSION:
-        oldest = ".".join(map(str, OLDEST_VERSION))
-        raise ConfigurationError(
-            f"Redis at {address} is {info['redis_version']}; {oldest} or newer is needed"
-        )
-    return str(info["run_id"])
+    found, oldest = info.get("redis_version", "of unknown version"), ".".join(map(str, OLDEST_VERSION))
+    numbers = re.match(r"(\d+)\.(\d+)", found)
+    if numbers is None or (int(numbers[1]), int(numbers[2])) < OLDEST_VERSION:
+        raise ConfigurationError(f"Redis at {address} is {found}; {oldest} or newer is needed")
+    return str(info.get("run_id", ""))

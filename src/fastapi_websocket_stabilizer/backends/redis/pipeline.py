@@ -12,7 +12,7 @@ from typing import Any
 from redis import exceptions as redis_errors
 from redis.asyncio import Connection
 
-from ...exceptions import BackendUnavailableError
+from ...exceptions import BackendUnavailableError, ConfigurationError
 from ...metrics import Counters
 from .client import Backoff, ConnectionFactory, check_server, close
 from .scripts import Script
@@ -174,9 +174,9 @@ class Pipeline:
         while True:
             await self._wanted.wait()
             self._wanted.clear()
-            while self._queue:
-                if self._backoff.delay_s:
-                    await asyncio.sleep(self._backoff.delay_s)
+            while self._queue or self._backoff.delay_s:
+                if self._backoff.delay_s and not await self._is_back():
+                    continue
                 self._in_flight = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
                 self.queued_bytes -= sum(command.size for command in self._in_flight)
                 try:
@@ -189,6 +189,17 @@ class Pipeline:
                     raise
                 finally:
                     self._in_flight = []
+
+    async def _is_back(self) -> bool:
+        """Try once to connect again, whether or not anybody waits; commands end at their own deadlines."""
+        await asyncio.sleep(self._backoff.delay_s)
+        try:
+            self._connection = self._connection or await self._connect()
+        except (BackendUnavailableError, ConfigurationError):
+            self._backoff.grow()
+            return False
+        self._backoff.reset()
+        return True
 
     async def _exchange(self, batch: list[Command]) -> None:
         self._counters.redis_batches += 1

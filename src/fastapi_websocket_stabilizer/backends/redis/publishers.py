@@ -104,7 +104,7 @@ class Publisher:
     ) -> int:
         """Send to everybody or to rooms; return how many nodes took it. Raises as ``send_to_client``."""
         encoded = encode(message, self._limit)
-        exclude, rooms = check_each(exclude_client, check_client_id), check_each(room, check_room)
+        exclude, rooms = check_each(exclude_client or None, check_client_id), check_each(room, check_room)
         if room is not None and not rooms:
             return 0
         await self._start()
@@ -194,7 +194,7 @@ class SyncPublisher:
     ) -> int:
         """Send to everybody or to rooms; return how many nodes took it. Raises as ``send_to_client``."""
         encoded = encode(message, self._limit)
-        exclude, rooms = check_each(exclude_client, check_client_id), check_each(room, check_room)
+        exclude, rooms = check_each(exclude_client or None, check_client_id), check_each(room, check_room)
         if room is not None and not rooms:
             return 0
         channel = self._keys.room(rooms[0]) if len(rooms) == 1 else self._keys.all

@@ -317,12 +317,7 @@ class WebSocketConnectionManager:
 
     def get_memory_usage(self) -> dict[str, int | float]:
         """Return ``total_memory`` and ``per_connection_average`` in bytes, and ``connection_count``."""
-        count, total = len(self._context.shards), self._registry.node.budget.total_bytes
-        return {
-            "total_memory": total,
-            "connection_count": count,
-            "per_connection_average": total / (count or 1),
-        }
+        return self._registry.node.budget.usage()
 
     def statistics(self) -> Statistics:
         """Return a snapshot of every counter and every bound."""

@@ -76,10 +76,20 @@ def test_another_version_is_not_the_row(tmp_path: Path, monkeypatch: pytest.Monk
     impostor = tmp_path / "redis-server"
     impostor.write_text("#!/bin/sh\necho 'Redis server v=8.0.1 sha=0'\n")
     impostor.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setenv("PATH", str(tmp_path))
     assert find_row("redis-7.0") == Missing(
         f"{impostor} is redis-8.0.1, not redis-7.0: {ROWS['redis-7.0'].install}"
     )
+
+
+def test_a_row_is_found_behind_another_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder, version in (("venv", "6.2.14"), ("system", "7.0.15")):
+        (tmp_path / folder).mkdir()
+        binary = tmp_path / folder / "redis-server"
+        binary.write_text(f"#!/bin/sh\necho 'Redis server v={version} sha=0'\n")
+        binary.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'venv'}:{tmp_path / 'system'}")
+    assert find_row("redis-7.0") == tmp_path / "system" / "redis-server"
 
 
 def test_the_environment_names_the_default_server(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,7 +76,6 @@ def test_long_name_is_not_repeated_in_full() -> None:
     ("value", "names"),
     [
         (None, []),
-        ("", []),
         ("a", ["a"]),
         ([], []),
         (["b", "a", "b"], ["b", "a"]),
@@ -90,6 +89,11 @@ def test_each_is_one_name_or_several_without_repetition(value: Any, names: list[
 def test_each_refuses_an_illegal_one_among_several() -> None:
     with pytest.raises(InvalidNameError):
         check_each(["a", ""], check_room)
+
+
+def test_each_refuses_an_empty_name() -> None:
+    with pytest.raises(InvalidNameError):
+        check_each("", check_room)
 
 
 @given(legal_names)

@@ -41,6 +41,12 @@ class Budget:
         self.total_bytes -= connection.memory_size
         connection.memory_size = 0
 
+    def usage(self) -> dict[str, int | float]:
+        """Return what ``manager.get_memory_usage()`` returns."""
+        count, total = len(self._context.shards), self.total_bytes
+        average = total / count if count else 0.0
+        return {"total_memory": total, "connection_count": count, "per_connection_average": average}
+
     async def set_user_data(self, connection: Connection, key: str, value: Any) -> None:
         """Store one value if it fits; otherwise change nothing.
 

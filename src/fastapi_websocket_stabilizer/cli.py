@@ -11,7 +11,7 @@ try:
 except ImportError:
     raise SystemExit(f"stabilizer needs typer: {_INSTALL}") from None
 
-app = typer.Typer(no_args_is_help=True, add_completion=False)
+app: typer.Typer = typer.Typer(no_args_is_help=True, add_completion=False)
 
 
 @app.callback()

@@ -42,7 +42,7 @@ class WebSocketConnectionManager:
     """
 
     def __init__(self, config: WebSocketConfig | None = None) -> None:
-        self.config = config or WebSocketConfig()
+        self.config: WebSocketConfig = config or WebSocketConfig()
         self._log = manager_logger(self.config.log_level)
         self._registry = Registry(self.config, self._log)
         self._context = self._registry.context

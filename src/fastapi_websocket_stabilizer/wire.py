@@ -45,7 +45,10 @@ class Encoded:
     __slots__ = ("_value", "asgi", "form", "payload", "size")
 
     def __init__(self, form: Form, payload: str | bytes, size: int, value: Any = None) -> None:
-        self.form, self.payload, self.size, self._value = form, payload, size, value
+        self.form: Form = form
+        self.payload: str | bytes = payload
+        self.size: int = size
+        self._value = value
         key = "bytes" if form is Form.BINARY else "text"
         self.asgi: dict[str, Any] = {"type": "websocket.send", key: payload}
 

@@ -8,6 +8,8 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any
 
 from ..metrics import Counters
 from ..names import ConnectionId, NodeId, node_of
@@ -26,7 +28,7 @@ class MemoryHub:
     """What Redis would hold."""
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()
+        self.lock: AbstractContextManager[Any] = threading.RLock()
         self.clients: dict[str, dict[ConnectionId, Entry]] = {}
         self.rooms: dict[str, dict[ConnectionId, str]] = {}
         self.tokens: OrderedDict[str, tuple[str, int]] = OrderedDict()
@@ -45,7 +47,7 @@ class MemoryBackend:
         self._hub, self._node, self._receive, self._counters = hub, node, receive, counters
         self._subscribed: set[str] = set()
         self.bus = self.presence = self.nodes = self.tokens = self
-        self.rooms = _Rooms(hub)
+        self.rooms: _Rooms = _Rooms(hub)
         hub.listeners[node] = (receive, self._subscribed)
 
     async def start(self, node: NodeId) -> None:

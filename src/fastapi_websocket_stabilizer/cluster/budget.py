@@ -20,7 +20,7 @@ class Budget:
     def __init__(self, context: Context, end: End) -> None:
         self._context, self._end = context, end
         self._order: EvictionOrder[Connection] = EvictionOrder()
-        self.total_bytes = 0
+        self.total_bytes: int = 0
 
     async def admit(self, client_id: str, metadata: Mapping[str, Any]) -> int:
         """Make room for a connection and return its size in bytes.

@@ -65,27 +65,30 @@ class Context:
     """
 
     def __init__(self, config: WebSocketConfig, log: logging.Logger) -> None:
-        self.config, self.log = config, log
-        self.counters = Counters()
-        self.stopwatch = Stopwatch()
-        self.tasks = Tasks(log)
-        self.hooks = Hooks(self.counters, log)
-        self.shards = Shards(config.num_shards)
-        self.fan_out = FanOut(self.shards, self.counters, self.stopwatch if config.enable_metrics else None)
-        self.gate = Gate(lambda: self.config.max_concurrent_broadcast)
-        self.sequencer = Sequencer()
-        self.unheard = Unheard()
-        self.asks = Asks()
+        self.config: WebSocketConfig = config
+        self.log: logging.Logger = log
+        self.counters: Counters = Counters()
+        self.stopwatch: Stopwatch = Stopwatch()
+        self.tasks: Tasks = Tasks(log)
+        self.hooks: Hooks = Hooks(self.counters, log)
+        self.shards: Shards = Shards(config.num_shards)
+        self.fan_out: FanOut = FanOut(
+            self.shards, self.counters, self.stopwatch if config.enable_metrics else None
+        )
+        self.gate: Gate = Gate(lambda: self.config.max_concurrent_broadcast)
+        self.sequencer: Sequencer = Sequencer()
+        self.unheard: Unheard = Unheard()
+        self.asks: Asks = Asks()
         self.subscribed: set[str] = set()
-        self.name = config.node_name or socket.gethostname()
-        self.started = datetime.now(UTC)
-        self.node_id = new_node_id()
+        self.name: str = config.node_name or socket.gethostname()
+        self.started: datetime = datetime.now(UTC)
+        self.node_id: NodeId = new_node_id()
         self.former_ids: list[NodeId] = []
         self._counter = 0
         self.loop: asyncio.AbstractEventLoop | None = None  # the one that start() ran on
         self.thread = 0  # and its thread
         self.backend: Backend  # set by the registry, which knows what it delivers to
-        self.is_distributed = config.redis_url is not None
+        self.is_distributed: bool = config.redis_url is not None
 
     def next_connection_id(self) -> ConnectionId:
         self._counter += 1

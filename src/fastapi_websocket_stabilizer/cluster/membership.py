@@ -14,7 +14,7 @@ from ..exceptions import BackendUnavailableError
 from ..names import NodeId
 from ..ports import NodeStore, Renewal
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 REMEMBERED_DEAD = 4096
 """Nodes known to have lapsed; a lapsed node_id never lives again."""

@@ -28,7 +28,7 @@ class Node:
     def __init__(self, context: Context) -> None:
         self._context = context
         self.claims: Claims  # set by the registry, which composes both
-        self.budget = Budget(context, self.end)
+        self.budget: Budget = Budget(context, self.end)
         self.gate: Gate = context.gate
         self._events = StructuredLogger(context.log)
         self._to_close: deque[tuple[Connection, int, str]] = deque()

@@ -17,7 +17,7 @@ class Unheard:
     def __init__(self) -> None:
         self._waiting: dict[int, tuple[asyncio.Future[Tally | None], int, str]] = {}
         self._senders: list[asyncio.Future[None]] = []
-        self.bytes = 0
+        self.bytes: int = 0
 
     def __bool__(self) -> bool:
         return bool(self._waiting)

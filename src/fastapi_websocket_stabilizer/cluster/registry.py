@@ -48,7 +48,8 @@ class Registry:
     """
 
     def __init__(self, config: WebSocketConfig, log: logging.Logger) -> None:
-        self.context = context = Context(config, log)
+        context = Context(config, log)
+        self.context: Context = context
         self._sequences = SequenceTracker()
         self._services: list[asyncio.Task[None]] = []
         self._sweeping: set[NodeId] = set()
@@ -56,7 +57,7 @@ class Registry:
         self._secret_known_by = ""
         self._malformed = Occasionally(log)
         self.leases: Membership | None = None
-        self.directory = Directory(context, None)
+        self.directory: Directory = Directory(context, None)
         if config.redis_url is None:
             context.backend = MemoryBackend(MemoryHub(), context.node_id, self._receive, context.counters)
         else:
@@ -72,11 +73,12 @@ class Registry:
                 lambda: backend.run_id,
             )
             self.directory = Directory(context, self.leases)
-        self.node = Node(context)
-        self.node.claims = self.claims = Claims(context, self.leases, self._announce, self.node.end)
-        self.sender = Sender(context, self.leases)
-        self.requests = Requests(context, self.sender, self.act_here)
-        self.tokens = Tokens(context)
+        self.node: Node = Node(context)
+        self.claims: Claims = Claims(context, self.leases, self._announce, self.node.end)
+        self.node.claims = self.claims
+        self.sender: Sender = Sender(context, self.leases)
+        self.requests: Requests = Requests(context, self.sender, self.act_here)
+        self.tokens: Tokens = Tokens(context)
         self._sweeper = Sweeper(context.backend, config, context.counters, self._announce)
         self._heartbeats = Heartbeats(context, self.node.expire)
 

@@ -11,7 +11,7 @@ from ..names import NodeId
 from ..ports import Backend, Membership
 from .presence import Announcer, client_left, room_left
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 Read = Callable[[NodeId, str, int], Awaitable[tuple[list[Membership], str]]]
 

@@ -37,7 +37,7 @@ REFRESH_S = 1.0
 Room = Literal["tea", "music", "chess"]
 Name = Annotated[str, Query(min_length=1, max_length=24)]
 
-manager = WebSocketConnectionManager(
+manager: WebSocketConnectionManager = WebSocketConnectionManager(
     WebSocketConfig(
         redis_url=os.environ.get("DEMO_REDIS_URL"),
         namespace="demo",
@@ -58,7 +58,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         refreshing.cancel()
 
 
-app = FastAPI(title="stabilizer demo", lifespan=lifespan)
+app: FastAPI = FastAPI(title="stabilizer demo", lifespan=lifespan)
 app.include_router(manager.router)
 
 

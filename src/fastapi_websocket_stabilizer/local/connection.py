@@ -30,7 +30,8 @@ class Sent:
     __slots__ = ("error", "pending")
 
     def __init__(self, error: str | None = None, pending: Outcome | None = None) -> None:
-        self.error, self.pending = error, pending
+        self.error: str | None = error
+        self.pending: Outcome | None = pending
 
 
 TAKEN = Sent()
@@ -64,18 +65,21 @@ class Connection:
         websocket: Any,
         metadata: dict[str, Any],
     ) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.client_id, self.connection_id, self.metadata = client_id, connection_id, metadata
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
+        self.client_id: str = client_id
+        self.connection_id: ConnectionId = connection_id
+        self.metadata: dict[str, Any] = metadata
         self.rooms: set[str] = set()
         self.user_data: dict[str, Any] = {}
-        self.since = datetime.now(UTC)
-        self.stamp = 0
-        self.memory_size = 0
-        self.opened_at_s = self.used_at_s = self.loop.time()
-        self.heartbeat = Heartbeat(self.opened_at_s)
-        self.is_open = is_accepted(websocket)
+        self.since: datetime = datetime.now(UTC)
+        self.stamp: int = 0
+        self.memory_size: int = 0
+        self.opened_at_s: float = self.loop.time()
+        self.used_at_s: float = self.opened_at_s
+        self.heartbeat: Heartbeat = Heartbeat(self.opened_at_s)
+        self.is_open: bool = is_accepted(websocket)
         self.ended: Ended | None = None
-        self.error = ""
+        self.error: str = ""
         self.closed_with: tuple[int, str] | None = None
         self._owner = owner
         self._websocket = websocket

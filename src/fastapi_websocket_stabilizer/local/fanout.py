@@ -68,7 +68,7 @@ class FanOut:
         self._wanted = asyncio.Event()
         self._room_for_more = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self.queued_bytes = 0
+        self.queued_bytes: int = 0
 
     def submit(self, job: Job) -> None:
         """Do a job after all that were submitted before it."""

@@ -19,7 +19,7 @@ class Gate:
         self._busy = 0
         self._lock = threading.Lock()  # sockets of one manager may live on several loops (TestClient)
         self._waiting: deque[Callable[[], None]] = deque()  # at most one per connection
-        self.deferred = 0
+        self.deferred: int = 0
 
     def is_open(self) -> bool:
         return self._busy < self._limit()

@@ -32,8 +32,8 @@ class Outbox:
     def __init__(self, limit: int, policy: Policy) -> None:
         self._limit, self._policy = limit, policy
         self._messages: deque[Encoded] = deque()
-        self.queued_bytes = 0
-        self.dropped = 0
+        self.queued_bytes: int = 0
+        self.dropped: int = 0
 
     def __len__(self) -> int:
         return len(self._messages)

@@ -26,11 +26,11 @@ class RedisBackend:
         self._leases = Pipeline(lease_factory, counters, "lease")
         self._subscriber = Subscriber(factory, counters, Ear(keys, receive, counters).hear)
         self._inbox = ""
-        self.bus = RedisBus(keys, self._pipeline, self._subscriber)
-        self.presence = RedisPresence(keys, self._pipeline)
-        self.rooms = RedisRooms(keys, self._pipeline)
-        self.tokens = RedisTokens(keys, self._pipeline)
-        self.nodes = RedisNodes(keys, self._pipeline, self._leases)
+        self.bus: RedisBus = RedisBus(keys, self._pipeline, self._subscriber)
+        self.presence: RedisPresence = RedisPresence(keys, self._pipeline)
+        self.rooms: RedisRooms = RedisRooms(keys, self._pipeline)
+        self.tokens: RedisTokens = RedisTokens(keys, self._pipeline)
+        self.nodes: RedisNodes = RedisNodes(keys, self._pipeline, self._leases)
 
     def watch(self, on_gap: Callable[[], None], pause: Callable[[], Awaitable[object] | None]) -> None:
         """Say whom to tell when the bus lost messages, and whom to ask before the next is read."""

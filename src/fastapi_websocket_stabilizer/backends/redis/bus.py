@@ -23,7 +23,7 @@ from .client import Backoff, ConnectionFactory, close
 from .keys import Keys
 from .pipeline import Pipeline
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 CHANNELS_PER_COMMAND = 512
 

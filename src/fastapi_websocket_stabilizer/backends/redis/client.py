@@ -25,7 +25,8 @@ class Backoff:
     __slots__ = ("_attempts", "delay_s")
 
     def __init__(self) -> None:
-        self.reset()
+        self._attempts = 0
+        self.delay_s: float = 0.0
 
     def reset(self) -> None:
         self._attempts, self.delay_s = 0, 0.0
@@ -40,7 +41,7 @@ class ConnectionFactory:
     """Opens connections to one Redis, each owned and closed by whoever asked for it."""
 
     def __init__(self, url: str, timeout_s: float) -> None:
-        self.address = mask_password(url)
+        self.address: str = mask_password(url)
         self.timeout_s = timeout_s
         # Everything that redis-py decides by default is decided here: since 8.0 it would read with a time
         # limit of 5 s, speak RESP3 and retry ten times, replaying commands whose outcome is unknown.

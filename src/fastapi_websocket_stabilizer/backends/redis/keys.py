@@ -12,11 +12,12 @@ class Keys:
 
     def __init__(self, namespace: str) -> None:
         self._ns = namespace
-        self.leases = f"{namespace}:{{nodes}}:leases"
-        self.dead = f"{namespace}:{{nodes}}:dead"
-        self.secret = f"{namespace}:{{nodes}}:secret"
-        self.all = f"{namespace}:all"
-        self.inbox_prefix, self.inbox_suffix = f"{namespace}:{{", "}:inbox"
+        self.leases: str = f"{namespace}:{{nodes}}:leases"
+        self.dead: str = f"{namespace}:{{nodes}}:dead"
+        self.secret: str = f"{namespace}:{{nodes}}:secret"
+        self.all: str = f"{namespace}:all"
+        self.inbox_prefix: str = f"{namespace}:{{"
+        self.inbox_suffix: str = "}:inbox"
 
     def info(self, node: NodeId) -> str:
         return f"{self._ns}:{{nodes}}:info:{node}"

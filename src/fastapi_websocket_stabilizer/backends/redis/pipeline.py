@@ -41,9 +41,13 @@ class Command:
         is_idempotent: bool,
         deadline_s: float,
     ) -> None:
-        self.arguments, self.script, self.is_idempotent = arguments, script, is_idempotent
-        self.deadline_s = deadline_s
-        self.size = sum(len(argument) if isinstance(argument, str | bytes) else 8 for argument in arguments)
+        self.arguments: tuple[Argument, ...] = arguments
+        self.script: Script | None = script
+        self.is_idempotent: bool = is_idempotent
+        self.deadline_s: float = deadline_s
+        self.size: int = sum(
+            len(argument) if isinstance(argument, str | bytes) else 8 for argument in arguments
+        )
         self.reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
     @property
@@ -92,8 +96,8 @@ class Pipeline:
         self._task: asyncio.Task[None] | None = None
         self._in_flight: list[Command] = []
         self._watchdog: asyncio.TimerHandle | None = None
-        self.queued_bytes = 0
-        self.run_id = ""
+        self.queued_bytes: int = 0
+        self.run_id: str = ""
 
     async def start(self) -> None:
         """Connect, and begin to serve.

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -85,6 +86,8 @@ class Claims:
         claimed = await self._context.backend.presence.claim_if_free(claim)
         if not claimed.stamp and await self._release_dead(claim.client_id, claimed.others):
             claimed = await self._context.backend.presence.claim_if_free(claim)
+            # Nobody was told that the dead one had left, so nobody is to be told that somebody joined.
+            claimed = replace(claimed, first=False)
         if not claimed.stamp:
             raise ConnectionLimitExceededError(
                 f"client {claim.client_id!r} already has {len(claimed.others)} connections, "

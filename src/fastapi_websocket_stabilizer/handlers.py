@@ -12,23 +12,42 @@ from .local.owner import Ended
 
 _QUIET = (Ended.REPLACED, Ended.TIMED_OUT, Ended.SLOW, Ended.EVICTED, Ended.SHUTDOWN)
 
-# Set in the context of the task that called connect(); a task made from it shares the dict. Lost where
+PRUNE_AT = 256
+"""Connections that one task may have registered before those that have ended are forgotten."""
+
+
+class _Held:
+    """What one task registered; an ended connection is kept to tell its handler so."""
+
+    def __init__(self) -> None:
+        self.connections: dict[tuple[object, str], Connection] = {}
+        self._prune_at = PRUNE_AT
+
+    def add(self, registry: object, connection: Connection) -> None:
+        self.connections[registry, connection.client_id] = connection
+        if len(self.connections) > self._prune_at:  # one task for many sockets: a gateway, a test
+            self.connections = {key: held for key, held in self.connections.items() if held.ended is None}
+            self._prune_at = max(PRUNE_AT, 2 * len(self.connections))
+
+
+# Set in the context of the task that called connect(); a task made from it shares the object. Lost where
 # connect() itself runs in a task of its own (gather, wait_for before Python 3.12).
-_held: ContextVar[dict[tuple[object, str], Connection]] = ContextVar("fws_held_connections")
+_held: ContextVar[_Held] = ContextVar("fws_held_connections")
 
 
 def remember(registry: object, connection: Connection) -> None:
     """Note that the calling handler registered this connection."""
     held = _held.get(None)
     if held is None:
-        held = {}
+        held = _Held()
         _held.set(held)
-    held[registry, connection.client_id] = connection
+    held.add(registry, connection)
 
 
 def mine(registry: object, client_id: str) -> Connection | None:
     """Return the connection that the calling handler registered for this client, if any."""
-    return _held.get({}).get((registry, client_id))
+    held = _held.get(None)
+    return None if held is None else held.connections.get((registry, client_id))
 
 
 def check_ended(connection: Connection) -> None:

@@ -84,3 +84,26 @@ async def test_end_by_the_handler_or_by_a_failed_send_is_an_error(ended: Ended) 
 
 def test_every_way_to_end_is_either_quiet_or_an_error() -> None:
     assert len(Ended) == 7
+
+
+def live_and_ended(count: int) -> tuple[Connection, list[Connection]]:
+    """Register one connection that stays and ``count`` that have ended, in this task."""
+    live = connect("live")
+    handlers.remember(REGISTRY, live)
+    ended = [connect(f"client {number}") for number in range(count)]
+    for connection in ended:
+        connection.ended = Ended.REPLACED
+        handlers.remember(REGISTRY, connection)
+    return live, ended
+
+
+async def test_task_with_very_many_sockets_forgets_those_that_have_ended() -> None:
+    live, ended = await asyncio.create_task(_in_task(3 * handlers.PRUNE_AT))
+    assert live is not None
+    assert ended <= handlers.PRUNE_AT
+
+
+async def _in_task(count: int) -> tuple[Connection | None, int]:
+    _, ended = live_and_ended(count)
+    remembered = sum(handlers.mine(REGISTRY, connection.client_id) is not None for connection in ended)
+    return handlers.mine(REGISTRY, "live"), remembered

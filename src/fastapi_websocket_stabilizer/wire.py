@@ -117,6 +117,8 @@ class Kind(IntEnum):
     """Carry out ``body`` (see ``cluster/requests.py``) for the client in ``targets`` and reply."""
     REPLY = 4
     """The answer to the request or confirmation ``ask``."""
+    SOCKET = 5
+    """Write ``body`` to one local socket: ``targets`` are its client and its connection_id."""
 
 
 @dataclass(frozen=True, slots=True)

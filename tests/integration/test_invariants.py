@@ -30,6 +30,7 @@ from tests.integration.cluster import (
     channels,
     counter,
     everyone_hears,
+    hears,
     join,
     keys_with,
     knows,
@@ -84,6 +85,23 @@ async def test_invariant_1_holds_for_awaited_calls_of_which_some_need_no_redis(m
         await here.send_to_client("alice", f"direct {number}")
     await everyone_hears([alice], *(f"{w} {n}" for n in range(50) for w in ("all", "you", "direct")))
     await everyone_hears([bob], *(f"{w} {n}" for n in range(50) for w in ("all", "you")))
+
+
+@pytest.mark.parametrize("top", [1, 2], ids=["one socket", "several sockets"])
+async def test_invariant_1_a_connection_is_sent_to_in_the_order_of_the_calls_too(
+    managers: Managers, top: int
+) -> None:
+    node = await managers.start(max_connections_per_client=top)
+    alice = Socket()
+    connection = await register(node, "alice", alice)
+    texts = [str(number) for number in range(MESSAGES)]
+    ways: list[Callable[[str], Awaitable[object]]] = [
+        node.broadcast,
+        connection.send,
+        lambda text: node.send_to_client("alice", text),
+    ]
+    await asyncio.gather(*(ways[number % 3](text) for number, text in enumerate(texts)))
+    await hears(alice, *texts)
 
 
 async def test_invariant_1_holds_when_redis_has_forgotten_its_scripts(

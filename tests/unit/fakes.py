@@ -88,6 +88,9 @@ class Node:
     def limits(self) -> Any:
         return self.config
 
+    async def send(self, connection: Connection, message: Encoded) -> str | None:
+        return await connection.push_from_anywhere(message)
+
     def encode(self, message: Message) -> Encoded:
         return encode(message, self.config.max_message_size)
 

@@ -17,6 +17,7 @@ from ..wire import Encoded, encode, encode_json
 from .budget import Budget
 from .claims import Claims, lines_of
 from .context import Context
+from .sender import Sender
 
 PONGS = frozenset({"pong", '{"type":"pong"}', '{"type": "pong"}'})
 """Answers to release 1.1's JSON ping."""
@@ -27,7 +28,8 @@ class Node:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self.claims: Claims  # set by the registry, which composes both
+        self.claims: Claims  # these two are set by the registry, which composes all
+        self.sender: Sender
         self.budget: Budget = Budget(context, self.end)
         self.gate: Gate = context.gate
         self._events = StructuredLogger(context.log)
@@ -43,6 +45,9 @@ class Node:
 
     def encode(self, message: Message) -> Encoded:
         return encode(message, self._context.config.max_message_size)
+
+    async def send(self, connection: Connection, message: Encoded) -> str | None:
+        return await self.sender.to_connection(connection, message)
 
     def wrote(self, messages: int) -> None:
         self._context.counters.messages_sent += messages

@@ -77,6 +77,7 @@ class Registry:
         self.claims: Claims = Claims(context, self.leases, self._announce, self.node.end)
         self.node.claims = self.claims
         self.sender: Sender = Sender(context, self.leases)
+        self.node.sender = self.sender
         self.requests: Requests = Requests(context, self.sender, self.act_here)
         self.tokens: Tokens = Tokens(context)
         self._sweeper = Sweeper(context.backend, config, context.counters, self._announce)
@@ -234,17 +235,17 @@ class Registry:
         counters.bus_lost += arrival.lost
         if arrival.duplicate:
             counters.bus_duplicates += 1
-        elif envelope.kind in (Kind.BROADCAST, Kind.DIRECT):
-            self.sender.deliver(envelope)
-        else:
-            try:
-                self._obey(envelope)
-            except (ValueError, TypeError) as error:
-                counters.bus_malformed += 1
-                self._malformed.log("envelope dropped", sender=envelope.sender, error=str(error))
+            return
+        try:
+            self._obey(envelope)
+        except (ValueError, TypeError, LookupError) as error:
+            counters.bus_malformed += 1
+            self._malformed.log("envelope dropped", sender=envelope.sender, error=str(error))
 
     def _obey(self, envelope: Envelope) -> None:
-        if envelope.kind is Kind.REPLY:
+        if envelope.kind in (Kind.BROADCAST, Kind.DIRECT, Kind.SOCKET):
+            self.sender.deliver(envelope)
+        elif envelope.kind is Kind.REPLY:
             self.context.asks.answered(envelope.ask, envelope.sender, json.loads(envelope.body))
         elif envelope.kind is Kind.EVICT:
             (connection_id,) = envelope.targets

@@ -68,6 +68,32 @@ class Sender:
         failed = {client_id for client_id, _ in tally.errors}
         return [self._context.shards.has_client(c) and c not in failed for c in client_ids]
 
+    async def to_connection(self, connection: Connection, message: Encoded) -> str | None:
+        """Send to exactly this socket of ours; return the error, if any.
+
+        While something of ours is on its way through Redis, this takes the same way, not to overtake it.
+        """
+        if not self._unheard:
+            await self._verified()
+            return await connection.push_from_anywhere(message)
+        await self._room_for_more()
+        sequence, _ = self._context.sequencer.next("inbox")
+        own, targets = self._context.node_id, (connection.client_id, connection.connection_id)
+        envelope = Envelope(
+            own, sequence, 0, Kind.SOCKET, targets, (), message.form, message.payload, 0, message
+        )
+        echo = self._unheard.expect(sequence, message.size)
+        try:
+            await self._context.backend.bus.publish_node(own, envelope)
+            tally = await self._echoed(echo, sequence)
+        except BaseException:
+            self._unheard.heard(sequence, None)
+            raise
+        if tally is None:
+            return "it did not come back from Redis in time"
+        await self._wait_for_pending(tally)
+        return tally.errors[0][1] if tally.errors else None if tally.succeeded else "connection has ended"
+
     def _is_owned_here(self, client_id: str) -> bool:
         return self._context.config.max_connections_per_client == 1 and self._context.shards.has_client(
             client_id
@@ -222,12 +248,13 @@ class Sender:
             if envelope.ask:
                 self._context.tasks.spawn(self._confirm(envelope, tally), "confirm")
 
-        is_direct = envelope.kind is Kind.DIRECT
+        kind, targets = envelope.kind, envelope.targets
         self._context.fan_out.submit(
             Job(
                 envelope.message(),
-                clients=envelope.targets if is_direct else None,
-                rooms=() if is_direct else envelope.targets,
+                clients=None if kind is Kind.BROADCAST else targets[:1] if kind is Kind.SOCKET else targets,
+                connection_id=targets[1] if kind is Kind.SOCKET else None,
+                rooms=targets if kind is Kind.BROADCAST else (),
                 exclude=frozenset(envelope.exclude),
                 done=done,
             )

@@ -105,9 +105,10 @@ class Connection:
             MessageError: It cannot be encoded or is too long; nothing was sent.
             ConnectionNotFoundError: The connection has ended. A ``ConnectionTimeoutError`` or a
                 ``SlowConsumerError`` when that is why.
+            BackendUnavailableError: It had to wait its turn behind a broadcast, and Redis did not answer.
         """
         self._raise_if_ended()
-        error = await self.push_from_anywhere(self._owner.encode(message))
+        error = await self._owner.send(self, self._owner.encode(message))
         if error is not None:
             raise ConnectionNotFoundError(f"connection {self.connection_id} failed: {error}")
 

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 
 from ..metrics import Counters, Stopwatch
+from ..names import ConnectionId
 from ..wire import Encoded
 from .connection import Connection, Outcome
 from .shards import Connections, Shard, Shards
@@ -48,12 +49,14 @@ class Job:
 
     Attributes:
         clients: Only these clients; None means ``rooms`` decide.
+        connection_id: Only this connection of theirs.
         rooms: Only members of these rooms, each socket once; empty means everybody.
         done: Called with the tally when the last socket was written to.
     """
 
     message: Encoded
     clients: tuple[str, ...] | None = None
+    connection_id: str | None = None
     rooms: tuple[str, ...] = ()
     exclude: frozenset[str] = frozenset()
     done: Callable[[Tally], None] | None = None
@@ -159,6 +162,9 @@ def _write(job: Job, shard: Shard, tally: Tally) -> None:
 
 
 def _targets(job: Job, shard: Shard) -> Iterable[Connection]:
+    if job.connection_id is not None:
+        found = shard.connections.get(ConnectionId(job.connection_id))
+        return () if found is None else (found,)
     if job.clients is not None:
         return [c for client_id in job.clients for c in shard.clients.get(client_id, {}).values()]
     if not job.rooms:

@@ -4,7 +4,7 @@ Every call either ends within the backend's timeout or raises ``BackendUnavailab
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from .names import ConnectionId, NodeId
@@ -111,7 +111,7 @@ class PresenceStore(Protocol):
 class RoomStore(Protocol):
     """Which connections are in a room."""
 
-    async def join(self, room: str, client_id: str, connection_id: ConnectionId) -> bool:
+    async def join(self, room: str, client_id: str, connection_id: ConnectionId, stay: int = 0) -> bool:
         """Enter a connection; True when it was not there."""
         ...
 
@@ -165,11 +165,16 @@ class Renewal:
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """One line of a node's index: a connection, or its place in a room (``room`` is not None)."""
+    """One line of a node's index: a connection, or its place in a room (``room`` is not None).
+
+    Attributes:
+        stay: Tells one stay of a connection in a room from the next; part of the ids of its events.
+    """
 
     connection_id: ConnectionId
     client_id: str
     room: str | None
+    stay: int = field(default=0, compare=False)
 
 
 class NodeStore(Protocol):
@@ -189,6 +194,10 @@ class NodeStore(Protocol):
 
     async def fence(self, node: NodeId, ttl_ms: int) -> bool:
         """Take a lapsed node for sweeping; False when it lives or another sweeper has it."""
+        ...
+
+    async def abandon(self, node: NodeId, ttl_ms: int) -> bool:
+        """Take a node_id for sweeping that was our own; False when another sweeper has it."""
         ...
 
     async def extend_fence(self, node: NodeId, ttl_ms: int) -> None:

@@ -157,3 +157,25 @@ async def test_retiring_drops_a_fence(backend: Backend) -> None:
     await backend.nodes.retire(N1)
     await lapse(backend, N2)
     assert (await look(backend)).lapsed == (N2,)
+
+
+async def test_a_node_id_that_was_given_up_is_swept_whether_or_not_its_lease_is_known(
+    backend: Backend,
+) -> None:
+    await backend.nodes.register(N1, b"{}", 60_000)
+    assert await backend.nodes.abandon(N1, 60_000)
+    assert await backend.nodes.abandon(N2, 60_000)
+    renewal = await backend.nodes.renew(N1, b"{}", 60_000)
+    assert (renewal.held, N1 in renewal.live) == (False, False)
+
+
+async def test_a_node_id_that_another_sweeps_is_not_given_twice(backend: Backend) -> None:
+    answers = [await backend.nodes.abandon(N1, 60_000) for _ in range(2)]
+    assert answers == [True, False]
+
+
+async def test_the_index_tells_one_stay_in_a_room_from_the_next(backend: Backend) -> None:
+    for stay in (1, 2):
+        await backend.rooms.join("lobby", "alice", ConnectionId("n1.1"), stay)
+    found, _ = await backend.nodes.memberships(N1, "", 10)
+    assert [(line.room, line.client_id, line.stay) for line in found] == [("lobby", "alice", 2)]

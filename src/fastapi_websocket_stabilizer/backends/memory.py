@@ -203,6 +203,14 @@ class MemoryBackend:
             self._hub.fences[node] = _now_ms() + ttl_ms
             return True
 
+    async def abandon(self, node: NodeId, ttl_ms: int) -> bool:
+        with self._hub.lock:
+            if self._hub.fences.get(node, 0) > _now_ms():
+                return False
+            self._hub.leases.pop(node, None)
+            self._hub.fences[node] = _now_ms() + ttl_ms
+            return True
+
     async def extend_fence(self, node: NodeId, ttl_ms: int) -> None:
         with self._hub.lock:
             if node in self._hub.fences:
@@ -238,13 +246,15 @@ class _Rooms:
     def __init__(self, hub: MemoryHub) -> None:
         self._hub = hub
 
-    async def join(self, room: str, client_id: str, connection_id: ConnectionId) -> bool:
+    async def join(self, room: str, client_id: str, connection_id: ConnectionId, stay: int = 0) -> bool:
         with self._hub.lock:
             members = self._hub.rooms.setdefault(room, {})
             new = connection_id not in members
             members[connection_id] = client_id
-            line = Membership(connection_id, client_id, room)
-            self._hub.index.setdefault(node_of(connection_id), {})[line] = None
+            line = Membership(connection_id, client_id, room, stay)
+            index = self._hub.index.setdefault(node_of(connection_id), {})
+            index.pop(line, None)  # an equal line may be of an earlier stay
+            index[line] = None
             return new
 
     async def leave(self, room: str, connection_id: ConnectionId) -> bool:

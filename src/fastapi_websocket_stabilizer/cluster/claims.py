@@ -41,6 +41,7 @@ class Claims:
         # Connections to be claimed again, with the id they were claimed under before.
         self._unclaimed: dict[Connection, ConnectionId] = {}
         self._is_catching_up = False
+        self._stays = 0
 
     async def claim(self, connection: Connection) -> None:
         """Register a connection and have those it outranks closed.
@@ -128,25 +129,27 @@ class Claims:
             self._context.counters.connections_displaced += 1
             await self._end(connection, Ended.REPLACED, close_codes.NORMAL, REPLACED)
 
-    async def release(self, lines: list[Membership]) -> Report:
+    async def release(self, lines: list[Membership], *, is_repeated: bool = False) -> Report:
         """Undo places in rooms and in presence; return what is still to be done about it.
 
         What Redis does not take is tried again each beat: presence must not lie for as long as we live.
         """
         try:
-            events = await asyncio.gather(*map(self._undo, lines))
+            events = await asyncio.gather(*(self._undo(line, is_repeated=is_repeated) for line in lines))
         except BackendUnavailableError:
             self._remember_unreleased(lines)
             raise
         return self._report([event for event in events if event is not None], lines)
 
-    async def _undo(self, line: Membership) -> PresenceEvent | None:
+    async def _undo(self, line: Membership, *, is_repeated: bool) -> PresenceEvent | None:
         backend, connection_id = self._context.backend, line.connection_id
         if line.room is None:
             is_last = await backend.presence.release(line.client_id, connection_id)
             return client_left(line.client_id, connection_id) if is_last else None
         was_there = await backend.rooms.leave(line.room, connection_id)
-        return room_left(line.client_id, connection_id, line.room) if was_there else None
+        if not was_there and not is_repeated:
+            return None
+        return room_left(line.client_id, connection_id, line.room, line.stay)
 
     async def _report(self, events: list[PresenceEvent], lines: list[Membership]) -> None:
         """Run the leave hooks, and only then drop the index: if we die in one, the sweeper runs it again."""
@@ -164,12 +167,16 @@ class Claims:
         """List a connection in a room; its node has subscribed already."""
         client_id, connection_id = connection.client_id, connection.connection_id
         self._unreleased.pop(Membership(connection_id, client_id, room), None)
-        if await self._context.backend.rooms.join(room, client_id, connection_id):
-            await self._announce(room_joined(client_id, connection_id, room))
+        self._stays += 1
+        stay = connection.stays[room] = self._stays
+        if await self._context.backend.rooms.join(room, client_id, connection_id, stay):
+            await self._announce(room_joined(client_id, connection_id, room, stay))
 
     async def exit_room(self, connection: Connection, room: str) -> None:
         """Take a connection off a room's list."""
-        await (await self.release([Membership(connection.connection_id, connection.client_id, room)]))
+        stay = connection.stays.pop(room, 0)
+        line = Membership(connection.connection_id, connection.client_id, room, stay)
+        await (await self.release([line]))
 
     async def beat(self) -> None:
         """Go on with what was not done yet; it is not lost if Redis fails us again in the middle."""
@@ -194,7 +201,8 @@ class Claims:
             for line in lines:
                 by_node.setdefault(node_of(line.connection_id), []).append(line)
             for of_one_node in by_node.values():
-                report = await self.release(of_one_node)
+                # The first try may have been carried out, and only its answer was lost.
+                report = await self.release(of_one_node, is_repeated=True)
                 for line in of_one_node:
                     self._unreleased.pop(line, None)
                 await report
@@ -240,7 +248,8 @@ class Claims:
             claimed = await backend.presence.claim(self._claim(connection, replaces=former))
             for room in rooms:
                 await backend.rooms.leave(room, former)
-                await backend.rooms.join(room, connection.client_id, connection_id)
+                stay = connection.stays.get(room, 0)
+                await backend.rooms.join(room, connection.client_id, connection_id, stay)
             # In the middle of a beat: nobody's hook and nobody's socket may hold up the lease.
             if claimed.first:
                 event = client_joined(connection.client_id, connection_id)
@@ -253,4 +262,5 @@ class Claims:
 
 def lines_of(connection: Connection, connection_id: ConnectionId, rooms: Iterable[str]) -> list[Membership]:
     """Return what is to be undone when a connection ends: its places in rooms, then in presence."""
-    return [Membership(connection_id, connection.client_id, room) for room in (*rooms, None)]
+    in_rooms = [Membership(connection_id, connection.client_id, r, connection.stays.get(r, 0)) for r in rooms]
+    return [*in_rooms, Membership(connection_id, connection.client_id, None)]

@@ -23,13 +23,13 @@ def client_left(client_id: str, connection_id: ConnectionId) -> PresenceEvent:
     )
 
 
-def room_joined(client_id: str, connection_id: ConnectionId, room: str) -> PresenceEvent:
+def room_joined(client_id: str, connection_id: ConnectionId, room: str, stay: int) -> PresenceEvent:
     """A connection entered a room."""
-    event_id = f"{connection_id}:joined:{room}"
+    event_id = f"{connection_id}:{stay}:joined:{room}"
     return PresenceEvent(event_id, "room_joined", client_id, connection_id, room, node_of(connection_id))
 
 
-def room_left(client_id: str, connection_id: ConnectionId, room: str) -> PresenceEvent:
+def room_left(client_id: str, connection_id: ConnectionId, room: str, stay: int) -> PresenceEvent:
     """A connection is no longer in a room."""
-    event_id = f"{connection_id}:left:{room}"
+    event_id = f"{connection_id}:{stay}:left:{room}"
     return PresenceEvent(event_id, "room_left", client_id, connection_id, room, node_of(connection_id))

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import threading
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
@@ -37,6 +38,8 @@ from .sender import Sender
 from .sweep import Sweeper
 from .tokens import Tokens
 
+REMEMBERED_EVENTS = 10_000
+"""Presence events remembered, so that none is reported twice by one process."""
 CLOSED_REASON = "server shutdown"
 
 
@@ -55,6 +58,7 @@ class Registry:
         self._sweeping: set[NodeId] = set()
         self._is_closed = False
         self._secret_known_by = ""
+        self._announced: OrderedDict[str, None] = OrderedDict()
         self._malformed = Occasionally(log)
         self.leases: Membership | None = None
         self.directory: Directory = Directory(context, None)
@@ -272,7 +276,8 @@ class Registry:
         self._secret_known_by = ""  # whoever forgot the lease may have forgotten the secret, too
         await self.claims.reclaim_all()
         for former in self.context.former_ids:
-            self._start_sweep(former)  # what ended here meanwhile; nobody else may be there to do it
+            # What ended here meanwhile: nobody else may be there, or may know, to do it.
+            self._start_sweep(former, self._sweeper.sweep_former)
 
     async def _on_beat(self, renewal: Renewal) -> None:
         assert self.leases is not None
@@ -282,20 +287,26 @@ class Registry:
             self.context.tasks.spawn(self.tokens.share_secret(), "share-secret")
         if self.leases.may_sweep():
             for node in renewal.lapsed:
-                self._start_sweep(node)
+                self._start_sweep(node, self._sweeper.sweep)
 
-    def _start_sweep(self, node: NodeId) -> None:
+    def _start_sweep(self, node: NodeId, sweep: Callable[[NodeId], Awaitable[None]]) -> None:
         if node not in self._sweeping:
             self._sweeping.add(node)
-            self.context.tasks.spawn(self._sweep(node), f"sweep-{node}")
+            self.context.tasks.spawn(self._sweep(node, sweep), f"sweep-{node}")
 
-    async def _sweep(self, node: NodeId) -> None:
+    async def _sweep(self, node: NodeId, sweep: Callable[[NodeId], Awaitable[None]]) -> None:
         try:
-            await self._sweeper.sweep(node)
+            await sweep(node)
         finally:
             self._sweeping.discard(node)
 
     async def _announce(self, event: PresenceEvent) -> None:
+        # Seldom noticed twice here: by a repeated release, and by the sweep of a node_id we gave up.
+        if event.event_id in self._announced:
+            return
+        self._announced[event.event_id] = None
+        if len(self._announced) > REMEMBERED_EVENTS:
+            self._announced.popitem(last=False)
         await self.context.hooks.run(self.context.hooks.on_presence, event)
 
     # Operations on a client, wherever its sockets are

@@ -34,8 +34,18 @@ class Sweeper:
 
     async def sweep(self, node: NodeId) -> None:
         """Sweep one node, unless it lives or another survivor is at it."""
-        if not await self._backend.nodes.fence(node, self._ttl_ms):
-            return
+        if await self._backend.nodes.fence(node, self._ttl_ms):
+            await self._undo_all(node)
+
+    async def sweep_former(self, node: NodeId) -> None:
+        """Sweep a node_id that was ours, unless a survivor is at it.
+
+        A Redis that was emptied may know its lease no more, and yet have what we wrote under it afterwards.
+        """
+        if await self._backend.nodes.abandon(node, self._ttl_ms):
+            await self._undo_all(node)
+
+    async def _undo_all(self, node: NodeId) -> None:
         nodes = self._backend.nodes
         # Rooms first: whoever is out of presence is in no room any more.
         swept = await self._sweep_lines(node, nodes.memberships) + await self._sweep_lines(
@@ -61,7 +71,7 @@ class Sweeper:
         event: PresenceEvent | None = None
         if line.room is not None:
             await self._backend.rooms.leave(line.room, line.connection_id)
-            event = room_left(line.client_id, line.connection_id, line.room)
+            event = room_left(line.client_id, line.connection_id, line.room, line.stay)
         elif await self._backend.presence.release(line.client_id, line.connection_id):
             event = client_left(line.client_id, line.connection_id)
         if event is not None:

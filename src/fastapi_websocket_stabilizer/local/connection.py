@@ -54,7 +54,7 @@ class Connection:
         "_is_finished",
         "_outbox", "_owner", "_settled", "_thread", "_transport", "_websocket", "_writer", "client_id",
         "closed_with", "connection_id", "ended", "error", "heartbeat", "is_open", "loop", "memory_size",
-        "metadata", "opened_at_s", "rooms", "since", "stamp", "used_at_s", "user_data",
+        "metadata", "opened_at_s", "rooms", "since", "stamp", "stays", "used_at_s", "user_data",
     )  # fmt: skip
 
     def __init__(
@@ -70,6 +70,7 @@ class Connection:
         self.connection_id: ConnectionId = connection_id
         self.metadata: dict[str, Any] = metadata
         self.rooms: set[str] = set()
+        self.stays: dict[str, int] = {}  # see ports.Membership
         self.user_data: dict[str, Any] = {}
         self.since: datetime = datetime.now(UTC)
         self.stamp: int = 0

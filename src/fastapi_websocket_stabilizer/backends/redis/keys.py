@@ -27,7 +27,7 @@ class Keys:
         return f"{self._ns}:{{{node}}}:connections"
 
     def memberships(self, node: NodeId) -> str:
-        """Index: ``<connection_id> <room>`` -> client_id."""
+        """Index: ``<connection_id> <room>`` -> ``<stay> <client_id>``."""
         return f"{self._ns}:{{{node}}}:memberships"
 
     def inbox(self, node: NodeId) -> str:

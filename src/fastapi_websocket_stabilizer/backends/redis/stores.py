@@ -78,10 +78,14 @@ class RedisRooms:
     def __init__(self, keys: Keys, pipeline: Pipeline) -> None:
         self._keys, self._pipeline = keys, pipeline
 
-    async def join(self, room: str, client_id: str, connection_id: ConnectionId) -> bool:
+    async def join(self, room: str, client_id: str, connection_id: ConnectionId, stay: int = 0) -> bool:
         node = node_of(connection_id)
         self._pipeline.send(
-            "HSET", self._keys.memberships(node), f"{connection_id} {room}", client_id, idempotent=True
+            "HSET",
+            self._keys.memberships(node),
+            f"{connection_id} {room}",
+            f"{stay} {client_id}",
+            idempotent=True,
         )
         keys = [self._keys.room(room), self._keys.room_counts(room)]
         call = self._pipeline.call(scripts.ROOM_JOIN, keys, connection_id, client_id, node, idempotent=True)
@@ -170,6 +174,10 @@ class RedisNodes:
         keys = [self._keys.leases, self._keys.dead]
         return bool(await self._pipeline.call(scripts.NODE_FENCE, keys, node, ttl_ms, idempotent=False))
 
+    async def abandon(self, node: NodeId, ttl_ms: int) -> bool:
+        keys = [self._keys.leases, self._keys.dead]
+        return bool(await self._pipeline.call(scripts.NODE_ABANDON, keys, node, ttl_ms, idempotent=False))
+
     async def extend_fence(self, node: NodeId, ttl_ms: int) -> None:
         await self._pipeline.call(scripts.NODE_FENCE_EXTEND, [self._keys.dead], node, ttl_ms, idempotent=True)
 
@@ -206,6 +214,9 @@ class RedisNodes:
         await self._pipeline.send("ZREM", self._keys.dead, node, idempotent=True)
 
 
-def _line(field: str, client_id: str) -> Membership:
+def _line(field: str, value: str) -> Membership:
     connection_id, separator, room = field.partition(" ")
-    return Membership(ConnectionId(connection_id), client_id, room if separator else None)
+    if not separator:
+        return Membership(ConnectionId(connection_id), value, None)
+    stay, _, client_id = value.partition(" ")
+    return Membership(ConnectionId(connection_id), client_id, room, int(stay))

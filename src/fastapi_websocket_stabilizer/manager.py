@@ -2,11 +2,11 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import cached_property
 from typing import Any, Self, TypeVar
 
-from fastapi import APIRouter, FastAPI, WebSocket
+from fastapi import APIRouter, FastAPI, WebSocket, WebSocketDisconnect
 
 from . import close_codes, handlers
 from .cluster.registry import Registry
@@ -60,7 +60,9 @@ class WebSocketConnectionManager:
         await self._registry.start()
 
     async def graceful_shutdown(self, timeout: float = 30.0) -> ShutdownReport:
-        """Close every socket with 1001, release every entry and leave the registry, within ``timeout`` seconds.
+        """Close every socket with 1001 within ``timeout`` seconds, release every entry and leave the registry.
+
+        A Redis that does not answer makes it longer by at most about ``redis_timeout_s``.
 
         Later ``connect`` raises ``ShutdownError`` until ``start()`` is called again.
         """
@@ -140,10 +142,11 @@ class WebSocketConnectionManager:
             HTTPException, WebSocketStabilizerError: As ``connection``.
         """
         handle = on_message or self._hooks.on_message
-        async with connected(self, websocket, client_id, metadata, rooms, subprotocol) as connection:
-            async for message in connection:
-                if handle is not None:
-                    await self._hooks.call(handle, connection, message)
+        with suppress(WebSocketDisconnect):  # gone before it was served
+            async with connected(self, websocket, client_id, metadata, rooms, subprotocol) as connection:
+                async for message in connection:
+                    if handle is not None:
+                        await self._hooks.call(handle, connection, message)
 
     def websocket(
         self, app: FastAPI | APIRouter, path: str, *, on_message: OnMessage | None = None
@@ -205,8 +208,7 @@ class WebSocketConnectionManager:
 
     async def _send(self, client_ids: list[str], message: Message, confirm: float | None) -> list[bool]:
         encoded = self._registry.node.encode(message)
-        if self._context.is_distributed:
-            self._registry.check_usable()
+        self._check_readable()
         taken = await self._registry.sender.to_clients(client_ids, encoded, confirm)
         if not all(taken):
             await asyncio.sleep(0)  # so that a socket which failed has been told to close, as in release 1.1
@@ -230,8 +232,7 @@ class WebSocketConnectionManager:
         """
         encoded = self._registry.node.encode(message)
         exclude, rooms = check_each(exclude_client or None, check_client_id), check_each(room, check_room)
-        if self._context.is_distributed:
-            self._registry.check_usable()
+        self._check_readable()
         if room is not None and not rooms:
             return BroadcastResult(0, 0, 0)  # no room is nobody, not everybody
         try:

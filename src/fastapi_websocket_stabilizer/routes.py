@@ -19,7 +19,7 @@ from .exceptions import (
     WebSocketStabilizerError,
 )
 from .hooks import OnMessage
-from .local.connection import Connection
+from .local.connection import MAX_REASON_BYTES, Connection
 from .local.transport import is_accepted
 from .models import Identity
 
@@ -43,13 +43,17 @@ async def connected(
     """Claim, accept, join, and release exactly this socket; see ``WebSocketConnectionManager.connection``."""
     connection = await _register(manager, websocket, client_id, dict(metadata or {}))
     code, reason = close_codes.NORMAL, "normal closure"
+    has_begun = False
     try:
         if not is_accepted(websocket):
             await websocket.accept(subprotocol)
         for room in rooms:
             await connection.join(room)
+        has_begun = True
         yield connection
     except BaseException as error:
+        if not has_begun and _is_the_end_of(connection, error):
+            raise WebSocketDisconnect(*(connection.closed_with or (code, reason))) from error
         if not _is_the_end_of(connection, error):
             is_cancelled = isinstance(error, asyncio.CancelledError)
             code, reason = (close_codes.GOING_AWAY, "server shutdown") if is_cancelled else INTERNAL_ERROR
@@ -65,7 +69,9 @@ async def _register(
         return await manager.connect(client_id, websocket, metadata)
     except WebSocketStabilizerError as error:
         if is_accepted(websocket):
-            await websocket.close(close_codes.TRY_AGAIN_LATER, str(error)[:100])
+            await websocket.close(
+                close_codes.TRY_AGAIN_LATER, str(error).encode()[:MAX_REASON_BYTES].decode(errors="ignore")
+            )
             raise
         raise _refusal(error) from error
 

@@ -1,5 +1,6 @@
 """Memory limits of this node: what metadata and user data may take, and who gives way."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -61,7 +62,9 @@ class Budget:
 
     async def measure_all(self) -> None:
         """Measure what the application changed in place, and make room if that became too much."""
-        for connection in self._context.shards:
+        for number, connection in enumerate(self._context.shards):
+            if number % 1000 == 999:
+                await asyncio.sleep(0)
             self._resize(connection, measure(connection.client_id, connection.metadata, connection.user_data))
         await self._make_room(0, keep=None)
 

@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from typing import Any
 
 from .. import close_codes
-from ..exceptions import BackendUnavailableError, ConnectionLimitExceededError
+from ..exceptions import BackendUnavailableError, ConnectionLimitExceededError, MessageError
 from ..local.connection import Connection
 from ..local.owner import Ended
 from ..models import PresenceEvent
@@ -73,15 +74,25 @@ class Claims:
         return tuple(living[claim.top :])
 
     def _claim(self, connection: Connection, replaces: str = "") -> Claim:
-        body = {"since": connection.since.timestamp(), "metadata": connection.metadata}
         return Claim(
             connection.client_id,
             connection.connection_id,
             self._context.config.max_connections_per_client,
-            encode_json(body, "metadata") if self._context.is_distributed else b"",
+            self._entry(connection) if self._context.is_distributed else b"",
             connection.stamp,
             replaces,
         )
+
+    @staticmethod
+    def _entry(connection: Connection) -> bytes:
+        since = connection.since.timestamp()
+        try:
+            return encode_json({"since": since, "metadata": connection.metadata}, "metadata")
+        except MessageError:
+            if not connection.stamp:
+                raise
+            # Claimed again after the application put something into it: better without than not at all.
+            return encode_json({"since": since, "metadata": {}}, "metadata")
 
     async def _claim_if_free(self, claim: Claim) -> Claimed:
         claimed = await self._context.backend.presence.claim_if_free(claim)
@@ -114,7 +125,8 @@ class Claims:
                 await self._end(local, Ended.REPLACED, close_codes.NORMAL, REPLACED)
             elif not self._context.is_own(node_of(connection_id)):
                 self._displaced[connection_id] = client_id
-                await self._evict(connection_id)
+                with suppress(BackendUnavailableError):  # the beat repeats it
+                    await self._evict(connection_id)
 
     async def _evict(self, connection_id: ConnectionId) -> None:
         sequence, _ = self._context.sequencer.next("inbox")
@@ -155,7 +167,13 @@ class Claims:
         """Run the leave hooks, and only then drop the index: if we die in one, the sweeper runs it again."""
         for event in events:
             await self._announce(event)
-        await self._context.backend.nodes.forget(node_of(lines[0].connection_id), lines)
+        over = [line for line in lines if not self._is_back(line)]
+        await self._context.backend.nodes.forget(node_of(lines[0].connection_id), over)
+
+    def _is_back(self, line: Membership) -> bool:
+        """Whether a connection entered the room again while the hooks for its leaving ran."""
+        connection = self._context.shards.get(line.connection_id)
+        return connection is not None and line.room in connection.rooms
 
     def _remember_unreleased(self, lines: list[Membership]) -> None:
         self._unreleased.update(dict.fromkeys(lines))
@@ -184,7 +202,7 @@ class Claims:
             return
         self._is_catching_up = True
         try:
-            await self._reclaim_pending()
+            await self.reclaim_pending()
             await self.release_pending()
             await self._repeat_evicts()
         finally:
@@ -221,20 +239,17 @@ class Claims:
             else:
                 await self._context.backend.presence.release(client_id, connection_id)
 
-    async def reclaim_all(self) -> None:
-        """Register every local connection again under the present node_id, each with its old rank.
-
-        What Redis does not take now is tried again each beat.
-        """
+    def rename_all(self) -> None:
+        """Give every local connection an id of the present node_id; each is to be claimed again."""
         own = self._context.node_id
         for connection in self._context.shards:
             former = connection.connection_id
             if node_of(former) != own:
                 self._context.shards.rename(connection, self._context.next_connection_id())
                 self._unclaimed[connection] = former
-        await self._reclaim_pending()
 
-    async def _reclaim_pending(self) -> None:
+    async def reclaim_pending(self) -> None:
+        """Register renamed connections again, each with its old rank; what Redis does not take, each beat."""
         while batch := list(islice(self._unclaimed.items(), BATCH)):
             await asyncio.gather(*(self._reclaim(connection, former) for connection, former in batch))
 
@@ -247,10 +262,9 @@ class Claims:
         if connection.ended is None:
             claimed = await backend.presence.claim(self._claim(connection, replaces=former))
             for room in rooms:
-                await backend.rooms.leave(room, former)
-                stay = connection.stays.get(room, 0)
-                await backend.rooms.join(room, connection.client_id, connection_id, stay)
-            # In the middle of a beat: nobody's hook and nobody's socket may hold up the lease.
+                await self._reclaim_room(connection, former, room)
+            await backend.nodes.forget(node_of(former), lines_of(connection, former, rooms))
+            # Nobody's hook and nobody's socket may hold this up: what we serve waits for it.
             if claimed.first:
                 event = client_joined(connection.client_id, connection_id)
                 self._context.tasks.spawn(self._announce(event), "announce")
@@ -258,6 +272,23 @@ class Claims:
         self._unclaimed.pop(connection, None)
         if connection.ended is not None or connection.connection_id != connection_id:  # meanwhile
             self._remember_unreleased(lines_of(connection, connection_id, rooms))
+
+    async def _reclaim_room(self, connection: Connection, former: ConnectionId, room: str) -> None:
+        backend, connection_id, client_id = (
+            self._context.backend,
+            connection.connection_id,
+            connection.client_id,
+        )
+        was_listed = await backend.rooms.leave(room, former)
+        if room not in connection.rooms:
+            return
+        stay = connection.stays.get(room, 0)
+        await backend.rooms.join(room, client_id, connection_id, stay)
+        if not was_listed:  # a sweeper said that it had left
+            event = room_joined(client_id, connection_id, room, stay)
+            self._context.tasks.spawn(self._announce(event), "announce")
+        if room not in connection.rooms:  # left while it was listed again
+            self._remember_unreleased([Membership(connection_id, client_id, room, stay)])
 
 
 def lines_of(connection: Connection, connection_id: ConnectionId, rooms: Iterable[str]) -> list[Membership]:

@@ -13,7 +13,7 @@ from ..exceptions import BackendUnavailableError
 from ..hooks import Hooks
 from ..local.fanout import FanOut
 from ..local.gate import Gate
-from ..local.order import Sequencer
+from ..local.order import Sequencer, SequenceTracker
 from ..local.shards import Shards
 from ..metrics import Counters, Stopwatch
 from ..names import ConnectionId, NodeId
@@ -77,6 +77,7 @@ class Context:
         )
         self.gate: Gate = Gate(lambda: self.config.max_concurrent_broadcast)
         self.sequencer: Sequencer = Sequencer()
+        self.sequences: SequenceTracker = SequenceTracker()
         self.unheard: Unheard = Unheard()
         self.asks: Asks = Asks()
         self.subscribed: set[str] = set()

@@ -1,6 +1,7 @@
 """Pings this node's silent sockets and ends those that do not answer."""
 
 import asyncio
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -36,8 +37,8 @@ class Heartbeats:
     def _ping(self) -> Encoded:
         config = self._context.config
         if config.heartbeat_type == "custom" and config.heartbeat_message is not None:
-            return encode(config.heartbeat_message, config.max_message_size)
-        return encode({"type": "ping", "timestamp": datetime.now(UTC).timestamp()}, config.max_message_size)
+            return encode(config.heartbeat_message, sys.maxsize)
+        return encode({"type": "ping", "timestamp": datetime.now(UTC).timestamp()}, sys.maxsize)
 
     def _look_at(self, shard: Shard, ping: Encoded) -> None:
         config = self._context.config

@@ -28,7 +28,7 @@ class Membership:
         nodes: NodeStore,
         config: WebSocketConfig,
         describe: Callable[[], bytes],
-        on_refused: Callable[[], Awaitable[None]],
+        on_refused: Callable[[], Awaitable["asyncio.Future[None]"]],
         on_beat: Callable[[Renewal], Awaitable[None]],
         server: Callable[[], str],
     ) -> None:
@@ -42,6 +42,7 @@ class Membership:
         self._verified_at_s = 0.0  # when the last renewal was sent whose outcome was dealt with
         self._held_since_s = 0.0
         self._verified: asyncio.Future[None] | None = None
+        self._reclaiming: asyncio.Future[None] | None = None  # after the lease was found lapsed
         self._hurry = asyncio.Event()
 
     @property
@@ -87,7 +88,7 @@ class Membership:
             if self._server() != self._server_seen:  # restarted or promoted: it may have forgotten leases
                 self._server_seen, self._held_since_s = self._server(), asyncio.get_running_loop().time()
             if not renewal.held:
-                await self._on_refused()
+                self._reclaiming = await self._on_refused()
             await self._on_beat(renewal)
         except BackendUnavailableError as error:
             log.warning("lease not renewed", extra={"node_id": self._node, "error": str(error)})
@@ -113,6 +114,8 @@ class Membership:
         enough: while Redis is away, local sends go on.
         """
         loop = asyncio.get_running_loop()
+        if self._reclaiming is not None and not self._reclaiming.done():
+            return self._reclaiming
         if loop.time() - self._verified_at_s < self._config.lease_ttl_s:
             return None
         if self._verified is None:

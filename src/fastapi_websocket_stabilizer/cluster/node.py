@@ -6,7 +6,12 @@ from collections.abc import Coroutine
 from typing import Any
 
 from .. import close_codes
-from ..exceptions import BackendUnavailableError, ConnectionLimitExceededError, MessageError
+from ..exceptions import (
+    BackendUnavailableError,
+    ConnectionLimitExceededError,
+    MessageError,
+    ShutdownError,
+)
 from ..local.connection import Connection
 from ..local.gate import Gate
 from ..local.owner import Ended
@@ -92,6 +97,8 @@ class Node:
             context.tasks.spawn(self._release(connection, connection.connection_id), "release")
             connection.let_go()
             raise
+        if connection.ended is Ended.SHUTDOWN:
+            raise ShutdownError("the manager was shut down while the connection was registered")
         return connection
 
     def _warn_of_compression(self) -> None:
@@ -112,15 +119,14 @@ class Node:
             raise MessageError(f"metadata has {size} bytes as JSON, max_metadata_size is {limit}")
 
     def _check_capacity(self, client_id: str) -> None:
-        limit = self._context.config.max_connections
-        if (
-            limit is not None
-            and len(self._context.shards) >= limit
-            and not self._context.shards.has_client(client_id)
-        ):
+        config, own = self._context.config, len(self._context.shards.of_client(client_id))
+        if config.max_connections is None or own >= config.max_connections_per_client:  # it will replace one
+            return
+        if len(self._context.shards) >= config.max_connections:
             self._context.counters.connections_rejected += 1
             raise ConnectionLimitExceededError(
-                f"this node has {limit} connections, max_connections is {limit}"
+                f"this node has {len(self._context.shards)} connections, "
+                f"max_connections is {config.max_connections}"
             )
 
     # A connection ends.
@@ -150,15 +156,15 @@ class Node:
         self._to_close.append((connection, code, reason))
         if self._closers < self._context.config.max_concurrent_cleanup:
             self._closers += 1
-            self._context.tasks.spawn(self._close_queued(), "close")
+            self._context.tasks.spawn(self._close_queued(), "close").add_done_callback(self._closer_ended)
 
     async def _close_queued(self) -> None:
-        try:
-            while self._to_close:
-                connection, code, reason = self._to_close.popleft()
-                await self._wind_up(connection, connection.connection_id, code, reason)
-        finally:
-            self._closers -= 1
+        while self._to_close:
+            connection, code, reason = self._to_close.popleft()
+            await self._wind_up(connection, connection.connection_id, code, reason)
+
+    def _closer_ended(self, _: "asyncio.Task[None]") -> None:
+        self._closers -= 1
 
     def _forget(self, connection: Connection, why: Ended) -> bool:
         if connection.ended is not None:
@@ -252,9 +258,13 @@ class Node:
         if task is None and self._context.shards.join(connection, room):
             task = self._context.tasks.spawn(self._join(connection, room), "join")
             self._joining[connection, room] = task
-            task.add_done_callback(lambda _: self._joining.pop((connection, room), None))
+            task.add_done_callback(lambda done: self._joined(connection, room, done))
         if task is not None:  # whoever joins while another call is at it gets the same answer
             await asyncio.shield(task)
+
+    def _joined(self, connection: Connection, room: str, task: "asyncio.Task[None]") -> None:
+        if self._joining.get((connection, room)) is task:
+            del self._joining[connection, room]
 
     async def _join(self, connection: Connection, room: str) -> None:
         try:
@@ -270,6 +280,7 @@ class Node:
 
     async def leave_room(self, connection: Connection, room: str) -> None:
         """Take a connection out of a room; nothing is written for it from this moment."""
+        self._joining.pop((connection, room), None)
         if connection.ended is None and self._context.shards.leave(connection, check_room(room)):
             self._left(room)
             await self.claims.exit_room(connection, room)
@@ -279,3 +290,4 @@ class Node:
             self._context.subscribed.discard(room)
             self._context.backend.bus.unsubscribe_room(room)
             self._context.unheard.give_up(room)
+            self._context.sequences.forget(f"room:{room}")

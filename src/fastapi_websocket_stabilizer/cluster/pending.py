@@ -29,6 +29,10 @@ class Unheard:
         self.bytes += size
         return future
 
+    def expire(self, sequence: int, timeout_s: float) -> None:
+        """Wait for it no longer than ``timeout_s``, but so long keep what is sent later behind it."""
+        asyncio.get_running_loop().call_later(timeout_s, self.heard, sequence, None)
+
     def heard(self, sequence: int, tally: Tally | None) -> None:
         """It came back and was fanned out; or, with None, it will not."""
         future, size, _ = self._waiting.pop(sequence, (None, 0, ""))

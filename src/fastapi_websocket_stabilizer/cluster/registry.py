@@ -20,7 +20,6 @@ from ..exceptions import (
     ShutdownError,
     WrongEventLoopError,
 )
-from ..local.order import SequenceTracker
 from ..local.owner import Ended
 from ..logs import Occasionally
 from ..models import PresenceEvent, ShutdownReport
@@ -53,10 +52,9 @@ class Registry:
     def __init__(self, config: WebSocketConfig, log: logging.Logger) -> None:
         context = Context(config, log)
         self.context: Context = context
-        self._sequences = SequenceTracker()
         self._services: list[asyncio.Task[None]] = []
         self._sweeping: set[NodeId] = set()
-        self._is_closed = False
+        self._is_closed = self._is_stopping = False
         self._secret_known_by = ""
         self._announced: OrderedDict[str, None] = OrderedDict()
         self._malformed = Occasionally(log)
@@ -150,10 +148,10 @@ class Registry:
             raise WrongEventLoopError(
                 "the manager is already started on another event loop; shut it down there first"
             )
-        if self.context.loop is not None or self._is_closed:
-            self.context.rename()
+        if self.context.is_distributed or self.context.loop is not None or self._is_closed:
+            self.context.rename()  # also at the first start: a forked worker must not share its parent's id
         self.context.loop, self.context.thread = asyncio.get_running_loop(), threading.get_ident()
-        self._is_closed = False
+        self._is_closed = self._is_stopping = False
         try:
             await self._join_others()
         except BaseException:
@@ -184,6 +182,11 @@ class Registry:
         while True:
             try:
                 await run()
+            except asyncio.CancelledError:
+                if self._is_stopping:
+                    raise
+                # A time limit inside somebody's `send`, whose first step ran in this task.
+                self.context.log.error("service was cancelled by a send, starting it again: %s", name)
             except Exception:
                 self.context.log.exception("service failed, starting it again: %s", name)
                 await asyncio.sleep(1)
@@ -211,9 +214,13 @@ class Registry:
         return ShutdownReport(closed, failed, duration_s)
 
     async def _stop_services(self) -> None:
+        self._is_stopping = True
         loop, self.context.loop = self.context.loop, None
         if loop is not asyncio.get_running_loop():
-            self._services.clear()  # their loop is gone, and they with it
+            if loop is not None and not loop.is_closed():
+                for service in self._services:
+                    loop.call_soon_threadsafe(service.cancel)
+            self._services.clear()
             return
         for service in self._services:
             service.cancel()
@@ -229,20 +236,22 @@ class Registry:
                 await self.context.backend.nodes.retire(self.context.node_id)
         await self.context.backend.stop()
         self.context.subscribed.clear()
-        self._sequences.forget()
+        self.context.sequences.forget()
 
     # What comes in
 
     def _receive(self, channel: str, envelope: Envelope, size: int) -> None:
         counters = self.context.counters
-        arrival = self._sequences.observe(channel, envelope.sender, envelope.sequence, envelope.previous)
+        arrival = self.context.sequences.observe(
+            channel, envelope.sender, envelope.sequence, envelope.previous
+        )
         counters.bus_lost += arrival.lost
         if arrival.duplicate:
             counters.bus_duplicates += 1
             return
         try:
             self._obey(envelope)
-        except (ValueError, TypeError, LookupError) as error:
+        except (ValueError, TypeError, LookupError, RecursionError) as error:
             counters.bus_malformed += 1
             self._malformed.log("envelope dropped", sender=envelope.sender, error=str(error))
 
@@ -261,12 +270,15 @@ class Registry:
     def _on_gap(self) -> None:
         """Messages may have been lost: wait for none of them, and blame nobody for the hole."""
         self.context.unheard.give_up()
-        self._sequences.forget()
+        self.context.sequences.forget()
 
     # What a beat brings
 
-    async def _on_refused(self) -> None:
-        """The lease lapsed while we were frozen or cut off: become another node, with the same sockets."""
+    async def _on_refused(self) -> "asyncio.Future[None]":
+        """The lease lapsed while we were frozen or cut off: become another node, with the same sockets.
+
+        Returns what to wait for before anything is served; the beat goes on meanwhile.
+        """
         assert self.leases is not None
         self.context.counters.leases_refused += 1
         self.context.rename()
@@ -274,7 +286,12 @@ class Registry:
         await self.context.backend.rename(self.context.node_id)
         await self.leases.register(self.context.node_id)
         self._secret_known_by = ""  # whoever forgot the lease may have forgotten the secret, too
-        await self.claims.reclaim_all()
+        self.claims.rename_all()
+        return self.context.tasks.spawn(self._reclaim(), "reclaim")
+
+    async def _reclaim(self) -> None:
+        with suppress(BackendUnavailableError):  # the beat goes on with it
+            await self.claims.reclaim_pending()
         for former in self.context.former_ids:
             # What ended here meanwhile: nobody else may be there, or may know, to do it.
             self._start_sweep(former, self._sweeper.sweep_former)

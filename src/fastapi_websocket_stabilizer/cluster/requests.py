@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 from .. import exceptions
@@ -53,10 +54,9 @@ class Requests:
         if not nodes:
             return 0
         ask = self._asks.open()
-        sequence, _ = self._context.sequencer.next("inbox")
         envelope = Envelope(
             self._context.node_id,
-            sequence,
+            0,
             0,
             Kind.REQUEST,
             (client_id,),
@@ -65,8 +65,12 @@ class Requests:
             json.dumps(request),
             ask,
         )
-        # One after the other: an envelope sent from a new task could be overtaken by the next in sequence.
-        took = [await self._context.backend.bus.publish_node(node, envelope) for node in nodes]
+        took = []
+        for node in nodes:
+            # Numbered when it is sent: while one is awaited, others are sent, and none may look like a repetition.
+            sequence, _ = self._context.sequencer.next("inbox")
+            numbered = replace(envelope, sequence=sequence)
+            took.append(await self._context.backend.bus.publish_node(node, numbered))
         timeout_s = self._context.config.redis_timeout_s
         answers = await self._asks.gather(ask, sum(took), timeout_s)
         if len(answers) < sum(took):

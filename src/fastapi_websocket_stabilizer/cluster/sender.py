@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..exceptions import BackendUnavailableError, BroadcastFailedError
-from ..local.connection import Connection, settled
+from ..local.connection import DROPPED, Connection, settled
 from ..local.fanout import Job, Tally
 from ..models import BroadcastResult
 from ..names import NodeId
@@ -40,7 +40,8 @@ class Sender:
             await self._verified()
         if self._unheard:  # an earlier message of ours has yet to come back: this one must not overtake it
             local = []
-        remote = [c for c in client_ids if c not in set(local)]
+        here = set(local)
+        remote = [c for c in client_ids if c not in here]
         taken = {
             c: await self._to_local(self._context.shards.of_client(c)[-1:], message, confirm) for c in local
         }
@@ -65,8 +66,12 @@ class Sender:
         self._context.fan_out.submit(Job(message, clients=tuple(client_ids), done=finish))
         await done.wait()
         await self._wait_for_pending(tally)
-        failed = {client_id for client_id, _ in tally.errors}
-        return [self._context.shards.has_client(c) and c not in failed for c in client_ids]
+        return [self._took(c, tally) for c in client_ids]
+
+    def _took(self, client_id: str, tally: Tally) -> bool:
+        """Whether a socket of the client took the message: one that failed is not registered any more."""
+        dropped = sum(c == client_id and error == DROPPED for c, error in tally.errors)
+        return len(self._context.shards.of_client(client_id)) > dropped
 
     async def to_connection(self, connection: Connection, message: Encoded) -> str | None:
         """Send to exactly this socket of ours; return the error, if any.
@@ -86,8 +91,8 @@ class Sender:
         try:
             await self._context.backend.bus.publish_node(own, envelope)
             tally = await self._echoed(echo, sequence)
-        except BaseException:
-            self._unheard.heard(sequence, None)
+        except BaseException as error:
+            self._give_up_on(sequence, error)
             raise
         if tally is None:
             return "it did not come back from Redis in time"
@@ -100,8 +105,8 @@ class Sender:
         )
 
     async def _verified(self) -> None:
-        if self._leases is not None and (verified := self._leases.unverified()) is not None:
-            await asyncio.shield(verified)
+        while self._leases is not None and (verified := self._leases.unverified()) is not None:
+            await asyncio.wait([verified])
 
     async def _to_local(
         self, connections: Sequence[Connection], message: Encoded, confirm: float | None = None
@@ -135,12 +140,14 @@ class Sender:
             nodes = await self._context.backend.bus.publish_clients(
                 envelope, self._context.config.max_connections_per_client
             )
-        except BaseException:
-            self._unheard.heard(sequence, None)
+        except BaseException as error:
+            self._give_up_on(sequence, error)
             self._asks.close(ask)
             raise
         reached = {node for row in nodes for node in row}
-        if not any(map(self._context.is_own, reached)):
+        if any(map(self._context.is_own, reached)):
+            self._unheard.expire(sequence, self._context.config.redis_timeout_s)
+        else:
             self._unheard.heard(sequence, None)
         self._context.counters.sends_unreachable += sum(not row for row in nodes)
         if confirm is None:
@@ -167,17 +174,27 @@ class Sender:
         )  # fmt: skip
         is_listening = not room or room in self._context.subscribed
         echo = self._unheard.expect(sequence, message.size, room) if is_listening else None
+        if echo is None and room in self._context.shards.rooms:  # being joined: it may come back, or not
+            self._unheard.expect(sequence, message.size, room)
+            self._unheard.expire(sequence, self._context.config.redis_timeout_s)
         try:
             bus = self._context.backend.bus
             nodes = await (bus.publish_room(room, envelope) if room else bus.publish_all(envelope))
             tally = await self._echoed(echo, sequence)
-        except BaseException:
+        except BaseException as error:
             self._asks.close(ask)
-            self._unheard.heard(sequence, None)
+            self._give_up_on(sequence, error)
             raise
         if confirm is None:
             return await self._result(tally, nodes)
         return await self._confirmed(ask, nodes, confirm, heard=tally is not None, names_matter=not room)
+
+    def _give_up_on(self, sequence: int, error: BaseException) -> None:
+        """Whoever was cancelled has a message on its way: what is sent later must stay behind it."""
+        if isinstance(error, asyncio.CancelledError):
+            self._unheard.expire(sequence, self._context.config.redis_timeout_s)
+        else:
+            self._unheard.heard(sequence, None)
 
     async def _echoed(self, echo: "asyncio.Future[Tally | None] | None", sequence: int) -> Tally | None:
         if echo is None:
@@ -273,9 +290,8 @@ class Sender:
         await self.answer(envelope.sender, envelope.ask, self._report(envelope, tally))
 
     def _report(self, envelope: Envelope, tally: Tally) -> Any:
-        failed = {client_id for client_id, _ in tally.errors}
         if envelope.kind is Kind.DIRECT:
-            return [c for c in envelope.targets if c not in failed and self._context.shards.has_client(c)]
+            return [c for c in envelope.targets if self._took(c, tally)]
         errors = tally.errors[:MAX_REPORTED_ERRORS]
         return [tally.total, tally.excluded, tally.succeeded, len(tally.errors), errors]
 

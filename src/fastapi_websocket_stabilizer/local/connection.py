@@ -20,6 +20,7 @@ from .stepping import resume
 from .transport import Transport, is_accepted, open_transport
 
 Outcome: TypeAlias = ThreadFuture[str | None]
+DROPPED = "dropped: outbox is full"
 MAX_REASON_BYTES = 123
 """What RFC 6455 §5.5 leaves for the reason in a close frame."""
 
@@ -192,7 +193,8 @@ class Connection:
         except StopIteration:
             self._owner.wrote(1)
             return TAKEN
-        except Exception as error:  # noqa: BLE001 - whatever a socket raises, it is the socket that failed
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001
+            # Whatever a socket raises, it is the socket that failed: no await is here for us to be cancelled in.
             self._owner.lost(self, Ended.FAILED, str(error) or type(error).__name__)
             return Sent(self.error or type(error).__name__)
         self._spawn_writer(resume(send, waiting_for))
@@ -208,7 +210,7 @@ class Connection:
         if put is Put.OVERFLOW:
             self._owner.lost(self, Ended.SLOW, f"outbox over {limits.outbox_size} bytes")
             return Sent(f"slow consumer: outbox over {limits.outbox_size} bytes")
-        return self._taken() if put is Put.TAKEN else Sent("dropped: outbox is full")
+        return self._taken() if put is Put.TAKEN else Sent(DROPPED)
 
     def _taken(self) -> Sent:
         self._owner.wrote(1)

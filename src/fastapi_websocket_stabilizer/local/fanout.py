@@ -72,6 +72,7 @@ class FanOut:
         self._room_for_more = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self.queued_bytes: int = 0
+        self._slice_ends_s = 0.0
 
     def submit(self, job: Job) -> None:
         """Do a job after all that were submitted before it."""
@@ -99,11 +100,12 @@ class FanOut:
         try:
             while True:
                 while self._jobs:
-                    if (gate := before_each()) is not None:
-                        await asyncio.shield(gate)
+                    while (gate := before_each()) is not None:
+                        await asyncio.wait([gate])
                     await self._run_next()
                 self._wanted.clear()
                 await self._wanted.wait()
+                self._slice_ends_s = time.perf_counter() + SLICE_S
         finally:
             self._loop = None
             while self._jobs:
@@ -112,12 +114,11 @@ class FanOut:
 
     async def _run_next(self) -> None:
         job, tally, began_s = self._jobs[0], Tally(), time.perf_counter()
-        slice_ends_s = began_s + SLICE_S
         for shard in self._shards_of(job):
             _write(job, shard, tally)
-            if time.perf_counter() > slice_ends_s:
+            if time.perf_counter() > self._slice_ends_s:
                 await asyncio.sleep(0)
-                slice_ends_s = time.perf_counter() + SLICE_S
+                self._slice_ends_s = time.perf_counter() + SLICE_S
         if self._stopwatch is not None:
             self._stopwatch.add(time.perf_counter() - began_s)
         self._dequeue()

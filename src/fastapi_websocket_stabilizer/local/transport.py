@@ -128,14 +128,17 @@ class AsgiTransport:
         """End a ``receive()`` that waits: granian holds a close back until it has returned."""
         if self._waiting is not None:
             self._idle = asyncio.get_running_loop().create_future()
-            self._waiting.reschedule(0)
+            self._wake()
             await self._idle
+
+    def _wake(self) -> None:
+        if self._waiting is not None and not self._waiting.expired():
+            self._waiting.reschedule(0)
 
     def interrupt(self, code: int, reason: str) -> None:
         if self._ended is None:
             self._end({"type": "websocket.disconnect", "code": code, "reason": reason})
-            if self._waiting is not None:
-                self._waiting.reschedule(0)
+            self._wake()
 
     def _end(self, event: AsgiEvent) -> None:
         self._ended = event

@@ -44,13 +44,15 @@ class World:
     def __init__(self) -> None:
         self.clock, self.nodes, self.server = Clock(), Nodes(), "run-1"
         self.refused, self.beats = 0, list[Renewal]()
+        self.reclaimed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         nodes: Any = self.nodes
         self.leases = Membership(
             nodes, CONFIG, lambda: b"info", self.on_refused, self.on_beat, lambda: self.server
         )
 
-    async def on_refused(self) -> None:
+    async def on_refused(self) -> "asyncio.Future[None]":
         self.refused += 1
+        return self.reclaimed
 
     async def on_beat(self, renewal: Renewal) -> None:
         self.beats.append(renewal)
@@ -270,3 +272,13 @@ async def test_new_node_id_begins_the_wait_anew(world: World) -> None:
     assert not world.leases.may_sweep()
     await world.pass_time(BEAT_S)
     assert world.nodes.calls[-1][1] == "me-again"
+
+
+async def test_nothing_is_served_until_what_was_held_is_claimed_again() -> None:
+    world = World()
+    async with world.running():
+        world.nodes.held = False
+        await world.pass_time(CONFIG.renew_interval_s)
+        assert world.leases.unverified() is world.reclaimed
+        world.reclaimed.set_result(None)
+        assert world.leases.unverified() is None

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from redis import exceptions as redis_errors
 from redis.asyncio import Connection
 
-from ...exceptions import BackendUnavailableError, WireError
+from ...exceptions import BackendUnavailableError, ConfigurationError, WireError
 from ...logs import Occasionally
 from ...metrics import Counters
 from ...names import NodeId
@@ -143,10 +143,12 @@ class Subscriber:
             try:
                 if self._connection is None:
                     self._connection = await self._open()
+                    self._flush.set()  # what was wanted meanwhile
                     backoff.reset()
                 await self._read(self._connection)
             except Exception as error:  # noqa: BLE001 - the supervisor: nothing may end listening for good
                 backoff.grow()
+                self._refuse_waiters(self._factory.translate("subscribe", error))
                 log.warning("bus lost", extra={"error": str(error), "retry_in_s": backoff.delay_s})
                 if self._connection is not None:
                     self._counters.bus_reconnects += 1
@@ -163,6 +165,13 @@ class Subscriber:
                     await pause
             elif reply[0] == b"subscribe":
                 self._confirm(reply[1].decode())
+
+    def _refuse_waiters(self, error: Exception) -> None:
+        """No right to a channel will not come by waiting; everything else is asked for again."""
+        if isinstance(error, ConfigurationError):
+            for waiter in [w for waiters in self._waiters.values() for w in waiters if not w.done()]:
+                waiter.set_exception(error)
+            self._waiters.clear()
 
     def _confirm(self, name: str) -> None:
         self._unconfirmed[name] -= 1

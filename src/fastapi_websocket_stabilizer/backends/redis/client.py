@@ -102,6 +102,12 @@ class ConnectionFactory:
         return BackendUnavailableError(text, outcome_unknown=outcome_unknown)
 
 
+def is_lost(connection: Connection) -> bool:
+    """Whether the server has closed an idle connection; known without asking it."""
+    reader = getattr(connection, "_reader", None)
+    return reader is not None and bool(reader.at_eof())
+
+
 async def close(connection: Connection) -> None:
     """Close without waiting for the peer."""
     await connection.disconnect(nowait=True)

@@ -12,9 +12,9 @@ from typing import Any
 from redis import exceptions as redis_errors
 from redis.asyncio import Connection
 
-from ...exceptions import BackendUnavailableError, ConfigurationError
+from ...exceptions import BackendUnavailableError
 from ...metrics import Counters
-from .client import Backoff, ConnectionFactory, check_server, close
+from .client import Backoff, ConnectionFactory, check_server, close, is_lost
 from .scripts import Script
 
 LIMIT_BYTES = 64 * 1024 * 1024
@@ -199,7 +199,7 @@ class Pipeline:
         await asyncio.sleep(self._backoff.delay_s)
         try:
             self._connection = self._connection or await self._connect()
-        except (BackendUnavailableError, ConfigurationError):
+        except Exception:  # noqa: BLE001 - whatever it is, it is tried again
             self._backoff.grow()
             return False
         self._backoff.reset()
@@ -212,6 +212,8 @@ class Pipeline:
         unknown_scripts: list[Command] = []
         try:
             async with asyncio.timeout_at(max(command.deadline_s for command in batch)):
+                if self._connection is not None and is_lost(self._connection):
+                    await self._disconnect()
                 if self._connection is None:
                     self._connection = await self._connect()
                 connection = self._connection

@@ -1,6 +1,7 @@
 """``Publisher`` and ``SyncPublisher``: the sending half of a node, without a lease and without sockets."""
 
 import asyncio
+import os
 import secrets
 import threading
 from collections.abc import Iterable, Iterator
@@ -166,6 +167,7 @@ class SyncPublisher:
         self._outgoing = _Outgoing()
         # Numbering and publishing are one step, else threads would overtake each other.
         self._lock = threading.Lock()
+        self._process = os.getpid()
 
     def send_to_client(self, client_id: str, message: Message) -> bool:
         """Return whether Redis handed the message to the node that holds the client.
@@ -213,6 +215,8 @@ class SyncPublisher:
 
     @contextmanager
     def _publishing(self) -> Iterator[None]:
+        if os.getpid() != self._process:  # a fork: one sender per process, or numbers would repeat
+            self._process, self._lock, self._outgoing = os.getpid(), threading.Lock(), _Outgoing()
         with self._lock, self._errors.translated("publish", outcome_unknown=True):
             yield
 

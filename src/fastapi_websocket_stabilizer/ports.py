@@ -100,7 +100,7 @@ class PresenceStore(Protocol):
         ...
 
     async def release(self, client_id: str, connection_id: ConnectionId) -> bool:
-        """Remove exactly this connection; True when the client has none left. Idempotent."""
+        """Remove exactly this connection; True when it was there and was the client's last. Idempotent."""
         ...
 
     async def entries(self, client_ids: Sequence[str]) -> list[list[Entry]]:

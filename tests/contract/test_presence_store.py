@@ -131,6 +131,12 @@ async def test_release_removes_exactly_one_connection_and_tells_the_last(backend
     assert await backend.presence.release("alice", ConnectionId("n1.1"))
 
 
+async def test_release_of_what_a_sweeper_removed_is_not_the_last(backend: Backend) -> None:
+    await backend.presence.claim(claim("n1.1"))
+    answers = [await backend.presence.release("alice", ConnectionId("n1.1")) for _ in range(2)]
+    assert answers == [True, False]
+
+
 async def test_release_of_a_replaced_connection_leaves_its_successor(backend: Backend) -> None:
     await backend.presence.claim(claim("n1.1"))
     await backend.presence.claim(claim("n2.1"))

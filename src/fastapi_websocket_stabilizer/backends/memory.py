@@ -127,10 +127,10 @@ class MemoryBackend:
     async def release(self, client_id: str, connection_id: ConnectionId) -> bool:
         with self._hub.lock:
             entries = self._hub.clients.get(client_id, {})
-            entries.pop(connection_id, None)
+            was_there = entries.pop(connection_id, None) is not None
             if not entries:
                 self._hub.clients.pop(client_id, None)
-            return not entries
+            return was_there and not entries
 
     async def entries(self, client_ids: Sequence[str]) -> list[list[Entry]]:
         with self._hub.lock:

@@ -17,7 +17,7 @@ from ..ports import Claim, Claimed, Membership
 from ..wire import Envelope, Kind, encode_json
 from .context import Context
 from .membership import Membership as Leases
-from .presence import Announcer, client_joined, client_left, room_joined, room_left
+from .presence import Announcer, client_joined, client_left, is_gone, room_joined, room_left
 
 REPLACED = "reconnected"
 """The close reason of a displaced socket, as release 1.1 says it."""
@@ -157,7 +157,9 @@ class Claims:
         backend, connection_id = self._context.backend, line.connection_id
         if line.room is None:
             is_last = await backend.presence.release(line.client_id, connection_id)
-            return client_left(line.client_id, connection_id) if is_last else None
+            if is_last or (is_repeated and await is_gone(backend.presence, line.client_id)):
+                return client_left(line.client_id, connection_id)
+            return None
         was_there = await backend.rooms.leave(line.room, connection_id)
         if not was_there and not is_repeated:
             return None
@@ -176,7 +178,9 @@ class Claims:
         return connection is not None and line.room in connection.rooms
 
     def _remember_unreleased(self, lines: list[Membership]) -> None:
-        self._unreleased.update(dict.fromkeys(lines))
+        # What a former node_id of ours left is its sweeper's, who reports it, too.
+        own = self._context.node_id
+        self._unreleased.update((line, None) for line in lines if node_of(line.connection_id) == own)
         while len(self._unreleased) > MAX_UNRELEASED:
             del self._unreleased[next(iter(self._unreleased))]
             self._context.counters.releases_dropped += 1
@@ -242,6 +246,7 @@ class Claims:
     def rename_all(self) -> None:
         """Give every local connection an id of the present node_id; each is to be claimed again."""
         own = self._context.node_id
+        self._unreleased.clear()  # its sweeper's, from now on
         for connection in self._context.shards:
             former = connection.connection_id
             if node_of(former) != own:

@@ -5,6 +5,7 @@ from typing import Any
 
 from ..models import PresenceEvent
 from ..names import ConnectionId, node_of
+from ..ports import PresenceStore
 
 Announcer = Callable[[PresenceEvent], Coroutine[Any, Any, None]]
 
@@ -33,3 +34,9 @@ def room_left(client_id: str, connection_id: ConnectionId, room: str, stay: int)
     """A connection is no longer in a room."""
     event_id = f"{connection_id}:{stay}:left:{room}"
     return PresenceEvent(event_id, "room_left", client_id, connection_id, room, node_of(connection_id))
+
+
+async def is_gone(presence: PresenceStore, client_id: str) -> bool:
+    """Whether a client has no entry; asked where its last entry may have been removed by somebody who then died."""
+    (entries,) = await presence.entries([client_id])
+    return not entries

@@ -9,7 +9,7 @@ from ..metrics import Counters
 from ..models import PresenceEvent
 from ..names import NodeId
 from ..ports import Backend, Membership
-from .presence import Announcer, client_left, room_left
+from .presence import Announcer, client_left, is_gone, room_left
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -72,7 +72,12 @@ class Sweeper:
         if line.room is not None:
             await self._backend.rooms.leave(line.room, line.connection_id)
             event = room_left(line.client_id, line.connection_id, line.room, line.stay)
-        elif await self._backend.presence.release(line.client_id, line.connection_id):
+        elif await self._was_last(line):
             event = client_left(line.client_id, line.connection_id)
         if event is not None:
             await self._announce(event)
+
+    async def _was_last(self, line: Membership) -> bool:
+        presence = self._backend.presence
+        is_last = await presence.release(line.client_id, line.connection_id)
+        return is_last or await is_gone(presence, line.client_id)

@@ -193,8 +193,7 @@ class Connection:
         except StopIteration:
             self._owner.wrote(1)
             return TAKEN
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001
-            # Whatever a socket raises, it is the socket that failed: no await is here for us to be cancelled in.
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - no await of ours: the socket failed
             self._owner.lost(self, Ended.FAILED, str(error) or type(error).__name__)
             return Sent(self.error or type(error).__name__)
         self._spawn_writer(resume(send, waiting_for))

@@ -48,7 +48,7 @@ class RedisPresence:
 
     async def release(self, client_id: str, connection_id: ConnectionId) -> bool:
         key = self._keys.client(client_id)
-        return not await self._pipeline.call(scripts.CLIENT_RELEASE, [key], connection_id, idempotent=True)
+        return bool(await self._pipeline.call(scripts.CLIENT_RELEASE, [key], connection_id, idempotent=True))
 
     async def entries(self, client_ids: Sequence[str]) -> list[list[Entry]]:
         calls = [self._pipeline.send("HGETALL", self._keys.client(c), idempotent=True) for c in client_ids]

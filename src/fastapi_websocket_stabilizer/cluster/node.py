@@ -269,8 +269,10 @@ class Node:
     async def _join(self, connection: Connection, room: str) -> None:
         try:
             await self._context.backend.bus.subscribe_room(room)
-            if room in self._context.shards.rooms:
+            if room in self._context.shards.rooms and room not in self._context.subscribed:
                 self._context.subscribed.add(room)
+                # What came in before the confirmation says nothing about what came after.
+                self._context.sequences.forget(f"room:{room}")
             await self.claims.enter_room(connection, room)
         except BaseException:
             self._context.tasks.spawn(self.leave_room(connection, room), "undo-join")

@@ -241,6 +241,8 @@ class Registry:
     # What comes in
 
     def _receive(self, channel: str, envelope: Envelope, size: int) -> None:
+        if channel.startswith("room:") and channel.removeprefix("room:") not in self.context.shards.rooms:
+            return  # left, and the server has not heard of it yet
         counters = self.context.counters
         arrival = self.context.sequences.observe(
             channel, envelope.sender, envelope.sequence, envelope.previous

@@ -31,6 +31,7 @@ async def test_nine_simultaneous_claims_leave_one_socket_that_every_replica_reac
         async with AsyncExitStack() as stack:
             clients = await claim_at_once(replicas, client_id, stack)
             winner = await only_open(clients)
+            await winner.greeted()  # a client can be reached before its own handler has come so far
             known = await asyncio.gather(
                 *(replica.call("presence", client_id=client_id) for replica in replicas)
             )

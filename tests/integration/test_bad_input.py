@@ -1,4 +1,4 @@
-"""Issue 2, section 7: each kind of bad input has a clear error, and nothing else is lost."""
+"""Each kind of bad input has a clear error, and nothing else is lost by it."""
 
 import asyncio
 import logging

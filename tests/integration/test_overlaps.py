@@ -13,8 +13,10 @@ from fastapi_websocket_stabilizer import (
     WebSocketConfig,
     WebSocketConnectionManager,
 )
+from fastapi_websocket_stabilizer.backends.redis.client import ConnectionFactory
 from tests.integration.cluster import REPLACED, Managers, Socket, counter, hears, join, keys_with, register
 from tests.integration.test_faults import forget
+from tests.support.proxy import TcpProxy
 from tests.support.servers import RedisServer
 from tests.support.waiting import eventually
 
@@ -147,3 +149,22 @@ async def test_a_node_id_is_made_when_the_node_starts(managers: Managers) -> Non
     await manager.start()
     assert manager.statistics().node_id != inherited
     await manager.graceful_shutdown()
+
+
+async def test_a_broadcast_ends_when_the_bus_is_deaf_and_commands_work(
+    own_managers: Managers, server: RedisServer
+) -> None:
+    async with TcpProxy("127.0.0.1", server.port) as proxy:
+        node = own_managers.make(redis_timeout_s=0.5)
+        backend: Any = node._registry.context.backend
+        backend._subscriber._factory = ConnectionFactory(f"redis://127.0.0.1:{proxy.port}", 0.5)
+        await node.start()
+        await register(node, "alice")
+        proxy.blackhole()
+        async with asyncio.timeout(3):
+            result = await node.broadcast("into the void")
+        assert (result.heard, result.nodes, result.succeeded) == (False, 1, 0)
+        assert counter(node, "broadcasts_unheard") == 1
+        proxy.cut()
+        proxy.resume()
+        await node.graceful_shutdown(1.0)

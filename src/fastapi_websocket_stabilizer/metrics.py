@@ -31,6 +31,8 @@ class Counters:
     """Sends that waited because ``max_concurrent_broadcast`` others were under way."""
     sends_unreachable: int = 0
     """Direct sends for which Redis found no node listening."""
+    direct_batches: int = 0
+    """Script calls that carried direct sends: those of one tick share one."""
     broadcasts: int = 0
     broadcasts_unheard: int = 0
     """Own broadcasts that did not come back before the deadline."""

@@ -3,6 +3,7 @@
 Every call either ends within the backend's timeout or raises ``BackendUnavailableError``.
 """
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -29,11 +30,12 @@ class Bus(Protocol):
         """Publish to one node's inbox; return 1 if it took it, else 0."""
         ...
 
-    async def publish_clients(self, envelope: Envelope, top: int) -> list[list[NodeId]]:
-        """Publish to the nodes that hold each target's ``top`` newest connections.
+    def publish_clients(self, envelope: Envelope, top: int) -> "asyncio.Future[list[list[NodeId]]]":
+        """Publish to the nodes that hold the ``top`` newest connections of the clients of ``envelope.parts``.
 
-        Returns, for each of ``envelope.targets``, the nodes that took it: empty when it is not connected or
-        its node does not listen.
+        Each node gets one envelope with its own share of the parts. It has its place among the other messages
+        when this returns. The future has, for each client of each part, the nodes that took it: none when it is
+        not connected or its node does not listen.
         """
         ...
 

@@ -5,9 +5,10 @@ whose oldest reader is not newer than itself, and ignores trailing slots that it
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgpack
 from pydantic import BaseModel
@@ -16,12 +17,15 @@ from pydantic_core import PydanticSerializationError, to_json
 from .exceptions import MessageError, WireError
 from .names import NodeId
 
+_HEADER = b"\x9c"  # msgpack: an array of the twelve slots
 VERSION = 1
 """The envelope version that this release writes and the newest that it reads."""
 OLDEST_READER = 1
 """The oldest release that can read what this one writes."""
 MAX_ENVELOPE_BYTES = 16 * 1024 * 1024
 """Largest envelope sent or read. Redis cuts off a subscriber that is 32 MiB behind."""
+MAX_PART_BYTES = MAX_ENVELOPE_BYTES - 1024
+"""Largest part of an envelope: the rest has numbers and a node_id."""
 
 
 class Form(IntEnum):
@@ -30,6 +34,10 @@ class Form(IntEnum):
     TEXT = 0
     BINARY = 1
     JSON = 2
+
+
+_TYPES: tuple[type, ...] = (str, bytes, str)
+"""Of what type is a body, by form."""
 
 
 class Encoded:
@@ -110,7 +118,7 @@ class Kind(IntEnum):
     BROADCAST = 0
     """Write ``body`` to all local sockets, or to those in ``targets`` (rooms), but not to ``exclude``."""
     DIRECT = 1
-    """Write ``body`` to the local sockets of the clients in ``targets``."""
+    """Write each of ``parts`` to the local sockets of its clients."""
     EVICT = 2
     """Close the connections in ``targets``: newer ones took over."""
     REQUEST = 3
@@ -119,6 +127,19 @@ class Kind(IntEnum):
     """The answer to the request or confirmation ``ask``."""
     SOCKET = 5
     """Write ``body`` to one local socket: ``targets`` are its client and its connection_id."""
+
+
+class Part(NamedTuple):
+    """One message to clients, of the several that share a direct envelope; ``ask`` as in ``Envelope``."""
+
+    targets: list[str]
+    form: Form
+    body: str | bytes
+    ask: int = 0
+
+    def message(self) -> Encoded:
+        """Return the body as what goes to a socket."""
+        return _message(self.form, self.body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +152,7 @@ class Envelope:
         previous: Sequence of this sender's envelope before this one on the same channel; 0 when unknown.
         ask: Names the answer the sender waits for; 0 for none.
         encoded: The message itself, while the envelope has not left this process.
+        parts: Messages to clients; only a direct envelope has them.
     """
 
     sender: NodeId
@@ -143,15 +165,21 @@ class Envelope:
     body: str | bytes = ""
     ask: int = 0
     encoded: Encoded | None = field(default=None, compare=False)
+    parts: tuple[Part, ...] = ()
 
     def message(self) -> Encoded:
         """Return the body as what goes to a socket."""
         if self.encoded is not None:
             return self.encoded
-        size = (
-            len(self.body) if isinstance(self.body, bytes) or self.body.isascii() else len(self.body.encode())
-        )
-        return Encoded(self.form, self.body, size)
+        return _message(self.form, self.body)
+
+
+def _message(form: Form, body: str | bytes) -> Encoded:
+    return Encoded(form, body, _size(body))
+
+
+def _size(data: str | bytes) -> int:
+    return len(data) if isinstance(data, bytes) or data.isascii() else len(data.encode())
 
 
 def pack(envelope: Envelope) -> bytes:
@@ -160,25 +188,52 @@ def pack(envelope: Envelope) -> bytes:
     Raises:
         MessageError: They are more than ``MAX_ENVELOPE_BYTES``.
     """
-    e = envelope
-    # Slots 11 (epoch, offset), 12 (trace context) and 13 (MAC) are reserved.
-    row = (
-        VERSION,
-        OLDEST_READER,
-        e.sender,
-        e.sequence,
-        e.previous,
-        e.kind,
-        e.targets,
-        e.exclude,
-        e.form,
-        e.body,
-        e.ask,
-    )
-    data: bytes = msgpack.packb(row)
+    items: list[Any] = []
+    for part in envelope.parts:
+        items += [(part.form, part.body, part.ask), *part.targets]
+    data: bytes = msgpack.packb((*_row(envelope), items))
     if len(data) > MAX_ENVELOPE_BYTES:
         raise MessageError(f"envelope has {len(data)} bytes, the limit is {MAX_ENVELOPE_BYTES}")
     return data
+
+
+def part_size(message: Encoded, targets: Sequence[str]) -> int:
+    """Return how many bytes of an envelope one part takes, or a few more.
+
+    Raises:
+        MessageError: No envelope is large enough.
+    """
+    size = 20 + message.size
+    for target in targets:
+        size += 3 + _size(target)
+    if size > MAX_PART_BYTES:
+        raise MessageError(f"message and its clients have {size} bytes, the limit is {MAX_PART_BYTES}")
+    return size
+
+
+def pack_before_parts(envelope: Envelope) -> bytes:
+    """Return the bytes of ``envelope`` up to its parts.
+
+    Whoever knows which node gets which clients appends a msgpack array: a packed message and the names of its
+    clients, the next message and its clients, and so on.
+    """
+    row: bytes = msgpack.packb(_row(envelope))
+    return _HEADER + row[1:]
+
+
+def pack_message(part: Part) -> bytes:
+    """Return the message of a part as it stands before its clients."""
+    data: bytes = msgpack.packb((part.form, part.body, part.ask))
+    return data
+
+
+def _row(envelope: Envelope) -> tuple[Any, ...]:
+    """Return all slots before the parts (11). 12 (epoch, offset), 13 (trace context) and 14 (MAC) are reserved."""
+    e = envelope
+    versions = VERSION, OLDEST_READER
+    return (
+        *versions, e.sender, e.sequence, e.previous, e.kind, e.targets, e.exclude, e.form, e.body, e.ask
+    )  # fmt: skip
 
 
 def unpack(data: bytes) -> Envelope:
@@ -202,18 +257,36 @@ def unpack(data: bytes) -> Envelope:
 
 def _checked(row: tuple[Any, ...]) -> Envelope:
     try:
-        _, _, sender, sequence, previous, kind, targets, exclude, form, body, ask = row[:11]
-        envelope = Envelope(sender, sequence, previous, Kind(kind), targets, exclude, Form(form), body, ask)
-    except (ValueError, TypeError) as error:
+        _, _, sender, sequence, previous, kind, targets, exclude, form, body, ask, items = row[:12]
+        head = sender, sequence, previous, Kind(kind), targets, exclude, Form(form), body, ask
+        envelope = Envelope(*head, parts=_parts(items))
+    except (ValueError, TypeError, LookupError) as error:
         raise WireError(f"envelope has wrong slots: {error}") from None
-    names = (
-        (sender, *targets, *exclude) if isinstance(targets, tuple) and isinstance(exclude, tuple) else (None,)
-    )
-    numbers = (sequence, previous, ask)
-    if not all(isinstance(name, str) for name in names) or not all(
-        isinstance(number, int) for number in numbers
-    ):
+    if not isinstance(targets, tuple) or not isinstance(exclude, tuple):
+        raise WireError("envelope has targets or exclusions that are no arrays")
+    if not _are(str, (sender, *targets, *exclude)) or not _are(int, (sequence, previous, ask)):
         raise WireError("envelope has slots of wrong types")
-    if not isinstance(body, bytes if form == Form.BINARY else str):
+    if not isinstance(body, _TYPES[envelope.form]):
         raise WireError("envelope body does not have the type its form says")
     return envelope
+
+
+def _are(kind: type, values: tuple[Any, ...]) -> bool:
+    return set(map(type, values)) <= {kind}
+
+
+def _parts(items: tuple[Any, ...]) -> tuple[Part, ...]:
+    """Return what a flat array of messages, each before the names of its clients, says."""
+    if not isinstance(items, tuple) or isinstance(next(iter(items), None), str):
+        raise TypeError("parts that do not begin with a message")
+    parts, targets = [], list[str]()
+    for item in items:
+        if isinstance(item, str):
+            targets.append(item)
+        else:
+            form, body, ask = item
+            if not isinstance(body, _TYPES[form]) or not isinstance(ask, int):
+                raise TypeError("a message of wrong types")
+            targets = []
+            parts.append(Part(targets, Form(form), body, ask))
+    return tuple(parts)

@@ -10,7 +10,7 @@ from fastapi_websocket_stabilizer.backends.redis import RedisBackend
 from fastapi_websocket_stabilizer.metrics import Counters
 from fastapi_websocket_stabilizer.names import NodeId
 from fastapi_websocket_stabilizer.ports import Backend, Receive
-from fastapi_websocket_stabilizer.wire import Envelope
+from fastapi_websocket_stabilizer.wire import Envelope, Part
 from tests.support.requirements import missing
 from tests.support.servers import ROWS, Missing, RedisServer, find_row
 
@@ -31,7 +31,16 @@ class Peer:
 
     @property
     def bodies(self) -> list[str | bytes]:
-        return [envelope.body for _, envelope in self.heard]
+        """What it heard: a direct envelope has a body in each of its parts."""
+        return [
+            body
+            for _, envelope in self.heard
+            for body in ([part.body for part in envelope.parts] or [envelope.body])
+        ]
+
+    @property
+    def parts(self) -> list[Part]:
+        return [part for _, envelope in self.heard for part in envelope.parts]
 
 
 OpenPeer = Callable[[str], Awaitable[Peer]]

@@ -1,21 +1,32 @@
 """``ports.Bus`` on every backend."""
 
 import asyncio
-from collections.abc import Sequence
 
 from fastapi_websocket_stabilizer.names import NodeId
-from fastapi_websocket_stabilizer.wire import Envelope, Form, Kind
+from fastapi_websocket_stabilizer.wire import Envelope, Form, Kind, Part
 from tests.contract.conftest import OpenPeer, Peer
 from tests.contract.support import AWKWARD_NAMES, claim
 from tests.support.waiting import eventually
 
 
-def message(body: str, *, to: Sequence[str] = ()) -> Envelope:
-    return Envelope(NodeId("n1"), 1, 0, Kind.DIRECT, tuple(to), body=body)
+def message(body: str) -> Envelope:
+    return Envelope(NodeId("n1"), 1, 0, Kind.BROADCAST, body=body)
+
+
+def direct(*parts: Part) -> Envelope:
+    return Envelope(NodeId("n1"), 1, 0, Kind.DIRECT, parts=parts)
+
+
+def part(body: str, *to: str) -> Part:
+    return Part([*to], Form.TEXT, body)
 
 
 async def hears(peer: Peer, *bodies: str) -> None:
     await eventually(lambda: peer.bodies == list(bodies), what=f"{peer.node} hears {bodies}")
+
+
+async def hears_parts(peer: Peer, *parts: Part) -> None:
+    await eventually(lambda: peer.parts == [*parts], what=f"{peer.node} hears {parts}")
 
 
 async def test_all_nodes_hear_what_is_published_to_all(open_peer: OpenPeer) -> None:
@@ -108,19 +119,53 @@ async def test_a_message_to_clients_goes_to_the_nodes_that_hold_them(open_peer: 
     await first.backend.presence.claim(claim("n1.1", "alice"))
     await first.backend.presence.claim(claim("n2.1", "bob"))
     await first.backend.presence.claim(claim("n2.2", "carol"))
-    to = ["bob", "nobody", "carol", "alice"]
-    took = await first.backend.bus.publish_clients(message("hello", to=to), top=1)
+    sent = direct(part("hello", "bob", "nobody", "carol", "alice"))
+    took = await first.backend.bus.publish_clients(sent, top=1)
     assert took == [["n2"], [], ["n2"], ["n1"]]
-    for peer in (first, second):
-        await hears(peer, "hello")
+    await hears_parts(first, part("hello", "alice"))
+    await hears_parts(second, part("hello", "bob", "carol"))
+
+
+async def test_messages_to_clients_arrive_in_one_envelope_a_node_that_has_its_share(
+    open_peer: OpenPeer,
+) -> None:
+    first, second = await open_peer("n1"), await open_peer("n2")
+    await first.backend.presence.claim(claim("n1.1", "älice"))
+    await first.backend.presence.claim(claim("n2.1", "bob"))
+    parts = (
+        Part(["älice", "bob"], Form.TEXT, "ä" * 300, 7),
+        Part(["bob"], Form.BINARY, bytes(range(256)) * 300),
+        Part(["nobody"], Form.JSON, "{}"),
+        Part(["bob", "älice"], Form.JSON, '{"a": 1}'),
+        Part(["älice"], Form.JSON, '{"a": 1}'),
+    )
+    took = await first.backend.bus.publish_clients(direct(*parts), top=1)
+    assert took == [["n1"], ["n2"], ["n2"], [], ["n2"], ["n1"], ["n1"]]
+    await hears_parts(
+        first, parts[0]._replace(targets=["älice"]), parts[3]._replace(targets=["älice"]), parts[4]
+    )
+    await hears_parts(
+        second, parts[0]._replace(targets=["bob"]), parts[1], parts[3]._replace(targets=["bob"])
+    )
+    assert [len(peer.heard) for peer in (first, second)] == [1, 1]
+
+
+async def test_as_many_messages_as_fit_in_a_call_arrive_in_order(open_peer: OpenPeer) -> None:
+    sender, receiver = await open_peer("n1"), await open_peer("n2")
+    for number in range(100):
+        await receiver.backend.presence.claim(claim(f"n2.{number}", f"client {number}"))
+    parts = [part(f"{number}", f"client {number % 100}") for number in range(500)]
+    took = await sender.backend.bus.publish_clients(direct(*parts), top=1)
+    assert took == [["n2"]] * 500
+    await hears_parts(receiver, *parts)
 
 
 async def test_a_message_to_a_client_skips_outranked_connections(open_peer: OpenPeer) -> None:
     first, second = await open_peer("n1"), await open_peer("n2")
     await first.backend.presence.claim(claim("n1.1"))
     await first.backend.presence.claim(claim("n2.1"))
-    assert await first.backend.bus.publish_clients(message("hello", to=["alice"]), top=1) == [["n2"]]
-    await hears(second, "hello")
+    assert await first.backend.bus.publish_clients(direct(part("hello", "alice")), top=1) == [["n2"]]
+    await hears_parts(second, part("hello", "alice"))
     assert first.heard == []
 
 
@@ -128,14 +173,32 @@ async def test_a_message_reaches_all_connections_that_a_client_may_have(open_pee
     peers = [await open_peer(f"n{i}") for i in range(3)]
     for peer in peers:
         await peer.backend.presence.claim(claim(f"{peer.node}.1", top=2))
-    (took,) = await peers[0].backend.bus.publish_clients(message("hello", to=["alice"]), top=2)
-    assert sorted(took) == ["n1", "n2"]
+    took = await peers[0].backend.bus.publish_clients(direct(part("hello", "nobody", "alice")), top=2)
+    assert [sorted(nodes) for nodes in took] == [[], ["n1", "n2"]]
+
+
+async def test_a_client_with_several_connections_on_a_node_is_named_to_it_once(open_peer: OpenPeer) -> None:
+    peer = await open_peer("n1")
+    for number in range(3):
+        await peer.backend.presence.claim(claim(f"n1.{number}", top=3))
+    assert await peer.backend.bus.publish_clients(direct(part("hello", "alice")), top=3) == [["n1"]]
+    await hears_parts(peer, part("hello", "alice"))
 
 
 async def test_a_client_whose_node_does_not_listen_is_not_reached(open_peer: OpenPeer) -> None:
     peer = await open_peer("n1")
     await peer.backend.presence.claim(claim("gone.1"))
-    assert await peer.backend.bus.publish_clients(message("hello", to=["alice"]), top=1) == [[]]
+    assert await peer.backend.bus.publish_clients(direct(part("hello", "alice")), top=1) == [[]]
+
+
+async def test_any_legal_name_is_a_client_that_can_be_sent_to(open_peer: OpenPeer) -> None:
+    peer = await open_peer("n1")
+    for number, name in enumerate(AWKWARD_NAMES):
+        await peer.backend.presence.claim(claim(f"n1.{number}", name))
+    names = [*AWKWARD_NAMES]
+    took = await peer.backend.bus.publish_clients(direct(part("hello", *names)), top=1)
+    assert took == [["n1"]] * len(names)
+    await hears_parts(peer, part("hello", *names))
 
 
 async def test_messages_of_one_sender_arrive_in_the_order_of_the_calls(open_peer: OpenPeer) -> None:
@@ -143,11 +206,15 @@ async def test_messages_of_one_sender_arrive_in_the_order_of_the_calls(open_peer
     await sender.backend.presence.claim(claim("n2.1"))
     await receiver.backend.bus.subscribe_room("lobby")
     bus = sender.backend.bus
-    calls = []
+
+    async def to_alice(text: str) -> object:
+        return await bus.publish_clients(direct(part(text, "alice")), top=1)
+
+    calls: list[asyncio.Future[object]] = []
     for number in range(50):
         text = f"{number}"
         calls += [
-            asyncio.ensure_future(bus.publish_clients(message(f"{text} client", to=["alice"]), top=1)),
+            asyncio.ensure_future(to_alice(f"{text} client")),
             asyncio.ensure_future(bus.publish_node(receiver.node, message(f"{text} node"))),
             asyncio.ensure_future(bus.publish_room("lobby", message(f"{text} room"))),
             asyncio.ensure_future(bus.publish_all(message(f"{text} all"))),

@@ -17,15 +17,20 @@ from fastapi_websocket_stabilizer.exceptions import MessageError, WireError
 from fastapi_websocket_stabilizer.names import NodeId
 from fastapi_websocket_stabilizer.wire import (
     MAX_ENVELOPE_BYTES,
+    MAX_PART_BYTES,
     OLDEST_READER,
     VERSION,
     Encoded,
     Envelope,
     Form,
     Kind,
+    Part,
     encode,
     encode_json,
     pack,
+    pack_before_parts,
+    pack_message,
+    part_size,
     unpack,
 )
 from tests.unit.strategies import legal_names
@@ -249,17 +254,53 @@ bodies = st.one_of(
 )
 
 
+parts = st.lists(
+    st.builds(
+        lambda targets, body, ask: Part(targets, body[0], body[1], ask),
+        st.lists(legal_names, max_size=3),
+        bodies,
+        numbers,
+    ),
+    max_size=3,
+).map(tuple)
+
+
 @st.composite
 def envelopes(draw: st.DrawFn) -> Envelope:
     form, body = draw(bodies)
     sender = NodeId(draw(legal_names))
     kind, targets, exclude = draw(st.sampled_from(Kind)), draw(name_lists), draw(name_lists)
-    return Envelope(sender, draw(numbers), draw(numbers), kind, targets, exclude, form, body, draw(numbers))
+    head = sender, draw(numbers), draw(numbers), kind, targets, exclude, form, body, draw(numbers)
+    return Envelope(*head, parts=draw(parts))
 
 
 @given(envelopes())
 def test_envelope_comes_back_as_it_was(envelope: Envelope) -> None:
     assert unpack(pack(envelope)) == envelope
+
+
+@given(envelopes())
+def test_envelope_whose_parts_are_put_together_elsewhere_is_the_same(envelope: Envelope) -> None:
+    items = [item for part in envelope.parts for item in (pack_message(part), *map(packed, part.targets))]
+    data = pack_before_parts(envelope) + b"\xdd" + len(items).to_bytes(4) + b"".join(items)
+    assert unpack(data) == envelope
+
+
+def packed(name: str) -> bytes:
+    """As ``clients_publish.lua`` does it."""
+    return b"\xda" + len(name.encode()).to_bytes(2) + name.encode()
+
+
+@given(st.builds(Part, st.lists(legal_names, max_size=3), st.just(Form.TEXT), unicode, numbers))
+def test_size_of_a_part_is_never_below_its_bytes(part: Part) -> None:
+    took = len(pack_message(part)) + sum(len(packed(name)) for name in part.targets)
+    assert took <= part_size(part.message(), part.targets) <= took + 20
+
+
+def test_part_that_fits_no_envelope_is_a_message_error() -> None:
+    message = Encoded(Form.TEXT, "", MAX_PART_BYTES)
+    with pytest.raises(MessageError, match="the limit is"):
+        part_size(message, ["alice"])
 
 
 @given(envelopes())
@@ -300,9 +341,10 @@ def almost_envelopes(draw: st.DrawFn) -> bytes:
 
 
 @given(st.binary() | packable.map(msgpack.packb) | almost_envelopes())
-@example(msgpack.packb([1, 1, "n", 1, 0, 0, [], [], 0, "", 0]))
-@example(msgpack.packb([1, 1, "n", 1, 0, {}, [], [], 0, "", 0]))
-@example(msgpack.packb([1, 1, "n", 1, 0, 0, None, [], 0, "", 0]))
+@example(msgpack.packb([1, 1, "n", 1, 0, 0, [], [], 0, "", 0, []]))
+@example(msgpack.packb([1, 1, "n", 1, 0, {}, [], [], 0, "", 0, []]))
+@example(msgpack.packb([1, 1, "n", 1, 0, 0, None, [], 0, "", 0, []]))
+@example(msgpack.packb([1, 1, "n", 1, 0, 1, [], [], 0, "", 0, [[0, "x", 0], "a", [], "b"]]))
 @example(b"\xc7\x05\xff\x00\x00\x00\x00\x00")
 @example(b"\xdd\xff\xff\xff\xff")
 @example(b"\x91" * 100_000)
@@ -316,12 +358,16 @@ def test_any_bytes_are_an_envelope_or_a_wire_error(data: bytes) -> None:
     assert isinstance(envelope.kind, Kind)
     assert isinstance(envelope.body, bytes if envelope.form is Form.BINARY else str)
     assert envelope.message().size >= len(envelope.body)
+    for part in envelope.parts:
+        assert all(isinstance(name, str) for name in part.targets)
+        assert isinstance(part.ask, int)
+        assert isinstance(part.body, bytes if part.form is Form.BINARY else str)
 
 
 def row(**changes: Any) -> bytes:
     slots: dict[str, Any] = {
         "version": VERSION, "oldest_reader": OLDEST_READER, "sender": "n", "sequence": 1, "previous": 0,
-        "kind": 0, "targets": [], "exclude": [], "form": 0, "body": "x", "ask": 0,
+        "kind": 0, "targets": [], "exclude": [], "form": 0, "body": "x", "ask": 0, "parts": [],
     }  # fmt: skip
     data: bytes = msgpack.packb(list((slots | changes).values()))
     return data
@@ -344,6 +390,17 @@ def row(**changes: Any) -> bytes:
         {"body": b"x"},
         {"form": 1},
         {"ask": 1.5},
+        {"parts": None},
+        {"parts": "abc"},
+        {"parts": {"a": 1}},
+        {"parts": ["alice"]},
+        {"parts": [[0, "x", 0], 7]},
+        {"parts": [[0, "x"]]},
+        {"parts": [[3, "x", 0]]},
+        {"parts": [[-1, "x", 0]]},
+        {"parts": [["0", "x", 0]]},
+        {"parts": [[1, "x", 0]]},
+        {"parts": [[0, "x", "0"]]},
     ],
 )
 def test_slot_of_a_wrong_type_is_a_wire_error(changes: dict[str, Any]) -> None:

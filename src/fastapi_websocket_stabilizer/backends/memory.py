@@ -4,17 +4,19 @@ Several managers may share a ``MemoryHub``. Nothing here waits, so it works on a
 ``start()``; one lock makes each operation what a script is on Redis: atomic.
 """
 
+import asyncio
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 from ..metrics import Counters
 from ..names import ConnectionId, NodeId, node_of
 from ..ports import Claim, Claimed, Entry, Membership, Receive, Renewal
-from ..wire import Envelope
+from ..wire import Envelope, Part
 
 MAX_TOKENS = 1_000_000
 """Outstanding reconnect tokens; beyond it the oldest is forgotten."""
@@ -81,13 +83,21 @@ class MemoryBackend:
     async def publish_node(self, node: NodeId, envelope: Envelope) -> int:
         return self._deliver("inbox", envelope, [node])
 
-    async def publish_clients(self, envelope: Envelope, top: int) -> list[list[NodeId]]:
-        found = await self.entries(envelope.targets)
-        nodes = [
-            list(dict.fromkeys(node_of(entry.connection_id) for entry in entries[:top])) for entries in found
-        ]
-        took = {node: self._deliver("inbox", envelope, [node]) for node in {n for row in nodes for n in row}}
-        return [[node for node in row if took[node]] for row in nodes]
+    def publish_clients(self, envelope: Envelope, top: int) -> "asyncio.Future[list[list[NodeId]]]":
+        rows, shares = [], dict[NodeId, list[Part]]()
+        for part in envelope.parts:
+            nodes = [self._newest_nodes(client_id, top) for client_id in part.targets]
+            for node in dict.fromkeys(node for row in nodes for node in row):
+                targets = [c for c, row in zip(part.targets, nodes, strict=True) if node in row]
+                shares.setdefault(node, []).append(part._replace(targets=targets))
+            rows += nodes
+        took = {n: self._deliver("inbox", replace(envelope, parts=tuple(s)), [n]) for n, s in shares.items()}
+        reply: asyncio.Future[list[list[NodeId]]] = asyncio.get_running_loop().create_future()
+        reply.set_result([[node for node in row if took[node]] for row in rows])
+        return reply
+
+    def _newest_nodes(self, client_id: str, top: int) -> list[NodeId]:
+        return list(dict.fromkeys(node_of(entry.connection_id) for entry in self._ranked(client_id)[:top]))
 
     async def subscribe_room(self, room: str) -> None:
         self._subscribed.add(room)
@@ -113,8 +123,8 @@ class MemoryBackend:
             stamp = own.stamp if own else claim.stamp or max(time.time_ns() // 1000, highest + 1)
             entries[claim.connection_id] = Entry(claim.connection_id, stamp, claim.entry)
             self._write_index(Membership(claim.connection_id, claim.client_id, None))
-            ranked = sorted(entries.values(), key=lambda entry: entry.stamp, reverse=True)
-            return Claimed(stamp, first, tuple(entry.connection_id for entry in ranked[claim.top :]))
+            outranked = self._ranked(claim.client_id)[claim.top :]
+            return Claimed(stamp, first, tuple(entry.connection_id for entry in outranked))
 
     async def claim_if_free(self, claim: Claim) -> Claimed:
         with self._hub.lock:
@@ -134,12 +144,11 @@ class MemoryBackend:
 
     async def entries(self, client_ids: Sequence[str]) -> list[list[Entry]]:
         with self._hub.lock:
-            return [
-                sorted(
-                    self._hub.clients.get(client_id, {}).values(), key=lambda entry: entry.stamp, reverse=True
-                )
-                for client_id in client_ids
-            ]
+            return [self._ranked(client_id) for client_id in client_ids]
+
+    def _ranked(self, client_id: str) -> list[Entry]:
+        entries = self._hub.clients.get(client_id, {}).values()
+        return sorted(entries, key=lambda entry: entry.stamp, reverse=True)
 
     def _write_index(self, line: Membership) -> None:
         self._hub.index.setdefault(node_of(line.connection_id), {})[line] = None

@@ -23,9 +23,14 @@ class Unheard:
         return bool(self._waiting)
 
     def expect(self, sequence: int, size: int, room: str = "") -> "asyncio.Future[Tally | None]":
-        """Return what will be this node's tally, or None when the message will not be heard."""
-        future: asyncio.Future[Tally | None] = asyncio.get_running_loop().create_future()
-        self._waiting[sequence] = (future, size, room)
+        """Return what will be this node's tally, or None when the message will not be heard.
+
+        Messages that share an envelope are expected under one sequence.
+        """
+        future, others, _ = self._waiting.get(sequence, (None, 0, ""))
+        if future is None:
+            future = asyncio.get_running_loop().create_future()
+        self._waiting[sequence] = (future, others + size, room)
         self.bytes += size
         return future
 
@@ -48,9 +53,14 @@ class Unheard:
             if room is None or room == of_room:
                 self.heard(sequence, None)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether ``UNHEARD_LIMIT_BYTES`` are on their way."""
+        return self.bytes > UNHEARD_LIMIT_BYTES
+
     async def room_for_more(self) -> None:
         """Wait until less than ``UNHEARD_LIMIT_BYTES`` are on their way."""
-        while self.bytes > UNHEARD_LIMIT_BYTES:
+        while self.is_full:
             sender: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._senders.append(sender)
             await sender

@@ -64,7 +64,7 @@ class Registry:
             context.backend = MemoryBackend(MemoryHub(), context.node_id, self._receive, context.counters)
         else:
             backend = RedisBackend(config, self._receive, context.counters)
-            backend.watch(self._on_gap, context.fan_out.pause)
+            backend.watch(self._on_gap, context.fan_out.pause, lambda: self.sender.flush())
             context.backend = backend
             self.leases = Membership(
                 backend.nodes,

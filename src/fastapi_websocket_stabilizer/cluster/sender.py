@@ -3,6 +3,8 @@
 import asyncio
 import json
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from ..exceptions import BackendUnavailableError, BroadcastFailedError
@@ -12,10 +14,9 @@ from ..models import BroadcastResult
 from ..names import NodeId
 from ..wire import Encoded, Envelope, Form, Kind
 from .context import Context
+from .direct import CLIENTS_PER_CALL, Direct
 from .membership import Membership as Leases
 
-CLIENTS_PER_CALL = 500
-"""Clients looked up in one script call."""
 MAX_REPORTED_ERRORS = 100
 """Errors that one node reports in its confirmation of a broadcast."""
 
@@ -26,6 +27,11 @@ class Sender:
     def __init__(self, context: Context, leases: Leases | None) -> None:
         self._context, self._leases = context, leases
         self._unheard, self._asks = context.unheard, context.asks
+        self._direct = Direct(context)
+
+    def flush(self) -> None:
+        """Queue the direct sends that were collected in this tick."""
+        self._direct.flush()
 
     # To clients
 
@@ -40,13 +46,13 @@ class Sender:
             await self._verified()
         if self._unheard:  # an earlier message of ours has yet to come back: this one must not overtake it
             local = []
-        here = set(local)
-        remote = [c for c in client_ids if c not in here]
         taken = {
             c: await self._to_local(self._context.shards.of_client(c)[-1:], message, confirm) for c in local
         }
+        remote = [c for c in client_ids if c not in taken] if local else client_ids
         for start in range(0, len(remote), CLIENTS_PER_CALL):
-            taken |= await self._through_bus(remote[start : start + CLIENTS_PER_CALL], message, confirm)
+            chunk = remote[start : start + CLIENTS_PER_CALL]
+            taken.update(zip(chunk, await self._through_bus(chunk, message, confirm), strict=True))
         return [taken[c] for c in client_ids]
 
     async def _in_this_process(
@@ -81,7 +87,8 @@ class Sender:
         if not self._unheard:
             await self._verified()
             return await connection.push_from_anywhere(message)
-        await self._room_for_more()
+        if self._unheard.is_full:
+            await self._room_for_more()
         sequence, _ = self._context.sequencer.next("inbox")
         own, targets = self._context.node_id, (connection.client_id, connection.connection_id)
         envelope = Envelope(
@@ -119,43 +126,24 @@ class Sender:
 
     async def _through_bus(
         self, client_ids: Sequence[str], message: Encoded, confirm: float | None
-    ) -> dict[str, bool]:
-        await self._room_for_more()
+    ) -> list[bool]:
+        if self._unheard.is_full:
+            await self._room_for_more()
         ask = self._asks.open() if confirm is not None else 0
-        sequence, _ = self._context.sequencer.next("inbox")
-        envelope = Envelope(
-            self._context.node_id,
-            sequence,
-            0,
-            Kind.DIRECT,
-            tuple(client_ids),
-            (),
-            message.form,
-            message.payload,
-            ask,
-        )
-        if any(map(self._context.shards.has_client, client_ids)):
-            self._unheard.expect(sequence, message.size)
         try:
-            nodes = await self._context.backend.bus.publish_clients(
-                envelope, self._context.config.max_connections_per_client
-            )
-        except BaseException as error:
-            self._give_up_on(sequence, error)
+            nodes = await self._direct.send(client_ids, message, ask)
+        except BaseException:
             self._asks.close(ask)
             raise
-        reached = {node for row in nodes for node in row}
-        if any(map(self._context.is_own, reached)):
-            self._unheard.expire(sequence, self._context.config.redis_timeout_s)
-        else:
-            self._unheard.heard(sequence, None)
-        self._context.counters.sends_unreachable += sum(not row for row in nodes)
+        took = [bool(row) for row in nodes]
+        self._context.counters.sends_unreachable += took.count(False)
         if confirm is None:
-            return {c: bool(row) for c, row in zip(client_ids, nodes, strict=True)}
+            return took
+        reached = {node for row in nodes for node in row}
         written = await self._asks.gather(ask, len(reached), confirm)
         self._context.counters.confirmations_missing += len(reached) - len(written)
         names = {client_id for answer in written.values() for client_id in answer}
-        return {c: c in names for c in client_ids}
+        return [c in names for c in client_ids]
 
     # To rooms and to all
 
@@ -163,7 +151,8 @@ class Sender:
         self, message: Encoded, exclude: Sequence[str], rooms: Sequence[str], confirm: float | None
     ) -> BroadcastResult:
         """Publish one message; every node, this one too, delivers it when it comes back from the bus."""
-        await self._room_for_more()
+        if self._unheard.is_full:
+            await self._room_for_more()
         self._context.counters.broadcasts += 1
         room = rooms[0] if len(rooms) == 1 else ""
         sequence, previous = self._context.sequencer.next(f"room:{room}" if room else "all")
@@ -257,25 +246,36 @@ class Sender:
     # What comes in
 
     def deliver(self, envelope: Envelope) -> None:
-        """Fan a message out, then tell whoever waits for it here or on the node that asked."""
-
-        def done(tally: Tally) -> None:
-            if self._context.is_own(envelope.sender):
-                self._unheard.heard(envelope.sequence, tally)
-            if envelope.ask:
-                self._context.tasks.spawn(self._confirm(envelope, tally), "confirm")
-
-        kind, targets = envelope.kind, envelope.targets
+        """Fan messages out, then tell whoever waits for them here or on the node that asked."""
+        kind, targets, is_own = envelope.kind, envelope.targets, self._context.is_own(envelope.sender)
+        if kind is Kind.DIRECT:
+            self._deliver_parts(envelope, is_own=is_own)
+            return
         self._context.fan_out.submit(
             Job(
                 envelope.message(),
-                clients=None if kind is Kind.BROADCAST else targets[:1] if kind is Kind.SOCKET else targets,
+                clients=targets[:1] if kind is Kind.SOCKET else None,
                 connection_id=targets[1] if kind is Kind.SOCKET else None,
                 rooms=targets if kind is Kind.BROADCAST else (),
                 exclude=frozenset(envelope.exclude),
-                done=done,
+                done=partial(self._delivered, envelope, is_own),
             )
         )
+
+    def _deliver_parts(self, envelope: Envelope, *, is_own: bool) -> None:
+        last = len(envelope.parts) - 1
+        for number, part in enumerate(envelope.parts):
+            done, comes_back = None, is_own and number == last
+            if part.ask or comes_back:
+                question = replace(envelope, targets=tuple(part.targets), ask=part.ask, parts=())
+                done = partial(self._delivered, question, comes_back)
+            self._context.fan_out.submit(Job(part.message(), clients=tuple(part.targets), done=done))
+
+    def _delivered(self, envelope: Envelope, comes_back: bool, tally: Tally) -> None:
+        if comes_back:
+            self._unheard.heard(envelope.sequence, tally)
+        if envelope.ask:
+            self._context.tasks.spawn(self._confirm(envelope, tally), "confirm")
 
     async def _confirm(self, envelope: Envelope, tally: Tally) -> None:
         await self._wait_for_pending(tally)

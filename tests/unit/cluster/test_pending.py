@@ -24,6 +24,15 @@ async def test_message_that_came_back_brings_its_tally() -> None:
     assert (await waiting is tally, bool(unheard), unheard.bytes) == (True, False, 0)
 
 
+async def test_messages_that_share_an_envelope_come_back_together() -> None:
+    unheard = Unheard()
+    unheard.expect(1, 100)
+    unheard.expect(1, 20)
+    assert unheard.bytes == 120
+    unheard.heard(1, None)
+    assert (bool(unheard), unheard.bytes) == (False, 0)
+
+
 async def test_message_that_nobody_expects_changes_nothing() -> None:
     unheard = Unheard()
     unheard.expect(1, 100)

@@ -32,9 +32,18 @@ class RedisBackend:
         self.tokens: RedisTokens = RedisTokens(keys, self._pipeline)
         self.nodes: RedisNodes = RedisNodes(keys, self._pipeline, self._leases)
 
-    def watch(self, on_gap: Callable[[], None], pause: Callable[[], Awaitable[object] | None]) -> None:
-        """Say whom to tell when the bus lost messages, and whom to ask before the next is read."""
+    def watch(
+        self,
+        on_gap: Callable[[], None],
+        pause: Callable[[], Awaitable[object] | None],
+        before_queueing: Callable[[], None],
+    ) -> None:
+        """Say whom to tell when the bus lost messages, and whom to ask before the next is read.
+
+        ``before_queueing`` may queue what must not be overtaken by the command that comes next.
+        """
         self._subscriber.on_gap, self._subscriber.pause = on_gap, pause
+        self._pipeline.before_queueing = before_queueing
 
     async def start(self, node: NodeId) -> None:
         try:

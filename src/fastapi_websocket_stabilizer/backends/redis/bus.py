@@ -17,11 +17,11 @@ from ...logs import Occasionally
 from ...metrics import Counters
 from ...names import NodeId
 from ...ports import Receive
-from ...wire import Envelope, pack, unpack
+from ...wire import Envelope, pack, pack_before_parts, pack_message, unpack
 from . import scripts
 from .client import Backoff, ConnectionFactory, close
 from .keys import Keys
-from .pipeline import Pipeline
+from .pipeline import Argument, Pipeline
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -210,17 +210,36 @@ class RedisPublishing:
     async def _publish(self, channel: str, envelope: Envelope) -> int:
         return int(await self._pipeline.send("PUBLISH", channel, pack(envelope), idempotent=False))
 
-    async def publish_clients(self, envelope: Envelope, top: int) -> list[list[NodeId]]:
-        reply = await self._pipeline.call(
-            scripts.CLIENTS_PUBLISH,
-            [self._keys.client(client_id) for client_id in envelope.targets],
-            top,
-            self._keys.inbox_prefix,
-            self._keys.inbox_suffix,
-            pack(envelope),
-            idempotent=False,
-        )
-        return [[NodeId(node.decode()) for node in nodes] for nodes in reply]
+    def publish_clients(self, envelope: Envelope, top: int) -> "asyncio.Future[list[list[NodeId]]]":
+        keys, arguments = direct_call(self._keys, envelope, top)
+        script = scripts.CLIENTS_PUBLISH
+        return self._pipeline.call(script, keys, *arguments, idempotent=False, parse=direct_reply)
+
+
+def direct_call(keys: Keys, envelope: Envelope, top: int) -> tuple[list[str], list[Argument]]:
+    """Return keys and arguments of ``clients_publish.lua``."""
+    clients: list[str] = []
+    arguments: list[Argument] = [top, keys.client_prefix_bytes, keys.inbox_prefix, keys.inbox_suffix]
+    arguments.append(pack_before_parts(envelope))
+    for part in envelope.parts:
+        clients += map(keys.client, part.targets)
+        arguments.append(pack_message(part))
+        arguments += [b""] * (len(part.targets) - 1)
+    return clients, arguments
+
+
+def direct_reply(reply: tuple[list[int], list[bytes], list[int]]) -> list[list[NodeId]]:
+    """Return, for each client, the nodes that took its messages."""
+    places, nodes, heard = reply
+    names = [NodeId(node.decode()) if count else None for node, count in zip(nodes, heard, strict=True)]
+    rows: list[list[NodeId]] = [[]]
+    for place in places:
+        if not place:
+            rows.append([])
+        elif (name := names[place - 1]) is not None:
+            rows[-1].append(name)
+    rows.pop()
+    return rows
 
 
 class RedisBus(RedisPublishing):

@@ -36,6 +36,11 @@ class Keys:
     def client(self, client_id: str) -> str:
         return f"{self._ns}:{{{partition(client_id)}}}:client:{client_id}"
 
+    @property
+    def client_prefix_bytes(self) -> int:
+        """How many bytes of a client's key come before its id."""
+        return len(self.client("").encode())
+
     def room(self, room: str) -> str:
         """Hash of members; the channel of the same name carries the room's messages."""
         return f"{self._ns}:{{{partition(room)}}}:room:{room}"

@@ -6,7 +6,7 @@ that is cancelled never leaves half a reply behind for somebody else to read (CV
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from redis import exceptions as redis_errors
@@ -31,7 +31,7 @@ Argument = str | bytes | int
 class Command:
     """One command and whoever waits for its reply."""
 
-    __slots__ = ("arguments", "deadline_s", "is_idempotent", "reply", "script", "size")
+    __slots__ = ("arguments", "deadline_s", "is_idempotent", "parse", "reply", "script", "size")
 
     def __init__(
         self,
@@ -40,11 +40,13 @@ class Command:
         *,
         is_idempotent: bool,
         deadline_s: float,
+        parse: Callable[[Any], Any] | None = None,
     ) -> None:
         self.arguments: tuple[Argument, ...] = arguments
         self.script: Script | None = script
         self.is_idempotent: bool = is_idempotent
         self.deadline_s: float = deadline_s
+        self.parse: Callable[[Any], Any] | None = parse
         self.size: int = sum(
             len(argument) if isinstance(argument, str | bytes) else 8 for argument in arguments
         )
@@ -56,7 +58,7 @@ class Command:
 
     def resolve(self, result: Any) -> None:
         if not self.reply.done():
-            self.reply.set_result(result)
+            self.reply.set_result(self.parse(result) if self.parse else result)
 
     def reject(self, error: Exception) -> None:
         if not self.reply.done():
@@ -64,24 +66,32 @@ class Command:
             self.reply.exception()  # a caller that was cancelled will never ask; that is no leak to warn of
 
 
-def _packed(batch: list[Command]) -> list[tuple[Argument, ...]]:
+def _packed(batch: list[Command]) -> bytes:
     """Return what to send: a script in full at its first use in the batch, and by its hash after that.
 
     So the server always knows it. Were a hash unknown (SCRIPT FLUSH, a restart), the command would have to be
     sent again, behind those that were queued after it.
     """
     sent: set[str] = set()
-    packed: list[tuple[Argument, ...]] = []
+    pieces: list[bytes] = []
     for command in batch:
         script = command.script
         if script is None:
-            packed.append(command.arguments)
+            _pack(pieces, command.arguments)
         elif script.sha in sent:
-            packed.append(("EVALSHA", script.sha, *command.arguments))
+            _pack(pieces, ("EVALSHA", script.sha, *command.arguments))
         else:
             sent.add(script.sha)
-            packed.append(("EVAL", script.source, *command.arguments))
-    return packed
+            _pack(pieces, ("EVAL", script.source, *command.arguments))
+    return b"".join(pieces)
+
+
+def _pack(pieces: list[bytes], arguments: tuple[Argument, ...]) -> None:
+    """Append a command as RESP says it; redis-py's packer takes three times as long."""
+    pieces.append(b"*%d\r\n" % len(arguments))
+    for argument in arguments:
+        data = argument if isinstance(argument, bytes) else str(argument).encode()
+        pieces.append(b"$%d\r\n%b\r\n" % (len(data), data))
 
 
 class Pipeline:
@@ -96,6 +106,7 @@ class Pipeline:
         self._task: asyncio.Task[None] | None = None
         self._in_flight: list[Command] = []
         self._watchdog: asyncio.TimerHandle | None = None
+        self.before_queueing: Callable[[], None] = lambda: None
         self.queued_bytes: int = 0
         self.run_id: str = ""
 
@@ -126,21 +137,35 @@ class Pipeline:
             self._watchdog = None
 
     def call(
-        self, script: Script, keys: Iterable[str], *arguments: Argument, idempotent: bool
+        self,
+        script: Script,
+        keys: Iterable[str],
+        *arguments: Argument,
+        idempotent: bool,
+        parse: Callable[[Any], Any] | None = None,
     ) -> "asyncio.Future[Any]":
-        """Queue a script; it is sent again after a lost connection only if ``idempotent``."""
+        """Queue a script; it is sent again after a lost connection only if ``idempotent``.
+
+        The future has what ``parse`` makes of the reply.
+        """
         keys = tuple(keys)
-        return self._submit((len(keys), *keys, *arguments), script, idempotent=idempotent)
+        return self._submit((len(keys), *keys, *arguments), script, idempotent=idempotent, parse=parse)
 
     def send(self, *arguments: Argument, idempotent: bool) -> "asyncio.Future[Any]":
         """Queue a command; it is sent again after a lost connection only if ``idempotent``."""
         return self._submit(arguments, None, idempotent=idempotent)
 
     def _submit(
-        self, arguments: tuple[Argument, ...], script: Script | None, *, idempotent: bool
+        self,
+        arguments: tuple[Argument, ...],
+        script: Script | None,
+        *,
+        idempotent: bool,
+        parse: Callable[[Any], Any] | None = None,
     ) -> "asyncio.Future[Any]":
+        self.before_queueing()
         deadline_s = asyncio.get_running_loop().time() + self._factory.timeout_s
-        command = Command(arguments, script, is_idempotent=idempotent, deadline_s=deadline_s)
+        command = Command(arguments, script, is_idempotent=idempotent, deadline_s=deadline_s, parse=parse)
         if self._task is None or self._task.done():
             command.reject(BackendUnavailableError(f"{command.name}: the connection to Redis was closed"))
         elif self._queue and self.queued_bytes + command.size > LIMIT_BYTES:
@@ -217,7 +242,7 @@ class Pipeline:
                 if self._connection is None:
                     self._connection = await self._connect()
                 connection = self._connection
-                packed = connection.pack_commands(_packed(batch))
+                packed = _packed(batch)
                 is_sent = True
                 await connection.send_packed_command(packed, check_health=False)
                 for command in batch:

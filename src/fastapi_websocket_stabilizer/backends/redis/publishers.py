@@ -17,9 +17,9 @@ from ...local.order import Sequencer
 from ...metrics import Counters
 from ...models import Message
 from ...names import NodeId, check_client_id, check_each, check_room
-from ...wire import Encoded, Envelope, Kind, encode, pack
+from ...wire import Encoded, Envelope, Kind, Part, encode, pack, part_size
 from . import scripts
-from .bus import RedisPublishing
+from .bus import RedisPublishing, direct_call, direct_reply
 from .client import ConnectionFactory
 from .keys import Keys
 from .pipeline import Pipeline
@@ -37,9 +37,9 @@ class _Outgoing:
 
     def direct(self, client_ids: list[str], message: Encoded) -> Envelope:
         sequence, _ = self._sequencer.next("inbox")
-        return Envelope(
-            self._sender, sequence, 0, Kind.DIRECT, tuple(client_ids), (), message.form, message.payload
-        )
+        part_size(message, client_ids)  # raises
+        part = Part(client_ids, message.form, message.payload)
+        return Envelope(self._sender, sequence, 0, Kind.DIRECT, parts=(part,))
 
     def broadcast(self, message: Encoded, exclude: list[str], rooms: list[str]) -> Envelope:
         sequence, previous = self._sequencer.next(f"room:{rooms[0]}" if len(rooms) == 1 else "all")
@@ -220,13 +220,11 @@ class SyncPublisher:
         with self._lock, self._errors.translated("publish", outcome_unknown=True):
             yield
 
-    def _publish_clients(self, envelope: Envelope) -> list[list[bytes]]:
-        keys = [self._keys.client(client_id) for client_id in envelope.targets]
-        inbox = (self._keys.inbox_prefix, self._keys.inbox_suffix)
-        arguments = (len(keys), *keys, self._top, *inbox, pack(envelope))
+    def _publish_clients(self, envelope: Envelope) -> list[list[NodeId]]:
+        keys, arguments = direct_call(self._keys, envelope, self._top)
         script = scripts.CLIENTS_PUBLISH
         try:
-            reply: list[list[bytes]] = self._redis.evalsha(script.sha, *arguments)
+            reply = self._redis.evalsha(script.sha, len(keys), *keys, *arguments)
         except redis_errors.NoScriptError:
-            reply = self._redis.eval(script.source, *arguments)
-        return reply
+            reply = self._redis.eval(script.source, len(keys), *keys, *arguments)
+        return direct_reply(reply)

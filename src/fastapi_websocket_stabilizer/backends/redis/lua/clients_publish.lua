@@ -1,31 +1,39 @@
--- clients_publish: publish one envelope to the nodes that hold the clients' newest connections.
+-- clients_publish: publish messages to the nodes of their clients' newest connections, one envelope a node.
 -- KEYS[i]  client hash: connection_id -> "<stamp> <entry>"
 -- ARGV[1]  how many of a client's connections count
--- ARGV[2]  inbox channel before the node_id
--- ARGV[3]  inbox channel after it
--- ARGV[4]  envelope
--- Returns  for each client the node_ids that took it
-local took, answer = {}, {}
-
-local function hand_to(node, nodes)
-  if took[node] == nil then
-    took[node] = redis.call('PUBLISH', ARGV[2] .. node .. ARGV[3], ARGV[4])
-  end
-  if took[node] > 0 then
-    nodes[#nodes + 1] = node
-  end
-end
-
+-- ARGV[2]  bytes of a key before the client id
+-- ARGV[3]  inbox channel before the node_id
+-- ARGV[4]  inbox channel after it
+-- ARGV[5]  envelope before its parts
+-- ARGV[message]  packed message for client i, at 5 + i; "" when it is that of client i - 1
+-- Returns  for each client the places of its nodes and a 0; the node_ids; how many heard each
+local top, prefix = tonumber(ARGV[1]), tonumber(ARGV[2])
+local places, nodes, shares, heard, message = {}, {}, {}, {}, nil
 for i, key in ipairs(KEYS) do
-  local ranked, nodes = {}, {}
-  local fields = redis.call('HGETALL', key)
+  message = ARGV[5 + i] == '' and message or 5 + i
+  local client, ranked, fields = string.sub(key, prefix + 1), {}, redis.call('HGETALL', key)
   for j = 1, #fields, 2 do
-    ranked[#ranked + 1] = {fields[j], tonumber(string.match(fields[j + 1], '^%d+'))}
+    ranked[#ranked + 1] = {tonumber(string.match(fields[j + 1], '^%d+')), string.match(fields[j], '^(.*)%.')}
   end
-  table.sort(ranked, function(a, b) return a[2] > b[2] end)
-  for j = 1, math.min(tonumber(ARGV[1]), #ranked) do
-    hand_to(string.match(ranked[j][1], '^(.*)%.'), nodes)
+  table.sort(ranked, function(a, b) return a[1] > b[1] end)
+  for j = 1, math.min(top, #ranked) do
+    local node = ranked[j][2]
+    if not shares[node] then
+      nodes[#nodes + 1], shares[node] = node, {place = #nodes + 1}
+    end
+    local share = shares[node]
+    if share.message ~= message then
+      share.message, share[#share + 1] = message, ARGV[message]
+    end
+    if share.client ~= i then -- once, however many of its connections are there
+      share.client, places[#places + 1] = i, share.place
+      share[#share + 1] = struct.pack('>BI2', 0xda, #client) .. client -- msgpack: str 16
+    end
   end
-  answer[i] = nodes
+  places[#places + 1] = 0
 end
-return answer
+for i, node in ipairs(nodes) do
+  local parts = struct.pack('>BI4', 0xdd, #shares[node]) .. table.concat(shares[node]) -- msgpack: array 32
+  heard[i] = redis.call('PUBLISH', ARGV[3] .. node .. ARGV[4], ARGV[5] .. parts)
+end
+return {places, nodes, heard}

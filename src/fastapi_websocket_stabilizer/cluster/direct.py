@@ -1,0 +1,113 @@
+"""Direct sends of one event-loop tick share a script call, and an envelope for each node that they go to."""
+
+import asyncio
+from collections.abc import Sequence
+from itertools import chain
+
+from ..names import NodeId
+from ..wire import Encoded, Envelope, Kind, Part, part_size
+from .context import Context
+
+CLIENTS_PER_CALL = 500
+"""Clients looked up in one script call: Redis does nothing else meanwhile."""
+BYTES_PER_CALL = 1024 * 1024
+"""Bytes in one script call; a message that is longer has one to itself."""
+
+Taken = list[list[NodeId]]
+"""For each client the nodes that took its message."""
+
+
+class Batch:
+    """What one script call sends."""
+
+    __slots__ = ("answers", "bytes", "clients", "comes_back", "parts", "sequence")
+
+    def __init__(self, sequence: int) -> None:
+        self.sequence: int = sequence
+        self.parts: list[Part] = []
+        self.answers: list[asyncio.Future[Taken]] = []
+        self.clients: int = 0
+        self.bytes: int = 0
+        self.comes_back: bool = False
+        """Whether some of it may be for sockets of this node."""
+
+    def has_room(self, clients: int, size: int) -> bool:
+        return self.clients + clients <= CLIENTS_PER_CALL and self.bytes + size <= BYTES_PER_CALL
+
+    def add(self, part: Part, size: int) -> "asyncio.Future[Taken]":
+        answer: asyncio.Future[Taken] = asyncio.get_running_loop().create_future()
+        self.parts.append(part)
+        self.answers.append(answer)
+        self.clients += len(part.targets)
+        self.bytes += size
+        return answer
+
+    def resolve(self, taken: Taken) -> None:
+        """Give each caller his part of the reply; one that was cancelled needs none."""
+        start = 0
+        for part, answer in zip(self.parts, self.answers, strict=True):
+            end = start + len(part.targets)
+            if not answer.done():
+                answer.set_result(taken[start:end])
+            start = end
+
+    def reject(self, error: BaseException) -> None:
+        for answer in self.answers:
+            if not answer.done():
+                answer.set_exception(error)
+                answer.exception()  # a caller that is cancelled from now on will never ask
+
+
+class Direct:
+    """Collects direct sends. Nothing else is queued for Redis before what was collected until then."""
+
+    def __init__(self, context: Context) -> None:
+        self._context, self._unheard = context, context.unheard
+        self._batch: Batch | None = None
+
+    def send(self, client_ids: Sequence[str], message: Encoded, ask: int) -> "asyncio.Future[Taken]":
+        """Collect a message; cancelling the future does not take it back.
+
+        Raises:
+            MessageError: It is too large for an envelope; nothing was sent.
+        """
+        size, batch = part_size(message, client_ids), self._batch
+        if batch is None or not batch.has_room(len(client_ids), size):
+            batch = self._open()
+        if any(map(self._context.shards.has_client, client_ids)):
+            batch.comes_back = True
+            self._unheard.expect(batch.sequence, size)
+        return batch.add(Part(list(client_ids), message.form, message.payload, ask), size)
+
+    def _open(self) -> Batch:
+        if self._batch is None:
+            asyncio.get_running_loop().call_soon(self.flush)
+        self.flush()
+        # Numbered before anything else can be: whoever queues an envelope flushes this one first.
+        sequence, _ = self._context.sequencer.next("inbox")
+        self._batch = Batch(sequence)
+        return self._batch
+
+    def flush(self) -> None:
+        """Queue what was collected."""
+        batch, self._batch = self._batch, None
+        if batch is None:
+            return
+        context = self._context
+        context.counters.direct_batches += 1
+        envelope = Envelope(context.node_id, batch.sequence, 0, Kind.DIRECT, parts=tuple(batch.parts))
+        reply = context.backend.bus.publish_clients(envelope, context.config.max_connections_per_client)
+        reply.add_done_callback(lambda reply: self._published(batch, reply))
+
+    def _published(self, batch: Batch, reply: "asyncio.Future[Taken]") -> None:
+        error = reply.exception()
+        if error is not None:
+            self._unheard.heard(batch.sequence, None)
+            batch.reject(error)
+            return
+        taken = reply.result()
+        if batch.comes_back and any(map(self._context.is_own, set(chain.from_iterable(taken)))):
+            self._unheard.expire(batch.sequence, self._context.config.redis_timeout_s)
+        else:
+            self._unheard.heard(batch.sequence, None)
+        batch.resolve(taken)

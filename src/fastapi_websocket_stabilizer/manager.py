@@ -28,6 +28,7 @@ from .models import (
 )
 from .names import NodeId, check_client_id, check_each, check_room
 from .routes import add_websocket_route, connected, health_router
+from .wire import Encoded
 
 Hook = TypeVar("Hook", bound=Callable[..., Any])
 Identify = Callable[..., Identity | Awaitable[Identity]]
@@ -199,20 +200,18 @@ class WebSocketConnectionManager:
             MessageError: It cannot be encoded or is longer than ``max_message_size``; nothing was sent.
             BackendUnavailableError: Redis did not answer.
         """
-        return (await self._send([check_client_id(client_id)], message, confirm))[0]
+        name, encoded = check_client_id(client_id), self._encode(message)
+        return await self._registry.sender.to_client(name, encoded, confirm)
 
     async def send_to_clients(self, client_ids: Iterable[str], message: Message) -> int:
         """Send one message to several clients; return how many took it. Raises as ``send_to_client``."""
-        names = check_each(client_ids, check_client_id)
-        return sum(await self._send(names, message, None)) if names else 0
+        names, encoded = check_each(client_ids, check_client_id), self._encode(message)
+        return sum(await self._registry.sender.to_clients(names, encoded, None)) if names else 0
 
-    async def _send(self, client_ids: list[str], message: Message, confirm: float | None) -> list[bool]:
+    def _encode(self, message: Message) -> Encoded:
         encoded = self._registry.node.encode(message)
         self._check_readable()
-        taken = await self._registry.sender.to_clients(client_ids, encoded, confirm)
-        if not all(taken):
-            await asyncio.sleep(0)  # so that a socket which failed has been told to close, as in release 1.1
-        return taken
+        return encoded
 
     async def broadcast(
         self,
@@ -230,9 +229,8 @@ class WebSocketConnectionManager:
             MessageError: It cannot be encoded or is longer than ``max_message_size``; nothing was sent.
             BackendUnavailableError: Redis did not answer.
         """
-        encoded = self._registry.node.encode(message)
+        encoded = self._encode(message)
         exclude, rooms = check_each(exclude_client or None, check_client_id), check_each(room, check_room)
-        self._check_readable()
         if room is not None and not rooms:
             return BroadcastResult(0, 0, 0)  # no room is nobody, not everybody
         try:

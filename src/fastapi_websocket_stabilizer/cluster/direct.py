@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from itertools import chain
 
 from ..names import NodeId
@@ -97,7 +98,7 @@ class Direct:
         context.counters.direct_batches += 1
         envelope = Envelope(context.node_id, batch.sequence, 0, Kind.DIRECT, parts=tuple(batch.parts))
         reply = context.backend.bus.publish_clients(envelope, context.config.max_connections_per_client)
-        reply.add_done_callback(lambda reply: self._published(batch, reply))
+        reply.add_done_callback(partial(self._published, batch))
 
     def _published(self, batch: Batch, reply: "asyncio.Future[Taken]") -> None:
         error = reply.exception()

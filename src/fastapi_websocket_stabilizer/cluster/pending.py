@@ -11,11 +11,23 @@ UNHEARD_LIMIT_BYTES = 4 * 1024 * 1024
 """Bytes of own messages on their way through Redis; the next sender waits."""
 
 
+class Expected:
+    """One own publication on its way."""
+
+    __slots__ = ("deadline", "room", "size", "tally")
+
+    def __init__(self, room: str) -> None:
+        self.tally: asyncio.Future[Tally | None] = asyncio.get_running_loop().create_future()
+        self.room: str = room
+        self.size: int = 0
+        self.deadline: asyncio.TimerHandle | None = None
+
+
 class Unheard:
     """Own publications that Redis will bring back to this node."""
 
     def __init__(self) -> None:
-        self._waiting: dict[int, tuple[asyncio.Future[Tally | None], int, str]] = {}
+        self._waiting: dict[int, Expected] = {}
         self._senders: list[asyncio.Future[None]] = []
         self.bytes: int = 0
 
@@ -27,30 +39,36 @@ class Unheard:
 
         Messages that share an envelope are expected under one sequence.
         """
-        future, others, _ = self._waiting.get(sequence, (None, 0, ""))
-        if future is None:
-            future = asyncio.get_running_loop().create_future()
-        self._waiting[sequence] = (future, others + size, room)
+        expected = self._waiting.get(sequence)
+        if expected is None:
+            expected = self._waiting[sequence] = Expected(room)
+        expected.size += size
         self.bytes += size
-        return future
+        return expected.tally
 
     def expire(self, sequence: int, timeout_s: float) -> None:
         """Wait for it no longer than ``timeout_s``, but so long keep what is sent later behind it."""
-        asyncio.get_running_loop().call_later(timeout_s, self.heard, sequence, None)
+        expected = self._waiting.get(sequence)
+        if expected is not None:
+            if expected.deadline is not None:
+                expected.deadline.cancel()
+            expected.deadline = asyncio.get_running_loop().call_later(timeout_s, self.heard, sequence, None)
 
     def heard(self, sequence: int, tally: Tally | None) -> None:
         """It came back and was fanned out; or, with None, it will not."""
-        future, size, _ = self._waiting.pop(sequence, (None, 0, ""))
-        if future is not None:
-            self.bytes -= size
+        expected = self._waiting.pop(sequence, None)
+        if expected is not None:
+            self.bytes -= expected.size
             self._wake_senders()
-            if not future.done():
-                future.set_result(tally)
+            if expected.deadline is not None:
+                expected.deadline.cancel()
+            if not expected.tally.done():
+                expected.tally.set_result(tally)
 
     def give_up(self, room: str | None = None) -> None:
         """Nothing more will be heard, or nothing of one room."""
-        for sequence, (_, _, of_room) in tuple(self._waiting.items()):
-            if room is None or room == of_room:
+        for sequence, expected in tuple(self._waiting.items()):
+            if room is None or room == expected.room:
                 self.heard(sequence, None)
 
     @property

@@ -35,21 +35,32 @@ class Sender:
 
     # To clients
 
+    async def to_client(self, client_id: str, message: Encoded, confirm: float | None) -> bool:
+        """``to_clients`` for one, which most sends are."""
+        if self._context.is_distributed and not self._own_socket(client_id):
+            return (await self._through_bus([client_id], message, confirm))[0]
+        return (await self.to_clients([client_id], message, confirm))[0]
+
     async def to_clients(
         self, client_ids: Sequence[str], message: Encoded, confirm: float | None
     ) -> list[bool]:
         """Send one message to each client; say for each whether it was taken."""
-        if not self._context.is_distributed:
-            return await self._in_this_process(client_ids, message, confirm)
-        local = [c for c in client_ids if self._is_owned_here(c)]
-        if local and not self._unheard:
+        send = self._to_any_node if self._context.is_distributed else self._in_this_process
+        taken = await send(client_ids, message, confirm)
+        if not all(taken):
+            await asyncio.sleep(0)  # so that a socket which failed has been told to close, as in release 1.1
+        return taken
+
+    async def _to_any_node(
+        self, client_ids: Sequence[str], message: Encoded, confirm: float | None
+    ) -> list[bool]:
+        if any(map(self._own_socket, client_ids)):
             await self._verified()
-        if self._unheard:  # an earlier message of ours has yet to come back: this one must not overtake it
-            local = []
-        taken = {
-            c: await self._to_local(self._context.shards.of_client(c)[-1:], message, confirm) for c in local
-        }
-        remote = [c for c in client_ids if c not in taken] if local else client_ids
+        taken: dict[str, bool] = {}
+        for client_id in client_ids:
+            if own := self._own_socket(client_id):
+                taken[client_id] = await self._to_local(own, message, confirm)
+        remote = [c for c in client_ids if c not in taken]
         for start in range(0, len(remote), CLIENTS_PER_CALL):
             chunk = remote[start : start + CLIENTS_PER_CALL]
             taken.update(zip(chunk, await self._through_bus(chunk, message, confirm), strict=True))
@@ -106,10 +117,11 @@ class Sender:
         await self._wait_for_pending(tally)
         return tally.errors[0][1] if tally.errors else None if tally.succeeded else "connection has ended"
 
-    def _is_owned_here(self, client_id: str) -> bool:
-        return self._context.config.max_connections_per_client == 1 and self._context.shards.has_client(
-            client_id
-        )
+    def _own_socket(self, client_id: str) -> list[Connection]:
+        """The client's socket if it is ours to write to at once: nothing of ours may be overtaken by it."""
+        if self._unheard or self._context.config.max_connections_per_client > 1:
+            return []
+        return self._context.shards.of_client(client_id)[-1:]
 
     async def _verified(self) -> None:
         while self._leases is not None and (verified := self._leases.unverified()) is not None:
@@ -188,12 +200,8 @@ class Sender:
     async def _echoed(self, echo: "asyncio.Future[Tally | None] | None", sequence: int) -> Tally | None:
         if echo is None:
             return None
-        try:
-            async with asyncio.timeout(self._context.config.redis_timeout_s):
-                tally = await echo
-        except TimeoutError:
-            self._unheard.heard(sequence, None)
-            tally = None
+        self._unheard.expire(sequence, self._context.config.redis_timeout_s)
+        tally = await echo
         self._context.counters.broadcasts_unheard += tally is None
         return tally
 
@@ -208,6 +216,8 @@ class Sender:
         return BroadcastResult(tally.total, tally.succeeded, failed, tally.errors, nodes=nodes)
 
     async def _wait_for_pending(self, tally: Tally) -> None:
+        if not tally.pending:
+            return
         pending, tally.pending = tally.pending, []
         limits = self._context.config
         outcomes = await asyncio.gather(*(settled(outcome, limits) for _, outcome in pending))

@@ -6,6 +6,7 @@ from ..config import WebSocketConfig
 from ..local.fanout import QUEUE_LIMIT_BYTES
 from ..metrics import Statistics, totals
 from .context import Context
+from .direct import BYTES_PER_CALL, CLIENTS_PER_CALL
 from .pending import UNHEARD_LIMIT_BYTES
 
 
@@ -30,4 +31,9 @@ def snapshot(context: Context) -> Statistics:
 def _limits(config: WebSocketConfig) -> dict[str, int | float | None]:
     names = [setting.name for setting in fields(config)]
     limits = {n: getattr(config, n) for n in names if n.startswith("max_") or n.endswith(("_s", "_size"))}
-    return limits | {"fan_out_queue_bytes": QUEUE_LIMIT_BYTES, "unheard_bytes": UNHEARD_LIMIT_BYTES}
+    return limits | {
+        "fan_out_queue_bytes": QUEUE_LIMIT_BYTES,
+        "unheard_bytes": UNHEARD_LIMIT_BYTES,
+        "direct_call_clients": CLIENTS_PER_CALL,
+        "direct_call_bytes": BYTES_PER_CALL,
+    }

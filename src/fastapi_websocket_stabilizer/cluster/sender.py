@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..exceptions import BackendUnavailableError, BroadcastFailedError
-from ..local.connection import DROPPED, Connection, settled
+from ..local.backlog import DROPPED
+from ..local.connection import Connection, settled
 from ..local.fanout import Job, Tally
 from ..models import BroadcastResult
 from ..names import NodeId

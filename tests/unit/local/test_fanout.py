@@ -282,7 +282,7 @@ async def test_worker_may_run_again(world: World, worker: "asyncio.Task[None]") 
 async def test_long_fan_out_gives_the_loop_back_between_shards(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fanout, "SLICE_S", -1.0)  # every shard takes too long
+    monkeypatch.setattr(fanout, "SLICE_WRITES", 1)  # every shard takes too long
     for number in range(32):
         world.add(str(number))
     world.submit("hi")
@@ -295,7 +295,7 @@ async def test_long_fan_out_gives_the_loop_back_between_shards(
 
 @pytest.mark.usefixtures("worker")
 async def test_short_fan_out_keeps_the_loop(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fanout, "SLICE_S", 60.0)
+    monkeypatch.setattr(fanout, "SLICE_WRITES", 60)
     for number in range(32):
         world.add(str(number))
     world.submit("hi")
@@ -306,6 +306,7 @@ async def test_short_fan_out_keeps_the_loop(world: World, monkeypatch: pytest.Mo
 @pytest.mark.usefixtures("worker")
 async def test_duration_of_each_fan_out_is_measured(world: World) -> None:
     world.submit("1")
+    await turns()
     world.submit("2")
     await turns()
     assert world.stopwatch.snapshot().count == 2

@@ -73,6 +73,11 @@ class LineTransport(AsgiTransport):
             self._line.abort()
             raise
 
+    def interrupt(self, code: int, reason: str) -> None:
+        if self._line.is_open:  # the deadline passed before a close frame could be written
+            self._line.abort()
+        super().interrupt(code, reason)
+
     def park(self, inbox: Events) -> None:
         """Let the ASGI application end; the socket stays, and what comes in goes to ``inbox``."""
         super().detach()

@@ -200,6 +200,8 @@ class AsgiTransport(_Lineless):
                 return self._ended or event
             self._observer.heard()
         elif event["type"] == "websocket.disconnect":
+            if self._ended is not None:  # by us: what the server says of it is an echo
+                return self._ended
             self._closed = True
             self._end(event)
             self._observer.hung_up(event.get("code") or close_codes.NO_STATUS, event.get("reason") or "")

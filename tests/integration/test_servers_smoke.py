@@ -1,4 +1,4 @@
-"""uvicorn (our WebSocket class and its own two), hypercorn and granian: real processes, and the same promises on each."""
+"""uvicorn (our WebSocket class and its own), hypercorn and granian: real processes, the same promises on each."""
 
 import asyncio
 import json

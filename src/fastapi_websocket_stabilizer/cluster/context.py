@@ -11,6 +11,7 @@ from typing import Any
 from ..config import WebSocketConfig
 from ..exceptions import BackendUnavailableError
 from ..hooks import Hooks
+from ..local.collector import CollectorWatch
 from ..local.fanout import FanOut
 from ..local.gate import Gate
 from ..local.order import Sequencer, SequenceTracker
@@ -69,6 +70,7 @@ class Context:
         self.log: logging.Logger = log
         self.counters: Counters = Counters()
         self.stopwatch: Stopwatch = Stopwatch()
+        self.collector: CollectorWatch = CollectorWatch()
         self.tasks: Tasks = Tasks(log)
         self.hooks: Hooks = Hooks(self.counters, log)
         self.shards: Shards = Shards(config.num_shards)

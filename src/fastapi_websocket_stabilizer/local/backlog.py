@@ -98,6 +98,7 @@ class Backlog:
         try:
             if first is not None:
                 await self._transport.complete(first, deadline_s)
+            await self._transport.drained()
             while self._outbox and connection.ended is not Ended.FAILED:
                 await self._transport.complete(self._transport.send(self._outbox.pop()), deadline_s)
         except TimeoutError:

@@ -284,7 +284,7 @@ class Connection:
         """The peer does not keep up: what is sent from now on waits in the outbox."""
         self.open_line = None
         if not self.is_writing and self.ended is None:
-            self._queue().write_after(self._transport.drained())
+            self._queue().write_after(None)
 
     def cut(self) -> None:
         """Nothing more can be written."""

@@ -10,6 +10,9 @@ NORMAL = 1000
 GOING_AWAY = 1001
 """The server process ends. Reconnect."""
 
+POLICY_VIOLATION = 1008
+"""One message came in more fragments than anybody needs. Do not repeat it."""
+
 TOO_LARGE = 1009
 """A message was longer than ``max_message_size``. Do not repeat it."""
 

@@ -86,7 +86,7 @@ class WebSocketConfig:
     enable_reconnect: bool = True
     """False makes the token calls raise ``ConfigurationError``."""
     compression: Annotated[CompressionMode, BeforeValidator(_lower)] = CompressionMode.DEFLATE
-    """permessage-deflate. A plain ASGI server negotiates it before the application runs: ``none`` then warns."""
+    """permessage-deflate. ``none`` is obeyed under our uvicorn class; other servers negotiate it by themselves."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
     """From which level on this manager logs."""
     enable_metrics: bool = False
@@ -140,6 +140,8 @@ class WebSocketConfig:
     """Seconds between two renewals of the lease (a beat)."""
     redis_timeout_s: FiniteFloat = 3.0
     """Seconds that Redis, or another node through it, may take to answer."""
+    uvicorn_protocol: bool = True
+    """Have ``manager.lifespan`` install ``fastapi_websocket_stabilizer.uvicorn`` when the server is uvicorn."""
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:

@@ -110,6 +110,7 @@ class Statistics:
         counters: Every total, by name.
         limits: Every bound in force, by name.
         fan_out_seconds: Duration of fan-outs, when ``enable_metrics`` is set.
+        garbage_collection_seconds: Full collections of this process since ``start``; none falls into a fan-out.
     """
 
     node_id: str
@@ -123,6 +124,7 @@ class Statistics:
     counters: dict[str, int]
     limits: dict[str, int | float | None]
     fan_out_seconds: Timing
+    garbage_collection_seconds: Timing
 
 
 def totals(counters: Counters) -> dict[str, int]:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Response, WebSocket, WebSocketDisconnect
 
 from . import close_codes
+from .cluster.context import Context
 from .cluster.registry import Registry
 from .exceptions import (
+    ConfigurationError,
     ConnectionLimitExceededError,
     ConnectionNotFoundError,
     ConnectionTimeoutError,
@@ -21,7 +23,7 @@ from .exceptions import (
 from .hooks import OnMessage
 from .local.connection import MAX_REASON_BYTES, Connection
 from .local.transport import is_accepted
-from .models import Identity
+from .models import CompressionMode, Identity
 
 if TYPE_CHECKING:
     from .manager import WebSocketConnectionManager
@@ -59,7 +61,8 @@ async def connected(
             code, reason = (close_codes.GOING_AWAY, "server shutdown") if is_cancelled else INTERNAL_ERROR
             raise
     finally:
-        await connection.close(code, reason)
+        if not connection.is_parked:
+            await connection.close(code, reason)
 
 
 async def _register(
@@ -107,6 +110,7 @@ def add_websocket_route(
                 rooms=identity.rooms,
                 subprotocol=identity.subprotocol,
                 on_message=on_message,
+                park=True,
             )
 
         router = app.router if isinstance(app, FastAPI) else app
@@ -114,6 +118,23 @@ def add_websocket_route(
         return identify
 
     return decorate
+
+
+def install_protocol(context: Context) -> None:
+    """Have uvicorn serve sockets with the class that makes broadcasts fast, and say which way they go."""
+    reason = "uvicorn_protocol is off"
+    if context.config.uvicorn_protocol:
+        try:
+            from . import uvicorn
+        except (ImportError, ConfigurationError) as error:
+            reason = str(error)
+        else:
+            reason = uvicorn.install(compress=context.config.compression is not CompressionMode.NONE)
+    if not reason:
+        context.protocol = uvicorn.NAME
+    context.log.info(
+        "WebSockets are served through %s", context.protocol, extra={"because": reason or "installed"}
+    )
 
 
 def health_router(registry: Registry) -> APIRouter:
@@ -130,6 +151,7 @@ def health_router(registry: Registry) -> APIRouter:
         if reason is not None:
             response.status_code = 503
             return {"status": "not ready", "reason": reason}
-        return {"status": "ready", "node_id": registry.context.node_id}
+        context = registry.context
+        return {"status": "ready", "node_id": context.node_id, "protocol": context.protocol}
 
     return router

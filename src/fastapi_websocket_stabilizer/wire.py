@@ -14,6 +14,7 @@ import msgpack
 from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, to_json
 
+from . import frames
 from .exceptions import MessageError, WireError
 from .names import NodeId
 
@@ -47,18 +48,25 @@ class Encoded:
         form: What the application gave.
         payload: ``str`` for a text frame, ``bytes`` for a binary one.
         size: Bytes on the wire.
-        asgi: The ASGI event, shared by all sockets.
     """
 
-    __slots__ = ("_value", "asgi", "form", "payload", "size")
+    __slots__ = ("_asgi", "_frames", "_value", "form", "payload", "size")
 
     def __init__(self, form: Form, payload: str | bytes, size: int, value: Any = None) -> None:
         self.form: Form = form
         self.payload: str | bytes = payload
         self.size: int = size
         self._value = value
-        key = "bytes" if form is Form.BINARY else "text"
-        self.asgi: dict[str, Any] = {"type": "websocket.send", key: payload}
+        self._asgi: dict[str, Any] | None = None
+        self._frames: dict[int, bytes] = {}  # by window bits; 0 is not compressed
+
+    @property
+    def asgi(self) -> dict[str, Any]:
+        """The ASGI event that sends it, shared by all sockets."""
+        if self._asgi is None:
+            key = "bytes" if self.form is Form.BINARY else "text"
+            self._asgi = {"type": "websocket.send", key: self.payload}
+        return self._asgi
 
     @property
     def value(self) -> Any:
@@ -66,6 +74,23 @@ class Encoded:
         if self._value is None:
             self._value = json.loads(self.payload)
         return self._value
+
+    def frame(self, window_bits: int) -> bytes:
+        """The WebSocket frame, shared by all sockets with the same window; 0 for those without compression."""
+        if self.size < frames.COMPRESS_FROM_BYTES:
+            window_bits = 0
+        made = self._frames.get(window_bits)
+        if made is None:
+            made = self._frames[window_bits] = self._make_frame(window_bits)
+        return made
+
+    def _make_frame(self, window_bits: int) -> bytes:
+        is_binary = isinstance(self.payload, bytes)
+        opcode, payload = frames.BINARY if is_binary else frames.TEXT, self.payload
+        data = payload if isinstance(payload, bytes) else payload.encode()
+        if window_bits:
+            return frames.frame(opcode, frames.deflate(data, window_bits), compressed=True)
+        return frames.frame(opcode, data)
 
 
 def encode(message: object, limit: int) -> Encoded:

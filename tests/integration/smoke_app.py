@@ -4,6 +4,7 @@
 our four idioms. Whatever a client says is said back to it.
 """
 
+import os
 from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, HTTPException, Query, Request, WebSocket, WebSocketDisconnect
@@ -38,6 +39,7 @@ class Place:
     """One manager behind all ways and controls, and a diary of how connections and handlers ended."""
 
     def __init__(self, name: str, config: WebSocketConfig) -> None:
+        config.uvicorn_protocol = os.environ.get("SMOKE_UVICORN_PROTOCOL") != "off"
         self.manager = WebSocketConnectionManager(config)
         self.router = APIRouter(prefix=f"/{name}", lifespan=self.manager.lifespan)
         self._diary: dict[str, list[str]] = {}
@@ -147,8 +149,10 @@ async def _body(request: Request) -> Any:
 
 
 app = FastAPI()
-for place_name, settings in PLACES.items():
-    app.include_router(Place(place_name, settings).router)
+places = {name: Place(name, settings) for name, settings in PLACES.items()}
+for place in places.values():
+    app.include_router(place.router)
+app.include_router(places["hall"].manager.router)
 
 
 @app.get("/ready")

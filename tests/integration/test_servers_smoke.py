@@ -1,4 +1,4 @@
-"""uvicorn (both WebSocket classes), hypercorn and granian: real processes, and the same promises on each."""
+"""uvicorn (our WebSocket class and its own), hypercorn and granian: real processes, the same promises on each."""
 
 import asyncio
 import json
@@ -15,6 +15,7 @@ import httpx2
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
+from websockets.frames import Frame, Opcode
 from websockets.http11 import Response
 
 from tests.integration.smoke_app import CLOSE_TIMEOUT_S, KIB, WRITE_TIMEOUT_S
@@ -25,7 +26,8 @@ PROJECT = Path(__file__).parents[2]
 APPLICATION = "tests.integration.smoke_app:app"
 UVICORN = f"uvicorn {APPLICATION} --port PORT --timeout-graceful-shutdown 1 --log-level warning"
 COMMANDS = {
-    "uvicorn-websockets-sansio": f"{UVICORN} --ws websockets-sansio",
+    "uvicorn": UVICORN,
+    "uvicorn-plain": f"{UVICORN} --ws websockets-sansio",
     "uvicorn-wsproto": f"{UVICORN} --ws wsproto",
     # Zero workers is one process: a worker would outlive a supervisor that is killed.
     "hypercorn": f"hypercorn {APPLICATION} --bind 127.0.0.1:PORT --workers 0 --graceful-timeout 1",
@@ -64,6 +66,10 @@ class Server:
         written: list[str] = (await self.http.get(f"/{place}/diary/{client_id}")).json()
         return sorted(written)
 
+    async def has_real_pings(self) -> bool:
+        answer = await self.http.get("/readyz")
+        return str(answer.json()["protocol"]).endswith(":WebSocketProtocol")
+
     async def disconnect(self, place: str, client_id: str) -> None:
         parameters = {"code": "4321", "reason": "bye"}
         answer = await self.http.delete(f"/{place}/clients/{client_id}", params=parameters)
@@ -86,9 +92,11 @@ class Server:
 
 
 @contextmanager
-def running(command: str, port: int) -> Iterator[ChildProcess]:
-    words = command.replace("PORT", str(port)).split()
-    with ChildProcess([sys.executable, "-m", *words], directory=PROJECT) as process:
+def running(row: str, port: int) -> Iterator[ChildProcess]:
+    words = COMMANDS[row].replace("PORT", str(port)).split()
+    environment = {"SMOKE_UVICORN_PROTOCOL": "off" if row == "uvicorn-plain" else "on"}
+    command = [sys.executable, "-m", *words]
+    with ChildProcess(command, environment=environment, directory=PROJECT) as process:
         eventually_sync(lambda: answers(port) or not process.is_running, 20.0, f"answer of {words[0]}")
         assert process.is_running, process.output
         yield process
@@ -101,7 +109,7 @@ def answers(port: int) -> bool:
 @pytest.fixture(scope="module", params=COMMANDS)
 def port(request: pytest.FixtureRequest) -> Iterator[int]:
     number = free_port()
-    with running(COMMANDS[request.param], number):
+    with running(request.param, number):
         yield number
 
 
@@ -348,6 +356,7 @@ async def test_client_that_answers_no_ping_is_closed_with_4007(
     server: Server, way: str, client_id: str
 ) -> None:
     async with server.connect(f"pulse/{way}/{client_id}") as client:
+        watch_pongs(client, may_send=False)
         assert (await close_of(client))[0] == 4007
         await eventually(
             lambda: has_ended(server, "pulse", way, client_id, "closed with 4007 heartbeat timeout")
@@ -357,8 +366,27 @@ async def test_client_that_answers_no_ping_is_closed_with_4007(
 @pytest.mark.parametrize("way", WAYS)
 async def test_client_that_answers_pings_stays(server: Server, way: str, client_id: str) -> None:
     async with server.connect(f"pulse/{way}/{client_id}") as client:
-        await answer_pings(client, ANSWERED_PINGS)
+        if await server.has_real_pings():
+            pongs = watch_pongs(client, may_send=True)
+            await eventually(lambda: len(pongs) >= ANSWERED_PINGS)
+        else:
+            await answer_pings(client, ANSWERED_PINGS)
         assert await is_registered(server, "pulse", client_id)
+
+
+def watch_pongs(client: ClientConnection, *, may_send: bool) -> list[Frame]:
+    """Return a list that grows with each pong that the client sends, or would send, by itself."""
+    pongs: list[Frame] = []
+    send = client.protocol.send_frame
+
+    def send_frame(frame: Frame) -> None:
+        if frame.opcode is Opcode.PONG:
+            pongs.append(frame)
+        if may_send or frame.opcode is not Opcode.PONG:
+            send(frame)
+
+    client.protocol.send_frame = send_frame  # type: ignore[method-assign]  # there is no switch
+    return pongs
 
 
 async def answer_pings(client: ClientConnection, count: int) -> None:
@@ -444,7 +472,7 @@ async def test_stalled_client_delays_no_other_client(server: Server, client_id: 
 def own_server(request: pytest.FixtureRequest) -> Iterator[tuple[ChildProcess, int]]:
     """For a test that stops it."""
     number = free_port()
-    with running(COMMANDS[request.param], number) as process:
+    with running(request.param, number) as process:
         yield process, number
 
 

@@ -105,12 +105,13 @@ class Node:
 
     def lost(self, connection: Connection, why: Ended, error: str) -> None:
         if connection.ended is None:
-            connection.ended, connection.error = why, error
+            connection.end(why)
+            connection.error = error
             self.lost_connections.append((connection.client_id, why, error))
 
     async def end(self, connection: Connection, why: Ended, code: int, reason: str) -> None:
         if connection.ended is None:
-            connection.ended = why
+            connection.end(why)
             self.ended.append((connection.client_id, why, code, reason))
 
     async def join_room(self, connection: Connection, room: str) -> None:

@@ -35,6 +35,7 @@ NEW: dict[str, tuple[Any, Any]] = {  # default, and another value
     "lease_ttl_s": (10.0, 60.0),
     "renew_interval_s": (3.0, 0.5),
     "redis_timeout_s": (3.0, 0.5),
+    "uvicorn_protocol": (True, False),
 }
 
 INVALID: list[tuple[str, Any]] = [
@@ -61,6 +62,7 @@ INVALID: list[tuple[str, Any]] = [
     ("write_timeout_s", 0),
     ("close_timeout_s", -1),
     ("redis_timeout_s", "soon"),
+    ("uvicorn_protocol", "perhaps"),
     ("lease_ttl_s", 0),
     ("renew_interval_s", float("nan")),
 ]

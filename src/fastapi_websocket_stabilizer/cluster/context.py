@@ -11,6 +11,7 @@ from typing import Any
 from ..config import WebSocketConfig
 from ..exceptions import BackendUnavailableError
 from ..hooks import Hooks
+from ..local.collector import CollectorWatch
 from ..local.fanout import FanOut
 from ..local.gate import Gate
 from ..local.order import Sequencer, SequenceTracker
@@ -69,6 +70,7 @@ class Context:
         self.log: logging.Logger = log
         self.counters: Counters = Counters()
         self.stopwatch: Stopwatch = Stopwatch()
+        self.collector: CollectorWatch = CollectorWatch()
         self.tasks: Tasks = Tasks(log)
         self.hooks: Hooks = Hooks(self.counters, log)
         self.shards: Shards = Shards(config.num_shards)
@@ -89,6 +91,7 @@ class Context:
         self.loop: asyncio.AbstractEventLoop | None = None  # the one that start() ran on
         self.thread = 0  # and its thread
         self.backend: Backend  # set by the registry, which knows what it delivers to
+        self.protocol: str = "asgi"  # how sockets are served; see uvicorn.py
         self.is_distributed: bool = config.redis_url is not None
 
     def next_connection_id(self) -> ConnectionId:

@@ -13,11 +13,12 @@ from ..local.shards import Shard
 from ..wire import Encoded, encode
 from .context import Context
 
-LONGEST_TICK_S = 1.0
+LONGEST_ROUND_S = 2.0
+"""Seconds in which every connection is looked at once: how late a ping or a verdict may come."""
 
 
 class Heartbeats:
-    """Looks at every connection a few times per interval, shard by shard; nothing waits for a socket."""
+    """Looks at every connection a few times per interval, one shard after the other; waits for no socket."""
 
     def __init__(self, context: Context, expire: Callable[[Connection, Ended, int, str], None]) -> None:
         self._context, self._expire = context, expire
@@ -25,14 +26,22 @@ class Heartbeats:
     async def run(self) -> None:
         """Work until cancelled."""
         while True:
-            config = self._context.config
-            await asyncio.sleep(
-                min(LONGEST_TICK_S, config.heartbeat_interval / 4, config.heartbeat_timeout / 4)
-            )
-            ping = self._ping()
-            for shard in self._context.shards.shards:
-                self._look_at(shard, ping)
-                await asyncio.sleep(0)
+            shards = self._context.shards.shards
+            for shard in shards:
+                await asyncio.sleep(self._round_s() / len(shards))
+                self._look_at(shard)
+
+    def _round_s(self) -> float:
+        config = self._context.config
+        return min(LONGEST_ROUND_S, config.heartbeat_interval / 4, config.heartbeat_timeout / 4)
+
+    def _ask(self, connection: Connection) -> None:
+        if connection.line is not None and self._context.config.heartbeat_type == "ping":
+            connection.line.ping()
+        elif connection.loop is asyncio.get_running_loop():
+            connection.push(self._ping())
+        else:
+            connection.hand_over(self._ping())
 
     def _ping(self) -> Encoded:
         config = self._context.config
@@ -40,19 +49,19 @@ class Heartbeats:
             return encode(config.heartbeat_message, sys.maxsize)
         return encode({"type": "ping", "timestamp": datetime.now(UTC).timestamp()}, sys.maxsize)
 
-    def _look_at(self, shard: Shard, ping: Encoded) -> None:
+    def _look_at(self, shard: Shard) -> None:
         config = self._context.config
-        loop = asyncio.get_running_loop()
+        interval_s, timeout_s = config.heartbeat_interval, config.heartbeat_timeout
+        now_s = asyncio.get_running_loop().time()
         for connection in tuple(shard.connections.values()):
-            verdict = connection.heartbeat.poll(
-                connection.loop.time(), config.heartbeat_interval, config.heartbeat_timeout
-            )
-            if verdict is Liveness.PING:
+            verdict = connection.heartbeat.poll(now_s, interval_s, timeout_s)
+            if verdict is Liveness.WAIT:
+                continue
+            if connection.is_deaf:  # we do not read: its answer may have come long ago
+                connection.heartbeat.heard(now_s)
+            elif verdict is Liveness.PING:
                 self._context.counters.heartbeat_pings += 1
-                if connection.loop is loop:
-                    connection.push(ping)
-                else:
-                    connection.hand_over(ping)
+                self._ask(connection)
             elif verdict is Liveness.DEAD:
                 self._context.counters.heartbeat_timeouts += 1
                 self._expire(connection, Ended.TIMED_OUT, close_codes.HEARTBEAT_TIMEOUT, "heartbeat timeout")

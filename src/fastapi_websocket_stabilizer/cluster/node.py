@@ -68,7 +68,7 @@ class Node:
 
     # A connection begins.
 
-    async def connect(self, client_id: str, websocket: Any, metadata: dict[str, Any]) -> Connection:
+    async def connect(self, client_id: str, websocket: Any, metadata: dict[str, Any] | None) -> Connection:
         """Register a socket and close those that it displaces.
 
         Raises:
@@ -76,7 +76,7 @@ class Node:
             MemoryLimitExceededError: ``metadata`` does not fit.
             MessageError: ``metadata`` has no JSON, or too much of it.
         """
-        context = self._context
+        context, metadata = self._context, {} if metadata is None else metadata
         self._warn_of_compression()
         self._check_metadata(metadata)
         self._check_capacity(client_id)
@@ -102,7 +102,12 @@ class Node:
         return connection
 
     def _warn_of_compression(self) -> None:
-        if self._context.config.compression is CompressionMode.NONE and not self._has_warned:
+        is_ours_to_say = self._context.protocol != "asgi"
+        if (
+            self._context.config.compression is CompressionMode.NONE
+            and not is_ours_to_say
+            and not self._has_warned
+        ):
             self._has_warned = True
             self._context.log.warning(
                 'compression="none" cannot act on this server, which negotiates compression before the '
@@ -169,7 +174,7 @@ class Node:
     def _forget(self, connection: Connection, why: Ended) -> bool:
         if connection.ended is not None:
             return False
-        connection.ended = why
+        connection.end(why)
         self._context.shards.remove(connection)
         self.budget.remove(connection)
         for room in connection.rooms:

@@ -175,6 +175,7 @@ class Registry:
         }
         if self.leases is not None:
             services["lease"] = self.leases.run
+        self.context.collector.start()
         self._services = [asyncio.create_task(self._for_ever(n, run), name=n) for n, run in services.items()]
 
     async def _for_ever(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
@@ -215,6 +216,7 @@ class Registry:
 
     async def _stop_services(self) -> None:
         self._is_stopping = True
+        self.context.collector.stop()
         loop, self.context.loop = self.context.loop, None
         if loop is not asyncio.get_running_loop():
             if loop is not None and not loop.is_closed():

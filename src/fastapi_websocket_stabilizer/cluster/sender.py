@@ -8,7 +8,8 @@ from functools import partial
 from typing import Any
 
 from ..exceptions import BackendUnavailableError, BroadcastFailedError
-from ..local.connection import DROPPED, Connection, settled
+from ..local.backlog import DROPPED
+from ..local.connection import Connection, settled
 from ..local.fanout import Job, Tally
 from ..models import BroadcastResult
 from ..names import NodeId

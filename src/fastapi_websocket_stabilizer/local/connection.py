@@ -1,41 +1,27 @@
 """One registered socket: writes in order, never makes the caller wait for the peer, and ends once."""
 
 import asyncio
-import threading
-from collections.abc import AsyncIterator, Awaitable
+import random
+from collections.abc import AsyncIterator
 from concurrent.futures import Future as ThreadFuture
-from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, TypeAlias
+from typing import Any, cast
 
 from .. import close_codes
 from ..exceptions import ConnectionNotFoundError, ConnectionTimeoutError, SlowConsumerError
 from ..models import Message
 from ..names import ConnectionId
 from ..wire import Encoded
+from .backlog import TAKEN, Backlog, Outcome, Sent
 from .heartbeat import Heartbeat
-from .outbox import Outbox, Put
+from .line import Events, Line
+from .line_transport import LineTransport, open_transport
 from .owner import Ended, Limits, Owner
 from .stepping import resume
-from .transport import Transport, is_accepted, open_transport
+from .transport import Transport, is_accepted
 
-Outcome: TypeAlias = ThreadFuture[str | None]
-DROPPED = "dropped: outbox is full"
 MAX_REASON_BYTES = 123
 """What RFC 6455 §5.5 leaves for the reason in a close frame."""
-
-
-class Sent:
-    """What became of one message: taken or not, and perhaps a word that is still to come."""
-
-    __slots__ = ("error", "pending")
-
-    def __init__(self, error: str | None = None, pending: Outcome | None = None) -> None:
-        self.error: str | None = error
-        self.pending: Outcome | None = pending
-
-
-TAKEN = Sent()
 
 
 class Connection:
@@ -48,14 +34,16 @@ class Connection:
         rooms: Rooms it is in.
         user_data: Anything the application wants to keep with it; stays on this node.
         since: When it was registered, UTC.
+        open_line: What prepared frames may be written to right now; None when this socket has no line, or
+            something waits in front of it.
+        window_bits: Of the deflate on the line; 0 for none.
     """
 
     __slots__ = (
-        "__weakref__", "_closing",
-        "_is_finished",
-        "_outbox", "_owner", "_settled", "_thread", "_transport", "_websocket", "_writer", "client_id",
-        "closed_with", "connection_id", "ended", "error", "heartbeat", "is_open", "loop", "memory_size",
-        "metadata", "opened_at_s", "rooms", "since", "stamp", "stays", "used_at_s", "user_data",
+        "__weakref__", "_backlog", "_closing", "_is_finished", "_owner", "_transport", "_websocket",
+        "client_id", "closed_with", "connection_id", "ended", "error", "heartbeat", "is_open", "loop",
+        "memory_size", "metadata", "open_line", "opened_at_s", "rooms", "since", "stamp", "stays",
+        "used_at_s", "user_data", "window_bits",
     )  # fmt: skip
 
     def __init__(
@@ -78,20 +66,20 @@ class Connection:
         self.memory_size: int = 0
         self.opened_at_s: float = self.loop.time()
         self.used_at_s: float = self.opened_at_s
-        self.heartbeat: Heartbeat = Heartbeat(self.opened_at_s)
+        self.heartbeat: Heartbeat = Heartbeat(self.opened_at_s, random.random())
         self.is_open: bool = is_accepted(websocket)
         self.ended: Ended | None = None
         self.error: str = ""
         self.closed_with: tuple[int, str] | None = None
         self._owner = owner
         self._websocket = websocket
-        self._outbox: Outbox | None = None  # made when a socket is slow for the first time
+        self._backlog: Backlog | None = None  # made when a socket is slow for the first time
         self._closing: asyncio.Future[None] | None = None  # while somebody waits for the close to be over
         self._is_finished = False
-        self._settled: Outcome | None = None  # when everything queued was written; only for mocks
-        self._thread = threading.get_ident()
-        self._writer: asyncio.Task[None] | None = None
-        self._transport: Transport = open_transport(websocket, self, lambda: owner.limits().max_message_size)
+        self.open_line: asyncio.Transport | None = None
+        self.window_bits = 0
+        self._transport: Transport = open_transport(websocket, self, owner.limits)
+        self.use_line()
 
     def __repr__(self) -> str:
         return f"<Connection {self.connection_id} client_id={self.client_id!r}>"
@@ -136,8 +124,12 @@ class Connection:
             message = event.get("text")
             if message is None:
                 message = event.get("bytes") or b""
-            if not self._owner.is_pong(message):
+            if not self.is_pong(message):
                 yield message
+
+    def is_pong(self, message: str | bytes) -> bool:
+        """Whether this is an answer to release 1.1's JSON ping."""
+        return self._owner.is_pong(message)
 
     def _raise_if_ended(self) -> None:
         if self.ended is Ended.TIMED_OUT:
@@ -179,13 +171,17 @@ class Connection:
         The first step of the send runs here, so an error is known at once and a send that does not wait
         costs no task. A send that waits is finished by this connection's writer.
         """
+        if self.open_line is not None:
+            self.open_line.write(message.frame(self.window_bits))
+            self._owner.wrote(1)
+            return TAKEN
         if self.ended is not None:
             return Sent(f"connection has ended: {self.ended.value}")
-        if self._writer is not None or self._outbox or not self.is_open:
-            return self._queue(message)
+        if self.is_writing or not self.is_open:
+            return self._queue().put(message)
         if not self._owner.gate.is_open():
-            sent = self._queue(message)
-            self._owner.gate.wait(self._start_writer)
+            sent = self._queue().put(message)
+            self._owner.gate.wait(self._queue().start)
             return sent
         try:
             send = self._transport.send(message)
@@ -196,92 +192,43 @@ class Connection:
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - no await of ours: the socket failed
             self._owner.lost(self, Ended.FAILED, str(error) or type(error).__name__)
             return Sent(self.error or type(error).__name__)
-        self._spawn_writer(resume(send, waiting_for))
-        return self._taken()
+        self._queue().write_after(resume(send, waiting_for))
+        return self._queue().taken()
 
-    def _queue(self, message: Encoded) -> Sent:
-        limits = self._owner.limits()
-        if self._outbox is None:
-            self._outbox = Outbox(limits.outbox_size, limits.outbox_policy)
-        dropped = self._outbox.dropped
-        put = self._outbox.put(message)
-        self._owner.dropped(self._outbox.dropped - dropped)
-        if put is Put.OVERFLOW:
-            self._owner.lost(self, Ended.SLOW, f"outbox over {limits.outbox_size} bytes")
-            return Sent(f"slow consumer: outbox over {limits.outbox_size} bytes")
-        return self._taken() if put is Put.TAKEN else Sent(DROPPED)
+    def _queue(self) -> Backlog:
+        if self._backlog is None:
+            self._backlog = Backlog(self, self._owner, self._transport)
+        return self._backlog
 
-    def _taken(self) -> Sent:
-        self._owner.wrote(1)
-        if not self._transport.awaited:
-            return TAKEN
-        if self._settled is None:
-            self._settled = ThreadFuture()
-        return Sent(pending=self._settled)
-
-    def _start_writer(self) -> None:
-        """Begin to empty the outbox; from any thread."""
-        if threading.get_ident() != self._thread:
-            with suppress(RuntimeError):  # its loop is closed
-                self.loop.call_soon_threadsafe(self._start_writer)
-        elif self._outbox and self._writer is None and self.ended is None:
-            self._spawn_writer(None)
-
-    def _spawn_writer(self, first: Awaitable[None] | None) -> None:
-        self._owner.gate.enter()
-        self._writer = self.loop.create_task(self._write(first), name=f"write-{self.connection_id}")
-        # Not in a finally: a task that is cancelled before its first step runs none of its body.
-        self._writer.add_done_callback(self._writer_ended)
-
-    async def _write(self, first: Awaitable[None] | None) -> None:
-        deadline_s = self._owner.limits().write_timeout_s
-        try:
-            if first is not None:
-                async with asyncio.timeout(deadline_s):
-                    await first
-            while self._outbox and self.ended is not Ended.FAILED:
-                async with asyncio.timeout(deadline_s):
-                    await self._transport.send(self._outbox.pop())
-        except TimeoutError:
-            self._owner.lost(self, Ended.SLOW, f"one send took longer than write_timeout_s={deadline_s:g}")
-        except Exception as error:  # noqa: BLE001 - whatever a socket raises, it is the socket that failed
-            self._owner.lost(self, Ended.FAILED, str(error) or type(error).__name__)
-
-    def _writer_ended(self, _: "asyncio.Task[None]") -> None:
-        self._writer = None
-        self._owner.gate.leave()
-        if self._outbox and self.ended is None:  # something was pushed after the writer's last look
-            self._start_writer()
-        else:
-            self._settle(is_written=not self._outbox)
-
-    def _settle(self, *, is_written: bool) -> None:
-        if self._settled is not None:
-            settled, self._settled = self._settled, None
-            is_lost = self.ended in (Ended.FAILED, Ended.SLOW) or not is_written
-            settled.set_result(
-                (self.error or "the connection ended before it was written") if is_lost else None
-            )
+    def use_line(self) -> None:
+        """Let frames go straight to the line again, if nothing is in front of them."""
+        line = self._transport.line
+        if line is None or self.ended is not None or self.is_writing:
+            return
+        if line.is_open and not line.is_paused:
+            self.open_line, self.window_bits = line.transport, line.window_bits
 
     @property
     def is_writing(self) -> bool:
         """Whether something is queued or on its way."""
-        return self._writer is not None or bool(self._outbox)
+        return self._backlog is not None and self._backlog.is_writing
 
     async def drained(self) -> str | None:
         """Return once everything pushed so far was written; the error if the connection ended before."""
-        if self.is_writing:
-            if self._settled is None:
-                self._settled = ThreadFuture()
-            return await asyncio.shield(asyncio.wrap_future(self._settled))
+        if self._backlog is not None and self._backlog.is_writing:
+            return await self._backlog.settled()
         return None if self.ended is None else f"connection has ended: {self.ended.value}"
 
     @property
     def queued_bytes(self) -> int:
         """Bytes in the outbox."""
-        return self._outbox.queued_bytes if self._outbox else 0
+        return 0 if self._backlog is None else self._backlog.queued_bytes
 
     # Ending. The owner calls these, once, on the connection's own loop.
+
+    def end(self, why: Ended) -> None:
+        """Nothing more is sent from now on."""
+        self.ended, self.open_line = why, None
 
     async def finish(self, code: int, reason: str) -> bool:
         """Write what is queued, close the socket, wake whoever waits in ``receive``; all under one deadline.
@@ -291,7 +238,8 @@ class Connection:
         reason = (reason or "").encode(errors="replace")[:MAX_REASON_BYTES].decode(errors="ignore")
         try:
             async with asyncio.timeout(self._owner.limits().close_timeout_s):
-                await self._flush()
+                if self._backlog is not None:
+                    await self._backlog.flush()
                 await self._transport.close(code, reason)
         except TimeoutError:
             return False
@@ -301,7 +249,8 @@ class Connection:
             return True
         finally:
             self._transport.interrupt(code, reason)
-            self._drop_unwritten()
+            if self._backlog is not None:
+                self._backlog.drop()
             self._is_finished = True
             if self._closing is not None:
                 self._closing.set_result(None)
@@ -319,33 +268,55 @@ class Connection:
         """Give the socket back as it was, open."""
         self._is_finished = True
         self._transport.detach()
-        if self._writer is not None:
-            self._writer.cancel()
-
-    def _drop_unwritten(self) -> None:
-        is_written = not self.is_writing
-        if self._writer is not None:
-            self._writer.cancel()
-        if self._outbox:
-            self._owner.dropped(len(self._outbox))
-            self._outbox.clear()
-        self._settle(is_written=is_written)
-
-    async def _flush(self) -> None:
-        is_hopeless = self.ended in (Ended.FAILED, Ended.SLOW)
-        if self._writer is None and self._outbox and self.is_open and not is_hopeless:
-            self._spawn_writer(None)  # it had waited for the gate
-        if self._writer is not None:
-            if is_hopeless:
-                self._writer.cancel()
-            await asyncio.wait([self._writer])
+        if self._backlog is not None:
+            self._backlog.cancel()
 
     # What the socket says.
 
     def opened(self) -> None:
         """The socket was accepted."""
         self.is_open = True
-        self._start_writer()
+        if self._backlog is not None:
+            self._backlog.start()
+        self.use_line()
+
+    def paused(self) -> None:
+        """The peer does not keep up: what is sent from now on waits in the outbox."""
+        self.open_line = None
+        if not self.is_writing and self.ended is None:
+            self._queue().write_after(None)
+
+    def cut(self) -> None:
+        """Nothing more can be written."""
+        self.open_line = None
+
+    @property
+    def line(self) -> Line | None:
+        """The server's socket, where the server has such; see ``local/line.py``."""
+        return self._transport.line
+
+    @property
+    def is_deaf(self) -> bool:
+        """Whether nothing is read from the socket, since the application does not keep up."""
+        line = self._transport.line
+        return line is not None and not line.is_reading
+
+    @property
+    def is_parked(self) -> bool:
+        """Whether the socket does without its ASGI application."""
+        return self._websocket is None
+
+    def park(self, inbox: Events) -> None:
+        """Keep the socket when its ASGI application returns; what comes in goes to ``inbox``."""
+        self._websocket = None
+        cast("LineTransport", self._transport).park(inbox)
+
+    async def flush(self) -> None:
+        """Wait until what was sent before is written, so that the application's own send comes behind it."""
+        if self._backlog is None or not self._backlog.is_writing or not self.is_open:
+            return
+        if not self._backlog.is_written_by(asyncio.current_task()):
+            await self._backlog.settled()
 
     def heard(self) -> None:
         """A message came in."""
@@ -355,6 +326,10 @@ class Connection:
     def hung_up(self, code: int, reason: str) -> None:
         """The peer is gone; what the handler does about it ends the connection."""
         self.closed_with = (code, reason)
+
+    def refused(self) -> None:
+        """The server refused a message over the limit."""
+        self._owner.refused(0)
 
     async def too_large(self, size: int, limit: int) -> None:
         """A message over the limit came in."""

@@ -1,4 +1,9 @@
-"""One ordered worker that brings messages to this node's sockets and never waits for one of them."""
+"""One ordered worker that brings messages to this node's sockets and never waits for one of them.
+
+What the bus delivers in one read is one batch: each message is framed once, consecutive messages for the same
+sockets are joined, and a socket is written to once per batch. Nothing waits for more to come; batches form by
+themselves while the worker is busy.
+"""
 
 import asyncio
 import time
@@ -9,13 +14,17 @@ from dataclasses import dataclass, field
 from ..metrics import Counters, Stopwatch
 from ..names import ConnectionId
 from ..wire import Encoded
-from .connection import Connection, Outcome
+from .backlog import Outcome
+from .collector import no_garbage_collection
+from .connection import Connection
 from .shards import Connections, Shard, Shards
 
 QUEUE_LIMIT_BYTES = 64 * 1024 * 1024
 """Bytes read from the bus and not yet fanned out; above it the bus is not read."""
-SLICE_S = 0.005
-"""The event loop is given back between two shards when a fan-out has run for this long."""
+BATCH_BYTES = 64 * 1024
+"""Bytes joined into one write; a longer message is a batch by itself."""
+SLICE_WRITES = 256
+"""Writes after which the event loop is given back: about 3 ms. Each 4 KiB count as one more."""
 
 
 @dataclass(slots=True)
@@ -43,7 +52,7 @@ class Tally:
             self.succeeded += 1
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Job:
     """One message for some of this node's sockets.
 
@@ -60,6 +69,97 @@ class Job:
     rooms: tuple[str, ...] = ()
     exclude: frozenset[str] = frozenset()
     done: Callable[[Tally], None] | None = None
+    tally: Tally = field(default_factory=Tally)
+
+    def is_for_same_as(self, other: "Job") -> bool:
+        """Whether both go to the same sockets, but for those that are excluded."""
+        return self.clients is None and other.clients is None and self.rooms == other.rooms
+
+
+class _Frames(dict[int, bytes]):
+    """The frames of several messages in one piece, by the window bits of the sockets that they go to."""
+
+    def __init__(self, jobs: list[Job]) -> None:
+        self._jobs = jobs
+
+    def __missing__(self, window_bits: int) -> bytes:
+        joined = self[window_bits] = b"".join([job.message.frame(window_bits) for job in self._jobs])
+        return joined
+
+
+class Run:
+    """Consecutive jobs for the same sockets, joined."""
+
+    __slots__ = ("_excluded", "_reached", "frames", "jobs", "size")
+
+    def __init__(self, job: Job) -> None:
+        self.jobs: list[Job] = [job]
+        self.size: int = job.message.size
+        self.frames: _Frames = _Frames(self.jobs)
+        self._excluded: set[str] = set(job.exclude)  # who does not get all of it
+        self._reached = 0
+
+    def add(self, job: Job) -> None:
+        self.jobs.append(job)
+        self.size += job.message.size
+        self._excluded |= job.exclude
+
+    def targets(self, shard: Shard) -> tuple[Connection, ...]:
+        # A copy: a send that fails takes its connection out of the tables.
+        return tuple(_targets(self.jobs[0], shard))
+
+    def is_for(self, connection: Connection) -> bool:
+        """Whether a target is still one, after the event loop was given back."""
+        rooms = self.jobs[0].rooms
+        return connection.ended is None and (not rooms or not connection.rooms.isdisjoint(rooms))
+
+    def write(self, targets: Iterable[Connection], write: Callable[[Connection, bytes], None]) -> None:
+        """Write to each target: all at once where it has an open line, else message by message."""
+        loop = asyncio.get_running_loop()
+        now_s, excluded, frames, reached = loop.time(), self._excluded, self.frames, 0
+        for connection in targets:
+            if connection.open_line is None or connection.loop is not loop:
+                self._push(connection, loop, now_s)
+            elif connection.client_id in excluded:
+                self._write_part(connection, write, now_s)
+            else:
+                connection.used_at_s = now_s
+                write(connection, frames[connection.window_bits])
+                reached += 1
+        self._reached += reached
+
+    def _push(self, connection: Connection, loop: asyncio.AbstractEventLoop, now_s: float) -> None:
+        for job in self.jobs:
+            job.tally.total += 1
+            if connection.client_id in job.exclude:
+                job.tally.excluded += 1
+            else:
+                connection.used_at_s = now_s
+                job.tally.add(connection, job.message, loop)
+
+    def _write_part(
+        self, connection: Connection, write: Callable[[Connection, bytes], None], now_s: float
+    ) -> None:
+        frames = []
+        for job in self.jobs:
+            job.tally.total += 1
+            if connection.client_id in job.exclude:
+                job.tally.excluded += 1
+            else:
+                job.tally.succeeded += 1
+                frames.append(job.message.frame(connection.window_bits))
+        if frames:
+            connection.used_at_s = now_s
+            write(connection, b"".join(frames))
+
+    def finish(self) -> int:
+        """Tell whoever waits; return how many messages went to lines."""
+        for job in self.jobs:
+            job.tally.total += self._reached
+            job.tally.succeeded += self._reached
+            if job.done is not None:
+                job.done(job.tally)
+        return self._reached * len(self.jobs)
 
 
 class FanOut:
@@ -72,12 +172,12 @@ class FanOut:
         self._room_for_more = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self.queued_bytes: int = 0
-        self._slice_ends_s = 0.0
+        self._writes_left = SLICE_WRITES
 
     def submit(self, job: Job) -> None:
         """Do a job after all that were submitted before it."""
         if self._loop is None or self._loop is not asyncio.get_running_loop():
-            self._finish(job, self._run_at_once(job))
+            self._do_at_once(Run(job))
             return
         self._jobs.append(job)
         self.queued_bytes += job.message.size
@@ -93,7 +193,7 @@ class FanOut:
         return self._room_for_more.wait()
 
     async def run(self, before_each: Callable[[], "asyncio.Future[None] | None"]) -> None:
-        """Work until cancelled. ``before_each`` may name something to wait for before the next job."""
+        """Work until cancelled. ``before_each`` may name something to wait for before the next batch."""
         self._loop = asyncio.get_running_loop()
         self._wanted, self._room_for_more = asyncio.Event(), asyncio.Event()
         self._room_for_more.set()
@@ -102,64 +202,105 @@ class FanOut:
                 while self._jobs:
                     while (gate := before_each()) is not None:
                         await asyncio.wait([gate])
-                    await self._run_next()
+                    await self._do(self._next_batch())
                 self._wanted.clear()
                 await self._wanted.wait()
-                self._slice_ends_s = time.perf_counter() + SLICE_S
+                self._writes_left = SLICE_WRITES
         finally:
             self._loop = None
             while self._jobs:
-                self._finish(self._jobs[0], Tally())
-                self._dequeue()
+                self._finish([Run(self._jobs.popleft())])
 
-    async def _run_next(self) -> None:
-        job, tally, began_s = self._jobs[0], Tally(), time.perf_counter()
-        for shard in self._shards_of(job):
-            _write(job, shard, tally)
-            if time.perf_counter() > self._slice_ends_s:
-                await asyncio.sleep(0)
-                self._slice_ends_s = time.perf_counter() + SLICE_S
+    def _next_batch(self) -> list[Run]:
+        runs = [Run(self._jobs.popleft())]
+        size = runs[0].size
+        while self._jobs and size + self._jobs[0].message.size <= BATCH_BYTES:
+            job = self._jobs.popleft()
+            size += job.message.size
+            if job.is_for_same_as(runs[-1].jobs[0]):
+                runs[-1].add(job)
+            else:
+                runs.append(Run(job))
+        return runs
+
+    async def _do(self, runs: list[Run]) -> None:
+        began_s = time.perf_counter()
+        try:
+            with no_garbage_collection():
+                for shard, of_shard in self._by_shard(runs).items():
+                    await (
+                        self._write(of_shard[0], shard) if len(of_shard) == 1 else self._join(of_shard, shard)
+                    )
+        finally:
+            if self._stopwatch is not None:
+                self._stopwatch.add(time.perf_counter() - began_s)
+            self._finish(runs)
+
+    def _by_shard(self, runs: list[Run]) -> dict[Shard, list[Run]]:
+        if len(runs) == 1:
+            return dict.fromkeys(self._shards_of(runs[0]), runs)
+        by_shard: dict[Shard, list[Run]] = {}
+        for run in runs:
+            for shard in self._shards_of(run):
+                by_shard.setdefault(shard, []).append(run)
+        return by_shard
+
+    def _shards_of(self, run: Run) -> Iterable[Shard]:
+        clients = run.jobs[0].clients
+        if clients is None:
+            return self._shards.shards
+        return dict.fromkeys(self._shards.of(client_id) for client_id in clients)
+
+    async def _write(self, run: Run, shard: Shard) -> None:
+        """Write one run to the sockets of a shard; membership is read at the moment of the write."""
+        targets, cost = run.targets(shard), 1 + run.size // 4096
+        width = max(1, SLICE_WRITES // cost)
+        for start in range(0, len(targets), width):
+            part = targets[start : start + width]
+            if start:
+                part = tuple(filter(run.is_for, part))
+            run.write(part, _write_now)
+            await self._spend(len(part) * cost)
+
+    async def _join(self, runs: list[Run], shard: Shard) -> None:
+        """Write several runs to the sockets of a shard, each socket once."""
+        outgoing: dict[Connection, list[bytes]] = {}
+
+        def gather(connection: Connection, frames: bytes) -> None:
+            outgoing.setdefault(connection, []).append(frames)
+
+        for run in runs:
+            run.write(run.targets(shard), gather)
+        for connection, frames in outgoing.items():
+            _write_now(connection, frames[0] if len(frames) == 1 else b"".join(frames))
+        await self._spend(len(outgoing))
+
+    async def _spend(self, writes: int) -> None:
+        """Give the event loop back when enough was written."""
+        self._writes_left -= writes
+        if self._writes_left <= 0:
+            await asyncio.sleep(0)
+            self._writes_left = SLICE_WRITES
+
+    def _do_at_once(self, run: Run) -> None:
+        began_s = time.perf_counter()
+        for shard in self._shards_of(run):
+            run.write(run.targets(shard), _write_now)
         if self._stopwatch is not None:
             self._stopwatch.add(time.perf_counter() - began_s)
-        self._dequeue()
-        self._finish(job, tally)
+        self._counters.messages_sent += run.finish()
 
-    def _dequeue(self) -> None:
-        self.queued_bytes -= self._jobs.popleft().message.size
+    def _finish(self, runs: list[Run]) -> None:
+        for run in runs:
+            self.queued_bytes -= run.size
+            self._counters.messages_sent += run.finish()
         if self.queued_bytes <= QUEUE_LIMIT_BYTES:
             self._room_for_more.set()
 
-    def _run_at_once(self, job: Job) -> Tally:
-        tally, began_s = Tally(), time.perf_counter()
-        for shard in self._shards_of(job):
-            _write(job, shard, tally)
-        if self._stopwatch is not None:
-            self._stopwatch.add(time.perf_counter() - began_s)
-        return tally
 
-    def _shards_of(self, job: Job) -> Iterable[Shard]:
-        if job.clients is None:
-            return self._shards.shards
-        return dict.fromkeys(self._shards.of(client_id) for client_id in job.clients)
-
-    @staticmethod
-    def _finish(job: Job, tally: Tally) -> None:
-        if job.done is not None:
-            job.done(tally)
-
-
-def _write(job: Job, shard: Shard, tally: Tally) -> None:
-    # A copy: a send that fails takes its connection out of the tables.
-    targets = tuple(_targets(job, shard))
-    tally.total += len(targets)
-    loop = asyncio.get_running_loop()
-    now_s = loop.time()
-    for connection in targets:
-        if connection.client_id in job.exclude:
-            tally.excluded += 1
-        else:
-            connection.used_at_s = now_s
-            tally.add(connection, job.message, loop)
+def _write_now(connection: Connection, frames: bytes) -> None:
+    if connection.open_line is not None:
+        connection.open_line.write(frames)
 
 
 def _targets(job: Job, shard: Shard) -> Iterable[Connection]:

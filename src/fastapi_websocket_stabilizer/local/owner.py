@@ -65,6 +65,8 @@ class Owner(Protocol):
 class Limits(Protocol):
     """The part of ``WebSocketConfig`` that a connection reads."""
 
+    heartbeat_interval: float
+    heartbeat_timeout: float
     max_message_size: int
     outbox_size: int
     outbox_policy: Policy

@@ -12,6 +12,8 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from .. import close_codes
 from ..wire import Encoded, Form
+from .line import Line, Observer
+from .owner import Limits
 
 
 class Transport(Protocol):
@@ -24,7 +26,20 @@ class Transport(Protocol):
 
     awaited: bool
 
+    @property
+    def line(self) -> Line | None:
+        """Where prepared frames may be written, on a server that has lines."""
+        ...
+
     def send(self, message: Encoded) -> Coroutine[Any, Any, None]: ...
+
+    async def drained(self) -> None:
+        """Wait until the peer has taken enough of what was written to the line."""
+        ...
+
+    async def complete(self, sending: Awaitable[None], deadline_s: float) -> None:
+        """Finish a send; ``TimeoutError`` when the peer takes too long."""
+        ...
 
     async def close(self, code: int, reason: str) -> None: ...
 
@@ -37,29 +52,27 @@ class Transport(Protocol):
         ...
 
 
-class Observer(Protocol):
-    """What a socket tells its connection."""
+class _Lineless:
+    """A socket that is only reached by awaiting its own ``send``."""
 
-    def opened(self) -> None:
-        """The socket was accepted; messages may be written."""
-        ...
+    __slots__ = ()
 
-    def heard(self) -> None:
-        """A message came in."""
-        ...
+    @property
+    def line(self) -> Line | None:
+        return None
 
-    def hung_up(self, code: int, reason: str) -> None:
-        """The peer is gone."""
-        ...
+    async def drained(self) -> None:
+        """Nothing is ever written behind its back."""
 
-    async def too_large(self, size: int, limit: int) -> None:
-        """A message over the limit came in: close with 1009."""
-        ...
+    async def complete(self, sending: Awaitable[None], deadline_s: float) -> None:
+        async with asyncio.timeout(deadline_s):
+            await sending
 
 
-class MethodTransport:
+class MethodTransport(_Lineless):
     """Any object with async ``send_text``, ``send_json``, ``send_bytes`` and ``close``: users' mocks."""
 
+    __slots__ = ("_socket",)
     awaited = True
 
     def __init__(self, socket: Any) -> None:
@@ -78,17 +91,21 @@ class MethodTransport:
         """A mock is never changed."""
 
 
-class AsgiTransport:
+class AsgiTransport(_Lineless):
     """A Starlette WebSocket.
 
     It listens in on the socket's ASGI channel, so that what the application receives and sends by itself
     counts too: life, size, accept and close.
     """
 
+    __slots__ = (
+        "_closed", "_ended", "_has_own_methods", "_idle", "_inner_receive", "_inner_send", "_limits",
+        "_observer", "_over", "_waiting", "_websocket",
+    )  # fmt: skip
     awaited = False
 
-    def __init__(self, websocket: WebSocket, observer: Observer, limit: Callable[[], int]) -> None:
-        self._websocket, self._observer, self._limit = websocket, observer, limit
+    def __init__(self, websocket: WebSocket, observer: Observer, limits: Callable[[], Limits]) -> None:
+        self._websocket, self._observer, self._limits = websocket, observer, limits
         self._has_own_methods = not _is_plain(websocket)
         self._inner_receive: Receive = websocket._receive
         self._inner_send: Send = websocket._send
@@ -142,7 +159,7 @@ class AsgiTransport:
 
     def _end(self, event: AsgiEvent) -> None:
         self._ended = event
-        if self._over is not None:
+        if self._over is not None and not self._over.done():
             self._over.set_result(None)
 
     async def _refuse(self) -> None:
@@ -176,13 +193,15 @@ class AsgiTransport:
 
     async def _inspect(self, event: AsgiEvent) -> AsgiEvent:
         if event["type"] == "websocket.receive":
-            size, limit = _size(event), self._limit()
+            size, limit = _size(event), self._limits().max_message_size
             if size > limit:
                 await self._observer.too_large(size, limit)
                 self.interrupt(close_codes.TOO_LARGE, "message too large")
                 return self._ended or event
             self._observer.heard()
         elif event["type"] == "websocket.disconnect":
+            if self._ended is not None:  # by us: what the server says of it is an echo
+                return self._ended
             self._closed = True
             self._end(event)
             self._observer.hung_up(event.get("code") or close_codes.NO_STATUS, event.get("reason") or "")
@@ -195,6 +214,7 @@ class AsgiTransport:
         if kind == "websocket.close":
             await self.close(event.get("code", close_codes.NORMAL), event.get("reason") or "")
             return
+        await self._observer.flush()
         await self._inner_send(event)
         if kind == "websocket.accept":
             self._observer.opened()
@@ -234,10 +254,3 @@ def is_accepted(websocket: object) -> bool:
     return not issubclass(type(websocket), WebSocket) or (
         cast("WebSocket", websocket).application_state is not WebSocketState.CONNECTING
     )
-
-
-def open_transport(websocket: Any, observer: Observer, limit: Callable[[], int]) -> Transport:
-    """Return a transport that keeps what the socket's own methods do."""
-    if issubclass(type(websocket), WebSocket):
-        return AsgiTransport(websocket, observer, limit)
-    return MethodTransport(websocket)

@@ -14,6 +14,7 @@ from fastapi_websocket_stabilizer.local.owner import Ended
 from fastapi_websocket_stabilizer.local.shards import Shards
 from fastapi_websocket_stabilizer.metrics import Counters, Stopwatch
 from tests.unit.fakes import Node, Socket, connect, text, turns
+from tests.unit.lines import FakeLine, websocket_on
 
 
 @dataclass
@@ -282,7 +283,7 @@ async def test_worker_may_run_again(world: World, worker: "asyncio.Task[None]") 
 async def test_long_fan_out_gives_the_loop_back_between_shards(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fanout, "SLICE_S", -1.0)  # every shard takes too long
+    monkeypatch.setattr(fanout, "SLICE_WRITES", 1)  # every shard takes too long
     for number in range(32):
         world.add(str(number))
     world.submit("hi")
@@ -295,7 +296,7 @@ async def test_long_fan_out_gives_the_loop_back_between_shards(
 
 @pytest.mark.usefixtures("worker")
 async def test_short_fan_out_keeps_the_loop(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fanout, "SLICE_S", 60.0)
+    monkeypatch.setattr(fanout, "SLICE_WRITES", 60)
     for number in range(32):
         world.add(str(number))
     world.submit("hi")
@@ -306,6 +307,7 @@ async def test_short_fan_out_keeps_the_loop(world: World, monkeypatch: pytest.Mo
 @pytest.mark.usefixtures("worker")
 async def test_duration_of_each_fan_out_is_measured(world: World) -> None:
     world.submit("1")
+    await turns()
     world.submit("2")
     await turns()
     assert world.stopwatch.snapshot().count == 2
@@ -330,3 +332,143 @@ async def test_each_slow_socket_gets_all_jobs_in_order(world: World) -> None:
     world.sockets["slow"].may_send.set()
     await turns()
     assert world.received() == {"slow": ["0", "1", "2", "3", "4"]}
+
+
+# On lines: joined frames
+
+
+def frame(*messages: str) -> bytes:
+    return b"".join(text(message).frame(0) for message in messages)
+
+
+@dataclass
+class Lines:
+    """A world whose sockets are on lines."""
+
+    world: World
+    lines: dict[str, FakeLine] = field(default_factory=dict)
+
+    def add(self, client_id: str, *rooms: str, window_bits: int = 0) -> FakeLine:
+        line = self.lines[client_id] = FakeLine(window_bits)
+        self.world.add(client_id, *rooms, socket=websocket_on(line))
+        return line
+
+    def written(self) -> dict[str, list[bytes]]:
+        return {client_id: line.writes for client_id, line in self.lines.items() if line.writes}
+
+
+@pytest.fixture
+async def lines(world: World, worker: "asyncio.Task[None]") -> Lines:
+    assert not worker.done()
+    return Lines(world)
+
+
+async def test_messages_of_one_batch_are_one_write(lines: Lines) -> None:
+    lines.add("a")
+    lines.add("b")
+    for message in ("1", "2", "3"):
+        lines.world.submit(message)
+    await turns()
+    assert lines.written() == {"a": [frame("1", "2", "3")], "b": [frame("1", "2", "3")]}
+    assert lines.world.tallies == [Tally(total=2, succeeded=2)] * 3
+    assert lines.world.counters.messages_sent == 6
+
+
+async def test_sender_of_each_message_is_left_out_of_it_alone(lines: Lines) -> None:
+    """A chat: every message excludes another client."""
+    for client_id in "abc":
+        lines.add(client_id)
+    for client_id in "ab":
+        lines.world.submit(f"by {client_id}", exclude=frozenset({client_id}))
+    await turns()
+    assert lines.written() == {
+        "a": [frame("by b")], "b": [frame("by a")], "c": [frame("by a", "by b")],
+    }  # fmt: skip
+    assert lines.world.tallies == [Tally(total=3, excluded=1, succeeded=2)] * 2
+
+
+async def test_who_is_left_out_of_all_gets_no_write(lines: Lines) -> None:
+    lines.add("a")
+    lines.world.submit("hi", exclude=frozenset({"a"}))
+    await turns()
+    assert (lines.written(), lines.world.tallies) == ({}, [Tally(total=1, excluded=1)])
+
+
+async def test_different_rooms_and_clients_of_one_batch_are_one_write_in_order(lines: Lines) -> None:
+    lines.add("a", "x", "y")
+    lines.add("b", "y")
+    lines.world.submit("1", rooms=("x",))
+    lines.world.submit("2", rooms=("y",))
+    lines.world.submit("3", clients=("a",))
+    lines.world.submit("4")
+    await turns()
+    assert lines.written() == {"a": [frame("1", "2", "3", "4")], "b": [frame("2", "4")]}
+    assert [tally.succeeded for tally in lines.world.tallies] == [1, 2, 1, 2]
+
+
+async def test_each_socket_gets_the_compression_it_agreed_to(lines: Lines) -> None:
+    message = "x" * 2000
+    lines.add("plain")
+    lines.add("small", window_bits=9)
+    lines.add("large", window_bits=12)
+    lines.world.submit(message)
+    await turns()
+    encoded = text(message)
+    assert lines.written() == {
+        "plain": [encoded.frame(0)], "small": [encoded.frame(9)], "large": [encoded.frame(12)],
+    }  # fmt: skip
+
+
+async def test_stalled_line_is_pushed_to_message_by_message_and_delays_nobody(lines: Lines) -> None:
+    stalled = lines.add("slow")
+    lines.add("fast")
+    await turns()
+    stalled.stall()
+    lines.world.submit("1")
+    lines.world.submit("2")
+    await turns()
+    assert lines.written() == {"fast": [frame("1", "2")]}
+    stalled.read_all()
+    await turns()
+    assert stalled.writes == [frame("1"), frame("2")]
+
+
+async def test_batch_ends_at_its_size(lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fanout, "BATCH_BYTES", 5)
+    lines.add("a")
+    for message in ("123", "45", "6", "1234567", "8"):
+        lines.world.submit(message)
+    await turns()
+    assert lines.written() == {"a": [frame("123", "45"), frame("6"), frame("1234567"), frame("8")]}
+
+
+async def test_who_left_while_the_loop_was_given_back_gets_nothing(
+    lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fanout, "SLICE_WRITES", 1)
+    world = lines.world
+    world.shards = Shards(1)
+    world.fan_out._shards = world.shards
+    for client_id in "abc":
+        lines.add(client_id, "x")
+    world.submit("hi", rooms=("x",))
+    while not lines.written():
+        await turns(1)
+    later = next(client_id for client_id in "cb" if client_id not in lines.written())
+    world.shards.leave(world.connections[later], "x")
+    await turns()
+    assert (later in lines.written(), len(lines.written())) == (False, 2)
+
+
+async def test_worker_that_is_stopped_between_shards_tells_whoever_waits(
+    lines: Lines, worker: "asyncio.Task[None]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fanout, "SLICE_WRITES", 1)
+    for number in range(8):
+        lines.add(str(number))
+    lines.world.submit("hi")
+    while not lines.written():
+        await turns(1)
+    worker.cancel()
+    await asyncio.wait([worker])
+    assert (len(lines.world.tallies), lines.world.fan_out.queued_bytes) == (1, 0)

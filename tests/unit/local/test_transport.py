@@ -10,12 +10,13 @@ import pytest
 from starlette.types import Message as AsgiEvent
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from fastapi_websocket_stabilizer.config import WebSocketConfig
+from fastapi_websocket_stabilizer.local.line_transport import open_transport
 from fastapi_websocket_stabilizer.local.transport import (
     AsgiTransport,
     MethodTransport,
     Transport,
     is_accepted,
-    open_transport,
 )
 from fastapi_websocket_stabilizer.wire import encode
 from tests.unit.fakes import LIMIT, Socket, text, turns
@@ -38,14 +39,29 @@ class Server:
         self.inbound.put_nowait({"type": "websocket.connect"})
         await websocket.accept()
         self.written.clear()
-        return websocket, open_transport(websocket, self, lambda: self.limit)
+        return websocket, open_transport(websocket, self, self.limits)
 
     def says(self, message: str | bytes) -> None:
         key = "text" if isinstance(message, str) else "bytes"
         self.inbound.put_nowait({"type": "websocket.receive", key: message})
 
+    def limits(self) -> WebSocketConfig:
+        return WebSocketConfig(max_message_size=self.limit)
+
     def opened(self) -> None:
         self.told.append("opened")
+
+    async def flush(self) -> None:
+        self.told.append("flush")
+
+    def paused(self) -> None:
+        self.told.append("paused")
+
+    def refused(self) -> None:
+        self.told.append("refused")
+
+    def cut(self) -> None:
+        self.told.append("cut")
 
     def heard(self) -> None:
         self.told.append("heard")
@@ -75,7 +91,7 @@ async def test_starlette_socket_is_spoken_to_in_asgi(server: Server) -> None:
 
 @pytest.mark.parametrize("mock", [Socket, AsyncMock, lambda: AsyncMock(spec=WebSocket)])
 async def test_anything_else_is_spoken_to_by_its_methods(server: Server, mock: Any) -> None:
-    transport = open_transport(mock(), server, lambda: 10)
+    transport = open_transport(mock(), server, server.limits)
     assert (type(transport), transport.awaited) == (MethodTransport, True)
 
 
@@ -100,7 +116,7 @@ async def test_message_goes_out_as_one_frame(server: Server, message: Any) -> No
 
 async def test_mock_is_sent_each_form_by_its_own_method(server: Server) -> None:
     mock = AsyncMock()
-    transport = open_transport(mock, server, lambda: 10)
+    transport = open_transport(mock, server, server.limits)
     for message in ("text", b"bytes", {"a": 1}):
         await transport.send(encode(message, LIMIT))
     await transport.close(1000, "bye")
@@ -139,10 +155,10 @@ async def test_handler_that_sends_by_itself_goes_the_same_way(server: Server) ->
 
 async def test_accept_by_the_handler_is_told(server: Server) -> None:
     websocket = WebSocket({"type": "websocket"}, server.inbound.get, server.send)
-    open_transport(websocket, server, lambda: 10)
+    open_transport(websocket, server, server.limits)
     server.inbound.put_nowait({"type": "websocket.connect"})
     await websocket.accept()
-    assert (server.told, server.written[0]["type"]) == (["opened"], "websocket.accept")
+    assert (server.told, server.written[0]["type"]) == (["flush", "opened"], "websocket.accept")
 
 
 # In
@@ -267,7 +283,7 @@ async def test_timeout_of_the_server_itself_is_not_taken_for_the_end(server: Ser
         raise TimeoutError
 
     websocket = WebSocket({"type": "websocket"}, receive, server.send)
-    open_transport(websocket, server, lambda: 10)
+    open_transport(websocket, server, server.limits)
     with pytest.raises(TimeoutError):
         await websocket._receive()
 
@@ -283,7 +299,7 @@ async def test_detached_socket_is_as_it_was_found(server: Server) -> None:
 
 async def test_mock_has_nothing_to_interrupt_and_nothing_to_detach(server: Server) -> None:
     mock = AsyncMock()
-    transport = open_transport(mock, server, lambda: 10)
+    transport = open_transport(mock, server, server.limits)
     transport.interrupt(1000, "bye")
     transport.detach()
     assert mock.method_calls == []

@@ -1,0 +1,73 @@
+"""Hands a connection's messages to the application: in its handler's task, or without one ("parked").
+
+A parked socket waits without a task, and without all that its ASGI application holds: the server keeps it, and
+calls when something comes in.
+"""
+
+from collections import deque
+
+from starlette.types import Message as AsgiEvent
+
+from . import close_codes, handlers
+from .cluster.registry import Registry
+from .hooks import OnMessage
+from .local.connection import Connection
+from .local.line import Line
+
+
+async def serve(registry: Registry, connection: Connection, handle: OnMessage | None, *, park: bool) -> None:
+    """Hand over messages until the socket is closed; or, with ``park`` and where the server can, return now."""
+    line = connection.line
+    if park and line is not None and connection.ended is None:
+        connection.park(Inbox(registry, connection, line, handle))
+        return
+    async for message in connection:
+        if handle is not None:
+            await registry.context.hooks.call(handle, connection, message)
+
+
+class Inbox:
+    """Hands what comes in to the application, in order, one message at a time.
+
+    A task lives only while there is something to hand over. Bounded by what one read of the socket brings:
+    the line reads no more until all of it is handled.
+    """
+
+    __slots__ = ("_connection", "_events", "_handle", "_line", "_registry")
+
+    def __init__(
+        self, registry: Registry, connection: Connection, line: Line, handle: OnMessage | None
+    ) -> None:
+        self._registry, self._connection, self._line, self._handle = registry, connection, line, handle
+        self._events: deque[AsgiEvent] | None = None  # not None: a task is at work
+
+    def put_nowait(self, event: AsgiEvent) -> None:
+        """Take an event of the socket."""
+        if self._events is not None:
+            self._events.append(event)
+            return
+        self._events = deque((event,))
+        name = f"on-message-{self._connection.connection_id}"
+        self._registry.context.tasks.spawn(self._hand_over(self._events), name)
+
+    async def _hand_over(self, events: deque[AsgiEvent]) -> None:
+        handlers.remember(self._registry, self._connection)
+        while events:
+            event = events.popleft()
+            if event["type"] == "websocket.disconnect":
+                await self._hang_up(event)
+                return  # nothing comes after it
+            await self._receive(event)
+        self._events = None
+        self._line.resume_reading()
+
+    async def _receive(self, event: AsgiEvent) -> None:
+        message = event.get("text")
+        if message is None:
+            message = event.get("bytes") or b""
+        if self._handle is not None and not self._connection.is_pong(message):
+            await self._registry.context.hooks.call(self._handle, self._connection, message)
+
+    async def _hang_up(self, event: AsgiEvent) -> None:
+        self._connection.hung_up(event.get("code") or close_codes.NO_STATUS, event.get("reason") or "")
+        await self._connection.close()

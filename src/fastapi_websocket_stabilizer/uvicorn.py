@@ -1,0 +1,312 @@
+"""A WebSocket class for uvicorn that gives the manager what ASGI lacks; everything works without it, slower.
+
+``manager.lifespan`` installs it by itself (``WebSocketConfig.uvicorn_protocol``); or name it yourself:
+``uvicorn --ws fastapi_websocket_stabilizer.uvicorn:WebSocketProtocol``. Sockets that no manager registers are
+served as uvicorn's own class serves them.
+"""
+
+import asyncio
+import signal
+import socket
+from importlib.metadata import version
+from typing import Any, cast
+
+from starlette.types import Message as AsgiEvent
+from uvicorn._types import ASGISendEvent
+from uvicorn.config import Config
+from uvicorn.protocols.utils import ClientDisconnected
+from uvicorn.server import Server, ServerState
+from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPerMessageDeflateFactory
+from websockets.frames import Frame
+from websockets.http11 import Request
+from websockets.protocol import Protocol as FrameProtocol
+
+from . import close_codes, frames
+from .exceptions import ConfigurationError
+from .local.line import EXTENSION, Events, LineObserver
+from .local.owner import Limits
+from .wire import Encoded, Form
+
+OLDEST_UVICORN = (0, 52, 1)
+"""The first release whose websockets-sansio class has flow control on writes."""
+
+if tuple(int(part) for part in version("uvicorn").split(".")[:3] if part.isdigit()) < OLDEST_UVICORN:
+    raise ConfigurationError(
+        f"fastapi_websocket_stabilizer.uvicorn needs uvicorn >= {'.'.join(map(str, OLDEST_UVICORN))}, "
+        f"found {version('uvicorn')}: upgrade it, or run with uvicorn's own WebSocket class"
+    )
+
+# Below the check: an older release may not have it.
+from uvicorn.protocols.websockets.websockets_sansio_impl import (  # noqa: E402 - see the line above
+    WebSocketsSansIOProtocol,
+)
+
+NAME = "fastapi_websocket_stabilizer.uvicorn:WebSocketProtocol"
+MAX_FRAGMENTS = 16_384
+"""Frames of one inbound message; empty ones cost no memory but time. One more closes with 1008."""
+WRITE_BUFFER_BYTES = 65_536
+"""High-water mark of a socket's write buffer; above it messages wait in the outbox."""
+KERNEL_BUFFER_BYTES = 131_072
+"""What the kernel may hold unsent for one socket (TCP_NOTSENT_LOWAT, Linux and macOS)."""
+DEFLATE = ServerPerMessageDeflateFactory(
+    # Without context takeover one compressed frame serves every socket, and an idle one keeps no 7 KiB decoder.
+    server_no_context_takeover=True,
+    client_no_context_takeover=True,
+    server_max_window_bits=frames.WINDOW_BITS,
+    client_max_window_bits=frames.WINDOW_BITS,
+    compress_settings={"memLevel": frames.MEMORY_LEVEL},
+)
+
+
+class WebSocketProtocol(WebSocketsSansIOProtocol):
+    """One WebSocket: uvicorn's, and a ``Line`` for the manager that registers it."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        if self.conn.available_extensions:
+            self.conn.available_extensions = [DEFLATE]
+        self.writable = cast("asyncio.Event", _Flag())
+        self.window_bits = 0
+        self.is_parked = False
+        self._observer: LineObserver | None = None
+        self._fragments = 0
+
+    # The handshake, and what the application sends by itself
+
+    def handle_connect(self, event: Request) -> None:
+        super().handle_connect(event)
+        if self.close_sent:
+            return
+        cast("dict[str, Any]", self.scope["extensions"])[EXTENSION] = self
+        for extension in self.conn.extensions:
+            self.window_bits = cast("PerMessageDeflate", extension).local_max_window_bits
+        # Forget the request: a parser that has read it keeps it.
+        del self.request
+        self.conn.parser = FrameProtocol.parse(self.conn)
+        next(self.conn.parser)
+
+    def start_keepalive(self) -> None:
+        if self._observer is None:
+            super().start_keepalive()
+
+    async def run_asgi(self) -> None:
+        try:
+            await self.app(self.scope, self.receive, self.send)
+        except ClientDisconnected:
+            pass
+        except BaseException:
+            self.logger.exception("Exception in ASGI application\n")
+            self.send_500_response()
+        else:
+            if not self.handshake_complete:
+                self.logger.error("ASGI callable returned without completing handshake.")
+                self.send_500_response()
+        if not self.is_parked and self.close_timer is None:
+            self.transport.close()
+
+    async def send(self, message: ASGISendEvent) -> None:
+        if message["type"] != "websocket.send" or not self.is_open:
+            await super().send(message)
+            return
+        await self.writable.wait()
+        text, data = message.get("text"), message.get("bytes")
+        if not self.is_open:
+            raise ClientDisconnected
+        if data is not None:
+            self.transport.write(Encoded(Form.BINARY, data, len(data)).frame(self.window_bits))
+        elif text is not None:
+            self.transport.write(Encoded(Form.TEXT, text, len(text)).frame(self.window_bits))
+
+    # What the manager calls
+
+    @property
+    def is_open(self) -> bool:
+        """Whether frames may be written."""
+        return self.handshake_complete and not self.close_sent and not self.transport.is_closing()
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether the write buffer is over its high-water mark."""
+        return not self.writable.is_set()
+
+    @property
+    def is_reading(self) -> bool:
+        """False while the application does not keep up with what comes in."""
+        return not self.read_paused
+
+    def attach(self, observer: LineObserver, limits: Limits) -> None:
+        """Bound the buffers, and tell the observer what happens; its heartbeat replaces uvicorn's."""
+        self._observer = observer
+        self.stop_keepalive()
+        self.conn.max_message_size = min(
+            self.conn.max_message_size or limits.max_message_size, limits.max_message_size
+        )
+        self.transport.set_write_buffer_limits(WRITE_BUFFER_BYTES)
+        _bound_kernel_buffer(self.transport, limits)
+
+    def detach(self) -> None:
+        """Tell nobody any more."""
+        self._observer = None
+        if self.is_open and not self.is_parked:
+            self.start_keepalive()
+
+    def ping(self) -> None:
+        """Write a ping frame; any answer is life."""
+        if self.is_open:
+            self.transport.write(frames.PING_FRAME)
+
+    def hang_up(self, code: int, reason: str, timeout_s: float) -> None:
+        """Write a close frame behind everything else; abort if the peer has not closed in time."""
+        if not self.is_open:
+            return
+        self.conn.send_close(code, reason)
+        self.close_sent = True
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
+        self.resume_reading()  # the peer's close frame may be behind other messages
+        self.close_timer = self.loop.call_later(timeout_s, self.abort)
+
+    def abort(self) -> None:
+        """Drop the socket and what is buffered for it."""
+        self.transport.abort()
+
+    async def drain(self) -> None:
+        """Wait until the write buffer is below its low-water mark, or the socket is gone."""
+        await self.writable.wait()
+
+    def park(self, inbox: Events) -> None:
+        """Keep the socket when the application returns. What it was asked with is forgotten."""
+        self.is_parked = True
+        waiting, self.queue = self.queue, cast("asyncio.Queue[Any]", inbox)
+        while not waiting.empty():
+            inbox.put_nowait(cast("AsgiEvent", waiting.get_nowait()))
+        del self.scope, self.response, self.app_state  # only the application needs them
+
+    def resume_reading(self) -> None:
+        """Read again."""
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+
+    # What the transport says
+
+    def data_received(self, data: bytes) -> None:
+        if self._observer is not None:
+            self._observer.heard()
+        super().data_received(data)
+
+    def handle_cont(self, event: Frame) -> None:
+        self._fragments += 1
+        if self._fragments >= MAX_FRAGMENTS:
+            self.conn.fail(close_codes.POLICY_VIOLATION, f"more than {MAX_FRAGMENTS} fragments")
+            self.handle_parser_exception()
+            return
+        # One growing buffer: a list of fragments would cost 60 bytes for each empty one.
+        message = cast("list[Any]", self.frames)
+        if not isinstance(message[0], bytearray):
+            message[0] = bytearray(message[0])
+        message[0] += event.data
+        if event.fin:
+            self._fragments = 0
+            message[0] = bytes(message[0])
+            self.send_receive_event_to_app()
+
+    def handle_parser_exception(self) -> None:
+        super().handle_parser_exception()
+        if self._observer is not None:
+            self._observer.cut()
+            if self.conn.close_sent is not None and self.conn.close_sent.code == close_codes.TOO_LARGE:
+                self._observer.refused()
+        self._abort_unless_closed()
+
+    def handle_close(self, event: Frame) -> None:
+        super().handle_close(event)
+        if self._observer is not None:
+            self._observer.cut()
+        self._abort_unless_closed()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._observer is not None:
+            self._observer.paused()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if not self.is_parked and self.handshake_initiated:
+            cast("dict[str, Any]", self.scope["extensions"]).pop(EXTENSION, None)  # a reference to ourselves
+        if self._observer is not None:
+            self._observer.cut()
+
+    def shutdown(self) -> None:
+        if not self.transport.is_closing():
+            super().shutdown()
+            self._abort_unless_closed()
+
+    def _abort_unless_closed(self) -> None:
+        """A peer that reads nothing must not keep a socket that is being closed, nor a server that ends."""
+        if self.close_timer is None and not self.disconnected:
+            self.close_timer = self.loop.call_later(self.close_timeout, self.abort)
+
+
+class _Flag:
+    """What flow control needs of ``asyncio.Event``, without 700 bytes of empty queue for each socket."""
+
+    __slots__ = ("_waiting",)
+
+    def __init__(self) -> None:
+        self._waiting: asyncio.Future[None] | None = None
+
+    def is_set(self) -> bool:
+        return self._waiting is None
+
+    def set(self) -> None:
+        if self._waiting is not None:
+            self._waiting.set_result(None)
+            self._waiting = None
+
+    def clear(self) -> None:
+        if self._waiting is None:
+            self._waiting = asyncio.get_running_loop().create_future()
+
+    async def wait(self) -> None:
+        if self._waiting is not None:
+            await asyncio.shield(self._waiting)
+
+
+def _bound_kernel_buffer(transport: asyncio.Transport, limits: Limits) -> None:
+    """Bound what the kernel holds for a peer that reads slowly, and how long for one that is gone."""
+    peer = transport.get_extra_info("socket")
+    if peer is None or peer.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    silence_s = limits.heartbeat_interval + limits.heartbeat_timeout
+    for option, value in (
+        ("TCP_NOTSENT_LOWAT", KERNEL_BUFFER_BYTES),
+        ("TCP_USER_TIMEOUT", int(1000 * silence_s)),
+    ):
+        if hasattr(socket, option):  # neither is on every platform
+            peer.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+
+
+def install(*, compress: bool) -> str:
+    """Have the uvicorn that runs this process serve new sockets with ``WebSocketProtocol``.
+
+    Called in lifespan startup: the handler of SIGTERM is then the method of the server that is starting.
+
+    Returns:
+        Why not; empty when it is installed.
+    """
+    server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    if not isinstance(server, Server):
+        return "the server is not uvicorn, or does not run in the main thread"
+    chosen = server.config.ws_protocol_class
+    if not isinstance(chosen, type) or not issubclass(WebSocketProtocol, chosen):
+        return f"uvicorn was told to use {getattr(chosen, '__name__', chosen)}"
+    server.config.ws_protocol_class = WebSocketProtocol
+    server.config.ws_per_message_deflate &= compress
+    return ""

@@ -18,6 +18,8 @@ class Keys:
         self.all: str = f"{namespace}:all"
         self.inbox_prefix: str = f"{namespace}:{{"
         self.inbox_suffix: str = "}:inbox"
+        # How many bytes of a client's key come before its id.
+        self.client_prefix_bytes: int = len(self.client("").encode())
 
     def info(self, node: NodeId) -> str:
         return f"{self._ns}:{{nodes}}:info:{node}"
@@ -35,11 +37,6 @@ class Keys:
 
     def client(self, client_id: str) -> str:
         return f"{self._ns}:{{{partition(client_id)}}}:client:{client_id}"
-
-    @property
-    def client_prefix_bytes(self) -> int:
-        """How many bytes of a client's key come before its id."""
-        return len(self.client("").encode())
 
     def room(self, room: str) -> str:
         """Hash of members; the channel of the same name carries the room's messages."""

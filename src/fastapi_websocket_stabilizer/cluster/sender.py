@@ -38,9 +38,14 @@ class Sender:
 
     async def to_client(self, client_id: str, message: Encoded, confirm: float | None) -> bool:
         """``to_clients`` for one, which most sends are."""
-        if self._context.is_distributed and not self._own_socket(client_id):
-            return (await self._through_bus([client_id], message, confirm))[0]
-        return (await self.to_clients([client_id], message, confirm))[0]
+        if not self._context.is_distributed:
+            return (await self.to_clients([client_id], message, confirm))[0]
+        is_taken = await self._straight(client_id, message, confirm)
+        if is_taken is None:
+            (is_taken,) = await self._through_bus([client_id], message, confirm)
+        if not is_taken:
+            await asyncio.sleep(0)  # as in to_clients
+        return is_taken
 
     async def to_clients(
         self, client_ids: Sequence[str], message: Encoded, confirm: float | None
@@ -55,12 +60,11 @@ class Sender:
     async def _to_any_node(
         self, client_ids: Sequence[str], message: Encoded, confirm: float | None
     ) -> list[bool]:
-        if any(map(self._own_socket, client_ids)):
-            await self._verified()
         taken: dict[str, bool] = {}
         for client_id in client_ids:
-            if own := self._own_socket(client_id):
-                taken[client_id] = await self._to_local(own, message, confirm)
+            is_taken = await self._straight(client_id, message, confirm)
+            if is_taken is not None:
+                taken[client_id] = is_taken
         remote = [c for c in client_ids if c not in taken]
         for start in range(0, len(remote), CLIENTS_PER_CALL):
             chunk = remote[start : start + CLIENTS_PER_CALL]
@@ -117,6 +121,14 @@ class Sender:
             return "it did not come back from Redis in time"
         await self._wait_for_pending(tally)
         return tally.errors[0][1] if tally.errors else None if tally.succeeded else "connection has ended"
+
+    async def _straight(self, client_id: str, message: Encoded, confirm: float | None) -> bool | None:
+        """Write to the client's socket if it is here and nothing can be overtaken; None: it goes through Redis."""
+        own = self._own_socket(client_id)
+        if own and self._leases is not None and self._leases.unverified() is not None:
+            await self._verified()
+            own = self._own_socket(client_id)
+        return await self._to_local(own, message, confirm) if own else None
 
     def _own_socket(self, client_id: str) -> list[Connection]:
         """The client's socket if it is ours to write to at once: nothing of ours may be overtaken by it."""

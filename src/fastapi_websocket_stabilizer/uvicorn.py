@@ -227,8 +227,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         super().handle_parser_exception()
         if self._observer is not None:
             self._observer.cut()
-            if self.conn.close_sent is not None and self.conn.close_sent.code == close_codes.TOO_LARGE:
-                self._observer.refused()
+            if self.conn.close_sent is not None:
+                self._observer.refused(self.conn.close_sent.code)
         self._abort_unless_closed()
 
     def handle_close(self, event: Frame) -> None:

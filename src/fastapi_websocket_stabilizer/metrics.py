@@ -27,6 +27,12 @@ class Counters:
     """Dropped by ``drop_oldest`` or ``drop_newest``."""
     messages_too_large: int = 0
     """Inbound messages over ``max_message_size``; the connection was closed with 1009."""
+    messages_too_fragmented: int = 0
+    """Inbound messages in too many fragments; the connection was closed with 1008."""
+    messages_invalid: int = 0
+    """Violations of the WebSocket protocol, or text that is not UTF-8; closed with 1002 or 1007."""
+    sockets_paused: int = 0
+    """Times that a socket's write buffer was full and its messages waited in its outbox."""
     sends_deferred: int = 0
     """Sends that waited because ``max_concurrent_broadcast`` others were under way."""
     sends_unreachable: int = 0

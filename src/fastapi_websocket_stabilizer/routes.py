@@ -1,6 +1,7 @@
 """FastAPI's side: routes that serve sockets, refusals as HTTP answers, health."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Any
@@ -132,9 +133,10 @@ def install_protocol(context: Context) -> None:
             reason = uvicorn.install(compress=context.config.compression is not CompressionMode.NONE)
     if not reason:
         context.protocol = uvicorn.NAME
-    context.log.info(
-        "WebSockets are served through %s", context.protocol, extra={"because": reason or "installed"}
-    )
+    # Where people look when a server starts; uvicorn shows its own loggers only.
+    server_log = logging.getLogger("uvicorn.error")
+    log = server_log if server_log.hasHandlers() else context.log
+    log.info("WebSockets go through %s%s", context.protocol, f" ({reason})" if reason else "")
 
 
 def health_router(registry: Registry) -> APIRouter:

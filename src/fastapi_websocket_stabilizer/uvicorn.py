@@ -27,16 +27,22 @@ from .local.line import EXTENSION, Events, LineObserver
 from .local.owner import Limits
 from .wire import Encoded, Form
 
-OLDEST_UVICORN = (0, 52, 1)
-"""The first release whose websockets-sansio class has flow control on writes."""
+OLDEST = {"uvicorn": "0.52.1", "websockets": "16.0"}
+"""The first with flow control on writes, and the first whose parser bounds messages and fragments apart."""
 
-if tuple(int(part) for part in version("uvicorn").split(".")[:3] if part.isdigit()) < OLDEST_UVICORN:
-    raise ConfigurationError(
-        f"fastapi_websocket_stabilizer.uvicorn needs uvicorn >= {'.'.join(map(str, OLDEST_UVICORN))}, "
-        f"found {version('uvicorn')}: upgrade it, or run with uvicorn's own WebSocket class"
-    )
 
-# Below the check: an older release may not have it.
+def _release(number: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in number.split(".")[:3] if part.isdigit())
+
+
+for package, oldest in OLDEST.items():
+    if _release(version(package)) < _release(oldest):
+        raise ConfigurationError(
+            f"fastapi_websocket_stabilizer.uvicorn needs {package} >= {oldest}, found {version(package)}: "
+            "upgrade it, or run with uvicorn's own WebSocket class"
+        )
+
+# Below the check: older releases may lack what is used here.
 from uvicorn.protocols.websockets.websockets_sansio_impl import (  # noqa: E402 - see the line above
     WebSocketsSansIOProtocol,
 )
@@ -221,8 +227,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         super().handle_parser_exception()
         if self._observer is not None:
             self._observer.cut()
-            if self.conn.close_sent is not None and self.conn.close_sent.code == close_codes.TOO_LARGE:
-                self._observer.refused()
+            if self.conn.close_sent is not None:
+                self._observer.refused(self.conn.close_sent.code)
         self._abort_unless_closed()
 
     def handle_close(self, event: Frame) -> None:

@@ -82,7 +82,8 @@ class Node:
         self.lost_connections: list[tuple[str, Ended, str]] = []
         self.ended: list[tuple[str, Ended, int, str]] = []
         self.dropped_messages = 0
-        self.refused_sizes: list[int] = []
+        self.refused_codes: list[int] = []
+        self.pauses = 0
         self.room_calls: list[tuple[str, str]] = []
 
     def limits(self) -> Any:
@@ -100,8 +101,11 @@ class Node:
     def dropped(self, messages: int) -> None:
         self.dropped_messages += messages
 
-    def refused(self, size: int) -> None:
-        self.refused_sizes.append(size)
+    def refused(self, code: int) -> None:
+        self.refused_codes.append(code)
+
+    def paused(self) -> None:
+        self.pauses += 1
 
     def lost(self, connection: Connection, why: Ended, error: str) -> None:
         if connection.ended is None:

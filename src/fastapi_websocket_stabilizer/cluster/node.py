@@ -60,8 +60,14 @@ class Node:
     def dropped(self, messages: int) -> None:
         self._context.counters.messages_dropped += messages
 
-    def refused(self, size: int) -> None:
-        self._context.counters.messages_too_large += 1
+    def refused(self, code: int) -> None:
+        counters = self._context.counters
+        counters.messages_too_large += code == close_codes.TOO_LARGE
+        counters.messages_too_fragmented += code == close_codes.POLICY_VIOLATION
+        counters.messages_invalid += code not in (close_codes.TOO_LARGE, close_codes.POLICY_VIOLATION)
+
+    def paused(self) -> None:
+        self._context.counters.sockets_paused += 1
 
     def is_pong(self, message: str | bytes) -> bool:
         return message in PONGS

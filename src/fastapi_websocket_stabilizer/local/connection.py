@@ -283,6 +283,7 @@ class Connection:
     def paused(self) -> None:
         """The peer does not keep up: what is sent from now on waits in the outbox."""
         self.open_line = None
+        self._owner.paused()
         if not self.is_writing and self.ended is None:
             self._queue().write_after(None)
 
@@ -327,13 +328,13 @@ class Connection:
         """The peer is gone; what the handler does about it ends the connection."""
         self.closed_with = (code, reason)
 
-    def refused(self) -> None:
-        """The server refused a message over the limit."""
-        self._owner.refused(0)
+    def refused(self, code: int) -> None:
+        """The server refused what came in."""
+        self._owner.refused(code)
 
     async def too_large(self, size: int, limit: int) -> None:
         """A message over the limit came in."""
-        self._owner.refused(size)
+        self._owner.refused(close_codes.TOO_LARGE)
         await self._owner.end(
             self, Ended.EVICTED, close_codes.TOO_LARGE, f"{size} bytes, the limit is {limit}"
         )

@@ -101,8 +101,8 @@ class LineObserver(Observer, Protocol):
         """The write buffer is over its high-water mark."""
         ...
 
-    def refused(self) -> None:
-        """A message over the limit came in and was refused with 1009."""
+    def refused(self, code: int) -> None:
+        """What came in was refused with this close code."""
         ...
 
     def cut(self) -> None:

@@ -47,7 +47,13 @@ class Owner(Protocol):
 
     def dropped(self, messages: int) -> None: ...
 
-    def refused(self, size: int) -> None: ...
+    def refused(self, code: int) -> None:
+        """A message was refused with this close code."""
+        ...
+
+    def paused(self) -> None:
+        """A socket's write buffer is full."""
+        ...
 
     def lost(self, connection: "Connection", why: Ended, error: str) -> None:
         """Forget the connection now and close its socket soon; called from its own loop."""

@@ -315,8 +315,8 @@ async def test_inbound_message_is_life_and_use() -> None:
 async def test_message_over_the_limit_is_counted_and_ends_the_connection() -> None:
     node = Node()
     await connect(node=node).too_large(11, 10)
-    assert (node.refused_sizes, node.ended) == (
-        [11],
+    assert (node.refused_codes, node.ended) == (
+        [1009],
         [("alice", Ended.EVICTED, 1009, "11 bytes, the limit is 10")],
     )
 

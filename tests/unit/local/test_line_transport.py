@@ -163,8 +163,8 @@ async def test_compression_is_what_the_line_agreed_to(window_bits: int) -> None:
 
 async def test_refused_message_is_counted() -> None:
     node = Node()
-    connect_line(node=node).refused()
-    assert node.refused_sizes == [0]
+    connect_line(node=node).refused(1009)
+    assert node.refused_codes == [1009]
 
 
 async def test_connection_that_does_not_read_is_known() -> None:

@@ -57,8 +57,8 @@ class Server:
     def paused(self) -> None:
         self.told.append("paused")
 
-    def refused(self) -> None:
-        self.told.append("refused")
+    def refused(self, code: int) -> None:
+        self.told.append(("refused", code))
 
     def cut(self) -> None:
         self.told.append("cut")

@@ -1,0 +1,98 @@
+"""How the harness asks a replica to send: ``POST /control``, answered when its calls have returned.
+
+Runs under release 1.1's interpreter too, so it knows nothing but FastAPI.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic import BaseModel
+
+from benchmarks.messages import json_message, text_message
+
+Broadcast = Callable[[Any], Awaitable[object]]
+Direct = Callable[[str, Any], Awaitable[object]]
+Job = Callable[[], Awaitable[object]]
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+
+class Order(BaseModel):
+    """What to send: broadcasts, or to each of ``targets``; ``rate`` is calls a second, 0 as fast as possible."""
+
+    count: int = 0
+    in_flight: int = 1
+    first: int = 0
+    size: int = 128
+    is_json: bool = False
+    rate: float = 0.0
+    targets: list[str] = []
+
+    def message(self, sequence: int) -> Any:
+        """Return one message, stamped now: text, or an object that is to be sent as JSON."""
+        return (json_message if self.is_json else text_message)(sequence, self.size)
+
+
+def add_control(app: FastAPI, broadcast: Broadcast, direct: Direct) -> None:
+    """Let ``app`` be asked to send."""
+
+    @app.get("/control")
+    async def ready() -> dict[str, bool]:
+        return {"ready": True}
+
+    @app.post("/control")
+    async def control(order: Order) -> dict[str, float]:
+        started = time.monotonic()
+        await run(order, broadcast, direct)
+        return {"seconds": time.monotonic() - started}
+
+
+def control_app(broadcast: Broadcast, direct: Direct, lifespan: Lifespan | None = None) -> FastAPI:
+    """Return an application that can only be asked to send."""
+    app = FastAPI(lifespan=lifespan)
+    add_control(app, broadcast, direct)
+    return app
+
+
+async def run(order: Order, broadcast: Broadcast, direct: Direct) -> None:
+    """Make the calls of ``order``, and return when all have returned."""
+    jobs = _directs(order, direct) if order.targets else _broadcasts(order, broadcast)
+    if order.rate:
+        async with asyncio.TaskGroup() as group:
+            async for job in _paced(jobs, order.rate):
+                group.create_task(_call(job))
+    else:
+        await asyncio.gather(*(_work(jobs) for _ in range(order.in_flight)))
+
+
+def _broadcasts(order: Order, broadcast: Broadcast) -> Iterator[Job]:
+    for sequence in range(order.first, order.first + order.count):
+        yield lambda sequence=sequence: broadcast(order.message(sequence))  # type: ignore[misc]
+
+
+def _directs(order: Order, direct: Direct) -> Iterator[Job]:
+    for sequence in range(order.first, order.first + order.count):
+        for target in order.targets:
+            yield lambda sequence=sequence, target=target: (  # type: ignore[misc]
+                direct(target, order.message(sequence))
+            )
+
+
+async def _work(jobs: Iterable[Job]) -> None:
+    for job in jobs:
+        await job()
+
+
+async def _call(job: Job) -> None:
+    await job()
+
+
+async def _paced(jobs: Iterable[Job], rate: float) -> AsyncIterator[Job]:
+    due = time.monotonic()
+    for job in jobs:
+        await asyncio.sleep(max(0.0, due - time.monotonic()))
+        yield job
+        due += 1 / rate

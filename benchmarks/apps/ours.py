@@ -1,0 +1,25 @@
+"""This library, as its README writes it; the variant ``stock`` leaves uvicorn's own protocol class in place."""
+
+import dataclasses
+from typing import Any
+
+from fastapi import FastAPI
+
+from benchmarks.apps.control import add_control
+from benchmarks.apps.environment import NAMESPACE, REDIS_URL, VARIANT
+from fastapi_websocket_stabilizer import Identity, WebSocketConfig, WebSocketConnectionManager
+
+settings: dict[str, Any] = {"redis_url": REDIS_URL, "namespace": NAMESPACE}
+if VARIANT == "stock" and "uvicorn_protocol" in {field.name for field in dataclasses.fields(WebSocketConfig)}:
+    settings["uvicorn_protocol"] = False
+
+manager = WebSocketConnectionManager(WebSocketConfig(**settings))
+app = FastAPI(lifespan=manager.lifespan)
+app.include_router(manager.router)
+add_control(app, manager.broadcast, manager.send_to_client)
+
+
+@manager.websocket(app, "/ws")
+async def identify(client_id: str) -> Identity:
+    """Say who connects; the library does the rest."""
+    return Identity(client_id)

@@ -1,0 +1,25 @@
+"""The systems that are compared, in the order of the tables."""
+
+from .base import Cluster, MissingError, Stage, System
+from .nchan import Nchan
+from .ours import Bare, Ours, OursBlock, OursStock
+from .python_peers import ChannelsLayer, Glue, Hubcast, PythonSocketIO
+from .socketio_node import SocketIO
+
+ALL: dict[str, System] = {
+    system.name: system
+    for system in (
+        Ours(),
+        OursBlock(),
+        OursStock(),
+        Glue(),
+        PythonSocketIO(),
+        ChannelsLayer(),
+        Hubcast(),
+        SocketIO(),
+        Nchan(),
+        Bare(),
+    )
+}
+
+__all__ = ["ALL", "Cluster", "MissingError", "Stage", "System"]

@@ -10,6 +10,9 @@ NORMAL = 1000
 GOING_AWAY = 1001
 """The server process ends. Reconnect."""
 
+INVALID_DATA = 1007
+"""A text message was not UTF-8. Do not repeat it."""
+
 POLICY_VIOLATION = 1008
 """One message came in more fragments than anybody needs. Do not repeat it."""
 

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from .exceptions import ConnectionNotFoundError, ConnectionTimeoutError, SlowConsumerError
 from .local.connection import Connection
 from .metrics import Counters
 from .models import PresenceEvent
@@ -31,12 +32,20 @@ class Hooks:
             await self.call(hook, *arguments)
 
     async def call(self, hook: Callable[..., Any], *arguments: Any) -> None:
-        """Call one hook; wait for it if it is a coroutine."""
+        """Call one hook; wait for it if it is a coroutine. That its connection has ended meanwhile is no failure."""
         try:
             result = hook(*arguments)
             if inspect.isawaitable(result):
                 await result
-        except Exception:  # noqa: BLE001 - the application's code may raise anything
+        except Exception as error:  # noqa: BLE001 - the application's code may raise anything
+            if arguments and _is_end_of(arguments[0], error):
+                return
             self._counters.hooks_failed += 1
             name = getattr(hook, "__qualname__", repr(hook))
             self._log.exception("hook failed", extra={"hook": name})
+
+
+def _is_end_of(subject: object, error: Exception) -> bool:
+    """Whether a hook only found that its connection is over."""
+    is_about_an_end = isinstance(error, ConnectionNotFoundError | ConnectionTimeoutError | SlowConsumerError)
+    return is_about_an_end and isinstance(subject, Connection) and subject.ended is not None

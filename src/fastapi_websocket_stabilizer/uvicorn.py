@@ -6,12 +6,15 @@ served as uvicorn's own class serves them.
 """
 
 import asyncio
+import os
 import signal
 import socket
+from contextlib import suppress
 from importlib.metadata import version
 from typing import Any, cast
 
 from starlette.types import Message as AsgiEvent
+from starlette.websockets import WebSocketDisconnect
 from uvicorn._types import ASGISendEvent
 from uvicorn.config import Config
 from uvicorn.protocols.utils import ClientDisconnected
@@ -20,6 +23,7 @@ from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPe
 from websockets.frames import Frame
 from websockets.http11 import Request
 from websockets.protocol import Protocol as FrameProtocol
+from websockets.protocol import State
 
 from . import close_codes, frames
 from .exceptions import ConfigurationError
@@ -78,9 +82,11 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         if self.conn.available_extensions:
             self.conn.available_extensions = [DEFLATE]
         self.writable = cast("asyncio.Event", _Flag())
+        self.scope: Any = None
         self.window_bits = 0
         self.is_parked = False
         self._observer: LineObserver | None = None
+        self._descriptor = -1  # of the socket, while frames may be written to it past the event loop
         self._fragments = 0
 
     # The handshake, and what the application sends by itself
@@ -89,7 +95,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         super().handle_connect(event)
         if self.close_sent:
             return
-        cast("dict[str, Any]", self.scope["extensions"])[EXTENSION] = self
+        self.scope["extensions"][EXTENSION] = self
         for extension in self.conn.extensions:
             self.window_bits = cast("PerMessageDeflate", extension).local_max_window_bits
         # Forget the request: a parser that has read it keeps it.
@@ -106,14 +112,17 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             await self.app(self.scope, self.receive, self.send)
         except ClientDisconnected:
             pass
-        except BaseException:
-            self.logger.exception("Exception in ASGI application\n")
+        except BaseException as error:
+            # A handler may leave with its socket's end: of a registered socket the manager knows, and has said so.
+            if self._observer is None or not isinstance(error, WebSocketDisconnect):
+                self.logger.exception("Exception in ASGI application\n")
             self.send_500_response()
         else:
             if not self.handshake_complete:
                 self.logger.error("ASGI callable returned without completing handshake.")
                 self.send_500_response()
         if not self.is_parked and self.close_timer is None:
+            self._cut()
             self.transport.close()
 
     async def send(self, message: ASGISendEvent) -> None:
@@ -149,18 +158,35 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     def attach(self, observer: LineObserver, limits: Limits) -> None:
         """Bound the buffers, and tell the observer what happens; its heartbeat replaces uvicorn's."""
         self._observer = observer
+        self.close_timeout = limits.close_timeout_s
         self.stop_keepalive()
         self.conn.max_message_size = min(
             self.conn.max_message_size or limits.max_message_size, limits.max_message_size
         )
         self.transport.set_write_buffer_limits(WRITE_BUFFER_BYTES)
-        _bound_kernel_buffer(self.transport, limits)
+        peer = self.transport.get_extra_info("socket")
+        if peer is not None:
+            _bound_kernel_buffer(peer, limits)
+            self._descriptor = -1 if self.scheme == "wss" else peer.fileno()
 
     def detach(self) -> None:
         """Tell nobody any more."""
+        self._cut()
         self._observer = None
         if self.is_open and not self.is_parked:
             self.start_keepalive()
+
+    def write_now(self, data: bytes) -> None:
+        """Write at once what was gathered in this turn of the event loop.
+
+        uvloop gathers too, and costs a third of the system call; a fan-out need not pay for that twice.
+        """
+        sent = 0
+        if self._descriptor >= 0 and not self.transport.get_write_buffer_size():
+            with suppress(OSError):  # full, or gone: the transport finds out
+                sent = os.write(self._descriptor, data)
+        if sent < len(data):
+            self.transport.write(data[sent:] if sent else data)
 
     def ping(self) -> None:
         """Write a ping frame; any answer is life."""
@@ -173,6 +199,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             return
         self.conn.send_close(code, reason)
         self.close_sent = True
+        self._cut()
         self.transport.write(b"".join(self.conn.data_to_send()))
         self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
         self.resume_reading()  # the peer's close frame may be behind other messages
@@ -180,6 +207,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def abort(self) -> None:
         """Drop the socket and what is buffered for it."""
+        self._cut()
         self.transport.abort()
 
     async def drain(self) -> None:
@@ -192,7 +220,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         waiting, self.queue = self.queue, cast("asyncio.Queue[Any]", inbox)
         while not waiting.empty():
             inbox.put_nowait(cast("AsgiEvent", waiting.get_nowait()))
-        del self.scope, self.response, self.app_state  # only the application needs them
+        self.scope = None
+        del self.response, self.app_state  # only the application needs them
 
     def resume_reading(self) -> None:
         """Read again."""
@@ -210,8 +239,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     def handle_cont(self, event: Frame) -> None:
         self._fragments += 1
         if self._fragments >= MAX_FRAGMENTS:
-            self.conn.fail(close_codes.POLICY_VIOLATION, f"more than {MAX_FRAGMENTS} fragments")
-            self.handle_parser_exception()
+            self._refuse(close_codes.POLICY_VIOLATION, f"more than {MAX_FRAGMENTS} fragments")
             return
         # One growing buffer: a list of fragments would cost 60 bytes for each empty one.
         message = cast("list[Any]", self.frames)
@@ -220,21 +248,45 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         message[0] += event.data
         if event.fin:
             self._fragments = 0
-            message[0] = bytes(message[0])
             self.send_receive_event_to_app()
 
+    def send_receive_event_to_app(self) -> None:
+        data, self.frames = bytes(self.frames[0]), []
+        if self.close_sent:
+            return  # too late; reading goes on, up to the peer's close frame
+        if self.curr_msg_data_type == "bytes":
+            self.queue.put_nowait({"type": "websocket.receive", "bytes": data})
+        else:
+            try:
+                self.queue.put_nowait({"type": "websocket.receive", "text": data.decode()})
+            except UnicodeDecodeError:  # uvicorn would log a traceback for each
+                self._refuse(close_codes.INVALID_DATA, "text is not UTF-8")
+                return
+        if not self.read_paused:
+            self.read_paused = True
+            self.transport.pause_reading()
+
+    def _refuse(self, code: int, reason: str) -> None:
+        if self.conn.state is State.OPEN:  # else a close that came with it was answered already
+            self.conn.fail(code, reason)
+        self.handle_parser_exception()
+
+    def handle_ping(self) -> None:
+        if self.is_paused or self.transport.is_closing():
+            self.conn.data_to_send()  # a peer that reads no pongs gets none, and does not fill our memory
+        else:
+            super().handle_ping()
+
     def handle_parser_exception(self) -> None:
+        self._cut()
         super().handle_parser_exception()
-        if self._observer is not None:
-            self._observer.cut()
-            if self.conn.close_sent is not None:
-                self._observer.refused(self.conn.close_sent.code)
+        if self._observer is not None and self.conn.close_sent is not None:
+            self._observer.refused(self.conn.close_sent.code)
         self._abort_unless_closed()
 
     def handle_close(self, event: Frame) -> None:
+        self._cut()
         super().handle_close(event)
-        if self._observer is not None:
-            self._observer.cut()
         self._abort_unless_closed()
 
     def pause_writing(self) -> None:
@@ -243,16 +295,22 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self._observer.paused()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._cut()
         super().connection_lost(exc)
-        if not self.is_parked and self.handshake_initiated:
-            cast("dict[str, Any]", self.scope["extensions"]).pop(EXTENSION, None)  # a reference to ourselves
-        if self._observer is not None:
-            self._observer.cut()
+        if self.scope is not None:
+            self.scope["extensions"].pop(EXTENSION, None)  # a reference to ourselves
 
     def shutdown(self) -> None:
         if not self.transport.is_closing():
+            self._cut()
             super().shutdown()
             self._abort_unless_closed()
+
+    def _cut(self) -> None:
+        """Nothing more is written; the descriptor may soon be that of another socket."""
+        self._descriptor = -1
+        if self._observer is not None:
+            self._observer.cut()
 
     def _abort_unless_closed(self) -> None:
         """A peer that reads nothing must not keep a socket that is being closed, nor a server that ends."""
@@ -285,10 +343,9 @@ class _Flag:
             await asyncio.shield(self._waiting)
 
 
-def _bound_kernel_buffer(transport: asyncio.Transport, limits: Limits) -> None:
+def _bound_kernel_buffer(peer: socket.socket, limits: Limits) -> None:
     """Bound what the kernel holds for a peer that reads slowly, and how long for one that is gone."""
-    peer = transport.get_extra_info("socket")
-    if peer is None or peer.family not in (socket.AF_INET, socket.AF_INET6):
+    if peer.family not in (socket.AF_INET, socket.AF_INET6):
         return
     silence_s = limits.heartbeat_interval + limits.heartbeat_timeout
     for option, value in (

@@ -60,6 +60,9 @@ class FakeLine:
     def detach(self) -> None:
         self.told.append("detach")
 
+    def write_now(self, data: bytes) -> None:
+        self.wire.write(data)
+
     def ping(self) -> None:
         self.told.append("ping")
 

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
+from ..loops import running_loop
 from ..metrics import Counters
 from ..names import ConnectionId, NodeId, node_of
 from ..ports import Claim, Claimed, Entry, Membership, Receive, Renewal
@@ -92,7 +93,7 @@ class MemoryBackend:
                 shares.setdefault(node, []).append(part._replace(targets=targets))
             rows += nodes
         took = {n: self._deliver("inbox", replace(envelope, parts=tuple(s)), [n]) for n, s in shares.items()}
-        reply: asyncio.Future[list[list[NodeId]]] = asyncio.get_running_loop().create_future()
+        reply: asyncio.Future[list[list[NodeId]]] = running_loop().create_future()
         reply.set_result([[node for node in row if took[node]] for row in rows])
         return reply
 

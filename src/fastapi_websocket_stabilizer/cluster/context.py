@@ -16,6 +16,7 @@ from ..local.fanout import FanOut
 from ..local.gate import Gate
 from ..local.order import Sequencer, SequenceTracker
 from ..local.shards import Shards
+from ..loops import running_loop
 from ..metrics import Counters, Stopwatch
 from ..names import ConnectionId, NodeId
 from ..ports import Backend
@@ -32,7 +33,7 @@ class Tasks:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def spawn(self, coroutine: Coroutine[Any, Any, Any], name: str) -> "asyncio.Task[Any]":
-        task = asyncio.get_running_loop().create_task(coroutine, name=name)
+        task = running_loop().create_task(coroutine, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task
@@ -47,7 +48,7 @@ class Tasks:
 
     async def settle(self, timeout_s: float) -> None:
         """Wait for this loop's tasks, then cancel those that are left."""
-        mine = [task for task in self._tasks if task.get_loop() is asyncio.get_running_loop()]
+        mine = [task for task in self._tasks if task.get_loop() is running_loop()]
         mine = [task for task in mine if task is not asyncio.current_task()]
         if mine:
             _, late = await asyncio.wait(mine, timeout=timeout_s)

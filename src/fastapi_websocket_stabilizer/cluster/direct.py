@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import chain
 
+from ..loops import running_loop
 from ..names import NodeId
 from ..wire import Encoded, Envelope, Kind, Part, part_size
 from .context import Context
@@ -36,7 +37,7 @@ class Batch:
         return self.clients + clients <= CLIENTS_PER_CALL and self.bytes + size <= BYTES_PER_CALL
 
     def add(self, part: Part, size: int) -> "asyncio.Future[Taken]":
-        answer: asyncio.Future[Taken] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Taken] = running_loop().create_future()
         self.parts.append(part)
         self.answers.append(answer)
         self.clients += len(part.targets)
@@ -82,7 +83,7 @@ class Direct:
 
     def _open(self) -> Batch:
         if self._batch is None:
-            asyncio.get_running_loop().call_soon(self.flush)
+            running_loop().call_soon(self.flush)
         self.flush()
         # Numbered before anything else can be: whoever queues an envelope flushes this one first.
         sequence, _ = self._context.sequencer.next("inbox")

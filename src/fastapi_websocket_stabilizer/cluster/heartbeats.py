@@ -10,6 +10,7 @@ from ..local.connection import Connection
 from ..local.heartbeat import Liveness
 from ..local.owner import Ended
 from ..local.shards import Shard
+from ..loops import running_loop
 from ..wire import Encoded, encode
 from .context import Context
 
@@ -38,7 +39,7 @@ class Heartbeats:
     def _ask(self, connection: Connection) -> None:
         if connection.line is not None and self._context.config.heartbeat_type == "ping":
             connection.line.ping()
-        elif connection.loop is asyncio.get_running_loop():
+        elif connection.loop is running_loop():
             connection.push(self._ping())
         else:
             connection.hand_over(self._ping())
@@ -52,7 +53,7 @@ class Heartbeats:
     def _look_at(self, shard: Shard) -> None:
         config = self._context.config
         interval_s, timeout_s = config.heartbeat_interval, config.heartbeat_timeout
-        now_s = asyncio.get_running_loop().time()
+        now_s = running_loop().time()
         for connection in tuple(shard.connections.values()):
             verdict = connection.heartbeat.poll(now_s, interval_s, timeout_s)
             if verdict is Liveness.WAIT:

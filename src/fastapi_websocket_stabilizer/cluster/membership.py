@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable
 
 from ..config import WebSocketConfig
 from ..exceptions import BackendUnavailableError
+from ..loops import running_loop
 from ..names import NodeId
 from ..ports import NodeStore, Renewal
 
@@ -59,11 +60,11 @@ class Membership:
 
         Else the first node back after an outage, a failover or a clock step of Redis would bury the living.
         """
-        return asyncio.get_running_loop().time() - self._held_since_s >= self._config.lease_ttl_s
+        return running_loop().time() - self._held_since_s >= self._config.lease_ttl_s
 
     async def register(self, node: NodeId) -> None:
         """Take a lease under a node_id that was never used."""
-        now_s = asyncio.get_running_loop().time()
+        now_s = running_loop().time()
         self._node, self._server_seen = node, self._server()
         await self._nodes.register(node, self._describe(), self._ttl_ms)
         self._live[node] = now_s + self._config.lease_ttl_s
@@ -82,17 +83,17 @@ class Membership:
             await self._beat()
 
     async def _beat(self) -> None:
-        sent_at_s = asyncio.get_running_loop().time()
+        sent_at_s = running_loop().time()
         try:
             renewal = await self._renew()
             if self._server() != self._server_seen:  # restarted or promoted: it may have forgotten leases
-                self._server_seen, self._held_since_s = self._server(), asyncio.get_running_loop().time()
+                self._server_seen, self._held_since_s = self._server(), running_loop().time()
             if not renewal.held:
                 self._reclaiming = await self._on_refused()
             await self._on_beat(renewal)
         except BackendUnavailableError as error:
             log.warning("lease not renewed", extra={"node_id": self._node, "error": str(error)})
-            self._held_since_s = asyncio.get_running_loop().time()
+            self._held_since_s = running_loop().time()
         finally:
             self._verified_at_s = sent_at_s
             if self._verified is not None:
@@ -100,11 +101,11 @@ class Membership:
                 self._verified = None
 
     async def _renew(self) -> Renewal:
-        now_s = asyncio.get_running_loop().time()
+        now_s = running_loop().time()
         renewal = await self._nodes.renew(self._node, self._describe(), self._ttl_ms)
         # Counted from before the question, so that nobody is ever shown longer than his lease.
         self._live = {node: now_s + remaining_ms / 1000 for node, remaining_ms in renewal.live.items()}
-        self._learned_at_s = asyncio.get_running_loop().time()
+        self._learned_at_s = running_loop().time()
         return renewal
 
     def unverified(self) -> "asyncio.Future[None] | None":
@@ -113,7 +114,7 @@ class Membership:
         Others may have swept us and taken over our clients meanwhile; the next beat finds out. An attempt is
         enough: while Redis is away, local sends go on.
         """
-        loop = asyncio.get_running_loop()
+        loop = running_loop()
         if self._reclaiming is not None and not self._reclaiming.done():
             return self._reclaiming
         if loop.time() - self._verified_at_s < self._config.lease_ttl_s:
@@ -142,10 +143,10 @@ class Membership:
         return {node for node in self._live if self._is_live(node)}
 
     def _is_live(self, node: NodeId) -> bool:
-        return self._live.get(node, 0.0) > asyncio.get_running_loop().time()
+        return self._live.get(node, 0.0) > running_loop().time()
 
     def _is_outdated(self) -> bool:
-        age_s = asyncio.get_running_loop().time() - self._learned_at_s
+        age_s = running_loop().time() - self._learned_at_s
         return age_s > 2 * self._config.renew_interval_s
 
     def _bury(self, nodes: Iterable[NodeId]) -> None:

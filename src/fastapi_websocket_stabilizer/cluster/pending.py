@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..local.fanout import Tally
+from ..loops import running_loop
 from ..names import NodeId
 
 UNHEARD_LIMIT_BYTES = 4 * 1024 * 1024
@@ -17,7 +18,7 @@ class Expected:
     __slots__ = ("deadline", "room", "size", "tally")
 
     def __init__(self, room: str) -> None:
-        self.tally: asyncio.Future[Tally | None] = asyncio.get_running_loop().create_future()
+        self.tally: asyncio.Future[Tally | None] = running_loop().create_future()
         self.room: str = room
         self.size: int = 0
         self.deadline: asyncio.TimerHandle | None = None
@@ -52,7 +53,7 @@ class Unheard:
         if expected is not None:
             if expected.deadline is not None:
                 expected.deadline.cancel()
-            expected.deadline = asyncio.get_running_loop().call_later(timeout_s, self.heard, sequence, None)
+            expected.deadline = running_loop().call_later(timeout_s, self.heard, sequence, None)
 
     def heard(self, sequence: int, tally: Tally | None) -> None:
         """It came back and was fanned out; or, with None, it will not."""
@@ -79,7 +80,7 @@ class Unheard:
     async def room_for_more(self) -> None:
         """Wait until less than ``UNHEARD_LIMIT_BYTES`` are on their way."""
         while self.is_full:
-            sender: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            sender: asyncio.Future[None] = running_loop().create_future()
             self._senders.append(sender)
             await sender
 

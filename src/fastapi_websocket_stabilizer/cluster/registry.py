@@ -22,6 +22,7 @@ from ..exceptions import (
 )
 from ..local.owner import Ended
 from ..logs import Occasionally
+from ..loops import running_loop
 from ..models import PresenceEvent, ShutdownReport
 from ..names import ConnectionId, NodeId
 from ..ports import Renewal
@@ -115,7 +116,7 @@ class Registry:
             )
 
     def _check_loop(self) -> None:
-        if self.context.loop is not asyncio.get_running_loop():
+        if self.context.loop is not running_loop():
             raise WrongEventLoopError(
                 "a manager with a redis_url works on the event loop that start() ran on"
             )
@@ -142,7 +143,7 @@ class Registry:
         Raises:
             BackendUnavailableError, ConfigurationError: As ``Backend.start``; nothing is left behind.
         """
-        if self.context.loop is asyncio.get_running_loop():
+        if self.context.loop is running_loop():
             return
         if self.context.loop is not None and not self.context.loop.is_closed():
             raise WrongEventLoopError(
@@ -150,7 +151,7 @@ class Registry:
             )
         if self.context.is_distributed or self.context.loop is not None or self._is_closed:
             self.context.rename()  # also at the first start: a forked worker must not share its parent's id
-        self.context.loop, self.context.thread = asyncio.get_running_loop(), threading.get_ident()
+        self.context.loop, self.context.thread = running_loop(), threading.get_ident()
         self._is_closed = self._is_stopping = False
         try:
             await self._join_others()
@@ -201,24 +202,24 @@ class Registry:
         """Refuse new connections, close all, release everything, let go of Redis; within about ``timeout_s``."""
         if self.context.is_distributed and self.is_started:
             self._check_loop()
-        began_s = asyncio.get_running_loop().time()
+        began_s = running_loop().time()
         self._is_closed = True
         closed, failed = await self.node.close_all(
             Ended.SHUTDOWN, close_codes.GOING_AWAY, CLOSED_REASON, timeout_s
         )
-        left_s = timeout_s - (asyncio.get_running_loop().time() - began_s)
+        left_s = timeout_s - (running_loop().time() - began_s)
         await self.context.tasks.settle(
             max(left_s, self.context.config.redis_timeout_s if self.context.loop else 0.1)
         )
         await self._stop_services()
-        duration_s = asyncio.get_running_loop().time() - began_s
+        duration_s = running_loop().time() - began_s
         return ShutdownReport(closed, failed, duration_s)
 
     async def _stop_services(self) -> None:
         self._is_stopping = True
         self.context.collector.stop()
         loop, self.context.loop = self.context.loop, None
-        if loop is not asyncio.get_running_loop():
+        if loop is not running_loop():
             if loop is not None and not loop.is_closed():
                 for service in self._services:
                     loop.call_soon_threadsafe(service.cancel)

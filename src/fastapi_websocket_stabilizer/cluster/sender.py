@@ -125,16 +125,22 @@ class Sender:
     async def _straight(self, client_id: str, message: Encoded, confirm: float | None) -> bool | None:
         """Write to the client's socket if it is here and nothing can be overtaken; None: it goes through Redis."""
         own = self._own_socket(client_id)
-        if own and self._leases is not None and self._leases.unverified() is not None:
+        if own is not None and self._leases is not None and self._leases.unverified() is not None:
             await self._verified()
             own = self._own_socket(client_id)
-        return await self._to_local(own, message, confirm) if own else None
+        if own is None:
+            return None
+        error = await own.push_from_anywhere(message)
+        if confirm is not None:
+            error = error or await _written(own, confirm)
+        self._context.counters.messages_failed += error is not None
+        return error is None
 
-    def _own_socket(self, client_id: str) -> list[Connection]:
+    def _own_socket(self, client_id: str) -> Connection | None:
         """The client's socket if it is ours to write to at once: nothing of ours may be overtaken by it."""
         if self._unheard or self._context.config.max_connections_per_client > 1:
-            return []
-        return self._context.shards.of_client(client_id)[-1:]
+            return None
+        return self._context.shards.newest(client_id)
 
     async def _verified(self) -> None:
         while self._leases is not None and (verified := self._leases.unverified()) is not None:

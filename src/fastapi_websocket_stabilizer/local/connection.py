@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from .. import close_codes
 from ..exceptions import ConnectionNotFoundError, ConnectionTimeoutError, SlowConsumerError
+from ..loops import running_loop
 from ..models import Message
 from ..names import ConnectionId
 from ..wire import Encoded
@@ -54,7 +55,7 @@ class Connection:
         websocket: Any,
         metadata: dict[str, Any],
     ) -> None:
-        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
+        self.loop: asyncio.AbstractEventLoop = running_loop()
         self.client_id: str = client_id
         self.connection_id: ConnectionId = connection_id
         self.metadata: dict[str, Any] = metadata
@@ -76,7 +77,7 @@ class Connection:
         self._backlog: Backlog | None = None  # made when a socket is slow for the first time
         self._closing: asyncio.Future[None] | None = None  # while somebody waits for the close to be over
         self._is_finished = False
-        self.open_line: asyncio.Transport | None = None
+        self.open_line: Line | None = None
         self.window_bits = 0
         self._transport: Transport = open_transport(websocket, self, owner.limits)
         self.use_line()
@@ -143,7 +144,7 @@ class Connection:
 
     async def push_from_anywhere(self, message: Encoded) -> str | None:
         """Push from any event loop and return the error, if any."""
-        sent = self.push(message) if self.loop is asyncio.get_running_loop() else self.hand_over(message)
+        sent = self.push(message) if self.loop is running_loop() else self.hand_over(message)
         self.used_at_s = self.loop.time()
         return sent.error if sent.pending is None else await settled(sent.pending, self._owner.limits())
 
@@ -172,7 +173,7 @@ class Connection:
         costs no task. A send that waits is finished by this connection's writer.
         """
         if self.open_line is not None:
-            self.open_line.write(message.frame(self.window_bits))
+            self.open_line.transport.write(message.frame(self.window_bits))
             self._owner.wrote(1)
             return TAKEN
         if self.ended is not None:
@@ -206,7 +207,7 @@ class Connection:
         if line is None or self.ended is not None or self.is_writing:
             return
         if line.is_open and not line.is_paused:
-            self.open_line, self.window_bits = line.transport, line.window_bits
+            self.open_line, self.window_bits = line, line.window_bits
 
     @property
     def is_writing(self) -> bool:
@@ -257,7 +258,7 @@ class Connection:
 
     async def wait_closed(self) -> None:
         """Wait for the close that somebody else began: a handler that ends sooner has the server close first."""
-        if self._is_finished or self.ended is None or self.loop is not asyncio.get_running_loop():
+        if self._is_finished or self.ended is None or self.loop is not running_loop():
             return
         if self._closing is None:
             self._closing = self.loop.create_future()

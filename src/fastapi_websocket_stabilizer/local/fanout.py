@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 
+from ..loops import running_loop
 from ..metrics import Counters, Stopwatch
 from ..names import ConnectionId
 from ..wire import Encoded
@@ -115,7 +116,7 @@ class Run:
 
     def write(self, targets: Iterable[Connection], write: Callable[[Connection, bytes], None]) -> None:
         """Write to each target: all at once where it has an open line, else message by message."""
-        loop = asyncio.get_running_loop()
+        loop = running_loop()
         now_s, excluded, frames, reached = loop.time(), self._excluded, self.frames, 0
         for connection in targets:
             if connection.open_line is None or connection.loop is not loop:
@@ -176,7 +177,7 @@ class FanOut:
 
     def submit(self, job: Job) -> None:
         """Do a job after all that were submitted before it."""
-        if self._loop is None or self._loop is not asyncio.get_running_loop():
+        if self._loop is None or self._loop is not running_loop():
             self._do_at_once(Run(job))
             return
         self._jobs.append(job)
@@ -194,7 +195,7 @@ class FanOut:
 
     async def run(self, before_each: Callable[[], "asyncio.Future[None] | None"]) -> None:
         """Work until cancelled. ``before_each`` may name something to wait for before the next batch."""
-        self._loop = asyncio.get_running_loop()
+        self._loop = running_loop()
         self._wanted, self._room_for_more = asyncio.Event(), asyncio.Event()
         self._room_for_more.set()
         try:
@@ -300,7 +301,7 @@ class FanOut:
 
 def _write_now(connection: Connection, frames: bytes) -> None:
     if connection.open_line is not None:
-        connection.open_line.write(frames)
+        connection.open_line.write_now(frames)
 
 
 def _targets(job: Job, shard: Shard) -> Iterable[Connection]:

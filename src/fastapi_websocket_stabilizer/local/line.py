@@ -51,6 +51,10 @@ class Line(Protocol):
 
     def detach(self) -> None: ...
 
+    def write_now(self, data: bytes) -> None:
+        """Write frames at once, behind what was written before."""
+        ...
+
     def ping(self) -> None: ...
 
     def hang_up(self, code: int, reason: str, timeout_s: float) -> None:

@@ -55,6 +55,11 @@ class Shards:
         """The client's connections, the newest last."""
         return list(self.of(client_id).clients.get(client_id, {}).values())
 
+    def newest(self, client_id: str) -> Connection | None:
+        """The client's newest connection."""
+        connections = self.of(client_id).clients.get(client_id)
+        return next(reversed(connections.values())) if connections else None
+
     def client_ids(self) -> list[str]:
         return [client_id for shard in self._shards for client_id in tuple(shard.clients)]
 

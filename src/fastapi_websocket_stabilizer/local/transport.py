@@ -170,6 +170,8 @@ class AsgiTransport(_Lineless):
         self._websocket._receive, self._websocket._send = self._inner_receive, self._inner_send
 
     async def _receive(self) -> AsgiEvent:
+        if self._websocket.client_state is WebSocketState.CONNECTING:
+            return await self._inner_receive()  # accept() expects just this one, also when it comes too late
         if not self._closed and self._ended is None:
             try:
                 return await self._inspect(await self._next())

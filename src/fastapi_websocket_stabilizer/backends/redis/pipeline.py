@@ -13,6 +13,7 @@ from redis import exceptions as redis_errors
 from redis.asyncio import Connection
 
 from ...exceptions import BackendUnavailableError
+from ...loops import running_loop
 from ...metrics import Counters
 from .client import Backoff, ConnectionFactory, check_server, close, is_lost
 from .scripts import Script
@@ -49,7 +50,7 @@ class Command:
         self.is_idempotent: bool = is_idempotent
         self.deadline_s: float = deadline_s
         self.parse: Callable[[Any], Any] | None = parse
-        self.reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.reply: asyncio.Future[Any] = running_loop().create_future()
 
     @property
     def size(self) -> int:
@@ -162,7 +163,7 @@ class Pipeline:
         parse: Callable[[Any], Any] | None = None,
     ) -> "asyncio.Future[Any]":
         self.before_queueing()
-        deadline_s = asyncio.get_running_loop().time() + self._factory.timeout_s
+        deadline_s = running_loop().time() + self._factory.timeout_s
         command = Command(arguments, script, is_idempotent=idempotent, deadline_s=deadline_s, parse=parse)
         if self._task is None or self._task.done():
             command.reject(BackendUnavailableError(f"{command.name}: the connection to Redis was closed"))
@@ -182,10 +183,10 @@ class Pipeline:
     def _watch(self) -> None:
         """Look in from time to time whether somebody has waited too long: a timer each would cost more."""
         interval_s = self._factory.timeout_s / WATCHES
-        self._watchdog = asyncio.get_running_loop().call_later(interval_s, self._expire)
+        self._watchdog = running_loop().call_later(interval_s, self._expire)
 
     def _expire(self) -> None:
-        now_s = asyncio.get_running_loop().time()
+        now_s = running_loop().time()
         for command in self._in_flight:
             if command.deadline_s <= now_s:
                 self._give_up_on(command, TimeoutError(), is_sent=True)
@@ -266,7 +267,7 @@ class Pipeline:
             command.reject(self._factory.translate(command.name, error))
 
     def _give_up(self, batch: list[Command], error: Exception, *, is_sent: bool) -> None:
-        now_s = asyncio.get_running_loop().time()
+        now_s = running_loop().time()
         again = [c for c in batch if c.is_idempotent and c.deadline_s > now_s and not c.reply.done()]
         for command in batch:
             if command not in again:

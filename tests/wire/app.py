@@ -1,0 +1,246 @@
+"""What the servers of these tests serve: sockets kept in each way, all echoing, and HTTP routes to steer them.
+
+One manager with the settings of the environment (``WS_*``); no Redis.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict
+from typing import Any
+
+from fastapi import FastAPI, HTTPException, Request, WebSocket
+
+from fastapi_websocket_stabilizer import (
+    BroadcastFailedError,
+    Connection,
+    ConnectionNotFoundError,
+    Identity,
+    WebSocketConfig,
+    WebSocketConnectionManager,
+)
+
+CHAT = "chat.v2"
+"""The subprotocol that every endpoint knows."""
+BIG = 2048
+"""Characters of a message that is long enough to be compressed."""
+
+manager = WebSocketConnectionManager(WebSocketConfig.from_env())
+diary: dict[str, list[str]] = {}
+received: Counter[str] = Counter()
+"""Messages that reached an on_message, by client."""
+gates: dict[str, asyncio.Event] = {}
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async with manager.lifespan(app):
+        yield
+    print("diary:", diary, flush=True)  # for those who ask when the process has ended
+
+
+app = FastAPI(lifespan=lifespan)
+
+
+@manager.on_disconnect
+def left(connection: Connection, code: int, reason: str) -> None:
+    diary.setdefault(connection.client_id, []).append(f"{code} {reason}".rstrip())
+
+
+# The ways to hold a socket. Whatever a client says is said back to it.
+
+
+def admit(websocket: WebSocket, client_id: str) -> str | None:
+    """Refuse strangers; return the subprotocol that was agreed on."""
+    if client_id.startswith("stranger"):
+        raise HTTPException(401, "who are you?", headers={"WWW-Authenticate": "Bearer"})
+    return CHAT if CHAT in websocket.scope["subprotocols"] else None
+
+
+async def echo(connection: Connection, message: str | bytes) -> None:
+    received[connection.client_id] += 1
+    with suppress(ConnectionNotFoundError):  # it has closed meanwhile
+        await connection.send(message)
+
+
+@manager.websocket(app, "/parked/{client_id}", on_message=echo)
+async def identify(websocket: WebSocket, client_id: str) -> Identity:
+    return Identity(client_id, subprotocol=admit(websocket, client_id))
+
+
+@app.websocket("/served/{client_id}")
+async def served(websocket: WebSocket, client_id: str) -> None:
+    subprotocol = admit(websocket, client_id)
+    await manager.serve(websocket, client_id, subprotocol=subprotocol, on_message=echo, park=True)
+    diary.setdefault(client_id, []).append("handler ended")
+
+
+@app.websocket("/greeted/{client_id}")
+async def greeted(websocket: WebSocket, client_id: str) -> None:
+    """Speak through ASGI before the socket is parked."""
+    await websocket.accept()
+    for number in range(20):
+        await websocket.send_text(numbered(number))
+    await manager.serve(websocket, client_id, on_message=echo, park=True)
+
+
+@app.websocket("/loop/{client_id}")
+async def loop(websocket: WebSocket, client_id: str) -> None:
+    subprotocol = admit(websocket, client_id)
+    async with manager.connection(websocket, client_id, subprotocol=subprotocol) as connection:
+        async for message in connection:
+            await echo(connection, message)
+
+
+@app.websocket("/mixed/{client_id}")
+async def mixed(websocket: WebSocket, client_id: str) -> None:
+    """Answer a number with so many messages, each sent in another way than the one before."""
+    async with manager.connection(websocket, client_id, rooms=[client_id]) as connection:
+        async for message in connection:
+            for number in range(int(message)):
+                await send_somehow(number, websocket, connection)
+
+
+async def send_somehow(number: int, websocket: WebSocket, connection: Connection) -> None:
+    text = numbered(number)
+    match number % 4:
+        case 0:
+            await websocket.send_text(text)
+        case 1:
+            await connection.send(text)
+        case 2:
+            await manager.broadcast(text, room=connection.client_id)
+        case 3:
+            await manager.send_to_client(connection.client_id, text)
+
+
+def numbered(number: int) -> str:
+    """Return a message that is compressed, or one that is not."""
+    return f"{number} {'x' * (BIG if number % 3 == 0 else 10)}"
+
+
+@app.websocket("/raw/{client_id}")
+async def raw(websocket: WebSocket, client_id: str) -> None:
+    """Serve without the manager."""
+    await websocket.accept(admit(websocket, client_id))
+    while (event := await websocket.receive())["type"] == "websocket.receive":
+        await websocket.send({"type": "websocket.send", **{key: event.get(key) for key in ("text", "bytes")}})
+    diary.setdefault(client_id, []).append(str(event["code"]))
+
+
+@app.websocket("/raw-closing/{client_id}")
+async def raw_closing(websocket: WebSocket, client_id: str) -> None:
+    await websocket.accept()
+    await websocket.send_text("bye")
+    await websocket.close(4002, client_id)
+
+
+async def answer_later(connection: Connection, message: str | bytes) -> None:
+    await gates.setdefault(connection.client_id, asyncio.Event()).wait()
+    await connection.send(str(len(message)))
+
+
+@manager.websocket(app, "/gated/{client_id}", on_message=answer_later)
+async def identify_gated(client_id: str) -> Identity:
+    return Identity(client_id)
+
+
+@app.websocket("/gated-loop/{client_id}")
+async def gated_loop(websocket: WebSocket, client_id: str) -> None:
+    async with manager.connection(websocket, client_id) as connection:
+        async for message in connection:
+            await answer_later(connection, message)
+
+
+async def count(connection: Connection, message: str | bytes) -> None:
+    received[connection.client_id] += 1
+
+
+@manager.websocket(app, "/sink-parked/{client_id}", on_message=count)
+async def identify_sink(client_id: str) -> Identity:
+    return Identity(client_id)
+
+
+@app.websocket("/sink-loop/{client_id}")
+async def sink_loop(websocket: WebSocket, client_id: str) -> None:
+    async with manager.connection(websocket, client_id) as connection:
+        async for message in connection:
+            await count(connection, message)
+
+
+async def fail(connection: Connection, message: str | bytes) -> None:
+    if message == "fail":
+        raise ValueError("asked for")
+    await connection.send(message)
+
+
+@manager.websocket(app, "/failing/{client_id}", on_message=fail)
+async def identify_failing(client_id: str) -> Identity:
+    return Identity(client_id)
+
+
+# The controls
+
+
+@app.get("/clients")
+async def clients() -> list[str]:
+    return manager.get_active_connections()
+
+
+@app.get("/diary/{client_id}")
+async def read_diary(client_id: str) -> list[str]:
+    return diary.get(client_id, [])
+
+
+@app.get("/received/{client_id}")
+async def count_received(client_id: str) -> int:
+    """Count what on_message was called with."""
+    return received[client_id]
+
+
+@app.get("/statistics")
+async def statistics() -> dict[str, Any]:
+    return asdict(manager.statistics())
+
+
+@app.get("/tasks")
+async def tasks() -> list[str]:
+    """Name every task, so that a parked socket can be seen to have none."""
+    return [task.get_name() for task in asyncio.all_tasks()]
+
+
+@app.post("/send")
+async def send(request: Request, to: str | None = None) -> int:
+    body = await request.body()
+    message = body.decode() if request.headers["content-type"] == "text/plain" else body
+    if to is not None:
+        return await manager.send_to_client(to, message)
+    try:
+        return (await manager.broadcast(message)).succeeded
+    except BroadcastFailedError:
+        return 0
+
+
+@app.post("/storm")
+async def storm(count: int, size: int) -> None:
+    """Broadcast so many messages, as fast as they are taken."""
+    for number in range(count):
+        with suppress(BroadcastFailedError):
+            await manager.broadcast(f"{number} ".ljust(size, "s"))
+        await asyncio.sleep(0)
+
+
+@app.put("/gates/{client_id}")
+async def open_gate(client_id: str) -> None:
+    gates.setdefault(client_id, asyncio.Event()).set()
+
+
+@app.delete("/clients/{client_id}")
+async def disconnect(client_id: str, code: int, reason: str) -> None:
+    await manager.disconnect(client_id, code, reason)
+
+
+@app.get("/ready")
+async def ready() -> str:
+    return "ready"

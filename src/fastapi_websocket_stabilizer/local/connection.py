@@ -67,7 +67,9 @@ class Connection:
         self.memory_size: int = 0
         self.opened_at_s: float = self.loop.time()
         self.used_at_s: float = self.opened_at_s
-        self.heartbeat: Heartbeat = Heartbeat(self.opened_at_s, random.random())
+        # Thousands that connect at once must not be pinged at once.
+        head_start_s = random.random() * owner.limits().heartbeat_interval / 4
+        self.heartbeat: Heartbeat = Heartbeat(self.opened_at_s - head_start_s)
         self.is_open: bool = is_accepted(websocket)
         self.ended: Ended | None = None
         self.error: str = ""

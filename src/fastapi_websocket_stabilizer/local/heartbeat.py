@@ -12,17 +12,11 @@ class Liveness(Enum):
 
 
 class Heartbeat:
-    """Pings a silent peer every interval; it is dead when nothing came for ``timeout_s`` after a ping.
+    """Pings a silent peer every interval; it is dead when nothing came for ``timeout_s`` after a ping."""
 
-    Args:
-        earliness: From 0 to 1: this peer's interval is up to a quarter shorter, so that thousands that
-            connected at once are not pinged at once.
-    """
+    __slots__ = ("_active_at_s", "_asked_at_s")
 
-    __slots__ = ("_active_at_s", "_asked_at_s", "_share")
-
-    def __init__(self, now_s: float, earliness: float = 0.0) -> None:
-        self._share = 1 - earliness / 4
+    def __init__(self, now_s: float) -> None:
         self._active_at_s = now_s  # when the peer was last heard or pinged
         self._asked_at_s: float | None = None  # the first ping since it was last heard
 
@@ -31,10 +25,14 @@ class Heartbeat:
         self._active_at_s = now_s
         self._asked_at_s = None
 
+    def may_rest(self, now_s: float, interval_s: float) -> bool:
+        """Whether ``poll`` would say "wait" without a look at the timeout: most do, most of the time."""
+        return self._asked_at_s is None and now_s - self._active_at_s < interval_s
+
     def poll(self, now_s: float, interval_s: float, timeout_s: float) -> Liveness:
         if self._asked_at_s is not None and now_s - self._asked_at_s >= timeout_s:
             return Liveness.DEAD
-        if now_s - self._active_at_s < interval_s * self._share:
+        if now_s - self._active_at_s < interval_s:
             return Liveness.WAIT
         self._active_at_s = now_s
         if self._asked_at_s is None:

@@ -236,6 +236,16 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self._observer.heard()
         super().data_received(data)
 
+    # The parser holds its last frame until the next one: an idle socket must not keep what it last said.
+
+    def handle_text(self, event: Frame) -> None:
+        super().handle_text(event)
+        event.data = b""
+
+    def handle_bytes(self, event: Frame) -> None:
+        super().handle_bytes(event)
+        event.data = b""
+
     def handle_cont(self, event: Frame) -> None:
         self._fragments += 1
         if self._fragments >= MAX_FRAGMENTS:
@@ -246,6 +256,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         if not isinstance(message[0], bytearray):
             message[0] = bytearray(message[0])
         message[0] += event.data
+        event.data = b""
         if event.fin:
             self._fragments = 0
             self.send_receive_event_to_app()

@@ -69,6 +69,7 @@ MEMORY = (
 MEMORY_KIB = 11.0
 IDLE_PERCENT = 2.0
 GROWTH = 1.5
+STALLED = 1.25
 SAME = 1.1
 
 
@@ -85,7 +86,16 @@ def goals(results: Results) -> Iterator[Goal]:
     for text, measure in MEMORY:
         ours = results.spread("kib", system=OURS, measure=measure)
         yield Goal("e", text, False, MEMORY_KIB, ours, unit="KiB")
+    yield _bystanders(results)
     yield from _growth(results)
+
+
+def _bystanders(results: Results) -> Goal:
+    disturbed = results.spread("p99_ms", system=OURS, measure="paced_stalled")
+    alone = results.spread("p99_ms", system=OURS, measure="paced")
+    return Goal(
+        "c", "p99 beside a client that reads nothing, against without", False, STALLED, disturbed, alone
+    )
 
 
 def _growth(results: Results) -> Iterator[Goal]:

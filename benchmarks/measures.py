@@ -2,8 +2,11 @@
 
 import dataclasses
 import json
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +23,9 @@ CONTROL_COMMANDS = 1
 """Commands of our own between two readings of Redis's counter: the first reading itself."""
 USED_MESSAGE_SIZE = 4096
 USED_MESSAGES = 3
+STALLED = "stalled"
+STALLED_MESSAGES, STALLED_SIZE = 12, 1_000_000
+"""More than the 8 MB that two kernels may swallow before anything blocks."""
 WARM_UP_CLIENTS = 100
 WARM_UP_SHARE = 10
 
@@ -87,6 +93,7 @@ class Burst:
     count: int
     in_flight: int
     targets: list[str] = field(default_factory=list)
+    excluded: list[str] = field(default_factory=list)
     more: dict[str, Any] = field(default_factory=dict)
     is_readable: bool = True
     """False when frames are compressed: they are counted, not read."""
@@ -95,16 +102,22 @@ class Burst:
 def _send(session: Session, burst: Burst, counted: Counted) -> bool:
     """Send one burst, and wait until every client has it; return whether that came true."""
     first = session.numbers(burst.count)
-    expected = burst.count * session.clients.count
+    expected = burst.count * (session.clients.count - bool(burst.excluded))
     session.clients.reset()
     session.cluster.order(
-        count=burst.count, in_flight=burst.in_flight, first=first, targets=burst.targets, **burst.more
+        count=burst.count,
+        in_flight=burst.in_flight,
+        first=first,
+        targets=burst.targets,
+        excluded=burst.excluded,
+        **burst.more,
     )
     session.clients.wait(expected)
     sequences = sum(range(first, first + burst.count)) if burst.is_readable else 0
     counted.expected += expected
     counted.received += session.clients.counters()["messages"]
-    counted.wrong += session.clients.incomplete(burst.count, sequences)
+    if not burst.excluded:  # else each client misses what is its own
+        counted.wrong += session.clients.incomplete(burst.count, sequences)
     return counted.received == counted.expected
 
 
@@ -137,6 +150,13 @@ def burst(session: Session, broadcasts: int | None = None, measure: str = "burst
     rate(session, measure, Burst(broadcasts or load.broadcasts, load.in_flight))
 
 
+def chat(session: Session) -> None:
+    """(a) Broadcasts that each leave another client out, as a chat does with the sender."""
+    load = session.load
+    names = [str(number) for number in range(session.clients.count)]
+    rate(session, "chat", Burst(load.broadcasts, load.in_flight, excluded=names))
+
+
 def awaited(session: Session) -> None:
     """(b) One broadcast at a time, each awaited."""
     rate(session, "awaited", Burst(session.load.awaited, 1))
@@ -166,6 +186,31 @@ def paced(session: Session) -> None:
         "cpu_percent": used / took * 100,
     }
     session.record("paced", values | {"cpu_s": used}, counted)
+
+
+def stalled(session: Session) -> None:
+    """(c) The same while one more client reads nothing of 12 MB that it is sent."""
+    system, cluster = session.system, session.cluster
+    path = system.client_path.format(id=STALLED)
+    order = {"count": STALLED_MESSAGES, "in_flight": 4, "size": STALLED_SIZE, "targets": [STALLED]}
+    with stalled_socket(cluster.ports[0], path), ThreadPoolExecutor(1) as pool:
+        flood = pool.submit(cluster.order, **order)
+        paced(session)
+        flood.result()
+    session.samples[-1].measure = "paced_stalled"
+
+
+@contextmanager
+def stalled_socket(port: int, path: str) -> Iterator[None]:
+    """Connect a client that reads the answer to its handshake and then nothing more."""
+    lines = (
+        f"GET {path} HTTP/1.1", "Host: localhost", "Upgrade: websocket", "Connection: Upgrade",
+        "Sec-WebSocket-Key: c3RhbGxlZCBjbGllbnQhIQ==", "Sec-WebSocket-Version: 13", "", "",
+    )  # fmt: skip
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+        client.sendall("\r\n".join(lines).encode())
+        client.recv(4096)
+        yield
 
 
 def json_burst(session: Session, size: int, is_granted: bool) -> None:

@@ -56,6 +56,9 @@ def standard(session: Session) -> None:
     session.connect(load.clients)
     for measure in (measures.burst, measures.awaited, measures.paced):
         measure(session)
+    if session.system.name == "ours":
+        measures.stalled(session)
+        measures.chat(session)
     clients.close()
     session.connect(load.direct_clients, by_id=True)
     measures.direct(session)

@@ -58,8 +58,12 @@ CONNECT = (Column("µs server CPU a connection", "cpu_us"),)
 TABLES = (
     Table("a", "burst", "{broadcasts} broadcasts to {clients:,} clients, {in_flight} in flight", RATE),
     Table("a", "burst_large", "{large_broadcasts} broadcasts to {large_clients:,} clients", RATE),
+    Table(
+        "a", "chat", "{broadcasts} broadcasts to {clients:,} clients, each leaving another client out", RATE
+    ),
     Table("b", "awaited", "One awaited broadcast at a time to {clients:,} clients", RATE),
     Table("c", "paced", "{paced_rate} broadcasts a second to {clients:,} clients", LATENCY, False),
+    Table("c", "paced_stalled", "The same while one more client reads nothing of 12 MB", LATENCY, False),
     Table("d", "direct", "Sends to each of {direct_clients} clients, {direct_in_flight} in flight", SENDS),
     Table("e", "memory_plain", "Memory of an idle, registered connection", KIB, False),
     Table("e", "memory_deflate", "Memory when the client offers permessage-deflate", KIB, False),

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from benchmarks.messages import json_message, text_message
 
-Broadcast = Callable[[Any], Awaitable[object]]
+Broadcast = Callable[..., Awaitable[object]]
 Direct = Callable[[str, Any], Awaitable[object]]
 Job = Callable[[], Awaitable[object]]
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
@@ -30,6 +30,8 @@ class Order(BaseModel):
     is_json: bool = False
     rate: float = 0.0
     targets: list[str] = []
+    excluded: list[str] = []
+    """Who is left out of broadcasts, in turn: a chat leaves each sender out of his own message."""
 
     def message(self, sequence: int) -> Any:
         """Return one message, stamped now: text, or an object that is to be sent as JSON."""
@@ -70,7 +72,10 @@ async def run(order: Order, broadcast: Broadcast, direct: Direct) -> None:
 
 def _broadcasts(order: Order, broadcast: Broadcast) -> Iterator[Job]:
     for sequence in range(order.first, order.first + order.count):
-        yield lambda sequence=sequence: broadcast(order.message(sequence))  # type: ignore[misc]
+        left_out = [order.excluded[sequence % len(order.excluded)]] if order.excluded else []
+        yield lambda sequence=sequence, left_out=left_out: (  # type: ignore[misc]
+            broadcast(order.message(sequence), *left_out)
+        )
 
 
 def _directs(order: Order, direct: Direct) -> Iterator[Job]:

@@ -4,6 +4,20 @@ Standard codes keep the meaning of RFC 6455 §7.4 and the IANA registry. Codes 4
 reconnect, 4500-4999 ask it not to.
 """
 
+from .exceptions import ConfigurationError
+
+
+def check(code: int) -> int:
+    """Return a code that may be sent.
+
+    Raises:
+        ConfigurationError: RFC 6455 §7.4 reserves it, or it is out of range.
+    """
+    if 3000 <= code <= 4999 or (1000 <= code <= 1014 and code not in (1004, NO_STATUS, 1006)):
+        return code
+    raise ConfigurationError(f"code must be 1000-1003, 1007-1014 or 3000-4999, got {code}")
+
+
 NORMAL = 1000
 """Closed on purpose (also "reconnected": a newer socket of the same client took over). Do not reconnect."""
 

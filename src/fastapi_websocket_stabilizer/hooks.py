@@ -1,5 +1,6 @@
 """The application's callbacks. One that raises is logged and counted, and harms nothing else."""
 
+import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Callable
@@ -37,7 +38,10 @@ class Hooks:
             result = hook(*arguments)
             if inspect.isawaitable(result):
                 await result
-        except Exception as error:  # noqa: BLE001 - the application's code may raise anything
+        except (Exception, asyncio.CancelledError) as error:
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise  # ours, not that of something it waited for
             if arguments and _is_end_of(arguments[0], error):
                 return
             self._counters.hooks_failed += 1
@@ -45,7 +49,7 @@ class Hooks:
             self._log.exception("hook failed", extra={"hook": name})
 
 
-def _is_end_of(subject: object, error: Exception) -> bool:
+def _is_end_of(subject: object, error: BaseException) -> bool:
     """Whether a hook only found that its connection is over."""
     is_about_an_end = isinstance(error, ConnectionNotFoundError | ConnectionTimeoutError | SlowConsumerError)
     return is_about_an_end and isinstance(subject, Connection) and subject.ended is not None

@@ -13,6 +13,7 @@ class _Last(threading.local):
 
 
 _last = _Last()
+_threads: dict[int, int] = {}  # id of a loop -> the last thread that ran it
 
 
 def _forget() -> None:
@@ -23,14 +24,15 @@ def _cached_running_loop() -> asyncio.AbstractEventLoop:
     """Return what ``asyncio.get_running_loop()`` returns.
 
     Before Python 3.12 that asks the system for the process id each time: a fifth of a direct send. A thread runs
-    one loop at a time, so the one that still runs is the one.
+    one loop at a time; the one that was last seen here is the one if it runs, and was not seen elsewhere since.
 
     Raises:
         RuntimeError: No loop runs in this thread.
     """
     loop = _last.loop
-    if loop is None or not loop.is_running():
+    if loop is None or not loop.is_running() or _threads.get(id(loop)) != threading.get_ident():
         loop = _last.loop = asyncio.get_running_loop()
+        _threads[id(loop)] = threading.get_ident()
     return loop
 
 

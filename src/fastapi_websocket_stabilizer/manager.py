@@ -168,9 +168,11 @@ class WebSocketConnectionManager:
 
         Raises:
             ConnectionNotFoundError: The client is not connected.
+            ConfigurationError: ``code`` may not be sent.
             BackendUnavailableError: Another replica, or Redis, did not answer; it may still happen.
         """
         check_client_id(client_id)
+        close_codes.check(code)
         mine = handlers.mine(self._registry, client_id)
         if mine is not None:
             if mine.ended is not None:

@@ -57,7 +57,8 @@ class Inbox:
             if event["type"] == "websocket.disconnect":
                 await self._hang_up(event)
                 return  # nothing comes after it
-            await self._receive(event)
+            if self._connection.ended is None:  # a client that was sent away gives no more orders
+                await self._receive(event)
         self._events = None
         self._line.resume_reading()
 

@@ -8,14 +8,13 @@ served as uvicorn's own class serves them.
 import asyncio
 import os
 import signal
-import socket
 from contextlib import suppress
 from importlib.metadata import version
 from typing import Any, cast
 
 from starlette.types import Message as AsgiEvent
 from starlette.websockets import WebSocketDisconnect
-from uvicorn._types import ASGISendEvent
+from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
 from uvicorn.config import Config
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.server import Server, ServerState
@@ -27,7 +26,8 @@ from websockets.protocol import State
 
 from . import close_codes, frames
 from .exceptions import ConfigurationError
-from .local.line import EXTENSION, Events, LineObserver
+from .local.flow import Flag, bound_kernel_buffer
+from .local.line import EXTENSION, Events, LineObserver, Observer
 from .local.owner import Limits
 from .wire import Encoded, Form
 
@@ -54,10 +54,10 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import (  # noqa: E402 
 NAME = "fastapi_websocket_stabilizer.uvicorn:WebSocketProtocol"
 MAX_FRAGMENTS = 16_384
 """Frames of one inbound message; empty ones cost no memory but time. One more closes with 1008."""
+INFLATED_PER_TURN = 8192
+"""Compressed bytes that are parsed before the application has taken what they hold."""
 WRITE_BUFFER_BYTES = 65_536
 """High-water mark of a socket's write buffer; above it messages wait in the outbox."""
-KERNEL_BUFFER_BYTES = 131_072
-"""What the kernel may hold unsent for one socket (TCP_NOTSENT_LOWAT, Linux and macOS)."""
 DEFLATE = ServerPerMessageDeflateFactory(
     # Without context takeover one compressed frame serves every socket, and an idle one keeps no 7 KiB decoder.
     server_no_context_takeover=True,
@@ -81,11 +81,12 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         super().__init__(config, server_state, app_state, _loop)
         if self.conn.available_extensions:
             self.conn.available_extensions = [DEFLATE]
-        self.writable = cast("asyncio.Event", _Flag())
+        self.writable = cast("asyncio.Event", Flag())
         self.scope: Any = None
         self.window_bits = 0
         self.is_parked = False
-        self._observer: LineObserver | None = None
+        self._observers: tuple[LineObserver, ...] = ()  # one, unless it is registered under several ids
+        self._unread = b""
         self._descriptor = -1  # of the socket, while frames may be written to it past the event loop
         self._fragments = 0
 
@@ -104,7 +105,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         next(self.conn.parser)
 
     def start_keepalive(self) -> None:
-        if self._observer is None:
+        if not self._observers:
             super().start_keepalive()
 
     async def run_asgi(self) -> None:
@@ -114,7 +115,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             pass
         except BaseException as error:
             # A handler may leave with its socket's end: of a registered socket the manager knows, and has said so.
-            if self._observer is None or not isinstance(error, WebSocketDisconnect):
+            if not self._observers or not isinstance(error, WebSocketDisconnect):
                 self.logger.exception("Exception in ASGI application\n")
             self.send_500_response()
         else:
@@ -124,8 +125,11 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         if not self.is_parked and self.close_timer is None:
             self._cut()
             self.transport.close()
+            self._abort_unless_closed()
 
     async def send(self, message: ASGISendEvent) -> None:
+        if message["type"] == "websocket.close":
+            self._cut()
         if message["type"] != "websocket.send" or not self.is_open:
             await super().send(message)
             return
@@ -137,6 +141,14 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self.transport.write(Encoded(Form.BINARY, data, len(data)).frame(self.window_bits))
         elif text is not None:
             self.transport.write(Encoded(Form.TEXT, text, len(text)).frame(self.window_bits))
+
+    async def receive(self) -> ASGIReceiveEvent:
+        if self.is_parked:  # the application is over; what comes in goes to the inbox
+            return {"type": "websocket.disconnect", "code": close_codes.NO_STATUS}
+        event = await self.queue.get()
+        if self.queue.empty():
+            self.resume_reading()
+        return event
 
     # What the manager calls
 
@@ -153,11 +165,11 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     @property
     def is_reading(self) -> bool:
         """False while the application does not keep up with what comes in."""
-        return not self.read_paused
+        return not self.read_paused or self.disconnected
 
     def attach(self, observer: LineObserver, limits: Limits) -> None:
         """Bound the buffers, and tell the observer what happens; its heartbeat replaces uvicorn's."""
-        self._observer = observer
+        self._observers = (*self._observers, observer)
         self.close_timeout = limits.close_timeout_s
         self.stop_keepalive()
         self.conn.max_message_size = min(
@@ -166,14 +178,14 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self.transport.set_write_buffer_limits(WRITE_BUFFER_BYTES)
         peer = self.transport.get_extra_info("socket")
         if peer is not None:
-            _bound_kernel_buffer(peer, limits)
-            self._descriptor = -1 if self.scheme == "wss" else peer.fileno()
+            bound_kernel_buffer(peer, limits)
+            is_plain = self.scheme == "ws" and os.name == "posix"
+            self._descriptor = peer.fileno() if is_plain else -1
 
-    def detach(self) -> None:
-        """Tell nobody any more."""
-        self._cut()
-        self._observer = None
-        if self.is_open and not self.is_parked:
+    def detach(self, observer: Observer) -> None:
+        """Tell this observer nothing any more."""
+        self._observers = tuple(each for each in self._observers if each is not observer)
+        if self.is_open:
             self.start_keepalive()
 
     def write_now(self, data: bytes) -> None:
@@ -228,13 +240,27 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         if self.read_paused:
             self.read_paused = False
             self.transport.resume_reading()
+            unread, self._unread = self._unread, b""
+            self._parse(unread)
 
     # What the transport says
 
     def data_received(self, data: bytes) -> None:
-        if self._observer is not None:
-            self._observer.heard()
-        super().data_received(data)
+        for observer in self._observers:
+            observer.heard()
+        if self._unread:
+            self._unread += data
+        elif self.window_bits and len(data) > INFLATED_PER_TURN:
+            self._parse(data)
+        else:
+            super().data_received(data)
+
+    def _parse(self, data: bytes) -> None:
+        """Parse in pieces, and no more than the application takes: a little deflate may be a lot of messages."""
+        while data and not self.read_paused:
+            super().data_received(data[:INFLATED_PER_TURN])
+            data = data[INFLATED_PER_TURN:]
+        self._unread = data
 
     # The parser holds its last frame until the next one: an idle socket must not keep what it last said.
 
@@ -247,8 +273,10 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         event.data = b""
 
     def handle_cont(self, event: Frame) -> None:
+        if self.close_sent:
+            return
         self._fragments += 1
-        if self._fragments >= MAX_FRAGMENTS:
+        if self._fragments >= MAX_FRAGMENTS:  # the first frame is not counted here
             self._refuse(close_codes.POLICY_VIOLATION, f"more than {MAX_FRAGMENTS} fragments")
             return
         # One growing buffer: a list of fragments would cost 60 bytes for each empty one.
@@ -283,7 +311,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self.handle_parser_exception()
 
     def handle_ping(self) -> None:
-        if self.is_paused or self.transport.is_closing():
+        if self.transport.is_closing() or (self.is_paused and self.conn.state is State.OPEN):
             self.conn.data_to_send()  # a peer that reads no pongs gets none, and does not fill our memory
         else:
             super().handle_ping()
@@ -291,8 +319,9 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     def handle_parser_exception(self) -> None:
         self._cut()
         super().handle_parser_exception()
-        if self._observer is not None and self.conn.close_sent is not None:
-            self._observer.refused(self.conn.close_sent.code)
+        if self.conn.close_sent is not None:
+            for observer in self._observers:
+                observer.refused(self.conn.close_sent.code)
         self._abort_unless_closed()
 
     def handle_close(self, event: Frame) -> None:
@@ -302,8 +331,12 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        if self._observer is not None:
-            self._observer.paused()
+        for observer in self._observers:
+            observer.paused()
+
+    def eof_received(self) -> None:
+        self._cut()
+        self._abort_unless_closed()  # the transport closes, once the peer has read what is buffered
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._cut()
@@ -320,51 +353,13 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     def _cut(self) -> None:
         """Nothing more is written; the descriptor may soon be that of another socket."""
         self._descriptor = -1
-        if self._observer is not None:
-            self._observer.cut()
+        for observer in self._observers:
+            observer.cut()
 
     def _abort_unless_closed(self) -> None:
         """A peer that reads nothing must not keep a socket that is being closed, nor a server that ends."""
         if self.close_timer is None and not self.disconnected:
             self.close_timer = self.loop.call_later(self.close_timeout, self.abort)
-
-
-class _Flag:
-    """What flow control needs of ``asyncio.Event``, without 700 bytes of empty queue for each socket."""
-
-    __slots__ = ("_waiting",)
-
-    def __init__(self) -> None:
-        self._waiting: asyncio.Future[None] | None = None
-
-    def is_set(self) -> bool:
-        return self._waiting is None
-
-    def set(self) -> None:
-        if self._waiting is not None:
-            self._waiting.set_result(None)
-            self._waiting = None
-
-    def clear(self) -> None:
-        if self._waiting is None:
-            self._waiting = asyncio.get_running_loop().create_future()
-
-    async def wait(self) -> None:
-        if self._waiting is not None:
-            await asyncio.shield(self._waiting)
-
-
-def _bound_kernel_buffer(peer: socket.socket, limits: Limits) -> None:
-    """Bound what the kernel holds for a peer that reads slowly, and how long for one that is gone."""
-    if peer.family not in (socket.AF_INET, socket.AF_INET6):
-        return
-    silence_s = limits.heartbeat_interval + limits.heartbeat_timeout
-    for option, value in (
-        ("TCP_NOTSENT_LOWAT", KERNEL_BUFFER_BYTES),
-        ("TCP_USER_TIMEOUT", int(1000 * silence_s)),
-    ):
-        if hasattr(socket, option):  # neither is on every platform
-            peer.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
 def install(*, compress: bool) -> str:

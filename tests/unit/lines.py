@@ -7,7 +7,7 @@ from starlette.types import Message as AsgiEvent
 from starlette.websockets import WebSocket, WebSocketState
 
 from fastapi_websocket_stabilizer.local.connection import Connection
-from fastapi_websocket_stabilizer.local.line import EXTENSION, Events, LineObserver
+from fastapi_websocket_stabilizer.local.line import EXTENSION, Events, LineObserver, Observer
 from fastapi_websocket_stabilizer.local.owner import Limits
 from tests.unit.fakes import Node, connect
 
@@ -57,7 +57,7 @@ class FakeLine:
     def attach(self, observer: LineObserver, limits: Limits) -> None:
         self._observer = observer
 
-    def detach(self) -> None:
+    def detach(self, observer: Observer) -> None:
         self.told.append("detach")
 
     def write_now(self, data: bytes) -> None:

@@ -63,6 +63,7 @@ class Heartbeats:
                 continue
             if connection.is_deaf:  # we do not read: its answer may have come long ago
                 connection.heartbeat.heard(now_s)
+                self._ask(connection)  # finds out whether somebody is there at all
             elif verdict is Liveness.PING:
                 self._context.counters.heartbeat_pings += 1
                 self._ask(connection)

@@ -15,11 +15,15 @@ from ..models import BroadcastResult
 from ..names import NodeId
 from ..wire import Encoded, Envelope, Form, Kind
 from .context import Context
-from .direct import CLIENTS_PER_CALL, Direct
+from .direct import CLIENTS_PER_CALL, Direct, Taken
 from .membership import Membership as Leases
 
 MAX_REPORTED_ERRORS = 100
 """Errors that one node reports in its confirmation of a broadcast."""
+
+
+Collected = tuple[Sequence[str], int, asyncio.Future[Taken]]
+"""Clients, the question that asks for a word about them, and the nodes that took their message."""
 
 
 class Sender:
@@ -42,7 +46,10 @@ class Sender:
             return (await self.to_clients([client_id], message, confirm))[0]
         is_taken = await self._straight(client_id, message, confirm)
         if is_taken is None:
-            (is_taken,) = await self._through_bus([client_id], message, confirm)
+            if self._unheard.is_full:
+                await self._room_for_more()
+            taken = await self._answer(self._collect([client_id], message, confirm), confirm)
+            is_taken = taken[client_id]
         if not is_taken:
             await asyncio.sleep(0)  # as in to_clients
         return is_taken
@@ -66,9 +73,13 @@ class Sender:
             if is_taken is not None:
                 taken[client_id] = is_taken
         remote = [c for c in client_ids if c not in taken]
-        for start in range(0, len(remote), CLIENTS_PER_CALL):
-            chunk = remote[start : start + CLIENTS_PER_CALL]
-            taken.update(zip(chunk, await self._through_bus(chunk, message, confirm), strict=True))
+        if remote and self._unheard.is_full:
+            await self._room_for_more()
+        starts = range(0, len(remote), CLIENTS_PER_CALL)
+        chunks = [remote[start : start + CLIENTS_PER_CALL] for start in starts]
+        # All are collected before any is waited for: nothing that is sent later may come between.
+        for collected in [self._collect(chunk, message, confirm) for chunk in chunks]:
+            taken.update(await self._answer(collected, confirm))
         return [taken[c] for c in client_ids]
 
     async def _in_this_process(
@@ -155,26 +166,30 @@ class Sender:
         self._context.counters.messages_failed += sum(error is not None for error in errors)
         return None in errors
 
-    async def _through_bus(
-        self, client_ids: Sequence[str], message: Encoded, confirm: float | None
-    ) -> list[bool]:
-        if self._unheard.is_full:
-            await self._room_for_more()
+    def _collect(self, client_ids: Sequence[str], message: Encoded, confirm: float | None) -> "Collected":
         ask = self._asks.open() if confirm is not None else 0
         try:
-            nodes = await self._direct.send(client_ids, message, ask)
+            return client_ids, ask, self._direct.send(client_ids, message, ask)
         except BaseException:
             self._asks.close(ask)
             raise
-        took = [bool(row) for row in nodes]
-        self._context.counters.sends_unreachable += took.count(False)
+
+    async def _answer(self, collected: "Collected", confirm: float | None) -> dict[str, bool]:
+        client_ids, ask, sent = collected
+        try:
+            nodes = await sent
+        except BaseException:
+            self._asks.close(ask)
+            raise
+        took = {c: bool(row) for c, row in zip(client_ids, nodes, strict=True)}
+        self._context.counters.sends_unreachable += sum(not taken for taken in took.values())
         if confirm is None:
             return took
         reached = {node for row in nodes for node in row}
         written = await self._asks.gather(ask, len(reached), confirm)
         self._context.counters.confirmations_missing += len(reached) - len(written)
         names = {client_id for answer in written.values() for client_id in answer}
-        return [c in names for c in client_ids]
+        return {c: c in names for c in client_ids}
 
     # To rooms and to all
 
@@ -308,12 +323,13 @@ class Sender:
 
     async def _confirm(self, envelope: Envelope, tally: Tally) -> None:
         await self._wait_for_pending(tally)
-        limits = self._context.config
         failed = {client_id for client_id, _ in tally.errors}
-        for connection in self._addressed(envelope):
-            if connection.client_id not in failed and (
-                error := await _written(connection, limits.write_timeout_s)
-            ):
+        slow = [each for each in self._addressed(envelope) if each.client_id not in failed]
+        # Whoever asks must hear of the others in time, so all slow ones together get half a write's deadline.
+        deadline_s = self._context.config.write_timeout_s / 2
+        outcomes = await asyncio.gather(*(_written(connection, deadline_s) for connection in slow))
+        for connection, error in zip(slow, outcomes, strict=True):
+            if error is not None:
                 tally.errors.append((connection.client_id, error))
                 tally.succeeded -= 1
         await self.answer(envelope.sender, envelope.ask, self._report(envelope, tally))

@@ -101,6 +101,7 @@ class Backlog:
             await self._transport.drained()
             while self._outbox and connection.ended is not Ended.FAILED:
                 await self._transport.complete(self._transport.send(self._outbox.pop()), deadline_s)
+                await self._transport.drained()
         except TimeoutError:
             self._owner.lost(connection, Ended.SLOW, f"took nothing for write_timeout_s={deadline_s:g}")
         except Exception as error:  # noqa: BLE001 - whatever a socket raises, it is the socket that failed

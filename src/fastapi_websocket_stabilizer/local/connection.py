@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 from concurrent.futures import Future as ThreadFuture
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -106,8 +107,12 @@ class Connection:
             raise ConnectionNotFoundError(f"connection {self.connection_id} failed: {error}")
 
     async def close(self, code: int = close_codes.NORMAL, reason: str = "normal closure") -> None:
-        """Close exactly this socket and release it; a no-op when it has ended."""
-        await self._owner.end(self, Ended.RELEASED, code, reason)
+        """Close exactly this socket and release it; a no-op when it has ended.
+
+        Raises:
+            ConfigurationError: ``code`` may not be sent.
+        """
+        await self._owner.end(self, Ended.RELEASED, close_codes.check(code), reason)
 
     async def join(self, room: str) -> None:
         """Enter a room. When this returns, every message to the room published from now on is heard."""
@@ -115,7 +120,7 @@ class Connection:
         await self._owner.join_room(self, room)
 
     async def leave(self, room: str) -> None:
-        """Leave a room. Nothing more is written for it once this has returned."""
+        """Leave a room. What is published to it later is not written; what waits in the outbox still is."""
         await self._owner.leave_room(self, room)
 
     async def __aiter__(self) -> AsyncIterator[str | bytes]:
@@ -155,7 +160,10 @@ class Connection:
         answer: Outcome = ThreadFuture()
 
         def push() -> None:
-            sent = self.push(message)
+            try:
+                sent = self.push(message)
+            except Exception as error:  # noqa: BLE001 - whoever waits in another thread must hear of it
+                sent = Sent(str(error) or type(error).__name__)
             if sent.pending is None:
                 answer.set_result(sent.error)
             else:
@@ -182,6 +190,10 @@ class Connection:
             return Sent(f"connection has ended: {self.ended.value}")
         if self.is_writing or not self.is_open:
             return self._queue().put(message)
+        if self.line is not None and self.line.is_paused:  # since before it was registered
+            sent = self._queue().put(message)
+            self._queue().start()
+            return sent
         if not self._owner.gate.is_open():
             sent = self._queue().put(message)
             self._owner.gate.wait(self._queue().start)
@@ -197,6 +209,16 @@ class Connection:
             return Sent(self.error or type(error).__name__)
         self._queue().write_after(resume(send, waiting_for))
         return self._queue().taken()
+
+    def write(self, frames: bytes) -> bool:
+        """Write prepared frames to the open line now; False when the socket failed."""
+        try:
+            if self.open_line is not None:
+                self.open_line.write_now(frames)
+        except Exception as error:  # noqa: BLE001 - whatever a socket raises, it is the socket that failed
+            self._owner.lost(self, Ended.FAILED, str(error) or type(error).__name__)
+            return False
+        return True
 
     def _queue(self) -> Backlog:
         if self._backlog is None:
@@ -320,7 +342,9 @@ class Connection:
         if self._backlog is None or not self._backlog.is_writing or not self.is_open:
             return
         if not self._backlog.is_written_by(asyncio.current_task()):
-            await self._backlog.settled()
+            with suppress(TimeoutError):  # more came behind it all the time
+                async with asyncio.timeout(self._owner.limits().write_timeout_s):
+                    await self._backlog.settled()
 
     def heard(self) -> None:
         """A message came in."""

@@ -6,6 +6,7 @@ themselves while the worker is busy.
 """
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
@@ -19,6 +20,8 @@ from .backlog import Outcome
 from .collector import no_garbage_collection
 from .connection import Connection
 from .shards import Connections, Shard, Shards
+
+log: logging.Logger = logging.getLogger(__name__)
 
 QUEUE_LIMIT_BYTES = 64 * 1024 * 1024
 """Bytes read from the bus and not yet fanned out; above it the bus is not read."""
@@ -91,14 +94,15 @@ class _Frames(dict[int, bytes]):
 class Run:
     """Consecutive jobs for the same sockets, joined."""
 
-    __slots__ = ("_excluded", "_reached", "frames", "jobs", "size")
+    __slots__ = ("_excluded", "_reached", "_written", "frames", "jobs", "size")
 
     def __init__(self, job: Job) -> None:
         self.jobs: list[Job] = [job]
         self.size: int = job.message.size
         self.frames: _Frames = _Frames(self.jobs)
         self._excluded: set[str] = set(job.exclude)  # who does not get all of it
-        self._reached = 0
+        self._reached = 0  # sockets that got all of it
+        self._written = 0  # messages, on all lines
 
     def add(self, job: Job) -> None:
         self.jobs.append(job)
@@ -114,7 +118,7 @@ class Run:
         rooms = self.jobs[0].rooms
         return connection.ended is None and (not rooms or not connection.rooms.isdisjoint(rooms))
 
-    def write(self, targets: Iterable[Connection], write: Callable[[Connection, bytes], None]) -> None:
+    def write(self, targets: Iterable[Connection], write: Callable[[Connection, bytes], bool]) -> None:
         """Write to each target: all at once where it has an open line, else message by message."""
         loop = running_loop()
         now_s, excluded, frames, reached = loop.time(), self._excluded, self.frames, 0
@@ -125,9 +129,17 @@ class Run:
                 self._write_part(connection, write, now_s)
             else:
                 connection.used_at_s = now_s
-                write(connection, frames[connection.window_bits])
-                reached += 1
+                if write(connection, frames[connection.window_bits]):
+                    reached += 1
+                else:
+                    self._failed(connection)
         self._reached += reached
+        self._written += reached * len(self.jobs)
+
+    def _failed(self, connection: Connection) -> None:
+        for job in self.jobs:
+            job.tally.total += 1
+            job.tally.errors.append((connection.client_id, connection.error))
 
     def _push(self, connection: Connection, loop: asyncio.AbstractEventLoop, now_s: float) -> None:
         for job in self.jobs:
@@ -139,7 +151,7 @@ class Run:
                 job.tally.add(connection, job.message, loop)
 
     def _write_part(
-        self, connection: Connection, write: Callable[[Connection, bytes], None], now_s: float
+        self, connection: Connection, write: Callable[[Connection, bytes], bool], now_s: float
     ) -> None:
         frames = []
         for job in self.jobs:
@@ -151,6 +163,7 @@ class Run:
                 frames.append(job.message.frame(connection.window_bits))
         if frames:
             connection.used_at_s = now_s
+            self._written += len(frames)
             write(connection, b"".join(frames))
 
     def finish(self) -> int:
@@ -159,8 +172,11 @@ class Run:
             job.tally.total += self._reached
             job.tally.succeeded += self._reached
             if job.done is not None:
-                job.done(job.tally)
-        return self._reached * len(self.jobs)
+                try:
+                    job.done(job.tally)
+                except Exception:  # one caller's trouble is not the others'
+                    log.exception("fan-out: nobody could be told")
+        return self._written
 
 
 class FanOut:
@@ -207,10 +223,11 @@ class FanOut:
                 self._wanted.clear()
                 await self._wanted.wait()
                 self._writes_left = SLICE_WRITES
-        finally:
+        except asyncio.CancelledError:
             self._loop = None
             while self._jobs:
                 self._finish([Run(self._jobs.popleft())])
+            raise
 
     def _next_batch(self) -> list[Run]:
         runs = [Run(self._jobs.popleft())]
@@ -260,21 +277,29 @@ class FanOut:
             part = targets[start : start + width]
             if start:
                 part = tuple(filter(run.is_for, part))
-            run.write(part, _write_now)
+            run.write(part, Connection.write)
             await self._spend(len(part) * cost)
 
     async def _join(self, runs: list[Run], shard: Shard) -> None:
         """Write several runs to the sockets of a shard, each socket once."""
-        outgoing: dict[Connection, list[bytes]] = {}
+        targets = tuple(dict.fromkeys(c for run in runs for c in run.targets(shard)))
+        cost = 1 + sum(run.size for run in runs) // 4096
+        width = max(1, SLICE_WRITES // cost)
+        for start in range(0, len(targets), width):
+            part = frozenset(targets[start : start + width])
+            outgoing: dict[Connection, list[bytes]] = {}
 
-        def gather(connection: Connection, frames: bytes) -> None:
-            outgoing.setdefault(connection, []).append(frames)
+            def gather(
+                connection: Connection, frames: bytes, to: dict[Connection, list[bytes]] = outgoing
+            ) -> bool:
+                to.setdefault(connection, []).append(frames)
+                return True
 
-        for run in runs:
-            run.write(run.targets(shard), gather)
-        for connection, frames in outgoing.items():
-            _write_now(connection, frames[0] if len(frames) == 1 else b"".join(frames))
-        await self._spend(len(outgoing))
+            for run in runs:
+                run.write(filter(part.__contains__, run.targets(shard)), gather)
+            for connection, frames in outgoing.items():
+                connection.write(frames[0] if len(frames) == 1 else b"".join(frames))
+            await self._spend(len(outgoing) * cost)
 
     async def _spend(self, writes: int) -> None:
         """Give the event loop back when enough was written."""
@@ -286,7 +311,7 @@ class FanOut:
     def _do_at_once(self, run: Run) -> None:
         began_s = time.perf_counter()
         for shard in self._shards_of(run):
-            run.write(run.targets(shard), _write_now)
+            run.write(run.targets(shard), Connection.write)
         if self._stopwatch is not None:
             self._stopwatch.add(time.perf_counter() - began_s)
         self._counters.messages_sent += run.finish()
@@ -297,11 +322,6 @@ class FanOut:
             self._counters.messages_sent += run.finish()
         if self.queued_bytes <= QUEUE_LIMIT_BYTES:
             self._room_for_more.set()
-
-
-def _write_now(connection: Connection, frames: bytes) -> None:
-    if connection.open_line is not None:
-        connection.open_line.write_now(frames)
 
 
 def _targets(job: Job, shard: Shard) -> Iterable[Connection]:

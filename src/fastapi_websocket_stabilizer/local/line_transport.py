@@ -1,12 +1,13 @@
 """A Starlette WebSocket on a line: messages go out as prepared frames."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from starlette.types import Message as AsgiEvent
 from starlette.websockets import WebSocket
 
+from .. import close_codes
 from ..wire import Encoded
 from .line import EXTENSION, Events, Line, LineObserver
 from .owner import Limits
@@ -36,7 +37,6 @@ class LineTransport(AsgiTransport):
         if self._closed or not self._line.is_open:
             await self._refuse()
         self._line.transport.write(message.frame(self._line.window_bits))
-        await self.drained()
 
     async def drained(self) -> None:
         """Wait until the peer has taken enough.
@@ -52,10 +52,6 @@ class LineTransport(AsgiTransport):
             except TimeoutError:
                 if self._line.transport.get_write_buffer_size() >= waiting:
                     raise
-
-    async def complete(self, sending: Awaitable[None], deadline_s: float) -> None:
-        # Progress is what counts here, not the length of one send: see drained().
-        await sending
 
     async def _next(self) -> AsgiEvent:
         return await self._inner_receive()  # hang_up() puts its end there
@@ -86,9 +82,11 @@ class LineTransport(AsgiTransport):
         self._line.park(inbox)
 
     def detach(self) -> None:
-        if not self._is_parked:
-            super().detach()
-        self._line.detach()
+        if self._is_parked:  # nobody else would ever read or close it
+            self._line.hang_up(close_codes.GOING_AWAY, "server shutdown", self._limits().close_timeout_s)
+            return
+        super().detach()
+        self._line.detach(self._observer)
 
 
 def find_line(websocket: WebSocket) -> Line | None:

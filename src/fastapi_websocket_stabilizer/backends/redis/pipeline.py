@@ -122,8 +122,9 @@ class Pipeline:
     async def stop(self) -> None:
         """Send what is queued if Redis answers in time, then close. Whoever still waits gets an error."""
         if self._task is not None:
-            while self._queue and not self._task.done():
-                await asyncio.wait([self._queue[-1].reply])  # ends: the watchdog sees to it
+            while (waiting := self._queue or self._in_flight) and not self._task.done():
+                await asyncio.wait([waiting[-1].reply])  # ends: the watchdog sees to it
+                await asyncio.sleep(0)
             self._task.cancel()
             await asyncio.wait([self._task])
             self._task = None
@@ -211,9 +212,10 @@ class Pipeline:
                     if self._in_flight:
                         await self._exchange(self._in_flight)
                 except asyncio.CancelledError:
-                    self._reject(
-                        self._in_flight, BackendUnavailableError("the connection to Redis was closed")
+                    error = BackendUnavailableError(
+                        "the connection to Redis was closed", outcome_unknown=True
                     )
+                    self._reject(self._in_flight, error)
                     raise
                 finally:
                     self._in_flight = []

@@ -91,11 +91,11 @@ class Publisher:
         """Return how many clients' nodes took the message. Raises as ``send_to_client``."""
         names, encoded = check_each(client_ids, check_client_id), encode(message, self._limit)
         await self._start()
-        taken = 0
-        for start in range(0, len(names), CLIENTS_PER_CALL):
-            envelope = self._outgoing.direct(names[start : start + CLIENTS_PER_CALL], encoded)
-            taken += sum(map(bool, await self._bus.publish_clients(envelope, self._top)))
-        return taken
+        chunks = [names[start : start + CLIENTS_PER_CALL] for start in range(0, len(names), CLIENTS_PER_CALL)]
+        # All are queued before any is waited for: nothing that is sent later may come between.
+        envelopes = [self._outgoing.direct(chunk, encoded) for chunk in chunks]
+        replies = [self._bus.publish_clients(envelope, self._top) for envelope in envelopes]
+        return sum([sum(map(bool, await reply)) for reply in replies])
 
     async def broadcast(
         self,

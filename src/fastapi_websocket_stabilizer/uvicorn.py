@@ -257,7 +257,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def _parse(self, data: bytes) -> None:
         """Parse in pieces, and no more than the application takes: a little deflate may be a lot of messages."""
-        while data and not self.read_paused:
+        while data and not self.read_paused and not self.transport.is_closing():
             super().data_received(data[:INFLATED_PER_TURN])
             data = data[INFLATED_PER_TURN:]
         self._unread = data

@@ -248,10 +248,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     def data_received(self, data: bytes) -> None:
         for observer in self._observers:
             observer.heard()
-        if self._unread:
-            self._unread += data
-        elif self.window_bits and len(data) > INFLATED_PER_TURN:
-            self._parse(data)
+        if self._unread or (self.window_bits and len(data) > INFLATED_PER_TURN):
+            self._parse(self._unread + data)
         else:
             super().data_received(data)
 

@@ -232,3 +232,16 @@ async def test_every_caller_learns_that_redis_is_away_and_the_next_ones_are_serv
 
         await eventually(is_back)
     assert set(bob.received) <= {"lost", "found"}
+
+
+async def test_nothing_comes_between_the_calls_that_a_send_to_many_is_made_of(managers: Managers) -> None:
+    """501 clients are two script calls; a send right behind must not overtake the second."""
+    here, there = await managers.start_many(2)
+    last = Socket()
+    await register(there, "last", last)
+    many = [*(f"nobody {number}" for number in range(500)), "last"]
+    first = asyncio.create_task(here.send_to_clients(many, "first"))
+    await asyncio.sleep(0)
+    second = asyncio.create_task(here.send_to_client("last", "second"))
+    assert (await first, await second) == (1, True)
+    await hears(last, "first", "second")

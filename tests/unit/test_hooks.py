@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from fastapi_websocket_stabilizer.hooks import Hooks
+from fastapi_websocket_stabilizer.local.owner import Ended
 from fastapi_websocket_stabilizer.metrics import Counters
+from tests.unit.fakes import connect, turns
 
 
 @pytest.fixture
@@ -71,3 +73,35 @@ async def test_hook_that_is_cancelled_is_cancelled(hooks: Hooks, counters: Count
 async def test_nothing_registered_is_nothing_called(hooks: Hooks) -> None:
     await hooks.run(hooks.on_connect)
     assert (hooks.on_connect, hooks.on_disconnect, hooks.on_presence, hooks.on_message) == ([], [], [], None)
+
+
+async def test_cancellation_of_something_that_a_hook_waited_for_is_a_failure(
+    hooks: Hooks, counters: Counters
+) -> None:
+    async def wait_for_what_is_cancelled() -> None:
+        other = asyncio.create_task(asyncio.sleep(60))
+        other.cancel()
+        await other
+
+    called: list[int] = []
+    await hooks.run([wait_for_what_is_cancelled, lambda: called.append(1)])
+    assert (called, counters.hooks_failed) == ([1], 1)
+
+
+async def test_cancellation_of_whoever_runs_the_hook_is_not(hooks: Hooks, counters: Counters) -> None:
+    task = asyncio.create_task(hooks.call(lambda: asyncio.sleep(60)))
+    await turns()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert counters.hooks_failed == 0
+
+
+async def test_hook_that_finds_its_connection_over_has_not_failed(hooks: Hooks, counters: Counters) -> None:
+    connection = connect()
+    connection.end(Ended.RELEASED)
+    await hooks.call(lambda held: held.send("too late"), connection)
+    assert counters.hooks_failed == 0
+    other = connect("other")
+    await hooks.call(lambda _: connection.send("to somebody else who left"), other)
+    assert counters.hooks_failed == 1

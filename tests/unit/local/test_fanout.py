@@ -472,3 +472,66 @@ async def test_worker_that_is_stopped_between_shards_tells_whoever_waits(
     worker.cancel()
     await asyncio.wait([worker])
     assert (len(lines.world.tallies), lines.world.fan_out.queued_bytes) == (1, 0)
+
+
+class Broken(FakeLine):
+    """A line that raises."""
+
+    def write_now(self, data: bytes) -> None:
+        raise OSError("broken")
+
+
+async def test_line_that_fails_is_the_failure_of_its_socket_alone(lines: Lines) -> None:
+    lines.add("good")
+    lines.world.add("bad", socket=websocket_on(Broken()))
+    lines.world.submit("1")
+    lines.world.submit("2")
+    await turns()
+    assert lines.written() == {"good": [frame("1", "2")]}
+    assert lines.world.tallies == [Tally(total=2, succeeded=1, errors=[("bad", "broken")])] * 2
+    assert lines.world.node.lost_connections == [("bad", Ended.FAILED, "broken")]
+    lines.world.submit("3")
+    await turns()
+    assert lines.written()["good"][-1] == frame("3"), "the worker goes on"
+
+
+async def test_one_who_cannot_be_told_does_not_keep_it_from_the_others(
+    lines: Lines, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(tally: Tally) -> None:
+        raise ValueError("no ears")
+
+    lines.add("a")
+    lines.world.fan_out.submit(Job(text("1"), done=fail))
+    lines.world.submit("2")
+    await turns()
+    assert (len(lines.world.tallies), lines.world.fan_out.queued_bytes) == (1, 0)
+    assert "nobody could be told" in caplog.text
+
+
+async def test_every_message_on_a_line_is_counted_once(lines: Lines) -> None:
+    for client_id in "abc":
+        lines.add(client_id)
+    for client_id in "ab":
+        lines.world.submit(f"by {client_id}", exclude=frozenset({client_id}))
+    await turns()
+    assert lines.world.counters.messages_sent == 4
+
+
+@pytest.mark.parametrize("rooms", [1, 2])
+async def test_loop_is_given_back_inside_a_large_shard(
+    lines: Lines, monkeypatch: pytest.MonkeyPatch, rooms: int
+) -> None:
+    monkeypatch.setattr(fanout, "SLICE_WRITES", 2)
+    world = lines.world
+    world.shards = Shards(1)
+    world.fan_out._shards = world.shards
+    for number in range(8):
+        lines.add(str(number), "x", "y")
+    for room in "xy"[:rooms]:
+        world.submit("hi", rooms=(room,))
+    steps = []
+    while len(lines.written()) < 8:
+        await turns(1)
+        steps.append(len(lines.written()))
+    assert max(b - a for a, b in zip([0, *steps], steps, strict=False)) <= 2

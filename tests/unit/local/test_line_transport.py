@@ -172,3 +172,51 @@ async def test_connection_that_does_not_read_is_known() -> None:
     connection = connect_line(line=line)
     line.is_reading = False
     assert connection.is_deaf
+
+
+async def test_line_that_was_paused_before_it_was_registered_has_a_writer_with_a_deadline() -> None:
+    line, node = FakeLine(), Node(write_timeout_s=0.01)
+    line.stall()
+    connection = connect_line(line=line, node=node)
+    assert connection.push(text("hi")).error is None
+    assert connection.is_writing
+    await eventually(lambda: node.lost_connections)
+    assert (line.writes, node.lost_connections[0][1]) == ([], Ended.SLOW)
+
+
+async def test_line_that_was_paused_before_it_was_registered_goes_on_when_its_peer_reads() -> None:
+    line = FakeLine()
+    line.stall()
+    connection = connect_line(line=line)
+    connection.push(text("1"))
+    connection.push(text("2"))
+    await turns()
+    line.read_all()
+    await turns()
+    connection.push(text("3"))
+    assert line.writes == frames("1", "2", "3")
+
+
+async def test_parked_socket_that_is_let_go_is_hung_up() -> None:
+    line = FakeLine()
+    connection = connect_line(line=line)
+
+    class Inbox:
+        def put_nowait(self, event: Any) -> None: ...
+
+    connection.park(Inbox())
+    connection.let_go()
+    assert line.told == [("hang up", 1001, "server shutdown")]
+
+
+async def test_own_send_waits_for_what_was_sent_before_but_not_for_ever() -> None:
+    line = FakeLine()
+    connection = connect_line(line=line, node=Node(write_timeout_s=60))
+    line.stall()
+    connection.push(text("1"))
+    flushing = asyncio.create_task(connection.flush())
+    await turns()
+    assert not flushing.done()
+    line.read_all()
+    await flushing
+    assert line.writes == frames("1")

@@ -25,7 +25,7 @@ from .results import Results
 from .systems import ALL, MissingError, Stage
 from .systems.ours import sending_path
 
-LETTERS = "abcdefghi"
+LETTERS = "abcdefghij"
 SERVER = "valkey-9.1"
 SPARE_FILES = 1000
 

@@ -68,6 +68,7 @@ MEMORY = (
 )
 MEMORY_KIB = 11.0
 IDLE_PERCENT = 2.0
+TURN_MS = 20.0
 GROWTH = 1.5
 STALLED = 1.25
 SAME = 1.1
@@ -87,6 +88,15 @@ def goals(results: Results) -> Iterator[Goal]:
         ours = results.spread("kib", system=OURS, measure=measure)
         yield Goal("e", text, False, MEMORY_KIB, ours, unit="KiB")
     yield _bystanders(results)
+    turn = results.spread("turn_ms", measure="turns")
+    yield Goal(
+        "j",
+        "longest turn of an event loop with 10,000 sockets that broadcasts",
+        False,
+        TURN_MS,
+        turn,
+        unit="ms",
+    )
     yield from _growth(results)
 
 

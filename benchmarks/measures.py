@@ -18,6 +18,7 @@ from .loads import Load
 from .messages import json_message
 from .results import Sample
 from .systems import Cluster, System
+from .systems.base import get
 
 CONTROL_COMMANDS = 1
 """Commands of our own between two readings of Redis's counter: the first reading itself."""
@@ -263,6 +264,22 @@ def _use(session: Session) -> None:
     if not clients.wait(USED_MESSAGES * clients.count):
         raise RuntimeError(f"only {clients.counters()['messages']} messages came")
     session.settle()
+
+
+def turns(session: Session) -> None:
+    """(j) The longest turn of the event loop while broadcasting, and the garbage collector's longest pause."""
+    load, counted = session.load, Counted()
+    _send(session, Burst(load.large_broadcasts, load.in_flight), Counted())  # connecting is over then
+    first = session.numbers(load.large_broadcasts)
+    session.clients.reset()
+    order = {"count": load.large_broadcasts, "in_flight": load.in_flight, "first": first, "is_watched": True}
+    answer = session.cluster.order(**order)
+    counted.expected = load.large_broadcasts * session.clients.count
+    session.clients.wait(counted.expected)
+    counted.received = session.clients.counters()["messages"]
+    collections = json.loads(get(session.cluster.ports[0], "/collections"))
+    values = {"turn_ms": answer["longest_turn_ms"], "collection_ms": collections["longest_ms"]}
+    session.record("turns", values, counted)
 
 
 def idle(session: Session) -> None:

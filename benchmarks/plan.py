@@ -41,6 +41,7 @@ def parts(load: Load) -> Iterator[Part]:
         yield Part(name, "ei", compressed, is_compressed=True)
     for name in LARGE:
         yield from large(name, load)
+    yield Part("ours", "j", long_turns, replicas=1)
     for replicas in load.growth_replicas:
         if replicas != 2:
             yield Part("ours", "h", growth(load.clients), replicas)
@@ -88,6 +89,12 @@ def crowded(session: Session) -> None:
     """(a) with many clients."""
     session.connect(session.load.large_clients)
     measures.burst(session, session.load.large_broadcasts, "burst_large")
+
+
+def long_turns(session: Session) -> None:
+    """(j) with many clients on one replica."""
+    session.connect(session.load.large_clients)
+    measures.turns(session)
 
 
 def growth(clients: int) -> Script:

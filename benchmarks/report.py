@@ -55,6 +55,10 @@ LATENCY = (
 )
 KIB = (Column("KiB RSS a connection", "kib"),)
 CONNECT = (Column("µs server CPU a connection", "cpu_us"),)
+TURNS = (
+    Column("longest turn, ms CPU", "turn_ms"),
+    Column("longest full garbage collection, while they connected, ms", "collection_ms"),
+)
 TABLES = (
     Table("a", "burst", "{broadcasts} broadcasts to {clients:,} clients, {in_flight} in flight", RATE),
     Table("a", "burst_large", "{large_broadcasts} broadcasts to {large_clients:,} clients", RATE),
@@ -72,6 +76,13 @@ TABLES = (
     ),
     Table("f", "connect_plain", "CPU of connecting", CONNECT, False),
     Table("f", "connect_deflate", "CPU of connecting with permessage-deflate offered", CONNECT, False),
+    Table(
+        "j",
+        "turns",
+        "The event loop of one replica while it broadcasts to {large_clients:,} clients",
+        TURNS,
+        False,
+    ),
     Table("i", "json_1024", "1 KiB of JSON to {clients:,} clients that offer compression", JSON),
     Table("i", "json_16384", "16 KiB of JSON to {clients:,} clients that offer compression", JSON),
 )

@@ -30,12 +30,38 @@ class Order(BaseModel):
     is_json: bool = False
     rate: float = 0.0
     targets: list[str] = []
+    is_watched: bool = False
+    """Whether the answer names the longest turn of the event loop."""
     excluded: list[str] = []
     """Who is left out of broadcasts, in turn: a chat leaves each sender out of his own message."""
 
     def message(self, sequence: int) -> Any:
         """Return one message, stamped now: text, or an object that is to be sent as JSON."""
         return (json_message if self.is_json else text_message)(sequence, self.size)
+
+
+class Turns:
+    """The CPU time of the longest turn of the event loop: of all callbacks that ran in it together."""
+
+    def __init__(self) -> None:
+        self.longest_s = 0.0
+        self._is_over = False
+        self._last_s = 0.0
+
+    def watch(self) -> None:
+        """Begin to watch."""
+        self._last_s = time.thread_time()
+        asyncio.get_running_loop().call_soon(self._turn)
+
+    def end(self) -> None:
+        """Watch no more."""
+        self._is_over = True
+
+    def _turn(self) -> None:
+        now_s = time.thread_time()
+        self.longest_s, self._last_s = max(self.longest_s, now_s - self._last_s), now_s
+        if not self._is_over:
+            asyncio.get_running_loop().call_soon(self._turn)
 
 
 def add_control(app: FastAPI, broadcast: Broadcast, direct: Direct) -> None:
@@ -47,9 +73,12 @@ def add_control(app: FastAPI, broadcast: Broadcast, direct: Direct) -> None:
 
     @app.post("/control")
     async def control(order: Order) -> dict[str, float]:
-        started = time.monotonic()
+        started, turns = time.monotonic(), Turns()
+        if order.is_watched:
+            turns.watch()
         await run(order, broadcast, direct)
-        return {"seconds": time.monotonic() - started}
+        turns.end()
+        return {"seconds": time.monotonic() - started, "longest_turn_ms": turns.longest_s * 1000}
 
 
 def control_app(broadcast: Broadcast, direct: Direct, lifespan: Lifespan | None = None) -> FastAPI:

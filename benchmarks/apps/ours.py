@@ -19,6 +19,13 @@ app.include_router(manager.router)
 add_control(app, manager.broadcast, manager.send_to_client)
 
 
+@app.get("/collections")
+def collections() -> dict[str, float]:
+    """Say how long the garbage collector's longest full collection took so far."""
+    pauses = manager.statistics().garbage_collection_seconds
+    return {"count": pauses.count, "longest_ms": pauses.max_s * 1000}
+
+
 @manager.websocket(app, "/ws")
 async def identify(client_id: str) -> Identity:
     """Say who connects; the library does the rest."""

@@ -59,9 +59,12 @@ class Cluster:
         """Return the resident memory of all processes of all replicas."""
         return rss_bytes(self.pids)
 
-    def order(self, **order: Any) -> None:
-        """Have the first replica send; returns when its calls have returned."""
-        post(self.ports[0], "/control", json.dumps(order).encode())
+    def order(self, **order: Any) -> dict[str, float]:
+        """Have the first replica send; returns what it says when its calls have returned."""
+        answer: dict[str, float] = json.loads(
+            post(self.ports[0], "/control", json.dumps(order).encode()) or "{}"
+        )
+        return answer
 
 
 class System(ABC):
@@ -152,9 +155,9 @@ def environment(stage: Stage, variant: str) -> Mapping[str, str]:
     }
 
 
-def post(port: int, path: str, body: bytes) -> None:
-    """POST and check that it was taken."""
-    _request(port, "POST", path, body, {"Content-Type": "application/json"})
+def post(port: int, path: str, body: bytes) -> str:
+    """POST and return the answer's body."""
+    return _request(port, "POST", path, body, {"Content-Type": "application/json"})
 
 
 def get(port: int, path: str) -> str:

@@ -63,9 +63,10 @@ BUFFER = 50
 class NchanCluster(Cluster):
     """Published to from outside, over connections that are kept."""
 
-    def order(self, **order: Any) -> None:
+    def order(self, **order: Any) -> dict[str, float]:
         """Publish what a replica of the other systems would have sent by itself."""
         asyncio.run(_publish(self.ports[0], order))
+        return {}
 
 
 class Nchan(System):

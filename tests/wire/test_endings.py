@@ -18,7 +18,9 @@ QUICK: dict[str, Any] = {"write_timeout_s": 0.3, "close_timeout_s": 0.3}
 both_ways = pytest.mark.parametrize("park", [True, False], ids=["parked", "loop"])
 
 
-def application(manager: WebSocketConnectionManager, handle: Handle | None = None, *, park: bool = True) -> FastAPI:
+def application(
+    manager: WebSocketConnectionManager, handle: Handle | None = None, *, park: bool = True
+) -> FastAPI:
     app = FastAPI(lifespan=manager.lifespan)
 
     @app.websocket("/{client_id}")
@@ -166,7 +168,9 @@ async def test_reset_is_found_while_the_handler_is_busy() -> None:
     async def handle(connection: Connection, message: str | bytes) -> None:
         await asyncio.sleep(30)
 
-    manager = WebSocketConnectionManager(WebSocketConfig(heartbeat_interval=0.1, heartbeat_timeout=0.2, **QUICK))
+    manager = WebSocketConnectionManager(
+        WebSocketConfig(heartbeat_interval=0.1, heartbeat_timeout=0.2, **QUICK)
+    )
     async with serving(application(manager, handle)) as served, served.connected("a") as client:
         client.send_text("work")
         await eventually(lambda: manager.statistics().counters["heartbeat_pings"] >= 0)
@@ -197,7 +201,9 @@ async def test_little_deflate_is_not_a_lot_of_messages_at_once() -> None:
 
 
 async def test_interval_of_weeks_is_no_trouble_for_the_kernel() -> None:
-    manager = WebSocketConnectionManager(WebSocketConfig(heartbeat_interval=2_200_000, heartbeat_timeout=2_200_000))
+    manager = WebSocketConnectionManager(
+        WebSocketConfig(heartbeat_interval=2_200_000, heartbeat_timeout=2_200_000)
+    )
 
     async def echo(connection: Connection, message: str | bytes) -> None:
         await connection.send(message)
@@ -208,7 +214,9 @@ async def test_interval_of_weeks_is_no_trouble_for_the_kernel() -> None:
 
 async def test_own_send_is_not_held_for_ever_behind_others() -> None:
     """A slow peer, steady broadcasts, and the application's own message in between."""
-    manager = WebSocketConnectionManager(WebSocketConfig(outbox_policy="drop_oldest", outbox_size=300_000, **QUICK))
+    manager = WebSocketConnectionManager(
+        WebSocketConfig(outbox_policy="drop_oldest", outbox_size=300_000, **QUICK)
+    )
     app, done = FastAPI(lifespan=manager.lifespan), asyncio.Event()
 
     @app.websocket("/{client_id}")

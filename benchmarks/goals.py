@@ -91,7 +91,7 @@ def goals(results: Results) -> Iterator[Goal]:
     turn = results.spread("turn_ms", measure="turns")
     yield Goal(
         "j",
-        "longest turn of an event loop with 10,000 sockets that broadcasts",
+        "longest turn of the event loop, 10,000 sockets on a replica",
         False,
         TURN_MS,
         turn,

@@ -40,7 +40,7 @@ class Served:
 async def serving(app: FastAPI) -> AsyncIterator[Served]:
     """Serve ``app`` with the protocol class for the length of the block; it must then end by itself."""
     server = Server(Config(app, port=0, ws=NAME, lifespan="on", log_config=None))
-    server.capture_signals = nullcontext  # type: ignore[method-assign]  # the signals are pytest's
+    server.capture_signals = nullcontext  # type: ignore[method-assign,assignment]  # pytest's
     task = asyncio.create_task(server.serve())
     await eventually(lambda: server.started or task.done())
     try:

@@ -190,14 +190,14 @@ async def test_little_deflate_is_not_a_lot_of_messages_at_once() -> None:
 
     manager = WebSocketConnectionManager()
     bomb = Frame(Op.TEXT, deflated(b"x" * 100_000, 12), rsv=4).encode()
-    async with serving(application(manager, handle)) as served:
-        async with served.connected("a", "permessage-deflate; client_max_window_bits") as client:
-            client.write(bomb * 200)
-            await taken.wait()
-            (protocol,) = served.server.server_state.connections
-            assert len(protocol._unread) > 0, "the rest waits, compressed"  # type: ignore[union-attr]  # ours
-            may_go.set()
-            await eventually(lambda: heard == [100_000] * 200)
+    offer = "permessage-deflate; client_max_window_bits"
+    async with serving(application(manager, handle)) as served, served.connected("a", offer) as client:
+        client.write(bomb * 200)
+        await taken.wait()
+        (protocol,) = served.server.server_state.connections
+        assert len(protocol._unread) > 0, "the rest waits, compressed"  # type: ignore[union-attr]  # ours
+        may_go.set()
+        await eventually(lambda: heard == [100_000] * 200)
 
 
 async def test_interval_of_weeks_is_no_trouble_for_the_kernel() -> None:

@@ -8,7 +8,6 @@ served as uvicorn's own class serves them.
 import asyncio
 import os
 import signal
-from contextlib import suppress
 from importlib.metadata import version
 from typing import Any, cast
 
@@ -193,12 +192,15 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
         uvloop gathers too, and costs a third of the system call; a fan-out need not pay for that twice.
         """
-        sent = 0
-        if self._descriptor >= 0 and not self.transport.get_write_buffer_size():
-            with suppress(OSError):  # full, or gone: the transport finds out
-                sent = os.write(self._descriptor, data)
+        if self._descriptor < 0 or self.transport.get_write_buffer_size():
+            self.transport.write(data)
+            return
+        try:
+            sent = os.write(self._descriptor, data)
+        except OSError:  # full, or gone: the transport finds out
+            sent = 0
         if sent < len(data):
-            self.transport.write(data[sent:] if sent else data)
+            self.transport.write(data[sent:])
 
     def ping(self) -> None:
         """Write a ping frame; any answer is life."""

@@ -41,6 +41,7 @@ async def test_end_of_stream_behind_a_full_buffer_is_the_end(park: bool) -> None
     """The peer has half closed, and reads nothing: neither it nor the server's shutdown may wait for ever."""
     manager = WebSocketConnectionManager(WebSocketConfig(**QUICK))
     async with serving(application(manager, park=park)) as served, served.connected("a") as client:
+        await eventually(lambda: manager.get_connection_count() == 1)
         client.stop_reading()
         await fill(manager, "a")
         client.writer.write_eof()

@@ -113,6 +113,11 @@ class Run:
         # A copy: a send that fails takes its connection out of the tables.
         return tuple(_targets(self.jobs[0], shard))
 
+    def most(self, shard: Shard) -> int:
+        """At least as many as there are targets, counted cheaply."""
+        clients = self.jobs[0].clients
+        return len(shard.connections) if clients is None else len(clients)
+
     def is_for(self, connection: Connection) -> bool:
         """Whether a target is still one, after the event loop was given back."""
         rooms = self.jobs[0].rooms
@@ -267,6 +272,8 @@ class FanOut:
         clients = run.jobs[0].clients
         if clients is None:
             return self._shards.shards
+        if len(clients) == 1:
+            return (self._shards.of(clients[0]),)
         return dict.fromkeys(self._shards.of(client_id) for client_id in clients)
 
     async def _write(self, run: Run, shard: Shard) -> None:
@@ -282,24 +289,14 @@ class FanOut:
 
     async def _join(self, runs: list[Run], shard: Shard) -> None:
         """Write several runs to the sockets of a shard, each socket once."""
-        targets = tuple(dict.fromkeys(c for run in runs for c in run.targets(shard)))
         cost = 1 + sum(run.size for run in runs) // 4096
         width = max(1, SLICE_WRITES // cost)
+        if sum(run.most(shard) for run in runs) <= width:
+            await self._spend(_join(runs, shard, None) * cost)
+            return
+        targets = tuple(dict.fromkeys(c for run in runs for c in run.targets(shard)))
         for start in range(0, len(targets), width):
-            part = frozenset(targets[start : start + width])
-            outgoing: dict[Connection, list[bytes]] = {}
-
-            def gather(
-                connection: Connection, frames: bytes, to: dict[Connection, list[bytes]] = outgoing
-            ) -> bool:
-                to.setdefault(connection, []).append(frames)
-                return True
-
-            for run in runs:
-                run.write(filter(part.__contains__, run.targets(shard)), gather)
-            for connection, frames in outgoing.items():
-                connection.write(frames[0] if len(frames) == 1 else b"".join(frames))
-            await self._spend(len(outgoing) * cost)
+            await self._spend(_join(runs, shard, frozenset(targets[start : start + width])) * cost)
 
     async def _spend(self, writes: int) -> None:
         """Give the event loop back when enough was written."""
@@ -322,6 +319,22 @@ class FanOut:
             self._counters.messages_sent += run.finish()
         if self.queued_bytes <= QUEUE_LIMIT_BYTES:
             self._room_for_more.set()
+
+
+def _join(runs: list[Run], shard: Shard, part: frozenset[Connection] | None) -> int:
+    """Write several runs to some of their sockets, or to all; return how many sockets that were."""
+    outgoing: dict[Connection, list[bytes]] = {}
+
+    def gather(connection: Connection, frames: bytes) -> bool:
+        outgoing.setdefault(connection, []).append(frames)
+        return True
+
+    for run in runs:
+        targets = run.targets(shard)
+        run.write(targets if part is None else filter(part.__contains__, targets), gather)
+    for connection, frames in outgoing.items():
+        connection.write(frames[0] if len(frames) == 1 else b"".join(frames))
+    return len(outgoing)
 
 
 def _targets(job: Job, shard: Shard) -> Iterable[Connection]:

@@ -133,6 +133,8 @@ class Page:
             verdict = {True: "met", False: "**not met**", None: "not measured"}[goal.is_met]
             yield f"| {goal.letter} | {goal.text} | {bound} | {_spread(goal.measured, plain)} | {verdict} |"
 
+        yield words.LIMITS
+
     def _losses(self) -> Iterator[str]:
         yield "\n## Where this library loses\n"
         found = [line for table in TABLES for line in self._lost(table)]

@@ -38,12 +38,16 @@ def _release(number: str) -> tuple[int, ...]:
     return tuple(int(part) for part in number.split(".")[:3] if part.isdigit())
 
 
-for package, oldest in OLDEST.items():
-    if _release(version(package)) < _release(oldest):
-        raise ConfigurationError(
-            f"fastapi_websocket_stabilizer.uvicorn needs {package} >= {oldest}, found {version(package)}: "
-            "upgrade it, or run with uvicorn's own WebSocket class"
-        )
+def _check_releases() -> None:
+    for package, oldest in OLDEST.items():
+        if _release(version(package)) < _release(oldest):
+            raise ConfigurationError(
+                f"fastapi_websocket_stabilizer.uvicorn needs {package} >= {oldest}, found {version(package)}: "
+                "upgrade it, or run with uvicorn's own WebSocket class"
+            )
+
+
+_check_releases()
 
 # Below the check: older releases may lack what is used here.
 from uvicorn.protocols.websockets.websockets_sansio_impl import (  # noqa: E402 - see the line above
@@ -70,6 +74,15 @@ DEFLATE = ServerPerMessageDeflateFactory(
 class WebSocketProtocol(WebSocketsSansIOProtocol):
     """One WebSocket: uvicorn's, and a ``Line`` for the manager that registers it."""
 
+    # Uvicorn's attributes that are set here too.
+    close_timeout: float
+    close_timer: asyncio.TimerHandle | None
+    scope: Any
+    frames: list[bytes]
+    queue: asyncio.Queue[ASGIReceiveEvent]
+    read_paused: bool
+    writable: asyncio.Event
+
     def __init__(
         self,
         config: Config,
@@ -81,9 +94,9 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         if self.conn.available_extensions:
             self.conn.available_extensions = [DEFLATE]
         self.writable = cast("asyncio.Event", Flag())
-        self.scope: Any = None
-        self.window_bits = 0
-        self.is_parked = False
+        self.scope = None
+        self.window_bits: int = 0
+        self.is_parked: bool = False
         self._observers: tuple[LineObserver, ...] = ()  # one, unless it is registered under several ids
         self._unread = b""
         self._descriptor = -1  # of the socket, while frames may be written to it past the event loop
@@ -231,7 +244,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     def park(self, inbox: Events) -> None:
         """Keep the socket when the application returns. What it was asked with is forgotten."""
         self.is_parked = True
-        waiting, self.queue = self.queue, cast("asyncio.Queue[Any]", inbox)
+        waiting = self.queue
+        self.queue = cast("asyncio.Queue[ASGIReceiveEvent]", inbox)
         while not waiting.empty():
             inbox.put_nowait(cast("AsgiEvent", waiting.get_nowait()))
         self.scope = None

@@ -159,7 +159,8 @@ class RawClient:
     def reset(self) -> None:
         """End the TCP connection with RST."""
         connection: socket.socket = self.writer.get_extra_info("socket")
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        with suppress(OSError):  # the server was quicker: it had given us up as a slow consumer
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         self.writer.transport.abort()
 
     @property

@@ -81,7 +81,7 @@ class Connection:
         self._closing: asyncio.Future[None] | None = None  # while somebody waits for the close to be over
         self._is_finished = False
         self.open_line: Line | None = None
-        self.window_bits = 0
+        self.window_bits: int = 0
         self._transport: Transport = open_transport(websocket, self, owner.limits)
         self.use_line()
 

@@ -15,27 +15,27 @@ DEFAULT_SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
 class Costs:
     """What one unit costs; CPU of one core in microseconds. Put your own measurements here."""
 
-    connection_kib: float = 7.0
+    connection_kib: float = 6.5
     """Resident memory of a parked connection with its registration."""
-    replica_mib: float = 70.0
+    replica_mib: float = 65.0
     """Resident memory of a replica before its first connection."""
-    connect_us: float = 650.0
+    connect_us: float = 480.0
     idle_us: float = 1.2
     """Each second, for each connection: heartbeat pings and their answers."""
-    delivery_us: float = 6.5
+    delivery_us: float = 6.1
     """One message written to one socket, when messages come one at a time."""
-    bus_message_us: float = 60.0
+    bus_message_us: float = 35.0
     """One message read from the bus by one replica."""
-    publish_us: float = 90.0
+    publish_us: float = 30.0
     """One broadcast, for the replica that sends it."""
-    send_us: float = 40.0
+    send_us: float = 27.5
     """One direct send, both replicas together."""
     redis_delivery_us: float = 1.5
     """One published message handed to one replica: 650,000 a second at most, by Centrifugo's measurement."""
-    redis_publish_us: float = 6.0
-    redis_claim_us: float = 60.0
+    redis_publish_us: float = 3.0
+    redis_claim_us: float = 48.0
     """Registering and releasing one connection."""
-    redis_connection_bytes: float = 450.0
+    redis_connection_bytes: float = 250.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,8 +48,8 @@ Python servers run under uvicorn with uvloop and httptools, one process a replic
 LIMITS = """
 What holds back the goals that are not met, by a sampling profiler on both replicas (py-spy, native frames, 5 s):
 
-- **(a)** with 10,000 clients misses one ratio by less than its spread: joined messages are one write a socket, and those
-  writes are 55–71 % of the CPU.
+- **(a)** with 10,000 clients misses one ratio by less than its spread: joined messages are one write a socket, and
+  those writes are 55–71 % of the CPU.
 - **(b), (c)** One message at a time is one system call a socket. Of the CPU of (b) 69–71 % is `write`, 10 % waiting
   for the next event (`epoll_pwait`), and no Python function has more than 3 %. nginx, in C, needs two thirds of our
   time for the same; the goals against slower peers would ask for less than nginx needs. One call for the writes of

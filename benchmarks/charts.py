@@ -6,7 +6,7 @@ from html import escape
 from typing import NamedTuple
 
 WIDTH, BAR, GAP, TOP = 760, 20, 8, 44
-LABELS, VALUES = 250, 110
+LABELS, VALUES = 285, 110
 OURS, OTHERS, INK, RULE = "#0b7a75", "#9aa5b1", "#1f2933", "#d9dee3"
 FONT = 'font-family="system-ui, sans-serif" font-size="13"'
 

@@ -49,6 +49,33 @@ class Hooks:
             self._log.exception("hook failed", extra={"hook": name})
 
 
+class HookDecorators:
+    """The decorators that add hooks: ``@manager.on_connect`` and its kin. Each returns its function unchanged."""
+
+    def __init__(self, hooks: Hooks) -> None:
+        self._hooks: Hooks = hooks
+
+    def on_connect(self, hook: OnConnect) -> OnConnect:
+        """Have ``hook(connection)`` called when a socket was registered here."""
+        self._hooks.on_connect.append(hook)
+        return hook
+
+    def on_disconnect(self, hook: OnDisconnect) -> OnDisconnect:
+        """Have ``hook(connection, code, reason)`` called when a socket of this replica has ended."""
+        self._hooks.on_disconnect.append(hook)
+        return hook
+
+    def on_presence(self, hook: OnPresence) -> OnPresence:
+        """Have ``hook(event)`` called for what this replica's sockets did, and for what it swept."""
+        self._hooks.on_presence.append(hook)
+        return hook
+
+    def on_message(self, hook: OnMessage) -> OnMessage:
+        """Have ``hook(connection, message)`` called for sockets that are served without a handler of their own."""
+        self._hooks.on_message = hook
+        return hook
+
+
 def _is_end_of(subject: object, error: BaseException) -> bool:
     """Whether a hook only found that its connection is over."""
     is_about_an_end = isinstance(error, ConnectionNotFoundError | ConnectionTimeoutError | SlowConsumerError)

@@ -13,7 +13,7 @@ from .cluster.registry import Registry
 from .cluster.statistics import snapshot
 from .config import WebSocketConfig
 from .exceptions import BroadcastFailedError, ConnectionNotFoundError
-from .hooks import OnConnect, OnDisconnect, OnMessage, OnPresence
+from .hooks import HookDecorators, OnMessage
 from .local.connection import Connection
 from .logs import manager_logger
 from .metrics import Statistics
@@ -33,7 +33,7 @@ from .wire import Encoded
 Identify = Callable[..., Identity | Awaitable[Identity]]
 
 
-class WebSocketConnectionManager:
+class WebSocketConnectionManager(HookDecorators):
     """Registers WebSockets and reaches any client, room or all, whichever replica holds the socket.
 
     Without ``redis_url`` it works in one process and needs no ``start()``. With one, every replica that has
@@ -46,7 +46,7 @@ class WebSocketConnectionManager:
         self._log = manager_logger(self.config.log_level)
         self._registry = Registry(self.config, self._log)
         self._context = self._registry.context
-        self._hooks = self._context.hooks
+        super().__init__(self._context.hooks)
 
     # Life
 
@@ -372,27 +372,7 @@ class WebSocketConnectionManager:
         self._check_readable()
         return await self._registry.tokens.redeem(token)
 
-    # Hooks and routes
-
-    def on_connect(self, hook: OnConnect) -> OnConnect:
-        """Have ``hook(connection)`` called when a socket was registered here."""
-        self._hooks.on_connect.append(hook)
-        return hook
-
-    def on_disconnect(self, hook: OnDisconnect) -> OnDisconnect:
-        """Have ``hook(connection, code, reason)`` called when a socket of this replica has ended."""
-        self._hooks.on_disconnect.append(hook)
-        return hook
-
-    def on_presence(self, hook: OnPresence) -> OnPresence:
-        """Have ``hook(event)`` called for what this replica's sockets did, and for what it swept."""
-        self._hooks.on_presence.append(hook)
-        return hook
-
-    def on_message(self, hook: OnMessage) -> OnMessage:
-        """Have ``hook(connection, message)`` called for sockets that are served without a handler of their own."""
-        self._hooks.on_message = hook
-        return hook
+    # Routes
 
     @cached_property
     def router(self) -> APIRouter:

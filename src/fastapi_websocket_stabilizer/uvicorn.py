@@ -26,6 +26,7 @@ from websockets.protocol import State
 from . import close_codes, frames
 from .exceptions import ConfigurationError
 from .local.flow import Flag, bound_kernel_buffer
+from .local.gathering import WRITE_BUFFER_BYTES, GatheredWrites, Turn
 from .local.line import EXTENSION, Events, LineObserver, Observer
 from .local.owner import Limits
 from .wire import Encoded, Form
@@ -59,8 +60,6 @@ MAX_FRAGMENTS = 16_384
 """Frames of one inbound message; empty ones cost no memory but time. One more closes with 1008."""
 INFLATED_PER_TURN = 8192
 """Compressed bytes that are parsed before the application has taken what they hold."""
-WRITE_BUFFER_BYTES = 65_536
-"""High-water mark of a socket's write buffer; above it messages wait in the outbox."""
 DEFLATE = ServerPerMessageDeflateFactory(
     # Without context takeover one compressed frame serves every socket, and an idle one keeps no 7 KiB decoder.
     server_no_context_takeover=True,
@@ -71,7 +70,7 @@ DEFLATE = ServerPerMessageDeflateFactory(
 )
 
 
-class WebSocketProtocol(WebSocketsSansIOProtocol):
+class WebSocketProtocol(GatheredWrites, WebSocketsSansIOProtocol):
     """One WebSocket: uvicorn's, and a ``Line`` for the manager that registers it."""
 
     # Uvicorn's attributes that are set here too.
@@ -82,6 +81,9 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     queue: asyncio.Queue[ASGIReceiveEvent]
     read_paused: bool
     writable: asyncio.Event
+    # Those of GatheredWrites.
+    turn: Turn
+    descriptor: int
 
     def __init__(
         self,
@@ -99,7 +101,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self.is_parked: bool = False
         self._observers: tuple[LineObserver, ...] = ()  # one, unless it is registered under several ids
         self._unread = b""
-        self._descriptor = -1  # of the socket, while frames may be written to it past the event loop
+        self.turn = Turn.of(self.loop)
         self._fragments = 0
 
     # The handshake, and what the application sends by itself
@@ -150,9 +152,9 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         if not self.is_open:
             raise ClientDisconnected
         if data is not None:
-            self.transport.write(Encoded(Form.BINARY, data, len(data)).frame(self.window_bits))
+            self.write_soon(Encoded(Form.BINARY, data, len(data)).frame(self.window_bits))
         elif text is not None:
-            self.transport.write(Encoded(Form.TEXT, text, len(text)).frame(self.window_bits))
+            self.write_soon(Encoded(Form.TEXT, text, len(text)).frame(self.window_bits))
 
     async def receive(self) -> ASGIReceiveEvent:
         if self.is_parked:  # the application is over; what comes in goes to the inbox
@@ -192,28 +194,13 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         if peer is not None:
             bound_kernel_buffer(peer, limits)
             is_plain = self.scheme == "ws" and os.name == "posix"
-            self._descriptor = peer.fileno() if is_plain else -1
+            self.descriptor = peer.fileno() if is_plain else -1
 
     def detach(self, observer: Observer) -> None:
         """Tell this observer nothing any more."""
         self._observers = tuple(each for each in self._observers if each is not observer)
         if self.is_open:
             self.start_keepalive()
-
-    def write_now(self, data: bytes) -> None:
-        """Write at once what was gathered in this turn of the event loop.
-
-        uvloop gathers too, and costs a third of the system call; a fan-out need not pay for that twice.
-        """
-        if self._descriptor < 0 or self.transport.get_write_buffer_size():
-            self.transport.write(data)
-            return
-        try:
-            sent = os.write(self._descriptor, data)
-        except OSError:  # full, or gone: the transport finds out
-            sent = 0
-        if sent < len(data):
-            self.transport.write(data[sent:])
 
     def ping(self) -> None:
         """Write a ping frame; any answer is life."""
@@ -366,7 +353,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def _cut(self) -> None:
         """Nothing more is written; the descriptor may soon be that of another socket."""
-        self._descriptor = -1
+        self.flush()
+        self.descriptor = -1
         for observer in self._observers:
             observer.cut()
 

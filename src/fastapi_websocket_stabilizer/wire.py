@@ -51,15 +51,17 @@ class Encoded:
         size: Bytes on the wire.
     """
 
-    __slots__ = ("_asgi", "_frames", "_value", "form", "payload", "size")
+    __slots__ = ("_asgi", "_compressed", "_plain", "_value", "form", "payload", "size")
 
     def __init__(self, form: Form, payload: str | bytes, size: int, value: Any = None) -> None:
         self.form: Form = form
         self.payload: str | bytes = payload
         self.size: int = size
         self._value = value
+        # Made when they are asked for: most messages need one of them.
         self._asgi: dict[str, Any] | None = None
-        self._frames: dict[int, bytes] = {}  # by window bits; 0 is not compressed
+        self._plain: bytes | None = None
+        self._compressed: dict[int, bytes] | None = None  # by window bits
 
     @property
     def asgi(self) -> dict[str, Any]:
@@ -78,17 +80,21 @@ class Encoded:
 
     def frame(self, window_bits: int) -> bytes:
         """The WebSocket frame, shared by all sockets with the same window; 0 for those without compression."""
-        if self.size < frames.COMPRESS_FROM_BYTES:
-            window_bits = 0
-        made = self._frames.get(window_bits)
-        if made is None:
-            made = self._frames[window_bits] = self._make_frame(window_bits)
-        return made
+        if window_bits and self.size >= frames.COMPRESS_FROM_BYTES:
+            if self._compressed is None:
+                self._compressed = {}
+            if window_bits not in self._compressed:
+                self._compressed[window_bits] = self._make_frame(window_bits)
+            return self._compressed[window_bits]
+        if self._plain is None:
+            self._plain = self._make_frame(0)
+        return self._plain
 
     def _make_frame(self, window_bits: int) -> bytes:
-        is_binary = isinstance(self.payload, bytes)
-        opcode, payload = frames.BINARY if is_binary else frames.TEXT, self.payload
-        data = payload if isinstance(payload, bytes) else payload.encode()
+        payload = self.payload
+        opcode, data = (
+            (frames.BINARY, payload) if isinstance(payload, bytes) else (frames.TEXT, payload.encode())
+        )
         if window_bits:
             return frames.frame(opcode, frames.deflate(data, window_bits), compressed=True)
         return frames.frame(opcode, data)

@@ -7,6 +7,7 @@ from starlette.types import Message as AsgiEvent
 from starlette.websockets import WebSocket, WebSocketState
 
 from fastapi_websocket_stabilizer.local.connection import Connection
+from fastapi_websocket_stabilizer.local.gathering import GatheredWrites, Turn
 from fastapi_websocket_stabilizer.local.line import EXTENSION, Events, LineObserver, Observer
 from fastapi_websocket_stabilizer.local.owner import Limits
 from tests.unit.fakes import Node, connect
@@ -22,16 +23,20 @@ class Wire:
     def write(self, data: bytes) -> None:
         self.writes.append(data)
 
+    def is_closing(self) -> bool:
+        return False
+
     def get_write_buffer_size(self) -> int:
         return self.buffered
 
 
-class FakeLine:
+class FakeLine(GatheredWrites):
     """A ``Line`` whose peer stalls and reads when the test says so."""
 
     def __init__(self, window_bits: int = 0) -> None:
         self.wire = Wire()
         self.transport = cast("asyncio.Transport", self.wire)
+        self.turn = Turn.of(asyncio.get_running_loop())
         self.window_bits = window_bits
         self.is_open = self.is_reading = True
         self.is_paused = False
@@ -42,6 +47,8 @@ class FakeLine:
 
     @property
     def writes(self) -> list[bytes]:
+        """Everything up to now, as if this turn of the event loop had ended."""
+        self.flush()
         return self.wire.writes
 
     def stall(self, buffered: int = 100_000) -> None:
@@ -59,9 +66,6 @@ class FakeLine:
 
     def detach(self, observer: Observer) -> None:
         self.told.append("detach")
-
-    def write_now(self, data: bytes) -> None:
-        self.wire.write(data)
 
     def ping(self) -> None:
         self.told.append("ping")

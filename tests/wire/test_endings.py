@@ -114,6 +114,7 @@ async def test_client_that_was_sent_away_gives_no_more_orders(park: bool) -> Non
 
 
 async def test_socket_under_two_ids_tells_both_of_its_end() -> None:
+    may_end = asyncio.Event()
     manager = WebSocketConnectionManager()
     app = FastAPI(lifespan=manager.lifespan)
 
@@ -126,7 +127,7 @@ async def test_socket_under_two_ids_tells_both_of_its_end() -> None:
         with suppress(WebSocketDisconnect):
             while True:
                 await websocket.receive_text()
-        await asyncio.sleep(0.2)
+        await may_end.wait()
 
     async with serving(app) as served, served.connected("good") as good, served.connected("user") as client:
         await eventually(lambda: manager.get_connection_count() == 3)
@@ -134,14 +135,15 @@ async def test_socket_under_two_ids_tells_both_of_its_end() -> None:
         await manager.broadcast("after the close")
         assert await client.ending() == (4000, "bye"), "and nothing behind it"
         assert await good.message() == "after the close"
+        may_end.set()
 
 
 async def test_close_by_the_application_of_a_parked_socket_is_its_last_word() -> None:
-    busy = asyncio.Event()
+    busy, may_end = asyncio.Event(), asyncio.Event()
 
     async def handle(connection: Connection, message: str | bytes) -> None:
         busy.set()
-        await asyncio.sleep(0.2)
+        await may_end.wait()
 
     manager = WebSocketConnectionManager()
     app = FastAPI(lifespan=manager.lifespan)
@@ -160,6 +162,7 @@ async def test_close_by_the_application_of_a_parked_socket_is_its_last_word() ->
         with suppress(BroadcastFailedError):
             await manager.broadcast("after the close frame")
         assert await client.ending() == (4001, "")
+        may_end.set()
 
 
 async def test_shutdown_that_has_no_time_left_still_closes_parked_sockets() -> None:
@@ -205,8 +208,9 @@ async def test_little_deflate_is_not_a_lot_of_messages_at_once() -> None:
         client.write(bomb * 200)
         await taken.wait()
         (protocol,) = served.server.server_state.connections
-        assert len(protocol._unread) > 0, "the rest waits, compressed"  # type: ignore[union-attr]  # ours
-        may_go.set()
+        waiting = len(protocol._unread)  # type: ignore[union-attr]  # ours
+        may_go.set()  # whatever comes of it, or the server would wait for the handler
+        assert waiting > 0, "the rest waits, compressed"
         await eventually(lambda: heard == [100_000] * 200)
 
 

@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..local.fanout import Tally
+from ..local.jobs import Tally
 from ..loops import running_loop
 from ..names import NodeId
 

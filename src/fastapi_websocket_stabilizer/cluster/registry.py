@@ -98,7 +98,7 @@ class Registry:
         """
         if self._is_closed:
             raise ShutdownError("the manager was shut down; start() opens it again")
-        if self.context.is_distributed:
+        if self.context.is_distributed and self.context.loop is not running_loop():
             self.check_reachable()
             self._check_loop()
 

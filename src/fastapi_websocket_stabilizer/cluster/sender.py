@@ -8,11 +8,11 @@ from functools import partial
 from typing import Any
 
 from ..exceptions import BackendUnavailableError, BroadcastFailedError
-from ..local.backlog import DROPPED
+from ..local.backlog import DROPPED, TAKEN, Sent
 from ..local.connection import Connection, settled
-from ..local.fanout import Job, Tally
+from ..local.jobs import Job, Mail, Tally
 from ..models import BroadcastResult
-from ..names import NodeId
+from ..names import ConnectionId, NodeId
 from ..wire import Encoded, Envelope, Form, Kind
 from .context import Context
 from .direct import CLIENTS_PER_CALL, Direct, Taken
@@ -41,15 +41,22 @@ class Sender:
     # To clients
 
     async def to_client(self, client_id: str, message: Encoded, confirm: float | None) -> bool:
-        """``to_clients`` for one, which most sends are."""
-        if not self._context.is_distributed:
+        """``to_clients`` for one, which most sends are: as short as it can be."""
+        if confirm is not None or not self._context.is_distributed:
             return (await self.to_clients([client_id], message, confirm))[0]
-        is_taken = await self._straight(client_id, message, confirm)
-        if is_taken is None:
+        own = self._own_socket(client_id)
+        if own is not None and self._is_unverified():
+            await self._verified()
+            own = self._own_socket(client_id)
+        if own is not None:
+            sent = own.push_or_hand_over(message)
+            is_taken = sent is TAKEN or await self._is_taken(own, sent)
+        else:
             if self._unheard.is_full:
                 await self._room_for_more()
-            taken = await self._answer(self._collect([client_id], message, confirm), confirm)
-            is_taken = taken[client_id]
+            (nodes,) = await self._direct.send((client_id,), message, 0)
+            is_taken = bool(nodes)
+            self._context.counters.sends_unreachable += not is_taken
         if not is_taken:
             await asyncio.sleep(0)  # as in to_clients
         return is_taken
@@ -96,7 +103,7 @@ class Sender:
             tally = result
             done.set()
 
-        self._context.fan_out.submit(Job(message, clients=tuple(client_ids), done=finish))
+        self._context.fan_out.submit(Mail([(message, client_ids)], done=finish))
         await done.wait()
         await self._wait_for_pending(tally)
         return [self._took(c, tally) for c in client_ids]
@@ -136,14 +143,17 @@ class Sender:
     async def _straight(self, client_id: str, message: Encoded, confirm: float | None) -> bool | None:
         """Write to the client's socket if it is here and nothing can be overtaken; None: it goes through Redis."""
         own = self._own_socket(client_id)
-        if own is not None and self._leases is not None and self._leases.unverified() is not None:
+        if own is not None and self._is_unverified():
             await self._verified()
             own = self._own_socket(client_id)
         if own is None:
             return None
-        error = await own.push_from_anywhere(message)
+        return await self._is_taken(own, own.push_or_hand_over(message), confirm)
+
+    async def _is_taken(self, connection: Connection, sent: Sent, confirm: float | None = None) -> bool:
+        error = await connection.settled(sent)
         if confirm is not None:
-            error = error or await _written(own, confirm)
+            error = error or await _written(connection, confirm)
         self._context.counters.messages_failed += error is not None
         return error is None
 
@@ -152,6 +162,9 @@ class Sender:
         if self._unheard or self._context.config.max_connections_per_client > 1:
             return None
         return self._context.shards.newest(client_id)
+
+    def _is_unverified(self) -> bool:
+        return self._leases is not None and self._leases.unverified() is not None
 
     async def _verified(self) -> None:
         while self._leases is not None and (verified := self._leases.unverified()) is not None:
@@ -295,25 +308,27 @@ class Sender:
         if kind is Kind.DIRECT:
             self._deliver_parts(envelope, is_own=is_own)
             return
-        self._context.fan_out.submit(
-            Job(
-                envelope.message(),
-                clients=targets[:1] if kind is Kind.SOCKET else None,
-                connection_id=targets[1] if kind is Kind.SOCKET else None,
-                rooms=targets if kind is Kind.BROADCAST else (),
-                exclude=frozenset(envelope.exclude),
-                done=partial(self._delivered, envelope, is_own),
-            )
-        )
+        done, message = partial(self._delivered, envelope, is_own), envelope.message()
+        if kind is Kind.SOCKET:
+            client_id, connection_id = targets
+            job: Job | Mail = Mail([(message, (client_id,))], ConnectionId(connection_id), done)
+        else:
+            job = Job(message, targets, frozenset(envelope.exclude), done)
+        self._context.fan_out.submit(job)
 
     def _deliver_parts(self, envelope: Envelope, *, is_own: bool) -> None:
-        last = len(envelope.parts) - 1
-        for number, part in enumerate(envelope.parts):
-            done, comes_back = None, is_own and number == last
-            if part.ask or comes_back:
+        letters: list[tuple[Encoded, Sequence[str]]] = []
+        for part in envelope.parts:
+            letter = part.message(), part.targets
+            if part.ask:  # what became of exactly this one
                 question = replace(envelope, targets=tuple(part.targets), ask=part.ask, parts=())
-                done = partial(self._delivered, question, comes_back)
-            self._context.fan_out.submit(Job(part.message(), clients=tuple(part.targets), done=done))
+                self._context.fan_out.submit(Mail(letters))
+                self._context.fan_out.submit(Mail([letter], done=partial(self._delivered, question, False)))
+                letters = []
+            else:
+                letters.append(letter)
+        done = partial(self._delivered, envelope, True) if is_own else None
+        self._context.fan_out.submit(Mail(letters, done=done))
 
     def _delivered(self, envelope: Envelope, comes_back: bool, tally: Tally) -> None:
         if comes_back:

@@ -151,8 +151,15 @@ class Connection:
 
     async def push_from_anywhere(self, message: Encoded) -> str | None:
         """Push from any event loop and return the error, if any."""
-        sent = self.push(message) if self.loop is running_loop() else self.hand_over(message)
+        return await self.settled(self.push_or_hand_over(message))
+
+    def push_or_hand_over(self, message: Encoded) -> Sent:
+        """Push from any event loop; the word about it may be pending."""
         self.used_at_s = self.loop.time()
+        return self.push(message) if self.loop is running_loop() else self.hand_over(message)
+
+    async def settled(self, sent: Sent) -> str | None:
+        """Return the error, if any, of what was pushed."""
         return sent.error if sent.pending is None else await settled(sent.pending, self._owner.limits())
 
     def hand_over(self, message: Encoded) -> Sent:
@@ -183,7 +190,7 @@ class Connection:
         costs no task. A send that waits is finished by this connection's writer.
         """
         if self.open_line is not None:
-            self.open_line.transport.write(message.frame(self.window_bits))
+            self.open_line.write_soon(message.frame(self.window_bits))
             self._owner.wrote(1)
             return TAKEN
         if self.ended is not None:
@@ -242,6 +249,8 @@ class Connection:
         """Return once everything pushed so far was written; the error if the connection ended before."""
         if self._backlog is not None and self._backlog.is_writing:
             return await self._backlog.settled()
+        if self.open_line is not None:
+            self.open_line.flush()
         return None if self.ended is None else f"connection has ended: {self.ended.value}"
 
     @property

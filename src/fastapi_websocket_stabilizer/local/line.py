@@ -51,8 +51,16 @@ class Line(Protocol):
 
     def detach(self, observer: "Observer") -> None: ...
 
+    def write_soon(self, data: bytes) -> None:
+        """Write frames when this turn of the event loop ends, or before that if they are many."""
+        ...
+
+    def flush(self) -> None:
+        """Write now what is to be written soon."""
+        ...
+
     def write_now(self, data: bytes) -> None:
-        """Write frames at once, behind what was written before."""
+        """Write frames at once, behind what was to be written soon."""
         ...
 
     def ping(self) -> None: ...

@@ -36,7 +36,7 @@ class LineTransport(AsgiTransport):
     async def _send_frame(self, message: Encoded) -> None:
         if self._closed or not self._line.is_open:
             await self._refuse()
-        self._line.transport.write(message.frame(self._line.window_bits))
+        self._line.write_now(message.frame(self._line.window_bits))
 
     async def drained(self) -> None:
         """Wait until the peer has taken enough.

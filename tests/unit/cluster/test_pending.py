@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from fastapi_websocket_stabilizer.cluster.pending import UNHEARD_LIMIT_BYTES, Asks, Unheard
-from fastapi_websocket_stabilizer.local.fanout import Tally
+from fastapi_websocket_stabilizer.local.jobs import Tally
 from fastapi_websocket_stabilizer.names import NodeId
 from tests.unit.fakes import Clock, turns
 

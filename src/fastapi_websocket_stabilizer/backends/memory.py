@@ -8,7 +8,7 @@ import asyncio
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
@@ -26,8 +26,7 @@ MAX_TOKENS = 1_000_000
 class MemoryHub:
     """What Redis would hold."""
 
-    def __init__(self, now_ns: Callable[[], int] = time.monotonic_ns) -> None:
-        self.now_ns: Callable[[], int] = now_ns
+    def __init__(self) -> None:
         self.lock: AbstractContextManager[Any] = threading.RLock()
         self.clients: dict[str, dict[ConnectionId, Entry]] = {}
         self.rooms: dict[str, dict[ConnectionId, str]] = {}
@@ -39,9 +38,12 @@ class MemoryHub:
         self.index: dict[NodeId, dict[Membership, None]] = {}
         self.listeners: dict[NodeId, tuple[Receive, set[str]]] = {}
 
+    def now_us(self) -> int:
+        """The clock that counts every expiry, and that stamps are made of."""
+        return time.monotonic_ns() // 1000
+
     def now_ms(self) -> int:
-        """The clock that counts every expiry."""
-        return self.now_ns() // 1_000_000
+        return self.now_us() // 1000
 
 
 class MemoryBackend:
@@ -122,7 +124,7 @@ class MemoryBackend:
             entries.pop(ConnectionId(claim.replaces), None)
             highest = max((entry.stamp for entry in entries.values()), default=0)
             own = entries.get(claim.connection_id)
-            stamp = own.stamp if own else claim.stamp or max(self._hub.now_ns() // 1000, highest + 1)
+            stamp = own.stamp if own else claim.stamp or max(self._hub.now_us(), highest + 1)
             entries[claim.connection_id] = Entry(claim.connection_id, stamp, claim.entry)
             self._write_index(Membership(claim.connection_id, claim.client_id, None))
             outranked = self._ranked(claim.client_id)[claim.top :]

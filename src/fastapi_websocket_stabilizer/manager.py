@@ -44,9 +44,12 @@ class WebSocketConnectionManager(HookDecorators):
     def __init__(self, config: WebSocketConfig | None = None) -> None:
         self.config: WebSocketConfig = config or WebSocketConfig()
         self._log = manager_logger(self.config.log_level)
-        self._registry = Registry(self.config, self._log)
+        self._registry = self._make_registry()
         self._context = self._registry.context
         super().__init__(self._context.hooks)
+
+    def _make_registry(self) -> Registry:
+        return Registry(self.config, self._log)
 
     # Life
 

@@ -4,7 +4,7 @@ Every call either ends within the backend's timeout or raises ``BackendUnavailab
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -268,4 +268,25 @@ class Backend(Protocol):
     @property
     def queued_bytes(self) -> int:
         """Bytes of commands that are not sent yet."""
+        ...
+
+
+class SharedBackend(Backend, Protocol):
+    """A backend that other nodes share, and that can be lost."""
+
+    @property
+    def run_id(self) -> str:
+        """Changes when another server, or a restarted one, answers."""
+        ...
+
+    def watch(
+        self,
+        on_gap: Callable[[], None],
+        pause: Callable[[], Awaitable[object] | None],
+        before_queueing: Callable[[], None],
+    ) -> None:
+        """Say whom to tell when the bus lost messages, and whom to ask before the next is read.
+
+        ``before_queueing`` may queue what must not be overtaken by the command that comes next.
+        """
         ...

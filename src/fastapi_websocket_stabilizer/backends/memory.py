@@ -23,10 +23,6 @@ MAX_TOKENS = 1_000_000
 """Outstanding reconnect tokens; beyond it the oldest is forgotten."""
 
 
-def _now_ms() -> int:
-    return time.monotonic_ns() // 1_000_000
-
-
 class MemoryHub:
     """What Redis would hold."""
 
@@ -41,6 +37,13 @@ class MemoryHub:
         self.infos: dict[NodeId, bytes] = {}
         self.index: dict[NodeId, dict[Membership, None]] = {}
         self.listeners: dict[NodeId, tuple[Receive, set[str]]] = {}
+
+    def now_us(self) -> int:
+        """The clock that counts every expiry, and that stamps are made of."""
+        return time.monotonic_ns() // 1000
+
+    def now_ms(self) -> int:
+        return self.now_us() // 1000
 
 
 class MemoryBackend:
@@ -121,7 +124,7 @@ class MemoryBackend:
             entries.pop(ConnectionId(claim.replaces), None)
             highest = max((entry.stamp for entry in entries.values()), default=0)
             own = entries.get(claim.connection_id)
-            stamp = own.stamp if own else claim.stamp or max(time.time_ns() // 1000, highest + 1)
+            stamp = own.stamp if own else claim.stamp or max(self._hub.now_us(), highest + 1)
             entries[claim.connection_id] = Entry(claim.connection_id, stamp, claim.entry)
             self._write_index(Membership(claim.connection_id, claim.client_id, None))
             outranked = self._ranked(claim.client_id)[claim.top :]
@@ -161,7 +164,7 @@ class MemoryBackend:
 
     def issue_now(self, digest: str, client_id: str, ttl_ms: int) -> None:
         with self._hub.lock:
-            tokens, now_ms = self._hub.tokens, _now_ms()
+            tokens, now_ms = self._hub.tokens, self._hub.now_ms()
             while tokens and next(iter(tokens.values()))[1] <= now_ms:
                 tokens.popitem(last=False)
             tokens[digest] = (client_id, now_ms + ttl_ms)
@@ -172,7 +175,7 @@ class MemoryBackend:
     async def redeem(self, digest: str, client_id: str) -> bool:
         with self._hub.lock:
             found, deadline_ms = self._hub.tokens.pop(digest, ("", 0))
-        return found == client_id and _now_ms() < deadline_ms
+        return found == client_id and self._hub.now_ms() < deadline_ms
 
     async def share_secret(self, offer: bytes) -> bytes:
         with self._hub.lock:
@@ -183,12 +186,12 @@ class MemoryBackend:
 
     async def register(self, node: NodeId, info: bytes, ttl_ms: int) -> None:
         with self._hub.lock:
-            self._hub.leases[node] = _now_ms() + ttl_ms
+            self._hub.leases[node] = self._hub.now_ms() + ttl_ms
             self._hub.infos[node] = info
 
     async def renew(self, node: NodeId, info: bytes, ttl_ms: int) -> Renewal:
         with self._hub.lock:
-            now_ms = _now_ms()
+            now_ms = self._hub.now_ms()
             held = self._hub.leases.get(node, 0) > now_ms
             if held:
                 await self.register(node, info, ttl_ms)
@@ -207,24 +210,24 @@ class MemoryBackend:
     async def fence(self, node: NodeId, ttl_ms: int) -> bool:
         with self._hub.lock:
             deadline_ms = max(self._hub.leases.get(node, 0), self._hub.fences.get(node, 0))
-            if not deadline_ms or deadline_ms > _now_ms():
+            if not deadline_ms or deadline_ms > self._hub.now_ms():
                 return False
             self._hub.leases.pop(node, None)
-            self._hub.fences[node] = _now_ms() + ttl_ms
+            self._hub.fences[node] = self._hub.now_ms() + ttl_ms
             return True
 
     async def abandon(self, node: NodeId, ttl_ms: int) -> bool:
         with self._hub.lock:
-            if self._hub.fences.get(node, 0) > _now_ms():
+            if self._hub.fences.get(node, 0) > self._hub.now_ms():
                 return False
             self._hub.leases.pop(node, None)
-            self._hub.fences[node] = _now_ms() + ttl_ms
+            self._hub.fences[node] = self._hub.now_ms() + ttl_ms
             return True
 
     async def extend_fence(self, node: NodeId, ttl_ms: int) -> None:
         with self._hub.lock:
             if node in self._hub.fences:
-                self._hub.fences[node] = _now_ms() + ttl_ms
+                self._hub.fences[node] = self._hub.now_ms() + ttl_ms
 
     async def connections(self, node: NodeId, cursor: str, limit: int) -> tuple[list[Membership], str]:
         return self._lines(node, are_rooms=False)

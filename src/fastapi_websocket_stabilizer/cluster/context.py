@@ -46,6 +46,11 @@ class Tasks:
             else:
                 self._log.error("task failed: %s", task.get_name(), exc_info=error)
 
+    async def idle(self) -> None:
+        """Wait until none is left."""
+        while self._tasks:
+            await asyncio.wait(tuple(self._tasks))
+
     async def settle(self, timeout_s: float) -> None:
         """Wait for this loop's tasks, then cancel those that are left."""
         mine = [task for task in self._tasks if task.get_loop() is running_loop()]

@@ -82,6 +82,10 @@ class Membership:
             self._hurry.clear()
             await self._beat()
 
+    async def beat(self) -> None:
+        """Beat once now, out of turn."""
+        await self._beat()
+
     async def _beat(self) -> None:
         sent_at_s = running_loop().time()
         try:

@@ -23,9 +23,10 @@ from ..exceptions import (
 from ..local.owner import Ended
 from ..logs import Occasionally
 from ..loops import running_loop
+from ..metrics import Counters
 from ..models import PresenceEvent, ShutdownReport
 from ..names import ConnectionId, NodeId
-from ..ports import Renewal
+from ..ports import Receive, Renewal, SharedBackend
 from ..wire import Envelope, Kind
 from .claims import Claims
 from .context import Context
@@ -37,6 +38,9 @@ from .requests import Requests, parse
 from .sender import Sender
 from .sweep import Sweeper
 from .tokens import Tokens
+
+OpenBackend = Callable[[WebSocketConfig, Receive, Counters], SharedBackend]
+"""Makes a node's backend of a registry that it shares with others; ``testing`` has one without Redis."""
 
 REMEMBERED_EVENTS = 10_000
 """Presence events remembered, so that none is reported twice by one process."""
@@ -50,8 +54,13 @@ class Registry:
     ``start`` to ``stop``, on the loop of ``start``.
     """
 
-    def __init__(self, config: WebSocketConfig, log: logging.Logger) -> None:
+    def __init__(
+        self, config: WebSocketConfig, log: logging.Logger, open_backend: OpenBackend | None = None
+    ) -> None:
+        if open_backend is None and config.redis_url is not None:
+            open_backend = RedisBackend
         context = Context(config, log)
+        context.is_distributed = open_backend is not None
         self.context: Context = context
         self._services: list[asyncio.Task[None]] = []
         self._sweeping: set[NodeId] = set()
@@ -61,10 +70,10 @@ class Registry:
         self._malformed = Occasionally(log)
         self.leases: Membership | None = None
         self.directory: Directory = Directory(context, None)
-        if config.redis_url is None:
+        if open_backend is None:
             context.backend = MemoryBackend(MemoryHub(), context.node_id, self._receive, context.counters)
         else:
-            backend = RedisBackend(config, self._receive, context.counters)
+            backend = open_backend(config, self._receive, context.counters)
             backend.watch(self._on_gap, context.fan_out.pause, lambda: self.sender.flush())
             context.backend = backend
             self.leases = Membership(
@@ -83,7 +92,7 @@ class Registry:
         self.node.sender = self.sender
         self.requests: Requests = Requests(context, self.sender, self.act_here)
         self.tokens: Tokens = Tokens(context)
-        self._sweeper = Sweeper(context.backend, config, context.counters, self._announce)
+        self.sweeper: Sweeper = Sweeper(context.backend, config, context.counters, self._announce)
         self._heartbeats = Heartbeats(context, self.node.expire)
 
     # Life
@@ -299,7 +308,7 @@ class Registry:
             await self.claims.reclaim_pending()
         for former in self.context.former_ids:
             # What ended here meanwhile: nobody else may be there, or may know, to do it.
-            self._start_sweep(former, self._sweeper.sweep_former)
+            self._start_sweep(former, self.sweeper.sweep_former)
 
     async def _on_beat(self, renewal: Renewal) -> None:
         assert self.leases is not None
@@ -309,7 +318,7 @@ class Registry:
             self.context.tasks.spawn(self.tokens.share_secret(), "share-secret")
         if self.leases.may_sweep():
             for node in renewal.lapsed:
-                self._start_sweep(node, self._sweeper.sweep)
+                self._start_sweep(node, self.sweeper.sweep)
 
     def _start_sweep(self, node: NodeId, sweep: Callable[[NodeId], Awaitable[None]]) -> None:
         if node not in self._sweeping:

@@ -1,0 +1,192 @@
+"""Several managers that share one registry in this process: no Redis, no sleep, and faults on command."""
+
+import asyncio
+from collections.abc import Iterable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+from typing import Any, Self
+
+from .. import serving
+from ..cluster.registry import Registry
+from ..config import WebSocketConfig
+from ..local.connection import Connection
+from ..manager import WebSocketConnectionManager
+from ..names import NodeId
+from .links import MemoryLink, SharedHub
+from .sockets import FakeWebSocket
+
+LAPSED = 1
+"""A deadline long ago, in ms."""
+VANISHED = 1006
+"""The close code of a peer that said nothing."""
+
+
+class MemoryManager(WebSocketConnectionManager):
+    """A manager whose registry is a hub in this process; everything else of it is the real one."""
+
+    def __init__(self, config: WebSocketConfig, hub: SharedHub) -> None:
+        self._hub = hub
+        super().__init__(config)
+
+    def _make_registry(self) -> Registry:
+        return Registry(self.config, self._log, self._open_link)
+
+    def _open_link(self, *arguments: Any) -> MemoryLink:
+        self.link: MemoryLink = MemoryLink(self._hub, *arguments)
+        return self.link
+
+    @property
+    def registry(self) -> Registry:
+        """The node behind the façade."""
+        return self._registry
+
+    async def beat(self) -> None:
+        """Renew the lease now, and do all that a beat brings except sweeping others."""
+        leases = self._registry.leases
+        assert leases is not None  # a shared registry has them
+        await leases.beat()
+
+
+class MemoryCluster:
+    """N real managers of one registry, in this process.
+
+    >>> async with MemoryCluster(3) as cluster:
+    ...     first, second, third = cluster.managers
+    ...     alice = await cluster.connect(first, "alice", rooms=["lobby"])
+    ...     await third.send_to_client("alice", "hello")
+    ...     await cluster.kill(first)
+    ...     assert not await second.is_connected("alice")
+
+    What managers say to one another arrives at once, and nothing waits for a clock: after ``kill`` and
+    ``flush`` the others know already. Every setting works but ``redis_url``, which is not used.
+    """
+
+    def __init__(self, managers: int = 2, config: WebSocketConfig | None = None) -> None:
+        """Prepare ``managers`` managers with the same settings; they start with the ``async with`` block."""
+        self._config = replace(config or WebSocketConfig(log_level="ERROR"), redis_url=None)
+        self._hub = SharedHub()
+        self._handlers: dict[asyncio.Task[None], tuple[MemoryManager, FakeWebSocket]] = {}
+        self.managers: list[MemoryManager] = [self._make(n) for n in range(managers)]
+        """Those that live, in the order of their start."""
+
+    def _make(self, number: int) -> MemoryManager:
+        return MemoryManager(replace(self._config, node_name=f"manager-{number}"), self._hub)
+
+    async def __aenter__(self) -> Self:
+        for manager in self.managers:
+            await manager.start()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        for manager in self.managers:
+            manager.link.mend()
+        await asyncio.gather(*(manager.graceful_shutdown(1.0) for manager in self.managers))
+        await asyncio.gather(*self._handlers, return_exceptions=True)
+
+    async def add(self) -> MemoryManager:
+        """Start one more manager."""
+        manager = self._make(len(self.managers))
+        await manager.start()
+        self.managers.append(manager)
+        return manager
+
+    async def connect(
+        self,
+        manager: MemoryManager,
+        client_id: str,
+        *,
+        rooms: Iterable[str] = (),
+        metadata: dict[str, Any] | None = None,
+    ) -> FakeWebSocket:
+        """Connect a client to a manager, with a handler that serves it, and return its socket.
+
+        Its messages go to the manager's ``on_message``. Raises as ``manager.connect``.
+        """
+        socket = FakeWebSocket()
+        registered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        block = manager.connection(socket, client_id, metadata=metadata, rooms=rooms)
+        handler = asyncio.create_task(_serve(manager, block, registered), name=f"handler-{client_id}")
+        self._handlers[handler] = (manager, socket)
+        handler.add_done_callback(self._handlers.pop)
+        await registered
+        return socket
+
+    async def kill(self, manager: MemoryManager) -> None:
+        """End a manager as ``kill -9`` does: no goodbye, no hook. Its lease has lapsed and it was swept."""
+        self.managers.remove(manager)
+        node_id = manager.registry.context.node_id
+        manager.link.cut()
+        hooks = manager.registry.context.hooks
+        for each in (hooks.on_connect, hooks.on_disconnect, hooks.on_presence):
+            each.clear()
+        for owner, socket in tuple(self._handlers.values()):
+            if owner is manager:
+                socket.hang_up(VANISHED)
+        await manager.registry.stop(0)
+        await self._bury(node_id)
+
+    async def _bury(self, node_id: NodeId) -> None:
+        self._hub.leases[node_id] = LAPSED
+        if self.managers:
+            await self.managers[0].registry.sweeper.sweep(node_id)
+        await self.beat()
+
+    async def lapse(self, manager: MemoryManager) -> None:
+        """Let a manager's lease lapse and another one sweep it, as if it had been frozen; then let it find out."""
+        node_id = manager.registry.context.node_id
+        self._hub.leases[node_id] = LAPSED
+        for other in self.managers:
+            if other is not manager:
+                await other.registry.sweeper.sweep(node_id)
+                break
+        await self.beat()
+
+    def cut(self, manager: MemoryManager) -> None:
+        """Separate a manager from the registry until ``mend``: calls fail at once, messages are lost."""
+        manager.link.cut()
+
+    async def mend(self, manager: MemoryManager) -> None:
+        """Connect it again, and let it and the others catch up."""
+        manager.link.mend()
+        await self.beat()
+
+    def lose_bus(self, manager: MemoryManager) -> None:
+        """Break the connection on which a manager hears the others, as ``CLIENT KILL TYPE pubsub`` does."""
+        manager.link.lose_bus()
+
+    async def flush(self) -> None:
+        """Lose everything that the registry holds, as a Redis that restarts without persistence does."""
+        self._hub.empty()
+        for manager in self.managers:
+            manager.link.lose_bus()
+        await self.beat()
+
+    async def beat(self) -> None:
+        """Let every manager renew its lease and do what was left undone, twice, as two beats would."""
+        for _ in range(2):
+            for manager in self.managers:
+                if not manager.link.is_cut:
+                    await manager.beat()
+            await self.quiet()
+
+    async def quiet(self) -> None:
+        """Wait until no manager has work that it does in the background."""
+        for manager in self.managers * 2:  # a second time: the last may have given the first something to do
+            await manager.registry.context.tasks.idle()
+
+
+async def _serve(
+    manager: MemoryManager,
+    block: AbstractAsyncContextManager[Connection],
+    registered: "asyncio.Future[None]",
+) -> None:
+    """Be the handler of one socket."""
+    try:
+        async with block as connection:
+            registered.set_result(None)
+            on_message = manager.registry.context.hooks.on_message
+            await serving.serve(manager.registry, connection, on_message, park=False)
+    except (Exception, asyncio.CancelledError) as error:
+        if registered.done():
+            raise
+        registered.set_exception(error)

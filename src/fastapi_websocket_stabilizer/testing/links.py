@@ -1,0 +1,146 @@
+"""One node's way to a registry that lives in this process, and what can go wrong on it."""
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
+from typing import Any
+
+from ..backends.memory import MemoryBackend, MemoryHub
+from ..config import WebSocketConfig
+from ..exceptions import BackendUnavailableError
+from ..loops import running_loop
+from ..metrics import Counters
+from ..names import NodeId
+from ..ports import Bus, NodeStore, PresenceStore, Receive, RoomStore, TokenStore
+from ..wire import Envelope
+
+Method = Callable[..., Any]
+NOBODY = NodeId("")
+
+
+class SharedHub(MemoryHub):
+    """What Redis would hold, and the run_id of the server that would hold it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lives: int = 1
+
+    def empty(self) -> None:
+        """Lose everything, as a restart without persistence does; subscribers lose their connection."""
+        held = (self.clients, self.rooms, self.tokens, self.leases, self.fences, self.infos, self.index)
+        for table in held:
+            table.clear()
+        self.secret = b""
+        self.lives += 1
+
+
+class MemoryLink:
+    """``ports.SharedBackend`` over a hub; each call passes ``call`` or ``call_now``."""
+
+    def __init__(self, hub: SharedHub, config: WebSocketConfig, receive: Receive, counters: Counters) -> None:
+        self.hub: SharedHub = hub
+        self.config: WebSocketConfig = config
+        self.node: NodeId = NOBODY
+        self.is_cut: bool = False
+        self._receive = receive
+        self._backend = MemoryBackend(hub, NOBODY, self.hear, counters)
+        del hub.listeners[NOBODY]  # not before it has started
+        self.bus: Bus = self._port(self._backend)
+        self.presence: PresenceStore = self._port(self._backend)
+        self.rooms: RoomStore = self._port(self._backend.rooms)
+        self.tokens: TokenStore = self._port(self._backend)
+        self.nodes: NodeStore = self._port(self._backend)
+        self.queued_bytes: int = 0
+        self.on_gap: Callable[[], None] = lambda: None
+        self._before_queueing: Callable[[], None] = lambda: None
+
+    def _port(self, target: object) -> Any:
+        return _Port(self, target)
+
+    def watch(
+        self,
+        on_gap: Callable[[], None],
+        pause: Callable[[], Awaitable[object] | None],
+        before_queueing: Callable[[], None],
+    ) -> None:
+        self.on_gap, self._before_queueing = on_gap, before_queueing
+
+    async def start(self, node: NodeId) -> None:
+        self.check()
+        await self.rename(node)
+
+    async def rename(self, node: NodeId) -> None:
+        self.node = node
+        await self._backend.rename(node)
+
+    async def stop(self) -> None:
+        self.hub.listeners.pop(self.node, None)
+
+    @property
+    def is_connected(self) -> bool:
+        return not self.is_cut
+
+    @property
+    def run_id(self) -> str:
+        return str(self.hub.lives)
+
+    def cut(self) -> None:
+        """Fail every call from now on, and lose every message, until ``mend()``."""
+        self.is_cut = True
+        self.lose_bus()
+
+    def mend(self) -> None:
+        """Be connected again; what was lost stays lost."""
+        self.is_cut = False
+
+    def lose_bus(self) -> None:
+        """Lose the connection that messages come in on; it is there again at once."""
+        self.on_gap()
+
+    def check(self) -> None:
+        """Raise while it is cut."""
+        if self.is_cut:
+            raise BackendUnavailableError("the memory registry: this manager was cut off from it")
+
+    def hear(self, channel: str, envelope: Envelope, size: int) -> None:
+        """Take a message from the hub."""
+        if not self.is_cut:
+            self._receive(channel, envelope, size)
+
+    def call(self, method: Method, *args: Any, **named: Any) -> Coroutine[Any, Any, Any]:
+        """Carry out a call that is awaited; its place among the others is that of this call."""
+        self.before_queueing()
+        return self._carry_out(method, *args, **named)
+
+    async def _carry_out(self, method: Method, *args: Any, **named: Any) -> Any:
+        self.check()
+        return await method(*args, **named)
+
+    def call_now(self, method: Method, *args: Any) -> Any:
+        """Carry out a call that does not wait; one that answers has a future."""
+        self.before_queueing()
+        try:
+            self.check()
+            return method(*args)
+        except BackendUnavailableError as error:
+            failed: asyncio.Future[Any] = running_loop().create_future()
+            failed.set_exception(error)
+            failed.exception()  # nobody waits for the calls without an answer
+            return failed
+
+    def before_queueing(self) -> None:
+        """Let the node queue what must not be overtaken."""
+        self._before_queueing()
+
+
+class _Port:
+    """One port of a backend: its methods, each of which goes by way of the link."""
+
+    def __init__(self, link: MemoryLink, target: object) -> None:
+        self._link, self._target = link, target
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._target, name)
+        carry = self._link.call if inspect.iscoroutinefunction(method) else self._link.call_now
+        return partial(carry, method)

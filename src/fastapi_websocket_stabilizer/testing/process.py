@@ -1,0 +1,129 @@
+"""Child processes that cannot outlive the test run, and what can be done to them."""
+
+import atexit
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Self
+
+# The kernel sends PR_SET_PDEATHSIG when the *thread* that forked ends, not the process. A test may start a
+# server from a worker thread that soon goes away, so every fork happens on this one, which stays.
+_SPAWNER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spawner")
+
+STOP_TIMEOUT_S = 5.0
+
+
+class ChildProcess:
+    """One running process, ended with the block, with the interpreter, or by the kernel if we are killed."""
+
+    def __init__(
+        self,
+        command: Sequence[str | Path],
+        *,
+        environment: Mapping[str, str] | None = None,
+        directory: Path | None = None,
+    ) -> None:
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the process has ended
+        self._output = ""
+        self._popen = _SPAWNER.submit(self._spawn, command, environment or {}, directory).result()
+        atexit.register(self.kill)
+
+    def _spawn(
+        self, command: Sequence[str | Path], environment: Mapping[str, str], directory: Path | None
+    ) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [*_tied_to_us(), *map(str, command)],
+            env={**os.environ, **environment},
+            cwd=directory,
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._popen.pid
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has not ended; a frozen one runs."""
+        return self._popen.poll() is None
+
+    @property
+    def output(self) -> str:
+        """Everything it has printed, also after its end."""
+        if not self._log.closed:
+            size = os.fstat(self._log.fileno()).st_size
+            # pread: the child shares our file offset and must go on writing at the end.
+            self._output = os.pread(self._log.fileno(), size, 0).decode(errors="replace")
+        return self._output
+
+    def freeze(self) -> None:
+        """Pause it as a hypervisor would (SIGSTOP); it has stopped when this returns."""
+        self._popen.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+
+    def thaw(self) -> None:
+        """Let it go on (SIGCONT)."""
+        self._popen.send_signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """End it without a chance to say goodbye (SIGKILL)."""
+        self._popen.kill()
+        self._reap()
+
+    def stop(self) -> None:
+        """Ask it to end (SIGTERM), even if it is frozen; kill it when it has not after ``STOP_TIMEOUT_S``."""
+        self._popen.terminate()
+        self.thaw()
+        try:
+            self._popen.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._popen.kill()
+        self._reap()
+
+    def _reap(self) -> None:
+        self._popen.wait()
+        atexit.unregister(self.kill)
+        self._output = self.output
+        self._log.close()
+
+
+def _tied_to_us() -> list[str]:
+    """Return the command prefix that has the kernel kill the child with us, where there is one."""
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
+
+
+def free_port() -> int:
+    """Return a TCP port of 127.0.0.1 that is free now; somebody else may still take it first."""
+    while True:
+        # Below the ephemeral range (32768 on Linux): a client that redials a killed server's port may be
+        # given that very port as its own, and then it is connected to itself.
+        port = 10_000 + secrets.randbelow(20_000)
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) != 0 and _can_bind(port):
+                return port
+
+
+def _can_bind(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,82 @@
+"""Wait for a condition, never for a duration."""
+
+import asyncio
+import inspect
+import time
+from collections.abc import Awaitable, Callable
+from typing import NoReturn, TypeVar, overload
+
+T = TypeVar("T")
+
+POLL_INTERVAL_S = 0.01
+
+
+class _Attempts:
+    """What a condition last said, kept for the failure message."""
+
+    def __init__(self, timeout_s: float, what: str) -> None:
+        self._timeout_s = timeout_s
+        self._what = what
+        self._ends_at_s = time.monotonic() + timeout_s
+        self.value: object = "no answer"
+        self.error: Exception | None = None
+
+    @property
+    def are_over(self) -> bool:
+        return time.monotonic() >= self._ends_at_s
+
+    def note(self, *, value: object = None, error: Exception | None = None) -> None:
+        self.value, self.error = value, error
+
+    def fail(self) -> NoReturn:
+        last = f"last value: {self.value!r}" if self.error is None else f"last error: {self.error!r}"
+        message = f"not within {self._timeout_s:g} s: {self._what or 'the condition'} ({last})"
+        raise AssertionError(message) from self.error
+
+
+@overload
+async def eventually(condition: Callable[[], Awaitable[T]], timeout_s: float = ..., what: str = ...) -> T: ...
+@overload
+async def eventually(condition: Callable[[], T], timeout_s: float = ..., what: str = ...) -> T: ...
+async def eventually(condition: Callable[[], object], timeout_s: float = 10.0, what: str = "") -> object:
+    """Poll ``condition``, sync or async, until it is truthy and return its value.
+
+    An exception in it counts as "not yet", so a condition may simply assert.
+
+    Raises:
+        AssertionError: nothing truthy in ``timeout_s``; says the last value or error. A call that hangs is
+            cancelled then.
+    """
+    attempts = _Attempts(timeout_s, what)
+    try:
+        async with asyncio.timeout(timeout_s):
+            while not await _holds(condition, attempts):  # noqa: ASYNC110 - any condition, so no event to await
+                await asyncio.sleep(POLL_INTERVAL_S)
+    except TimeoutError:
+        attempts.fail()
+    return attempts.value
+
+
+async def _holds(condition: Callable[[], object], attempts: _Attempts) -> bool:
+    try:
+        value = condition()
+        attempts.note(value=await value if inspect.isawaitable(value) else value)
+    except Exception as error:  # noqa: BLE001 - reported by _Attempts.fail when it stays
+        attempts.note(error=error)
+    return attempts.error is None and bool(attempts.value)
+
+
+def eventually_sync(condition: Callable[[], T], timeout_s: float = 10.0, what: str = "") -> T:
+    """Be the twin of :func:`eventually` for code without an event loop; a hanging ``condition`` hangs it."""
+    attempts = _Attempts(timeout_s, what)
+    while True:
+        try:
+            value = condition()
+            attempts.note(value=value)
+            if value:
+                return value
+        except Exception as error:  # noqa: BLE001 - reported by _Attempts.fail when it stays
+            attempts.note(error=error)
+        if attempts.are_over:
+            attempts.fail()
+        time.sleep(POLL_INTERVAL_S)

@@ -1,0 +1,106 @@
+"""Five faults, sown into the product on purpose: a proof that finds none of them proves nothing.
+
+They are sown from outside, by replacing a method; the product knows nothing of it. ``SOWN`` in the environment of
+a replica names one (``tests.chaos.app``); the simulation sows them in its own process.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from fastapi_websocket_stabilizer.cluster.claims import Claims
+from fastapi_websocket_stabilizer.cluster.membership import Membership
+from fastapi_websocket_stabilizer.cluster.sender import Sender
+from fastapi_websocket_stabilizer.cluster.sweep import Sweeper
+
+SOWN = "CHAOS_SEEDED_FAULT"
+
+Wrap = Callable[[Any], Any]
+
+
+def _fence_off(renew: Any) -> Any:
+    """A node that was fenced, or whose lease lapsed, renews it as if nothing had been."""
+
+    async def renew_whatever_happened(self: Any) -> Any:
+        await self._nodes.register(self._node, self._describe(), self._ttl_ms)
+        return await renew(self)
+
+    return renew_whatever_happened
+
+
+def _sweep_without_compare(was_last: Any) -> Any:
+    """A sweep removes the client, not only the dead node's connection of it."""
+
+    async def was_last_and_now_is(self: Any, line: Any) -> bool:
+        (entries,) = await self._backend.presence.entries([line.client_id])
+        for entry in entries:
+            await self._backend.presence.release(line.client_id, entry.connection_id)
+        return bool(await was_last(self, line))
+
+    return was_last_and_now_is
+
+
+def _dropped_evict(evict: Any) -> Any:
+    """Nobody tells the node of a displaced socket."""
+
+    async def tell_nobody(self: Any, connection_id: str) -> None:
+        """Drop it."""
+
+    return tell_nobody
+
+
+def _doubled_publish(broadcast: Any) -> Any:
+    """Every broadcast is published twice."""
+
+    async def broadcast_twice(self: Any, *args: Any, **named: Any) -> Any:
+        await broadcast(self, *args, **named)
+        return await broadcast(self, *args, **named)
+
+    return broadcast_twice
+
+
+def _deletion_on_zero_receivers(answer: Any) -> Any:
+    """A client whose node does not listen at this moment is removed from presence."""
+
+    async def answer_and_delete(self: Any, collected: Any, confirm: Any) -> Any:
+        taken = await answer(self, collected, confirm)
+        presence = self._context.backend.presence
+        unheard = [client_id for client_id, is_taken in taken.items() if not is_taken]
+        for client_id, entries in zip(unheard, await presence.entries(unheard), strict=True):
+            for entry in entries:
+                await presence.release(client_id, entry.connection_id)
+        return taken
+
+    return answer_and_delete
+
+
+FAULTS: dict[str, tuple[type, str, Wrap]] = {
+    "fence off": (Membership, "_renew", _fence_off),
+    "sweep without compare": (Sweeper, "_was_last", _sweep_without_compare),
+    "dropped evict": (Claims, "_evict", _dropped_evict),
+    "doubled publish": (Sender, "broadcast", _doubled_publish),
+    "deletion on zero receivers": (Sender, "_answer", _deletion_on_zero_receivers),
+}
+
+
+def sow(name: str) -> None:
+    """Put a fault into this process for good.
+
+    Raises:
+        KeyError: There is no such fault.
+        AttributeError: The product has changed, and the fault must follow it.
+    """
+    owner, method, wrap = FAULTS[name]
+    setattr(owner, method, wrap(getattr(owner, method)))
+
+
+@contextmanager
+def sown(name: str) -> Iterator[None]:
+    """Have a fault in this process for the length of a block."""
+    owner, method, _ = FAULTS[name]
+    sound = getattr(owner, method)
+    sow(name)
+    try:
+        yield
+    finally:
+        setattr(owner, method, sound)

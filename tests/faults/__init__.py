@@ -1,0 +1,1 @@
+"""Faults on real processes: each verb a fixture, each promise a test."""

@@ -1,0 +1,172 @@
+"""The way to Redis in the simulation: late, lost, cut, and in order."""
+
+import asyncio
+import contextvars
+import random
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from fastapi_websocket_stabilizer import BackendUnavailableError, WebSocketConfig
+from fastapi_websocket_stabilizer.metrics import Counters
+from fastapi_websocket_stabilizer.ports import Receive
+from fastapi_websocket_stabilizer.testing.links import MemoryLink, SharedHub
+from fastapi_websocket_stabilizer.wire import Envelope
+from tests.simulation.loop import VirtualLoop
+
+NOT_REPEATED = {"publish_all", "publish_room", "publish_node", "publish_clients", "redeem"}
+LONGEST_LATENCY_S = 0.05
+
+
+class SimHub(SharedHub):
+    """Redis; its clock may be stepped."""
+
+    def __init__(self, loop: VirtualLoop) -> None:
+        super().__init__()
+        self._loop, self.ahead_s = loop, 0.0
+
+    def now_us(self) -> int:
+        return int((self._loop.now_s + self.ahead_s) * 1_000_000)
+
+
+class Command:
+    """One command: what it does at the server, and who waits for its reply."""
+
+    def __init__(self, run: Callable[[], Any], reply: "asyncio.Future[Any]", *, repeats: bool) -> None:
+        self.run, self.reply, self.repeats = run, reply, repeats
+
+
+class SimLink(MemoryLink):
+    """One connection for commands and one for the bus, each in order, with latency, and both breakable."""
+
+    def __init__(
+        self,
+        hub: SimHub,
+        rng: random.Random,
+        config: WebSocketConfig,
+        receive: Receive,
+        counters: Counters,
+    ) -> None:
+        super().__init__(hub, config, receive, counters)
+        self._rng = rng
+        self._loop: Any = asyncio.get_running_loop()
+        self._home = contextvars.copy_context()  # the node's: made where its manager is made
+        self._world = contextvars.Context()
+        self._life = self._bus_life = 0
+        self._out_s = self._in_s = self._heard_s = 0.0
+        self._under_way: dict[Command, None] = {}
+        self.is_swallowing = False
+        self.is_dead = False
+
+    def latency_s(self) -> float:
+        return LONGEST_LATENCY_S * self._rng.random() ** 3
+
+    # Commands
+
+    def call(self, method: Any, *args: Any, **named: Any) -> Any:
+        repeats = method.__name__ not in NOT_REPEATED
+        return self._reply(self._queue(lambda: _finished(method(*args, **named)), repeats=repeats))
+
+    def call_now(self, method: Any, *args: Any) -> Any:
+        name = method.__name__
+        if name == "unsubscribe_room":
+            return method(*args)
+        if name == "publish_clients":
+            return self._queue(lambda: method(*args).result(), repeats=False)
+        return self._queue(lambda: method(*args), repeats=True)
+
+    async def _reply(self, future: "asyncio.Future[Any]") -> Any:
+        return await future
+
+    def _queue(self, run: Callable[[], Any], *, repeats: bool) -> "asyncio.Future[Any]":
+        if self.is_dead:
+            raise BackendUnavailableError("the node has crashed")
+        self.before_queueing()
+        command = Command(run, self._loop.create_future(), repeats=repeats)
+        self._under_way[command] = None
+        deadline = self._loop.call_later(self.config.redis_timeout_s, self._fail, command, "no answer")
+        command.reply.add_done_callback(lambda _: deadline.cancel())
+        if not self.is_cut:
+            self._send(command)
+        return command.reply
+
+    def _send(self, command: Command) -> None:
+        self._out_s = max(self._out_s, self._loop.now_s + self.latency_s())
+        self._loop.arrive_at(self._out_s, self._world, self._execute, command, self._life)
+
+    def _execute(self, command: Command, life: int) -> None:
+        if life != self._life or self.is_swallowing:
+            return
+        value = command.run()
+        self._in_s = max(self._in_s, self._loop.now_s + self.latency_s())
+        self._loop.arrive_at(self._in_s, self._home, self._answer, command, life, value)
+
+    def _answer(self, command: Command, life: int, value: Any) -> None:
+        if life == self._life and not self.is_swallowing:
+            self._under_way.pop(command, None)
+            if not command.reply.done():
+                command.reply.set_result(value)
+
+    def _fail(self, command: Command, why: str) -> None:
+        self._under_way.pop(command, None)
+        if not command.reply.done():
+            command.reply.set_exception(BackendUnavailableError(why))
+            command.reply.exception()  # some are not waited for
+
+    # The bus
+
+    def hear(self, channel: str, envelope: Envelope, size: int) -> None:
+        """Called by the hub, at the moment of the publish."""
+        if self.is_cut or self.is_swallowing:
+            return
+        self._heard_s = max(self._heard_s, self._loop.now_s + self.latency_s())
+        self._loop.arrive_at(self._heard_s, self._home, self._arrived, self._bus_life, channel, envelope, size)
+
+    def _arrived(self, life: int, channel: str, envelope: Envelope, size: int) -> None:
+        if life == self._bus_life:
+            self._receive(channel, envelope, size)
+
+    # Faults; they come from the world, and the node notices in its own time
+
+    def cut(self) -> None:
+        self.is_cut = True
+        self._sever()
+
+    def swallow(self) -> None:
+        """Let nothing through, and say nothing."""
+        self.is_swallowing = True
+
+    def mend(self) -> None:
+        if self.is_swallowing:  # the connections of before are given up
+            self.is_swallowing = False
+            self._sever()
+        self.is_cut = False
+        for command in tuple(self._under_way):
+            self._send(command)
+
+    def lose_bus(self) -> None:
+        self._bus_life += 1
+        self._loop.arrive_at(self._loop.now_s, self._home, self.on_gap)
+
+    def break_connections(self) -> None:
+        """Reset both connections; they are there again at once."""
+        self._sever()
+        self.mend()
+
+    def _sever(self) -> None:
+        self._life += 1
+        self.lose_bus()
+        for command in tuple(self._under_way):
+            if not command.repeats:
+                fail = partial(self._fail, command, "connection lost; it may have been carried out")
+                self._loop.arrive_at(self._loop.now_s, self._home, fail)
+                del self._under_way[command]
+
+
+def _finished(coroutine: Any) -> Any:
+    """Run a method of the memory backend, which never waits."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        return stop.value
+    raise AssertionError("the memory backend waited")

@@ -1,0 +1,58 @@
+"""What happens in one simulation: made of a seed, printed when it fails."""
+
+import random
+from dataclasses import dataclass
+
+LEASE_S = 1.5
+BEAT_S = 0.5
+LASTS_S = 4.0
+"""Seconds of operations and faults; then everything is mended and the registry settles."""
+
+OPERATIONS = {"connect": 7, "close": 2, "join": 3, "leave": 1, "direct": 3, "broadcast": 3, "room": 2}
+FAULTS = {
+    "freeze": 5, "crash": 3, "cut": 3, "swallow": 2, "break": 2, "lose_bus": 2, "flush": 1, "step_clock": 1,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Something that happens at a time, to a node; ``lasts_s`` of faults that end."""
+
+    at_s: float
+    kind: str
+    node: int
+    client: str = ""
+    room: str = ""
+    lasts_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """All of it, in order of time."""
+
+    seed: int
+    nodes: int
+    steps: tuple[Step, ...]
+
+
+def _pick(rng: random.Random, weights: dict[str, int]) -> str:
+    return rng.choices(list(weights), list(weights.values()))[0]
+
+
+def plan(seed: int) -> Schedule:
+    """Return the schedule of a seed."""
+    rng = random.Random(seed)
+    nodes = rng.choice((2, 2, 3))
+    steps = [_operation(rng, nodes) for _ in range(rng.randint(4, 12))]
+    steps += [_fault(rng, nodes) for _ in range(rng.choice((0, 1, 1, 2, 3)))]
+    return Schedule(seed, nodes, tuple(sorted(steps, key=lambda step: step.at_s)))
+
+
+def _operation(rng: random.Random, nodes: int) -> Step:
+    at_s, node = rng.uniform(0, LASTS_S), rng.randrange(nodes)
+    return Step(at_s, _pick(rng, OPERATIONS), node, client=f"c{rng.randrange(3)}", room=f"r{rng.randrange(2)}")
+
+
+def _fault(rng: random.Random, nodes: int) -> Step:
+    at_s, lasts_s = rng.uniform(0, LASTS_S), rng.uniform(0.1, 2.5 * LEASE_S)
+    return Step(at_s, _pick(rng, FAULTS), rng.randrange(nodes), lasts_s=lasts_s)

@@ -1,0 +1,375 @@
+"""Real managers on a simulated network, what is done to them, and what must hold afterwards."""
+
+import asyncio
+import contextvars
+import random
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi_websocket_stabilizer import (
+    BackendUnavailableError,
+    Connection,
+    PresenceEvent,
+    WebSocketConfig,
+    WebSocketConnectionManager,
+    WebSocketStabilizerError,
+)
+from fastapi_websocket_stabilizer.cluster import context
+from fastapi_websocket_stabilizer.cluster.registry import Registry
+from fastapi_websocket_stabilizer.names import NodeId
+from tests.simulation.loop import NODE, VirtualLoop
+from tests.simulation.network import LONGEST_LATENCY_S, SimHub, SimLink
+from tests.simulation.schedule import BEAT_S, LASTS_S, LEASE_S, Schedule, Step
+
+TIMEOUT_S = 0.5
+Call = Callable[..., Coroutine[Any, Any, Any]]
+CONFIG = WebSocketConfig(
+    lease_ttl_s=LEASE_S, renew_interval_s=BEAT_S, redis_timeout_s=TIMEOUT_S, num_shards=1,
+    heartbeat_interval=3600.0, heartbeat_timeout=3600.0, log_level="CRITICAL",
+)  # fmt: skip
+SETTLED_S = LEASE_S + 2 * BEAT_S + 4 * TIMEOUT_S
+"""What everything that was begun before the last fault ended may take: design.md, "It keeps its word"."""
+CALL_LIMIT_S = 6 * TIMEOUT_S + 2 * LEASE_S
+"""The longest call: some commands one after another, behind a beat that finds the lease gone."""
+
+
+class SimManager(WebSocketConnectionManager):
+    """A manager on a simulated link."""
+
+    def __init__(self, hub: SimHub, rng: random.Random) -> None:
+        self._hub, self._rng = hub, rng
+        super().__init__(CONFIG)
+
+    def _make_registry(self) -> Registry:
+        return Registry(self.config, self._log, self._open_link)
+
+    def _open_link(self, *arguments: Any) -> SimLink:
+        self.link = SimLink(self._hub, self._rng, *arguments)
+        return self.link
+
+    @property
+    def registry(self) -> Registry:
+        return self._registry
+
+
+@dataclass(eq=False)
+class Socket:
+    """One client's socket, from the client's side."""
+
+    client: str
+    node: "Node"
+    received: list[str] = field(default_factory=list)
+    closed_with: tuple[int, str] | None = None
+    began_s: float | None = None
+    claimed_s: float | None = None
+    connection: Connection | None = None
+    hung_up: bool = False
+
+    async def send_text(self, data: str) -> None:
+        if self.closed_with is not None:
+            raise OSError("closed")
+        self.received.append(data)
+
+    send_json: Any = send_text
+    send_bytes: Any = send_text
+
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        self.closed_with = self.closed_with or (code, reason)
+
+    @property
+    def is_open(self) -> bool:
+        return self.closed_with is None and not self.node.has_crashed and self.connection is not None
+
+
+class Node:
+    """One life of one node."""
+
+    def __init__(self, world: "World", name: str) -> None:
+        self.name, self.has_crashed, self.is_frozen = name, False, False
+        self._world = world
+        self.context = contextvars.copy_context()
+        self.context.run(NODE.set, name)
+        self.manager: SimManager = self.context.run(SimManager, world.hub, world.rng)
+        self.manager.on_presence(self._note)
+        self.number = 0
+
+    def _note(self, event: PresenceEvent) -> None:
+        if not self.has_crashed:
+            self._world.events.append((self.name, event))
+
+    def do(self, coroutine: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
+        """Do something as this node."""
+        return self._world.loop.create_task(coroutine, context=self.context.copy())
+
+
+class World:
+    """One simulation."""
+
+    def __init__(self, loop: VirtualLoop, schedule: Schedule) -> None:
+        self.loop, self.schedule = loop, schedule
+        self.rng = random.Random(schedule.seed)
+        context.new_node_id = lambda: NodeId(f"{self.rng.getrandbits(64):016x}")
+        self.hub = SimHub(loop)
+        self.events: list[tuple[str, PresenceEvent]] = []
+        self.sockets: list[Socket] = []
+        self.violations: list[str] = []
+        self.names = Counter[str]()
+        self.seats: list[Node] = []
+        self.crashed: list[Node] = []
+        self._calls: dict[asyncio.Task[Any], Node] = {}
+        self._freezes: list[tuple[str, float, float]] = []
+        self.has_forgotten = False
+        """Whether Redis lost something: who was on a node that died, too, nobody can know."""
+
+    def _seat(self, number: int) -> Node:
+        self.names[str(number)] += 1
+        return Node(self, f"n{number}.{self.names[str(number)]}")
+
+    async def run(self) -> list[str]:
+        """Live through the schedule; return what was violated."""
+        self.seats = [self._seat(number) for number in range(self.schedule.nodes)]
+        for node in self.seats:
+            await node.do(node.manager.start())
+        start_s = self.loop.now_s
+        for step in self.schedule.steps:
+            await asyncio.sleep(max(0.0, start_s + step.at_s - self.loop.now_s))
+            getattr(self, f"_{step.kind}")(step, self.seats[step.node])
+        await asyncio.sleep(max(0.0, start_s + LASTS_S - self.loop.now_s))
+        await self._settle()
+        await self._check()
+        await self._end()
+        return self.violations
+
+    # Operations
+
+    def _spawn(self, node: Node, call: Call, *arguments: Any) -> None:
+        self._calls[node.do(self._timed(node, call, *arguments))] = node
+
+    async def _timed(self, node: Node, call: Call, *arguments: Any) -> None:
+        name, began_s, frozen_s = call.__name__, self.loop.now_s, self._frozen_s(node)
+        try:
+            await call(*arguments)
+        except WebSocketStabilizerError:
+            pass
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is the product's
+            self.violations.append(f"unnamed error: {name} raised {error!r}")
+        took_s = self.loop.now_s - began_s - (self._frozen_s(node) - frozen_s)
+        if took_s > CALL_LIMIT_S and not node.has_crashed:
+            self.violations.append(f"call hangs: {name} took {took_s:.2f} s")
+
+    def _frozen_s(self, node: Node) -> float:
+        return sum(end - start for name, start, end in self._freezes if name == node.name)
+
+    def _connect(self, step: Step, node: Node) -> None:
+        socket = Socket(step.client, node)
+        self.sockets.append(socket)
+        self._spawn(node, self._connected, socket, node)
+
+    async def _connected(self, socket: Socket, node: Node) -> None:
+        socket.began_s = self.loop.now_s
+        websocket: Any = socket
+        try:
+            socket.connection = await node.manager.connect(socket.client, websocket)
+        except BaseException:
+            socket.closed_with = socket.closed_with or (1013, "refused")
+            raise
+        socket.claimed_s = self.loop.now_s
+
+    def _close(self, step: Step, node: Node) -> None:
+        for socket in reversed(self.sockets):
+            if socket.client == step.client and socket.node is node and socket.connection is not None:
+                socket.hung_up = True
+                self._spawn(node, socket.connection.close)
+                return
+
+    def _join(self, step: Step, node: Node) -> None:
+        self._spawn(node, node.manager.join, step.client, step.room)
+
+    def _leave(self, step: Step, node: Node) -> None:
+        self._spawn(node, node.manager.leave, step.client, step.room)
+
+    def _message(self, node: Node) -> str:
+        node.number += 1
+        return f"{node.name}:{node.number}"
+
+    async def _sends(self, node: Node, kind: str, step: Step) -> None:
+        message = self._message(node)  # numbered in the order of the calls
+        if kind == "direct":
+            await node.manager.send_to_client(step.client, message)
+        else:
+            await node.manager.broadcast(message, room=step.room if kind == "room" else None)
+
+    def _direct(self, step: Step, node: Node) -> None:
+        self._spawn(node, self._sends, node, "direct", step)
+
+    def _broadcast(self, step: Step, node: Node) -> None:
+        self._spawn(node, self._sends, node, "all", step)
+
+    def _room(self, step: Step, node: Node) -> None:
+        self._spawn(node, self._sends, node, "room", step)
+
+    # Faults
+
+    def _freeze(self, step: Step, node: Node) -> None:
+        if node.is_frozen:
+            return
+        node.is_frozen = True
+        self.loop.freeze(node.name)
+        self._freezes.append((node.name, self.loop.now_s, self.loop.now_s + step.lasts_s))
+        self.loop.call_later(step.lasts_s, self._thaw, node)
+
+    def _thaw(self, node: Node) -> None:
+        if node.is_frozen and not node.has_crashed:
+            node.is_frozen = False
+            self.loop.thaw(node.name)
+
+    def _crash(self, step: Step, node: Node) -> None:
+        node.has_crashed = True
+        self.crashed.append(node)
+        self.loop.freeze(node.name)
+        node.manager.link.is_dead = True
+        self.hub.listeners.pop(node.manager.link.node, None)
+        self.seats[step.node] = self._seat(step.node)
+        self._spawn(self.seats[step.node], self._started, self.seats[step.node])
+
+    async def _started(self, node: Node) -> None:
+        """Start a node as a supervisor does: again when it failed."""
+        while True:
+            try:
+                return await node.manager.start()
+            except BackendUnavailableError:
+                await asyncio.sleep(BEAT_S)
+
+    def _cut(self, step: Step, node: Node) -> None:
+        node.manager.link.cut()
+        self.loop.call_later(step.lasts_s, node.manager.link.mend)
+
+    def _swallow(self, step: Step, node: Node) -> None:
+        node.manager.link.swallow()
+        self.loop.call_later(step.lasts_s, node.manager.link.mend)
+
+    def _break(self, step: Step, node: Node) -> None:
+        node.manager.link.break_connections()
+
+    def _lose_bus(self, step: Step, node: Node) -> None:
+        node.manager.link.lose_bus()
+
+    def _flush(self, step: Step, node: Node) -> None:
+        self.has_forgotten = True
+        self.hub.empty()
+        for each in self.seats:
+            each.manager.link.break_connections()
+
+    def _step_clock(self, step: Step, node: Node) -> None:
+        self.hub.ahead_s += step.lasts_s * (1 if step.node else -1)
+
+    # Afterwards
+
+    async def _settle(self) -> None:
+        for node in self.seats:
+            self._thaw(node)
+            node.manager.link.mend()
+        await asyncio.sleep(SETTLED_S)
+
+    async def _check(self) -> None:
+        live = [node for node in self.seats if not node.has_crashed]
+        late = [t for t, node in self._calls.items() if not t.done() and not node.has_crashed]
+        self.violations += [f"call hangs: {task!r}" for task in late]
+        self._check_sockets()
+        self._check_messages()
+        for node in live:
+            await node.do(self._check_listing(node))
+        self._check_events()
+
+    def _open_sockets(self, client: str) -> list[Socket]:
+        return [socket for socket in self.sockets if socket.client == client and socket.is_open]
+
+    def _check_sockets(self) -> None:
+        for client in {socket.client for socket in self.sockets}:
+            found = self._open_sockets(client)
+            if len(found) > 1:
+                self._violated("one socket", f"{client} has {len(found)} open sockets")
+            self._check_last_claim(client)
+
+    def _check_last_claim(self, client: str) -> None:
+        """Whoever claimed last, with nobody else at it at the same time, holds the client."""
+        claims = [s for s in self.sockets if s.client == client and s.began_s is not None]
+        last = max(claims, key=lambda s: s.began_s or 0.0, default=None)
+        if last is None or last.claimed_s is None or last.hung_up or last.node.has_crashed or last.is_open:
+            return
+        others = [s for s in claims if s is not last]
+        if all(s.claimed_s is not None and s.claimed_s < (last.began_s or 0.0) for s in others):
+            self._violated("last claim", f"{client}'s last socket was closed with {last.closed_with}")
+
+    def _check_messages(self) -> None:
+        for socket in self.sockets:
+            if len(set(socket.received)) != len(socket.received):
+                self._violated("at most once", f"{socket.client} got {socket.received}")
+            by_sender: dict[str, list[int]] = {}
+            for message in socket.received:
+                sender, _, number = message.rpartition(":")
+                by_sender.setdefault(sender, []).append(int(number))
+            if any(numbers != sorted(numbers) for numbers in by_sender.values()):
+                self._violated("order", f"{socket.client} got {socket.received}")
+
+    async def _check_listing(self, node: Node) -> None:
+        listed = sorted([(e.client_id, e.connection_id) async for e in node.manager.clients()])
+        wanted = sorted((s.client, s.connection.connection_id) for s in self.sockets if s.is_open and s.connection)
+        if missing := [each for each in wanted if each not in listed]:
+            self._violated("listed again", f"{node.name} does not list {missing}, but {listed}")
+        if ghosts := [each for each in listed if each not in wanted]:
+            self._violated("no ghost", f"{node.name} lists {ghosts}")
+        for room in ("r0", "r1"):
+            members = sorted(m.connection_id for m in await node.manager.room_members(room))
+            truth = sorted(
+                s.connection.connection_id
+                for s in self.sockets
+                if s.is_open and s.connection and room in s.connection.rooms
+            )
+            if members != truth:
+                self._violated("rooms", f"{node.name} lists {members} in {room}, in it are {truth}")
+
+    def _check_events(self) -> None:
+        counts = Counter(event.event_id for _, event in self.events)
+        if twice := [event_id for event_id, count in counts.items() if count > 1]:
+            self._violated("left once", f"reported more than once: {twice}")
+        if self.has_forgotten:
+            return
+        told = {e.connection_id for _, e in self.events if e.kind == "left"}
+        for socket in self.sockets:
+            gone = socket.connection is not None and socket.node.has_crashed
+            alone = [s for s in self.sockets if s.client == socket.client] == [socket]
+            if gone and alone and socket.connection and socket.connection.connection_id not in told:
+                self._violated("left once", f"nobody reported that {socket.client} left")
+
+    def _violated(self, invariant: str, what: str) -> None:
+        self.violations.append(f"{invariant}: {what}")
+
+    async def _end(self) -> None:
+        for node in self.seats:
+            await node.do(node.manager.graceful_shutdown(1.0))
+        hub = self.hub
+        tables = {"clients": hub.clients, "rooms": hub.rooms, "leases": hub.leases, "fences": hub.fences}
+        tables |= {"index": hub.index, "infos": hub.infos}
+        if left := {name: table for name, table in tables.items() if table}:
+            self._violated("leaves nothing", f"after the last shutdown Redis has {left}")
+        await self._clear_away()
+
+    async def _clear_away(self) -> None:
+        """End what the crashed left in this process: no part of the simulation."""
+        for node in self.crashed:
+            node.manager.registry._is_stopping = True  # else its services take a cancellation for an accident
+        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        for node in self.crashed:
+            self.loop.thaw(node.name)
+        if tasks:
+            await asyncio.wait(tasks)
+
+
+def simulate(loop: VirtualLoop, schedule: Schedule) -> list[str]:
+    """Return what a schedule violates."""
+    return loop.run_until_complete(World(loop, schedule).run())

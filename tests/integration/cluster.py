@@ -212,14 +212,16 @@ class RemoteError(Exception):
 class Replica:
     """One uvicorn process that serves ``replica_app``; kill it, freeze it, ask its manager anything."""
 
-    def __init__(self, url: str, namespace: str, name: str) -> None:
-        self.url = url
+    def __init__(
+        self, url: str, namespace: str, name: str, *, lease_s: float = LEASE_S, beat_s: float = BEAT_S
+    ) -> None:
+        self.url, self.lease_s = url, lease_s
         self._environment = {
             "REPLICA_REDIS_URL": url,
             "REPLICA_NAMESPACE": namespace,
             "REPLICA_NAME": name,
-            "REPLICA_LEASE_S": str(LEASE_S),
-            "REPLICA_BEAT_S": str(BEAT_S),
+            "REPLICA_LEASE_S": str(lease_s),
+            "REPLICA_BEAT_S": str(beat_s),
         }
         self.start()
 

@@ -120,7 +120,9 @@ class SimLink(MemoryLink):
         if self.is_cut or self.is_swallowing:
             return
         self._heard_s = max(self._heard_s, self._loop.now_s + self.latency_s())
-        self._loop.arrive_at(self._heard_s, self._home, self._arrived, self._bus_life, channel, envelope, size)
+        self._loop.arrive_at(
+            self._heard_s, self._home, self._arrived, self._bus_life, channel, envelope, size
+        )
 
     def _arrived(self, life: int, channel: str, envelope: Envelope, size: int) -> None:
         if life == self._bus_life:

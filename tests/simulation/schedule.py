@@ -50,7 +50,9 @@ def plan(seed: int) -> Schedule:
 
 def _operation(rng: random.Random, nodes: int) -> Step:
     at_s, node = rng.uniform(0, LASTS_S), rng.randrange(nodes)
-    return Step(at_s, _pick(rng, OPERATIONS), node, client=f"c{rng.randrange(3)}", room=f"r{rng.randrange(2)}")
+    return Step(
+        at_s, _pick(rng, OPERATIONS), node, client=f"c{rng.randrange(3)}", room=f"r{rng.randrange(2)}"
+    )
 
 
 def _fault(rng: random.Random, nodes: int) -> Step:

@@ -1,0 +1,55 @@
+"""The command line: ``python -m tests.guarantees --help``."""
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from .page import Results, page
+from .rows import ROWS, Row
+from .world import CLIENTS, World
+
+
+def main() -> None:
+    """Measure, and write the page."""
+    parser = argparse.ArgumentParser(prog="python -m tests.guarantees", description=__doc__)
+    parser.add_argument("--only", choices=ROWS, action="append", help="a row; may be given several times")
+    parser.add_argument("--trials", type=int, default=20)
+    parser.add_argument("--worlds", type=int, default=4, help="how many trials run side by side")
+    parser.add_argument("--lease", type=float, default=10.0, help="lease_ttl_s; a beat is 0.3 of it")
+    parser.add_argument("--output", type=Path, help="the page; without it a table is printed")
+    parser.add_argument("--json", type=Path, help="the seconds of every trial")
+    options = parser.parse_args()
+    rows = [ROWS[name] for name in options.only or ROWS]
+    results = asyncio.run(measure(rows, options.trials, options.worlds, options.lease))
+    text = page(results, clients=CLIENTS, lease_s=options.lease, beat_s=0.3 * options.lease)
+    if options.json is not None:
+        options.json.write_text(json.dumps(results, indent=1))
+    if options.output is not None:
+        options.output.write_text(text)
+    else:
+        print(text)
+
+
+async def measure(rows: list[Row], trials: int, worlds: int, lease_s: float) -> Results:
+    """Return the seconds of ``trials`` trials of each row."""
+    results: Results = {row.name: {} for row in rows}
+    todo = (row for row in rows for _ in range(trials))
+    async with asyncio.TaskGroup() as group:
+        for _ in range(worlds):
+            group.create_task(_work(todo, results, lease_s))
+    return results
+
+
+async def _work(todo: Iterator[Row], results: Results, lease_s: float) -> None:
+    async with World.open(lease_s, 0.3 * lease_s) as world:
+        for row in todo:
+            for waited_for, seconds in (await row.trial(world)).items():
+                results[row.name].setdefault(waited_for, []).append(seconds)
+                print(f"{row.name}: {waited_for} {seconds:.3f} s", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

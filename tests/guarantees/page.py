@@ -1,0 +1,48 @@
+"""``docs/guarantees.md``: what is promised, what was measured, and what is not promised."""
+
+import statistics
+
+from .rows import ROWS
+
+Results = dict[str, dict[str, list[float]]]
+"""Seconds of every trial, by row and by what was waited for."""
+
+BEGINNING = """# What holds when something breaks
+
+`python -m tests.guarantees` does each of these faults to real processes and writes this page: two replicas with
+{clients} clients each and a Redis of their own, the lease {lease_s:g} s and a beat {beat_s:g} s. Times are counted
+from the fault, or from its end where it has one. A row alone: `python -m tests.guarantees --only {example}`.
+
+| fault | promised | measured until | median | worst | trials |
+|---|---|---|---|---|---|
+"""
+
+ENDING = """
+## What is not promised
+
+- **Delivery.** A message is written at most once. It is lost if Redis, the network or the replica that holds the
+  client fails while it is on its way; `on_bus_gap` and `statistics().counters` (`bus_gaps`, `bus_lost`) say that it
+  happened, not to whom. A client that is away gets nothing.
+- **Consensus.** Redis replication is asynchronous, so a failover can forget the last claims. Stamps and repeated
+  claims repair that: once everything has settled, the socket that claimed last is the client's.
+- **A hook exactly once.** A leave is reported once, and again with the same `event_id` only if the process that
+  reported it died in the hook, or if the hook took longer than a lease.
+- **Order between paths in a cluster of Redis servers.** There, order holds per channel: direct messages, each room,
+  and broadcasts to all.
+"""
+
+
+def page(results: Results, *, clients: int, lease_s: float, beat_s: float) -> str:
+    """Return the page as Markdown."""
+    lines = [BEGINNING.format(clients=clients, lease_s=lease_s, beat_s=beat_s, example=next(iter(ROWS)))]
+    for name, waits in results.items():
+        fault, promise = ROWS[name].fault, ROWS[name].promise
+        for waited_for, seconds in waits.items():
+            median, worst = _words(statistics.median(seconds)), _words(max(seconds))
+            lines.append(f"| {fault} | {promise} | {waited_for} | {median} | {worst} | {len(seconds)} |\n")
+            fault = promise = ""
+    return "".join([*lines, ENDING])
+
+
+def _words(seconds: float) -> str:
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"

@@ -3,11 +3,13 @@
 The index of what a sweep must undo is written *before* the entry it is about, in the same pipeline.
 """
 
+import time
 from collections.abc import Sequence
 
 from ...names import ConnectionId, NodeId, node_of
 from ...ports import Claim, Claimed, Entry, Membership, Renewal
 from . import scripts
+from .guard import RedisClock
 from .keys import Keys
 from .pipeline import Pipeline
 
@@ -143,8 +145,15 @@ class RedisTokens:
 class RedisNodes:
     """``ports.NodeStore``; renewal has a connection of its own, so that no traffic can delay it."""
 
-    def __init__(self, keys: Keys, pipeline: Pipeline, lease_pipeline: Pipeline) -> None:
-        self._keys, self._pipeline, self._leases = keys, pipeline, lease_pipeline
+    def __init__(
+        self, keys: Keys, pipeline: Pipeline, lease_pipeline: Pipeline, clock: RedisClock | None = None
+    ) -> None:
+        self._keys, self._pipeline, self._leases, self._clock = keys, pipeline, lease_pipeline, clock
+
+    async def learn_time(self) -> None:
+        """Ask what time it is there; each beat says it, too."""
+        if self._clock is not None:
+            await self._clock.ask(self._leases)
 
     async def register(self, node: NodeId, info: bytes, ttl_ms: int) -> None:
         keys = [self._keys.leases, self._keys.info(node)]
@@ -152,9 +161,12 @@ class RedisNodes:
 
     async def renew(self, node: NodeId, info: bytes, ttl_ms: int) -> Renewal:
         keys = [self._keys.leases, self._keys.dead, self._keys.info(node)]
+        asked_at_s = time.monotonic()
         held, now_ms, live, lapsed = await self._leases.call(
             scripts.NODE_RENEW, keys, node, ttl_ms, info, idempotent=True
         )
+        if self._clock is not None:
+            self._clock.learn(asked_at_s, now_ms / 1000)
         remaining = {
             NodeId(n.decode()): int(float(at)) - now_ms for n, at in zip(live[::2], live[1::2], strict=True)
         }

@@ -50,11 +50,10 @@ def check_envelope_keys(value: object) -> tuple[str, ...]:
     Raises:
         ValueError: They are no strings, or too short; says nothing of what they are.
     """
-    given = value.split(",") if isinstance(value, str) else value
-    if not isinstance(given, list | tuple) or not all(isinstance(key, str) for key in given):
+    keys = [key.strip() for key in value.split(",")] if isinstance(value, str) else value
+    if not isinstance(keys, list | tuple) or not all(isinstance(key, str) for key in keys):
         raise ValueError("must be strings")
-    keys = [key.strip() for key in given]
-    if any(len(key.encode(errors="replace")) < MIN_KEY_BYTES for key in keys):
+    if any(len(key.encode(errors="ignore")) < MIN_KEY_BYTES for key in keys):
         raise ValueError(f"must be strings of at least {MIN_KEY_BYTES} bytes each")
     return tuple(keys)
 

@@ -38,7 +38,9 @@ class Key:
     __slots__ = ("_hash", "id")
 
     def __init__(self, secret: str) -> None:
-        derived = hashlib.blake2b(secret.encode(), digest_size=32, person=b"fws envelope key").digest()
+        derived = hashlib.blake2b(
+            secret.encode(errors="surrogatepass"), digest_size=32, person=b"fws envelope key"
+        ).digest()
         self.id: bytes = hashlib.blake2b(derived, digest_size=KEY_ID_BYTES, person=b"fws key id").digest()
         self._hash = hashlib.blake2b(key=derived, digest_size=CODE_BYTES)
 

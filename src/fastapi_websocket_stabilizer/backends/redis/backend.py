@@ -11,6 +11,7 @@ from .client import ConnectionFactory
 from .guard import Guard, Signer
 from .keys import Keys
 from .pipeline import Pipeline
+from .reading import Reader
 from .stores import RedisNodes, RedisPresence, RedisRooms, RedisTokens
 
 
@@ -28,13 +29,13 @@ class RedisBackend:
         self._signer = Signer(config.envelope_keys, keys) if config.envelope_keys else None
         self.guard: Guard | None = Guard(self._signer, counters) if self._signer else None
         self._subscriber = Subscriber(factory, counters, Ear(keys, receive, counters, self.guard).hear)
-        self._inbox = ""
+        self._inbox, reader = "", Reader(counters)
         self.bus: RedisBus = RedisBus(keys, self._pipeline, self._subscriber, self._signer, self.guard)
-        self.presence: RedisPresence = RedisPresence(keys, self._pipeline)
-        self.rooms: RedisRooms = RedisRooms(keys, self._pipeline)
-        self.tokens: RedisTokens = RedisTokens(keys, self._pipeline)
+        self.presence: RedisPresence = RedisPresence(keys, self._pipeline, reader)
+        self.rooms: RedisRooms = RedisRooms(keys, self._pipeline, reader)
+        self.tokens: RedisTokens = RedisTokens(keys, self._pipeline, reader)
         self.nodes: RedisNodes = RedisNodes(
-            keys, self._pipeline, self._leases, self._signer.clock if self._signer else None
+            keys, self._pipeline, self._leases, reader, self._signer.clock if self._signer else None
         )
 
     def watch(

@@ -222,7 +222,8 @@ class RedisPublishing:
         return await self._publish(self._keys.room(room), envelope)
 
     async def publish_node(self, node: NodeId, envelope: Envelope) -> int:
-        return await self._publish(self._keys.inbox(node), envelope)
+        # Somebody who listens in is no node.
+        return min(1, await self._publish(self._keys.inbox(node), envelope))
 
     async def _publish(self, channel: str, envelope: Envelope) -> int:
         data = pack(envelope) if self._signer is None else self._signer.pack(envelope, channel)
@@ -313,7 +314,7 @@ class Ear:
         counter = DROPS.get(type(error), "bus_malformed")
         setattr(self._counters, counter, getattr(self._counters, counter) + 1)
         name = channel.decode(errors="replace")
-        self._reported[counter].log(ADVICE[counter], channel=name, error=str(error))
+        self._reported[counter].log(ADVICE[counter], channel=name, error=str(error)[:200])
 
     def _canonical(self, channel: str) -> str:
         """Return "all", "inbox" or "room:<room>"."""

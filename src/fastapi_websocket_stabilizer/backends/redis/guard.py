@@ -23,8 +23,10 @@ REMEMBERED = 65_536
 """Pairs of channel and sender whose last sequence is remembered."""
 ESTIMATE_LASTS_S = 10.0
 """Seconds after which a wider estimate of Redis' time is better than a narrow old one: clocks drift."""
-DRIFT_S = 0.02
-"""What two clocks may drift apart in that time, and Redis' time may be rounded."""
+DRIFT = 0.001
+"""What two clocks may drift apart per second, twice what NTP does to one."""
+ROUNDING_S = 0.001
+"""Beats tell Redis' time in whole milliseconds."""
 
 
 class ReplayedError(WireError):
@@ -45,7 +47,7 @@ class RedisClock:
         now_s = self._now_s()
         least_s, most_s = redis_s - now_s, redis_s - asked_at_s
         is_narrower = most_s - least_s <= self._most_s - self._least_s
-        has_stepped = least_s > self._most_s + DRIFT_S or most_s < self._least_s - DRIFT_S
+        has_stepped = least_s > self._most_s + self._slack_s or most_s < self._least_s - self._slack_s
         if is_narrower or has_stepped or self.is_outdated:
             self._least_s, self._most_s, self._learned_at_s = least_s, most_s, now_s
 
@@ -60,19 +62,28 @@ class RedisClock:
         """Whether it was learned too long ago, or never."""
         return self._learned_at_s is None or self._now_s() - self._learned_at_s > ESTIMATE_LASTS_S
 
+    @property
+    def is_known(self) -> bool:
+        """Whether Redis has told its time."""
+        return self._learned_at_s is not None
+
+    @property
+    def _slack_s(self) -> float:
+        return ROUNDING_S + DRIFT * (self._now_s() - (self._learned_at_s or 0.0))
+
     def latest_us(self) -> int:
         """Return what Redis' time is now at the latest, in µs.
 
         Raises:
             BackendUnavailableError: Redis has not told its time yet.
         """
-        if self._learned_at_s is None:
+        if not self.is_known:
             raise BackendUnavailableError("Redis has not told its time yet, which signatures carry")
-        return int((self._now_s() + self._most_s + DRIFT_S) * 1_000_000)
+        return int((self._now_s() + self._most_s + self._slack_s) * 1_000_000)
 
     def earliest_us(self, then_s: float) -> int:
         """Return what Redis' time was at the earliest when our clock said ``then_s``, in µs."""
-        return int((then_s + self._least_s - DRIFT_S) * 1_000_000)
+        return int((then_s + self._least_s - self._slack_s) * 1_000_000)
 
     def now_s(self) -> float:
         """Return what our clock says."""
@@ -150,6 +161,8 @@ class Guard:
             ReplayedError: It was genuine once.
             WireError: As ``wire.unpack``.
         """
+        if not self._clock.is_known:
+            raise ReplayedError("Redis has not told its time yet")
         envelope, stamp_us, is_ours = self._keyring.unpack(channel, data)
         name = channel.decode()
         self._check_age(name, stamp_us)

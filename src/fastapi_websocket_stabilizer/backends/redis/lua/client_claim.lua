@@ -6,14 +6,17 @@
 -- ARGV[4]  connection_id of that earlier claim, or ""
 -- ARGV[5]  entry
 -- Returns  {stamp, connections there before, outranked connection_id, ...}
+if redis.call('TYPE', KEYS[1]).ok ~= 'hash' then redis.call('UNLINK', KEYS[1]) end -- it is not ours
 local before = redis.call('HLEN', KEYS[1])
 redis.call('HDEL', KEYS[1], ARGV[4])
 
 local ranked, highest, stamp = {}, 0, tonumber(ARGV[3])
 local fields = redis.call('HGETALL', KEYS[1])
 for i = 1, #fields, 2 do
-  local held = tonumber(string.match(fields[i + 1], '^%d+'))
-  if fields[i] == ARGV[1] then
+  local held = tonumber(string.match(fields[i + 1], '^%d+')) or math.huge
+  if held > 1e16 or not string.match(fields[i], '^[%w_-]+%.[%w_-]+$') then
+    -- it is not ours
+  elseif fields[i] == ARGV[1] then
     stamp = held -- a claim that is repeated keeps its rank
   else
     ranked[#ranked + 1] = {fields[i], held}

@@ -28,6 +28,8 @@ OLDEST_READER = 1
 """The oldest release that can read what this one writes."""
 MAX_ENVELOPE_BYTES = 16 * 1024 * 1024
 """Largest envelope sent or read. Redis cuts off a subscriber that is 32 MiB behind."""
+MAX_SENDER = 512
+"""Longest name of a sender in characters."""
 MAX_PART_BYTES = MAX_ENVELOPE_BYTES - 512 * 1024
 """Largest part of an envelope: the rest has numbers, a node_id and, signed, the names of the clients again."""
 
@@ -306,7 +308,10 @@ def unpack(data: bytes, verify: Verify | None = None) -> Envelope:
         raise WireError(f"envelope needs a reader of version {row[1]}, this is {VERSION}")
     if verify is not None:
         verify(row)
-    return _checked(row)
+    envelope = _checked(row)
+    if len(envelope.sender) > MAX_SENDER:  # it is remembered
+        raise WireError("envelope has a sender with a name that is too long")
+    return envelope
 
 
 def _checked(row: tuple[Any, ...]) -> Envelope:

@@ -13,6 +13,8 @@ T = TypeVar("T")
 
 _NODE = re.compile(rb"[\w-]{1,64}")
 _CONNECTION = re.compile(rb"[\w-]{1,64}\.[\w-]{1,64}")  # the scripts have the same rule
+MAX_STAMP = 1 << 53
+"""The largest that scripts can count; µs since 1970 reach it in 2255."""
 _STAMP = re.compile(rb"\d{1,16}")
 
 
@@ -62,7 +64,7 @@ def connection(data: bytes) -> ConnectionId:
 def entry(connection_id: bytes, value: bytes) -> Entry:
     """Return an entry of a client. Raises as ``node``."""
     stamp, _, body = value.partition(b" ")
-    if not _STAMP.fullmatch(stamp):
+    if not _STAMP.fullmatch(stamp) or int(stamp) > MAX_STAMP:
         raise ValueError("not a stamp")
     return Entry(connection(connection_id), int(stamp), body)
 

@@ -10,13 +10,13 @@ local stamp, own, holders = time[1] * 1000000 + time[2], nil, {}
 local fields = redis.call('HGETALL', KEYS[1])
 for i = 1, #fields, 2 do
   local held = tonumber(string.match(fields[i + 1], '^%d+')) or math.huge
-  if held > 1e16 or not string.match(fields[i], '^[%w_-]+%.[%w_-]+$') then
+  if held > 2^53 or not string.match(fields[i], '^[%w_-]+%.[%w_-]+$') then
     -- it is not ours
   elseif fields[i] == ARGV[1] then
     own = held -- a claim that is repeated keeps its rank
   else
     holders[#holders + 1] = fields[i]
-    stamp = math.max(stamp, held + 1)
+    stamp = math.min(math.max(stamp, held + 1), 2^53)
   end
 end
 if #holders >= tonumber(ARGV[2]) then

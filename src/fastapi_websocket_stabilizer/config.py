@@ -15,6 +15,8 @@ from pydantic.dataclasses import dataclass
 from .exceptions import ConfigurationError
 from .models import JSON, CompressionMode, MemoryEvictionPolicy
 
+MIN_KEY_BYTES = 32
+"""Shortest secret of ``envelope_keys``."""
 PositiveFloat = Annotated[float, Gt(0)]
 FiniteFloat = Annotated[float, Gt(0), AllowInfNan(False)]
 PositiveInt = Annotated[int, Gt(0)]
@@ -40,6 +42,20 @@ def _namespace(value: object) -> object:
     if not isinstance(value, str) or not re.fullmatch(r"[^{}\x00-\x1f\x7f-\x9f]{1,64}", value):
         raise ValueError("must be 1 to 64 characters without braces and control characters")
     return value
+
+
+def check_envelope_keys(value: object) -> tuple[str, ...]:
+    """Return ``envelope_keys``; as text they are separated by commas.
+
+    Raises:
+        ValueError: They are no strings, or too short; says nothing of what they are.
+    """
+    keys = [key.strip() for key in value.split(",")] if isinstance(value, str) else value
+    if not isinstance(keys, list | tuple) or not all(isinstance(key, str) for key in keys):
+        raise ValueError("must be strings")
+    if any(len(key.encode(errors="ignore")) < MIN_KEY_BYTES for key in keys):
+        raise ValueError(f"must be strings of at least {MIN_KEY_BYTES} bytes each")
+    return tuple(keys)
 
 
 def mask_password(url: str) -> str:
@@ -118,6 +134,10 @@ class WebSocketConfig:
     """This node's name for people; the host name unless set."""
     token_secret: Annotated[str, MinLen(16)] | None = field(default=None, repr=False)
     """Signs reconnect tokens; shared through Redis unless set."""
+    envelope_keys: Annotated[tuple[str, ...], BeforeValidator(check_envelope_keys)] = field(
+        default=(), repr=False
+    )
+    """Secrets of at least 32 bytes that sign what nodes publish: the first signs, all verify. None: unsigned."""
     max_connections_per_client: PositiveInt = 1
     """Sockets of one client in the whole registry."""
     on_client_overflow: Literal["replace", "reject"] = "replace"
@@ -193,6 +213,8 @@ def _from_text(name: str, text: str) -> object:
 def _shown(name: str, value: object) -> str:
     if name == "token_secret":
         return f"{len(str(value))} characters"
+    if name == "envelope_keys":
+        return f"{len(value)} of them" if isinstance(value, list | tuple) else "something else"
     if name == "redis_url":
         return repr(mask_password(str(value))) if "://" in str(value) else "no scheme"
     return repr(value)

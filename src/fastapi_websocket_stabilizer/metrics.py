@@ -48,6 +48,14 @@ class Counters:
     bus_messages: int = 0
     bus_malformed: int = 0
     """Envelopes dropped: malformed, too large or of a newer version."""
+    bus_unsigned: int = 0
+    """Envelopes dropped because ``envelope_keys`` is set here, and not where they came from."""
+    bus_forged: int = 0
+    """Envelopes dropped because their signature is not one of ``envelope_keys``, or is that of something else."""
+    bus_replayed: int = 0
+    """Signed envelopes dropped, or clients left out of one: heard before, too old, or from before we listened."""
+    redis_malformed: int = 0
+    """Values in Redis that are not as we write them: skipped."""
     bus_duplicates: int = 0
     bus_lost: int = 0
     """Envelopes that a sequence says were lost (a lower bound)."""

@@ -5,7 +5,7 @@ whose oldest reader is not newer than itself, and ignores trailing slots that it
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, NamedTuple
@@ -17,16 +17,21 @@ from pydantic_core import PydanticSerializationError, to_json
 from . import frames
 from .exceptions import MessageError, WireError
 from .names import NodeId
+from .unpacking import LARGE_BYTES, check, load
 
-_HEADER = b"\x9c"  # msgpack: an array of the twelve slots
+HEADER = b"\x9c"
+"""How an envelope begins that is not signed as a whole: a msgpack array of twelve slots."""
+_SIGNED_HEADER = b"\x9f"  # fifteen; the signature is the last slot, whatever later releases put before it
 VERSION = 1
 """The envelope version that this release writes and the newest that it reads."""
 OLDEST_READER = 1
 """The oldest release that can read what this one writes."""
 MAX_ENVELOPE_BYTES = 16 * 1024 * 1024
 """Largest envelope sent or read. Redis cuts off a subscriber that is 32 MiB behind."""
-MAX_PART_BYTES = MAX_ENVELOPE_BYTES - 1024
-"""Largest part of an envelope: the rest has numbers and a node_id."""
+MAX_SENDER = 512
+"""Longest name of a sender in characters."""
+MAX_PART_BYTES = MAX_ENVELOPE_BYTES - 512 * 1024
+"""Largest part of an envelope: the rest has numbers, a node_id and, signed, the names of the clients again."""
 
 
 class Form(IntEnum):
@@ -214,7 +219,11 @@ def _size(data: str | bytes) -> int:
     return len(data) if isinstance(data, bytes) or data.isascii() else len(data.encode())
 
 
-def pack(envelope: Envelope) -> bytes:
+Sign = Callable[[bytes], bytes]
+"""Given an envelope up to its last slot, returns that slot, packed."""
+
+
+def pack(envelope: Envelope, sign: Sign | None = None) -> bytes:
     """Return the bytes of ``envelope``.
 
     Raises:
@@ -223,9 +232,22 @@ def pack(envelope: Envelope) -> bytes:
     items: list[Any] = []
     for part in envelope.parts:
         items += [(part.form, part.body, part.ask), *part.targets]
-    data: bytes = msgpack.packb((*_row(envelope), items))
+    if sign is None:
+        return _limited(msgpack.packb((*_row(envelope), items)))
+    row: bytes = msgpack.packb((*_row(envelope), items, None, None))
+    data = _SIGNED_HEADER + row[1:]
+    return _limited(data + sign(data))
+
+
+def _limited(data: bytes) -> bytes:
+    """Return ``data`` if whoever receives it will read it."""
     if len(data) > MAX_ENVELOPE_BYTES:
         raise MessageError(f"envelope has {len(data)} bytes, the limit is {MAX_ENVELOPE_BYTES}")
+    if len(data) > LARGE_BYTES:
+        try:
+            check(data)
+        except WireError as error:
+            raise MessageError(f"message has too many names: {error}") from None
     return data
 
 
@@ -250,17 +272,17 @@ def pack_before_parts(envelope: Envelope) -> bytes:
     clients, the next message and its clients, and so on.
     """
     row: bytes = msgpack.packb(_row(envelope))
-    return _HEADER + row[1:]
+    return HEADER + row[1:]
 
 
-def pack_message(part: Part) -> bytes:
-    """Return the message of a part as it stands before its clients."""
-    data: bytes = msgpack.packb((part.form, part.body, part.ask))
+def pack_message(part: Part, seal: tuple[Any, ...] = ()) -> bytes:
+    """Return the message of a part, and its signature, as they stand before its clients."""
+    data: bytes = msgpack.packb((part.form, part.body, part.ask, *seal))
     return data
 
 
 def _row(envelope: Envelope) -> tuple[Any, ...]:
-    """Return all slots before the parts (11). 12 (epoch, offset), 13 (trace context) and 14 (MAC) are reserved."""
+    """Return all slots before the parts (11). 12 (epoch, offset) and 13 (trace context) are reserved."""
     e = envelope
     versions = VERSION, OLDEST_READER
     return (
@@ -268,23 +290,34 @@ def _row(envelope: Envelope) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def unpack(data: bytes) -> Envelope:
+Verify = Callable[[tuple[Any, ...]], None]
+"""Called with all slots of an envelope before anything is made of them; raises ``WireError``."""
+
+
+def unpack(data: bytes, verify: Verify | None = None) -> Envelope:
     """Return the envelope in ``data``.
 
     Raises:
-        WireError: Malformed, too large, or only readable by a newer release.
+        WireError: Malformed, too large, only readable by a newer release, or what ``verify`` raises.
     """
     if len(data) > MAX_ENVELOPE_BYTES:
         raise WireError(f"envelope has {len(data)} bytes, the limit is {MAX_ENVELOPE_BYTES}")
-    try:
-        row = msgpack.unpackb(data, use_list=False)
-    except (ValueError, msgpack.UnpackException, RecursionError) as error:
-        raise WireError(f"envelope is not msgpack: {error}") from None
-    if not isinstance(row, tuple) or len(row) < 2 or not all(isinstance(field, int) for field in row[:2]):
+    row = load(data)
+    if (
+        not isinstance(row, tuple)
+        or len(row) < 2
+        or not isinstance(row[0], int)
+        or not isinstance(row[1], int)
+    ):
         raise WireError("envelope is not an array that starts with two versions")
     if row[1] > VERSION:
         raise WireError(f"envelope needs a reader of version {row[1]}, this is {VERSION}")
-    return _checked(row)
+    if verify is not None:
+        verify(row)
+    envelope = _checked(row)
+    if len(envelope.sender) > MAX_SENDER:  # it is remembered
+        raise WireError("envelope has a sender with a name that is too long")
+    return envelope
 
 
 def _checked(row: tuple[Any, ...]) -> Envelope:
@@ -316,7 +349,7 @@ def _parts(items: tuple[Any, ...]) -> tuple[Part, ...]:
         if isinstance(item, str):
             targets.append(item)
         else:
-            form, body, ask = item
+            form, body, ask = item[:3]  # after them a signature, and what later releases add
             if not isinstance(body, _TYPES[form]) or not isinstance(ask, int):
                 raise TypeError("a message of wrong types")
             targets = []

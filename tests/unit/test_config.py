@@ -24,6 +24,7 @@ NEW: dict[str, tuple[Any, Any]] = {  # default, and another value
     "namespace": ("fws", "chat:eu"),
     "node_name": (None, "pod-7"),
     "token_secret": (None, "0123456789abcdef"),
+    "envelope_keys": ((), ("n" * 32, "ö" * 16)),
     "max_connections_per_client": (1, 3),
     "on_client_overflow": ("replace", "reject"),
     "max_metadata_size": (16384, 1),
@@ -52,6 +53,11 @@ INVALID: list[tuple[str, Any]] = [
     ("namespace", None),
     ("node_name", ""),
     ("token_secret", "short"),
+    ("envelope_keys", ["x" * 31]),
+    ("envelope_keys", ["x" * 32, ""]),
+    ("envelope_keys", [b"x" * 32]),
+    ("envelope_keys", "short"),
+    ("envelope_keys", None),
     ("max_connections_per_client", 0),
     ("max_connections_per_client", None),
     ("on_client_overflow", "refuse"),
@@ -263,7 +269,11 @@ def test_address_without_a_password_is_shown_as_it_is(url: str) -> None:
 
 @pytest.mark.parametrize("text", ["{config!r}", "{config!s}", "{config}"])
 def test_config_shows_neither_password_nor_secret(text: str) -> None:
-    config = WebSocketConfig(redis_url="redis://:hunter2@host", token_secret="correct horse battery")
+    secrets: Any = {
+        "token_secret": "correct horse battery",
+        "envelope_keys": ["correct horse battery staple 123"],
+    }
+    config = WebSocketConfig(redis_url="redis://:hunter2@host", **secrets)
     shown = text.format(config=config)
     assert shown == "WebSocketConfig(redis_url='redis://:***@host')"
 
@@ -275,12 +285,20 @@ def test_config_shows_neither_password_nor_secret(text: str) -> None:
         {"redis_url": "user:hunter2@host:6379"},
         {"redis_url": ":hunter2@host"},
         {"token_secret": "hunter2"},
+        {"envelope_keys": "hunter2"},
+        {"envelope_keys": ["hunter2"]},
+        {"envelope_keys": [b"hunter2"]},
     ],
 )
 def test_error_repeats_no_secret(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError) as caught:
         WebSocketConfig(**settings)
     assert "hunter2" not in str(caught.value)
+
+
+def test_envelope_keys_in_the_environment_are_separated_by_commas() -> None:
+    new, old = "n" * 32, "o" * 32
+    assert WebSocketConfig.from_env({"WS_ENVELOPE_KEYS": f"{new}, {old}"}).envelope_keys == (new, old)
 
 
 def test_repr_shows_only_what_differs_from_the_defaults() -> None:

@@ -14,6 +14,8 @@ from .context import Context
 from .membership import Membership as Leases
 
 PAGE = 500
+FOREIGN = (ValueError, TypeError, LookupError, OverflowError, OSError, RecursionError)
+"""What reading a value raises that somebody else has written; OSError comes from dates that cannot be."""
 
 
 class Directory:
@@ -50,19 +52,25 @@ class Directory:
         live = await self._live(
             [node_of(entry.connection_id) for entries in found for entry in entries[:top]]
         )
-        return [
+        shown = [
             [self._entry(client_id, e) for e in entries[:top] if node_of(e.connection_id) in live]
             for client_id, entries in zip(client_ids, found, strict=True)
         ]
+        return [[entry for entry in entries if entry is not None] for entries in shown]
 
-    def _entry(self, client_id: str, entry: Entry) -> PresenceEntry:
+    def _entry(self, client_id: str, entry: Entry) -> PresenceEntry | None:
+        """What one entry says; None when it says nothing that we wrote."""
         node = node_of(entry.connection_id)
         local = self._context.shards.get(entry.connection_id)
         if local is not None:
             return PresenceEntry(client_id, entry.connection_id, node, local.since, local.metadata)
-        body: dict[str, Any] = json.loads(entry.entry) if entry.entry else {"since": 0, "metadata": {}}
-        since = datetime.fromtimestamp(body["since"], UTC)
-        return PresenceEntry(client_id, entry.connection_id, node, since, body["metadata"])
+        try:
+            body = _object(entry.entry or b'{"since": 0, "metadata": {}}')
+            since, metadata = datetime.fromtimestamp(body["since"], UTC), _dict(body["metadata"])
+        except FOREIGN:
+            self._context.counters.redis_malformed += 1
+            return None
+        return PresenceEntry(client_id, entry.connection_id, node, since, metadata)
 
     async def clients(self, node: NodeId | None) -> AsyncIterator[PresenceEntry]:
         """Every client's connections, node by node."""
@@ -105,10 +113,28 @@ class Directory:
             infos: list[tuple[bytes | None, int]] = [(self.describe(), len(self._context.shards))]
         else:
             infos = await self._context.backend.nodes.infos(node_ids)
-        return [_info(node, info, count) for node, (info, count) in zip(node_ids, infos, strict=True) if info]
+        shown = [self._info(node, *found) for node, found in zip(node_ids, infos, strict=True)]
+        return [info for info in shown if info is not None]
+
+    def _info(self, node: NodeId, info: bytes | None, connections: int) -> NodeInfo | None:
+        """What a node says of itself; None when it is gone, or that is nothing that we wrote."""
+        if not info:
+            return None
+        try:
+            body = _object(info)
+            started = datetime.fromtimestamp(body["started"], UTC)
+            name, version, is_draining = str(body["name"]), str(body["version"]), bool(body["draining"])
+        except FOREIGN:
+            self._context.counters.redis_malformed += 1
+            return None
+        return NodeInfo(node, name, version, started, connections, is_draining)
 
 
-def _info(node: NodeId, info: bytes, connections: int) -> NodeInfo:
-    body = json.loads(info)
-    started = datetime.fromtimestamp(body["started"], UTC)
-    return NodeInfo(node, body["name"], body["version"], started, connections, body["draining"])
+def _object(data: bytes) -> dict[str, Any]:
+    return _dict(json.loads(data))
+
+
+def _dict(value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError("not a JSON object")
+    return value

@@ -1,6 +1,7 @@
 """What this node waits for: its own messages coming back, and answers of other nodes."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,8 +94,13 @@ class Unheard:
 
 @dataclass(slots=True)
 class Answers:
-    """What came so far for one question."""
+    """What came so far for one question.
 
+    Attributes:
+        is_answer: Whether something has the form of an answer; nothing else is taken.
+    """
+
+    is_answer: Callable[[Any], bool]
     expected: int | None = None
     by_node: dict[NodeId, Any] = field(default_factory=dict)
     complete: asyncio.Event = field(default_factory=asyncio.Event)
@@ -111,16 +117,22 @@ class Asks:
         self._open: dict[int, Answers] = {}
         self._last = 0
 
-    def open(self) -> int:
+    def open(self, is_answer: Callable[[Any], bool]) -> int:
         """Name a question before it is sent: its answer may come before the send has returned."""
         self._last += 1
-        self._open[self._last] = Answers()
+        self._open[self._last] = Answers(is_answer)
         return self._last
 
     def answered(self, ask: int, node: NodeId, answer: Any) -> None:
-        """An answer arrived; one that nobody waits for any more is dropped."""
+        """An answer arrived; one that nobody waits for any more is dropped.
+
+        Raises:
+            ValueError: It has the wrong form.
+        """
         answers = self._open.get(ask)
         if answers is not None:
+            if not answers.is_answer(answer):
+                raise ValueError("answer of a wrong form")
             answers.by_node[node] = answer
             answers.check()
 

@@ -75,6 +75,8 @@ class Registry:
         else:
             backend = open_backend(config, self._receive, context.counters)
             backend.watch(self._on_gap, context.fan_out.pause, lambda: self.sender.flush())
+            if backend.guard is not None:
+                backend.guard.opened_at = self._opened_at
             context.backend = backend
             self.leases = Membership(
                 backend.nodes,
@@ -280,6 +282,10 @@ class Registry:
         elif envelope.kind is Kind.REQUEST:
             (client_id,), request = envelope.targets, parse(envelope.body)
             self.context.tasks.spawn(self.requests.serve(envelope, client_id, request), "serve")
+
+    def _opened_at(self, client_id: str) -> float:
+        connections = self.context.shards.of_client(client_id)
+        return connections[0].opened_at_s if connections else 0.0
 
     def _on_gap(self) -> None:
         """Messages may have been lost: wait for none of them, and blame nobody for the hole."""

@@ -5,10 +5,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
-from .. import exceptions
+from .. import close_codes, exceptions
 from ..exceptions import BackendUnavailableError, WebSocketStabilizerError
 from ..names import NodeId, check_room
 from ..wire import Envelope, Form, Kind
+from .answers import is_outcome
 from .context import Context
 from .sender import Sender
 
@@ -32,7 +33,7 @@ def parse(body: str | bytes) -> dict[str, Any]:
         case {"do": "join" | "leave" as do, "room": room}:
             return {"do": do, "room": check_room(room)}
         case {"do": "close", "code": int(code), "reason": str(reason)}:
-            return {"do": "close", "code": code, "reason": reason}
+            return {"do": "close", "code": close_codes.check(code), "reason": reason}
         case request:
             raise ValueError(f"unknown request {request!r}"[:200])
 
@@ -53,7 +54,7 @@ class Requests:
         """
         if not nodes:
             return 0
-        ask = self._asks.open()
+        ask = self._asks.open(is_outcome)
         envelope = Envelope(
             self._context.node_id,
             0,

@@ -14,6 +14,7 @@ from ..local.jobs import Job, Mail, Tally
 from ..models import BroadcastResult
 from ..names import ConnectionId, NodeId
 from ..wire import Encoded, Envelope, Form, Kind
+from .answers import are_names, is_report
 from .context import Context
 from .direct import CLIENTS_PER_CALL, Direct, Taken
 from .membership import Membership as Leases
@@ -180,7 +181,7 @@ class Sender:
         return None in errors
 
     def _collect(self, client_ids: Sequence[str], message: Encoded, confirm: float | None) -> "Collected":
-        ask = self._asks.open() if confirm is not None else 0
+        ask = self._asks.open(are_names) if confirm is not None else 0
         try:
             return client_ids, ask, self._direct.send(client_ids, message, ask)
         except BaseException:
@@ -215,7 +216,7 @@ class Sender:
         self._context.counters.broadcasts += 1
         room = rooms[0] if len(rooms) == 1 else ""
         sequence, previous = self._context.sequencer.next(f"room:{room}" if room else "all")
-        ask = self._asks.open() if confirm is not None else 0
+        ask = self._asks.open(is_report) if confirm is not None else 0
         envelope = Envelope(
             self._context.node_id, sequence, previous, Kind.BROADCAST,
             tuple(rooms), tuple(exclude), message.form, message.payload, ask, message,

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from fastapi_websocket_stabilizer.cluster.answers import are_names
 from fastapi_websocket_stabilizer.cluster.pending import UNHEARD_LIMIT_BYTES, Asks, Unheard
 from fastapi_websocket_stabilizer.local.jobs import Tally
 from fastapi_websocket_stabilizer.names import NodeId
@@ -112,6 +113,10 @@ def test_sender_may_wait_again_on_another_event_loop() -> None:
 # Answers
 
 
+def is_any(answer: Any) -> bool:
+    return True
+
+
 async def gather(asks: Asks, ask: int, expected: int, timeout_s: float = 60.0) -> dict[NodeId, Any]:
     async with asyncio.timeout(10.0):
         return await asks.gather(ask, expected, timeout_s)
@@ -119,7 +124,7 @@ async def gather(asks: Asks, ask: int, expected: int, timeout_s: float = 60.0) -
 
 async def test_all_answers_end_the_wait() -> None:
     asks = Asks()
-    ask = asks.open()
+    ask = asks.open(is_any)
     waiting = asyncio.create_task(gather(asks, ask, 2))
     await turns()
     for node in (A, B):
@@ -129,19 +134,19 @@ async def test_all_answers_end_the_wait() -> None:
 
 async def test_answers_that_came_before_the_wait_count() -> None:
     asks = Asks()
-    ask = asks.open()
+    ask = asks.open(is_any)
     asks.answered(ask, A, 1)
     assert await gather(asks, ask, 1) == {A: 1}
 
 
 async def test_question_to_nobody_is_answered_at_once() -> None:
     asks = Asks()
-    assert await gather(asks, asks.open(), 0) == {}
+    assert await gather(asks, asks.open(is_any), 0) == {}
 
 
 async def test_deadline_ends_the_wait_with_what_came() -> None:
     clock, asks = Clock(), Asks()
-    ask = asks.open()
+    ask = asks.open(is_any)
     waiting = asyncio.create_task(gather(asks, ask, 2, 3.0))
     await turns()
     asks.answered(ask, A, 1)
@@ -153,7 +158,7 @@ async def test_deadline_ends_the_wait_with_what_came() -> None:
 
 async def test_repeated_answer_of_a_node_is_one_answer() -> None:
     clock, asks = Clock(), Asks()
-    ask = asks.open()
+    ask = asks.open(is_any)
     waiting = asyncio.create_task(gather(asks, ask, 2, 3.0))
     await turns()
     for answer in (1, 2):
@@ -166,7 +171,7 @@ async def test_repeated_answer_of_a_node_is_one_answer() -> None:
 
 async def test_questions_have_names_of_their_own_and_none_is_zero() -> None:
     asks = Asks()
-    first, second = asks.open(), asks.open()
+    first, second = asks.open(is_any), asks.open(is_any)
     asks.answered(first, A, 1)
     asks.answered(second, A, 2)
     assert [await gather(asks, ask, 1) for ask in (second, first)] == [{A: 2}, {A: 1}]
@@ -175,7 +180,7 @@ async def test_questions_have_names_of_their_own_and_none_is_zero() -> None:
 
 async def test_answer_after_the_wait_is_dropped() -> None:
     asks = Asks()
-    ask = asks.open()
+    ask = asks.open(is_any)
     answers = await gather(asks, ask, 0)
     asks.answered(ask, A, 1)
     assert answers == {}
@@ -183,7 +188,7 @@ async def test_answer_after_the_wait_is_dropped() -> None:
 
 async def test_nothing_is_kept_of_a_question_that_was_given_up() -> None:
     asks = Asks()
-    cancelled, closed = asks.open(), asks.open()
+    cancelled, closed = asks.open(is_any), asks.open(is_any)
     waiting = asyncio.create_task(gather(asks, cancelled, 1))
     await turns()
     waiting.cancel()
@@ -191,3 +196,12 @@ async def test_nothing_is_kept_of_a_question_that_was_given_up() -> None:
     asks.close(closed)
     asks.close(closed)
     assert asks._open == {}
+
+
+async def test_answer_of_a_wrong_form_is_refused_and_does_not_end_the_wait() -> None:
+    asks = Asks()
+    ask = asks.open(are_names)
+    with pytest.raises(ValueError, match="wrong form"):
+        asks.answered(ask, A, "alice")
+    asks.answered(ask, B, ["alice"])
+    assert await gather(asks, ask, 1) == {B: ["alice"]}

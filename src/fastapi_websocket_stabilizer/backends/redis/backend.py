@@ -8,8 +8,10 @@ from ...names import NodeId
 from ...ports import Receive
 from .bus import Ear, RedisBus, Subscriber
 from .client import ConnectionFactory
+from .guard import Guard, Signer
 from .keys import Keys
 from .pipeline import Pipeline
+from .reading import Reader
 from .stores import RedisNodes, RedisPresence, RedisRooms, RedisTokens
 
 
@@ -24,13 +26,17 @@ class RedisBackend:
         self._keys = keys
         self._pipeline = Pipeline(factory, counters, "commands")
         self._leases = Pipeline(lease_factory, counters, "lease")
-        self._subscriber = Subscriber(factory, counters, Ear(keys, receive, counters).hear)
-        self._inbox = ""
-        self.bus: RedisBus = RedisBus(keys, self._pipeline, self._subscriber)
-        self.presence: RedisPresence = RedisPresence(keys, self._pipeline)
-        self.rooms: RedisRooms = RedisRooms(keys, self._pipeline)
-        self.tokens: RedisTokens = RedisTokens(keys, self._pipeline)
-        self.nodes: RedisNodes = RedisNodes(keys, self._pipeline, self._leases)
+        self._signer = Signer(config.envelope_keys, keys) if config.envelope_keys else None
+        self.guard: Guard | None = Guard(self._signer, counters) if self._signer else None
+        self._subscriber = Subscriber(factory, counters, Ear(keys, receive, counters, self.guard).hear)
+        self._inbox, reader = "", Reader(counters)
+        self.bus: RedisBus = RedisBus(keys, self._pipeline, self._subscriber, self._signer, self.guard)
+        self.presence: RedisPresence = RedisPresence(keys, self._pipeline, reader)
+        self.rooms: RedisRooms = RedisRooms(keys, self._pipeline, reader)
+        self.tokens: RedisTokens = RedisTokens(keys, self._pipeline, reader)
+        self.nodes: RedisNodes = RedisNodes(
+            keys, self._pipeline, self._leases, reader, self._signer.clock if self._signer else None
+        )
 
     def watch(
         self,
@@ -49,6 +55,9 @@ class RedisBackend:
         try:
             await self._pipeline.start()
             await self._leases.start()
+            if self.guard is not None:
+                await self.nodes.learn_time()
+                self.guard.start()
             await self._subscriber.start()
             await self._subscriber.subscribe(self._keys.all)
             await self.rename(node)

@@ -17,15 +17,32 @@ from ...logs import Occasionally
 from ...metrics import Counters
 from ...names import NodeId
 from ...ports import Receive
+from ...signing import ForgedError, UnsignedError
 from ...wire import Envelope, pack, pack_before_parts, pack_message, unpack
 from . import scripts
 from .client import Backoff, ConnectionFactory, close
+from .guard import Guard, ReplayedError, Signer
 from .keys import Keys
 from .pipeline import Argument, Pipeline
 
 log: logging.Logger = logging.getLogger(__name__)
 
 CHANNELS_PER_COMMAND = 512
+
+DROPS: dict[type[WireError], str] = {
+    UnsignedError: "bus_unsigned",
+    ForgedError: "bus_forged",
+    ReplayedError: "bus_replayed",
+}
+"""The counter of what is dropped because of its signature."""
+ADVICE = {
+    "bus_malformed": "envelope dropped",
+    "bus_unsigned": "unsigned envelope dropped: set envelope_keys on every node and publisher",
+    "bus_forged": "forged envelope dropped: give every node and publisher each key before one signs with it; "
+    "if they have, somebody else publishes to this Redis",
+    "bus_replayed": "repeated or late envelope dropped: somebody else publishes to this Redis, or it is far behind",
+}
+"""What is logged, at most once a minute each."""
 
 
 class Subscriber:
@@ -195,8 +212,8 @@ class Subscriber:
 class RedisPublishing:
     """The sending half of ``ports.Bus`` over Redis Pub/Sub."""
 
-    def __init__(self, keys: Keys, pipeline: Pipeline) -> None:
-        self._keys, self._pipeline = keys, pipeline
+    def __init__(self, keys: Keys, pipeline: Pipeline, signer: Signer | None = None) -> None:
+        self._keys, self._pipeline, self._signer = keys, pipeline, signer
 
     async def publish_all(self, envelope: Envelope) -> int:
         return await self._publish(self._keys.all, envelope)
@@ -205,25 +222,34 @@ class RedisPublishing:
         return await self._publish(self._keys.room(room), envelope)
 
     async def publish_node(self, node: NodeId, envelope: Envelope) -> int:
-        return await self._publish(self._keys.inbox(node), envelope)
+        # Somebody who listens in is no node.
+        return min(1, await self._publish(self._keys.inbox(node), envelope))
 
     async def _publish(self, channel: str, envelope: Envelope) -> int:
-        return int(await self._pipeline.send("PUBLISH", channel, pack(envelope), idempotent=False))
+        data = pack(envelope) if self._signer is None else self._signer.pack(envelope, channel)
+        return int(await self._pipeline.send("PUBLISH", channel, data, idempotent=False))
 
     def publish_clients(self, envelope: Envelope, top: int) -> "asyncio.Future[list[list[NodeId]]]":
-        keys, arguments = direct_call(self._keys, envelope, top)
+        try:
+            keys, arguments = direct_call(self._keys, envelope, top, self._signer)
+        except BackendUnavailableError as error:  # no signature without Redis' time
+            refused: asyncio.Future[list[list[NodeId]]] = asyncio.get_running_loop().create_future()
+            refused.set_exception(error)
+            return refused
         script = scripts.CLIENTS_PUBLISH
         return self._pipeline.call(script, keys, *arguments, idempotent=False, parse=direct_reply)
 
 
-def direct_call(keys: Keys, envelope: Envelope, top: int) -> tuple[list[str], list[Argument]]:
+def direct_call(
+    keys: Keys, envelope: Envelope, top: int, signer: Signer | None = None
+) -> tuple[list[str], list[Argument]]:
     """Return keys and arguments of ``clients_publish.lua``."""
     clients: list[str] = []
     arguments: list[Argument] = [top, keys.client_prefix_bytes, keys.inbox_prefix, keys.inbox_suffix]
     arguments.append(pack_before_parts(envelope))
     for part in envelope.parts:
         clients += map(keys.client, part.targets)
-        arguments.append(pack_message(part))
+        arguments.append(pack_message(part) if signer is None else signer.pack_message(envelope, part))
         arguments += [b""] * (len(part.targets) - 1)
     return clients, arguments
 
@@ -245,36 +271,50 @@ def direct_reply(reply: tuple[list[int], list[bytes], list[int]]) -> list[list[N
 class RedisBus(RedisPublishing):
     """``ports.Bus`` over Redis Pub/Sub."""
 
-    def __init__(self, keys: Keys, pipeline: Pipeline, subscriber: Subscriber) -> None:
-        super().__init__(keys, pipeline)
-        self._subscriber = subscriber
+    def __init__(
+        self,
+        keys: Keys,
+        pipeline: Pipeline,
+        subscriber: Subscriber,
+        signer: Signer | None,
+        guard: Guard | None,
+    ) -> None:
+        super().__init__(keys, pipeline, signer)
+        self._subscriber, self._guard = subscriber, guard
 
     async def subscribe_room(self, room: str) -> None:
+        if self._guard is not None:
+            self._guard.listen(self._keys.room(room))
         await self._subscriber.subscribe(self._keys.room(room))
 
     def unsubscribe_room(self, room: str) -> None:
+        if self._guard is not None:
+            self._guard.leave(self._keys.room(room))
         self._subscriber.unsubscribe(self._keys.room(room))
 
 
 class Ear:
-    """Turns what a subscriber hears into envelopes; what cannot be read is counted and dropped."""
+    """Turns what a subscriber hears into envelopes; what cannot be read or trusted is counted and dropped."""
 
-    def __init__(self, keys: Keys, receive: Receive, counters: Counters) -> None:
+    def __init__(self, keys: Keys, receive: Receive, counters: Counters, guard: Guard | None = None) -> None:
         self._prefix = len(keys.all) - len("all")
-        self._receive, self._counters = receive, counters
-        self._malformed = Occasionally(log)
+        self._receive, self._counters, self._guard = receive, counters, guard
+        self._reported = {counter: Occasionally(log) for counter in ADVICE}
 
     def hear(self, channel: bytes, data: bytes) -> None:
         self._counters.bus_messages += 1
         try:
-            envelope = unpack(data)
+            envelope = unpack(data) if self._guard is None else self._guard.unpack(channel, data)
         except WireError as error:
-            self._counters.bus_malformed += 1
-            self._malformed.log(
-                "envelope dropped", channel=channel.decode(errors="replace"), error=str(error)
-            )
+            self._drop(channel, error)
             return
         self._receive(self._canonical(channel.decode()), envelope, len(data))
+
+    def _drop(self, channel: bytes, error: WireError) -> None:
+        counter = DROPS.get(type(error), "bus_malformed")
+        setattr(self._counters, counter, getattr(self._counters, counter) + 1)
+        name = channel.decode(errors="replace")
+        self._reported[counter].log(ADVICE[counter], channel=name, error=str(error)[:200])
 
     def _canonical(self, channel: str) -> str:
         """Return "all", "inbox" or "room:<room>"."""

@@ -18,6 +18,10 @@ OLDEST_VERSION = (6, 2)
 """The first Redis with GETDEL; every Valkey is newer."""
 
 
+class WrongTypeError(BackendUnavailableError):
+    """A key of ours holds a value of another type: somebody else wrote it."""
+
+
 class Backoff:
     """Full jitter between attempts: a uniform delay below a bound that doubles up to ``LONGEST_S``."""
 
@@ -99,6 +103,8 @@ class ConnectionFactory:
             return ConfigurationError(f"{text}; check user, password and ACL in redis_url")
         if isinstance(error, redis_errors.ResponseError) and "DB index" in str(error):
             return ConfigurationError(f"{text}; check the database number in redis_url")
+        if isinstance(error, redis_errors.ResponseError) and why.startswith("WRONGTYPE"):
+            return WrongTypeError(text)
         return BackendUnavailableError(text, outcome_unknown=outcome_unknown)
 
 

@@ -4,7 +4,8 @@ import asyncio
 import os
 import secrets
 import threading
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
@@ -13,6 +14,8 @@ from redis import exceptions as redis_errors
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from ...config import check_envelope_keys
+from ...exceptions import ConfigurationError
 from ...local.order import Sequencer
 from ...metrics import Counters
 from ...models import Message
@@ -21,6 +24,7 @@ from ...wire import Encoded, Envelope, Kind, Part, encode, pack, part_size
 from . import scripts
 from .bus import RedisPublishing, direct_call, direct_reply
 from .client import ConnectionFactory
+from .guard import Signer
 from .keys import Keys
 from .pipeline import Pipeline
 
@@ -49,6 +53,13 @@ class _Outgoing:
         )  # fmt: skip
 
 
+def _signer(envelope_keys: Sequence[str], keys: Keys) -> Signer | None:
+    try:
+        return Signer(check_envelope_keys(envelope_keys), keys) if envelope_keys else None
+    except ValueError as error:
+        raise ConfigurationError(f"envelope_keys {error}") from None
+
+
 class Publisher:
     """Sends to clients, rooms and everybody of a registry; connects at the first call.
 
@@ -60,6 +71,7 @@ class Publisher:
         max_message_size: Longest message in bytes.
         timeout_s: Seconds that Redis may take to answer.
         max_connections_per_client: As the registry has it: that many newest sockets of a client are sent to.
+        envelope_keys: As the registry has them; the first signs.
     """
 
     def __init__(
@@ -70,9 +82,12 @@ class Publisher:
         max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
         timeout_s: float = 3.0,
         max_connections_per_client: int = 1,
+        envelope_keys: Sequence[str] = (),
     ) -> None:
         self._pipeline = Pipeline(ConnectionFactory(redis_url, timeout_s), Counters(), "publisher")
-        self._bus = RedisPublishing(Keys(namespace), self._pipeline)
+        keys = Keys(namespace)
+        self._signer = _signer(envelope_keys, keys)
+        self._bus = RedisPublishing(keys, self._pipeline, self._signer)
         self._limit, self._top = max_message_size, max_connections_per_client
         self._outgoing = _Outgoing()
         self._starting = asyncio.Lock()
@@ -124,6 +139,8 @@ class Publisher:
             if not self._is_started:
                 await self._pipeline.start()
                 self._is_started = True
+            if self._signer is not None and self._signer.clock.is_outdated:
+                await self._signer.clock.ask(self._pipeline)
 
     async def __aenter__(self) -> Self:
         await self._start()
@@ -142,6 +159,7 @@ class SyncPublisher:
         max_message_size: Longest message in bytes.
         timeout_s: Seconds that Redis may take to answer.
         max_connections_per_client: As the registry has it: that many newest sockets of a client are sent to.
+        envelope_keys: As the registry has them; the first signs.
     """
 
     def __init__(
@@ -152,6 +170,7 @@ class SyncPublisher:
         max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
         timeout_s: float = 3.0,
         max_connections_per_client: int = 1,
+        envelope_keys: Sequence[str] = (),
     ) -> None:
         # Translates errors only; it opens no connection.
         self._errors = ConnectionFactory(redis_url, timeout_s)
@@ -165,6 +184,7 @@ class SyncPublisher:
         self._keys = Keys(namespace)
         self._limit, self._top = max_message_size, max_connections_per_client
         self._outgoing = _Outgoing()
+        self._signer = _signer(envelope_keys, self._keys)
         # Numbering and publishing are one step, else threads would overtake each other.
         self._lock = threading.Lock()
         self._process = os.getpid()
@@ -201,7 +221,9 @@ class SyncPublisher:
             return 0
         channel = self._keys.room(rooms[0]) if len(rooms) == 1 else self._keys.all
         with self._publishing():
-            return int(self._redis.publish(channel, pack(self._outgoing.broadcast(encoded, exclude, rooms))))
+            envelope = self._outgoing.broadcast(encoded, exclude, rooms)
+            data = pack(envelope) if self._signer is None else self._signer.pack(envelope, channel)
+            return int(self._redis.publish(channel, data))
 
     def close(self) -> None:
         """Let go of Redis; a later call connects again."""
@@ -218,10 +240,14 @@ class SyncPublisher:
         if os.getpid() != self._process:  # a fork: one sender per process, or numbers would repeat
             self._process, self._lock, self._outgoing = os.getpid(), threading.Lock(), _Outgoing()
         with self._lock, self._errors.translated("publish", outcome_unknown=True):
+            if self._signer is not None and self._signer.clock.is_outdated:
+                asked_at_s = time.monotonic()
+                seconds, microseconds = self._redis.time()
+                self._signer.clock.learn(asked_at_s, seconds + microseconds / 1_000_000)
             yield
 
     def _publish_clients(self, envelope: Envelope) -> list[list[NodeId]]:
-        keys, arguments = direct_call(self._keys, envelope, self._top)
+        keys, arguments = direct_call(self._keys, envelope, self._top, self._signer)
         script = scripts.CLIENTS_PUBLISH
         try:
             reply = self._redis.evalsha(script.sha, len(keys), *keys, *arguments)

@@ -3,20 +3,24 @@
 The index of what a sweep must undo is written *before* the entry it is about, in the same pipeline.
 """
 
+import time
 from collections.abc import Sequence
+from functools import partial
 
 from ...names import ConnectionId, NodeId, node_of
 from ...ports import Claim, Claimed, Entry, Membership, Renewal
-from . import scripts
+from . import reading, scripts
+from .guard import RedisClock
 from .keys import Keys
 from .pipeline import Pipeline
+from .reading import Reader
 
 
 class RedisPresence:
     """``ports.PresenceStore``."""
 
-    def __init__(self, keys: Keys, pipeline: Pipeline) -> None:
-        self._keys, self._pipeline = keys, pipeline
+    def __init__(self, keys: Keys, pipeline: Pipeline, reader: Reader) -> None:
+        self._keys, self._pipeline, self._reader = keys, pipeline, reader
 
     async def claim(self, claim: Claim) -> Claimed:
         self._write_index(claim)
@@ -52,7 +56,10 @@ class RedisPresence:
 
     async def entries(self, client_ids: Sequence[str]) -> list[list[Entry]]:
         calls = [self._pipeline.send("HGETALL", self._keys.client(c), idempotent=True) for c in client_ids]
-        return [_entries(await call) for call in calls]
+        return [self._ranked(await self._reader.reply(call, [])) for call in calls]
+
+    def _ranked(self, reply: list[bytes]) -> list[Entry]:
+        return sorted(self._reader.each(reading.entry, reply), key=lambda entry: entry.stamp, reverse=True)
 
     def _write_index(self, claim: Claim) -> None:
         key = self._keys.connections(node_of(claim.connection_id))
@@ -64,19 +71,11 @@ def _claimed(reply: list[bytes]) -> Claimed:
     return Claimed(int(stamp), not int(before), tuple(ConnectionId(other.decode()) for other in others))
 
 
-def _entries(reply: list[bytes]) -> list[Entry]:
-    entries = []
-    for connection_id, value in zip(reply[::2], reply[1::2], strict=True):
-        stamp, _, entry = value.partition(b" ")
-        entries.append(Entry(ConnectionId(connection_id.decode()), int(stamp), entry))
-    return sorted(entries, key=lambda entry: entry.stamp, reverse=True)
-
-
 class RedisRooms:
     """``ports.RoomStore``."""
 
-    def __init__(self, keys: Keys, pipeline: Pipeline) -> None:
-        self._keys, self._pipeline = keys, pipeline
+    def __init__(self, keys: Keys, pipeline: Pipeline, reader: Reader) -> None:
+        self._keys, self._pipeline, self._reader = keys, pipeline, reader
 
     async def join(self, room: str, client_id: str, connection_id: ConnectionId, stay: int = 0) -> bool:
         node = node_of(connection_id)
@@ -101,23 +100,23 @@ class RedisRooms:
         # also remembers after which member of such an answer to go on.
         scan, _, last = cursor.partition(">")
         key = self._keys.room(room)
-        reply = await self._pipeline.send("HSCAN", key, scan or "0", "COUNT", limit, idempotent=True)
-        pairs = [item.decode() for item in reply[1]]
-        found = sorted((ConnectionId(c), i) for c, i in zip(pairs[::2], pairs[1::2], strict=True) if c > last)
+        call = self._pipeline.send("HSCAN", key, scan or "0", "COUNT", limit, idempotent=True)
+        reply: tuple[bytes, list[bytes]] = await self._reader.reply(call, (b"0", []))
+        found = sorted(pair for pair in self._reader.each(reading.member, reply[1]) if pair[0] > last)
         if len(found) > limit:
             return found[:limit], f"{scan or '0'}>{found[limit - 1][0]}"
         return found, "" if reply[0] == b"0" else reply[0].decode()
 
     async def counts(self, room: str) -> dict[NodeId, int]:
-        reply = await self._pipeline.send("HGETALL", self._keys.room_counts(room), idempotent=True)
-        return {NodeId(node.decode()): int(n) for node, n in zip(reply[::2], reply[1::2], strict=True)}
+        call = self._pipeline.send("HGETALL", self._keys.room_counts(room), idempotent=True)
+        return dict(self._reader.each(reading.count, await self._reader.reply(call, [])))
 
 
 class RedisTokens:
     """``ports.TokenStore``."""
 
-    def __init__(self, keys: Keys, pipeline: Pipeline) -> None:
-        self._keys, self._pipeline = keys, pipeline
+    def __init__(self, keys: Keys, pipeline: Pipeline, reader: Reader) -> None:
+        self._keys, self._pipeline, self._reader = keys, pipeline, reader
 
     async def issue(self, digest: str, client_id: str, ttl_ms: int) -> None:
         await self._pipeline.send(
@@ -131,20 +130,34 @@ class RedisTokens:
 
     async def redeem(self, digest: str, client_id: str) -> bool:
         # Never sent twice: a reply that got lost would have eaten the token, and the second would say so.
-        reply = await self._pipeline.send("GETDEL", self._keys.token(digest, client_id), idempotent=False)
-        return reply is not None and reply.decode() == client_id
+        call = self._pipeline.send("GETDEL", self._keys.token(digest, client_id), idempotent=False)
+        return bool(await self._reader.reply(call, None) == client_id.encode())
 
     async def share_secret(self, offer: bytes) -> bytes:
         self._pipeline.send("SET", self._keys.secret, offer, "NX", idempotent=True)
-        secret: bytes = await self._pipeline.send("GET", self._keys.secret, idempotent=True)
+        call = self._pipeline.send("GET", self._keys.secret, idempotent=True)
+        secret: bytes = await self._reader.reply(call, offer)
         return secret
 
 
 class RedisNodes:
     """``ports.NodeStore``; renewal has a connection of its own, so that no traffic can delay it."""
 
-    def __init__(self, keys: Keys, pipeline: Pipeline, lease_pipeline: Pipeline) -> None:
+    def __init__(
+        self,
+        keys: Keys,
+        pipeline: Pipeline,
+        lease_pipeline: Pipeline,
+        reader: Reader,
+        clock: RedisClock | None = None,
+    ) -> None:
         self._keys, self._pipeline, self._leases = keys, pipeline, lease_pipeline
+        self._reader, self._clock = reader, clock
+
+    async def learn_time(self) -> None:
+        """Ask what time it is there; each beat says it, too."""
+        if self._clock is not None:
+            await self._clock.ask(self._leases)
 
     async def register(self, node: NodeId, info: bytes, ttl_ms: int) -> None:
         keys = [self._keys.leases, self._keys.info(node)]
@@ -152,13 +165,14 @@ class RedisNodes:
 
     async def renew(self, node: NodeId, info: bytes, ttl_ms: int) -> Renewal:
         keys = [self._keys.leases, self._keys.dead, self._keys.info(node)]
+        asked_at_s = time.monotonic()
         held, now_ms, live, lapsed = await self._leases.call(
             scripts.NODE_RENEW, keys, node, ttl_ms, info, idempotent=True
         )
-        remaining = {
-            NodeId(n.decode()): int(float(at)) - now_ms for n, at in zip(live[::2], live[1::2], strict=True)
-        }
-        return Renewal(bool(held), remaining, tuple(NodeId(n.decode()) for n in lapsed))
+        if self._clock is not None:
+            self._clock.learn(asked_at_s, now_ms / 1000)
+        remaining = {n: deadline - now_ms for n, deadline in self._reader.each(reading.lease, live)}
+        return Renewal(bool(held), remaining, tuple(self._reader.each(reading.node, lapsed, 1)))
 
     async def infos(self, nodes: Sequence[NodeId]) -> list[tuple[bytes | None, int]]:
         calls = [
@@ -168,7 +182,8 @@ class RedisNodes:
             )
             for node in nodes
         ]
-        return [(await info, await connections) for info, connections in calls]
+        read = self._reader.reply
+        return [(await read(info, None), await read(connections, 0)) for info, connections in calls]
 
     async def fence(self, node: NodeId, ttl_ms: int) -> bool:
         keys = [self._keys.leases, self._keys.dead]
@@ -182,14 +197,15 @@ class RedisNodes:
         await self._pipeline.call(scripts.NODE_FENCE_EXTEND, [self._keys.dead], node, ttl_ms, idempotent=True)
 
     async def connections(self, node: NodeId, cursor: str, limit: int) -> tuple[list[Membership], str]:
-        return await self._lines(self._keys.connections(node), cursor, limit)
+        return await self._lines(node, self._keys.connections(node), cursor, limit)
 
     async def memberships(self, node: NodeId, cursor: str, limit: int) -> tuple[list[Membership], str]:
-        return await self._lines(self._keys.memberships(node), cursor, limit)
+        return await self._lines(node, self._keys.memberships(node), cursor, limit)
 
-    async def _lines(self, key: str, cursor: str, limit: int) -> tuple[list[Membership], str]:
-        reply = await self._pipeline.send("HSCAN", key, cursor or "0", "COUNT", limit, idempotent=True)
-        lines = [_line(f.decode(), c.decode()) for f, c in zip(reply[1][::2], reply[1][1::2], strict=True)]
+    async def _lines(self, node: NodeId, key: str, cursor: str, limit: int) -> tuple[list[Membership], str]:
+        call = self._pipeline.send("HSCAN", key, cursor or "0", "COUNT", limit, idempotent=True)
+        reply: tuple[bytes, list[bytes]] = await self._reader.reply(call, (b"0", []))
+        lines = self._reader.each(partial(reading.line, node), reply[1])
         return lines, "" if reply[0] == b"0" else reply[0].decode()
 
     async def forget(self, node: NodeId, lines: Sequence[Membership]) -> None:
@@ -212,11 +228,3 @@ class RedisNodes:
         self._pipeline.send("UNLINK", self._keys.info(node), idempotent=True)
         self._pipeline.send("ZREM", self._keys.leases, node, idempotent=True)
         await self._pipeline.send("ZREM", self._keys.dead, node, idempotent=True)
-
-
-def _line(field: str, value: str) -> Membership:
-    connection_id, separator, room = field.partition(" ")
-    if not separator:
-        return Membership(ConnectionId(connection_id), value, None)
-    stay, _, client_id = value.partition(" ")
-    return Membership(ConnectionId(connection_id), client_id, room, int(stay))

@@ -6,14 +6,17 @@
 -- ARGV[4]  connection_id of that earlier claim, or ""
 -- ARGV[5]  entry
 -- Returns  {stamp, connections there before, outranked connection_id, ...}
+if redis.call('TYPE', KEYS[1]).ok ~= 'hash' then redis.call('UNLINK', KEYS[1]) end -- it is not ours
 local before = redis.call('HLEN', KEYS[1])
 redis.call('HDEL', KEYS[1], ARGV[4])
 
 local ranked, highest, stamp = {}, 0, tonumber(ARGV[3])
 local fields = redis.call('HGETALL', KEYS[1])
 for i = 1, #fields, 2 do
-  local held = tonumber(string.match(fields[i + 1], '^%d+'))
-  if fields[i] == ARGV[1] then
+  local held = tonumber(string.match(fields[i + 1], '^%d+')) or math.huge
+  if held > 2^53 or not string.match(fields[i], '^[%w_-]+%.[%w_-]+$') then
+    -- it is not ours
+  elseif fields[i] == ARGV[1] then
     stamp = held -- a claim that is repeated keeps its rank
   else
     ranked[#ranked + 1] = {fields[i], held}
@@ -23,7 +26,7 @@ end
 
 if stamp == 0 then
   local time = redis.call('TIME')
-  stamp = math.max(time[1] * 1000000 + time[2], highest + 1)
+  stamp = math.min(math.max(time[1] * 1000000 + time[2], highest + 1), 2^53)
 end
 local text = string.format('%.0f', stamp)
 redis.call('HSET', KEYS[1], ARGV[1], text .. ' ' .. ARGV[5])

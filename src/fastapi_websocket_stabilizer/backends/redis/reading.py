@@ -1,0 +1,96 @@
+"""Values in Redis, read as what strangers may have written: one that is not as we write it is skipped and counted."""
+
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from ...metrics import Counters
+from ...names import ConnectionId, NodeId, check_client_id, node_of
+from ...ports import Entry, Membership
+from .client import WrongTypeError
+
+T = TypeVar("T")
+
+_NODE = re.compile(rb"[\w-]{1,64}")
+_CONNECTION = re.compile(rb"[\w-]{1,64}\.[\w-]{1,64}")  # the scripts have the same rule
+MAX_STAMP = 1 << 53
+"""The largest that scripts can count; µs since 1970 reach it in 2255."""
+_STAMP = re.compile(rb"\d{1,16}")
+
+
+class Reader:
+    """Makes our values of Redis' replies."""
+
+    def __init__(self, counters: Counters) -> None:
+        self._counters = counters
+
+    async def reply(self, call: Awaitable[Any], default: T) -> Any | T:
+        """Return the reply; ``default`` when the key holds a value of another type."""
+        try:
+            return await call
+        except WrongTypeError:
+            self._counters.redis_malformed += 1
+            return default
+
+    def each(self, read: Callable[..., T], items: list[bytes], size: int = 2) -> list[T]:
+        """Return what ``read`` makes of every ``size`` items, without those that it refuses."""
+        found = []
+        for start in range(0, len(items), size):
+            try:
+                found.append(read(*items[start : start + size]))
+            except (ValueError, OverflowError):
+                self._counters.redis_malformed += 1
+        return found
+
+
+def node(data: bytes) -> NodeId:
+    """Return a node_id.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if not _NODE.fullmatch(data):
+        raise ValueError("not a node_id")
+    return NodeId(data.decode())
+
+
+def connection(data: bytes) -> ConnectionId:
+    """Return a connection_id. Raises as ``node``."""
+    if not _CONNECTION.fullmatch(data):
+        raise ValueError("not a connection_id")
+    return ConnectionId(data.decode())
+
+
+def entry(connection_id: bytes, value: bytes) -> Entry:
+    """Return an entry of a client. Raises as ``node``."""
+    stamp, _, body = value.partition(b" ")
+    if not _STAMP.fullmatch(stamp) or int(stamp) > MAX_STAMP:
+        raise ValueError("not a stamp")
+    return Entry(connection(connection_id), int(stamp), body)
+
+
+def member(connection_id: bytes, client_id: bytes) -> tuple[ConnectionId, str]:
+    """Return a member of a room. Raises as ``node``."""
+    return connection(connection_id), check_client_id(client_id.decode())
+
+
+def count(node_id: bytes, members: bytes) -> tuple[NodeId, int]:
+    """Return how many members of a room a node has. Raises as ``node``."""
+    return node(node_id), max(0, int(members))
+
+
+def lease(node_id: bytes, deadline_ms: bytes) -> tuple[NodeId, int]:
+    """Return when a node's lease ends. Raises as ``node``, or ``OverflowError``: never."""
+    return node(node_id), int(float(deadline_ms))
+
+
+def line(owner: NodeId, field: bytes, value: bytes) -> Membership:
+    """Return a line of the index of ``owner``. Raises as ``node``; also for another node's connection."""
+    name, separator, room = field.partition(b" ")
+    connection_id = connection(name)
+    if node_of(connection_id) != owner:
+        raise ValueError("another node's connection")
+    if not separator:
+        return Membership(connection_id, check_client_id(value.decode()), None)
+    stay, _, client_id = value.partition(b" ")
+    return Membership(connection_id, check_client_id(client_id.decode()), room.decode(), int(stay))

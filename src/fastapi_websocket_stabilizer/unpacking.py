@@ -1,0 +1,83 @@
+"""msgpack from strangers: how large, how deep and of what it may be is checked before anything is built.
+
+msgpack makes room for as many items as an array *says* it has, and for 1,024 arrays inside one another, so a
+few bytes more than ``SMALL_BYTES`` could ask for gigabytes. Below that there is nothing worth looking for.
+"""
+
+from typing import Any
+
+import msgpack
+
+from .exceptions import WireError
+
+SMALL_BYTES = 4096
+"""Up to this size the worst that can be asked for is 32 MiB, for milliseconds."""
+LARGE_BYTES = 1024 * 1024
+"""Above this size everything is looked at, item by item: it is few items with long bodies, or none of ours."""
+MAX_ITEMS = 1 << 18
+"""Items of a large envelope."""
+MAX_DEPTH = 8
+"""Arrays inside one another; an envelope has three."""
+
+_LENGTH_BYTES = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}  # bin and str 8, 16, 32
+_NUMBER_BYTES = {0xCA: 4, 0xCB: 8, 0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8, 0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8}
+_ARRAY_BYTES = {0xDC: 2, 0xDD: 4}
+_CONSTANTS = {0xC0, 0xC2, 0xC3}  # nil, false, true
+
+
+def load(data: bytes) -> Any:
+    """Return the value in ``data``; arrays are tuples.
+
+    Raises:
+        WireError: It is not msgpack, or more of it than any envelope has.
+    """
+    try:
+        if len(data) > SMALL_BYTES:
+            check(data)
+        return msgpack.unpackb(data, use_list=False)
+    except (ValueError, msgpack.UnpackException, RecursionError) as error:
+        raise WireError(f"envelope is not msgpack: {error}") from None
+
+
+def check(data: bytes) -> None:
+    """Look at the structure of ``data``, if it can be anything but harmless.
+
+    Raises:
+        WireError: Too many items, too deep, or of types that no envelope has.
+    """
+    # Every long array has one of these two bytes; so may bodies, and then it is looked at for nothing.
+    if len(data) > LARGE_BYTES or data.count(b"\xdc") + data.count(b"\xdd") > MAX_DEPTH:
+        _walk(data)
+
+
+def _walk(data: bytes) -> None:
+    position, items, expected = 0, 0, [1]  # how many items are still to come at each depth
+    while expected and position < len(data):
+        if not expected[-1]:
+            expected.pop()
+            continue
+        expected[-1] -= 1
+        items += 1
+        position, members = _step(data, position)
+        if members:
+            expected.append(members)
+        if items > MAX_ITEMS or len(expected) > MAX_DEPTH:
+            raise WireError(f"envelope has more than {MAX_ITEMS} items or {MAX_DEPTH} arrays in one another")
+
+
+def _step(data: bytes, position: int) -> tuple[int, int]:
+    """Return where the next item begins, and how many members this one has."""
+    kind, position = data[position], position + 1
+    if kind <= 0x7F or kind >= 0xE0 or kind in _CONSTANTS:
+        return position, 0
+    if 0x90 <= kind <= 0x9F:
+        return position, kind & 0x0F
+    if 0xA0 <= kind <= 0xBF:
+        return position + (kind & 0x1F), 0
+    if (width := _NUMBER_BYTES.get(kind)) is not None:
+        return position + width, 0
+    if (width := _ARRAY_BYTES.get(kind)) is not None:
+        return position + width, int.from_bytes(data[position : position + width])
+    if (width := _LENGTH_BYTES.get(kind)) is not None:
+        return position + width + int.from_bytes(data[position : position + width]), 0
+    raise WireError("envelope has a map or an extension type")

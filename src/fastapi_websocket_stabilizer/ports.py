@@ -271,6 +271,23 @@ class Backend(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Watcher:
+    """Whom a shared backend tells what happens to it, and whom it asks.
+
+    Attributes:
+        gap_began: Called when the bus lost its connection: messages may be lost.
+        pause: Returns what to wait for before more is read from the bus; usually None.
+        before_queueing: May queue what must not be overtaken by the command that comes next.
+        opened_at: Since when (on the monotonic clock) a client has a socket here; 0.0 when it has none.
+    """
+
+    gap_began: Callable[[], None]
+    pause: Callable[[], Awaitable[object] | None]
+    before_queueing: Callable[[], None]
+    opened_at: Callable[[str], float]
+
+
 class SharedBackend(Backend, Protocol):
     """A backend that other nodes share, and that can be lost."""
 
@@ -279,14 +296,6 @@ class SharedBackend(Backend, Protocol):
         """Changes when another server, or a restarted one, answers."""
         ...
 
-    def watch(
-        self,
-        on_gap: Callable[[], None],
-        pause: Callable[[], Awaitable[object] | None],
-        before_queueing: Callable[[], None],
-    ) -> None:
-        """Say whom to tell when the bus lost messages, and whom to ask before the next is read.
-
-        ``before_queueing`` may queue what must not be overtaken by the command that comes next.
-        """
+    def watch(self, watcher: Watcher) -> None:
+        """Say whom to tell and whom to ask, before ``start``."""
         ...

@@ -26,7 +26,7 @@ from ..loops import running_loop
 from ..metrics import Counters
 from ..models import PresenceEvent, ShutdownReport
 from ..names import ConnectionId, NodeId
-from ..ports import Receive, Renewal, SharedBackend
+from ..ports import Receive, Renewal, SharedBackend, Watcher
 from ..wire import Envelope, Kind
 from .claims import Claims
 from .context import Context
@@ -74,9 +74,9 @@ class Registry:
             context.backend = MemoryBackend(MemoryHub(), context.node_id, self._receive, context.counters)
         else:
             backend = open_backend(config, self._receive, context.counters)
-            backend.watch(self._on_gap, context.fan_out.pause, lambda: self.sender.flush())
-            if backend.guard is not None:
-                backend.guard.opened_at = self._opened_at
+            backend.watch(
+                Watcher(self._on_gap, context.fan_out.pause, lambda: self.sender.flush(), self._opened_at)
+            )
             context.backend = backend
             self.leases = Membership(
                 backend.nodes,

@@ -2,7 +2,7 @@
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,7 @@ from ..exceptions import BackendUnavailableError
 from ..loops import running_loop
 from ..metrics import Counters
 from ..names import NodeId
-from ..ports import Bus, NodeStore, PresenceStore, Receive, RoomStore, TokenStore
+from ..ports import Bus, NodeStore, PresenceStore, Receive, RoomStore, TokenStore, Watcher
 from ..wire import Envelope
 
 Method = Callable[..., Any]
@@ -58,13 +58,8 @@ class MemoryLink:
     def _port(self, target: object) -> Any:
         return _Port(self, target)
 
-    def watch(
-        self,
-        on_gap: Callable[[], None],
-        pause: Callable[[], Awaitable[object] | None],
-        before_queueing: Callable[[], None],
-    ) -> None:
-        self.on_gap, self._before_queueing = on_gap, before_queueing
+    def watch(self, watcher: Watcher) -> None:
+        self.on_gap, self._before_queueing = watcher.gap_began, watcher.before_queueing
 
     async def start(self, node: NodeId) -> None:
         self.check()

@@ -1,11 +1,9 @@
 """``ports.Backend`` on Redis: three connections per node, however many clients it has."""
 
-from collections.abc import Awaitable, Callable
-
 from ...config import WebSocketConfig
 from ...metrics import Counters
 from ...names import NodeId
-from ...ports import Receive
+from ...ports import Receive, Watcher
 from .bus import Ear, RedisBus, Subscriber
 from .client import ConnectionFactory
 from .guard import Guard, Signer
@@ -27,10 +25,10 @@ class RedisBackend:
         self._pipeline = Pipeline(factory, counters, "commands")
         self._leases = Pipeline(lease_factory, counters, "lease")
         self._signer = Signer(config.envelope_keys, keys) if config.envelope_keys else None
-        self.guard: Guard | None = Guard(self._signer, counters) if self._signer else None
-        self._subscriber = Subscriber(factory, counters, Ear(keys, receive, counters, self.guard).hear)
+        self._guard = Guard(self._signer, counters) if self._signer else None
+        self._subscriber = Subscriber(factory, counters, Ear(keys, receive, counters, self._guard).hear)
         self._inbox, reader = "", Reader(counters)
-        self.bus: RedisBus = RedisBus(keys, self._pipeline, self._subscriber, self._signer, self.guard)
+        self.bus: RedisBus = RedisBus(keys, self._pipeline, self._subscriber, self._signer, self._guard)
         self.presence: RedisPresence = RedisPresence(keys, self._pipeline, reader)
         self.rooms: RedisRooms = RedisRooms(keys, self._pipeline, reader)
         self.tokens: RedisTokens = RedisTokens(keys, self._pipeline, reader)
@@ -38,26 +36,19 @@ class RedisBackend:
             keys, self._pipeline, self._leases, reader, self._signer.clock if self._signer else None
         )
 
-    def watch(
-        self,
-        on_gap: Callable[[], None],
-        pause: Callable[[], Awaitable[object] | None],
-        before_queueing: Callable[[], None],
-    ) -> None:
-        """Say whom to tell when the bus lost messages, and whom to ask before the next is read.
-
-        ``before_queueing`` may queue what must not be overtaken by the command that comes next.
-        """
-        self._subscriber.on_gap, self._subscriber.pause = on_gap, pause
-        self._pipeline.before_queueing = before_queueing
+    def watch(self, watcher: Watcher) -> None:
+        self._subscriber.on_gap, self._subscriber.pause = watcher.gap_began, watcher.pause
+        self._pipeline.before_queueing = watcher.before_queueing
+        if self._guard is not None:
+            self._guard.opened_at = watcher.opened_at
 
     async def start(self, node: NodeId) -> None:
         try:
             await self._pipeline.start()
             await self._leases.start()
-            if self.guard is not None:
+            if self._guard is not None:
                 await self.nodes.learn_time()
-                self.guard.start()
+                self._guard.start()
             await self._subscriber.start()
             await self._subscriber.subscribe(self._keys.all)
             await self.rename(node)

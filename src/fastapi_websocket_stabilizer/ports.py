@@ -53,7 +53,8 @@ class Claim:
     """One connection that wants to be its client's.
 
     Attributes:
-        stamp: That of an earlier claim of the same socket, to keep its rank; 0 for a new one.
+        stamp: That of an earlier claim of the same socket, to keep its rank; 0 for a new one; below 0 for one
+            that waited so many microseconds for the store.
         replaces: The connection_id under which the same socket was claimed before, or "".
         entry: What presence shows: JSON.
     """
@@ -158,11 +159,13 @@ class Renewal:
         held: The lease was still held and now lasts ``ttl_ms`` again.
         live: Remaining lease of every live node in ms.
         lapsed: Nodes to sweep: their lease lapsed, or their sweeper did.
+        epoch: One life of the store's content: another one after it was emptied.
     """
 
     held: bool
     live: dict[NodeId, int]
     lapsed: tuple[NodeId, ...]
+    epoch: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +255,14 @@ class Backend(Protocol):
         """
         ...
 
+    def start_later(self, node: NodeId) -> None:
+        """The same without waiting: connect as soon as somebody answers."""
+        ...
+
+    def beat(self) -> None:
+        """Look after the bus; called whenever commands are known to work."""
+        ...
+
     async def rename(self, node: NodeId) -> None:
         """Subscribe to the inbox of ``node`` instead of the present one."""
         ...
@@ -263,6 +274,11 @@ class Backend(Protocol):
     @property
     def is_connected(self) -> bool:
         """Whether messages of other nodes can arrive."""
+        ...
+
+    @property
+    def is_deaf(self) -> bool:
+        """Whether nothing arrives on the bus although commands work."""
         ...
 
     @property

@@ -1,12 +1,15 @@
 """``ports.Backend`` on Redis: three connections per node, however many clients it has."""
 
+import asyncio
+import secrets
 from collections.abc import Awaitable, Callable
 
 from ...config import WebSocketConfig
-from ...metrics import Counters
+from ...metrics import Counters, Stopwatch
 from ...names import NodeId
-from ...ports import Receive
+from ...ports import Bus, Receive
 from .bus import Ear, RedisBus, Subscriber
+from .canary import Canary
 from .client import ConnectionFactory
 from .keys import Keys
 from .pipeline import Pipeline
@@ -16,7 +19,13 @@ from .stores import RedisNodes, RedisPresence, RedisRooms, RedisTokens
 class RedisBackend:
     """Commands, lease renewal and bus, each on a connection of its own."""
 
-    def __init__(self, config: WebSocketConfig, receive: Receive, counters: Counters) -> None:
+    def __init__(
+        self,
+        config: WebSocketConfig,
+        receive: Receive,
+        counters: Counters,
+        bus_lag: Stopwatch | None = None,
+    ) -> None:
         url = config.redis_url or ""
         factory, keys = ConnectionFactory(url, config.redis_timeout_s), Keys(config.namespace)
         # A renewal that takes longer than a third of the lease is better asked for again.
@@ -26,7 +35,12 @@ class RedisBackend:
         self._leases = Pipeline(lease_factory, counters, "lease")
         self._subscriber = Subscriber(factory, counters, Ear(keys, receive, counters).hear)
         self._inbox = ""
-        self.bus: RedisBus = RedisBus(keys, self._pipeline, self._subscriber)
+        self._deaf_after_s = 2 * config.renew_interval_s
+        lag = Stopwatch() if bus_lag is None else bus_lag
+        channel = keys.canary(secrets.token_hex(8))
+        self._canary = Canary(self._subscriber, self._publish, channel, counters, lag)
+        self._channels = keys.all, channel
+        self.bus: Bus = RedisBus(keys, self._pipeline, self._subscriber)
         self.presence: RedisPresence = RedisPresence(keys, self._pipeline)
         self.rooms: RedisRooms = RedisRooms(keys, self._pipeline)
         self.tokens: RedisTokens = RedisTokens(keys, self._pipeline)
@@ -35,14 +49,17 @@ class RedisBackend:
     def watch(
         self,
         on_gap: Callable[[], None],
+        on_return: Callable[[float], None],
         pause: Callable[[], Awaitable[object] | None],
         before_queueing: Callable[[], None],
     ) -> None:
-        """Say whom to tell when the bus lost messages, and whom to ask before the next is read.
+        """Say whom to tell when the bus is lost and when it hears again, and whom to ask before the next is read.
 
+        ``on_return`` is told for how many seconds messages may have been lost.
         ``before_queueing`` may queue what must not be overtaken by the command that comes next.
         """
-        self._subscriber.on_gap, self._subscriber.pause = on_gap, pause
+        self._subscriber.on_gap, self._subscriber.on_return = on_gap, on_return
+        self._subscriber.pause = pause
         self._pipeline.before_queueing = before_queueing
 
     async def start(self, node: NodeId) -> None:
@@ -50,11 +67,28 @@ class RedisBackend:
             await self._pipeline.start()
             await self._leases.start()
             await self._subscriber.start()
-            await self._subscriber.subscribe(self._keys.all)
+            self._canary.restart()
+            for channel in self._channels:
+                await self._subscriber.subscribe(channel)
             await self.rename(node)
         except BaseException:
             await self.stop()
             raise
+
+    def start_later(self, node: NodeId) -> None:
+        self._canary.restart()
+        self._inbox = self._keys.inbox(node)
+        for channel in (*self._channels, self._inbox):
+            self._subscriber.want(channel)
+        self._pipeline.serve()
+        self._leases.serve()
+        self._subscriber.serve()
+
+    def _publish(self, channel: str, data: bytes) -> "asyncio.Future[object]":
+        return self._pipeline.send("PUBLISH", channel, data, idempotent=False)
+
+    def beat(self) -> None:
+        self._canary.beat()
 
     async def rename(self, node: NodeId) -> None:
         if self._inbox:
@@ -71,6 +105,10 @@ class RedisBackend:
     @property
     def is_connected(self) -> bool:
         return self._subscriber.is_connected
+
+    @property
+    def is_deaf(self) -> bool:
+        return self._canary.unheard_for_s() > self._deaf_after_s
 
     @property
     def run_id(self) -> str:

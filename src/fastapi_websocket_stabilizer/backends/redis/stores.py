@@ -3,6 +3,7 @@
 The index of what a sweep must undo is written *before* the entry it is about, in the same pipeline.
 """
 
+import secrets
 from collections.abc import Sequence
 
 from ...names import ConnectionId, NodeId, node_of
@@ -151,14 +152,14 @@ class RedisNodes:
         await self._leases.call(scripts.NODE_REGISTER, keys, node, ttl_ms, info, idempotent=True)
 
     async def renew(self, node: NodeId, info: bytes, ttl_ms: int) -> Renewal:
-        keys = [self._keys.leases, self._keys.dead, self._keys.info(node)]
-        held, now_ms, live, lapsed = await self._leases.call(
-            scripts.NODE_RENEW, keys, node, ttl_ms, info, idempotent=True
+        keys = [self._keys.leases, self._keys.dead, self._keys.info(node), self._keys.epoch]
+        held, now_ms, live, lapsed, epoch = await self._leases.call(
+            scripts.NODE_RENEW, keys, node, ttl_ms, info, secrets.token_hex(8), idempotent=True
         )
         remaining = {
             NodeId(n.decode()): int(float(at)) - now_ms for n, at in zip(live[::2], live[1::2], strict=True)
         }
-        return Renewal(bool(held), remaining, tuple(NodeId(n.decode()) for n in lapsed))
+        return Renewal(bool(held), remaining, tuple(NodeId(n.decode()) for n in lapsed), epoch.decode())
 
     async def infos(self, nodes: Sequence[NodeId]) -> list[tuple[bytes | None, int]]:
         calls = [

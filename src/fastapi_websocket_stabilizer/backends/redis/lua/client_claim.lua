@@ -2,7 +2,7 @@
 -- KEYS[1]  client hash: connection_id -> "<stamp> <entry>"
 -- ARGV[1]  connection_id
 -- ARGV[2]  how many connections the client may have
--- ARGV[3]  stamp of an earlier claim of the same socket, or 0
+-- ARGV[3]  stamp of an earlier claim of the same socket, or 0, or -µs that a first claim has waited
 -- ARGV[4]  connection_id of that earlier claim, or ""
 -- ARGV[5]  entry
 -- Returns  {stamp, connections there before, outranked connection_id, ...}
@@ -21,9 +21,10 @@ for i = 1, #fields, 2 do
   end
 end
 
-if stamp == 0 then
+if stamp <= 0 then
   local time = redis.call('TIME')
-  stamp = math.max(time[1] * 1000000 + time[2], highest + 1)
+  local now = time[1] * 1000000 + time[2]
+  stamp = stamp == 0 and math.max(now, highest + 1) or now + stamp
 end
 local text = string.format('%.0f', stamp)
 redis.call('HSET', KEYS[1], ARGV[1], text .. ' ' .. ARGV[5])

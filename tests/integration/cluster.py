@@ -212,7 +212,7 @@ class RemoteError(Exception):
 class Replica:
     """One uvicorn process that serves ``replica_app``; kill it, freeze it, ask its manager anything."""
 
-    def __init__(self, url: str, namespace: str, name: str) -> None:
+    def __init__(self, url: str, namespace: str, name: str, **environment: str) -> None:
         self.url = url
         self._environment = {
             "REPLICA_REDIS_URL": url,
@@ -220,6 +220,7 @@ class Replica:
             "REPLICA_NAME": name,
             "REPLICA_LEASE_S": str(LEASE_S),
             "REPLICA_BEAT_S": str(BEAT_S),
+            **environment,
         }
         self.start()
 

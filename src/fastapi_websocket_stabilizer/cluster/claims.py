@@ -203,12 +203,17 @@ class Claims:
             del self._unreleased[next(iter(self._unreleased))]
             self._context.counters.releases_dropped += 1
 
+    def begin_stay(self, connection: Connection, room: str) -> int:
+        """Number a connection's stay in a room; an earlier one of it needs no undoing any more."""
+        self._unreleased.pop(Membership(connection.connection_id, connection.client_id, room), None)
+        self._stays += 1
+        connection.stays[room] = self._stays
+        return self._stays
+
     async def enter_room(self, connection: Connection, room: str) -> None:
         """List a connection in a room; its node has subscribed already."""
         client_id, connection_id = connection.client_id, connection.connection_id
-        self._unreleased.pop(Membership(connection_id, client_id, room), None)
-        self._stays += 1
-        stay = connection.stays[room] = self._stays
+        stay = connection.stays.get(room) or self.begin_stay(connection, room)  # or left meanwhile
         self._context.check_reachable()
         if await self._context.backend.rooms.join(room, client_id, connection_id, stay):
             await self._announce(room_joined(client_id, connection_id, room, stay))

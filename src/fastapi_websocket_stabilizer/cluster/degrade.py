@@ -58,8 +58,8 @@ class DegradingBus:
             # It is asked for in any case, and subscribed with everything else when the bus is back.
             async with asyncio.timeout(0 if is_late else None):
                 await self._bus.subscribe_room(room)
-        except (BackendUnavailableError, TimeoutError):
-            self._context.counters.degraded += 1
+        except TimeoutError:
+            raise BackendUnavailableError(f"room {room!r} is not subscribed yet") from None
 
     def unsubscribe_room(self, room: str) -> None:
         self._bus.unsubscribe_room(room)

@@ -90,6 +90,10 @@ class Membership:
         self._node, self._server_seen, self._epoch = node, self._server(), ""
         self._held_since_s = self._verified_at_s = running_loop().time()
 
+    def hurry(self) -> None:
+        """Beat now."""
+        self._hurry.set()
+
     async def run(self) -> None:
         """Beat until cancelled."""
         self._hurry = asyncio.Event()

@@ -289,26 +289,27 @@ class Node:
             del self._joining[connection, room]
 
     async def _join(self, connection: Connection, room: str) -> None:
+        self.claims.begin_stay(connection, room)
         try:
-            await self._context.backend.bus.subscribe_room(room)
-            if room in self._context.shards.rooms and room not in self._context.subscribed:
-                self._context.subscribed.add(room)
-                # What came in before the confirmation says nothing about what came after.
-                self._context.sequences.forget(f"room:{room}")
             await self._enter_room(connection, room)
-        except BaseException:
-            self._context.tasks.spawn(self.leave_room(connection, room), "undo-join")
-            raise
+        except BaseException as error:
+            if not (self._context.degrades and isinstance(error, BackendUnavailableError)):
+                self._context.tasks.spawn(self.leave_room(connection, room), "undo-join")
+                raise
+            # Heard with everything else when the bus is back, and listed when Redis is.
+            if room in self._context.shards.rooms:
+                self._context.subscribed.add(room)
+            self.reclaims.again(connection)
         if room not in connection.rooms or connection.ended is not None:  # left or closed meanwhile
             await self._exit_room(connection, room)
 
     async def _enter_room(self, connection: Connection, room: str) -> None:
-        try:
-            await self.claims.enter_room(connection, room)
-        except BackendUnavailableError:
-            if not self._context.degrades:
-                raise
-            self.reclaims.again(connection)
+        await self._context.backend.bus.subscribe_room(room)
+        if room in self._context.shards.rooms and room not in self._context.subscribed:
+            self._context.subscribed.add(room)
+            # What came in before the confirmation says nothing about what came after.
+            self._context.sequences.forget(f"room:{room}")
+        await self.claims.enter_room(connection, room)
 
     async def _exit_room(self, connection: Connection, room: str) -> None:
         try:

@@ -98,6 +98,7 @@ class Recovery:
             self.bus.deliver_unheard()
             own = {self._context.node_id, *self._context.former_ids}
             self._context.sequences.forget(but=own)
+        self._leases.hurry()  # is it all of Redis?
 
     def gap_ended(self, seconds: float) -> None:
         """The bus is subscribed again: tell the application, and look for evicts that were missed."""

@@ -27,6 +27,7 @@ from .manager import WebSocketConnectionManager
 from .metrics import Statistics
 from .models import (
     BroadcastResult,
+    BusGap,
     CompressionMode,
     Identity,
     MemoryEvictionPolicy,
@@ -55,6 +56,7 @@ __all__ = [
     "ShutdownReport",
     "PresenceEntry",
     "PresenceEvent",
+    "BusGap",
     "RoomMember",
     "RoomPage",
     "NodeInfo",

@@ -160,6 +160,8 @@ class WebSocketConfig:
     """Seconds between two renewals of the lease (a beat)."""
     redis_timeout_s: FiniteFloat = 3.0
     """Seconds that Redis, or another node through it, may take to answer."""
+    on_backend_loss: Literal["degrade", "refuse"] = "degrade"
+    """Without Redis: serve this node's clients alone and register them later, or refuse what needs it."""
     uvicorn_protocol: bool = True
     """Have ``manager.lifespan`` install ``fastapi_websocket_stabilizer.uvicorn`` when the server is uvicorn."""
 

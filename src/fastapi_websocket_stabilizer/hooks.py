@@ -9,11 +9,12 @@ from typing import Any
 from .exceptions import ConnectionNotFoundError, ConnectionTimeoutError, SlowConsumerError
 from .local.connection import Connection
 from .metrics import Counters
-from .models import PresenceEvent
+from .models import BusGap, PresenceEvent
 
 OnConnect = Callable[[Connection], Awaitable[None] | None]
 OnDisconnect = Callable[[Connection, int, str], Awaitable[None] | None]
 OnPresence = Callable[[PresenceEvent], Awaitable[None] | None]
+OnBusGap = Callable[[BusGap], Awaitable[None] | None]
 OnMessage = Callable[[Connection, str | bytes], Awaitable[None] | None]
 
 
@@ -25,6 +26,7 @@ class Hooks:
         self.on_connect: list[OnConnect] = []
         self.on_disconnect: list[OnDisconnect] = []
         self.on_presence: list[OnPresence] = []
+        self.on_bus_gap: list[OnBusGap] = []
         self.on_message: OnMessage | None = None
 
     async def run(self, hooks: "list[Any]", *arguments: Any) -> None:
@@ -68,6 +70,11 @@ class HookDecorators:
     def on_presence(self, hook: OnPresence) -> OnPresence:
         """Have ``hook(event)`` called for what this replica's sockets did, and for what it swept."""
         self._hooks.on_presence.append(hook)
+        return hook
+
+    def on_bus_gap(self, hook: OnBusGap) -> OnBusGap:
+        """Have ``hook(gap)`` called when this replica hears the others again: it may have missed messages."""
+        self._hooks.on_bus_gap.append(hook)
         return hook
 
     def on_message(self, hook: OnMessage) -> OnMessage:

@@ -44,6 +44,8 @@ class Counters:
     """Own broadcasts that did not come back before the deadline."""
     confirmations_missing: int = 0
     """Nodes that did not confirm in time."""
+    degraded: int = 0
+    """Messages and joins that stayed on this node, since Redis was away (``on_backend_loss="degrade"``)."""
     hooks_failed: int = 0
     bus_messages: int = 0
     bus_malformed: int = 0
@@ -60,6 +62,10 @@ class Counters:
     bus_lost: int = 0
     """Envelopes that a sequence says were lost (a lower bound)."""
     bus_reconnects: int = 0
+    bus_gaps: int = 0
+    """Times that the bus was away and is subscribed again: what was said meanwhile is lost."""
+    canaries_missed: int = 0
+    """Times that a bus connection was silent for a beat in which our own message should have come back."""
     bus_paused: int = 0
     """Times that the fan-out queue was full and reading the bus waited."""
     redis_batches: int = 0
@@ -124,6 +130,7 @@ class Statistics:
         counters: Every total, by name.
         limits: Every bound in force, by name.
         fan_out_seconds: Duration of fan-outs, when ``enable_metrics`` is set.
+        bus_lag_seconds: From handing a message to Redis until it comes back on the bus; measured once a beat.
         garbage_collection_seconds: Full collections of this process since ``start``; none falls into a fan-out.
     """
 
@@ -138,6 +145,7 @@ class Statistics:
     counters: dict[str, int]
     limits: dict[str, int | float | None]
     fan_out_seconds: Timing
+    bus_lag_seconds: Timing
     garbage_collection_seconds: Timing
 
 

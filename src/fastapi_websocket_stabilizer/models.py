@@ -46,8 +46,9 @@ class BroadcastResult:
         failed: Sockets that failed; they were disconnected.
         errors: One ``(client_id, error)`` for each failed socket.
         nodes: Nodes that Redis handed the message to; 1 in one process.
-        heard: Whether this node's own copy came back from Redis; False when it subscribes to none of the
-            rooms, or when its deadline passed.
+        heard: Whether this node's own sockets were served: the copy came back from Redis, or Redis was away
+            and it went to them alone (``nodes`` is 1). False when this node subscribes to none of the rooms, or
+            when the deadline passed.
         missing: With ``confirm``: node ids that did not answer in time (``"?"`` for one we cannot name).
     """
 
@@ -143,6 +144,17 @@ class NodeInfo:
     started: datetime
     connections: int
     draining: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BusGap:
+    """A time in which this node did not hear the others; what was said meanwhile is lost to it.
+
+    Attributes:
+        seconds: How long it lasted.
+    """
+
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)

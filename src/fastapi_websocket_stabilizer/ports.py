@@ -53,7 +53,8 @@ class Claim:
     """One connection that wants to be its client's.
 
     Attributes:
-        stamp: That of an earlier claim of the same socket, to keep its rank; 0 for a new one.
+        stamp: That of an earlier claim of the same socket, to keep its rank; 0 for a new one; below 0 for one
+            that waited so many microseconds for the store.
         replaces: The connection_id under which the same socket was claimed before, or "".
         entry: What presence shows: JSON.
     """
@@ -158,11 +159,13 @@ class Renewal:
         held: The lease was still held and now lasts ``ttl_ms`` again.
         live: Remaining lease of every live node in ms.
         lapsed: Nodes to sweep: their lease lapsed, or their sweeper did.
+        epoch: One life of the store's content: another one after it was emptied.
     """
 
     held: bool
     live: dict[NodeId, int]
     lapsed: tuple[NodeId, ...]
+    epoch: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +255,14 @@ class Backend(Protocol):
         """
         ...
 
+    def start_later(self, node: NodeId) -> None:
+        """The same without waiting: connect as soon as somebody answers."""
+        ...
+
+    def beat(self) -> None:
+        """Look after the bus; called whenever commands are known to work."""
+        ...
+
     async def rename(self, node: NodeId) -> None:
         """Subscribe to the inbox of ``node`` instead of the present one."""
         ...
@@ -266,6 +277,11 @@ class Backend(Protocol):
         ...
 
     @property
+    def is_deaf(self) -> bool:
+        """Whether nothing arrives on the bus although commands work."""
+        ...
+
+    @property
     def queued_bytes(self) -> int:
         """Bytes of commands that are not sent yet."""
         ...
@@ -277,19 +293,25 @@ class Watcher:
 
     Attributes:
         gap_began: Called when the bus lost its connection: messages may be lost.
+        gap_ended: Called when it hears again, with the seconds in which messages may have been lost.
         pause: Returns what to wait for before more is read from the bus; usually None.
         before_queueing: May queue what must not be overtaken by the command that comes next.
         opened_at: Since when (on the monotonic clock) a client has a socket here; 0.0 when it has none.
+        heard_after: Called with the seconds that a message to ourselves took.
     """
 
     gap_began: Callable[[], None]
+    gap_ended: Callable[[float], None]
     pause: Callable[[], Awaitable[object] | None]
     before_queueing: Callable[[], None]
     opened_at: Callable[[str], float]
+    heard_after: Callable[[float], None]
 
 
 class SharedBackend(Backend, Protocol):
     """A backend that other nodes share, and that can be lost."""
+
+    bus: Bus  # may be wrapped
 
     @property
     def run_id(self) -> str:

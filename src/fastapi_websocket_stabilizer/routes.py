@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, FastAPI, HTTPException, Response, WebSoc
 
 from . import close_codes
 from .cluster.context import Context
+from .cluster.readiness import degraded
 from .cluster.registry import Registry
 from .exceptions import (
     ConfigurationError,
@@ -154,6 +155,8 @@ def health_router(registry: Registry) -> APIRouter:
             response.status_code = 503
             return {"status": "not ready", "reason": reason}
         context = registry.context
-        return {"status": "ready", "node_id": context.node_id, "protocol": context.protocol}
+        status = {"status": "ready", "node_id": context.node_id, "protocol": context.protocol}
+        lacking = degraded(context)
+        return status if lacking is None else {**status, "degraded": lacking}
 
     return router

@@ -213,7 +213,14 @@ class Replica:
     """One uvicorn process that serves ``replica_app``; kill it, freeze it, ask its manager anything."""
 
     def __init__(
-        self, url: str, namespace: str, name: str, *, lease_s: float = LEASE_S, beat_s: float = BEAT_S
+        self,
+        url: str,
+        namespace: str,
+        name: str,
+        *,
+        lease_s: float = LEASE_S,
+        beat_s: float = BEAT_S,
+        **environment: str,
     ) -> None:
         self.url, self.lease_s = url, lease_s
         self._environment = {
@@ -222,6 +229,7 @@ class Replica:
             "REPLICA_NAME": name,
             "REPLICA_LEASE_S": str(lease_s),
             "REPLICA_BEAT_S": str(beat_s),
+            **environment,
         }
         self.start()
 

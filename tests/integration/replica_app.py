@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse
 
 from fastapi_websocket_stabilizer import (
     Connection,
+    Identity,
     PresenceEvent,
     WebSocketConfig,
     WebSocketConnectionManager,
@@ -22,6 +23,7 @@ manager = WebSocketConnectionManager(
         node_name=os.environ["REPLICA_NAME"],
         lease_ttl_s=float(os.environ["REPLICA_LEASE_S"]),
         renew_interval_s=float(os.environ["REPLICA_BEAT_S"]),
+        on_backend_loss=os.environ.get("REPLICA_ON_BACKEND_LOSS", "degrade"),  # type: ignore[arg-type]  # checked there
         log_level="WARNING",
     )
 )
@@ -48,6 +50,11 @@ async def serve(websocket: WebSocket, client_id: str, room: list[str] = Query(de
         await connection.send("registered")
         async for message in connection:
             await connection.send(message)
+
+
+@manager.websocket(app, "/identified/{client_id}")
+def identify(client_id: str) -> Identity:
+    return Identity(client_id)
 
 
 @app.websocket("/old/{client_id}")

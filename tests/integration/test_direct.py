@@ -214,7 +214,7 @@ async def test_every_caller_learns_that_redis_is_away_and_the_next_ones_are_serv
 ) -> None:
     there = await own_managers.start(lease_ttl_s=8.0)
     bob = await join(there, "bob")
-    async with node_behind_proxy(own_managers, server) as (here, proxy):
+    async with node_behind_proxy(own_managers, server, on_backend_loss="refuse") as (here, proxy):
         proxy.blackhole()
         began_s = asyncio.get_running_loop().time()
         calls = [here.send_to_client("bob", "lost") for _ in range(5)]

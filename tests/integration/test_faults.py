@@ -168,7 +168,7 @@ async def test_everything_is_listed_again_after_redis_restarted_empty(
     for node in nodes:
         await knows(node, "client 0", "client 1")
         await eventually(lambda n=node: count_is(n, "room", 2))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
-    await eventually(lambda: len(channels(server.url, own_managers.namespace)) == 4)
+    await eventually(lambda: len(channels(server.url, own_managers.namespace)) == 6)
     await nodes[0].broadcast("hello", room="room")
     await everyone_hears(sockets, "hello")
     token = await nodes[0].issue_reconnect_token("client 0")
@@ -186,7 +186,7 @@ async def test_messages_arrive_again_after_redis_killed_the_subscriptions(
     sockets = [await join(node, f"client {number}", "room") for number, node in enumerate(nodes)]
     with server.client() as client:
         client.client_kill_filter(_type="pubsub")
-    await eventually(lambda: len(channels(server.url, own_managers.namespace)) == 4, what="subscribed again")
+    await eventually(lambda: len(channels(server.url, own_managers.namespace)) == 6, what="subscribed again")
     await nodes[0].broadcast("to all")
     await nodes[1].broadcast("to the room", room="room")
     await nodes[0].send_to_client("client 1", "to one")
@@ -199,7 +199,7 @@ async def test_messages_arrive_again_after_redis_killed_the_subscriptions(
 async def test_local_sends_go_on_while_redis_is_gone(
     own_managers: Managers, server: RedisServer, fault: str
 ) -> None:
-    async with node_behind_proxy(own_managers, server) as (node, proxy):
+    async with node_behind_proxy(own_managers, server, on_backend_loss="refuse") as (node, proxy):
         alice = await join(node, "alice")
         getattr(proxy, fault)()
         with pytest.raises(BackendUnavailableError):
@@ -241,7 +241,7 @@ async def test_clients_that_left_during_an_outage_are_not_listed_after_it(
 async def test_a_room_that_was_left_during_an_outage_is_left_after_it(
     own_managers: Managers, server: RedisServer
 ) -> None:
-    async with node_behind_proxy(own_managers, server) as (node, proxy):
+    async with node_behind_proxy(own_managers, server, on_backend_loss="refuse") as (node, proxy):
         near = await own_managers.start()
         alice = await register(node, "alice")
         await alice.join("room")
@@ -255,7 +255,7 @@ async def test_a_room_that_was_left_during_an_outage_is_left_after_it(
 async def test_whoever_joins_twice_at_once_during_an_outage_is_told_twice(
     own_managers: Managers, server: RedisServer
 ) -> None:
-    async with node_behind_proxy(own_managers, server) as (node, proxy):
+    async with node_behind_proxy(own_managers, server, on_backend_loss="refuse") as (node, proxy):
         alice = await register(node, "alice")
         proxy.blackhole()
         joins = await asyncio.gather(alice.join("room"), alice.join("room"), return_exceptions=True)

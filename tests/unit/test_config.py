@@ -36,6 +36,7 @@ NEW: dict[str, tuple[Any, Any]] = {  # default, and another value
     "lease_ttl_s": (10.0, 60.0),
     "renew_interval_s": (3.0, 0.5),
     "redis_timeout_s": (3.0, 0.5),
+    "on_backend_loss": ("degrade", "refuse"),
     "uvicorn_protocol": (True, False),
 }
 
@@ -68,6 +69,7 @@ INVALID: list[tuple[str, Any]] = [
     ("write_timeout_s", 0),
     ("close_timeout_s", -1),
     ("redis_timeout_s", "soon"),
+    ("on_backend_loss", "ignore"),
     ("uvicorn_protocol", "perhaps"),
     ("lease_ttl_s", 0),
     ("renew_interval_s", float("nan")),

@@ -5,8 +5,8 @@ import fastapi_websocket_stabilizer
 PUBLIC = [
     "WebSocketConnectionManager", "WebSocketConfig", "CompressionMode", "MemoryEvictionPolicy",
     "Publisher", "SyncPublisher",
-    "Connection", "Identity", "BroadcastResult", "ShutdownReport", "PresenceEntry", "PresenceEvent", "RoomMember",
-    "RoomPage", "NodeInfo", "Statistics",
+    "Connection", "Identity", "BroadcastResult", "ShutdownReport", "PresenceEntry", "PresenceEvent",
+    "BusGap", "RoomMember", "RoomPage", "NodeInfo", "Statistics",
     "WebSocketStabilizerError", "ConnectionNotFoundError", "InvalidNameError", "ConnectionLimitExceededError",
     "ConnectionTimeoutError", "SlowConsumerError", "MemoryLimitExceededError", "MessageError", "BroadcastFailedError",
     "TokenExpiredError", "InvalidTokenError", "ShutdownError", "NotStartedError", "WrongEventLoopError",

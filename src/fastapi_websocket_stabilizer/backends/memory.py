@@ -64,12 +64,22 @@ class MemoryBackend:
         self._node = node
         self._hub.listeners[node] = (self._receive, self._subscribed)
 
+    def start_later(self, node: NodeId) -> None:
+        """Never needed: memory answers."""
+
+    def beat(self) -> None:
+        """Nothing can be lost."""
+
     async def stop(self) -> None:
         """Nothing to let go of: a stopped manager answers its getters, and may start again."""
 
     @property
     def is_connected(self) -> bool:
         return True
+
+    @property
+    def is_deaf(self) -> bool:
+        return False
 
     @property
     def queued_bytes(self) -> int:
@@ -124,7 +134,10 @@ class MemoryBackend:
             entries.pop(ConnectionId(claim.replaces), None)
             highest = max((entry.stamp for entry in entries.values()), default=0)
             own = entries.get(claim.connection_id)
-            stamp = own.stamp if own else claim.stamp or max(self._hub.now_us(), highest + 1)
+            stamp = own.stamp if own else claim.stamp
+            if stamp <= 0:
+                now_us = self._hub.now_us()
+                stamp = now_us + stamp if stamp else max(now_us, highest + 1)
             entries[claim.connection_id] = Entry(claim.connection_id, stamp, claim.entry)
             self._write_index(Membership(claim.connection_id, claim.client_id, None))
             outranked = self._ranked(claim.client_id)[claim.top :]
@@ -198,7 +211,7 @@ class MemoryBackend:
             live = {n: deadline - now_ms for n, deadline in self._hub.leases.items() if deadline > now_ms}
             lapsed = [n for n, deadline in self._hub.leases.items() if deadline <= now_ms]
             lapsed += [n for n, deadline in self._hub.fences.items() if deadline <= now_ms]
-            return Renewal(held, live, tuple(lapsed))
+            return Renewal(held, live, tuple(lapsed), "memory")
 
     async def infos(self, nodes: Sequence[NodeId]) -> list[tuple[bytes | None, int]]:
         with self._hub.lock:

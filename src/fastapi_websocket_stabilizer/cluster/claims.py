@@ -1,7 +1,7 @@
-"""Who holds a client: claims, displacement, release, and claiming again after the lease lapsed."""
+"""Who holds a client: claims, displacement and release."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
@@ -27,21 +27,18 @@ MAX_UNRELEASED = 100_000
 
 Report = Coroutine[Any, Any, None]
 """The rest of a release: hooks, which may be slow, and the index after them."""
-End = Callable[[Connection, Ended, int, str], Awaitable[None]]
+End = Callable[[Connection, Ended, int, str], Coroutine[Any, Any, None]]
 
 
 class Claims:
     """Enters this node's connections in the registry and takes them out, exactly."""
 
     def __init__(self, context: Context, leases: Leases | None, announce: Announcer, end: End) -> None:
-        self._context, self._leases, self._announce, self._end = context, leases, announce, end
+        self._context, self._leases, self._announce, self.end = context, leases, announce, end
         # Outranked connections on other nodes, until their entry is gone; the evict is repeated each beat.
         self._displaced: dict[ConnectionId, str] = {}
         # Releases that Redis did not take; repeated each beat.
         self._unreleased: dict[Membership, None] = {}
-        # Connections to be claimed again, with the id they were claimed under before.
-        self._unclaimed: dict[Connection, ConnectionId] = {}
-        self._is_catching_up = False
         self._stays = 0
 
     async def claim(self, connection: Connection) -> None:
@@ -50,36 +47,44 @@ class Claims:
         Raises:
             ConnectionLimitExceededError: ``on_client_overflow`` is "reject" and the client is full.
         """
-        config = self._context.config
-        claim = self._claim(connection)
-        if config.on_client_overflow == "replace":
-            claimed = await self._context.backend.presence.claim(claim)
-        else:
-            claimed = await self._claim_if_free(claim)
+        self._context.check_reachable()
+        claimed = await self.enter(connection)
         connection.stamp = claimed.stamp
         if claimed.first:
             await self._announce(client_joined(connection.client_id, connection.connection_id))
-        await self._displace(connection.client_id, await self._outranked(claim, claimed))
+        await self.displace(connection.client_id, await self._outranked(connection.client_id, claimed))
 
-    async def _outranked(self, claim: Claim, claimed: Claimed) -> tuple[ConnectionId, ...]:
+    async def enter(self, connection: Connection, replaces: str = "", waited_us: int = 0) -> Claimed:
+        """Have the registry list a connection; one that was claimed before, or has waited, with its rank.
+
+        Raises:
+            ConnectionLimitExceededError: As ``claim``; never for one that was claimed before.
+        """
+        claim = self._claim(connection, replaces, waited_us)
+        if claim.stamp <= 0 and self._context.config.on_client_overflow == "reject":
+            return await self._claim_if_free(claim)
+        return await self._context.backend.presence.claim(claim)
+
+    async def _outranked(self, client_id: str, claimed: Claimed) -> tuple[ConnectionId, ...]:
         """Whom a claim displaces; an entry that a dead node left must not take a living one's place."""
-        if claim.top == 1 or not claimed.others or self._leases is None:
+        top = self._context.config.max_connections_per_client
+        if top == 1 or not claimed.others or self._leases is None:
             return claimed.others
-        (entries,) = await self._context.backend.presence.entries([claim.client_id])
+        (entries,) = await self._context.backend.presence.entries([client_id])
         live = await self._leases.live_among(node_of(entry.connection_id) for entry in entries)
         for entry in entries:
             if node_of(entry.connection_id) not in live:
-                await self._context.backend.presence.release(claim.client_id, entry.connection_id)
+                await self._context.backend.presence.release(client_id, entry.connection_id)
         living = [entry.connection_id for entry in entries if node_of(entry.connection_id) in live]
-        return tuple(living[claim.top :])
+        return tuple(living[top:])
 
-    def _claim(self, connection: Connection, replaces: str = "") -> Claim:
+    def _claim(self, connection: Connection, replaces: str, waited_us: int) -> Claim:
         return Claim(
             connection.client_id,
             connection.connection_id,
             self._context.config.max_connections_per_client,
             self._entry(connection) if self._context.is_distributed else b"",
-            connection.stamp,
+            connection.stamp or -waited_us,
             replaces,
         )
 
@@ -89,8 +94,6 @@ class Claims:
         try:
             return encode_json({"since": since, "metadata": connection.metadata}, "metadata")
         except MessageError:
-            if not connection.stamp:
-                raise
             # Claimed again after the application put something into it: better without than not at all.
             return encode_json({"since": since, "metadata": {}}, "metadata")
 
@@ -101,11 +104,15 @@ class Claims:
             # Nobody was told that the dead one had left, so nobody is to be told that somebody joined.
             claimed = replace(claimed, first=False)
         if not claimed.stamp:
-            raise ConnectionLimitExceededError(
-                f"client {claim.client_id!r} already has {len(claimed.others)} connections, "
-                f"max_connections_per_client is {claim.top}"
-            )
+            raise self.is_full(claim.client_id, len(claimed.others))
         return claimed
+
+    def is_full(self, client_id: str, connections: int) -> ConnectionLimitExceededError:
+        """Return the error for one connection too many."""
+        return ConnectionLimitExceededError(
+            f"client {client_id!r} already has {connections} connections, "
+            f"max_connections_per_client is {self._context.config.max_connections_per_client}"
+        )
 
     async def _release_dead(self, client_id: str, holders: tuple[ConnectionId, ...]) -> bool:
         """Release the places that dead nodes hold; True when there were any."""
@@ -117,12 +124,13 @@ class Claims:
             await self._context.backend.presence.release(client_id, holder)
         return bool(dead)
 
-    async def _displace(self, client_id: str, outranked: tuple[ConnectionId, ...]) -> None:
+    async def displace(self, client_id: str, outranked: tuple[ConnectionId, ...]) -> None:
+        """Close connections that others of the client outrank, here now and elsewhere by word."""
         for connection_id in outranked:
             local = self._context.shards.get(connection_id)
             if local is not None:
                 self._context.counters.connections_displaced += 1
-                await self._end(local, Ended.REPLACED, close_codes.NORMAL, REPLACED)
+                await self.end(local, Ended.REPLACED, close_codes.NORMAL, REPLACED)
             elif not self._context.is_own(node_of(connection_id)):
                 self._displaced[connection_id] = client_id
                 with suppress(BackendUnavailableError):  # the beat repeats it
@@ -139,7 +147,7 @@ class Claims:
         connection = self._context.shards.get(connection_id)
         if connection is not None:
             self._context.counters.connections_displaced += 1
-            await self._end(connection, Ended.REPLACED, close_codes.NORMAL, REPLACED)
+            await self.end(connection, Ended.REPLACED, close_codes.NORMAL, REPLACED)
 
     async def release(self, lines: list[Membership], *, is_repeated: bool = False) -> Report:
         """Undo places in rooms and in presence; return what is still to be done about it.
@@ -147,9 +155,10 @@ class Claims:
         What Redis does not take is tried again each beat: presence must not lie for as long as we live.
         """
         try:
+            self._context.check_reachable()
             events = await asyncio.gather(*(self._undo(line, is_repeated=is_repeated) for line in lines))
         except BackendUnavailableError:
-            self._remember_unreleased(lines)
+            self.remember_unreleased(lines)
             raise
         return self._report([event for event in events if event is not None], lines)
 
@@ -177,7 +186,16 @@ class Claims:
         connection = self._context.shards.get(line.connection_id)
         return connection is not None and line.room in connection.rooms
 
-    def _remember_unreleased(self, lines: list[Membership]) -> None:
+    def remember_line(self, connection_id: ConnectionId, client_id: str, room: str, stay: int) -> None:
+        """Undo a place in a room with the next beat."""
+        self.remember_unreleased([Membership(connection_id, client_id, room, stay)])
+
+    def forget_unreleased(self) -> None:
+        """Leave to a sweeper what Redis did not take."""
+        self._unreleased.clear()
+
+    def remember_unreleased(self, lines: list[Membership]) -> None:
+        """Undo lines with the next beat."""
         # What a former node_id of ours left is its sweeper's, who reports it, too.
         own = self._context.node_id
         self._unreleased.update((line, None) for line in lines if node_of(line.connection_id) == own)
@@ -185,12 +203,18 @@ class Claims:
             del self._unreleased[next(iter(self._unreleased))]
             self._context.counters.releases_dropped += 1
 
+    def begin_stay(self, connection: Connection, room: str) -> int:
+        """Number a connection's stay in a room; an earlier one of it needs no undoing any more."""
+        self._unreleased.pop(Membership(connection.connection_id, connection.client_id, room), None)
+        self._stays += 1
+        connection.stays[room] = self._stays
+        return self._stays
+
     async def enter_room(self, connection: Connection, room: str) -> None:
         """List a connection in a room; its node has subscribed already."""
         client_id, connection_id = connection.client_id, connection.connection_id
-        self._unreleased.pop(Membership(connection_id, client_id, room), None)
-        self._stays += 1
-        stay = connection.stays[room] = self._stays
+        stay = connection.stays.get(room) or self.begin_stay(connection, room)  # or left meanwhile
+        self._context.check_reachable()
         if await self._context.backend.rooms.join(room, client_id, connection_id, stay):
             await self._announce(room_joined(client_id, connection_id, room, stay))
 
@@ -199,18 +223,6 @@ class Claims:
         stay = connection.stays.pop(room, 0)
         line = Membership(connection.connection_id, connection.client_id, room, stay)
         await (await self.release([line]))
-
-    async def beat(self) -> None:
-        """Go on with what was not done yet; it is not lost if Redis fails us again in the middle."""
-        if self._is_catching_up:
-            return
-        self._is_catching_up = True
-        try:
-            await self.reclaim_pending()
-            await self.release_pending()
-            await self._repeat_evicts()
-        finally:
-            self._is_catching_up = False
 
     async def release_pending(self) -> None:
         """Try again what Redis did not take.
@@ -229,7 +241,8 @@ class Claims:
                     self._unreleased.pop(line, None)
                 await report
 
-    async def _repeat_evicts(self) -> None:
+    async def repeat_evicts(self) -> None:
+        """Tell the owners of outranked connections again, until they have removed them."""
         if not self._displaced or self._leases is None:
             return
         displaced = dict(self._displaced)
@@ -242,58 +255,6 @@ class Claims:
                 await self._evict(connection_id)
             else:
                 await self._context.backend.presence.release(client_id, connection_id)
-
-    def rename_all(self) -> None:
-        """Give every local connection an id of the present node_id; each is to be claimed again."""
-        own = self._context.node_id
-        self._unreleased.clear()  # its sweeper's, from now on
-        for connection in self._context.shards:
-            former = connection.connection_id
-            if node_of(former) != own:
-                self._context.shards.rename(connection, self._context.next_connection_id())
-                self._unclaimed[connection] = former
-
-    async def reclaim_pending(self) -> None:
-        """Register renamed connections again, each with its old rank; what Redis does not take, each beat."""
-        while batch := list(islice(self._unclaimed.items(), BATCH)):
-            await asyncio.gather(*(self._reclaim(connection, former) for connection, former in batch))
-
-    async def _reclaim(self, connection: Connection, former: ConnectionId) -> None:
-        backend, connection_id, rooms = (
-            self._context.backend,
-            connection.connection_id,
-            tuple(connection.rooms),
-        )
-        if connection.ended is None:
-            claimed = await backend.presence.claim(self._claim(connection, replaces=former))
-            for room in rooms:
-                await self._reclaim_room(connection, former, room)
-            await backend.nodes.forget(node_of(former), lines_of(connection, former, rooms))
-            # Nobody's hook and nobody's socket may hold this up: what we serve waits for it.
-            if claimed.first:
-                event = client_joined(connection.client_id, connection_id)
-                self._context.tasks.spawn(self._announce(event), "announce")
-            self._context.tasks.spawn(self._displace(connection.client_id, claimed.others), "displace")
-        self._unclaimed.pop(connection, None)
-        if connection.ended is not None or connection.connection_id != connection_id:  # meanwhile
-            self._remember_unreleased(lines_of(connection, connection_id, rooms))
-
-    async def _reclaim_room(self, connection: Connection, former: ConnectionId, room: str) -> None:
-        backend, connection_id, client_id = (
-            self._context.backend,
-            connection.connection_id,
-            connection.client_id,
-        )
-        was_listed = await backend.rooms.leave(room, former)
-        if room not in connection.rooms:
-            return
-        stay = connection.stays.get(room, 0)
-        await backend.rooms.join(room, client_id, connection_id, stay)
-        if not was_listed:  # a sweeper said that it had left
-            event = room_joined(client_id, connection_id, room, stay)
-            self._context.tasks.spawn(self._announce(event), "announce")
-        if room not in connection.rooms:  # left while it was listed again
-            self._remember_unreleased([Membership(connection_id, client_id, room, stay)])
 
 
 def lines_of(connection: Connection, connection_id: ConnectionId, rooms: Iterable[str]) -> list[Membership]:

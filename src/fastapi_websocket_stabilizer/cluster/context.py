@@ -76,6 +76,7 @@ class Context:
         self.log: logging.Logger = log
         self.counters: Counters = Counters()
         self.stopwatch: Stopwatch = Stopwatch()
+        self.bus_lag: Stopwatch = Stopwatch()
         self.collector: CollectorWatch = CollectorWatch()
         self.tasks: Tasks = Tasks(log)
         self.hooks: Hooks = Hooks(self.counters, log)
@@ -99,10 +100,21 @@ class Context:
         self.backend: Backend  # set by the registry, which knows what it delivers to
         self.protocol: str = "asgi"  # how sockets are served; see uvicorn.py
         self.is_distributed: bool = config.redis_url is not None
+        self.degrades: bool = self.is_distributed and config.on_backend_loss == "degrade"
+        self.is_away: bool = False  # Redis did not answer the last beat
 
     def next_connection_id(self) -> ConnectionId:
         self._counter += 1
         return ConnectionId(f"{self.node_id}.{self._counter}")
+
+    def check_reachable(self) -> None:
+        """Raise at once what would be raised after ``redis_timeout_s``.
+
+        Raises:
+            BackendUnavailableError: Redis did not answer the last beat.
+        """
+        if self.is_away:
+            raise BackendUnavailableError("Redis does not answer")
 
     def rename(self) -> None:
         """Take a new node_id."""

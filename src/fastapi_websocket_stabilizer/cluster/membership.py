@@ -5,9 +5,9 @@ of this machine's wall clock changes nothing.
 """
 
 import asyncio
-import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
+from typing import Protocol
 
 from ..config import WebSocketConfig
 from ..exceptions import BackendUnavailableError
@@ -15,10 +15,32 @@ from ..loops import running_loop
 from ..names import NodeId
 from ..ports import NodeStore, Renewal
 
-log: logging.Logger = logging.getLogger(__name__)
-
 REMEMBERED_DEAD = 4096
 """Nodes known to have lapsed; a lapsed node_id never lives again."""
+
+
+class Listener(Protocol):
+    """What the beats are for."""
+
+    def lost(self, error: BackendUnavailableError) -> None:
+        """Redis did not answer."""
+        ...
+
+    def answered(self) -> None:
+        """Redis answered; told before anything that follows from it."""
+        ...
+
+    async def refused(self) -> "asyncio.Future[None]":
+        """The lease is gone. Returns what is to be done before a node that was frozen serves anything."""
+        ...
+
+    def moved(self) -> None:
+        """The lease is held, by another server than before, or by one that was emptied meanwhile."""
+        ...
+
+    def beat(self, renewal: Renewal) -> None:
+        """The lease is held (again)."""
+        ...
 
 
 class Membership:
@@ -29,13 +51,12 @@ class Membership:
         nodes: NodeStore,
         config: WebSocketConfig,
         describe: Callable[[], bytes],
-        on_refused: Callable[[], Awaitable["asyncio.Future[None]"]],
-        on_beat: Callable[[Renewal], Awaitable[None]],
+        listener: Listener,
         server: Callable[[], str],
     ) -> None:
         self._nodes, self._config, self._describe = nodes, config, describe
-        self._on_refused, self._on_beat, self._server = on_refused, on_beat, server
-        self._server_seen = ""
+        self._listener, self._server = listener, server
+        self._server_seen = self._epoch = ""
         self._node = NodeId("")
         self._live: dict[NodeId, float] = {}
         self._dead: OrderedDict[NodeId, None] = OrderedDict()
@@ -50,11 +71,6 @@ class Membership:
     def _ttl_ms(self) -> int:
         return int(self._config.lease_ttl_s * 1000)
 
-    @property
-    def server(self) -> str:
-        """The run_id of the server that answered the last beat."""
-        return self._server_seen
-
     def may_sweep(self) -> bool:
         """Whether the lease was held for one whole lease, without a break, on the server that answers now.
 
@@ -64,11 +80,19 @@ class Membership:
 
     async def register(self, node: NodeId) -> None:
         """Take a lease under a node_id that was never used."""
+        self.begin(node)
         now_s = running_loop().time()
-        self._node, self._server_seen = node, self._server()
         await self._nodes.register(node, self._describe(), self._ttl_ms)
         self._live[node] = now_s + self._config.lease_ttl_s
-        self._held_since_s = self._verified_at_s = now_s
+
+    def begin(self, node: NodeId) -> None:
+        """Be ``node``, whose lease the first beat will find missing unless it is taken before."""
+        self._node, self._server_seen, self._epoch = node, self._server(), ""
+        self._held_since_s = self._verified_at_s = running_loop().time()
+
+    def hurry(self) -> None:
+        """Beat now."""
+        self._hurry.set()
 
     async def run(self) -> None:
         """Beat until cancelled."""
@@ -90,19 +114,38 @@ class Membership:
         sent_at_s = running_loop().time()
         try:
             renewal = await self._renew()
-            if self._server() != self._server_seen:  # restarted or promoted: it may have forgotten leases
-                self._server_seen, self._held_since_s = self._server(), running_loop().time()
+            has_moved = self._has_moved(renewal.epoch)
+            self._listener.answered()
             if not renewal.held:
-                self._reclaiming = await self._on_refused()
-            await self._on_beat(renewal)
+                await self._lapsed(was_frozen=self._is_stale(sent_at_s))
+            elif has_moved:
+                self._listener.moved()
+            self._listener.beat(renewal)
         except BackendUnavailableError as error:
-            log.warning("lease not renewed", extra={"node_id": self._node, "error": str(error)})
+            self._listener.lost(error)
             self._held_since_s = running_loop().time()
         finally:
             self._verified_at_s = sent_at_s
             if self._verified is not None:
                 self._verified.set_result(None)
                 self._verified = None
+
+    def _has_moved(self, epoch: str) -> bool:
+        """Whether another server answers, or the same one with other content: it may have forgotten anything."""
+        seen, now = (self._server_seen, self._epoch), (self._server(), epoch)
+        self._server_seen, self._epoch = now
+        has_moved = now != seen and now != (seen[0], seen[1] or epoch)
+        if has_moved:
+            self._held_since_s = running_loop().time()
+        return has_moved
+
+    async def _lapsed(self, *, was_frozen: bool) -> None:
+        reclaiming = await self._listener.refused()
+        # Whoever was awake has heard what became of its clients, or has served them without Redis anyway.
+        self._reclaiming = reclaiming if was_frozen else None
+
+    def _is_stale(self, now_s: float) -> bool:
+        return now_s - self._verified_at_s >= self._config.lease_ttl_s
 
     async def _renew(self) -> Renewal:
         now_s = running_loop().time()
@@ -118,13 +161,12 @@ class Membership:
         Others may have swept us and taken over our clients meanwhile; the next beat finds out. An attempt is
         enough: while Redis is away, local sends go on.
         """
-        loop = running_loop()
         if self._reclaiming is not None and not self._reclaiming.done():
             return self._reclaiming
-        if loop.time() - self._verified_at_s < self._config.lease_ttl_s:
+        if not self._is_stale(running_loop().time()):
             return None
         if self._verified is None:
-            self._verified = loop.create_future()
+            self._verified = running_loop().create_future()
             self._hurry.set()
         return self._verified
 

@@ -15,13 +15,14 @@ from ..exceptions import (
 from ..local.connection import Connection
 from ..local.gate import Gate
 from ..local.owner import Ended
-from ..logs import StructuredLogger
+from ..logs import Occasionally, StructuredLogger
 from ..models import CompressionMode, Message
 from ..names import ConnectionId, check_room
 from ..wire import Encoded, encode, encode_json
 from .budget import Budget
 from .claims import Claims, lines_of
 from .context import Context
+from .reclaims import Reclaims
 from .sender import Sender
 
 PONGS = frozenset({"pong", '{"type":"pong"}', '{"type": "pong"}'})
@@ -33,7 +34,8 @@ class Node:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self.claims: Claims  # these two are set by the registry, which composes all
+        self.claims: Claims  # these three are set by the registry, which composes all
+        self.reclaims: Reclaims
         self.sender: Sender
         self.budget: Budget = Budget(context, self.end)
         self.gate: Gate = context.gate
@@ -42,6 +44,7 @@ class Node:
         self._closers = 0
         self._joining: dict[tuple[Connection, str], asyncio.Task[None]] = {}
         self._has_warned = False
+        self._trouble = Occasionally(context.log)
 
     # What a connection asks.
 
@@ -92,7 +95,7 @@ class Node:
         context.shards.add(connection)
         self.budget.add(connection, size)
         try:
-            await self.claims.claim(connection)
+            await self._claim(connection)
             context.counters.connections_opened += 1
             self._events.log_connection("connected", client_id, connection_id=connection.connection_id)
             await context.hooks.run(context.hooks.on_connect, connection)
@@ -106,6 +109,14 @@ class Node:
         if connection.ended is Ended.SHUTDOWN:
             raise ShutdownError("the manager was shut down while the connection was registered")
         return connection
+
+    async def _claim(self, connection: Connection) -> None:
+        try:
+            await self.claims.claim(connection)
+        except BackendUnavailableError:
+            if not self._context.degrades:
+                raise
+            await self.reclaims.later(connection)
 
     def _warn_of_compression(self) -> None:
         is_ours_to_say = self._context.protocol != "asgi"
@@ -228,7 +239,7 @@ class Node:
             lines = lines_of(connection, connection_id, tuple(connection.rooms))
             await self._unhurried(await self.claims.release(lines))
         except BackendUnavailableError as error:
-            self._context.log.warning("not released yet: %s", error, extra={"connection_id": connection_id})
+            self._trouble.log("not released yet", connection_id=connection_id, error=str(error))
 
     async def close_all(self, why: Ended, code: int, reason: str, timeout_s: float) -> tuple[int, int]:
         """End every connection; return how many sockets closed and how many failed to within ``timeout_s``."""
@@ -278,25 +289,41 @@ class Node:
             del self._joining[connection, room]
 
     async def _join(self, connection: Connection, room: str) -> None:
+        self.claims.begin_stay(connection, room)
         try:
-            await self._context.backend.bus.subscribe_room(room)
-            if room in self._context.shards.rooms and room not in self._context.subscribed:
+            await self._enter_room(connection, room)
+        except BaseException as error:
+            if not (self._context.degrades and isinstance(error, BackendUnavailableError)):
+                self._context.tasks.spawn(self.leave_room(connection, room), "undo-join")
+                raise
+            # Heard with everything else when the bus is back, and listed when Redis is.
+            if room in self._context.shards.rooms:
                 self._context.subscribed.add(room)
-                # What came in before the confirmation says nothing about what came after.
-                self._context.sequences.forget(f"room:{room}")
-            await self.claims.enter_room(connection, room)
-        except BaseException:
-            self._context.tasks.spawn(self.leave_room(connection, room), "undo-join")
-            raise
+            self.reclaims.again(connection)
         if room not in connection.rooms or connection.ended is not None:  # left or closed meanwhile
+            await self._exit_room(connection, room)
+
+    async def _enter_room(self, connection: Connection, room: str) -> None:
+        await self._context.backend.bus.subscribe_room(room)
+        if room in self._context.shards.rooms and room not in self._context.subscribed:
+            self._context.subscribed.add(room)
+            # What came in before the confirmation says nothing about what came after.
+            self._context.sequences.forget(f"room:{room}")
+        await self.claims.enter_room(connection, room)
+
+    async def _exit_room(self, connection: Connection, room: str) -> None:
+        try:
             await self.claims.exit_room(connection, room)
+        except BackendUnavailableError:  # it is left here, and remembered
+            if not self._context.degrades:
+                raise
 
     async def leave_room(self, connection: Connection, room: str) -> None:
         """Take a connection out of a room; nothing is written for it from this moment."""
         self._joining.pop((connection, room), None)
         if connection.ended is None and self._context.shards.leave(connection, check_room(room)):
             self._left(room)
-            await self.claims.exit_room(connection, room)
+            await self._exit_room(connection, room)
 
     def _left(self, room: str) -> None:
         if room not in self._context.shards.rooms:

@@ -8,6 +8,7 @@ from typing import Any
 from ..local.jobs import Tally
 from ..loops import running_loop
 from ..names import NodeId
+from ..wire import Envelope
 
 UNHEARD_LIMIT_BYTES = 4 * 1024 * 1024
 """Bytes of own messages on their way through Redis; the next sender waits."""
@@ -16,13 +17,14 @@ UNHEARD_LIMIT_BYTES = 4 * 1024 * 1024
 class Expected:
     """One own publication on its way."""
 
-    __slots__ = ("deadline", "room", "size", "tally")
+    __slots__ = ("deadline", "kept", "room", "size", "tally")
 
     def __init__(self, room: str) -> None:
         self.tally: asyncio.Future[Tally | None] = running_loop().create_future()
         self.room: str = room
         self.size: int = 0
         self.deadline: asyncio.TimerHandle | None = None
+        self.kept: tuple[str, Envelope] | None = None
 
 
 class Unheard:
@@ -66,6 +68,16 @@ class Unheard:
                 expected.deadline.cancel()
             if not expected.tally.done():
                 expected.tally.set_result(tally)
+
+    def keep(self, channel: str, envelope: Envelope) -> None:
+        """Remember what is on its way, if it is expected back."""
+        expected = self._waiting.get(envelope.sequence)
+        if expected is not None:
+            expected.kept = channel, envelope
+
+    def kept(self) -> list[tuple[str, Envelope]]:
+        """Return what is on its way, in order, with its channels."""
+        return [expected.kept for expected in self._waiting.values() if expected.kept is not None]
 
     def give_up(self, room: str | None = None) -> None:
         """Nothing more will be heard, or nothing of one room."""

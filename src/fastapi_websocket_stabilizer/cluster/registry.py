@@ -25,18 +25,21 @@ from ..logs import Occasionally
 from ..loops import running_loop
 from ..metrics import Counters
 from ..models import PresenceEvent, ShutdownReport
-from ..names import ConnectionId, NodeId
-from ..ports import Receive, Renewal, SharedBackend, Watcher
+from ..names import ConnectionId
+from ..ports import Receive, SharedBackend, Watcher
 from ..wire import Envelope, Kind
 from .claims import Claims
 from .context import Context
+from .degrade import DegradingBus
 from .directory import Directory
 from .heartbeats import Heartbeats
 from .membership import Membership
 from .node import Node
+from .readiness import unready
+from .reclaims import Reclaims
+from .recovery import Recovery
 from .requests import Requests, parse
 from .sender import Sender
-from .sweep import Sweeper
 from .tokens import Tokens
 
 OpenBackend = Callable[[WebSocketConfig, Receive, Counters], SharedBackend]
@@ -63,39 +66,48 @@ class Registry:
         context.is_distributed = open_backend is not None
         self.context: Context = context
         self._services: list[asyncio.Task[None]] = []
-        self._sweeping: set[NodeId] = set()
         self._is_closed = self._is_stopping = False
-        self._secret_known_by = ""
         self._announced: OrderedDict[str, None] = OrderedDict()
         self._malformed = Occasionally(log)
         self.leases: Membership | None = None
         self.directory: Directory = Directory(context, None)
+        backend: SharedBackend | None = None
         if open_backend is None:
             context.backend = MemoryBackend(MemoryHub(), context.node_id, self._receive, context.counters)
         else:
-            backend = open_backend(config, self._receive, context.counters)
-            backend.watch(
-                Watcher(self._on_gap, context.fan_out.pause, lambda: self.sender.flush(), self._opened_at)
-            )
-            context.backend = backend
+            context.backend = backend = open_backend(config, self._receive, context.counters)
+        self.tokens: Tokens = Tokens(context)
+        self.recovery: Recovery = Recovery(context, self.tokens, self._announce)
+        if backend is not None:
             self.leases = Membership(
-                backend.nodes,
-                config,
-                self.directory.describe,
-                self._on_refused,
-                self._on_beat,
-                lambda: backend.run_id,
+                backend.nodes, config, self.directory.describe, self.recovery, lambda: backend.run_id
             )
             self.directory = Directory(context, self.leases)
         self.node: Node = Node(context)
         self.claims: Claims = Claims(context, self.leases, self._announce, self.node.end)
-        self.node.claims = self.claims
         self.sender: Sender = Sender(context, self.leases)
-        self.node.sender = self.sender
         self.requests: Requests = Requests(context, self.sender, self.act_here)
-        self.tokens: Tokens = Tokens(context)
-        self.sweeper: Sweeper = Sweeper(context.backend, config, context.counters, self._announce)
+        reclaims = Reclaims(context, self.claims, self._announce)
+        self.node.claims, self.node.reclaims, self.node.sender = self.claims, reclaims, self.sender
+        if backend is not None and self.leases is not None:
+            self.recovery.join(self.leases, self.claims, reclaims)
+            self._watch(backend)
         self._heartbeats = Heartbeats(context, self.node.expire)
+
+    def _watch(self, backend: SharedBackend) -> None:
+        recovery, sender = self.recovery, self.sender
+        if self.context.degrades:
+            backend.bus = recovery.bus = DegradingBus(self.context, backend.bus, sender.deliver, sender.flush)
+        backend.watch(
+            Watcher(
+                gap_began=recovery.gap_began,
+                gap_ended=recovery.gap_ended,
+                pause=self.context.fan_out.pause,
+                before_queueing=sender.flush,
+                opened_at=self._opened_at,
+                heard_after=self.context.bus_lag.add,
+            )
+        )
 
     # Life
 
@@ -146,7 +158,7 @@ class Registry:
             return "shut down"
         if self.context.is_distributed and self.context.loop is None:
             return "not started"
-        return None if self.context.backend.is_connected else "not connected to Redis"
+        return unready(self.context)
 
     async def start(self) -> None:
         """Connect, take a lease, and start the services; a no-op when that was done on this loop.
@@ -173,10 +185,20 @@ class Registry:
         self._start_services()
 
     async def _join_others(self) -> None:
-        await self.context.backend.start(self.context.node_id)
-        if self.leases is not None:
-            await self.tokens.share_secret()
-            await self.leases.register(self.context.node_id)
+        context, self.context.is_away = self.context, False
+        try:
+            await context.backend.start(context.node_id)
+            if self.leases is not None:
+                await self.tokens.share_secret()
+                await self.leases.register(context.node_id)
+        except BackendUnavailableError as error:
+            if self.leases is None or not context.degrades:
+                raise
+            # Under `uvicorn --workers` a worker that does not start takes all the others down.
+            await context.backend.stop()
+            context.backend.start_later(context.node_id)
+            self.leases.begin(context.node_id)
+            self.recovery.lost(error)
 
     def _start_services(self) -> None:
         unverified = self.leases.unverified if self.leases else lambda: None
@@ -287,56 +309,6 @@ class Registry:
         connections = self.context.shards.of_client(client_id)
         return connections[0].opened_at_s if connections else 0.0
 
-    def _on_gap(self) -> None:
-        """Messages may have been lost: wait for none of them, and blame nobody for the hole."""
-        self.context.unheard.give_up()
-        self.context.sequences.forget()
-
-    # What a beat brings
-
-    async def _on_refused(self) -> "asyncio.Future[None]":
-        """The lease lapsed while we were frozen or cut off: become another node, with the same sockets.
-
-        Returns what to wait for before anything is served; the beat goes on meanwhile.
-        """
-        assert self.leases is not None
-        self.context.counters.leases_refused += 1
-        self.context.rename()
-        self.context.log.warning("lease lapsed; registering again", extra={"node_id": self.context.node_id})
-        await self.context.backend.rename(self.context.node_id)
-        await self.leases.register(self.context.node_id)
-        self._secret_known_by = ""  # whoever forgot the lease may have forgotten the secret, too
-        self.claims.rename_all()
-        return self.context.tasks.spawn(self._reclaim(), "reclaim")
-
-    async def _reclaim(self) -> None:
-        with suppress(BackendUnavailableError):  # the beat goes on with it
-            await self.claims.reclaim_pending()
-        for former in self.context.former_ids:
-            # What ended here meanwhile: nobody else may be there, or may know, to do it.
-            self._start_sweep(former, self.sweeper.sweep_former)
-
-    async def _on_beat(self, renewal: Renewal) -> None:
-        assert self.leases is not None
-        self.context.tasks.spawn(self.claims.beat(), "repeat-claims")
-        if self.leases.server != self._secret_known_by:
-            self._secret_known_by = self.leases.server
-            self.context.tasks.spawn(self.tokens.share_secret(), "share-secret")
-        if self.leases.may_sweep():
-            for node in renewal.lapsed:
-                self._start_sweep(node, self.sweeper.sweep)
-
-    def _start_sweep(self, node: NodeId, sweep: Callable[[NodeId], Awaitable[None]]) -> None:
-        if node not in self._sweeping:
-            self._sweeping.add(node)
-            self.context.tasks.spawn(self._sweep(node, sweep), f"sweep-{node}")
-
-    async def _sweep(self, node: NodeId, sweep: Callable[[NodeId], Awaitable[None]]) -> None:
-        try:
-            await sweep(node)
-        finally:
-            self._sweeping.discard(node)
-
     async def _announce(self, event: PresenceEvent) -> None:
         # Seldom noticed twice here: by a repeated release, and by the sweep of a node_id we gave up.
         if event.event_id in self._announced:
@@ -355,14 +327,24 @@ class Registry:
             ConnectionNotFoundError: The client is not connected.
             BackendUnavailableError: Another node did not answer in time.
         """
-        touched = 0
-        if self.context.is_distributed:
-            entries = await self.directory.presence(client_id)
-            others = {entry.node for entry in entries if not self.context.is_own(entry.node)}
-            touched = await self.requests.ask(sorted(others), client_id, request)
-        touched += await self.act_here(client_id, request)
-        if not touched:
+        here, elsewhere = await asyncio.gather(
+            self.act_here(client_id, request), self._act_elsewhere(client_id, request), return_exceptions=True
+        )
+        if self.context.degrades and isinstance(elsewhere, BackendUnavailableError) and here:
+            elsewhere = 0
+        for error in (here, elsewhere):
+            if isinstance(error, BaseException):
+                raise error
+        if here == elsewhere == 0:
             raise ConnectionNotFoundError(f"client {client_id!r} is not connected")
+
+    async def _act_elsewhere(self, client_id: str, request: dict[str, Any]) -> int:
+        if not self.context.is_distributed:
+            return 0
+        self.context.check_reachable()
+        entries = await self.directory.presence(client_id)
+        others = {entry.node for entry in entries if not self.context.is_own(entry.node)}
+        return await self.requests.ask(sorted(others), client_id, request)
 
     async def act_here(self, client_id: str, request: dict[str, Any]) -> int:
         """Carry out a request on this node's connections of a client; return how many there were."""

@@ -25,6 +25,7 @@ def snapshot(context: Context) -> Statistics:
         counters=totals(context.counters),
         limits=_limits(context.config),
         fan_out_seconds=context.stopwatch.snapshot(),
+        bus_lag_seconds=context.bus_lag.snapshot(),
         garbage_collection_seconds=context.collector.snapshot(),
     )
 

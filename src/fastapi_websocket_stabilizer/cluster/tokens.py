@@ -75,5 +75,6 @@ class Tokens:
         if not self._context.config.enable_reconnect:
             raise ConfigurationError("enable_reconnect is False: reconnect tokens are switched off")
         if self._signer is None:
+            self._context.check_reachable()
             raise NotStartedError("redis_url is set: await manager.start() before tokens are made or read")
         return self._signer

@@ -4,6 +4,7 @@ Every envelope carries its sender's sequence and that of the sender's envelope b
 """
 
 from collections import OrderedDict
+from collections.abc import Collection
 from dataclasses import dataclass
 
 MAX_SENDERS = 4096
@@ -45,12 +46,15 @@ class SequenceTracker:
         # 0: the sender does not know; no last: we had not subscribed yet.
         return AFTER_LOSS if last is not None and previous > last else NEXT
 
-    def forget(self, channel: str | None = None) -> None:
-        """A channel that we left, or all: what is said there until we are back is not lost."""
-        if channel is None:
-            self._channels.clear()
-        else:
-            self._channels.pop(channel, None)
+    def forget(self, channel: str | None = None, but: Collection[str] = ()) -> None:
+        """A channel that we left, or all: what is said there until we are back is not lost.
+
+        Of some senders it is remembered what they said before.
+        """
+        for name in [channel] if channel is not None else tuple(self._channels):
+            senders = self._channels.pop(name, {})
+            if kept := {sender: last for sender, last in senders.items() if sender in but}:
+                self._channels[name] = kept
 
 
 class Sequencer:

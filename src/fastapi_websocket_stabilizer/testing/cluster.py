@@ -128,7 +128,7 @@ class MemoryCluster:
     async def _bury(self, node_id: NodeId) -> None:
         self._hub.leases[node_id] = LAPSED
         if self.managers:
-            await self.managers[0].registry.sweeper.sweep(node_id)
+            await self.managers[0].registry.recovery.sweeper.sweep(node_id)
         await self.beat()
 
     async def lapse(self, manager: MemoryManager) -> None:
@@ -137,7 +137,7 @@ class MemoryCluster:
         self._hub.leases[node_id] = LAPSED
         for other in self.managers:
             if other is not manager:
-                await other.registry.sweeper.sweep(node_id)
+                await other.registry.recovery.sweeper.sweep(node_id)
                 break
         await self.beat()
 

@@ -53,17 +53,25 @@ class MemoryLink:
         self.nodes: NodeStore = self._port(self._backend)
         self.queued_bytes: int = 0
         self.on_gap: Callable[[], None] = lambda: None
+        self._on_return: Callable[[float], None] = lambda _: None
         self._before_queueing: Callable[[], None] = lambda: None
 
     def _port(self, target: object) -> Any:
         return _Port(self, target)
 
     def watch(self, watcher: Watcher) -> None:
-        self.on_gap, self._before_queueing = watcher.gap_began, watcher.before_queueing
+        self.on_gap, self._on_return = watcher.gap_began, watcher.gap_ended
+        self._before_queueing = watcher.before_queueing
 
     async def start(self, node: NodeId) -> None:
         self.check()
         await self.rename(node)
+
+    def start_later(self, node: NodeId) -> None:
+        self.node = node
+
+    def beat(self) -> None:
+        """There is no bus connection that could be stuck."""
 
     async def rename(self, node: NodeId) -> None:
         self.node = node
@@ -75,6 +83,10 @@ class MemoryLink:
     @property
     def is_connected(self) -> bool:
         return not self.is_cut
+
+    @property
+    def is_deaf(self) -> bool:
+        return False
 
     @property
     def run_id(self) -> str:

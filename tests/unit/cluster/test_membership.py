@@ -24,7 +24,7 @@ class Nodes:
 
     def __init__(self) -> None:
         self.live = {ME: 10_000, PEER: 10_000}
-        self.held, self.error = True, False
+        self.held, self.error, self.epoch = True, False, "epoch-1"
         self.may_answer = asyncio.Event()
         self.may_answer.set()
         self.calls: list[tuple[str, NodeId, bytes, int]] = []
@@ -37,24 +37,32 @@ class Nodes:
         await self.may_answer.wait()
         if self.error:
             raise BackendUnavailableError("no answer")
-        return Renewal(self.held, dict(self.live), (GHOST,))
+        return Renewal(self.held, dict(self.live), (GHOST,), self.epoch)
 
 
 class World:
     def __init__(self) -> None:
         self.clock, self.nodes, self.server = Clock(), Nodes(), "run-1"
-        self.refused, self.beats = 0, list[Renewal]()
+        self.losses = self.answers = self.refusals = self.moves = 0
+        self.beats = list[Renewal]()
         self.reclaimed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         nodes: Any = self.nodes
-        self.leases = Membership(
-            nodes, CONFIG, lambda: b"info", self.on_refused, self.on_beat, lambda: self.server
-        )
+        self.leases = Membership(nodes, CONFIG, lambda: b"info", self, lambda: self.server)
 
-    async def on_refused(self) -> "asyncio.Future[None]":
-        self.refused += 1
+    def lost(self, error: BackendUnavailableError) -> None:
+        self.losses += 1
+
+    def answered(self) -> None:
+        self.answers += 1
+
+    async def refused(self) -> "asyncio.Future[None]":
+        self.refusals += 1
         return self.reclaimed
 
-    async def on_beat(self, renewal: Renewal) -> None:
+    def moved(self) -> None:
+        self.moves += 1
+
+    def beat(self, renewal: Renewal) -> None:
         self.beats.append(renewal)
 
     async def pass_time(self, seconds: float) -> None:
@@ -95,17 +103,15 @@ async def test_lease_is_renewed_every_beat(world: World) -> None:
 async def test_refused_renewal_is_told_before_the_beat(world: World) -> None:
     world.nodes.held = False
     await world.pass_time(BEAT_S)
-    assert (world.refused, len(world.beats)) == (1, 1)
+    assert (world.refusals, len(world.beats)) == (1, 1)
 
 
-async def test_beat_without_an_answer_is_logged_and_the_next_one_is_made(
-    world: World, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_beat_without_an_answer_is_told_and_the_next_one_is_made(world: World) -> None:
     world.nodes.error = True
     await world.pass_time(BEAT_S)
     world.nodes.error = False
     await world.pass_time(BEAT_S)
-    assert (caplog.messages, len(world.beats)) == (["lease not renewed"], 1)
+    assert (world.losses, world.answers, len(world.beats)) == (1, 1, 1)
 
 
 # Who lives
@@ -210,7 +216,7 @@ async def test_lookup_that_finds_the_lease_gone_verifies_nothing(world: World) -
     world.nodes.held = False
     world.clock.advance(LEASE_S + 1)
     await world.leases.live_among([GHOST])  # before the beat has run
-    assert world.refused or world.leases.unverified() is not None
+    assert world.refusals or world.leases.unverified() is not None
 
 
 async def test_frozen_node_that_gets_no_answer_serves_on(world: World) -> None:
@@ -266,6 +272,28 @@ async def test_restarted_or_promoted_server_begins_the_wait_anew(world: World) -
     assert world.leases.may_sweep()
 
 
+async def test_another_server_or_other_content_is_told_once(world: World) -> None:
+    await world.pass_time(BEAT_S)
+    await world.pass_time(BEAT_S)
+    assert world.moves == 0
+    world.server = "run-2"
+    await world.pass_time(BEAT_S)
+    await world.pass_time(BEAT_S)
+    assert world.moves == 1
+    world.nodes.epoch = "epoch-2"
+    await world.pass_time(BEAT_S)
+    await world.pass_time(BEAT_S)
+    assert world.moves == 2
+    assert not world.leases.may_sweep()
+
+
+async def test_server_that_forgot_the_lease_is_no_move(world: World) -> None:
+    await world.pass_time(BEAT_S)
+    world.server, world.nodes.epoch, world.nodes.held = "run-2", "epoch-2", False
+    await world.pass_time(BEAT_S)
+    assert (world.refusals, world.moves) == (1, 0)
+
+
 async def test_new_node_id_begins_the_wait_anew(world: World) -> None:
     await beat_for(world, LEASE_S + 1)
     await world.leases.register(NodeId("me-again"))
@@ -274,9 +302,15 @@ async def test_new_node_id_begins_the_wait_anew(world: World) -> None:
     assert world.nodes.calls[-1][1] == "me-again"
 
 
-async def test_nothing_is_served_until_what_was_held_is_claimed_again(world: World) -> None:
+async def test_frozen_node_serves_nothing_until_what_it_held_is_claimed_again(world: World) -> None:
     world.nodes.held = False
-    await world.pass_time(BEAT_S)
+    await world.pass_time(LEASE_S + 1)
     assert world.leases.unverified() is world.reclaimed
     world.reclaimed.set_result(None)
     assert world.leases.unverified() is None
+
+
+async def test_node_that_was_awake_when_its_lease_was_forgotten_serves_on(world: World) -> None:
+    world.nodes.held = False
+    await world.pass_time(BEAT_S)
+    assert (world.refusals, world.leases.unverified()) == (1, None)

@@ -1,10 +1,14 @@
 """``ports.Backend`` on Redis: three connections per node, however many clients it has."""
 
+import asyncio
+import secrets
+
 from ...config import WebSocketConfig
 from ...metrics import Counters
 from ...names import NodeId
-from ...ports import Receive, Watcher
+from ...ports import Bus, Receive, Watcher
 from .bus import Ear, RedisBus, Subscriber
+from .canary import Canary
 from .client import ConnectionFactory
 from .guard import Guard, Signer
 from .keys import Keys
@@ -28,7 +32,11 @@ class RedisBackend:
         self._guard = Guard(self._signer, counters) if self._signer else None
         self._subscriber = Subscriber(factory, counters, Ear(keys, receive, counters, self._guard).hear)
         self._inbox, reader = "", Reader(counters)
-        self.bus: RedisBus = RedisBus(keys, self._pipeline, self._subscriber, self._signer, self._guard)
+        self._deaf_after_s = 2 * config.renew_interval_s
+        channel = keys.canary(secrets.token_hex(8))
+        self._canary = Canary(self._subscriber, self._publish, channel, counters)
+        self._channels = keys.all, channel
+        self.bus: Bus = RedisBus(keys, self._pipeline, self._subscriber, self._signer, self._guard)
         self.presence: RedisPresence = RedisPresence(keys, self._pipeline, reader)
         self.rooms: RedisRooms = RedisRooms(keys, self._pipeline, reader)
         self.tokens: RedisTokens = RedisTokens(keys, self._pipeline, reader)
@@ -37,7 +45,8 @@ class RedisBackend:
         )
 
     def watch(self, watcher: Watcher) -> None:
-        self._subscriber.on_gap, self._subscriber.pause = watcher.gap_began, watcher.pause
+        self._subscriber.on_gap, self._subscriber.on_return = watcher.gap_began, watcher.gap_ended
+        self._subscriber.pause, self._canary.heard_after = watcher.pause, watcher.heard_after
         self._pipeline.before_queueing = watcher.before_queueing
         if self._guard is not None:
             self._guard.opened_at = watcher.opened_at
@@ -50,11 +59,28 @@ class RedisBackend:
                 await self.nodes.learn_time()
                 self._guard.start()
             await self._subscriber.start()
-            await self._subscriber.subscribe(self._keys.all)
+            self._canary.restart()
+            for channel in self._channels:
+                await self._subscriber.subscribe(channel)
             await self.rename(node)
         except BaseException:
             await self.stop()
             raise
+
+    def start_later(self, node: NodeId) -> None:
+        self._canary.restart()
+        self._inbox = self._keys.inbox(node)
+        for channel in (*self._channels, self._inbox):
+            self._subscriber.want(channel)
+        self._pipeline.serve()
+        self._leases.serve()
+        self._subscriber.serve()
+
+    def _publish(self, channel: str, data: bytes) -> "asyncio.Future[object]":
+        return self._pipeline.send("PUBLISH", channel, data, idempotent=False)
+
+    def beat(self) -> None:
+        self._canary.beat()
 
     async def rename(self, node: NodeId) -> None:
         if self._inbox:
@@ -71,6 +97,10 @@ class RedisBackend:
     @property
     def is_connected(self) -> bool:
         return self._subscriber.is_connected
+
+    @property
+    def is_deaf(self) -> bool:
+        return self._canary.unheard_for_s() > self._deaf_after_s
 
     @property
     def run_id(self) -> str:

@@ -9,7 +9,6 @@ import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 
-from redis import exceptions as redis_errors
 from redis.asyncio import Connection
 
 from ...exceptions import BackendUnavailableError, ConfigurationError, WireError
@@ -20,7 +19,7 @@ from ...ports import Receive
 from ...signing import ForgedError, UnsignedError
 from ...wire import Envelope, pack, pack_before_parts, pack_message, unpack
 from . import scripts
-from .client import Backoff, ConnectionFactory, close
+from .client import Backoff, ConnectionFactory, close, count_bytes
 from .guard import Guard, ReplayedError, Signer
 from .keys import Keys
 from .pipeline import Argument, Pipeline
@@ -51,7 +50,7 @@ class Subscriber:
     def __init__(
         self, factory: ConnectionFactory, counters: Counters, hear: Callable[[bytes, bytes], None]
     ) -> None:
-        self._factory, self._counters, self._hear = factory, counters, hear
+        self._factory, self._counters, self.hear = factory, counters, hear
         self._wanted: set[str] = set()
         self._waiters: dict[str, list[asyncio.Future[None]]] = {}
         self._told: set[str] = set()  # what this connection was last told to subscribe
@@ -61,18 +60,38 @@ class Subscriber:
         self._changed: dict[str, None] = {}
         self._flush = asyncio.Event()
         self._connection: Connection | None = None
+        self._limit: asyncio.Timeout | None = None  # of the reading that is under way
         self._tasks: list[asyncio.Task[None]] = []
+        self._lost_at_s: float | None = None  # until everything is subscribed again
+        self._trouble = Occasionally(log)
+        self.bytes_read: int = 0
+        self.is_paused: bool = False
         self.on_gap: Callable[[], None] = lambda: None
+        self.on_return: Callable[[float], None] = lambda _: None
         self.pause: Callable[[], Awaitable[object] | None] = lambda: None
 
     @property
     def is_connected(self) -> bool:
-        return self._connection is not None
+        """Whether everything that is wanted is subscribed, as far as we know."""
+        return self._connection is not None and self._lost_at_s is None
 
     async def start(self) -> None:
         """Connect and begin to read."""
-        self._flush = asyncio.Event()
+        self._lost_at_s = None
         self._connection = await self._open()
+        self.serve()
+
+    def want(self, name: str) -> None:
+        """Subscribe as soon as there is a connection."""
+        self._wanted.add(name)
+        self._change(name)
+
+    def serve(self) -> None:
+        """Begin to read; without a connection, open one as soon as Redis answers."""
+        if self._connection is None:
+            self._lost_at_s = asyncio.get_running_loop().time()
+        self._flush = asyncio.Event()
+        self._flush.set()
         self._tasks = [
             asyncio.create_task(self._read_for_ever(), name="bus-read"),
             asyncio.create_task(self._tell_changes(), name="bus-subscribe"),
@@ -98,7 +117,7 @@ class Subscriber:
             BackendUnavailableError: It did not within the timeout; the channel stays wanted.
         """
         self._wanted.add(name)
-        if self._is_confirmed(name):
+        if self.is_confirmed(name):
             return
         self._change(name)
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -117,7 +136,13 @@ class Subscriber:
         self._wake(name)
         self._change(name)
 
-    def _is_confirmed(self, name: str) -> bool:
+    def subscribe_again(self, name: str) -> None:
+        """Ask for a channel that we have: the server confirms it once more."""
+        self._told.discard(name)
+        self._change(name)
+
+    def is_confirmed(self, name: str) -> bool:
+        """Whether the server has answered the last word about a channel."""
         return name in self._told and not self._unconfirmed[name]
 
     def _wake(self, name: str) -> None:
@@ -139,9 +164,10 @@ class Subscriber:
                 continue  # everything wanted is subscribed on reconnect
             changed, self._changed = self._changed, {}
             try:
-                await self._tell(connection, changed)
-            except (redis_errors.RedisError, OSError):
-                await close(connection)
+                async with asyncio.timeout(self._factory.timeout_s):
+                    await self._tell(connection, changed)
+            except Exception:  # noqa: BLE001 - whatever broke, the reader opens another connection
+                self.reconnect()
 
     async def _tell(self, connection: Connection, changed: Iterable[str]) -> None:
         old = [name for name in changed if name in self._told and name not in self._wanted]
@@ -154,6 +180,11 @@ class Subscriber:
                 chunk = names[start : start + CHANNELS_PER_COMMAND]
                 await connection.send_command(command, *chunk, check_health=False)
 
+    def reconnect(self) -> None:
+        """Give up the present connection, whether or not it knows that it is dead."""
+        if self._limit is not None and not self._limit.expired():
+            self._limit.reschedule(0)
+
     async def _read_for_ever(self) -> None:
         backoff = Backoff()
         while True:
@@ -162,24 +193,46 @@ class Subscriber:
                     self._connection = await self._open()
                     self._flush.set()  # what was wanted meanwhile
                     backoff.reset()
-                await self._read(self._connection)
+                async with asyncio.timeout(None) as self._limit:
+                    await self._read(self._connection)
             except Exception as error:  # noqa: BLE001 - the supervisor: nothing may end listening for good
                 backoff.grow()
-                self._refuse_waiters(self._factory.translate("subscribe", error))
-                log.warning("bus lost", extra={"error": str(error), "retry_in_s": backoff.delay_s})
-                if self._connection is not None:
-                    self._counters.bus_reconnects += 1
-                    self.on_gap()
-                await self._close()
+                await self._lose(error)
                 await asyncio.sleep(backoff.delay_s)
+
+    async def _lose(self, error: Exception) -> None:
+        self._limit = None
+        connection, self._connection = self._connection, None
+        self._refuse_waiters(self._factory.translate("subscribe", error))
+        self._trouble.log("bus lost", error=str(error) or type(error).__name__)
+        if connection is None:
+            return  # it was never there
+        await close(connection)
+        self._counters.bus_reconnects += 1
+        if self._lost_at_s is None:
+            self._lost_at_s = asyncio.get_running_loop().time()
+        self._tell_whom_it_concerns(self.on_gap)
+
+    def _has_returned(self) -> None:
+        if self._lost_at_s is not None and not self._unconfirmed:
+            seconds, self._lost_at_s = asyncio.get_running_loop().time() - self._lost_at_s, None
+            self._tell_whom_it_concerns(self.on_return, seconds)
+
+    def _tell_whom_it_concerns(self, listener: Callable[..., None], *arguments: float) -> None:
+        try:
+            listener(*arguments)
+        except Exception:  # its trouble must not end listening
+            log.exception("bus: a listener failed")
 
     async def _read(self, connection: Connection) -> None:
         while True:
             reply = await connection.read_response()
             if reply[0] == b"message":
-                self._hear(reply[1], reply[2])
+                self.hear(reply[1], reply[2])
                 if (pause := self.pause()) is not None:
+                    self.is_paused = True
                     await pause
+                    self.is_paused = False
             elif reply[0] == b"subscribe":
                 self._confirm(reply[1].decode())
 
@@ -196,12 +249,22 @@ class Subscriber:
             del self._unconfirmed[name]
             if name in self._told:
                 self._wake(name)
+            self._has_returned()
 
     async def _open(self) -> Connection:
         connection = await self._factory.connect()
-        self._told, self._unconfirmed = set(), Counter()
-        await self._tell(connection, tuple(self._wanted))
+        count_bytes(connection, self._count)
+        self._told, self._unconfirmed, self.is_paused = set(), Counter(), False
+        try:
+            async with asyncio.timeout(self._factory.timeout_s):
+                await self._tell(connection, tuple(self._wanted))
+        except BaseException:
+            await close(connection)
+            raise
         return connection
+
+    def _count(self, size: int) -> None:
+        self.bytes_read += size
 
     async def _close(self) -> None:
         connection, self._connection = self._connection, None

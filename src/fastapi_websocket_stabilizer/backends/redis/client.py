@@ -3,8 +3,8 @@
 import asyncio
 import random
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 from redis import exceptions as redis_errors
 from redis.asyncio import Connection, ConnectionPool
@@ -101,6 +101,8 @@ class ConnectionFactory:
         text = f"Redis at {self.address}: {operation}: {why}"
         if isinstance(error, redis_errors.AuthenticationError | redis_errors.NoPermissionError):
             return ConfigurationError(f"{text}; check user, password and ACL in redis_url")
+        if isinstance(error, redis_errors.InvalidResponse):
+            return ConfigurationError(f"{text}; that is no Redis, check host and port in redis_url")
         if isinstance(error, redis_errors.ResponseError) and "DB index" in str(error):
             return ConfigurationError(f"{text}; check the database number in redis_url")
         if isinstance(error, redis_errors.ResponseError) and why.startswith("WRONGTYPE"):
@@ -114,9 +116,23 @@ def is_lost(connection: Connection) -> bool:
     return reader is not None and bool(reader.at_eof())
 
 
+def count_bytes(connection: Connection, count: Callable[[int], None]) -> None:
+    """Have ``count`` told how many bytes each read of the socket brought."""
+    reader = connection._reader
+    assert reader is not None  # it is connected
+    feed = reader.feed_data
+
+    def feed_data(data: bytes) -> None:
+        count(len(data))
+        feed(data)
+
+    reader.feed_data = feed_data  # type: ignore[assignment,method-assign]  # redis-py tells nobody what it reads
+
+
 async def close(connection: Connection) -> None:
     """Close without waiting for the peer."""
-    await connection.disconnect(nowait=True)
+    with suppress(Exception):  # nothing about a connection that is given up is of interest
+        await connection.disconnect(nowait=True)
 
 
 async def check_server(connection: Connection, address: str) -> str:

@@ -14,6 +14,7 @@ class Keys:
         self._ns = namespace
         self.leases: str = f"{namespace}:{{nodes}}:leases"
         self.dead: str = f"{namespace}:{{nodes}}:dead"
+        self.epoch: str = f"{namespace}:{{nodes}}:epoch"
         self.secret: str = f"{namespace}:{{nodes}}:secret"
         self.all: str = f"{namespace}:all"
         self.inbox_prefix: str = f"{namespace}:{{"
@@ -34,6 +35,10 @@ class Keys:
 
     def inbox(self, node: NodeId) -> str:
         return f"{self.inbox_prefix}{node}{self.inbox_suffix}"
+
+    def canary(self, name: str) -> str:
+        """Channel on which one bus connection hears itself."""
+        return f"{self._ns}:{{{name}}}:canary"
 
     def client(self, client_id: str) -> str:
         return f"{self._ns}:{{{partition(client_id)}}}:client:{client_id}"

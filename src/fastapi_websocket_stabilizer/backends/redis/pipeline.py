@@ -5,6 +5,7 @@ that is cancelled never leaves half a reply behind for somebody else to read (CV
 """
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -13,10 +14,13 @@ from redis import exceptions as redis_errors
 from redis.asyncio import Connection
 
 from ...exceptions import BackendUnavailableError
+from ...logs import Occasionally
 from ...loops import running_loop
 from ...metrics import Counters
 from .client import Backoff, ConnectionFactory, check_server, close, is_lost
 from .scripts import Script
+
+log: logging.Logger = logging.getLogger(__name__)
 
 LIMIT_BYTES = 64 * 1024 * 1024
 """Bytes of commands waiting to be sent; one more is refused."""
@@ -101,6 +105,7 @@ class Pipeline:
         self._queue: deque[Command] = deque()
         self._wanted = asyncio.Event()
         self._backoff = Backoff()
+        self._trouble = Occasionally(log)
         self._connection: Connection | None = None
         self._task: asyncio.Task[None] | None = None
         self._in_flight: list[Command] = []
@@ -116,7 +121,14 @@ class Pipeline:
             BackendUnavailableError, ConfigurationError: As ``ConnectionFactory.connect``.
         """
         self._connection = await self._connect()
+        self.serve()
+
+    def serve(self) -> None:
+        """Begin to serve; without a connection, open one as soon as Redis answers."""
         self._wanted = asyncio.Event()
+        if self._connection is None:
+            self._backoff.grow()
+            self._wanted.set()
         self._task = asyncio.create_task(self._serve(), name=f"redis-{self._name}")
 
     async def stop(self) -> None:
@@ -225,7 +237,8 @@ class Pipeline:
         await asyncio.sleep(self._backoff.delay_s)
         try:
             self._connection = self._connection or await self._connect()
-        except Exception:  # noqa: BLE001 - whatever it is, it is tried again
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again
+            self._trouble.log("Redis does not answer", error=str(error))
             self._backoff.grow()
             return False
         self._backoff.reset()

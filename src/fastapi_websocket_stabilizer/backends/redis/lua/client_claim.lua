@@ -2,7 +2,7 @@
 -- KEYS[1]  client hash: connection_id -> "<stamp> <entry>"
 -- ARGV[1]  connection_id
 -- ARGV[2]  how many connections the client may have
--- ARGV[3]  stamp of an earlier claim of the same socket, or 0
+-- ARGV[3]  stamp of an earlier claim of the same socket, or 0, or -µs that a first claim has waited
 -- ARGV[4]  connection_id of that earlier claim, or ""
 -- ARGV[5]  entry
 -- Returns  {stamp, connections there before, outranked connection_id, ...}
@@ -10,8 +10,7 @@ if redis.call('TYPE', KEYS[1]).ok ~= 'hash' then redis.call('UNLINK', KEYS[1]) e
 local before = redis.call('HLEN', KEYS[1])
 redis.call('HDEL', KEYS[1], ARGV[4])
 
-local ranked, highest, stamp = {}, 0, tonumber(ARGV[3])
-local fields = redis.call('HGETALL', KEYS[1])
+local ranked, highest, stamp, fields = {}, 0, tonumber(ARGV[3]), redis.call('HGETALL', KEYS[1])
 for i = 1, #fields, 2 do
   local held = tonumber(string.match(fields[i + 1], '^%d+')) or math.huge
   if held > 2^53 or not string.match(fields[i], '^[%w_-]+%.[%w_-]+$') then
@@ -24,9 +23,10 @@ for i = 1, #fields, 2 do
   end
 end
 
-if stamp == 0 then
+if stamp <= 0 then
   local time = redis.call('TIME')
-  stamp = math.min(math.max(time[1] * 1000000 + time[2], highest + 1), 2^53)
+  local now = time[1] * 1000000 + time[2]
+  stamp = stamp == 0 and math.min(math.max(now, highest + 1), 2^53) or now + stamp
 end
 local text = string.format('%.0f', stamp)
 redis.call('HSET', KEYS[1], ARGV[1], text .. ' ' .. ARGV[5])

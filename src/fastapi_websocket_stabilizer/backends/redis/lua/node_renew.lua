@@ -2,10 +2,12 @@
 -- KEYS[1]  leases: node_id -> deadline, ms of Redis time
 -- KEYS[2]  nodes under sweep: node_id -> deadline of the sweeper
 -- KEYS[3]  info of the node
+-- KEYS[4]  epoch: says whether this is still the content that it was
 -- ARGV[1]  node_id
 -- ARGV[2]  lifetime of the lease in ms
 -- ARGV[3]  info
--- Returns  {1 if held else 0, now, {node_id, deadline, ...} of the living, {node_id, ...} to be swept}
+-- ARGV[4]  epoch for a server that has none
+-- Returns  {1 if held else 0, now, {node_id, deadline, ...} of the living, {node_id, ...} to be swept, epoch}
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local deadline = redis.call('ZSCORE', KEYS[1], ARGV[1])
@@ -16,8 +18,10 @@ if deadline and tonumber(deadline) > now then
   redis.call('SET', KEYS[3], ARGV[3], 'PX', ARGV[2])
 end
 
+redis.call('SET', KEYS[4], ARGV[4], 'NX')
 local lapsed = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now)
 for _, node in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now)) do
   lapsed[#lapsed + 1] = node
 end
-return {held, now, redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. now, '+inf', 'WITHSCORES'), lapsed}
+local live = redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. now, '+inf', 'WITHSCORES')
+return {held, now, live, lapsed, redis.call('GET', KEYS[4])}

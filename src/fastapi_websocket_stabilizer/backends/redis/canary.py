@@ -1,0 +1,80 @@
+"""A message to ourselves, each beat and on each bus connection: does it still hear, and how far behind is it?
+
+A connection that hears nothing looks just like one on which nothing is said. The message goes out through the
+commands and comes back on the bus; our repeated SUBSCRIBE goes out on the bus and is confirmed there. So each
+direction of either connection is tried, and a peer that swallows bytes is found within two beats.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from functools import partial
+
+from ...loops import running_loop
+from ...metrics import Counters
+from .bus import Subscriber
+
+OUTSTANDING = 16
+"""Canaries that may still come back; of an older one the lag is not measured."""
+
+Publish = Callable[[str, bytes], "asyncio.Future[object]"]
+
+
+class Canary:
+    """Watches one bus connection and has it opened again when it is stuck."""
+
+    def __init__(self, subscriber: Subscriber, publish: Publish, channel: str, counters: Counters) -> None:
+        self._subscriber, self._publish, self._channel = subscriber, publish, channel
+        self._counters = counters
+        self.heard_after: Callable[[float], None] = lambda _: None
+        self._raw_channel = channel.encode()
+        self._hear, subscriber.hear = subscriber.hear, self.hear
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what was sent: nothing of it will be heard."""
+        self._outstanding: dict[bytes, float] = {}  # sent, with the time
+        self._unheard_since_s: float | None = None
+        self._bytes_read = -1
+
+    def hear(self, channel: bytes, data: bytes) -> None:
+        """Take what the subscriber hears; what is no canary goes on."""
+        if channel != self._raw_channel:
+            self._hear(channel, data)
+            return
+        sent_at_s = self._outstanding.get(data)
+        if sent_at_s is not None:  # else somebody else's
+            self.heard_after(running_loop().time() - sent_at_s)
+            self._outstanding = {d: at_s for d, at_s in self._outstanding.items() if at_s > sent_at_s}
+            self._unheard_since_s = None
+
+    def beat(self) -> None:
+        """Look what became of the last canary, and send the next. Called when commands are known to work."""
+        if self._is_stuck():
+            self._counters.canaries_missed += 1
+            self._subscriber.reconnect()
+        self._bytes_read = self._subscriber.bytes_read
+        self._subscriber.subscribe_again(self._channel)
+        data, sent_at_s = secrets.token_bytes(8), running_loop().time()
+        self._outstanding[data] = sent_at_s
+        if len(self._outstanding) > OUTSTANDING:
+            del self._outstanding[next(iter(self._outstanding))]
+        self._publish(self._channel, data).add_done_callback(partial(self._published, data, sent_at_s))
+
+    def _is_stuck(self) -> bool:
+        """A canary is missed when it did not come back and not one byte did since it was sent."""
+        if self._bytes_read < 0 or self._subscriber.is_paused:  # a reader that waits for us is not deaf
+            return False
+        if self._unheard_since_s is None:  # it came back, and our word on the way out did not?
+            return not self._subscriber.is_confirmed(self._channel)
+        return self._subscriber.bytes_read == self._bytes_read
+
+    def _published(self, data: bytes, sent_at_s: float, reply: "asyncio.Future[object]") -> None:
+        if reply.cancelled() or reply.exception() is not None:
+            self._outstanding.pop(data, None)  # commands do not work: it says nothing about the bus
+        elif data in self._outstanding and self._unheard_since_s is None:
+            self._unheard_since_s = sent_at_s
+
+    def unheard_for_s(self) -> float:
+        """For how long nothing came back that Redis had taken; 0 when the last one did."""
+        return 0.0 if self._unheard_since_s is None else running_loop().time() - self._unheard_since_s

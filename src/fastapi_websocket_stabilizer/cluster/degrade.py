@@ -1,0 +1,123 @@
+"""``on_backend_loss="degrade"``: messages that cannot leave this node reach at least its own clients.
+
+While Redis answers, this only passes on. What is delivered here alone is noted under its (sender, sequence), so
+that it is dropped if Redis brings it back after all: a PUBLISH without an answer may have been carried out.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import partial
+
+from ..exceptions import BackendUnavailableError
+from ..logs import Occasionally
+from ..loops import running_loop
+from ..names import NodeId
+from ..ports import Bus
+from ..wire import Envelope, Kind
+from .context import Context
+
+Rows = list[list[NodeId]]
+"""For each client the nodes that took its message."""
+
+
+class DegradingBus:
+    """``ports.Bus`` that delivers to this node's clients what Redis does not take."""
+
+    def __init__(
+        self, context: Context, bus: Bus, deliver: Callable[[Envelope], None], flush: Callable[[], None]
+    ) -> None:
+        self._context, self._bus, self._deliver, self._flush = context, bus, deliver, flush
+        self._trouble = Occasionally(context.log)
+
+    async def publish_all(self, envelope: Envelope) -> int:
+        return await self._publish("all", envelope, self._bus.publish_all)
+
+    async def publish_room(self, room: str, envelope: Envelope) -> int:
+        return await self._publish(f"room:{room}", envelope, partial(self._bus.publish_room, room))
+
+    async def publish_node(self, node: NodeId, envelope: Envelope) -> int:
+        publish = partial(self._bus.publish_node, node)
+        if envelope.kind is Kind.SOCKET:
+            return await self._publish("inbox", envelope, publish)
+        self._context.check_reachable()
+        return await publish(envelope)
+
+    def publish_clients(self, envelope: Envelope, top: int) -> "asyncio.Future[Rows]":
+        answer: asyncio.Future[Rows] = running_loop().create_future()
+        if self._can_leave("inbox", envelope):
+            reply = self._bus.publish_clients(envelope, top)
+            reply.add_done_callback(partial(self._answered, envelope, answer))
+        else:
+            answer.set_result(self._rows(envelope))
+        return answer
+
+    async def subscribe_room(self, room: str) -> None:
+        is_late = self._context.is_away or not self._context.backend.is_connected
+        try:
+            # It is asked for in any case, and subscribed with everything else when the bus is back.
+            async with asyncio.timeout(0 if is_late else None):
+                await self._bus.subscribe_room(room)
+        except TimeoutError:
+            raise BackendUnavailableError(f"room {room!r} is not subscribed yet") from None
+
+    def unsubscribe_room(self, room: str) -> None:
+        self._bus.unsubscribe_room(room)
+
+    def deliver_unheard(self) -> None:
+        """Deliver here what is on its way, since what is sent from now on is delivered at once."""
+        for channel, envelope in self._context.unheard.kept():
+            self._alone(channel, envelope)
+
+    async def _publish(
+        self, channel: str, envelope: Envelope, publish: Callable[[Envelope], Awaitable[int]]
+    ) -> int:
+        try:
+            if self._can_leave(channel, envelope):
+                return await publish(envelope)
+        except BackendUnavailableError:
+            self._alone(channel, envelope)
+        return 1
+
+    def _can_leave(self, channel: str, envelope: Envelope) -> bool:
+        context = self._context
+        context.unheard.keep(channel, envelope)
+        if context.is_away or not context.backend.is_connected:  # nothing will come back
+            self._flush()  # what was sent before
+            self._alone(channel, envelope)
+        return not context.is_away
+
+    def _answered(
+        self, envelope: Envelope, answer: "asyncio.Future[Rows]", reply: "asyncio.Future[Rows]"
+    ) -> None:
+        error = None if reply.cancelled() else reply.exception()
+        if answer.cancelled():
+            return
+        if isinstance(error, BackendUnavailableError):
+            self._alone("inbox", envelope)
+            answer.set_result(self._rows(envelope))
+        elif error is not None:
+            answer.set_exception(error)
+        elif self._context.backend.is_connected:
+            answer.set_result(reply.result())
+        else:
+            pairs = zip(reply.result(), self._rows(envelope), strict=True)
+            answer.set_result([there or here for there, here in pairs])
+
+    def _alone(self, channel: str, envelope: Envelope) -> None:
+        context, number = self._context, envelope.sequence
+        if context.sequences.observe(channel, envelope.sender, number, 0).duplicate:
+            return
+        context.counters.degraded += 1
+        self._trouble.log("Redis is away: messages reach the clients of this node only")
+        if envelope.kind is Kind.DIRECT:
+            here = [
+                part._replace(targets=[*filter(context.shards.has_client, part.targets)])
+                for part in envelope.parts
+            ]
+            envelope = replace(envelope, parts=tuple(part for part in here if part.targets))
+        self._deliver(envelope)
+
+    def _rows(self, envelope: Envelope) -> Rows:
+        has, own = self._context.shards.has_client, self._context.node_id
+        return [[own] if has(client_id) else [] for part in envelope.parts for client_id in part.targets]

@@ -1,0 +1,126 @@
+"""Connections that are to be claimed (again): made while Redis was away, or forgotten by it, or renamed."""
+
+import asyncio
+import random
+from itertools import islice
+
+from .. import close_codes
+from ..exceptions import ConnectionLimitExceededError
+from ..local.connection import Connection
+from ..local.owner import Ended
+from ..loops import running_loop
+from ..names import ConnectionId, node_of
+from .claims import Claims, lines_of
+from .context import Context
+from .presence import Announcer, client_joined, room_joined
+
+BATCH = 200
+PAUSE_S = 0.1
+"""Longest pause between two batches; random, so that nodes that come back together do not stay together."""
+
+
+async def pause() -> None:
+    """Leave Redis and the event loop to the traffic for a moment."""
+    await asyncio.sleep(random.uniform(0, PAUSE_S))
+
+
+class Reclaims:
+    """Claims what is local, batch by batch, until nothing is left; what Redis does not take, at the next beat."""
+
+    def __init__(self, context: Context, claims: Claims, announce: Announcer) -> None:
+        self._context, self._claims, self._announce = context, claims, announce
+        # With the connection_id under which each was claimed before, which may be the present one.
+        self._unclaimed: dict[Connection, ConnectionId] = {}
+        self._running: asyncio.Task[None] | None = None
+
+    async def later(self, connection: Connection) -> None:
+        """Register a new connection when Redis is back; the client's others on this node give way now.
+
+        Raises:
+            ConnectionLimitExceededError: They do not, since ``on_client_overflow`` is "reject".
+        """
+        config, client_id = self._context.config, connection.client_id
+        own = self._context.shards.of_client(client_id)
+        over = own[: max(0, len(own) - config.max_connections_per_client)]
+        if over and config.on_client_overflow == "reject":
+            raise self._claims.is_full(client_id, len(own) - 1)
+        self.again(connection)
+        await self._claims.displace(client_id, tuple(old.connection_id for old in over))
+
+    def again(self, connection: Connection) -> None:
+        """Claim one connection, its rooms included, under the id that it has."""
+        self._unclaimed.setdefault(connection, connection.connection_id)
+
+    def all_again(self) -> None:
+        """Claim every connection: the store may have forgotten any of them."""
+        for connection in self._context.shards:
+            self.again(connection)
+
+    def rename_all(self) -> None:
+        """Give every connection an id of the present node_id; each is to be claimed again, with its old rank."""
+        own = self._context.node_id
+        self._claims.forget_unreleased()  # its sweeper's, from now on
+        for connection in self._context.shards:
+            former = connection.connection_id
+            if node_of(former) != own:
+                self._context.shards.rename(connection, self._context.next_connection_id())
+                self._unclaimed[connection] = former
+
+    def run(self) -> "asyncio.Task[None]":
+        """Begin with what waits, unless that is under way."""
+        if self._running is None or self._running.done():
+            self._running = self._context.tasks.spawn(self._run(), "reclaim")
+        return self._running
+
+    async def _run(self) -> None:
+        while batch := list(islice(self._unclaimed.items(), BATCH)):
+            await asyncio.gather(*(self._reclaim(connection, former) for connection, former in batch))
+            if self._unclaimed:
+                await pause()
+
+    async def _reclaim(self, connection: Connection, former: ConnectionId) -> None:
+        connection_id, rooms = connection.connection_id, tuple(connection.rooms)
+        if connection.ended is None:
+            try:
+                await self._claim(connection, former)
+            except ConnectionLimitExceededError as error:
+                end = self._claims.end(connection, Ended.EVICTED, close_codes.TRY_AGAIN_LATER, str(error))
+                self._context.tasks.spawn(end, "full")
+                return
+            for room in rooms:
+                await self._join(connection, former, room)
+            if former != connection_id:
+                lines = lines_of(connection, former, rooms)
+                await self._context.backend.nodes.forget(node_of(former), lines)
+        self._unclaimed.pop(connection, None)
+        if connection.ended is not None or connection.connection_id != connection_id:  # meanwhile
+            self._claims.remember_unreleased(lines_of(connection, connection_id, rooms))
+
+    async def _claim(self, connection: Connection, former: ConnectionId) -> None:
+        replaces = "" if former == connection.connection_id else former
+        # The last to connect wins, not the last whose Redis came back.
+        waited_us = int((running_loop().time() - connection.opened_at_s) * 1_000_000)
+        claimed = await self._claims.enter(connection, replaces, waited_us)
+        connection.stamp = claimed.stamp
+        # Nobody's hook and nobody's socket may hold this up: what we serve may wait for it.
+        if claimed.first:
+            event = client_joined(connection.client_id, connection.connection_id)
+            self._context.tasks.spawn(self._announce(event), "announce")
+        self._context.tasks.spawn(self._claims.displace(connection.client_id, claimed.others), "displace")
+
+    async def _join(self, connection: Connection, former: ConnectionId, room: str) -> None:
+        rooms, connection_id, client_id = (
+            self._context.backend.rooms,
+            connection.connection_id,
+            connection.client_id,
+        )
+        was_listed = former != connection_id and await rooms.leave(room, former)
+        if room not in connection.rooms:
+            return
+        stay = connection.stays.get(room, 0)
+        is_new = await rooms.join(room, client_id, connection_id, stay)
+        if is_new and not was_listed:  # or a sweeper said that it had left
+            event = room_joined(client_id, connection_id, room, stay)
+            self._context.tasks.spawn(self._announce(event), "announce")
+        if room not in connection.rooms:  # left while it was listed again
+            self._claims.remember_line(connection_id, client_id, room, stay)

@@ -1,0 +1,199 @@
+"""What beats, outages and bus gaps have this node do: notice, claim again, compare, tidy up, sweep."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from ..exceptions import BackendUnavailableError
+from ..local.connection import Connection
+from ..models import BusGap
+from ..names import NodeId, node_of
+from ..ports import Entry, Membership, Renewal
+from .claims import Claims
+from .context import Context
+from .degrade import DegradingBus
+from .membership import Membership as Leases
+from .presence import Announcer
+from .reclaims import BATCH, Reclaims, pause
+from .sweep import Sweeper
+from .tokens import Tokens
+
+INDEX_LINES = 500
+
+
+class Recovery:
+    """Listens to the lease and to the bus."""
+
+    def __init__(self, context: Context, tokens: Tokens, announce: Announcer) -> None:
+        self._context, self._tokens = context, tokens
+        self.sweeper: Sweeper = Sweeper(context.backend, context.config, context.counters, announce)
+        self.bus: DegradingBus | None = None  # unless the policy is "refuse"
+        self._sweeping: set[NodeId] = set()
+        self._is_catching_up = self._must_compare = self._must_tidy = False
+        self._must_share_secret = False
+
+    def join(self, leases: Leases, claims: Claims, reclaims: Reclaims) -> None:
+        """Say whom it listens to and what it works with."""
+        self._leases, self._claims, self._reclaims = leases, claims, reclaims
+
+    # What the lease says
+
+    def lost(self, error: BackendUnavailableError) -> None:
+        """Redis did not answer a beat."""
+        if not self._context.is_away:
+            self._context.is_away = True
+            self._context.log.warning("Redis is away: %s", error, extra={"node_id": self._context.node_id})
+            if self.bus is not None:
+                self.bus.deliver_unheard()
+
+    def answered(self) -> None:
+        """Redis answered a beat."""
+        if self._context.is_away:
+            self._context.is_away = False
+            self._context.log.warning("Redis is back", extra={"node_id": self._context.node_id})
+        self._context.backend.beat()
+
+    async def refused(self) -> "asyncio.Future[None]":
+        """The lease lapsed while we were frozen or cut off, or was forgotten: be another node, with the same sockets.
+
+        Returns what a node that was frozen waits for before it serves anything; the beat goes on meanwhile.
+        """
+        context = self._context
+        context.counters.leases_refused += 1
+        context.rename()
+        context.log.warning("lease lapsed; registering again", extra={"node_id": context.node_id})
+        await context.backend.rename(context.node_id)
+        await self._leases.register(context.node_id)
+        self._must_share_secret = True  # whoever forgot the lease may have forgotten the secret, too
+        self._reclaims.rename_all()
+        return context.tasks.spawn(self._reclaim(), "reclaim")
+
+    async def _reclaim(self) -> None:
+        with suppress(BackendUnavailableError):  # the beat goes on with it
+            await self._reclaims.run()
+        for former in self._context.former_ids:
+            # What ended here meanwhile: nobody else may be there, or may know, to do it.
+            self._start_sweep(former, self.sweeper.sweep_former)
+
+    def moved(self) -> None:
+        """Another server answers, or one that was emptied: what it knows of us may be old."""
+        self._must_share_secret = self._must_tidy = True
+        self._reclaims.all_again()
+
+    def beat(self, renewal: Renewal) -> None:
+        """The lease is held: go on with what was not done yet."""
+        self._context.tasks.spawn(self._catch_up(), "catch-up")
+        if self._leases.may_sweep():
+            for node in renewal.lapsed:
+                self._start_sweep(node, self.sweeper.sweep)
+
+    # What the bus says
+
+    def gap_began(self) -> None:
+        """Messages are being lost: wait for none of them, and blame nobody for the hole."""
+        if self.bus is None:
+            self._context.unheard.give_up()
+            self._context.sequences.forget()
+        else:
+            self.bus.deliver_unheard()
+            own = {self._context.node_id, *self._context.former_ids}
+            self._context.sequences.forget(but=own)
+        self._leases.hurry()  # is it all of Redis?
+
+    def gap_ended(self, seconds: float) -> None:
+        """The bus is subscribed again: tell the application, and look for evicts that were missed."""
+        context = self._context
+        context.counters.bus_gaps += 1
+        context.log.warning(
+            "the bus is back", extra={"node_id": context.node_id, "away_s": round(seconds, 3)}
+        )
+        context.tasks.spawn(context.hooks.run(context.hooks.on_bus_gap, BusGap(seconds)), "on-bus-gap")
+        self._must_compare = True
+        if not context.is_away:
+            context.tasks.spawn(self._catch_up(), "catch-up")
+
+    # What is to be done; it is not lost if Redis fails us again in the middle
+
+    async def _catch_up(self) -> None:
+        if self._is_catching_up:
+            return
+        self._is_catching_up = True
+        try:
+            if self._must_share_secret:
+                await self._tokens.share_secret()
+                self._must_share_secret = False
+            await self._reclaims.run()
+            await self._claims.release_pending()
+            await self._claims.repeat_evicts()
+            await self._compare()
+            await self._tidy()
+        finally:
+            self._is_catching_up = False
+
+    async def _compare(self) -> None:
+        """After a gap: close what was displaced, and claim what was removed, without a word that reached us."""
+        if not self._must_compare:
+            return
+        self._must_compare = False
+        try:
+            connections = [c for c in self._context.shards if c.stamp]  # the others are being claimed
+            for start in range(0, len(connections), BATCH):
+                await self._compare_some(connections[start : start + BATCH])
+                await pause()
+        except BaseException:
+            self._must_compare = True
+            raise
+
+    async def _compare_some(self, connections: list[Connection]) -> None:
+        known = [(connection, connection.connection_id) for connection in connections]
+        found = await self._context.backend.presence.entries([c.client_id for c in connections])
+        live = await self._leases.live_among({node_of(e.connection_id) for entries in found for e in entries})
+        for (connection, connection_id), entries in zip(known, found, strict=True):
+            if connection.ended is None and connection.connection_id == connection_id:
+                self._judge(
+                    connection,
+                    [
+                        e
+                        for e in entries
+                        if e.connection_id == connection_id or node_of(e.connection_id) in live
+                    ],
+                )
+
+    def _judge(self, connection: Connection, entries: list[Entry]) -> None:
+        ids = [entry.connection_id for entry in entries]
+        if connection.connection_id not in ids:
+            self._reclaims.again(connection)
+        elif ids.index(connection.connection_id) >= self._context.config.max_connections_per_client:
+            displace = self._claims.displace(connection.client_id, (connection.connection_id,))
+            self._context.tasks.spawn(displace, "displace")
+
+    async def _tidy(self) -> None:
+        """Remove what our index names and is not here: the server missed that it had ended."""
+        if not self._must_tidy:
+            return
+        nodes, node = self._context.backend.nodes, self._context.node_id
+        for read in (nodes.memberships, nodes.connections):
+            cursor, is_over = "", False
+            while not is_over:
+                lines, cursor = await read(node, cursor, INDEX_LINES)
+                if gone := [line for line in lines if not self._is_here(line)]:
+                    await (await self._claims.release(gone, is_repeated=True))
+                is_over = not cursor
+        self._must_tidy = False
+
+    def _is_here(self, line: Membership) -> bool:
+        connection = self._context.shards.get(line.connection_id)
+        return connection is not None and (line.room is None or line.room in connection.rooms)
+
+    # Sweeping
+
+    def _start_sweep(self, node: NodeId, sweep: Callable[[NodeId], Awaitable[None]]) -> None:
+        if node not in self._sweeping:
+            self._sweeping.add(node)
+            self._context.tasks.spawn(self._sweep(node, sweep), f"sweep-{node}")
+
+    async def _sweep(self, node: NodeId, sweep: Callable[[NodeId], Awaitable[None]]) -> None:
+        try:
+            await sweep(node)
+        finally:
+            self._sweeping.discard(node)

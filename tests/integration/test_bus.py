@@ -1,0 +1,285 @@
+"""Nothing ends listening for good: killed, overrun, swallowed and silent bus connections."""
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import redis
+import redis.asyncio.connection as redis_connection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from fastapi_websocket_stabilizer import BusGap, WebSocketConnectionManager
+from fastapi_websocket_stabilizer.backends.redis.client import ConnectionFactory
+from tests.integration.cluster import (
+    BEAT_S,
+    REPLACED,
+    Managers,
+    counter,
+    hears,
+    join,
+    knows,
+)
+from tests.integration.test_redis_away import not_degraded, readyz
+from tests.support.proxy import TcpProxy
+from tests.support.servers import RedisServer
+from tests.support.waiting import eventually
+
+
+class OneWayProxy(TcpProxy):
+    """Lets nothing through in one direction while ``swallows`` says so."""
+
+    swallows = ""
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        is_to_server = writer.get_extra_info("peername")[1] == self._target[1]
+        while data := await reader.read(64 * 1024):
+            await self._flows.wait()
+            if self.swallows != ("to the server" if is_to_server else "to the node"):
+                writer.write(data)
+                await writer.drain()
+
+
+@asynccontextmanager
+async def node_with_own_bus(
+    managers: Managers, server: RedisServer, **settings: Any
+) -> AsyncIterator[tuple[WebSocketConnectionManager, OneWayProxy]]:
+    """Start a node whose bus goes through a proxy and whose commands do not."""
+    async with OneWayProxy("127.0.0.1", server.port) as proxy:
+        node = managers.make(redis_timeout_s=0.5, **settings)
+        backend: Any = node._context.backend
+        backend._subscriber._factory = ConnectionFactory(f"redis://127.0.0.1:{proxy.port}", 0.5)
+        await node.start()
+        try:
+            yield node, proxy
+        finally:
+            proxy.swallows = ""
+            proxy.resume()
+            await node.graceful_shutdown(1.0)
+
+
+async def hear_one_another(nodes: list[WebSocketConnectionManager], word: str) -> None:
+    """Wait until a broadcast of each node reaches a new client of each."""
+    sockets = [await join(node, f"{word} {number}") for number, node in enumerate(nodes)]
+
+    async def is_heard(node: WebSocketConnectionManager, text: str) -> bool:
+        await node.broadcast(text)
+        return all(text in socket.received for socket in sockets)
+
+    for number, node in enumerate(nodes):
+        await eventually(lambda n=node, text=f"{word} {number}": is_heard(n, text))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+
+
+@pytest.mark.parametrize("swallowed", ["to the node", "to the server"])
+async def test_a_bus_whose_bytes_are_swallowed_is_opened_again(
+    own_managers: Managers, server: RedisServer, swallowed: str
+) -> None:
+    async with node_with_own_bus(own_managers, server) as (node, proxy):
+        near = await own_managers.start()
+        alice = await join(node, "alice")
+        await eventually(lambda: node.statistics().bus_lag_seconds.count > 0)
+        proxy.swallows = swallowed
+        await eventually(lambda: counter(node, "canaries_missed") > 0)
+        proxy.swallows = ""
+        await eventually(lambda: near.send_to_client("alice", "hello"))
+        await eventually(lambda: "hello" in alice.received)
+        await connection_joins(node, "alice", "new room")
+        await hear_one_another([node, near], "after")
+
+
+async def connection_joins(node: WebSocketConnectionManager, client_id: str, room: str) -> None:
+    await eventually(lambda: joined(node, client_id, room))
+
+
+async def joined(node: WebSocketConnectionManager, client_id: str, room: str) -> bool:
+    await node.join(client_id, room)
+    return True
+
+
+async def test_a_node_whose_bus_stays_deaf_is_not_ready_until_it_hears_again(
+    own_managers: Managers, server: RedisServer
+) -> None:
+    async with node_with_own_bus(own_managers, server) as (node, proxy):
+        assert (await readyz(node))[0] == 200
+        proxy.swallows = "to the node"
+        await eventually(lambda: is_deaf(node))
+        assert await node.nodes()  # commands work
+        await asyncio.sleep(3 * BEAT_S)  # and it stays so, however often the bus is opened again
+        assert await is_deaf(node)
+        assert counter(node, "canaries_missed") >= 1
+        proxy.swallows = ""
+        await eventually(lambda: not_degraded(node))
+
+
+async def is_deaf(node: WebSocketConnectionManager) -> bool:
+    status, body = await readyz(node)
+    return status == 503 and body["reason"] == "the bus is deaf: nothing of other nodes arrives"
+
+
+async def test_a_bus_that_is_only_quiet_stays(own_managers: Managers, server: RedisServer) -> None:
+    node = await own_managers.start()
+    await eventually(lambda: node.statistics().bus_lag_seconds.count >= 5)
+    lag = node.statistics().bus_lag_seconds
+    assert (counter(node, "canaries_missed"), counter(node, "bus_reconnects")) == (0, 0)
+    assert 0 < lag.max_s < BEAT_S
+    assert counter(node, "bus_malformed") == counter(node, "bus_messages") == 0
+
+
+async def test_a_bus_that_waits_for_the_fan_out_is_not_taken_for_deaf(
+    own_managers: Managers, server: RedisServer
+) -> None:
+    node = await own_managers.start()
+    backend: Any = node._context.backend
+    gate = asyncio.Event()
+    backend._subscriber.pause = gate.wait
+    await node.broadcast("read, and then wait")
+    missed = counter(node, "canaries_missed")
+    await eventually(lambda: is_deaf(node))  # so far behind that nobody new should come
+    assert counter(node, "canaries_missed") == missed == 0
+    backend._subscriber.pause = lambda: None
+    gate.set()
+    await eventually(lambda: not_degraded(node))
+    assert counter(node, "bus_reconnects") == 0
+
+
+async def test_a_bus_killed_again_and_again_hears_again(own_managers: Managers, server: RedisServer) -> None:
+    nodes = await own_managers.start_many(2)
+    for round_ in range(1, 6):
+        with server.client() as client:
+            client.client_kill_filter(_type="pubsub")
+        for node in nodes:
+            await eventually(lambda n=node, k=round_: counter(n, "bus_gaps") >= k)  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+        await hear_one_another(nodes, f"round {round_}")
+
+
+async def test_a_bus_that_overran_its_output_buffer_hears_again(
+    own_managers: Managers, server: RedisServer
+) -> None:
+    async with node_with_own_bus(own_managers, server) as (node, proxy):
+        near = await own_managers.start()
+        with server.client() as client:
+            client.config_set("client-output-buffer-limit", "pubsub 1mb 0 0")
+        proxy.blackhole()  # nothing is read any more
+        while not counter(node, "bus_reconnects") and len(bus_clients(server)) == 2:
+            await asyncio.gather(*(near.broadcast("x" * 500_000) for _ in range(8)))
+        proxy.resume()
+        await eventually(lambda: counter(node, "bus_gaps") > 0)
+        await hear_one_another([node, near], "after")
+
+
+def bus_clients(server: RedisServer) -> list[Any]:
+    with server.client() as client:
+        return list(client.client_list(_type="pubsub"))
+
+
+class Unexpected(Exception):
+    """Nothing that anybody named."""
+
+
+async def test_an_error_that_nobody_expected_does_not_end_listening(
+    own_managers: Managers, server: RedisServer
+) -> None:
+    nodes = await own_managers.start_many(2)
+    backend: Any = nodes[0]._context.backend
+    subscriber, hear = backend._subscriber, backend._subscriber.hear
+
+    def fail(*_: object) -> None:
+        subscriber.hear = hear
+        raise Unexpected
+
+    subscriber.hear, subscriber.on_gap = fail, fail
+    subscriber.on_return = fail
+    await nodes[1].broadcast("poison")
+    await eventually(lambda: counter(nodes[0], "bus_reconnects") > 0)
+    await hear_one_another(nodes, "after")
+
+
+# Gaps
+
+
+async def test_a_gap_is_counted_and_told_to_the_application(
+    own_managers: Managers, server: RedisServer
+) -> None:
+    node = await own_managers.start()
+    gaps: list[BusGap] = []
+    node.on_bus_gap(gaps.append)
+    with server.client() as client:
+        client.client_kill_filter(_type="pubsub")
+    await eventually(lambda: gaps)
+    assert counter(node, "bus_gaps") == len(gaps) == 1
+    assert 0 < gaps[0].seconds < 5
+
+
+async def test_what_was_displaced_during_a_gap_is_closed_after_it(
+    own_managers: Managers, server: RedisServer
+) -> None:
+    """The other node displaced it and is gone: nobody repeats the evict."""
+    async with node_with_own_bus(own_managers, server, lease_ttl_s=8.0) as (node, proxy):
+        near = await own_managers.start()
+        old, other = await join(node, "alice"), await join(node, "bob")
+        proxy.cut()
+        new = await join(near, "alice")
+        near._registry.claims._displaced.clear()  # as if it had forgotten whom to tell
+        assert old.is_open
+        proxy.resume()
+        await eventually(lambda: old.closed_with == REPLACED)
+        assert new.is_open
+        assert other.is_open
+        await knows(near, "alice", "bob")
+
+
+async def test_what_was_removed_from_the_registry_during_a_gap_is_listed_again(
+    own_managers: Managers, server: RedisServer
+) -> None:
+    node, near = await own_managers.start_many(2)
+    await join(node, "alice")
+    with server.client() as client:
+        (key,) = client.scan_iter("*:client:alice")
+        client.delete(key)
+        client.client_kill_filter(_type="pubsub")
+    await knows(near, "alice")
+
+
+# redis-py's defaults
+
+
+@pytest.fixture
+def changed_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have redis-py's next release decide everything differently."""
+    hostile = {
+        "socket_timeout": 0.05, "socket_connect_timeout": 0.0001, "retry_on_timeout": True,
+        "retry_on_error": [redis.RedisError], "decode_responses": True, "health_check_interval": 0.1, "protocol": 3,
+        "retry": Retry(NoBackoff(), 10), "socket_read_size": 16,
+    }  # fmt: skip
+    for class_ in (redis_connection.AbstractConnection, redis.connection.AbstractConnection):
+        init = inspect.unwrap(class_.__init__)
+        defaults = init.__kwdefaults__ or {}
+        new = {name: value for name, value in hostile.items() if name in defaults}
+        monkeypatch.setattr(init, "__kwdefaults__", {**defaults, **new})
+
+
+@pytest.mark.usefixtures("changed_defaults")
+async def test_redis_pys_defaults_decide_nothing(own_managers: Managers, server: RedisServer) -> None:
+    connection = redis_connection.Connection()
+    assert connection.socket_timeout == 0.05, "the fixture changes nothing any more"
+    here, there = await own_managers.start_many(2)
+    alice, bob = await join(here, "alice", "room"), await join(there, "bob", "room")
+    await eventually(
+        lambda: there.statistics().bus_lag_seconds.count >= 4
+    )  # idle for many of those time-outs
+    await here.broadcast("x" * 100_000)
+    await here.broadcast("to the room", room="room")
+    assert await here.send_to_client("bob", "to bob")
+    await hears(alice, "x" * 100_000, "to the room")
+    await hears(bob, "x" * 100_000, "to the room", "to bob")
+    server.freeze()
+    slow = asyncio.create_task(here.presence("bob"))
+    await asyncio.sleep(0.3)  # six of those time-outs: it is not sent ten times, and not given up
+    assert not slow.done()
+    server.thaw()
+    assert [entry.client_id for entry in await slow] == ["bob"]
+    for node in (here, there):
+        assert counter(node, "bus_reconnects") == counter(node, "redis_failures") == 0

@@ -95,18 +95,18 @@ class Replays:
 
     def __init__(self, limit: int = REMEMBERED) -> None:
         self._limit = limit
-        self._last: OrderedDict[tuple[str, str], tuple[int, int]] = OrderedDict()
+        self._last: OrderedDict[tuple[str, str], tuple[int, int, int]] = OrderedDict()
         self._forgotten_us = 0  # whatever is older may have been heard from somebody whom we forgot
 
     def is_new(self, channel: str, sender: str, sequence: int, stamp_us: int) -> bool:
         """Whether this was not heard before; from now on it was."""
         known = self._last.pop((channel, sender), None)
-        last, newest_us = known or (0, 0)
-        is_new = sequence > last and (known is not None or stamp_us > self._forgotten_us)
+        last, newest_us, floor_us = known or (0, 0, self._forgotten_us)
+        is_new = sequence > last and stamp_us > floor_us
         if known is not None or is_new:
-            self._last[channel, sender] = max(last, sequence), max(newest_us, stamp_us)
+            self._last[channel, sender] = max(last, sequence), max(newest_us, stamp_us), floor_us
         if len(self._last) > self._limit:
-            _, (_, forgotten_us) = self._last.popitem(last=False)
+            _, (_, forgotten_us, _) = self._last.popitem(last=False)
             self._forgotten_us = max(self._forgotten_us, forgotten_us)
         return is_new
 

@@ -1,7 +1,7 @@
 """Whose time it is, and what was heard before: machines that signatures rest on."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fastapi_websocket_stabilizer.backends.redis.guard import (
@@ -88,6 +88,7 @@ names = st.sampled_from("abcd")
 @given(
     st.lists(st.tuples(names, names, st.integers(1, 9), st.integers(1, 99)), max_size=60), st.integers(1, 20)
 )
+@example([("a", "a", 2, 5), ("b", "a", 9, 9), ("a", "a", 1, 99), ("a", "a", 2, 5)], 1)
 def test_nothing_is_new_twice_however_little_is_remembered(
     heard: list[tuple[str, str, int, int]], limit: int
 ) -> None:

@@ -1,9 +1,10 @@
 """msgpack from strangers: how large, how deep and of what it may be is checked before anything is built.
 
-msgpack makes room for as many items as an array *says* it has, and for 1,024 arrays inside one another, so a
-few bytes more than ``SMALL_BYTES`` could ask for gigabytes. Below that there is nothing worth looking for.
+msgpack makes room for as many items as an array *says* it has (at most the bytes there are), and for 1,024 arrays
+inside one another: 70 KB could ask for half a gigabyte, and 16 MiB for all that there is.
 """
 
+from contextlib import suppress
 from typing import Any
 
 import msgpack
@@ -11,9 +12,9 @@ import msgpack
 from .exceptions import WireError
 
 SMALL_BYTES = 4096
-"""Up to this size the worst that can be asked for is 32 MiB, for milliseconds."""
+"""Bytes, or items of one array: up to here the worst that can be asked for is 32 MiB, for milliseconds."""
 LARGE_BYTES = 1024 * 1024
-"""Above this size everything is looked at, item by item: it is few items with long bodies, or none of ours."""
+"""Above this size everything is looked at first, item by item: ours are few items with long bodies."""
 MAX_ITEMS = 1 << 18
 """Items of a large envelope."""
 MAX_DEPTH = 8
@@ -33,24 +34,26 @@ def load(data: bytes) -> Any:
     """
     try:
         if len(data) > SMALL_BYTES:
-            check(data)
+            return _load_large(data)
         return msgpack.unpackb(data, use_list=False)
     except (ValueError, msgpack.UnpackException, RecursionError) as error:
         raise WireError(f"envelope is not msgpack: {error}") from None
 
 
+def _load_large(data: bytes) -> Any:
+    if len(data) <= LARGE_BYTES:
+        with suppress(ValueError):  # malformed, or with more names than most have: it is looked at
+            return msgpack.unpackb(data, use_list=False, max_array_len=SMALL_BYTES)
+    check(data)
+    return msgpack.unpackb(data, use_list=False)
+
+
 def check(data: bytes) -> None:
-    """Look at the structure of ``data``, if it can be anything but harmless.
+    """Look at the structure of ``data``, item by item.
 
     Raises:
         WireError: Too many items, too deep, or of types that no envelope has.
     """
-    # Every long array has one of these two bytes; so may bodies, and then it is looked at for nothing.
-    if len(data) > LARGE_BYTES or data.count(b"\xdc") + data.count(b"\xdd") > MAX_DEPTH:
-        _walk(data)
-
-
-def _walk(data: bytes) -> None:
     position, items, expected = 0, 0, [1]  # how many items are still to come at each depth
     while expected and position < len(data):
         if not expected[-1]:

@@ -234,14 +234,19 @@ async def a_moment_of(url: str) -> None:
         await eventually(lambda: client.time() > (began[0], began[1] + 50_000) or client.time()[0] > began[0])
 
 
+@pytest.mark.parametrize(
+    "is_new", [True, False], ids=["a node that has just started", "a node that was there"]
+)
 async def test_a_repetition_reaches_nobody_on_a_node_where_they_came_later(
-    managers: Managers, attacker: Attacker
+    managers: Managers, attacker: Attacker, is_new: bool
 ) -> None:
     here, there = await start_two(managers)
+    late = there if is_new else await managers.start(envelope_keys=[NEW], **LONG_LEASE)
     said = await say_everything_to(here, await join(there, "alice", "room"))
     await a_moment_of(managers.url)
-    late = await managers.start(envelope_keys=[NEW], **LONG_LEASE)
-    # The client has moved to a node that heard none of it, and joins the room there.
+    if is_new:
+        late = await managers.start(envelope_keys=[NEW], **LONG_LEASE)
+    # The client has moved to another node, and joins the room there.
     alice = await join(late, "alice", "room")
     inbox = Keys(managers.namespace).inbox(NodeId(late.statistics().node_id))
     for channel, data in tuple(attacker.heard):

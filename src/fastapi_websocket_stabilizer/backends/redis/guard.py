@@ -81,9 +81,9 @@ class RedisClock:
             raise BackendUnavailableError("Redis has not told its time yet, which signatures carry")
         return int((self._now_s() + self._most_s + self._slack_s) * 1_000_000)
 
-    def earliest_us(self, then_s: float) -> int:
-        """Return what Redis' time was at the earliest when our clock said ``then_s``, in µs."""
-        return int((then_s + self._least_s - self._slack_s) * 1_000_000)
+    def local_s(self, redis_us: int) -> float:
+        """Return what our clock said at the latest when Redis' time was ``redis_us``."""
+        return redis_us / 1_000_000 - self._least_s + self._slack_s
 
     def now_s(self) -> float:
         """Return what our clock says."""
@@ -95,18 +95,18 @@ class Replays:
 
     def __init__(self, limit: int = REMEMBERED) -> None:
         self._limit = limit
-        self._last: OrderedDict[tuple[str, str], tuple[int, int]] = OrderedDict()
+        self._last: OrderedDict[tuple[str, str], tuple[int, int, int]] = OrderedDict()
         self._forgotten_us = 0  # whatever is older may have been heard from somebody whom we forgot
 
     def is_new(self, channel: str, sender: str, sequence: int, stamp_us: int) -> bool:
         """Whether this was not heard before; from now on it was."""
         known = self._last.pop((channel, sender), None)
-        last, newest_us = known or (0, 0)
-        is_new = sequence > last and (known is not None or stamp_us > self._forgotten_us)
+        last, newest_us, floor_us = known or (0, 0, self._forgotten_us)
+        is_new = sequence > last and stamp_us > floor_us
         if known is not None or is_new:
-            self._last[channel, sender] = max(last, sequence), max(newest_us, stamp_us)
+            self._last[channel, sender] = max(last, sequence), max(newest_us, stamp_us), floor_us
         if len(self._last) > self._limit:
-            _, (_, forgotten_us) = self._last.popitem(last=False)
+            _, (_, forgotten_us, _) = self._last.popitem(last=False)
             self._forgotten_us = max(self._forgotten_us, forgotten_us)
         return is_new
 
@@ -164,23 +164,23 @@ class Guard:
         if not self._clock.is_known:
             raise ReplayedError("Redis has not told its time yet")
         envelope, stamp_us, is_ours = self._keyring.unpack(channel, data)
-        name = channel.decode()
-        self._check_age(name, stamp_us)
+        name, made_s = channel.decode(), self._clock.local_s(stamp_us)
+        self._check_age(name, stamp_us, made_s)
         if not self._replays.is_new(name, envelope.sender, envelope.sequence, stamp_us):
             raise ReplayedError("envelope was heard before")
-        return envelope if is_ours else self._without_newcomers(envelope, stamp_us)
+        return envelope if is_ours else self._without_newcomers(envelope, made_s)
 
-    def _check_age(self, channel: str, stamp_us: int) -> None:
+    def _check_age(self, channel: str, stamp_us: int, made_s: float) -> None:
         age_s = (self._clock.latest_us() - stamp_us) / 1_000_000
         if abs(age_s) > WINDOW_S:
             raise ReplayedError(f"envelope is {age_s:.0f} s old, {WINDOW_S:g} s are allowed")
-        if stamp_us < self._clock.earliest_us(self._since_s.get(channel, self._began_s)):
+        if made_s < self._since_s.get(channel, self._began_s):
             raise ReplayedError("envelope is from before this node listened")
 
-    def _without_newcomers(self, envelope: Envelope, stamp_us: int) -> Envelope:
+    def _without_newcomers(self, envelope: Envelope, made_s: float) -> Envelope:
         """Leave out clients that came after it was made: they may have got it on the node they were on then."""
         names = {name for part in envelope.parts for name in part.targets}
-        new = {name for name in names if self._clock.earliest_us(self.opened_at(name)) > stamp_us}
+        new = {name for name in names if self.opened_at(name) > made_s}
         if not new:
             return envelope
         self._counters.bus_replayed += len(new)

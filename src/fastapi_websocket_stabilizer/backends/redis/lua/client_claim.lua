@@ -6,8 +6,8 @@
 -- ARGV[4]  connection_id of that earlier claim, or ""
 -- ARGV[5]  entry
 -- Returns  {stamp, connections there before, outranked connection_id, ...}
-if redis.call('TYPE', KEYS[1]).ok ~= 'hash' then redis.call('UNLINK', KEYS[1]) end -- it is not ours
-local before = redis.call('HLEN', KEYS[1])
+local before = redis.pcall('HLEN', KEYS[1])
+if type(before) == 'table' then before = redis.call('UNLINK', KEYS[1]) - 1 end -- no hash: it is not ours
 redis.call('HDEL', KEYS[1], ARGV[4])
 
 local ranked, highest, stamp, fields = {}, 0, tonumber(ARGV[3]), redis.call('HGETALL', KEYS[1])

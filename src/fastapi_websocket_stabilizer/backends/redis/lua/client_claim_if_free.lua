@@ -4,10 +4,10 @@
 -- ARGV[2]  how many connections the client may have
 -- ARGV[3]  entry
 -- Returns  {stamp, connections there before}, or {"0", connections, holder's connection_id, ...}
-if redis.call('TYPE', KEYS[1]).ok ~= 'hash' then redis.call('UNLINK', KEYS[1]) end -- it is not ours
 local time = redis.call('TIME')
 local stamp, own, holders = time[1] * 1000000 + time[2], nil, {}
-local fields = redis.call('HGETALL', KEYS[1])
+local fields = redis.pcall('HGETALL', KEYS[1])
+if fields.err then redis.call('UNLINK', KEYS[1]) end -- no hash: it is not ours
 for i = 1, #fields, 2 do
   local held = tonumber(string.match(fields[i + 1], '^%d+')) or math.huge
   if held > 2^53 or not string.match(fields[i], '^[%w_-]+%.[%w_-]+$') then

@@ -2,8 +2,7 @@
 -- KEYS[1]  client hash
 -- ARGV[1]  connection_id
 -- Returns  1 when it was there and was the last one, else 0
-if redis.call('TYPE', KEYS[1]).ok ~= 'hash' then redis.call('UNLINK', KEYS[1]) end -- it is not ours
-if redis.call('HDEL', KEYS[1], ARGV[1]) == 1 and redis.call('HLEN', KEYS[1]) == 0 then
+if redis.pcall('HDEL', KEYS[1], ARGV[1]) == 1 and redis.call('HLEN', KEYS[1]) == 0 then
   return 1
 end
 return 0

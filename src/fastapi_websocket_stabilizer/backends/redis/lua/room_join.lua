@@ -5,10 +5,13 @@
 -- ARGV[2]  client_id
 -- ARGV[3]  node_id
 -- Returns  1 when it was not there, else 0
-if redis.call('TYPE', KEYS[1]).ok ~= 'hash' then redis.call('UNLINK', KEYS[1]) end -- it is not ours
-if redis.call('TYPE', KEYS[2]).ok ~= 'hash' then redis.call('UNLINK', KEYS[2]) end
-local new = redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
-if type(redis.pcall('HINCRBY', KEYS[2], ARGV[3], new)) == 'table' then
-  redis.call('HSET', KEYS[2], ARGV[3], 1) -- it was no number
+local new = redis.pcall('HSET', KEYS[1], ARGV[1], ARGV[2])
+if type(new) == 'table' then -- no hash: it is not ours
+  redis.call('UNLINK', KEYS[1])
+  new = redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+end
+if type(redis.pcall('HINCRBY', KEYS[2], ARGV[3], new)) == 'table' then -- no number, or no hash
+  if type(redis.pcall('HDEL', KEYS[2], ARGV[3])) == 'table' then redis.call('UNLINK', KEYS[2]) end
+  redis.call('HSET', KEYS[2], ARGV[3], 1)
 end
 return new

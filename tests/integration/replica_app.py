@@ -1,6 +1,8 @@
 """The application of the replica processes: sockets in every documented style, and a door for the tests."""
 
+import asyncio
 import os
+import time
 from dataclasses import asdict
 from typing import Any
 
@@ -33,9 +35,15 @@ events: list[dict[str, Any]] = []
 handlers_ended: list[str] = []
 
 
+HANG_AFTER = int(os.environ.get("REPLICA_HANG_AFTER", "0"))
+"""After so many presence events the hook never returns: a sweep stops half-way."""
+
+
 @manager.on_presence
-def note(event: PresenceEvent) -> None:
+async def note(event: PresenceEvent) -> None:
     events.append(asdict(event))
+    if HANG_AFTER and len(events) >= HANG_AFTER:
+        await asyncio.Event().wait()
 
 
 @manager.on_message
@@ -105,6 +113,18 @@ async def ready() -> bool:
     return manager.statistics().bus_connected
 
 
+async def block(seconds: float) -> None:
+    """Do what a handler that computes does: nothing else runs meanwhile."""
+    time.sleep(seconds)  # noqa: ASYNC251 - blocking is what it is for
+
+
+async def step_clock(seconds: float) -> None:
+    """Have this process read another time of day from now on; the monotonic clock goes on as it was."""
+    read, read_ns = time.time, time.time_ns
+    time.time = lambda: read() + seconds
+    time.time_ns = lambda: read_ns() + int(seconds * 1e9)
+
+
 async def heard_events() -> list[dict[str, Any]]:
     return events
 
@@ -122,6 +142,7 @@ async def room_members(room: str) -> list[str]:
 
 
 questions: dict[str, Any] = {
+    "block": block,
     "broadcast": broadcast,
     "clients": clients,
     "disconnect": manager.disconnect,
@@ -139,5 +160,6 @@ questions: dict[str, Any] = {
     "room_members": room_members,
     "send_to_client": manager.send_to_client,
     "statistics": statistics,
+    "step_clock": step_clock,
     "validate_reconnect_token": manager.validate_reconnect_token,
 }

@@ -2,8 +2,10 @@
 
 import asyncio
 import os
+import sys
 import time
 from dataclasses import asdict
+from datetime import datetime, tzinfo
 from typing import Any
 
 from fastapi import FastAPI, Query, Request, WebSocket, WebSocketDisconnect
@@ -120,9 +122,18 @@ async def block(seconds: float) -> None:
 
 async def step_clock(seconds: float) -> None:
     """Have this process read another time of day from now on; the monotonic clock goes on as it was."""
-    read, read_ns = time.time, time.time_ns
-    time.time = lambda: read() + seconds
+    read, read_ns = time.time, time.time_ns  # noqa: TID251 - the clock that is stepped
+
+    class Stepped(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> "Stepped":
+            return cls.fromtimestamp(read() + seconds, tz)
+
+    time.time = lambda: read() + seconds  # noqa: TID251 - the same
     time.time_ns = lambda: read_ns() + int(seconds * 1e9)
+    for name, module in tuple(sys.modules.items()):
+        if name.startswith("fastapi_websocket_stabilizer") and getattr(module, "datetime", None) is datetime:
+            vars(module)["datetime"] = Stepped
 
 
 async def heard_events() -> list[dict[str, Any]]:

@@ -3,7 +3,9 @@
 import asyncio
 import secrets
 from collections import Counter
-from contextlib import ExitStack
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+from functools import partial
 
 import pytest
 
@@ -61,13 +63,7 @@ async def test_a_replica_whose_event_loop_was_blocked_is_treated_as_one_that_was
 async def test_a_step_of_a_replicas_clock_changes_nothing(
     redis_url: str, namespace: str, step_s: float
 ) -> None:
-    with ExitStack() as stack:
-        replicas = [Replica(redis_url, namespace, name) for name in ("steps", "stays")]
-        for replica in replicas:
-            stack.callback(replica.stop)
-        for replica in replicas:
-            await eventually(replica.is_ready, 20)
-        steps, stays = replicas
+    async with started(redis_url, namespace, 2) as (steps, stays):
         before = await steps.call("statistics")
         async with steps.client("alice", "room") as alice, stays.client("bob", "room") as bob:
             await alice.greeted()
@@ -91,12 +87,7 @@ async def test_a_step_of_a_replicas_clock_changes_nothing(
 async def test_replicas_that_are_killed_together_and_started_again_leave_no_ghost(
     redis_url: str, namespace: str
 ) -> None:
-    with ExitStack() as stack:
-        replicas = [Replica(redis_url, namespace, f"replica-{number}") for number in range(3)]
-        for replica in replicas:
-            stack.callback(replica.stop)
-        for replica in replicas:
-            await eventually(replica.is_ready, 20)
+    async with started(redis_url, namespace, 3) as replicas:
         former = [(await replica.call("statistics"))["node_id"] for replica in replicas]
         async with replicas[0].client("alice", "room") as alice, replicas[1].client("bob", "room") as bob:
             await alice.greeted()
@@ -106,26 +97,40 @@ async def test_replicas_that_are_killed_together_and_started_again_leave_no_ghos
         for replica in replicas:
             replica.start()
         for replica in replicas:
-            await eventually(replica.is_ready, 20)
-        for replica in replicas:
-            await eventually(lambda r=replica: lists(r), LEASE_S + 1, what="nobody is listed")  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+            await eventually(partial(lists, replica), 20, what="nobody is listed")
         async with replicas[2].client("alice", "room") as again:
             await again.greeted()
             for node_id in former:
-                await eventually(lambda n=node_id: not keys_with(redis_url, n), SETTLED_S, what="swept")  # type: ignore[misc]  # the same
+                await eventually(partial(is_gone, redis_url, node_id), SETTLED_S, what="swept")
             for replica in replicas:
-                assert (
-                    await replica.call("clients")
-                    == await replica.call("room_members", room="room")
-                    == ["alice"]
-                )
+                assert await replica.call("clients") == ["alice"]
+                assert await replica.call("room_members", room="room") == ["alice"]
             assert again.is_open
-        events = [event for replica in replicas for event in await replica.call("events")]
-        left = Counter(
-            event["client_id"] for event in events if event["kind"] == "left" and event["node"] in former
-        )
+        left = await left_of(replicas, former)
         assert left["bob"] == 1
         assert left["alice"] <= 1  # none if she was back before the sweep
+
+
+def is_gone(url: str, node_id: str) -> bool:
+    return not keys_with(url, node_id)
+
+
+async def left_of(replicas: list[Replica], nodes: list[str]) -> Counter[str]:
+    """Return how often the replicas reported that a client of these nodes had left."""
+    events = [event for replica in replicas for event in await replica.call("events")]
+    return Counter(e["client_id"] for e in events if e["kind"] == "left" and e["node"] in nodes)
+
+
+@asynccontextmanager
+async def started(url: str, namespace: str, count: int) -> AsyncIterator[list[Replica]]:
+    """Start replicas of a registry of their own."""
+    with ExitStack() as stack:
+        replicas = [Replica(url, namespace, f"replica-{number}") for number in range(count)]
+        for replica in replicas:
+            stack.callback(replica.stop)
+        for replica in replicas:
+            await eventually(replica.is_ready, 20)
+        yield replicas
 
 
 async def test_a_sweep_whose_sweeper_is_killed_half_way_is_finished_by_another(

@@ -1,7 +1,11 @@
 """The application of the replica processes: sockets in every documented style, and a door for the tests."""
 
+import asyncio
 import os
+import sys
+import time
 from dataclasses import asdict
+from datetime import datetime, tzinfo
 from typing import Any
 
 from fastapi import FastAPI, Query, Request, WebSocket, WebSocketDisconnect
@@ -33,9 +37,15 @@ events: list[dict[str, Any]] = []
 handlers_ended: list[str] = []
 
 
+HANG_AFTER = int(os.environ.get("REPLICA_HANG_AFTER", "0"))
+"""After so many presence events the hook never returns: a sweep stops half-way."""
+
+
 @manager.on_presence
-def note(event: PresenceEvent) -> None:
+async def note(event: PresenceEvent) -> None:
     events.append(asdict(event))
+    if HANG_AFTER and len(events) >= HANG_AFTER:
+        await asyncio.Event().wait()
 
 
 @manager.on_message
@@ -105,6 +115,27 @@ async def ready() -> bool:
     return manager.statistics().bus_connected
 
 
+async def block(seconds: float) -> None:
+    """Do what a handler that computes does: nothing else runs meanwhile."""
+    time.sleep(seconds)  # noqa: ASYNC251 - blocking is what it is for
+
+
+async def step_clock(seconds: float) -> None:
+    """Have this process read another time of day from now on; the monotonic clock goes on as it was."""
+    read, read_ns = time.time, time.time_ns  # noqa: TID251 - the clock that is stepped
+
+    class Stepped(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> "Stepped":
+            return cls.fromtimestamp(read() + seconds, tz)
+
+    time.time = lambda: read() + seconds  # noqa: TID251 - the same
+    time.time_ns = lambda: read_ns() + int(seconds * 1e9)
+    for name, module in tuple(sys.modules.items()):
+        if name.startswith("fastapi_websocket_stabilizer") and getattr(module, "datetime", None) is datetime:
+            vars(module)["datetime"] = Stepped
+
+
 async def heard_events() -> list[dict[str, Any]]:
     return events
 
@@ -122,6 +153,7 @@ async def room_members(room: str) -> list[str]:
 
 
 questions: dict[str, Any] = {
+    "block": block,
     "broadcast": broadcast,
     "clients": clients,
     "disconnect": manager.disconnect,
@@ -139,5 +171,6 @@ questions: dict[str, Any] = {
     "room_members": room_members,
     "send_to_client": manager.send_to_client,
     "statistics": statistics,
+    "step_clock": step_clock,
     "validate_reconnect_token": manager.validate_reconnect_token,
 }

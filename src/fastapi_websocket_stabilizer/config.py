@@ -140,6 +140,12 @@ class WebSocketConfig:
     """Seconds between two renewals of the lease (a beat)."""
     redis_timeout_s: FiniteFloat = 3.0
     """Seconds that Redis, or another node through it, may take to answer."""
+    drain_over_s: FiniteFloat = 20.0
+    """Seconds over which a drain closes this node's clients, unless it is told otherwise."""
+    drain_on_sigterm: bool = True
+    """Under uvicorn, have ``manager.lifespan`` drain on SIGTERM before the server stops."""
+    drain_secret: Annotated[str, MinLen(16)] | None = field(default=None, repr=False)
+    """What ``POST /drain`` must come with; without it only callers on this machine are obeyed."""
     uvicorn_protocol: bool = True
     """Have ``manager.lifespan`` install ``fastapi_websocket_stabilizer.uvicorn`` when the server is uvicorn."""
 
@@ -191,7 +197,7 @@ def _from_text(name: str, text: str) -> object:
 
 
 def _shown(name: str, value: object) -> str:
-    if name == "token_secret":
+    if name in ("token_secret", "drain_secret"):
         return f"{len(str(value))} characters"
     if name == "redis_url":
         return repr(mask_password(str(value))) if "://" in str(value) else "no scheme"

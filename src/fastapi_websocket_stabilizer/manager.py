@@ -12,6 +12,7 @@ from . import close_codes, handlers, serving
 from .cluster.registry import Registry
 from .cluster.statistics import snapshot
 from .config import WebSocketConfig
+from .drain_route import add_drain_route
 from .exceptions import BroadcastFailedError, ConnectionNotFoundError
 from .hooks import HookDecorators, OnMessage
 from .local.connection import Connection
@@ -28,6 +29,7 @@ from .models import (
 )
 from .names import NodeId, check_client_id, check_each, check_room
 from .routes import add_websocket_route, connected, health_router, install_protocol
+from .signals import draining_on_sigterm
 from .wire import Encoded
 
 Identify = Callable[..., Identity | Awaitable[Identity]]
@@ -68,12 +70,26 @@ class WebSocketConnectionManager(HookDecorators):
         """
         return await self._registry.stop(timeout)
 
+    async def drain(self, over: float | None = None) -> ShutdownReport:
+        """Send every client of this replica elsewhere within ``over`` seconds (``drain_over_s``), then return.
+
+        ``/readyz`` answers 503 and new sockets are refused, with 503 or 1012, until the next ``start()`` after
+        ``graceful_shutdown``. Clients are closed one after the other with 1012 and ``{"reconnect_in_ms": …}``,
+        what waits in their outboxes first. Calls join a drain that is under way, and may shorten it; a caller
+        who is cancelled stops waiting, the drain goes on.
+
+        Raises:
+            ConfigurationError: ``over`` is no positive number.
+        """
+        return await self._registry.drain.run(self.config.drain_over_s if over is None else over)
+
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         """``FastAPI(lifespan=manager.lifespan)``: started before the first request, shut down after the last."""
         install_protocol(self._context)
         async with self:
-            yield
+            with draining_on_sigterm(self._registry):
+                yield
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -94,7 +110,7 @@ class WebSocketConnectionManager(HookDecorators):
             ConnectionLimitExceededError: ``max_connections``, or the client is full and told to reject.
             MemoryLimitExceededError: A memory limit is reached and nobody can give way.
             MessageError: ``metadata`` has no JSON, or too much of it (only with ``redis_url``).
-            ShutdownError: After ``graceful_shutdown``.
+            ShutdownError: After ``graceful_shutdown``. A ``DrainingError`` during and after a drain.
             BackendUnavailableError: Redis does not answer; nothing stays registered.
         """
         check_client_id(client_id)
@@ -376,5 +392,7 @@ class WebSocketConnectionManager(HookDecorators):
 
     @cached_property
     def router(self) -> APIRouter:
-        """``GET /livez`` and ``GET /readyz`` for load balancers."""
-        return health_router(self._registry)
+        """``GET /livez`` and ``GET /readyz`` for load balancers, ``POST /drain`` for whoever stops this process."""
+        router = health_router(self._registry)
+        add_drain_route(router, self._registry)
+        return router

@@ -16,6 +16,7 @@ from .exceptions import (
     ConnectionLimitExceededError,
     ConnectionNotFoundError,
     ConnectionTimeoutError,
+    DrainingError,
     InvalidNameError,
     MessageError,
     SlowConsumerError,
@@ -73,6 +74,8 @@ async def _register(
         return await manager.connect(client_id, websocket, metadata)
     except WebSocketStabilizerError as error:
         if is_accepted(websocket):
+            if isinstance(error, DrainingError):
+                raise  # it was closed, with a word about when to come back
             await websocket.close(
                 close_codes.TRY_AGAIN_LATER, str(error).encode()[:MAX_REASON_BYTES].decode(errors="ignore")
             )

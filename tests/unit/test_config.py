@@ -35,6 +35,9 @@ NEW: dict[str, tuple[Any, Any]] = {  # default, and another value
     "lease_ttl_s": (10.0, 60.0),
     "renew_interval_s": (3.0, 0.5),
     "redis_timeout_s": (3.0, 0.5),
+    "drain_over_s": (20.0, 5.0),
+    "drain_on_sigterm": (True, False),
+    "drain_secret": (None, "0123456789abcdef"),
     "uvicorn_protocol": (True, False),
 }
 
@@ -62,6 +65,9 @@ INVALID: list[tuple[str, Any]] = [
     ("write_timeout_s", 0),
     ("close_timeout_s", -1),
     ("redis_timeout_s", "soon"),
+    ("drain_over_s", 0),
+    ("drain_over_s", float("inf")),
+    ("drain_secret", "short"),
     ("uvicorn_protocol", "perhaps"),
     ("lease_ttl_s", 0),
     ("renew_interval_s", float("nan")),
@@ -275,6 +281,7 @@ def test_config_shows_neither_password_nor_secret(text: str) -> None:
         {"redis_url": "user:hunter2@host:6379"},
         {"redis_url": ":hunter2@host"},
         {"token_secret": "hunter2"},
+        {"drain_secret": "hunter2"},
     ],
 )
 def test_error_repeats_no_secret(settings: dict[str, Any]) -> None:

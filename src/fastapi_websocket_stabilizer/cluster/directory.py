@@ -30,7 +30,7 @@ class Directory:
                 "name": context.name,
                 "version": __about__.__version__,
                 "started": context.started.timestamp(),
-                "draining": False,
+                "draining": context.is_draining,
             },
             "node info",
         )

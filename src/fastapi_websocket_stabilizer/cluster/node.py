@@ -22,6 +22,7 @@ from ..wire import Encoded, encode, encode_json
 from .budget import Budget
 from .claims import Claims, lines_of
 from .context import Context
+from .refusal import refuse
 from .sender import Sender
 
 PONGS = frozenset({"pong", '{"type":"pong"}', '{"type": "pong"}'})
@@ -81,12 +82,15 @@ class Node:
             ConnectionLimitExceededError: The node or the client is full.
             MemoryLimitExceededError: ``metadata`` does not fit.
             MessageError: ``metadata`` has no JSON, or too much of it.
+            DrainingError: The node sends its clients elsewhere; an accepted socket was closed with 1012.
         """
         context, metadata = self._context, {} if metadata is None else metadata
+        await self._check_draining(websocket)
         self._warn_of_compression()
         self._check_metadata(metadata)
         self._check_capacity(client_id)
         size = await self.budget.admit(client_id, metadata)
+        await self._check_draining(websocket)  # no await from here to its place in the table
         connection = Connection(self, client_id, context.next_connection_id(), websocket, metadata)
         # Before the claim is queued: evicts and messages that overtake its reply must find the connection.
         context.shards.add(connection)
@@ -106,6 +110,11 @@ class Node:
         if connection.ended is Ended.SHUTDOWN:
             raise ShutdownError("the manager was shut down while the connection was registered")
         return connection
+
+    async def _check_draining(self, websocket: Any) -> None:
+        if self._context.is_draining:
+            self._context.counters.connections_rejected += 1
+            await refuse(websocket)
 
     def _warn_of_compression(self) -> None:
         is_ours_to_say = self._context.protocol != "asgi"
@@ -149,6 +158,12 @@ class Node:
             await asyncio.shield(self._context.tasks.spawn(wind_up, f"close-{connection.connection_id}"))
         else:
             await connection.wait_closed()
+
+    async def close(self, connection: Connection, why: Ended, code: int, reason: str) -> bool:
+        """Close a socket and release it; return whether it took the close, False also when it had ended."""
+        if not self._forget(connection, why):
+            return False
+        return await self._wind_up(connection, connection.connection_id, code, reason)
 
     def lost(self, connection: Connection, why: Ended, error: str) -> None:
         """Forget a socket that failed now; close and release it soon."""
@@ -195,7 +210,7 @@ class Node:
         release = context.tasks.spawn(self._release(connection, connection_id), "release")
         is_closed = await self._finish(connection, code, reason)
         context.counters.close_timeouts += not is_closed
-        await release
+        await asyncio.shield(release)  # whoever loses patience with the socket must not leave a ghost
         lasted_s = round(connection.loop.time() - connection.opened_at_s, 3)
         self._events.log_connection("disconnected", connection.client_id, duration_seconds=lasted_s)
         await self._unhurried(

@@ -30,6 +30,7 @@ from ..wire import Envelope, Kind
 from .claims import Claims
 from .context import Context
 from .directory import Directory
+from .drain import Drain
 from .heartbeats import Heartbeats
 from .membership import Membership
 from .node import Node
@@ -81,6 +82,7 @@ class Registry:
         self.node.claims = self.claims
         self.sender: Sender = Sender(context, self.leases)
         self.node.sender = self.sender
+        self.drain: Drain = Drain(context, self.node, self.directory, self.leases)
         self.requests: Requests = Requests(context, self.sender, self.act_here)
         self.tokens: Tokens = Tokens(context)
         self._sweeper = Sweeper(context.backend, config, context.counters, self._announce)
@@ -133,6 +135,8 @@ class Registry:
         """Why new clients should not be sent here; None when they should."""
         if self._is_closed:
             return "shut down"
+        if self.context.is_draining:
+            return "draining"
         if self.context.is_distributed and self.context.loop is None:
             return "not started"
         return None if self.context.backend.is_connected else "not connected to Redis"
@@ -152,7 +156,7 @@ class Registry:
         if self.context.is_distributed or self.context.loop is not None or self._is_closed:
             self.context.rename()  # also at the first start: a forked worker must not share its parent's id
         self.context.loop, self.context.thread = running_loop(), threading.get_ident()
-        self._is_closed = self._is_stopping = False
+        self._is_closed = self._is_stopping = self.context.is_draining = False
         try:
             await self._join_others()
         except BaseException:
@@ -350,7 +354,12 @@ class Registry:
             raise ConnectionNotFoundError(f"client {client_id!r} is not connected")
 
     async def act_here(self, client_id: str, request: dict[str, Any]) -> int:
-        """Carry out a request on this node's connections of a client; return how many there were."""
+        """Carry out a request on this node's connections of a client; return how many there were.
+
+        A drain is not about a client, but about all of them.
+        """
+        if request["do"] == "drain":
+            return (await self.drain.run(request["over_s"])).closed_count
         connections = self.context.shards.of_client(client_id)
         for connection in connections:
             match request["do"]:

@@ -105,10 +105,13 @@ class Directory:
             infos: list[tuple[bytes | None, int]] = [(self.describe(), len(self._context.shards))]
         else:
             infos = await self._context.backend.nodes.infos(node_ids)
-        return [_info(node, info, count) for node, (info, count) in zip(node_ids, infos, strict=True) if info]
+        return [
+            node_info(node, info, count) for node, (info, count) in zip(node_ids, infos, strict=True) if info
+        ]
 
 
-def _info(node: NodeId, info: bytes, connections: int) -> NodeInfo:
+def node_info(node: NodeId, info: bytes, connections: int) -> NodeInfo:
+    """Return what a node said of itself, and how many connections its index has."""
     body = json.loads(info)
     started = datetime.fromtimestamp(body["started"], UTC)
     return NodeInfo(node, body["name"], body["version"], started, connections, body["draining"])

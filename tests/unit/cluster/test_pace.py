@@ -2,6 +2,7 @@
 
 import random
 from bisect import bisect_right
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -41,7 +42,7 @@ def test_ten_thousand_clients_are_spread_over_the_window(seed: int) -> None:
 
 def test_gaps_are_left_to_chance() -> None:
     closed_at_s = drain(Pace(0.0, WINDOW_S, CLIENTS, random.Random(1).random), CLIENTS)
-    gaps = [after - before for before, after in zip(closed_at_s, closed_at_s[1:], strict=False)]
+    gaps = [after - before for before, after in pairwise(closed_at_s)]
     mean_s = WINDOW_S / CLIENTS
     assert min(gaps) < 0.1 * mean_s
     assert max(gaps) > 1.8 * mean_s

@@ -80,7 +80,9 @@ class WebSocketConnectionManager(HookDecorators):
 
         Raises:
             ConfigurationError: ``over`` is no positive number.
+            ShutdownError, NotStartedError: Outside ``start`` and ``graceful_shutdown``.
         """
+        self._registry.check_usable()
         return await self._registry.drain.run(self.config.drain_over_s if over is None else over)
 
     @asynccontextmanager

@@ -44,6 +44,11 @@ async def here() -> dict[str, Any]:
     }
 
 
+@app.get("/local")
+async def local() -> list[str]:
+    return manager.get_active_connections()
+
+
 @app.post("/flood/{client_id}")
 async def flood(client_id: str, mib: int) -> None:
     for _ in range(mib):

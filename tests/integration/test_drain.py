@@ -11,6 +11,8 @@ from fastapi_websocket_stabilizer import (
     Connection,
     DrainingError,
     NodeInfo,
+    NotStartedError,
+    ShutdownError,
     WebSocketConfig,
     WebSocketConnectionManager,
 )
@@ -276,3 +278,16 @@ async def test_drain_without_redis_ends_in_time_and_leaves_no_ghost(
     assert all(hint_ms(socket) >= 0 for socket in sockets)
     server.process.thaw()
     await knows(other)
+
+
+# --- out of place -------------------------------------------------------------------------------------------
+
+
+async def test_drain_is_for_managers_that_are_started(managers: Managers) -> None:
+    manager = managers.make()
+    with pytest.raises(NotStartedError):
+        await manager.drain(over=1.0)
+    await manager.start()
+    await manager.graceful_shutdown()
+    with pytest.raises(ShutdownError):
+        await manager.drain(over=1.0)

@@ -19,6 +19,7 @@ from websockets.exceptions import InvalidStatus
 from fastapi_websocket_stabilizer import WebSocketConnectionManager
 from tests.integration.cluster import Managers, client_ids
 from tests.support.process import ChildProcess, free_port
+from tests.support.servers import RedisServer
 from tests.support.waiting import eventually, eventually_sync
 
 PROJECT = Path(__file__).parents[2]
@@ -55,6 +56,10 @@ class Node:
 
     def here(self) -> dict[str, Any]:
         return dict(self.http.get("/here").json())
+
+    def here_now(self) -> list[str]:
+        """Return who is registered, without a question to Redis."""
+        return list(self.http.get("/local").json())
 
     def signal(self, number: signal.Signals) -> None:
         os.kill(self.process.pid, number)
@@ -225,6 +230,21 @@ Sec-WebSocket-Version: 13\r
 Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r
 \r
 """
+
+
+async def test_client_whose_claim_is_under_way_is_refused(
+    launch: Launch, server: RedisServer, namespace: str
+) -> None:
+    node = launch(redis_url=server.url, lease_ttl_s=30, renew_interval_s=9)
+    server.process.freeze()
+    refused = [asyncio.create_task(refusal(node, f"{way}/{way}")) for way in ("parked", "served")]
+    await eventually(lambda: sorted(node.here_now()) == ["parked", "served"], what="both claims wait")
+    draining = asyncio.create_task(asyncio.to_thread(node.http.post, "/drain", params={"over": 5}))
+    await eventually(lambda: node.status("/readyz") == 503)
+    server.process.thaw()
+    assert await asyncio.gather(*refused) == [503, 503]
+    assert (await draining).json()["failed_count"] == 0
+    assert "Traceback" not in node.process.output
 
 
 # --- uvicorn --workers --------------------------------------------------------------------------------------

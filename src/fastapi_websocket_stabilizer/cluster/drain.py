@@ -19,6 +19,7 @@ from .refusal import come_back
 
 LOOK_AROUND_S = 1.0
 """Seconds between two looks, before a process ends, whether another node still takes its clients."""
+LOOK_AGAIN_S = 0.05
 
 
 class Drain:
@@ -97,9 +98,7 @@ class Drain:
         try:
             while len(shards) and running_loop().time() < self._pace.ends_at_s:
                 await self._close_next()
-            # Time is nearly up: who is left goes now, all together, with a later time to come back.
-            for connection in tuple(shards):
-                self._close(connection)
+            await self._close_the_rest()
             left_s = self._ends_at_s - running_loop().time()
             if self._closing:
                 await asyncio.wait(tuple(self._closing), timeout=max(left_s, 0.0))
@@ -116,12 +115,15 @@ class Drain:
         due_s = self._pace.next_at_s(now_s, len(self._context.shards))
         await asyncio.sleep(max(0.0, due_s - now_s))
         if len(self._closing) >= self._context.config.max_concurrent_cleanup:
-            await asyncio.wait(self._closing, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(self._closing, timeout=LOOK_AGAIN_S, return_when=asyncio.FIRST_COMPLETED)
         elif (connection := self._pick()) is not None:
             self._close(connection)
 
     def _pick(self) -> Connection | None:
-        """Return one by chance: neighbours in a table may be neighbours in the world. One not accepted yet waits."""
+        """Return one by chance: neighbours in a table may be neighbours in the world.
+
+        None when all were; one that is not accepted yet is soon refused, or comes round again.
+        """
         while self._order:
             connection = self._order.pop()
             if connection.ended is None and connection.is_open:
@@ -129,6 +131,16 @@ class Drain:
         self._order = list(self._context.shards)
         random.shuffle(self._order)
         return None
+
+    async def _close_the_rest(self) -> None:
+        """Time is nearly up: who is left goes now, all together, and those who are not accepted yet then."""
+        while True:
+            for connection in tuple(self._context.shards):
+                if connection.is_open:
+                    self._close(connection)
+            if not len(self._context.shards) or running_loop().time() >= self._ends_at_s:
+                return
+            await asyncio.sleep(LOOK_AGAIN_S)
 
     def _close(self, connection: Connection) -> None:
         task = self._context.tasks.spawn(self._send_away(connection), "drain-close")

@@ -85,18 +85,21 @@ class Node:
             DrainingError: The node sends its clients elsewhere; an accepted socket was closed with 1012.
         """
         context, metadata = self._context, {} if metadata is None else metadata
-        await self._check_draining(websocket)
+        if context.is_draining:
+            context.counters.connections_rejected += 1
+            await refuse(websocket)
         self._warn_of_compression()
         self._check_metadata(metadata)
         self._check_capacity(client_id)
         size = await self.budget.admit(client_id, metadata)
-        await self._check_draining(websocket)  # no await from here to its place in the table
         connection = Connection(self, client_id, context.next_connection_id(), websocket, metadata)
         # Before the claim is queued: evicts and messages that overtake its reply must find the connection.
         context.shards.add(connection)
         self.budget.add(connection, size)
         try:
             await self.claims.claim(connection)
+            if context.is_draining:  # since a moment ago
+                await refuse(websocket)
             context.counters.connections_opened += 1
             self._events.log_connection("connected", client_id, connection_id=connection.connection_id)
             await context.hooks.run(context.hooks.on_connect, connection)
@@ -110,11 +113,6 @@ class Node:
         if connection.ended is Ended.SHUTDOWN:
             raise ShutdownError("the manager was shut down while the connection was registered")
         return connection
-
-    async def _check_draining(self, websocket: Any) -> None:
-        if self._context.is_draining:
-            self._context.counters.connections_rejected += 1
-            await refuse(websocket)
 
     def _warn_of_compression(self) -> None:
         is_ours_to_say = self._context.protocol != "asgi"
@@ -210,7 +208,7 @@ class Node:
         release = context.tasks.spawn(self._release(connection, connection_id), "release")
         is_closed = await self._finish(connection, code, reason)
         context.counters.close_timeouts += not is_closed
-        await asyncio.shield(release)  # whoever loses patience with the socket must not leave a ghost
+        await release
         lasted_s = round(connection.loop.time() - connection.opened_at_s, 3)
         self._events.log_connection("disconnected", connection.client_id, duration_seconds=lasted_s)
         await self._unhurried(

@@ -139,6 +139,7 @@ async def test_client_that_takes_nothing_does_not_keep_the_node(managers: Manage
     assert (report.closed_count, report.failed_count) == (0, 5)
     assert report.duration_seconds < 1.0 + MARGIN_S
     assert await client_ids(other) == set()
+    await eventually(lambda: counter(leaving, "close_timeouts") == 5, what="their closes are given up")
     for send in sends:
         send.cancel()
 

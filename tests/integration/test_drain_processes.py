@@ -221,6 +221,23 @@ async def test_clients_that_read_nothing_do_not_keep_the_process(
     assert await client_ids(refuge) == set()
 
 
+async def test_process_that_lost_redis_ends_in_time(
+    launch: Launch, server: RedisServer, namespace: str
+) -> None:
+    """It believes that who was there at the last beat still is: the window applies, and is kept."""
+    managers = Managers(server.url, namespace)
+    await managers.start(lease_ttl_s=60)
+    settings = {"lease_ttl_s": 60, "renew_interval_s": 1, "redis_timeout_s": 1}
+    node = launch(redis_url=server.url, drain_over_s=4, **settings)
+    async with node.clients(20, "parked", "served") as clients:
+        server.process.freeze()
+        node.signal(signal.SIGTERM)
+        assert all([await was_sent_away(client) for client in clients])
+        await node.has_ended(4 + AT_ONCE_S)
+    server.process.thaw()
+    await managers.close()
+
+
 HANDSHAKE = """\
 GET /PATH HTTP/1.1\r
 Host: localhost\r

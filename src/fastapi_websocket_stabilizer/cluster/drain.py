@@ -20,6 +20,7 @@ from .refusal import come_back
 LOOK_AROUND_S = 1.0
 """Seconds between two looks, before a process ends, whether another node still takes its clients."""
 LOOK_AGAIN_S = 0.05
+"""Seconds between two looks at what others decide: that a socket is accepted, that a drain is hurried."""
 
 
 class Drain:
@@ -99,9 +100,8 @@ class Drain:
             while len(shards) and running_loop().time() < self._pace.ends_at_s:
                 await self._close_next()
             await self._close_the_rest()
-            left_s = self._ends_at_s - running_loop().time()
-            if self._closing:
-                await asyncio.wait(tuple(self._closing), timeout=max(left_s, 0.0))
+            while self._closing and running_loop().time() < self._ends_at_s:
+                await asyncio.wait(tuple(self._closing), timeout=LOOK_AGAIN_S)
         finally:
             self._outcome = (self._closed, self._failed + len(self._closing))
             for connection in self._closing.values():

@@ -27,7 +27,7 @@ class Pace:
     def __init__(
         self, now_s: float, ends_at_s: float, count: int, chance: Callable[[], float] = random.random
     ) -> None:
-        self.ends_at_s = ends_at_s
+        self.ends_at_s: float = ends_at_s
         self._last_s, self._chance = now_s, chance
         self._return_within_s = _return_within_s(count, ends_at_s - now_s)
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, HTTPException, Query, Request
 
 from .cluster.registry import Registry
+from .exceptions import WebSocketStabilizerError
 
 FORWARDED = ("x-forwarded-", "forwarded", "x-real-ip", "via", "origin")
 """A header that begins so came through a proxy, or from a web page: the caller may be anywhere."""
@@ -22,6 +23,10 @@ def add_drain_route(router: APIRouter, registry: Registry) -> None:
     ) -> dict[str, Any]:
         config = registry.context.config
         _check_caller(request, config.drain_secret)
+        try:
+            registry.check_usable()
+        except WebSocketStabilizerError as error:
+            raise HTTPException(503, str(error)) from error
         report = await registry.drain.run(config.drain_over_s if over is None else over)
         return {"status": "drained", "node_id": registry.context.node_id, **asdict(report)}
 

@@ -96,7 +96,8 @@ def _refusal(error: WebSocketStabilizerError) -> HTTPException:
         return HTTPException(400, str(error))
     if isinstance(error, ConnectionLimitExceededError) and "max_connections_per_client" in str(error):
         return HTTPException(409, str(error))
-    return HTTPException(503, str(error), headers={"Retry-After": str(RETRY_AFTER_S)})
+    retry_after_s = 1 if isinstance(error, DrainingError) else RETRY_AFTER_S  # another node takes it
+    return HTTPException(503, str(error), headers={"Retry-After": str(retry_after_s)})
 
 
 def add_websocket_route(

@@ -60,3 +60,11 @@ def test_secret_need_not_be_ascii() -> None:
     client = TestClient(app, client=("203.0.113.9", 50_000))
     headers = {b"authorization": f"Bearer {secret}".encode()}
     assert client.post("/drain", headers=headers).status_code == 200
+
+
+def test_manager_that_is_not_started_has_nothing_to_drain() -> None:
+    manager = WebSocketConnectionManager(WebSocketConfig(redis_url="redis://127.0.0.1:1"))
+    app = FastAPI()
+    app.include_router(manager.router)
+    answer = TestClient(app, client=("127.0.0.1", 50_000)).post("/drain")
+    assert (answer.status_code, "start()" in answer.json()["detail"]) == (503, True)

@@ -25,8 +25,10 @@ CLIENTS = 3_000
 DRAIN_S = 6.0
 LAST_CLOSE_S = DRAIN_S - 1.5
 """The last quarter of a short window is left to those that are slow to close."""
-RECONNECT_S = 2.5
+RECONNECT_S = 4.0
 """What one attempt to connect, and the load balancer's next look, may take on two busy cores."""
+BURST = 2.5
+"""How far busy cores may bunch what was well spread; all at once would be four times the average."""
 TOLERANCE_S = 1.0
 """Between a client's and Redis' knowledge of the same socket, on two busy cores."""
 
@@ -181,7 +183,7 @@ def check_pace(travellers: list[Traveller], drained: Drained) -> None:
     took_s = drained.ended_s - drained.began_s
     print(f"{drained.clients} clients drained in {took_s:.1f} s: {average:.0f} a second; ", end="")
     print(f"peak accepts in a second {peak}, by survivor {sorted(each.values())}")
-    assert peak < 2 * average
+    assert peak < BURST * average
     assert took_s < DRAIN_S + 1.5
 
 

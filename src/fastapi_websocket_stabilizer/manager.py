@@ -12,7 +12,6 @@ from . import close_codes, handlers, serving
 from .cluster.registry import Registry
 from .cluster.statistics import snapshot
 from .config import WebSocketConfig
-from .drain_route import add_drain_route
 from .exceptions import BroadcastFailedError, ConnectionNotFoundError
 from .hooks import HookDecorators, OnMessage
 from .local.connection import Connection
@@ -71,12 +70,11 @@ class WebSocketConnectionManager(HookDecorators):
         return await self._registry.stop(timeout)
 
     async def drain(self, over: float | None = None) -> ShutdownReport:
-        """Send every client of this replica elsewhere within ``over`` seconds (``drain_over_s``), then return.
+        """Send every client of this replica elsewhere within ``over`` seconds (``drain_over_s``).
 
-        ``/readyz`` answers 503 and new sockets are refused, with 503 or 1012, until the next ``start()`` after
-        ``graceful_shutdown``. Clients are closed one after the other with 1012 and ``{"reconnect_in_ms": …}``,
-        what waits in their outboxes first. Calls join a drain that is under way, and may shorten it; a caller
-        who is cancelled stops waiting, the drain goes on.
+        From now on, until ``start()`` after ``graceful_shutdown``, ``/readyz`` says 503 and newcomers are refused.
+        Clients are closed one by one with 1012 and ``{"reconnect_in_ms": …}``, behind what waits for them. A
+        second call joins the first and may shorten it; a cancelled caller only stops waiting.
 
         Raises:
             ConfigurationError: ``over`` is no positive number.
@@ -395,6 +393,4 @@ class WebSocketConnectionManager(HookDecorators):
     @cached_property
     def router(self) -> APIRouter:
         """``GET /livez`` and ``GET /readyz`` for load balancers, ``POST /drain`` for whoever stops this process."""
-        router = health_router(self._registry)
-        add_drain_route(router, self._registry)
-        return router
+        return health_router(self._registry)

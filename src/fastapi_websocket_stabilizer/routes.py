@@ -11,6 +11,7 @@ from fastapi import APIRouter, Depends, FastAPI, HTTPException, Response, WebSoc
 from . import close_codes
 from .cluster.context import Context
 from .cluster.registry import Registry
+from .drain_route import add_drain_route
 from .exceptions import (
     ConfigurationError,
     ConnectionLimitExceededError,
@@ -160,4 +161,5 @@ def health_router(registry: Registry) -> APIRouter:
         context = registry.context
         return {"status": "ready", "node_id": context.node_id, "protocol": context.protocol}
 
+    add_drain_route(router, registry)
     return router

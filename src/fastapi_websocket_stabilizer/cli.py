@@ -1,5 +1,7 @@
 """The command line, ``stabilizer``. Needs the extra ``demo``."""
 
+import asyncio
+import os
 import sys
 from importlib.util import find_spec
 from typing import Annotated
@@ -34,6 +36,33 @@ def demo(
     try:
         run_demo(replicas, port)
     except DemoError as error:
+        _fail(str(error))
+
+
+@app.command()
+def drain(
+    node: Annotated[
+        str, typer.Argument(help="A node_id, or the name of one node (WS_NODE_NAME, else its host).")
+    ],
+    over: Annotated[
+        float | None, typer.Option(min=0.1, help="Seconds; WS_DRAIN_OVER_S unless given.")
+    ] = None,
+    redis_url: Annotated[
+        str | None, typer.Option(help="The registry's Redis; WS_REDIS_URL unless given.")
+    ] = None,
+    namespace: Annotated[str | None, typer.Option(help="WS_NAMESPACE unless given.")] = None,
+) -> None:
+    """Send a node's clients to the others, from anywhere that reaches Redis. The process goes on, empty."""
+    from . import remote
+    from .config import WebSocketConfig
+    from .exceptions import WebSocketStabilizerError
+
+    given = {"WS_REDIS_URL": redis_url, "WS_NAMESPACE": namespace}
+    try:
+        config = WebSocketConfig.from_env(os.environ | {name: text for name, text in given.items() if text})
+        over_s = config.drain_over_s if over is None else over
+        asyncio.run(remote.drain(config, node, over_s, typer.echo))
+    except (remote.RemoteError, WebSocketStabilizerError) as error:
         _fail(str(error))
 
 

@@ -33,6 +33,9 @@ POLICY_VIOLATION = 1008
 TOO_LARGE = 1009
 """A message was longer than ``max_message_size``. Do not repeat it."""
 
+SERVICE_RESTART = 1012
+"""The node is draining. Reconnect; the reason says when: ``{"reconnect_in_ms": 250}``."""
+
 TRY_AGAIN_LATER = 1013
 """This node is full or had to free memory. Reconnect with back-off."""
 

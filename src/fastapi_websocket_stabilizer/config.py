@@ -162,6 +162,12 @@ class WebSocketConfig:
     """Seconds that Redis, or another node through it, may take to answer."""
     on_backend_loss: Literal["degrade", "refuse"] = "degrade"
     """Without Redis: serve this node's clients alone and register them later, or refuse what needs it."""
+    drain_over_s: FiniteFloat = 20.0
+    """Seconds over which a drain closes this node's clients, unless it is told otherwise."""
+    drain_on_sigterm: bool = True
+    """Under uvicorn, have ``manager.lifespan`` drain on SIGTERM before the server stops."""
+    drain_secret: Annotated[str, MinLen(16)] | None = field(default=None, repr=False)
+    """What ``POST /drain`` must come with; without it only callers on this machine are obeyed."""
     uvicorn_protocol: bool = True
     """Have ``manager.lifespan`` install ``fastapi_websocket_stabilizer.uvicorn`` when the server is uvicorn."""
 
@@ -213,7 +219,7 @@ def _from_text(name: str, text: str) -> object:
 
 
 def _shown(name: str, value: object) -> str:
-    if name == "token_secret":
+    if name in ("token_secret", "drain_secret"):
         return f"{len(str(value))} characters"
     if name == "envelope_keys":
         return f"{len(value)} of them" if isinstance(value, list | tuple) else "something else"

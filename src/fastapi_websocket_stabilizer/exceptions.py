@@ -12,6 +12,7 @@ WebSocketStabilizerError
 ├── TokenExpiredError             ask the client to sign in again
 ├── InvalidTokenError             the same, and look who sends it
 ├── ShutdownError                 this node is going away: use another
+│   └── DrainingError             the same, while it sends its clients elsewhere
 ├── NotStartedError               call start() first (also RuntimeError)
 ├── WrongEventLoopError           call from the loop that start() ran on (also RuntimeError)
 ├── ConfigurationError            fix the settings (also ValueError)
@@ -66,6 +67,10 @@ class InvalidTokenError(WebSocketStabilizerError):
 
 class ShutdownError(WebSocketStabilizerError):
     """The manager is shutting down or was shut down; ``start()`` opens it again."""
+
+
+class DrainingError(ShutdownError):
+    """The node is draining: it takes no new connection, and another node does."""
 
 
 class NotStartedError(WebSocketStabilizerError, RuntimeError):

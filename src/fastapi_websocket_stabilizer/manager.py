@@ -28,6 +28,7 @@ from .models import (
 )
 from .names import NodeId, check_client_id, check_each, check_room
 from .routes import add_websocket_route, connected, health_router, install_protocol
+from .signals import draining_on_sigterm
 from .wire import Encoded
 
 Identify = Callable[..., Identity | Awaitable[Identity]]
@@ -71,12 +72,27 @@ class WebSocketConnectionManager(HookDecorators):
         """
         return await self._registry.stop(timeout)
 
+    async def drain(self, over: float | None = None) -> ShutdownReport:
+        """Send every client of this replica elsewhere within ``over`` seconds (``drain_over_s``).
+
+        From now on, until ``start()`` after ``graceful_shutdown``, ``/readyz`` says 503 and newcomers are refused.
+        Clients are closed one by one with 1012 and ``{"reconnect_in_ms": …}``, behind what waits for them. A
+        second call joins the first and may shorten it; a cancelled caller only stops waiting.
+
+        Raises:
+            ConfigurationError: ``over`` is no positive number.
+            ShutdownError, NotStartedError: Outside ``start`` and ``graceful_shutdown``.
+        """
+        self._registry.check_usable()
+        return await self._registry.drain.run(self.config.drain_over_s if over is None else over)
+
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         """``FastAPI(lifespan=manager.lifespan)``: started before the first request, shut down after the last."""
         install_protocol(self._context)
         async with self:
-            yield
+            with draining_on_sigterm(self._registry):
+                yield
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -97,7 +113,7 @@ class WebSocketConnectionManager(HookDecorators):
             ConnectionLimitExceededError: ``max_connections``, or the client is full and told to reject.
             MemoryLimitExceededError: A memory limit is reached and nobody can give way.
             MessageError: ``metadata`` has no JSON, or too much of it (only with ``redis_url``).
-            ShutdownError: After ``graceful_shutdown``.
+            ShutdownError: After ``graceful_shutdown``. A ``DrainingError`` during and after a drain.
             BackendUnavailableError: Redis does not answer; nothing stays registered.
         """
         check_client_id(client_id)
@@ -379,5 +395,5 @@ class WebSocketConnectionManager(HookDecorators):
 
     @cached_property
     def router(self) -> APIRouter:
-        """``GET /livez`` and ``GET /readyz`` for load balancers."""
+        """``GET /livez`` and ``GET /readyz`` for load balancers, ``POST /drain`` for whoever stops this process."""
         return health_router(self._registry)

@@ -13,6 +13,8 @@ class Counters:
     """Refused: node full, client full, or shutting down."""
     connections_displaced: int = 0
     """Closed because a newer socket of the same client took over."""
+    connections_drained: int = 0
+    """Closed by a drain, and told when to come back."""
     connections_evicted_for_memory: int = 0
     heartbeat_pings: int = 0
     heartbeat_timeouts: int = 0

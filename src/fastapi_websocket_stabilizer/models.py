@@ -63,7 +63,7 @@ class BroadcastResult:
 
 @dataclass
 class ShutdownReport:
-    """What ``graceful_shutdown`` did: sockets closed, sockets that failed to close, seconds it took."""
+    """What ``graceful_shutdown`` or ``drain`` did: sockets closed, sockets that failed to close, seconds it took."""
 
     closed_count: int
     failed_count: int

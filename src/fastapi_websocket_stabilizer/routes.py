@@ -12,11 +12,13 @@ from . import close_codes
 from .cluster.context import Context
 from .cluster.readiness import degraded
 from .cluster.registry import Registry
+from .drain_route import add_drain_route
 from .exceptions import (
     ConfigurationError,
     ConnectionLimitExceededError,
     ConnectionNotFoundError,
     ConnectionTimeoutError,
+    DrainingError,
     InvalidNameError,
     MessageError,
     SlowConsumerError,
@@ -74,6 +76,8 @@ async def _register(
         return await manager.connect(client_id, websocket, metadata)
     except WebSocketStabilizerError as error:
         if is_accepted(websocket):
+            if isinstance(error, DrainingError):
+                raise  # it was closed, with a word about when to come back
             await websocket.close(
                 close_codes.TRY_AGAIN_LATER, str(error).encode()[:MAX_REASON_BYTES].decode(errors="ignore")
             )
@@ -94,7 +98,8 @@ def _refusal(error: WebSocketStabilizerError) -> HTTPException:
         return HTTPException(400, str(error))
     if isinstance(error, ConnectionLimitExceededError) and "max_connections_per_client" in str(error):
         return HTTPException(409, str(error))
-    return HTTPException(503, str(error), headers={"Retry-After": str(RETRY_AFTER_S)})
+    retry_after_s = 1 if isinstance(error, DrainingError) else RETRY_AFTER_S  # another node takes it
+    return HTTPException(503, str(error), headers={"Retry-After": str(retry_after_s)})
 
 
 def add_websocket_route(
@@ -159,4 +164,5 @@ def health_router(registry: Registry) -> APIRouter:
         lacking = degraded(context)
         return status if lacking is None else {**status, "degraded": lacking}
 
+    add_drain_route(router, registry)
     return router

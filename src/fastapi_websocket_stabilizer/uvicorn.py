@@ -7,7 +7,6 @@ served as uvicorn's own class serves them.
 
 import asyncio
 import os
-import signal
 from importlib.metadata import version
 from typing import Any, cast
 
@@ -29,6 +28,7 @@ from .local.flow import Flag, bound_kernel_buffer
 from .local.gathering import WRITE_BUFFER_BYTES, GatheredWrites, Turn
 from .local.line import EXTENSION, Events, LineObserver, Observer
 from .local.owner import Limits
+from .signals import find_server
 from .wire import Encoded, Form
 
 OLDEST = {"uvicorn": "0.52.1", "websockets": "16.0"}
@@ -372,7 +372,7 @@ def install(*, compress: bool) -> str:
     Returns:
         Why not; empty when it is installed.
     """
-    server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    server = find_server()
     if not isinstance(server, Server):
         return "the server is not uvicorn, or does not run in the main thread"
     chosen = server.config.ws_protocol_class

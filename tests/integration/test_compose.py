@@ -85,9 +85,11 @@ def test_uvicorn_understands_the_environment_of_the_image(monkeypatch: pytest.Mo
     assert options["ws_per_message_deflate"] is False
 
 
-def test_compose_waits_longer_for_a_replica_than_uvicorn_for_its_connections() -> None:
+def test_compose_waits_longer_for_a_replica_than_its_drain_and_uvicorn_take() -> None:
     grace_s = int(services()["app1"]["stop_grace_period"].removesuffix("s"))
-    assert grace_s > int(image_environment()["UVICORN_TIMEOUT_GRACEFUL_SHUTDOWN"])
+    config = WebSocketConfig()
+    uvicorn_s = int(image_environment()["UVICORN_TIMEOUT_GRACEFUL_SHUTDOWN"])
+    assert grace_s > config.drain_over_s + uvicorn_s + config.redis_timeout_s
 
 
 # --- nginx in front of three replicas -----------------------------------------------------------------------

@@ -37,6 +37,9 @@ NEW: dict[str, tuple[Any, Any]] = {  # default, and another value
     "renew_interval_s": (3.0, 0.5),
     "redis_timeout_s": (3.0, 0.5),
     "on_backend_loss": ("degrade", "refuse"),
+    "drain_over_s": (20.0, 5.0),
+    "drain_on_sigterm": (True, False),
+    "drain_secret": (None, "0123456789abcdef"),
     "uvicorn_protocol": (True, False),
 }
 
@@ -70,6 +73,9 @@ INVALID: list[tuple[str, Any]] = [
     ("close_timeout_s", -1),
     ("redis_timeout_s", "soon"),
     ("on_backend_loss", "ignore"),
+    ("drain_over_s", 0),
+    ("drain_over_s", float("inf")),
+    ("drain_secret", "short"),
     ("uvicorn_protocol", "perhaps"),
     ("lease_ttl_s", 0),
     ("renew_interval_s", float("nan")),
@@ -290,6 +296,7 @@ def test_config_shows_neither_password_nor_secret(text: str) -> None:
         {"envelope_keys": "hunter2"},
         {"envelope_keys": ["hunter2"]},
         {"envelope_keys": [b"hunter2"]},
+        {"drain_secret": "hunter2"},
     ],
 )
 def test_error_repeats_no_secret(settings: dict[str, Any]) -> None:

@@ -99,6 +99,7 @@ class Context:
         self.thread = 0  # and its thread
         self.backend: Backend  # set by the registry, which knows what it delivers to
         self.protocol: str = "asgi"  # how sockets are served; see uvicorn.py
+        self.is_draining: bool = False  # its clients are sent to other nodes
         self.is_distributed: bool = config.redis_url is not None
         self.degrades: bool = self.is_distributed and config.on_backend_loss == "degrade"
         self.is_away: bool = False  # Redis did not answer the last beat

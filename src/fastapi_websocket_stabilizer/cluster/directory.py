@@ -32,7 +32,7 @@ class Directory:
                 "name": context.name,
                 "version": __about__.__version__,
                 "started": context.started.timestamp(),
-                "draining": False,
+                "draining": context.is_draining,
             },
             "node info",
         )
@@ -118,16 +118,20 @@ class Directory:
 
     def _info(self, node: NodeId, info: bytes | None, connections: int) -> NodeInfo | None:
         """What a node says of itself; None when it is gone, or that is nothing that we wrote."""
-        if not info:
-            return None
-        try:
-            body = _object(info)
-            started = datetime.fromtimestamp(body["started"], UTC)
-            name, version, is_draining = str(body["name"]), str(body["version"]), bool(body["draining"])
-        except FOREIGN:
-            self._context.counters.redis_malformed += 1
-            return None
-        return NodeInfo(node, name, version, started, connections, is_draining)
+        shown = node_info(node, info, connections) if info else None
+        self._context.counters.redis_malformed += bool(info) and shown is None
+        return shown
+
+
+def node_info(node: NodeId, info: bytes, connections: int) -> NodeInfo | None:
+    """Return what a node said of itself, and how many connections its index has; None when we did not write that."""
+    try:
+        body = _object(info)
+        started = datetime.fromtimestamp(body["started"], UTC)
+        name, version, is_draining = str(body["name"]), str(body["version"]), bool(body["draining"])
+    except FOREIGN:
+        return None
+    return NodeInfo(node, name, version, started, connections, is_draining)
 
 
 def _object(data: bytes) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from .budget import Budget
 from .claims import Claims, lines_of
 from .context import Context
 from .reclaims import Reclaims
+from .refusal import refuse
 from .sender import Sender
 
 PONGS = frozenset({"pong", '{"type":"pong"}', '{"type": "pong"}'})
@@ -84,8 +85,12 @@ class Node:
             ConnectionLimitExceededError: The node or the client is full.
             MemoryLimitExceededError: ``metadata`` does not fit.
             MessageError: ``metadata`` has no JSON, or too much of it.
+            DrainingError: The node sends its clients elsewhere; an accepted socket was closed with 1012.
         """
         context, metadata = self._context, {} if metadata is None else metadata
+        if context.is_draining:
+            context.counters.connections_rejected += 1
+            await refuse(websocket)
         self._warn_of_compression()
         self._check_metadata(metadata)
         self._check_capacity(client_id)
@@ -96,6 +101,8 @@ class Node:
         self.budget.add(connection, size)
         try:
             await self._claim(connection)
+            if context.is_draining:  # since a moment ago
+                await refuse(websocket)
             context.counters.connections_opened += 1
             self._events.log_connection("connected", client_id, connection_id=connection.connection_id)
             await context.hooks.run(context.hooks.on_connect, connection)
@@ -160,6 +167,12 @@ class Node:
             await asyncio.shield(self._context.tasks.spawn(wind_up, f"close-{connection.connection_id}"))
         else:
             await connection.wait_closed()
+
+    async def close(self, connection: Connection, why: Ended, code: int, reason: str) -> bool:
+        """Close a socket and release it; return whether it took the close, False also when it had ended."""
+        if not self._forget(connection, why):
+            return False
+        return await self._wind_up(connection, connection.connection_id, code, reason)
 
     def lost(self, connection: Connection, why: Ended, error: str) -> None:
         """Forget a socket that failed now; close and release it soon."""

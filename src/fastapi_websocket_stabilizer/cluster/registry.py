@@ -32,6 +32,7 @@ from .claims import Claims
 from .context import Context
 from .degrade import DegradingBus
 from .directory import Directory
+from .drain import Drain
 from .heartbeats import Heartbeats
 from .membership import Membership
 from .node import Node
@@ -86,6 +87,7 @@ class Registry:
         self.node: Node = Node(context)
         self.claims: Claims = Claims(context, self.leases, self._announce, self.node.end)
         self.sender: Sender = Sender(context, self.leases)
+        self.drain: Drain = Drain(context, self.node, self.directory, self.leases)
         self.requests: Requests = Requests(context, self.sender, self.act_here)
         reclaims = Reclaims(context, self.claims, self._announce)
         self.node.claims, self.node.reclaims, self.node.sender = self.claims, reclaims, self.sender
@@ -156,6 +158,8 @@ class Registry:
         """Why new clients should not be sent here; None when they should."""
         if self._is_closed:
             return "shut down"
+        if self.context.is_draining:
+            return "draining"
         if self.context.is_distributed and self.context.loop is None:
             return "not started"
         return unready(self.context)
@@ -175,7 +179,7 @@ class Registry:
         if self.context.is_distributed or self.context.loop is not None or self._is_closed:
             self.context.rename()  # also at the first start: a forked worker must not share its parent's id
         self.context.loop, self.context.thread = running_loop(), threading.get_ident()
-        self._is_closed = self._is_stopping = False
+        self._is_closed = self._is_stopping = self.context.is_draining = False
         try:
             await self._join_others()
         except BaseException:
@@ -347,7 +351,12 @@ class Registry:
         return await self.requests.ask(sorted(others), client_id, request)
 
     async def act_here(self, client_id: str, request: dict[str, Any]) -> int:
-        """Carry out a request on this node's connections of a client; return how many there were."""
+        """Carry out a request on this node's connections of a client; return how many there were.
+
+        A drain is not about a client, but about all of them.
+        """
+        if request["do"] == "drain":
+            return (await self.drain.run(request["over_s"])).closed_count
         connections = self.context.shards.of_client(client_id)
         for connection in connections:
             match request["do"]:

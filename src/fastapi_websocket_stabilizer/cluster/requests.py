@@ -1,4 +1,4 @@
-"""What one node asks another to do with a client whose socket it holds: join, leave, close."""
+"""What one node asks another to do with a client whose socket it holds: join, leave, close. And to drain."""
 
 import json
 from collections.abc import Awaitable, Callable
@@ -32,6 +32,8 @@ def parse(body: str | bytes) -> dict[str, Any]:
     match json.loads(body):
         case {"do": "join" | "leave" as do, "room": room}:
             return {"do": do, "room": check_room(room)}
+        case {"do": "drain", "over_s": float(over_s)} if 0 < over_s < float("inf"):
+            return {"do": "drain", "over_s": over_s}
         case {"do": "close", "code": int(code), "reason": str(reason)}:
             return {"do": "close", "code": close_codes.check(code), "reason": reason}
         case request:

@@ -42,7 +42,7 @@ class Connection:
     """
 
     __slots__ = (
-        "__weakref__", "_backlog", "_closing", "_is_finished", "_owner", "_transport", "_websocket",
+        "__weakref__", "_backlog", "_closing", "_deadline", "_is_finished", "_owner", "_transport", "_websocket",
         "client_id", "closed_with", "connection_id", "ended", "error", "heartbeat", "is_open", "loop",
         "memory_size", "metadata", "open_line", "opened_at_s", "rooms", "since", "stamp", "stays",
         "used_at_s", "user_data", "window_bits",
@@ -80,6 +80,7 @@ class Connection:
         self._backlog: Backlog | None = None  # made when a socket is slow for the first time
         self._closing: asyncio.Future[None] | None = None  # while somebody waits for the close to be over
         self._is_finished = False
+        self._deadline: asyncio.Timeout | None = None  # of finish()
         self.open_line: Line | None = None
         self.window_bits: int = 0
         self._transport: Transport = open_transport(websocket, self, owner.limits)
@@ -271,7 +272,7 @@ class Connection:
         """
         reason = (reason or "").encode(errors="replace")[:MAX_REASON_BYTES].decode(errors="ignore")
         try:
-            async with asyncio.timeout(self._owner.limits().close_timeout_s):
+            async with asyncio.timeout(self._owner.limits().close_timeout_s) as self._deadline:
                 if self._backlog is not None:
                     await self._backlog.flush()
                 await self._transport.close(code, reason)
@@ -288,6 +289,11 @@ class Connection:
             self._is_finished = True
             if self._closing is not None:
                 self._closing.set_result(None)
+
+    def abort(self) -> None:
+        """Wait no longer for the close that is under way."""
+        if self._deadline is not None and not self._is_finished and not self._deadline.expired():
+            self._deadline.reschedule(self.loop.time())
 
     async def wait_closed(self) -> None:
         """Wait for the close that somebody else began: a handler that ends sooner has the server close first."""

@@ -64,6 +64,11 @@ class ChildProcess:
         return self._popen.poll() is None
 
     @property
+    def exit_code(self) -> int | None:
+        """None while it runs; negative when a signal ended it."""
+        return self._popen.poll()
+
+    @property
     def output(self) -> str:
         """Everything it has printed, also after its end."""
         if not self._log.closed:

@@ -20,7 +20,7 @@ from ...local.order import Sequencer
 from ...metrics import Counters
 from ...models import Message
 from ...names import NodeId, check_client_id, check_each, check_room
-from ...wire import Encoded, Envelope, Kind, Part, encode, pack, part_size
+from ...wire import Encoded, Envelope, Form, Kind, Part, encode, pack, part_size
 from . import scripts
 from .bus import RedisPublishing, direct_call, direct_reply
 from .client import ConnectionFactory
@@ -51,6 +51,11 @@ class _Outgoing:
             self._sender, sequence, previous, Kind.BROADCAST,
             tuple(rooms), tuple(exclude), message.form, message.payload,
         )  # fmt: skip
+
+    def request(self, node: NodeId, body: str) -> Envelope:
+        """An order to one node; nobody waits for an answer."""
+        sequence, _ = self._sequencer.next("inbox")
+        return Envelope(self._sender, sequence, 0, Kind.REQUEST, (node,), (), Form.JSON, body)
 
 
 def _signer(envelope_keys: Sequence[str], keys: Keys) -> Signer | None:

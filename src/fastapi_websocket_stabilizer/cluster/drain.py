@@ -1,0 +1,158 @@
+"""Sends this node's clients to other nodes: one after the other, within a given time whatever they do."""
+
+import asyncio
+import random
+from contextlib import suppress
+
+from .. import close_codes
+from ..exceptions import BackendUnavailableError, ConfigurationError
+from ..local.connection import Connection
+from ..local.owner import Ended
+from ..loops import running_loop
+from ..models import ShutdownReport
+from .context import Context
+from .directory import Directory
+from .membership import Membership as Leases
+from .node import Node
+from .pace import Pace
+from .refusal import come_back
+
+LOOK_AROUND_S = 1.0
+"""Seconds between two looks, before a process ends, whether another node still takes its clients."""
+LOOK_AGAIN_S = 0.05
+"""Seconds between two looks at what others decide: that a socket is accepted, that a drain is hurried."""
+
+
+class Drain:
+    """One node's way out: newcomers are refused, and those who are here closed at a pace others can take."""
+
+    def __init__(self, context: Context, node: Node, directory: Directory, leases: Leases | None) -> None:
+        self._context, self._node = context, node
+        self._directory, self._leases = directory, leases
+        self._task: asyncio.Task[None] | None = None
+        self._pace = Pace(0.0, 0.0, 0)
+        self._ends_at_s = 0.0
+        self._order: list[Connection] = []
+        self._closing: dict[asyncio.Task[None], Connection] = {}
+        self._closed = self._failed = 0
+        self._outcome = (0, 0)
+
+    async def run(self, over_s: float) -> ShutdownReport:
+        """Close every connection within ``over_s`` seconds. A drain that is under way is joined, and hurried.
+
+        A caller who is cancelled stops waiting; the drain goes on.
+
+        Raises:
+            ConfigurationError: ``over_s`` is no positive number.
+        """
+        if not 0 < over_s < float("inf"):
+            raise ConfigurationError(f"over must be a positive number of seconds, got {over_s!r}")
+        began_s = running_loop().time()
+        self._context.is_draining = True
+        if self._task is None or self._task.done():
+            self._closed = self._failed = 0
+            self._ends_at_s = began_s + over_s
+            self._pace = Pace(began_s, self._last_close_at_s(over_s), len(self._context.shards))
+            self._task = self._context.tasks.spawn(self._drain(), "drain")
+            self._context.tasks.spawn(self._has_refuge(), "say-draining")
+        else:
+            self._hurry(over_s)
+        await asyncio.wait([self._task])
+        return ShutdownReport(*self._outcome, running_loop().time() - began_s)
+
+    async def before_exit(self) -> None:
+        """Drain over ``drain_over_s`` seconds, as long as another node takes the clients; else return at once."""
+        over_s = self._context.config.drain_over_s
+        ends_at_s = running_loop().time() + over_s
+        self._context.is_draining = True
+        if not len(self._context.shards) or not await self._has_refuge():
+            return
+        left_s = max(ends_at_s - running_loop().time(), 0.1)
+        draining = self._context.tasks.spawn(self.run(left_s), "drain-before-exit")
+        while not draining.done():
+            await asyncio.wait([draining], timeout=LOOK_AROUND_S)
+            if not draining.done() and not await self._has_refuge():
+                self._hurry(self._context.config.close_timeout_s)  # nobody to go to: why take it slowly
+
+    async def _has_refuge(self) -> bool:
+        """Whether another node takes clients. The question tells the others that this one does not."""
+        try:
+            nodes = await self._directory.nodes()
+        except BackendUnavailableError:  # who was there at the last beat?
+            known = set() if self._leases is None else self._leases.known_live()
+            return any(not self._context.is_own(node) for node in known)
+        return any(not node.draining and not self._context.is_own(node.node_id) for node in nodes)
+
+    def _hurry(self, over_s: float) -> None:
+        now_s = running_loop().time()
+        if now_s + over_s < self._ends_at_s:
+            self._ends_at_s = now_s + over_s
+            self._pace.hurry(now_s, self._last_close_at_s(over_s), len(self._context.shards))
+
+    def _last_close_at_s(self, over_s: float) -> float:
+        """When the last close begins, so that it is over, or given up, by the end."""
+        return self._ends_at_s - min(self._context.config.close_timeout_s, over_s / 4)
+
+    async def _drain(self) -> None:
+        shards, log = self._context.shards, self._context.log
+        log.info("draining", extra={"connections": len(shards)})
+        try:
+            while len(shards) and running_loop().time() < self._pace.ends_at_s:
+                await self._close_next()
+            await self._close_the_rest()
+            while self._closing and running_loop().time() < self._ends_at_s:
+                await asyncio.wait(tuple(self._closing), timeout=LOOK_AGAIN_S)
+        finally:
+            self._outcome = (self._closed, self._failed + len(self._closing))
+            for connection in self._closing.values():
+                with suppress(RuntimeError):  # a loop that is closed, and its sockets with it
+                    connection.loop.call_soon_threadsafe(connection.abort)
+            log.info("drained", extra=dict(zip(("closed", "failed"), self._outcome, strict=True)))
+
+    async def _close_next(self) -> None:
+        """Wait for the next connection's time, and for a free place among those being closed; begin its close."""
+        now_s = running_loop().time()
+        due_s = self._pace.next_at_s(now_s, len(self._context.shards))
+        await asyncio.sleep(max(0.0, due_s - now_s))
+        if len(self._closing) >= self._context.config.max_concurrent_cleanup:
+            await asyncio.wait(self._closing, timeout=LOOK_AGAIN_S, return_when=asyncio.FIRST_COMPLETED)
+        elif (connection := self._pick()) is not None:
+            self._close(connection)
+
+    def _pick(self) -> Connection | None:
+        """Return one by chance: neighbours in a table may be neighbours in the world.
+
+        None when all were; one that is not accepted yet is soon refused, or comes round again.
+        """
+        while self._order:
+            connection = self._order.pop()
+            if connection.ended is None and connection.is_open:
+                return connection
+        self._order = list(self._context.shards)
+        random.shuffle(self._order)
+        return None
+
+    async def _close_the_rest(self) -> None:
+        """Time is nearly up: who is left goes now, all together, and those who are not accepted yet then."""
+        while True:
+            for connection in tuple(self._context.shards):
+                if connection.is_open:
+                    self._close(connection)
+            if not len(self._context.shards) or running_loop().time() >= self._ends_at_s:
+                return
+            await asyncio.sleep(LOOK_AGAIN_S)
+
+    def _close(self, connection: Connection) -> None:
+        task = self._context.tasks.spawn(self._send_away(connection), "drain-close")
+        self._closing[task] = connection
+        task.add_done_callback(self._closing.pop)
+
+    async def _send_away(self, connection: Connection) -> None:
+        if connection.ended is not None:
+            return
+        reason = come_back(self._pace.reconnect_in_ms())
+        if await self._node.close(connection, Ended.SHUTDOWN, close_codes.SERVICE_RESTART, reason):
+            self._closed += 1
+            self._context.counters.connections_drained += 1
+        else:
+            self._failed += 1

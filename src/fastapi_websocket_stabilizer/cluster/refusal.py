@@ -1,0 +1,27 @@
+"""What a client is told that is to connect to another node."""
+
+import json
+import random
+from typing import Any
+
+from .. import close_codes
+from ..exceptions import DrainingError
+from ..local.transport import is_accepted
+from .pace import RETURN_WITHIN_S
+
+
+def come_back(in_ms: int) -> str:
+    """Return the close reason that says when to connect again; RFC 6455 leaves 123 bytes for it."""
+    return json.dumps({"reconnect_in_ms": in_ms}, separators=(",", ":"))
+
+
+async def refuse(websocket: Any) -> None:
+    """Send a newcomer elsewhere: with 1012 if it was accepted already, else its refusal is an HTTP answer.
+
+    Raises:
+        DrainingError: Always.
+    """
+    if is_accepted(websocket):
+        in_ms = int(1000 * RETURN_WITHIN_S * random.random())
+        await websocket.close(code=close_codes.SERVICE_RESTART, reason=come_back(in_ms))
+    raise DrainingError("this node is draining: connect again, to another")

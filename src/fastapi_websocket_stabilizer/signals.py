@@ -1,0 +1,107 @@
+"""SIGTERM under uvicorn: the clients are sent elsewhere first, and only then does the server hear of it.
+
+Uvicorn closes every socket at once, and only then ends the lifespan. Whoever wants to let clients go one by one
+has to do it before uvicorn knows: in lifespan startup the handler of SIGTERM is the bound ``Server.handle_exit``.
+"""
+
+import asyncio
+import math
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from .cluster.registry import Registry
+from .loops import running_loop
+
+
+class Sigterm:
+    """The handler of SIGTERM while managers live; passes the signal on when all have drained.
+
+    Attributes:
+        server: The uvicorn ``Server`` whose handler was found.
+    """
+
+    def __init__(self, server: Any) -> None:
+        self.server = server
+        self.registries: list[Registry] = []
+        self._found: Any = signal.getsignal(signal.SIGTERM)
+        self._loop = running_loop()
+        self._task: asyncio.Task[None] | None = None
+        self._has_come = False
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """Take the signal: the first drains, the second ends at once. Runs between any two instructions."""
+        if self._has_come:
+            self._loop.call_soon_threadsafe(self._pass_on, 0.0)
+            return
+        self._has_come = True
+        self._loop.call_soon_threadsafe(self._begin)
+
+    def _begin(self) -> None:
+        if not self.registries:  # the server is ending already
+            self._pass_on(0.0)
+            return
+        if self.server.config.workers > 1:
+            # The port is shared: what this process would refuse, another worker takes.
+            for listener in getattr(self.server, "servers", ()):
+                listener.close()
+        self._task = self._loop.create_task(self._drain(), name="sigterm")
+
+    async def _drain(self) -> None:
+        over_s = max(registry.context.config.drain_over_s for registry in self.registries)
+        ends_at_s = self._loop.time() + over_s
+        drains = [r.context.tasks.spawn(r.drain.before_exit(), "drain-on-sigterm") for r in self.registries]
+        await asyncio.wait(drains, timeout=over_s)
+        self._pass_on(ends_at_s - self._loop.time())
+
+    def _pass_on(self, left_s: float) -> None:
+        """Have the server stop; what clients do must not keep it longer than what is left of the window."""
+        config = self.server.config
+        if config.timeout_graceful_shutdown is None:
+            close_timeout_s = max((r.context.config.close_timeout_s for r in self.registries), default=0.0)
+            config.timeout_graceful_shutdown = math.ceil(max(left_s, close_timeout_s))
+        self.end()
+        self._found(signal.SIGTERM, None)
+
+    def end(self) -> None:
+        """Give the signal back to whoever had it, and wait for no drain any more."""
+        if signal.getsignal(signal.SIGTERM) == self.handle:
+            signal.signal(signal.SIGTERM, self._found)
+        if self._task is not None and self._task is not asyncio.current_task():
+            self._task.cancel()
+
+
+def _owner() -> Any:
+    return getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+
+
+def find_server() -> Any:
+    """Return the uvicorn ``Server`` that runs this process, or anything else."""
+    owner = _owner()
+    return owner.server if isinstance(owner, Sigterm) else owner
+
+
+@contextmanager
+def draining_on_sigterm(registry: Registry) -> Iterator[None]:
+    """Have SIGTERM drain for the length of a block, where the server is uvicorn and the settings want it."""
+    uvicorn_server = sys.modules.get("uvicorn.server")
+    is_uvicorn = uvicorn_server is not None and isinstance(find_server(), uvicorn_server.Server)
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_uvicorn or not is_main or not registry.context.config.drain_on_sigterm:
+        yield
+        return
+    owner = _owner()
+    if not isinstance(owner, Sigterm):
+        owner = Sigterm(owner)
+        signal.signal(signal.SIGTERM, owner.handle)
+    owner.registries.append(registry)
+    try:
+        yield
+    finally:
+        owner.registries.remove(registry)
+        if not owner.registries:
+            owner.end()

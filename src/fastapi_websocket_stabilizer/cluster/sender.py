@@ -11,6 +11,7 @@ from ..exceptions import BackendUnavailableError, BroadcastFailedError
 from ..local.backlog import DROPPED
 from ..local.connection import Connection, settled
 from ..local.fanout import Job, Tally
+from ..loops import running_loop
 from ..models import BroadcastResult
 from ..names import NodeId
 from ..wire import Encoded, Envelope, Form, Kind
@@ -33,6 +34,7 @@ class Sender:
         self._context, self._leases = context, leases
         self._unheard, self._asks = context.unheard, context.asks
         self._direct = Direct(context)
+        self._last_waiting: asyncio.Future[None] | None = None
 
     def flush(self) -> None:
         """Queue the direct sends that were collected in this tick."""
@@ -111,8 +113,9 @@ class Sender:
 
         While something of ours is on its way through Redis, this takes the same way, not to overtake it.
         """
-        if not self._unheard:
+        if self._must_wait():
             await self._verified()
+        if not self._unheard:
             return await connection.push_from_anywhere(message)
         if self._unheard.is_full:
             await self._room_for_more()
@@ -135,10 +138,9 @@ class Sender:
 
     async def _straight(self, client_id: str, message: Encoded, confirm: float | None) -> bool | None:
         """Write to the client's socket if it is here and nothing can be overtaken; None: it goes through Redis."""
-        own = self._own_socket(client_id)
-        if own is not None and self._leases is not None and self._leases.unverified() is not None:
+        if self._must_wait():
             await self._verified()
-            own = self._own_socket(client_id)
+        own = self._own_socket(client_id)
         if own is None:
             return None
         error = await own.push_from_anywhere(message)
@@ -153,9 +155,25 @@ class Sender:
             return None
         return self._context.shards.newest(client_id)
 
+    def _must_wait(self) -> bool:
+        """Whether it is not known that this node still holds its lease, or somebody still waits to know it."""
+        return self._last_waiting is not None or (
+            self._leases is not None and self._leases.unverified() is not None
+        )
+
     async def _verified(self) -> None:
-        while self._leases is not None and (verified := self._leases.unverified()) is not None:
-            await asyncio.wait([verified])
+        """Wait until that is known; who came first goes on first, so that nothing is overtaken."""
+        before, mine = self._last_waiting, running_loop().create_future()
+        self._last_waiting = mine
+        try:
+            if before is not None:
+                await asyncio.wait([before])
+            while self._leases is not None and (verified := self._leases.unverified()) is not None:
+                await asyncio.wait([verified])
+        finally:
+            mine.set_result(None)
+            if self._last_waiting is mine:
+                self._last_waiting = None
 
     async def _to_local(
         self, connections: Sequence[Connection], message: Encoded, confirm: float | None = None
@@ -197,6 +215,8 @@ class Sender:
         self, message: Encoded, exclude: Sequence[str], rooms: Sequence[str], confirm: float | None
     ) -> BroadcastResult:
         """Publish one message; every node, this one too, delivers it when it comes back from the bus."""
+        if self._must_wait():
+            await self._verified()
         if self._unheard.is_full:
             await self._room_for_more()
         self._context.counters.broadcasts += 1

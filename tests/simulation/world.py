@@ -121,8 +121,8 @@ class World:
         self.crashed: list[Node] = []
         self._calls: dict[asyncio.Task[Any], Node] = {}
         self._freezes: list[tuple[str, float, float]] = []
-        self.hit: set[str] = set()
-        """Names of nodes that were frozen, killed or cut off."""
+        self.hits = Counter[str]()
+        """How often each node was frozen, killed or cut off."""
         self.has_forgotten = False
         """Whether Redis lost something: who was on a node that died, too, nobody can know."""
 
@@ -140,7 +140,7 @@ class World:
             await asyncio.sleep(max(0.0, start_s + step.at_s - self.loop.now_s))
             node = self.seats[step.node]
             if step.kind in HITTING:
-                self.hit.add(node.name)
+                self.hits[node.name] += 1
             getattr(self, f"_{step.kind}")(step, node)
         await asyncio.sleep(max(0.0, start_s + LASTS_S - self.loop.now_s))
         await self._settle()
@@ -340,9 +340,9 @@ class World:
     def _check_events(self) -> None:
         counts = Counter(event.event_id for _, event in self.events)
         twice = {event_id for event_id, count in counts.items() if count > 1}
-        # Again, with the same id, only if whoever reported it first could not say so: dead, frozen or cut off.
-        first = {event.event_id: name for name, event in reversed(self.events)}
-        if twice := {event_id for event_id in twice if first[event_id] not in self.hit}:
+        # Again, with the same id, only if one who reports it is dead, frozen or cut off before all could know.
+        twice -= {event.event_id for name, event in self.events if self.hits[name]}
+        if twice:
             self._violated("left once", f"reported more than once: {sorted(twice)}")
         if self.has_forgotten:
             return
@@ -366,8 +366,12 @@ class World:
         hub = self.hub
         tables = {"clients": hub.clients, "rooms": hub.rooms, "leases": hub.leases, "fences": hub.fences}
         tables |= {"index": hub.index, "infos": hub.infos}
-        # Redis forgot its lease, and it died before it noticed: nobody knows of it. Not promised.
-        unknowable = {node.manager.registry.context.node_id for node in self.crashed if self.has_forgotten}
+        # Its lease was lost, and it died before it noticed, but not before it wrote: nobody knows. Not promised.
+        unknowable = {
+            node.manager.registry.context.node_id
+            for node in self.crashed
+            if self.has_forgotten or self.hits[node.name] > 1
+        }
         for name, table in tables.items():
             if table and not any(node_id in repr(table) for node_id in unknowable):
                 self._violated("leaves nothing", f"after the last shutdown Redis has {name} {table}")

@@ -44,6 +44,11 @@ class Claims:
         self._is_catching_up = False
         self._stays = 0
 
+    async def verified(self) -> None:
+        """Wait until it is known whether we hold our lease: what is entered under an id that was swept stays."""
+        while self._leases is not None and (verified := self._leases.unverified()) is not None:
+            await asyncio.wait([verified])
+
     async def claim(self, connection: Connection) -> None:
         """Register a connection and have those it outranks closed.
 
@@ -251,7 +256,7 @@ class Claims:
             former = connection.connection_id
             if node_of(former) != own:
                 self._context.shards.rename(connection, self._context.next_connection_id())
-                self._unclaimed[connection] = former
+                self._unclaimed.setdefault(connection, former)  # the last one that Redis is known to have
 
     async def reclaim_pending(self) -> None:
         """Register renamed connections again, each with its old rank; what Redis does not take, each beat."""

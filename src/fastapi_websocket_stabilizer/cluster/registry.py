@@ -297,10 +297,10 @@ class Registry:
         self.context.counters.leases_refused += 1
         self.context.rename()
         self.context.log.warning("lease lapsed; registering again", extra={"node_id": self.context.node_id})
+        self._secret_known_by = ""  # whoever forgot the lease may have forgotten the secret, too
+        self.claims.rename_all()  # before anything can fail: the next beat may find the new lease held
         await self.context.backend.rename(self.context.node_id)
         await self.leases.register(self.context.node_id)
-        self._secret_known_by = ""  # whoever forgot the lease may have forgotten the secret, too
-        self.claims.rename_all()
         return self.context.tasks.spawn(self._reclaim(), "reclaim")
 
     async def _reclaim(self) -> None:

@@ -20,7 +20,7 @@ from fastapi_websocket_stabilizer.cluster import context
 from fastapi_websocket_stabilizer.cluster.registry import Registry
 from fastapi_websocket_stabilizer.names import NodeId
 from tests.simulation.loop import NODE, VirtualLoop
-from tests.simulation.network import LONGEST_LATENCY_S, SimHub, SimLink
+from tests.simulation.network import SimHub, SimLink
 from tests.simulation.schedule import BEAT_S, LASTS_S, LEASE_S, Schedule, Step
 
 TIMEOUT_S = 0.5

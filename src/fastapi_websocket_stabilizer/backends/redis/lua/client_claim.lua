@@ -15,6 +15,8 @@ for i = 1, #fields, 2 do
   local held = tonumber(string.match(fields[i + 1], '^%d+'))
   if fields[i] == ARGV[1] then
     stamp = held -- a claim that is repeated keeps its rank
+  elseif held == tonumber(ARGV[3]) then
+    redis.call('HDEL', KEYS[1], fields[i]) -- the same socket, under another former id
   else
     ranked[#ranked + 1] = {fields[i], held}
     highest = math.max(highest, held)

@@ -43,13 +43,11 @@ def _summary(history: History) -> str:
     got = sum(len(socket.got) for socket in history.sockets)
     faults = Counter(fault.kind for fault in history.faults)
     outcomes = Counter(call.outcome for call in history.calls)
+    shown = {"sockets": len(history.sockets), "messages received": got, "looks": len(history.seen)}
+    lines = {"seen": shown, "faults": dict(faults.most_common()), "calls": dict(outcomes.most_common())}
     return "\n".join(
-        [
-            f"{len(history.sockets)} sockets, {got} messages received, {len(history.calls)} calls, "
-            f"{len(history.events)} presence events, {len(history.seen)} looks",
-            "faults: " + ", ".join(f"{kind} {count}" for kind, count in faults.most_common()),
-            "calls: " + ", ".join(f"{outcome} {count}" for outcome, count in outcomes.most_common()),
-        ]
+        f"{name}: " + ", ".join(f"{what} {count}" for what, count in counts.items())
+        for name, counts in lines.items()
     )
 
 

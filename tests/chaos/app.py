@@ -11,6 +11,7 @@ from fastapi import FastAPI, Query, Request, WebSocket
 from fastapi.responses import JSONResponse
 
 from fastapi_websocket_stabilizer import (
+    BackendUnavailableError,
     Connection,
     PresenceEvent,
     WebSocketConfig,
@@ -44,6 +45,10 @@ held: set[Connection] = set()
 events = Path(os.environ["CHAOS_EVENTS"]).open("a", buffering=1)  # noqa: SIM115 - for as long as the process lives
 
 
+class UnknownOutcomeError(Exception):
+    """A message that may arrive, late or never; says which."""
+
+
 @manager.on_presence
 def note(event: PresenceEvent) -> None:
     line = [name, event.event_id, event.kind, event.client_id, event.connection_id]
@@ -64,10 +69,13 @@ async def serve(websocket: WebSocket, client_id: str, room: list[str] = Query(de
 async def say(kind: str, target: str, size: int) -> str:
     text = message(kind, target, name, next(numbers))  # in the order of the calls: nothing is awaited between
     padded = text + "x" * size
-    if kind == "direct":
-        await manager.send_to_client(target, padded)
-    else:
-        await manager.broadcast(padded, room=target if kind == "room" else None)
+    try:
+        if kind == "direct":
+            await manager.send_to_client(target, padded)
+        else:
+            await manager.broadcast(padded, room=target if kind == "room" else None)
+    except BackendUnavailableError as error:
+        raise UnknownOutcomeError(text) from error
     return text
 
 
@@ -100,13 +108,15 @@ async def rooms() -> dict[str, Any]:
     return {"local": local, "rooms": {room: await members(room) for room in ROOMS}}
 
 
-calls = {"say": say, "join": join, "leave": leave, "snapshot": snapshot, "rooms": rooms}
+calls: dict[str, Any] = {"say": say, "join": join, "leave": leave, "snapshot": snapshot, "rooms": rooms}
 
 
 @app.post("/call/{what}")
 async def call(what: str, request: Request) -> JSONResponse:
     try:
         return JSONResponse(await calls[what](**await request.json()))
+    except UnknownOutcomeError as error:
+        return JSONResponse(str(error), status_code=503)
     except WebSocketStabilizerError as error:
         return JSONResponse(type(error).__name__, status_code=500)
     except Exception as error:  # noqa: BLE001 - the checker reports whatever it is

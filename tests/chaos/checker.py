@@ -29,9 +29,11 @@ def at_most_once(history: History) -> Iterable[str]:
 
 
 def order(history: History) -> Iterable[str]:
+    """What one manager sent arrives in the order of its calls, except for those that failed."""
+    unknown = set(history.unknown)
     for socket in history.sockets:
         last: dict[str, int] = {}
-        for text in socket.got:
+        for text in filter(lambda text: text not in unknown, socket.got):
             _, _, sender, number = parts_of(text)
             if number < last.get(sender, 0):
                 yield f"{_name(socket)} got {number} of {sender} after {last[sender]}"
@@ -227,7 +229,10 @@ def _died_unknown(history: History, process: Process) -> bool:
 def _is_hit(history: History, process: str, start_s: float = 0.0, end_s: float = float("inf")) -> bool:
     """Whether a process was killed, frozen or separated from Redis in a time."""
     return any(
-        f.kind in SEPARATIONS and f.target in {process, "redis"} and f.began_s <= end_s and f.ended_s >= start_s
+        f.kind in SEPARATIONS
+        and f.target in {process, "redis"}
+        and f.began_s <= end_s
+        and f.ended_s >= start_s
         for f in history.faults
     )
 
@@ -242,7 +247,9 @@ def _name(socket: Socket) -> str:
 
 def is_settled(history: History, finals: list[Final]) -> bool:
     """Whether what the replicas say now could be the end."""
-    now = History(history.lease_s, history.beat_s, history.call_limit_s, sockets=history.sockets, finals=finals)
+    now = History(
+        history.lease_s, history.beat_s, history.call_limit_s, sockets=history.sockets, finals=finals
+    )
     return not [what for check in (one_socket, listed, no_ghost, rooms, ready) for what in check(now)]
 
 

@@ -18,7 +18,9 @@ LONGEST_OPENING_S = 15.0
 class Client:
     """One user: usually one socket, for a moment two when it moves."""
 
-    def __init__(self, name: str, replicas: list[Replica], history: History, now_s: Callable[[], float]) -> None:
+    def __init__(
+        self, name: str, replicas: list[Replica], history: History, now_s: Callable[[], float]
+    ) -> None:
         self.name = name
         self._replicas, self._history, self._now_s = replicas, history, now_s
         self._rng = random.Random(name)

@@ -109,6 +109,8 @@ class History:
     finals: list[Final] = field(default_factory=list)
     probes: list[str] = field(default_factory=list)
     """Messages sent after all had settled: to all, to each room, to each client, from every process."""
+    unknown: list[str] = field(default_factory=list)
+    """Messages whose call ended in an error: they may have been sent, and may come late."""
     leftovers: list[str] = field(default_factory=list)
     """Keys that were there after every replica had stopped."""
 
@@ -122,8 +124,10 @@ class History:
             "seen": Seen, "finals": Final,
         }  # fmt: skip
         held = json.loads(path.read_text())
-        values = {f.name: held[f.name] for f in fields(cls)}
-        return cls(**{n: [kinds[n](**v) for v in vs] if n in kinds else vs for n, vs in values.items()})
+        values: dict[str, Any] = {f.name: held[f.name] for f in fields(cls)}
+        for name, kind in kinds.items():
+            values[name] = [kind(**value) for value in values[name]]
+        return cls(**values)
 
 
 def message(kind: str, target: str, process: str, number: int) -> str:

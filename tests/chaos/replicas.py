@@ -63,6 +63,9 @@ class Replica:
         self.life.died_s = self._now_s()
         self.history.faults.append(Fault(kind, self.name, self.life.died_s, self.life.died_s))
 
+    def stop(self) -> None:
+        self.process.stop()
+
     def kill(self) -> None:
         self.process.kill()
         self.died("kill")
@@ -83,6 +86,9 @@ class Replica:
             async with self.http.post(self._url(f"call/{what}"), json=arguments) as response:
                 answer = await response.json()
                 outcome = "ok" if response.status == 200 else str(answer)
+                if response.status == 503:
+                    self.history.unknown.append(outcome)
+                    outcome = "BackendUnavailableError"
         except (aiohttp.ClientError, OSError, json.JSONDecodeError):
             outcome = "lost"
         self.history.calls.append(Call(name, what, began_s, self._now_s(), outcome))
@@ -93,7 +99,9 @@ class Replica:
             await self._http.close()
 
 
-def environment_of(directory: Path, namespace: str, history: History, timeout_s: float, sown: str) -> dict[str, str]:
+def environment_of(
+    directory: Path, namespace: str, history: History, timeout_s: float, sown: str
+) -> dict[str, str]:
     """Return what the replicas are told."""
     told = {
         "REPLICA_NAMESPACE": namespace,

@@ -2,11 +2,11 @@
 
 import asyncio
 import secrets
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from fastapi_websocket_stabilizer.testing import RedisServer, TcpProxy
+from fastapi_websocket_stabilizer.testing import RedisServer, TcpProxy, eventually
 from tests.chaos.checker import is_settled
 from tests.chaos.crowd import Client
 from tests.chaos.history import Fault, Final, History, Seen
@@ -16,7 +16,9 @@ from tests.chaos.schedule import ROOMS, Schedule, Step
 LEASE_S, BEAT_S, TIMEOUT_S = 2.0, 0.5, 1.0
 CALL_LIMIT_S = 4 * TIMEOUT_S + LEASE_S
 """Some commands one after another, each within ``redis_timeout_s``, and the beat that a thawed node waits for."""
-SETTLED_S = LEASE_S + 2 * BEAT_S + 4 * TIMEOUT_S + 3.0
+SWEPT_S = LEASE_S + 2 * BEAT_S
+"""When whoever died last is being swept: before that nothing is settled, however it looks."""
+SETTLED_S = SWEPT_S + 2 * TIMEOUT_S + 3.0
 LOOK_EVERY_S = 0.7
 PROBES_S = 3.0
 
@@ -46,7 +48,7 @@ class Run:
             self.replicas = [Replica(n, p, self.history, self.now_s, told) for n, p in enumerate(proxies)]
             for replica in self.replicas:
                 stack.push_async_callback(replica.close)
-                stack.callback(lambda replica=replica: replica.process.stop())
+                stack.callback(replica.stop)
             await all_up(self.replicas)
             await self._live_through()
         return self.history
@@ -190,6 +192,7 @@ class Run:
         self._mend()
         await all_up(self.replicas)
         deadline_s = self.now_s() + SETTLED_S
+        await asyncio.sleep(SWEPT_S)
         while True:
             self.history.finals = [final for r in self.replicas if (final := await self._ask(r)) is not None]
             is_complete = len(self.history.finals) == len(self.replicas)
@@ -207,8 +210,9 @@ class Run:
         seen, rooms = await replica.call("snapshot"), await replica.call("rooms")
         if seen is None or rooms is None:
             return None
-        self.history.seen.append(Seen(replica.name, self.now_s(), [(c, n) for c, n in seen["clients"]], seen["nodes"]))
-        clients = [client for client, _ in seen["clients"]]
+        listing = [(client, node) for client, node in seen["clients"]]
+        self.history.seen.append(Seen(replica.name, self.now_s(), listing, seen["nodes"]))
+        clients = [client for client, _ in listing]
         return Final(replica.name, await replica.is_ready(), clients, rooms["rooms"], rooms["local"])
 
     async def _probe(self) -> None:
@@ -220,10 +224,12 @@ class Run:
                 text = await replica.call("say", kind=kind, target=target, size=0)
                 if text is not None:
                     self.history.probes.append(text)
-        last = self.history.probes[-1] if self.history.probes else ""
-        deadline_s = self.now_s() + PROBES_S
-        while self.now_s() < deadline_s and not any(last in s.got for s in self.history.sockets if s.is_open):
-            await asyncio.sleep(0.05)
+        with suppress(AssertionError):  # what did not come is the checker's to say
+            await eventually(self._is_last_probe_there, PROBES_S)
+
+    def _is_last_probe_there(self) -> bool:
+        last = self.history.probes[-1]
+        return any(last in socket.got for socket in self.history.sockets if socket.is_open)
 
     async def _end(self) -> None:
         await asyncio.sleep(0.3)  # what is on its way to other sockets

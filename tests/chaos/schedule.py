@@ -45,7 +45,13 @@ def plan(seed: int, lasts_s: float, *, replicas: int = 3, clients: int = 200) ->
         kind = rng.choices(list(FAULTS), list(FAULTS.values()))[0]
         lasts = rng.uniform(0.2, 5.0)
         steps.append(
-            Step(at_s, kind, rng.randrange(replicas), rng.randrange(clients), lasts_s=min(lasts, lasts_s - at_s))
+            Step(
+                at_s,
+                kind,
+                rng.randrange(replicas),
+                rng.randrange(clients),
+                lasts_s=min(lasts, lasts_s - at_s),
+            )
         )
         at_s += rng.uniform(0.5, 4.0)
     return Schedule(seed, lasts_s, replicas, clients, tuple(sorted(steps, key=lambda step: step.at_s)))
@@ -55,5 +61,10 @@ def _action(rng: random.Random, lasts_s: float, replicas: int, clients: int) -> 
     kind = rng.choices(list(ACTIONS), list(ACTIONS.values()))[0]
     size = rng.choice((0, 0, 0, 0, 30_000)) if kind == "direct" else 0
     return Step(
-        rng.uniform(0, lasts_s), kind, rng.randrange(replicas), rng.randrange(clients), rng.choice(ROOMS), size=size
+        rng.uniform(0, lasts_s),
+        kind,
+        rng.randrange(replicas),
+        rng.randrange(clients),
+        rng.choice(ROOMS),
+        size=size,
     )

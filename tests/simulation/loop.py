@@ -63,14 +63,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             if not handle._cancelled:
                 ready.append(handle)
         for _ in range(len(ready)):
-            handle = ready.popleft()
-            if handle._cancelled:
-                continue
-            held = self._held.get(handle._context.get(NODE, "")) if self._held else None
-            if held is None:
-                handle._run()
-            else:
-                held.append(handle)
+            self._run_or_hold(ready.popleft())
+
+    def _run_or_hold(self, handle: Any) -> None:
+        held = self._held.get(handle._context.get(NODE, "")) if self._held else None
+        if held is not None:
+            held.append(handle)
+        elif not handle._cancelled:
+            handle._run()
 
 
 class IoHandle(asyncio.TimerHandle):

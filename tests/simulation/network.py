@@ -124,7 +124,9 @@ class SimLink(MemoryLink):
         if self.is_cut or self.is_swallowing:
             return
         self._heard_s = self._after(self._heard_s)
-        self._loop.arrive_at(self._heard_s, self._home, self._arrived, self._bus_life, channel, envelope, size)
+        self._loop.arrive_at(
+            self._heard_s, self._home, self._arrived, self._bus_life, channel, envelope, size
+        )
 
     def _arrived(self, life: int, channel: str, envelope: Envelope, size: int) -> None:
         if life == self._bus_life:
@@ -141,7 +143,9 @@ class SimLink(MemoryLink):
         self.is_swallowing = True
 
     def mend(self) -> None:
-        if self.is_dead or not (self.is_cut or self.is_swallowing):  # its connections went with it, or are there
+        if self.is_dead or not (
+            self.is_cut or self.is_swallowing
+        ):  # its connections went with it, or are there
             return
         if self.is_swallowing:  # the connections of before are given up
             self.is_swallowing = False

@@ -14,6 +14,9 @@ FAULTS = {
 }  # fmt: skip
 
 
+# What a node does on its own account, such as a drain, is one more entry here and one more method of ``World``.
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """Something that happens at a time, to a node; ``lasts_s`` of faults that end."""
@@ -50,7 +53,9 @@ def plan(seed: int) -> Schedule:
 
 def _operation(rng: random.Random, nodes: int) -> Step:
     at_s, node = rng.uniform(0, LASTS_S), rng.randrange(nodes)
-    return Step(at_s, _pick(rng, OPERATIONS), node, client=f"c{rng.randrange(3)}", room=f"r{rng.randrange(2)}")
+    return Step(
+        at_s, _pick(rng, OPERATIONS), node, client=f"c{rng.randrange(3)}", room=f"r{rng.randrange(2)}"
+    )
 
 
 def _fault(rng: random.Random, nodes: int) -> Step:

@@ -90,7 +90,6 @@ def test_time_is_virtual(loop: VirtualLoop) -> None:
 
 def test_a_frozen_node_does_nothing_until_it_is_thawed(loop: VirtualLoop) -> None:
 
-
     loop.reset()
     done: list[float] = []
 

@@ -322,7 +322,9 @@ class World:
 
     async def _check_listing(self, node: Node) -> None:
         listed = sorted([(e.client_id, e.connection_id) async for e in node.manager.clients()])
-        wanted = sorted((s.client, s.connection.connection_id) for s in self.sockets if s.is_open and s.connection)
+        wanted = sorted(
+            (s.client, s.connection.connection_id) for s in self.sockets if s.is_open and s.connection
+        )
         if missing := [each for each in wanted if each not in listed]:
             self._violated("listed again", f"{node.name} does not list {missing}, but {listed}")
         if ghosts := [each for each in listed if each not in wanted]:

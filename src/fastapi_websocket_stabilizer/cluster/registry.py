@@ -283,7 +283,7 @@ class Registry:
 
     def _on_gap(self) -> None:
         """Messages may have been lost: wait for none of them, and blame nobody for the hole."""
-        self.context.unheard.give_up()
+        self.context.unheard.give_up_published()
         self.context.sequences.forget()
 
     # What a beat brings

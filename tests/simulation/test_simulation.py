@@ -11,7 +11,7 @@ import pytest
 
 from tests.chaos.seeded import FAULTS, sown
 from tests.simulation.loop import NODE, VirtualLoop
-from tests.simulation.schedule import plan
+from tests.simulation.schedule import LEASE_S, Schedule, Step, plan
 from tests.simulation.world import World, simulate
 
 SCHEDULES = 10_000
@@ -66,6 +66,23 @@ def test_a_fault_that_was_sown_is_found(fault: str, invariant: str, loop: Virtua
 
 def test_every_fault_that_can_be_sown_is_tried_here() -> None:
     assert len(FAULTS) == 5
+
+
+def test_a_lost_bus_lets_nothing_overtake_what_redis_has_not_taken_yet(loop: VirtualLoop) -> None:
+    steps = (
+        Step(0.1, "connect", 0, "c0"),
+        Step(1.0, "broadcast", 0),
+        Step(1.001, "lose_bus", 0),
+        Step(1.002, "direct", 0, "c0"),
+    )
+    assert [v for seed in range(100) for v in simulate(loop, Schedule(seed, 2, steps))] == []
+
+
+def test_what_is_sent_after_a_freeze_arrives_in_the_order_of_the_calls(loop: VirtualLoop) -> None:
+    kinds = ("direct", "broadcast", "direct", "broadcast", "direct")
+    calls = [Step(1.0 + n / 10, kind, 0, "c0") for n, kind in enumerate(kinds)]
+    steps = (Step(0.1, "connect", 0, "c0"), Step(0.5, "freeze", 0, lasts_s=2 * LEASE_S), *calls)
+    assert [v for seed in range(100) for v in simulate(loop, Schedule(seed, 2, steps))] == []
 
 
 def test_the_same_seed_is_the_same_schedule_and_the_same_history(loop: VirtualLoop) -> None:

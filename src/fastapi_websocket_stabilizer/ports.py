@@ -53,8 +53,8 @@ class Claim:
     """One connection that wants to be its client's.
 
     Attributes:
-        stamp: That of an earlier claim of the same socket, to keep its rank; 0 for a new one; below 0 for one
-            that waited so many microseconds for the store.
+        stamp: That of an earlier claim of the same socket, to keep its rank, and to take the place of whatever
+            else has it; 0 for a new one; below 0 for one that waited so many microseconds for the store.
         replaces: The connection_id under which the same socket was claimed before, or "".
         entry: What presence shows: JSON.
     """

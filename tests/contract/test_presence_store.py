@@ -193,3 +193,15 @@ async def test_names_cannot_collide_or_match_one_another(backend: Backend) -> No
     ]
     indexed = {(line.connection_id, line.client_id) for line in await lines(backend, N1)}
     assert indexed == {(f"n1.{number}", name) for number, name in enumerate(AWKWARD_NAMES)}
+
+
+async def test_a_claim_with_an_old_stamp_takes_the_place_of_every_former_id_of_its_socket(
+    backend: Backend,
+) -> None:
+    first = await backend.presence.claim(claim("n1.1"))
+    # Claimed again, and Redis was lost before the answer came; so again, under one more id.
+    await backend.presence.claim(claim("n2.1", stamp=first.stamp))
+    again = await backend.presence.claim(claim("n3.1", stamp=first.stamp))
+    repeated = await backend.presence.claim(claim("n3.1", stamp=first.stamp))
+    assert (again.stamp, again.others, repeated.others) == (first.stamp, (), ())
+    assert await holders(backend) == ["n3.1"]

@@ -9,12 +9,15 @@ NODE: contextvars.ContextVar[str] = contextvars.ContextVar("node", default="")
 """The node that a callback belongs to; tasks and timers inherit it. "" is the world."""
 
 
+START_S = 1_000.0
+
+
 class VirtualLoop(asyncio.SelectorEventLoop):
     """Runs callbacks in the order of their time, and never waits. No I/O."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.now_s = 1_000.0
+        self.now_s = 0.0
         # What a frozen node would have done meanwhile, in order.
         self._held: dict[str, list[asyncio.Handle]] = {}
         # asyncio's own, which its stubs do not show.
@@ -23,6 +26,12 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self.now_s
+
+    def reset(self) -> None:
+        """Begin again; nothing of the last simulation comes any more."""
+        self.now_s = START_S
+        self._scheduled.clear()
+        self._held.clear()
 
     def freeze(self, node: str) -> None:
         """Run nothing of a node until it is thawed."""
@@ -54,14 +63,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             if not handle._cancelled:
                 ready.append(handle)
         for _ in range(len(ready)):
-            handle = ready.popleft()
-            if handle._cancelled:
-                continue
-            held = self._held.get(handle._context.get(NODE, "")) if self._held else None
-            if held is None:
-                handle._run()
-            else:
-                held.append(handle)
+            self._run_or_hold(ready.popleft())
+
+    def _run_or_hold(self, handle: Any) -> None:
+        held = self._held.get(handle._context.get(NODE, "")) if self._held else None
+        if held is not None:
+            held.append(handle)
+        elif not handle._cancelled:
+            handle._run()
 
 
 class IoHandle(asyncio.TimerHandle):

@@ -16,6 +16,8 @@ from tests.simulation.loop import VirtualLoop
 
 NOT_REPEATED = {"publish_all", "publish_room", "publish_node", "publish_clients", "redeem"}
 LONGEST_LATENCY_S = 0.05
+TICK_S = 1e-6
+"""Keeps what arrives on one connection in order: timers of the same moment have none."""
 
 
 class SimHub(SharedHub):
@@ -58,8 +60,10 @@ class SimLink(MemoryLink):
         self.is_swallowing = False
         self.is_dead = False
 
-    def latency_s(self) -> float:
-        return LONGEST_LATENCY_S * self._rng.random() ** 3
+    def _after(self, last_s: float) -> float:
+        """Return when something arrives that was sent now, on a connection where ``last_s`` was the last."""
+        arrives_s: float = self._loop.now_s + LONGEST_LATENCY_S * self._rng.random() ** 3
+        return max(arrives_s, last_s + TICK_S)
 
     # Commands
 
@@ -91,14 +95,14 @@ class SimLink(MemoryLink):
         return command.reply
 
     def _send(self, command: Command) -> None:
-        self._out_s = max(self._out_s, self._loop.now_s + self.latency_s())
+        self._out_s = self._after(self._out_s)
         self._loop.arrive_at(self._out_s, self._world, self._execute, command, self._life)
 
     def _execute(self, command: Command, life: int) -> None:
         if life != self._life or self.is_swallowing:
             return
         value = command.run()
-        self._in_s = max(self._in_s, self._loop.now_s + self.latency_s())
+        self._in_s = self._after(self._in_s)
         self._loop.arrive_at(self._in_s, self._home, self._answer, command, life, value)
 
     def _answer(self, command: Command, life: int, value: Any) -> None:
@@ -119,7 +123,7 @@ class SimLink(MemoryLink):
         """Called by the hub, at the moment of the publish."""
         if self.is_cut or self.is_swallowing:
             return
-        self._heard_s = max(self._heard_s, self._loop.now_s + self.latency_s())
+        self._heard_s = self._after(self._heard_s)
         self._loop.arrive_at(
             self._heard_s, self._home, self._arrived, self._bus_life, channel, envelope, size
         )
@@ -139,6 +143,10 @@ class SimLink(MemoryLink):
         self.is_swallowing = True
 
     def mend(self) -> None:
+        if self.is_dead or not (
+            self.is_cut or self.is_swallowing
+        ):  # its connections went with it, or are there
+            return
         if self.is_swallowing:  # the connections of before are given up
             self.is_swallowing = False
             self._sever()
@@ -152,8 +160,9 @@ class SimLink(MemoryLink):
 
     def break_connections(self) -> None:
         """Reset both connections; they are there again at once."""
-        self._sever()
-        self.mend()
+        if not self.is_cut:
+            self.cut()
+            self.mend()
 
     def _sever(self) -> None:
         self._life += 1

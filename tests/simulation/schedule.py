@@ -14,6 +14,9 @@ FAULTS = {
 }  # fmt: skip
 
 
+# What a node does on its own account, such as a drain, is one more entry here and one more method of ``World``.
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """Something that happens at a time, to a node; ``lasts_s`` of faults that end."""

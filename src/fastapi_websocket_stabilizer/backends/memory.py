@@ -130,10 +130,12 @@ class MemoryBackend:
     async def claim(self, claim: Claim) -> Claimed:
         with self._hub.lock:
             entries = self._hub.clients.setdefault(claim.client_id, {})
-            first = not entries
+            first, own = not entries, entries.get(claim.connection_id)
             entries.pop(ConnectionId(claim.replaces), None)
+            same = [e.connection_id for e in entries.values() if claim.stamp > 0 and e.stamp == claim.stamp]
+            for former in same:  # the same socket, under another former id
+                entries.pop(former)
             highest = max((entry.stamp for entry in entries.values()), default=0)
-            own = entries.get(claim.connection_id)
             stamp = own.stamp if own else claim.stamp
             if stamp <= 0:
                 now_us = self._hub.now_us()

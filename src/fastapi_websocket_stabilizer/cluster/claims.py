@@ -41,6 +41,11 @@ class Claims:
         self._unreleased: dict[Membership, None] = {}
         self._stays = 0
 
+    async def verified(self) -> None:
+        """Wait until it is known whether we hold our lease: what is entered under an id that was swept stays."""
+        while self._leases is not None and (verified := self._leases.unverified()) is not None:
+            await asyncio.wait([verified])
+
     async def claim(self, connection: Connection) -> None:
         """Register a connection and have those it outranks closed.
 

@@ -94,6 +94,7 @@ class Node:
         self._warn_of_compression()
         self._check_metadata(metadata)
         self._check_capacity(client_id)
+        await self.claims.verified()
         size = await self.budget.admit(client_id, metadata)
         connection = Connection(self, client_id, context.next_connection_id(), websocket, metadata)
         # Before the claim is queued: evicts and messages that overtake its reply must find the connection.

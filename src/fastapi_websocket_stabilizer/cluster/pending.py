@@ -79,6 +79,12 @@ class Unheard:
         """Return what is on its way, in order, with its channels."""
         return [expected.kept for expected in self._waiting.values() if expected.kept is not None]
 
+    def give_up_published(self) -> None:
+        """The bus was lost: what Redis took before will not come. What it has not taken yet still may."""
+        for sequence, expected in tuple(self._waiting.items()):
+            if expected.deadline is not None:  # set when Redis has answered
+                self.heard(sequence, None)
+
     def give_up(self, room: str | None = None) -> None:
         """Nothing more will be heard, or nothing of one room."""
         for sequence, expected in tuple(self._waiting.items()):

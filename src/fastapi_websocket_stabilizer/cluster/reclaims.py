@@ -64,7 +64,7 @@ class Reclaims:
             former = connection.connection_id
             if node_of(former) != own:
                 self._context.shards.rename(connection, self._context.next_connection_id())
-                self._unclaimed[connection] = former
+                self._unclaimed.setdefault(connection, former)  # the last one that Redis is known to have
 
     def run(self) -> "asyncio.Task[None]":
         """Begin with what waits, unless that is under way."""

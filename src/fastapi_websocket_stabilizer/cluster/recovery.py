@@ -62,10 +62,10 @@ class Recovery:
         context.counters.leases_refused += 1
         context.rename()
         context.log.warning("lease lapsed; registering again", extra={"node_id": context.node_id})
+        self._must_share_secret = True  # whoever forgot the lease may have forgotten the secret, too
+        self._reclaims.rename_all()  # before anything can fail: the next beat may find the new lease held
         await context.backend.rename(context.node_id)
         await self._leases.register(context.node_id)
-        self._must_share_secret = True  # whoever forgot the lease may have forgotten the secret, too
-        self._reclaims.rename_all()
         return context.tasks.spawn(self._reclaim(), "reclaim")
 
     async def _reclaim(self) -> None:
@@ -92,7 +92,7 @@ class Recovery:
     def gap_began(self) -> None:
         """Messages are being lost: wait for none of them, and blame nobody for the hole."""
         if self.bus is None:
-            self._context.unheard.give_up()
+            self._context.unheard.give_up_published()
             self._context.sequences.forget()
         else:
             self.bus.deliver_unheard()

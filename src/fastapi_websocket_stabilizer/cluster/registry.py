@@ -31,6 +31,7 @@ from ..wire import Envelope, Kind
 from .claims import Claims
 from .context import Context
 from .degrade import DegradingBus
+from .delivery import Delivery
 from .directory import Directory
 from .drain import Drain
 from .heartbeats import Heartbeats
@@ -88,7 +89,8 @@ class Registry:
         self.claims: Claims = Claims(context, self.leases, self._announce, self.node.end)
         self.sender: Sender = Sender(context, self.leases)
         self.drain: Drain = Drain(context, self.node, self.directory, self.leases)
-        self.requests: Requests = Requests(context, self.sender, self.act_here)
+        self.delivery: Delivery = Delivery(context)
+        self.requests: Requests = Requests(context, self.delivery, self.act_here)
         reclaims = Reclaims(context, self.claims, self._announce)
         self.node.claims, self.node.reclaims, self.node.sender = self.claims, reclaims, self.sender
         if backend is not None and self.leases is not None:
@@ -99,7 +101,9 @@ class Registry:
     def _watch(self, backend: SharedBackend) -> None:
         recovery, sender = self.recovery, self.sender
         if self.context.degrades:
-            backend.bus = recovery.bus = DegradingBus(self.context, backend.bus, sender.deliver, sender.flush)
+            backend.bus = recovery.bus = DegradingBus(
+                self.context, backend.bus, self.delivery.deliver, sender.flush
+            )
         backend.watch(
             Watcher(
                 gap_began=recovery.gap_began,
@@ -299,7 +303,7 @@ class Registry:
 
     def _obey(self, envelope: Envelope) -> None:
         if envelope.kind in (Kind.BROADCAST, Kind.DIRECT, Kind.SOCKET):
-            self.sender.deliver(envelope)
+            self.delivery.deliver(envelope)
         elif envelope.kind is Kind.REPLY:
             self.context.asks.answered(envelope.ask, envelope.sender, json.loads(envelope.body))
         elif envelope.kind is Kind.EVICT:

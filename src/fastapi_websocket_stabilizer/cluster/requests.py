@@ -11,7 +11,7 @@ from ..names import NodeId, check_room
 from ..wire import Envelope, Form, Kind
 from .answers import is_outcome
 from .context import Context
-from .sender import Sender
+from .delivery import Delivery
 
 _ERRORS: dict[str, type[WebSocketStabilizerError]] = {
     error.__name__: error
@@ -43,8 +43,8 @@ def parse(body: str | bytes) -> dict[str, Any]:
 class Requests:
     """Asks, answers, and brings errors home under their own names."""
 
-    def __init__(self, context: Context, sender: Sender, act: Act) -> None:
-        self._context, self._sender, self._act = context, sender, act
+    def __init__(self, context: Context, delivery: Delivery, act: Act) -> None:
+        self._context, self._delivery, self._act = context, delivery, act
         self._asks = context.asks
 
     async def ask(self, nodes: list[NodeId], client_id: str, request: dict[str, Any]) -> int:
@@ -90,7 +90,7 @@ class Requests:
             answer: Any = await self._act(client_id, request)
         except WebSocketStabilizerError as error:
             answer = [type(error).__name__, str(error)]
-        await self._sender.answer(envelope.sender, envelope.ask, answer)
+        await self._delivery.answer(envelope.sender, envelope.ask, answer)
 
 
 def _touched(answer: Any) -> int:

@@ -1,27 +1,20 @@
-"""Messages out of this node: to a client, to a room, to all; and what becomes of those that come in."""
+"""Messages out of this node: to a client, to a room, to all."""
 
 import asyncio
-import json
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import partial
-from typing import Any
 
 from ..exceptions import BackendUnavailableError, BroadcastFailedError
-from ..local.backlog import DROPPED, TAKEN, Sent
-from ..local.connection import Connection, settled
-from ..local.jobs import Job, Mail, Tally
+from ..local.backlog import TAKEN, Sent
+from ..local.connection import Connection
+from ..local.jobs import Mail, Tally
+from ..loops import running_loop
 from ..models import BroadcastResult
-from ..names import ConnectionId, NodeId
-from ..wire import Encoded, Envelope, Form, Kind
+from ..wire import Encoded, Envelope, Kind
 from .answers import are_names, is_report
 from .context import Context
+from .delivery import settle, took, written
 from .direct import CLIENTS_PER_CALL, Direct, Taken
 from .membership import Membership as Leases
-
-MAX_REPORTED_ERRORS = 100
-"""Errors that one node reports in its confirmation of a broadcast."""
-
 
 Collected = tuple[Sequence[str], int, asyncio.Future[Taken]]
 """Clients, the question that asks for a word about them, and the nodes that took their message."""
@@ -34,6 +27,7 @@ class Sender:
         self._context, self._leases = context, leases
         self._unheard, self._asks = context.unheard, context.asks
         self._direct = Direct(context)
+        self._last_waiting: asyncio.Future[None] | None = None
 
     def flush(self) -> None:
         """Queue the direct sends that were collected in this tick."""
@@ -45,10 +39,9 @@ class Sender:
         """``to_clients`` for one, which most sends are: as short as it can be."""
         if confirm is not None or not self._context.is_distributed:
             return (await self.to_clients([client_id], message, confirm))[0]
-        own = self._own_socket(client_id)
-        if own is not None and self._is_unverified():
+        if self._must_wait():
             await self._verified()
-            own = self._own_socket(client_id)
+        own = self._own_socket(client_id)
         if own is not None:
             sent = own.push_or_hand_over(message)
             is_taken = sent is TAKEN or await self._is_taken(own, sent)
@@ -106,21 +99,17 @@ class Sender:
 
         self._context.fan_out.submit(Mail([(message, client_ids)], done=finish))
         await done.wait()
-        await self._wait_for_pending(tally)
-        return [self._took(c, tally) for c in client_ids]
-
-    def _took(self, client_id: str, tally: Tally) -> bool:
-        """Whether a socket of the client took the message: one that failed is not registered any more."""
-        dropped = sum(c == client_id and error == DROPPED for c, error in tally.errors)
-        return len(self._context.shards.of_client(client_id)) > dropped
+        await settle(tally, self._context.config)
+        return [took(self._context.shards, c, tally) for c in client_ids]
 
     async def to_connection(self, connection: Connection, message: Encoded) -> str | None:
         """Send to exactly this socket of ours; return the error, if any.
 
         While something of ours is on its way through Redis, this takes the same way, not to overtake it.
         """
-        if not self._unheard:
+        if self._must_wait():
             await self._verified()
+        if not self._unheard:
             return await connection.push_from_anywhere(message)
         if self._unheard.is_full:
             await self._room_for_more()
@@ -138,15 +127,14 @@ class Sender:
             raise
         if tally is None:
             return "it did not come back from Redis in time"
-        await self._wait_for_pending(tally)
+        await settle(tally, self._context.config)
         return tally.errors[0][1] if tally.errors else None if tally.succeeded else "connection has ended"
 
     async def _straight(self, client_id: str, message: Encoded, confirm: float | None) -> bool | None:
         """Write to the client's socket if it is here and nothing can be overtaken; None: it goes through Redis."""
-        own = self._own_socket(client_id)
-        if own is not None and self._is_unverified():
+        if self._must_wait():
             await self._verified()
-            own = self._own_socket(client_id)
+        own = self._own_socket(client_id)
         if own is None:
             return None
         return await self._is_taken(own, own.push_or_hand_over(message), confirm)
@@ -154,7 +142,7 @@ class Sender:
     async def _is_taken(self, connection: Connection, sent: Sent, confirm: float | None = None) -> bool:
         error = await connection.settled(sent)
         if confirm is not None:
-            error = error or await _written(connection, confirm)
+            error = error or await written(connection, confirm)
         self._context.counters.messages_failed += error is not None
         return error is None
 
@@ -164,19 +152,32 @@ class Sender:
             return None
         return self._context.shards.newest(client_id)
 
-    def _is_unverified(self) -> bool:
-        return self._leases is not None and self._leases.unverified() is not None
+    def _must_wait(self) -> bool:
+        """Whether it is not known that this node still holds its lease, or somebody still waits to know it."""
+        return self._last_waiting is not None or (
+            self._leases is not None and self._leases.unverified() is not None
+        )
 
     async def _verified(self) -> None:
-        while self._leases is not None and (verified := self._leases.unverified()) is not None:
-            await asyncio.wait([verified])
+        """Wait until that is known; who came first goes on first, so that nothing is overtaken."""
+        before, mine = self._last_waiting, running_loop().create_future()
+        self._last_waiting = mine
+        try:
+            if before is not None:
+                await asyncio.wait([before])
+            while self._leases is not None and (verified := self._leases.unverified()) is not None:
+                await asyncio.wait([verified])
+        finally:
+            mine.set_result(None)
+            if self._last_waiting is mine:
+                self._last_waiting = None
 
     async def _to_local(
         self, connections: Sequence[Connection], message: Encoded, confirm: float | None = None
     ) -> bool:
         errors = [await connection.push_from_anywhere(message) for connection in connections]
         if confirm is not None:
-            errors = [e or await _written(c, confirm) for c, e in zip(connections, errors, strict=True)]
+            errors = [e or await written(c, confirm) for c, e in zip(connections, errors, strict=True)]
         self._context.counters.messages_failed += sum(error is not None for error in errors)
         return None in errors
 
@@ -211,6 +212,8 @@ class Sender:
         self, message: Encoded, exclude: Sequence[str], rooms: Sequence[str], confirm: float | None
     ) -> BroadcastResult:
         """Publish one message; every node, this one too, delivers it when it comes back from the bus."""
+        if self._must_wait():
+            await self._verified()
         if self._unheard.is_full:
             await self._room_for_more()
         self._context.counters.broadcasts += 1
@@ -256,24 +259,12 @@ class Sender:
     async def _result(self, tally: Tally | None, nodes: int) -> BroadcastResult:
         if tally is None:
             return BroadcastResult(0, 0, 0, nodes=nodes, heard=False)
-        await self._wait_for_pending(tally)
+        await settle(tally, self._context.config)
         failed = len(tally.errors)
         self._context.counters.messages_failed += failed
         if failed and failed == tally.total - tally.excluded and nodes <= 1:
             raise BroadcastFailedError(f"broadcast failed for all {failed} clients: {tally.errors[0][1]}")
         return BroadcastResult(tally.total, tally.succeeded, failed, tally.errors, nodes=nodes)
-
-    async def _wait_for_pending(self, tally: Tally) -> None:
-        if not tally.pending:
-            return
-        pending, tally.pending = tally.pending, []
-        limits = self._context.config
-        outcomes = await asyncio.gather(*(settled(outcome, limits) for _, outcome in pending))
-        for (client_id, _), error in zip(pending, outcomes, strict=True):
-            if error is None:
-                tally.succeeded += 1
-            else:
-                tally.errors.append((client_id, error))
 
     async def _confirmed(
         self, ask: int, nodes: int, timeout_s: float, *, heard: bool, names_matter: bool
@@ -300,89 +291,3 @@ class Sender:
             raise BackendUnavailableError(
                 f"{self._unheard.bytes} bytes of earlier messages have not come back from Redis"
             ) from None
-
-    # What comes in
-
-    def deliver(self, envelope: Envelope) -> None:
-        """Fan messages out, then tell whoever waits for them here or on the node that asked."""
-        kind, targets, is_own = envelope.kind, envelope.targets, self._context.is_own(envelope.sender)
-        if kind is Kind.DIRECT:
-            self._deliver_parts(envelope, is_own=is_own)
-            return
-        done, message = partial(self._delivered, envelope, is_own), envelope.message()
-        if kind is Kind.SOCKET:
-            client_id, connection_id = targets
-            job: Job | Mail = Mail([(message, (client_id,))], ConnectionId(connection_id), done)
-        else:
-            job = Job(message, targets, frozenset(envelope.exclude), done)
-        self._context.fan_out.submit(job)
-
-    def _deliver_parts(self, envelope: Envelope, *, is_own: bool) -> None:
-        letters: list[tuple[Encoded, Sequence[str]]] = []
-        for part in envelope.parts:
-            letter = part.message(), part.targets
-            if part.ask:  # what became of exactly this one
-                question = replace(envelope, targets=tuple(part.targets), ask=part.ask, parts=())
-                self._context.fan_out.submit(Mail(letters))
-                self._context.fan_out.submit(Mail([letter], done=partial(self._delivered, question, False)))
-                letters = []
-            else:
-                letters.append(letter)
-        done = partial(self._delivered, envelope, True) if is_own else None
-        self._context.fan_out.submit(Mail(letters, done=done))
-
-    def _delivered(self, envelope: Envelope, comes_back: bool, tally: Tally) -> None:
-        if comes_back:
-            self._unheard.heard(envelope.sequence, tally)
-        if envelope.ask:
-            self._context.tasks.spawn(self._confirm(envelope, tally), "confirm")
-
-    async def _confirm(self, envelope: Envelope, tally: Tally) -> None:
-        await self._wait_for_pending(tally)
-        failed = {client_id for client_id, _ in tally.errors}
-        slow = [each for each in self._addressed(envelope) if each.client_id not in failed]
-        # Whoever asks must hear of the others in time, so all slow ones together get half a write's deadline.
-        deadline_s = self._context.config.write_timeout_s / 2
-        outcomes = await asyncio.gather(*(_written(connection, deadline_s) for connection in slow))
-        for connection, error in zip(slow, outcomes, strict=True):
-            if error is not None:
-                tally.errors.append((connection.client_id, error))
-                tally.succeeded -= 1
-        await self.answer(envelope.sender, envelope.ask, self._report(envelope, tally))
-
-    def _report(self, envelope: Envelope, tally: Tally) -> Any:
-        if envelope.kind is Kind.DIRECT:
-            return [c for c in envelope.targets if self._took(c, tally)]
-        errors = tally.errors[:MAX_REPORTED_ERRORS]
-        return [tally.total, tally.excluded, tally.succeeded, len(tally.errors), errors]
-
-    def _addressed(self, envelope: Envelope) -> list[Connection]:
-        """The local sockets that still have something to write; the others were written to at once."""
-        shards = self._context.shards
-        if envelope.kind is Kind.DIRECT:
-            found = [connection for c in envelope.targets for connection in shards.of_client(c)]
-        else:
-            rooms = set(envelope.targets)
-            found = [
-                c for c in shards if (not rooms or rooms & c.rooms) and c.client_id not in envelope.exclude
-            ]
-        return [connection for connection in found if connection.is_writing]
-
-    async def answer(self, node: NodeId, ask: int, answer: Any) -> None:
-        """Answer a question of another node, or of this one."""
-        if self._context.is_own(node):
-            self._asks.answered(ask, self._context.node_id, answer)
-            return
-        sequence, _ = self._context.sequencer.next("inbox")
-        own = self._context.node_id
-        reply = Envelope(own, sequence, 0, Kind.REPLY, form=Form.JSON, body=json.dumps(answer), ask=ask)
-        await self._context.backend.bus.publish_node(node, reply)
-
-
-async def _written(connection: Connection, timeout_s: float) -> str | None:
-    """Wait until everything queued for a socket was written; return the error if it was not."""
-    try:
-        async with asyncio.timeout(timeout_s):
-            return await connection.drained()
-    except TimeoutError:
-        return f"not written within {timeout_s:g} s"

@@ -116,6 +116,8 @@ class TcpProxy:
                 writer.write(data[:part])
                 data = data[part:]
                 await asyncio.sleep(_SLICE_S)
+                if writer.is_closing():
+                    return
             writer.write(data)
             await writer.drain()
 

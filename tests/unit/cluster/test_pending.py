@@ -56,6 +56,14 @@ async def test_message_whose_sender_gave_up_is_still_taken_off_the_sum() -> None
     assert (bool(unheard), unheard.bytes) == (False, 0)
 
 
+async def test_a_lost_bus_gives_up_what_redis_took_and_keeps_what_it_may_still_bring() -> None:
+    unheard = Unheard()
+    taken, queued = unheard.expect(1, 100), unheard.expect(2, 20)
+    unheard.expire(1, 3.0)  # its publish was answered
+    unheard.give_up_published()
+    assert (await taken, queued.done(), unheard.bytes) == (None, False, 20)
+
+
 @pytest.mark.parametrize(("room", "left"), [(None, 0), ("x", 5), ("y", 3)])
 async def test_giving_up_ends_all_or_those_of_one_room(room: str | None, left: int) -> None:
     unheard = Unheard()

@@ -13,13 +13,13 @@ redis.call('HDEL', KEYS[1], ARGV[4])
 local ranked, highest, stamp, fields = {}, 0, tonumber(ARGV[3]), redis.call('HGETALL', KEYS[1])
 for i = 1, #fields, 2 do
   local held = tonumber(string.match(fields[i + 1], '^%d+')) or math.huge
-  if held > 2^53 or not string.match(fields[i], '^[%w_-]+%.[%w_-]+$') then
-    -- it is not ours
-  elseif fields[i] == ARGV[1] then
+  local is_ours = held <= 2^53 and string.match(fields[i], '^[%w_-]+%.[%w_-]+$')
+  if is_ours and fields[i] == ARGV[1] then
     stamp = held -- a claim that is repeated keeps its rank
-  else
-    ranked[#ranked + 1] = {fields[i], held}
-    highest = math.max(highest, held)
+  elseif is_ours and held == tonumber(ARGV[3]) then
+    redis.call('HDEL', KEYS[1], fields[i]) -- the same socket, under another former id
+  elseif is_ours then
+    ranked[#ranked + 1], highest = {fields[i], held}, math.max(highest, held)
   end
 end
 

@@ -1,0 +1,130 @@
+"""Messages that come in for this node's sockets: fanned out, and whoever asked is told what became of them."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from ..local.backlog import DROPPED
+from ..local.connection import Connection, settled
+from ..local.jobs import Job, Mail, Tally
+from ..local.owner import Limits
+from ..local.shards import Shards
+from ..names import ConnectionId, NodeId
+from ..wire import Encoded, Envelope, Form, Kind
+from .context import Context
+
+MAX_REPORTED_ERRORS = 100
+"""Errors that one node reports in its confirmation of a broadcast."""
+
+
+class Delivery:
+    """The receiving end of ``Sender``."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def deliver(self, envelope: Envelope) -> None:
+        """Fan messages out, then tell whoever waits for them here or on the node that asked."""
+        kind, targets, is_own = envelope.kind, envelope.targets, self._context.is_own(envelope.sender)
+        if kind is Kind.DIRECT:
+            self._deliver_parts(envelope, is_own=is_own)
+            return
+        done, message = partial(self._delivered, envelope, is_own), envelope.message()
+        if kind is Kind.SOCKET:
+            client_id, connection_id = targets
+            job: Job | Mail = Mail([(message, (client_id,))], ConnectionId(connection_id), done)
+        else:
+            job = Job(message, targets, frozenset(envelope.exclude), done)
+        self._context.fan_out.submit(job)
+
+    def _deliver_parts(self, envelope: Envelope, *, is_own: bool) -> None:
+        letters: list[tuple[Encoded, Sequence[str]]] = []
+        for part in envelope.parts:
+            letter = part.message(), part.targets
+            if part.ask:  # what became of exactly this one
+                question = replace(envelope, targets=tuple(part.targets), ask=part.ask, parts=())
+                self._context.fan_out.submit(Mail(letters))
+                self._context.fan_out.submit(Mail([letter], done=partial(self._delivered, question, False)))
+                letters = []
+            else:
+                letters.append(letter)
+        done = partial(self._delivered, envelope, True) if is_own else None
+        self._context.fan_out.submit(Mail(letters, done=done))
+
+    def _delivered(self, envelope: Envelope, comes_back: bool, tally: Tally) -> None:
+        if comes_back:
+            self._context.unheard.heard(envelope.sequence, tally)
+        if envelope.ask:
+            self._context.tasks.spawn(self._confirm(envelope, tally), "confirm")
+
+    async def _confirm(self, envelope: Envelope, tally: Tally) -> None:
+        await settle(tally, self._context.config)
+        failed = {client_id for client_id, _ in tally.errors}
+        slow = [each for each in self._addressed(envelope) if each.client_id not in failed]
+        # Whoever asks must hear of the others in time, so all slow ones together get half a write's deadline.
+        deadline_s = self._context.config.write_timeout_s / 2
+        outcomes = await asyncio.gather(*(written(connection, deadline_s) for connection in slow))
+        for connection, error in zip(slow, outcomes, strict=True):
+            if error is not None:
+                tally.errors.append((connection.client_id, error))
+                tally.succeeded -= 1
+        await self.answer(envelope.sender, envelope.ask, self._report(envelope, tally))
+
+    def _report(self, envelope: Envelope, tally: Tally) -> Any:
+        if envelope.kind is Kind.DIRECT:
+            return [c for c in envelope.targets if took(self._context.shards, c, tally)]
+        errors = tally.errors[:MAX_REPORTED_ERRORS]
+        return [tally.total, tally.excluded, tally.succeeded, len(tally.errors), errors]
+
+    def _addressed(self, envelope: Envelope) -> list[Connection]:
+        """The local sockets that still have something to write; the others were written to at once."""
+        shards = self._context.shards
+        if envelope.kind is Kind.DIRECT:
+            found = [connection for c in envelope.targets for connection in shards.of_client(c)]
+        else:
+            rooms = set(envelope.targets)
+            found = [
+                c for c in shards if (not rooms or rooms & c.rooms) and c.client_id not in envelope.exclude
+            ]
+        return [connection for connection in found if connection.is_writing]
+
+    async def answer(self, node: NodeId, ask: int, answer: Any) -> None:
+        """Answer a question of another node, or of this one."""
+        if self._context.is_own(node):
+            self._context.asks.answered(ask, self._context.node_id, answer)
+            return
+        sequence, _ = self._context.sequencer.next("inbox")
+        own = self._context.node_id
+        reply = Envelope(own, sequence, 0, Kind.REPLY, form=Form.JSON, body=json.dumps(answer), ask=ask)
+        await self._context.backend.bus.publish_node(node, reply)
+
+
+def took(shards: Shards, client_id: str, tally: Tally) -> bool:
+    """Whether a socket of the client took the message: one that failed is not registered any more."""
+    dropped = sum(c == client_id and error == DROPPED for c, error in tally.errors)
+    return len(shards.of_client(client_id)) > dropped
+
+
+async def settle(tally: Tally, limits: Limits) -> None:
+    """Wait for what is pending, and count it."""
+    if not tally.pending:
+        return
+    pending, tally.pending = tally.pending, []
+    outcomes = await asyncio.gather(*(settled(outcome, limits) for _, outcome in pending))
+    for (client_id, _), error in zip(pending, outcomes, strict=True):
+        if error is None:
+            tally.succeeded += 1
+        else:
+            tally.errors.append((client_id, error))
+
+
+async def written(connection: Connection, timeout_s: float) -> str | None:
+    """Wait until everything queued for a socket was written; return the error if it was not."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await connection.drained()
+    except TimeoutError:
+        return f"not written within {timeout_s:g} s"

@@ -1,0 +1,123 @@
+"""The application of the replicas: numbered messages on command, and every presence event in a file."""
+
+import json
+import os
+from collections import defaultdict
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Query, Request, WebSocket
+from fastapi.responses import JSONResponse
+
+from fastapi_websocket_stabilizer import (
+    BackendUnavailableError,
+    Connection,
+    PresenceEvent,
+    WebSocketConfig,
+    WebSocketConnectionManager,
+    WebSocketStabilizerError,
+)
+from tests.chaos import seeded
+from tests.chaos.history import message
+from tests.chaos.schedule import ROOMS
+
+if seeded.SOWN in os.environ:
+    seeded.sow(os.environ[seeded.SOWN])
+
+name = os.environ["REPLICA_NAME"]
+manager = WebSocketConnectionManager(
+    WebSocketConfig(
+        redis_url=os.environ["REPLICA_REDIS_URL"],
+        namespace=os.environ["REPLICA_NAMESPACE"],
+        node_name=name,
+        lease_ttl_s=float(os.environ["REPLICA_LEASE_S"]),
+        renew_interval_s=float(os.environ["REPLICA_BEAT_S"]),
+        redis_timeout_s=float(os.environ["REPLICA_TIMEOUT_S"]),
+        log_level="ERROR",
+    )
+)
+app = FastAPI(lifespan=manager.lifespan)
+app.include_router(manager.router)
+numbers = count(1)
+held: set[Connection] = set()
+# Written at once: what a killed replica has reported, it has reported.
+events = Path(os.environ["CHAOS_EVENTS"]).open("a", buffering=1)  # noqa: SIM115 - for as long as the process lives
+
+
+class UnknownOutcomeError(Exception):
+    """A message that may arrive, late or never; says which."""
+
+
+@manager.on_presence
+def note(event: PresenceEvent) -> None:
+    line = [name, event.event_id, event.kind, event.client_id, event.connection_id]
+    events.write(json.dumps(line) + "\n")
+
+
+@app.websocket("/ws/{client_id}")
+async def serve(websocket: WebSocket, client_id: str, room: list[str] = Query(default=[])) -> None:  # noqa: B008 - FastAPI's way
+    await websocket.accept()
+    async with manager.connection(websocket, client_id, rooms=room) as connection:
+        held.add(connection)
+        await connection.send("registered")
+        async for _ in connection:
+            pass
+    held.discard(connection)
+
+
+async def say(kind: str, target: str, size: int) -> str:
+    text = message(kind, target, name, next(numbers))  # in the order of the calls: nothing is awaited between
+    padded = text + "x" * size
+    try:
+        if kind == "direct":
+            await manager.send_to_client(target, padded)
+        else:
+            await manager.broadcast(padded, room=target if kind == "room" else None)
+    except BackendUnavailableError as error:
+        raise UnknownOutcomeError(text) from error
+    return text
+
+
+async def join(client_id: str, room: str) -> None:
+    await manager.join(client_id, room)
+
+
+async def leave(client_id: str, room: str) -> None:
+    await manager.leave(client_id, room)
+
+
+async def snapshot() -> dict[str, Any]:
+    clients = [(entry.client_id, entry.node) async for entry in manager.clients()]
+    return {"clients": clients, "nodes": {node.node_id: node.name for node in await manager.nodes()}}
+
+
+async def members(room: str) -> list[str]:
+    found, cursor, is_over = [], None, False
+    while not is_over:
+        page = await manager.room_members(room, limit=500, cursor=cursor)
+        found += [member.client_id for member in page.members]
+        cursor, is_over = page.cursor, page.cursor is None
+    return found
+
+
+async def rooms() -> dict[str, Any]:
+    local: dict[str, list[str]] = defaultdict(list)
+    for connection in (connection for connection in held if connection.ended is None):
+        local[connection.client_id] += sorted(connection.rooms)
+    return {"local": local, "rooms": {room: await members(room) for room in ROOMS}}
+
+
+calls: dict[str, Any] = {"say": say, "join": join, "leave": leave, "snapshot": snapshot, "rooms": rooms}
+
+
+@app.post("/call/{what}")
+async def call(what: str, request: Request) -> JSONResponse:
+    try:
+        return JSONResponse(await calls[what](**await request.json()))
+    except UnknownOutcomeError as error:
+        return JSONResponse(str(error), status_code=503)
+    except WebSocketStabilizerError as error:
+        return JSONResponse(type(error).__name__, status_code=500)
+    except Exception as error:  # noqa: BLE001 - the checker reports whatever it is
+        return JSONResponse(f"unnamed {error!r}", status_code=500)

@@ -1,0 +1,274 @@
+"""Reads a history and names every promise that it breaks. Pure: no clock, no network, no product."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from itertools import pairwise
+
+from tests.chaos.history import Call, Final, History, Process, Socket, parts_of
+
+SLACK_S = 3.0
+"""What a busy machine may be late."""
+REPLACED = "reconnected"
+LOSSES = {"flush", "restart empty"}
+SEPARATIONS = {"freeze", "kill", "cut", "blackhole", "throttle"}
+
+
+def violations(history: History) -> list[str]:
+    """Return ``<invariant>: <what was seen>`` for everything that must not be."""
+    return [f"{name}: {what}" for name, check in CHECKS.items() for what in check(history)]
+
+
+# Messages
+
+
+def at_most_once(history: History) -> Iterable[str]:
+    for socket in history.sockets:
+        twice = [text for text, count in Counter(socket.got).items() if count > 1]
+        if twice:
+            yield f"{_name(socket)} got {len(twice)} messages more than once, the first is {twice[0]!r}"
+
+
+def order(history: History) -> Iterable[str]:
+    """What one manager sent arrives in the order of its calls, except for those that failed."""
+    unknown = set(history.unknown)
+    for socket in history.sockets:
+        last: dict[str, int] = {}
+        for text in filter(lambda text: text not in unknown, socket.got):
+            _, _, sender, number = parts_of(text)
+            if number < last.get(sender, 0):
+                yield f"{_name(socket)} got {number} of {sender} after {last[sender]}"
+            last[sender] = max(number, last.get(sender, 0))
+
+
+def one_order(history: History) -> Iterable[str]:
+    """Each room's messages, and those to all, can be put in one order that every socket saw."""
+    followers: dict[tuple[str, str], dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for socket in history.sockets:
+        by_channel: dict[tuple[str, str], list[str]] = defaultdict(list)
+        for text in dict.fromkeys(socket.got):
+            kind, target, _, _ = parts_of(text)
+            if kind != "direct":
+                by_channel[kind, target].append(text)
+        for channel, texts in by_channel.items():
+            for earlier, later in pairwise(texts):
+                followers[channel][earlier].add(later)
+    for channel, after in followers.items():
+        if not _has_one_order(after):
+            yield f"sockets saw the messages to {' '.join(channel)} in different orders"
+
+
+def _has_one_order(after: dict[str, set[str]]) -> bool:
+    before = Counter(later for laters in after.values() for later in laters)
+    free, placed = [text for text in after if not before[text]], 0
+    while free:
+        placed += 1
+        for later in after.get(free.pop(), ()):
+            before[later] -= 1
+            if not before[later]:
+                free.append(later)
+    return placed == len(set(after) | set(before))
+
+
+def reached(history: History) -> Iterable[str]:
+    """After all has settled, what is sent from any replica arrives at every open socket it is meant for."""
+    rooms = {client: rooms for final in history.finals for client, rooms in final.local.items()}
+    for socket in filter(lambda socket: socket.is_open, history.sockets):
+        heard = set(socket.got)
+        for probe in history.probes:
+            kind, target, _, _ = parts_of(probe)
+            is_meant = kind == "all" or (kind == "direct" and target == socket.client)
+            is_meant |= kind == "room" and target in rooms.get(socket.client, ())
+            if is_meant and probe not in heard:
+                yield f"{_name(socket)} did not get {probe!r}"
+
+
+# Sockets
+
+
+def one_socket(history: History) -> Iterable[str]:
+    for client, count in Counter(s.client for s in history.sockets if s.is_open).items():
+        if count > 1:
+            yield f"{client} has {count} open sockets"
+
+
+def last_claim(history: History) -> Iterable[str]:
+    """Nobody is replaced by a socket that was registered before he asked."""
+    by_client = defaultdict(list)
+    for socket in history.sockets:
+        by_client[socket.client].append(socket)
+    for socket in history.sockets:
+        others = [s for s in by_client[socket.client] if s is not socket]
+        is_last = all(s.opened_s is not None and s.opened_s < socket.asked_s for s in others)
+        if socket.reason == REPLACED and is_last:
+            yield f"{_name(socket)} claimed last and was closed as {REPLACED}"
+
+
+# Presence
+
+
+def listed(history: History) -> Iterable[str]:
+    """After all has settled, every replica lists every open socket, once."""
+    wanted = Counter(socket.client for socket in history.sockets if socket.is_open)
+    for final in history.finals:
+        if missing := sorted(set(wanted) - set(final.clients)):
+            yield f"{final.process} does not list {len(missing)} of {len(wanted)}: {missing[:5]}"
+        if doubled := [client for client, count in Counter(final.clients).items() if count > 1]:
+            yield f"{final.process} lists more than once: {doubled[:5]}"
+
+
+def no_ghost(history: History) -> Iterable[str]:
+    """After all has settled, no replica lists a client without an open socket."""
+    wanted = {socket.client for socket in history.sockets if socket.is_open}
+    for final in history.finals:
+        if ghosts := sorted(set(final.clients) - wanted):
+            yield f"{final.process} lists {len(ghosts)} that are not there: {ghosts[:5]}"
+
+
+def rooms(history: History) -> Iterable[str]:
+    """After all has settled, every replica lists in each room exactly those who are in it."""
+    truth = defaultdict(list)
+    for final in history.finals:
+        for client, of_client in final.local.items():
+            for room in of_client:
+                truth[room].append(client)
+    for final in history.finals:
+        for room, members in final.rooms.items():
+            if sorted(members) != sorted(truth[room]):
+                difference = sorted(set(members) ^ set(truth[room]))
+                yield f"{final.process} has {room} wrong by {len(difference)}: {difference[:5]}"
+
+
+def death(history: History) -> Iterable[str]:
+    """Nobody shows the clients of a dead node longer than its lease, and the beat in which that is noticed."""
+    names = {node: name for seen in history.seen for node, name in seen.nodes.items()}
+    died_s = {process.name: process.died_s for process in history.processes if process.died_s is not None}
+    for seen in history.seen:
+        if _is_hit(history, seen.process, seen.at_s - SLACK_S, seen.at_s):
+            continue  # what it says may be an answer of before
+        shown = Counter(names[node] for _, node in seen.clients if names.get(node) in died_s)
+        for name, count in shown.items():
+            after_s = seen.at_s - died_s[name]
+            if after_s > history.lease_s + 2 * history.beat_s + SLACK_S:
+                yield f"{seen.process} lists {count} of {name}, dead for {after_s:.1f} s"
+
+
+def left_once(history: History) -> Iterable[str]:
+    """Each leave has one report, unless its reporter could not say that he had made it."""
+    reporters = defaultdict(list)
+    for event in history.events:
+        reporters[event.event_id].append(event.process)
+    for event_id, names in reporters.items():
+        is_excused = any(_is_hit(history, name) for name in names) or _lost_data(history)
+        if len(names) > 1 and not is_excused:
+            yield f"{event_id} was reported by {names}"
+
+
+def left_at_all(history: History) -> Iterable[str]:
+    """Whoever was only on a replica that died has left."""
+    if _lost_data(history):
+        return  # who was there, too, is what was lost
+    left = {event.client for event in history.events if event.kind == "left"}
+    died = {process.name for process in history.processes if process.died_s is not None}
+    by_client = defaultdict(set)
+    for socket in history.sockets:
+        by_client[socket.client].add(socket.process if socket.opened_s is not None else "")
+    for client, names in by_client.items():
+        if names <= died and client not in left:
+            yield f"nobody reported that {client} left"
+
+
+# Calls, readiness, keys
+
+
+def no_call_hangs(history: History) -> Iterable[str]:
+    for call in history.calls:
+        took_s = call.ended_s - call.began_s
+        if took_s > history.call_limit_s + SLACK_S and not _is_stopped(history, call):
+            yield f"{call.what} on {call.process} took {took_s:.1f} s and ended as {call.outcome}"
+
+
+def _is_stopped(history: History, call: Call) -> bool:
+    """Whether its process was frozen or killed meanwhile."""
+    stops = [f for f in history.faults if f.kind in {"freeze", "kill"} and f.target == call.process]
+    return any(f.began_s <= call.ended_s and call.began_s <= f.ended_s for f in stops)
+
+
+def named_errors(history: History) -> Iterable[str]:
+    unnamed = Counter(c.outcome for c in history.calls if c.outcome.startswith("unnamed"))
+    yield from (f"{count} calls ended as {outcome}" for outcome, count in unnamed.items())
+
+
+def ready(history: History) -> Iterable[str]:
+    """After all has settled, every replica that runs is ready, and says so."""
+    for final in history.finals:
+        if not final.is_ready:
+            yield f"{final.process} is not ready"
+
+
+def leaves_nothing(history: History) -> Iterable[str]:
+    names = {node: name for seen in history.seen for node, name in seen.nodes.items()}
+    orphans = {process.name for process in history.processes if _died_unknown(history, process)}
+    excused = [node for node, name in names.items() if name in orphans]
+    left = [key for key in history.leftovers if not any(node in key for node in excused)]
+    if left and not orphans:
+        yield f"{len(left)} keys are left: {left[:5]}"
+
+
+def _died_unknown(history: History, process: Process) -> bool:
+    """Whether it may have written without a lease on record: it lost it, and died before it noticed."""
+    if process.died_s is None:
+        return False
+    since_s = process.died_s - history.lease_s - 2 * history.beat_s - SLACK_S
+    losses = [f for f in history.faults if f.kind in LOSSES | SEPARATIONS - {"kill"}]
+    return any(
+        f.target in {"redis", process.name} and f.ended_s >= since_s and f.began_s <= process.died_s
+        for f in losses
+    )
+
+
+def _is_hit(history: History, process: str, start_s: float = 0.0, end_s: float = float("inf")) -> bool:
+    """Whether a process was killed, frozen or separated from Redis in a time."""
+    return any(
+        f.kind in SEPARATIONS
+        and f.target in {process, "redis"}
+        and f.began_s <= end_s
+        and f.ended_s >= start_s
+        for f in history.faults
+    )
+
+
+def _lost_data(history: History) -> bool:
+    return any(fault.kind in LOSSES for fault in history.faults)
+
+
+def _name(socket: Socket) -> str:
+    return f"{socket.client} on {socket.process}"
+
+
+def is_settled(history: History, finals: list[Final]) -> bool:
+    """Whether what the replicas say now could be the end."""
+    now = History(
+        history.lease_s, history.beat_s, history.call_limit_s, sockets=history.sockets, finals=finals
+    )
+    return not [what for check in (one_socket, listed, no_ghost, rooms, ready) for what in check(now)]
+
+
+Check = Callable[[History], Iterable[str]]
+CHECKS: dict[str, Check] = {
+    "at most once": at_most_once,
+    "order": order,
+    "one order": one_order,
+    "reached": reached,
+    "one socket": one_socket,
+    "last claim": last_claim,
+    "listed": listed,
+    "no ghost": no_ghost,
+    "rooms": rooms,
+    "death": death,
+    "left once": left_once,
+    "left at all": left_at_all,
+    "no call hangs": no_call_hangs,
+    "named errors": named_errors,
+    "ready": ready,
+    "leaves nothing": leaves_nothing,
+}

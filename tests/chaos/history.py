@@ -1,0 +1,141 @@
+"""What a chaos run records: who held which socket when, what each was sent and got, and what replicas said."""
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
+
+ALL = "all"
+
+
+@dataclass(slots=True)
+class Socket:
+    """One socket, from its client's side; times are the run's seconds.
+
+    Attributes:
+        opened_s: When its registration was heard of; None when it never was.
+        closed_s: None while it is open.
+    """
+
+    client: str
+    process: str
+    asked_s: float
+    opened_s: float | None = None
+    closed_s: float | None = None
+    code: int = 0
+    reason: str = ""
+    is_hung_up: bool = False
+    got: list[str] = field(default_factory=list)
+
+    @property
+    def is_open(self) -> bool:
+        return self.opened_s is not None and self.closed_s is None
+
+
+@dataclass(slots=True)
+class Process:
+    """One life of a replica."""
+
+    name: str
+    died_s: float | None = None
+
+
+@dataclass(slots=True)
+class Call:
+    """A public call of a replica's manager. ``outcome`` is "ok", the name of an error, or "lost" with its process."""
+
+    process: str
+    what: str
+    began_s: float
+    ended_s: float
+    outcome: str
+
+
+@dataclass(slots=True)
+class Fault:
+    """What was done to whom; ``target`` is a process, or "redis"."""
+
+    kind: str
+    target: str
+    began_s: float
+    ended_s: float
+
+
+@dataclass(slots=True)
+class Event:
+    """A presence event, as ``process`` reported it."""
+
+    process: str
+    event_id: str
+    kind: str
+    client: str
+    connection_id: str
+
+
+@dataclass(slots=True)
+class Seen:
+    """The presence that ``process`` showed: (client, node_id); and the names of the nodes that it knew."""
+
+    process: str
+    at_s: float
+    clients: list[tuple[str, str]]
+    nodes: dict[str, str]
+
+
+@dataclass(slots=True)
+class Final:
+    """What ``process`` said after all had settled; ``local`` are its own sockets' rooms by client."""
+
+    process: str
+    is_ready: bool
+    clients: list[str]
+    rooms: dict[str, list[str]]
+    local: dict[str, list[str]]
+
+
+@dataclass(slots=True)
+class History:
+    """A whole run."""
+
+    lease_s: float
+    beat_s: float
+    call_limit_s: float
+    sockets: list[Socket] = field(default_factory=list)
+    processes: list[Process] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    seen: list[Seen] = field(default_factory=list)
+    finals: list[Final] = field(default_factory=list)
+    probes: list[str] = field(default_factory=list)
+    """Messages sent after all had settled: to all, to each room, to each client, from every process."""
+    unknown: list[str] = field(default_factory=list)
+    """Messages whose call ended in an error: they may have been sent, and may come late."""
+    leftovers: list[str] = field(default_factory=list)
+    """Keys that were there after every replica had stopped."""
+
+    def save(self, path: Path) -> None:
+        path.write_text(json.dumps(asdict(self)))
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        kinds: dict[str, Any] = {
+            "sockets": Socket, "processes": Process, "calls": Call, "faults": Fault, "events": Event,
+            "seen": Seen, "finals": Final,
+        }  # fmt: skip
+        held = json.loads(path.read_text())
+        values: dict[str, Any] = {f.name: held[f.name] for f in fields(cls)}
+        for name, kind in kinds.items():
+            values[name] = [kind(**value) for value in values[name]]
+        return cls(**values)
+
+
+def message(kind: str, target: str, process: str, number: int) -> str:
+    """Return a message that says who sent it to whom, and as the how many-th of its sender."""
+    return f"{kind}|{target}|{process}|{number}|"
+
+
+def parts_of(text: str) -> tuple[str, str, str, int]:
+    """Return kind, target, sender and number of a message."""
+    kind, target, process, number, _ = text.split("|", 4)
+    return kind, target, process, int(number)

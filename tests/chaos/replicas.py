@@ -1,0 +1,126 @@
+"""The replicas of a run: real processes, each behind a proxy of its own, killed and started again."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from fastapi_websocket_stabilizer.testing import ChildProcess, TcpProxy, eventually, free_port
+from tests.chaos.history import Call, Event, Fault, History, Process
+from tests.chaos.seeded import SOWN
+
+PROJECT = Path(__file__).parents[2]
+Clock = Callable[[], float]
+
+
+class Replica:
+    """One seat of the cluster; each process in it has a name of its own."""
+
+    def __init__(
+        self, number: int, proxy: TcpProxy, history: History, now_s: Clock, environment: dict[str, str]
+    ) -> None:
+        self.number, self.proxy = number, proxy
+        self.history, self._now_s = history, now_s
+        self._environment = {**environment, "REPLICA_REDIS_URL": f"redis://127.0.0.1:{proxy.port}/0"}
+        self._lives = 0
+        self.is_frozen = False
+        self._http: aiohttp.ClientSession | None = None
+        self.start()
+
+    def start(self) -> None:
+        self._lives += 1
+        self.life = Process(f"r{self.number}.{self._lives}")
+        self.history.processes.append(self.life)
+        self.port = free_port()
+        command = [sys.executable, "-m", "uvicorn", "tests.chaos.app:app", "--port", str(self.port)]
+        command += ["--log-level", "warning", "--timeout-graceful-shutdown", "2"]
+        environment = {**self._environment, "REPLICA_NAME": self.life.name}
+        self.process = ChildProcess(command, environment=environment, directory=PROJECT)
+
+    @property
+    def name(self) -> str:
+        return self.life.name
+
+    async def is_up(self) -> bool:
+        try:
+            async with self.http.get(self._url("livez"), timeout=aiohttp.ClientTimeout(2)) as response:
+                return response.status == 200
+        except (aiohttp.ClientError, TimeoutError):
+            if not self.process.is_running:  # a start without Redis may fail: as a supervisor does
+                self.died("crash")
+                self.start()
+            return False
+
+    async def is_ready(self) -> bool:
+        async with self.http.get(self._url("readyz")) as response:
+            return response.status == 200
+
+    def died(self, kind: str) -> None:
+        self.life.died_s = self._now_s()
+        self.history.faults.append(Fault(kind, self.name, self.life.died_s, self.life.died_s))
+
+    def stop(self) -> None:
+        self.process.stop()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.died("kill")
+
+    @property
+    def http(self) -> aiohttp.ClientSession:
+        if self._http is None:
+            self._http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+        return self._http
+
+    def _url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.port}/{path}"
+
+    async def call(self, what: str, **arguments: Any) -> Any:
+        """Call, and write down how that went; None unless it went well."""
+        name, began_s, answer = self.name, self._now_s(), None
+        try:
+            async with self.http.post(self._url(f"call/{what}"), json=arguments) as response:
+                answer = await response.json()
+                outcome = "ok" if response.status == 200 else str(answer)
+                if response.status == 503:
+                    self.history.unknown.append(outcome)
+                    outcome = "BackendUnavailableError"
+        except (aiohttp.ClientError, OSError, json.JSONDecodeError):
+            outcome = "lost"
+        self.history.calls.append(Call(name, what, began_s, self._now_s(), outcome))
+        return answer if outcome == "ok" else None
+
+    async def close(self) -> None:
+        if self._http is not None:
+            await self._http.close()
+
+
+def environment_of(
+    directory: Path, namespace: str, history: History, timeout_s: float, sown: str
+) -> dict[str, str]:
+    """Return what the replicas are told."""
+    told = {
+        "REPLICA_NAMESPACE": namespace,
+        "REPLICA_LEASE_S": str(history.lease_s),
+        "REPLICA_BEAT_S": str(history.beat_s),
+        "REPLICA_TIMEOUT_S": str(timeout_s),
+        "CHAOS_EVENTS": str(directory / "events.jsonl"),
+    }
+    return told | ({SOWN: sown} if sown else {})
+
+
+def read_events(directory: Path) -> list[Event]:
+    """Return what the replicas have reported, those that are dead, too."""
+    path = directory / "events.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [Event(*json.loads(line)) for line in lines]
+
+
+async def all_up(replicas: list[Replica], timeout_s: float = 60.0) -> None:
+    await asyncio.gather(
+        *(eventually(replica.is_up, timeout_s, what=f"{replica.name} is up") for replica in replicas)
+    )

@@ -1,0 +1,254 @@
+"""One chaos run: carries out a schedule, waits until all has settled, asks everybody, and returns the history."""
+
+import asyncio
+import secrets
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from fastapi_websocket_stabilizer.testing import RedisServer, TcpProxy, eventually
+from tests.chaos.checker import is_settled
+from tests.chaos.crowd import Client
+from tests.chaos.history import Fault, Final, History, Seen
+from tests.chaos.replicas import Replica, all_up, environment_of, read_events
+from tests.chaos.schedule import ROOMS, Schedule, Step
+
+LEASE_S, BEAT_S, TIMEOUT_S = 2.0, 0.5, 1.0
+CALL_LIMIT_S = 4 * TIMEOUT_S + LEASE_S
+"""Some commands one after another, each within ``redis_timeout_s``, and the beat that a thawed node waits for."""
+SWEPT_S = LEASE_S + 2 * BEAT_S
+"""When whoever died last is being swept: before that nothing is settled, however it looks."""
+SETTLED_S = SWEPT_S + 2 * TIMEOUT_S + 3.0
+LOOK_EVERY_S = 0.7
+PROBES_S = 3.0
+
+
+class Run:
+    """What is running now."""
+
+    def __init__(self, schedule: Schedule, directory: Path, *, sown: str = "") -> None:
+        self.schedule, self._directory, self._sown = schedule, directory, sown
+        self.history = History(LEASE_S, BEAT_S, CALL_LIMIT_S)
+        self._loop = asyncio.get_running_loop()
+        self._start_s = self._loop.time()
+        self._namespace = f"chaos-{secrets.token_hex(4)}"
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def now_s(self) -> float:
+        return self._loop.time() - self._start_s
+
+    async def run(self) -> History:
+        async with AsyncExitStack() as stack:
+            self.server = await asyncio.to_thread(stack.enter_context, RedisServer())
+            proxies = [
+                await stack.enter_async_context(TcpProxy("127.0.0.1", self.server.port))
+                for _ in range(self.schedule.replicas)
+            ]
+            told = environment_of(self._directory, self._namespace, self.history, TIMEOUT_S, self._sown)
+            self.replicas = [Replica(n, p, self.history, self.now_s, told) for n, p in enumerate(proxies)]
+            for replica in self.replicas:
+                stack.push_async_callback(replica.close)
+                stack.callback(replica.stop)
+            await all_up(self.replicas)
+            await self._live_through()
+        return self.history
+
+    async def _live_through(self) -> None:
+        names = [f"client-{number}" for number in range(self.schedule.clients)]
+        self.clients = [Client(name, self.replicas, self.history, self.now_s) for name in names]
+        for number, client in enumerate(self.clients):
+            client.come(self.replicas[number % len(self.replicas)])
+            await asyncio.sleep(0.002)
+        looking = asyncio.create_task(self._look())
+        await self._carry_out()
+        looking.cancel()
+        await self._settle()
+        await self._probe()
+        await self._end()
+
+    async def _carry_out(self) -> None:
+        began_s = self.now_s()
+        for step in self.schedule.steps:
+            await asyncio.sleep(max(0.0, began_s + step.at_s - self.now_s()))
+            self._spawn(step)
+        await asyncio.sleep(max(0.0, began_s + self.schedule.lasts_s - self.now_s()))
+        if self._tasks:
+            await asyncio.wait(tuple(self._tasks))
+
+    def _spawn(self, step: Step) -> None:
+        action = getattr(self, "_" + step.kind.replace(" ", "_"))
+        task = asyncio.create_task(action(step, self.replicas[step.replica], self.clients[step.client]))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _look(self) -> None:
+        """Ask each replica now and then what it sees."""
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            for replica in self.replicas:
+                task = asyncio.create_task(self._look_at(replica))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    async def _look_at(self, replica: Replica) -> None:
+        name, asked_s = replica.name, self.now_s()
+        said = await replica.call("snapshot")
+        if said is not None:
+            clients = [(client, node) for client, node in said["clients"]]
+            self.history.seen.append(Seen(name, asked_s, clients, said["nodes"]))
+
+    # What clients and applications do
+
+    async def _move(self, step: Step, replica: Replica, client: Client) -> None:
+        client.come(replica)
+
+    async def _hang_up(self, step: Step, replica: Replica, client: Client) -> None:
+        client.hang_up()
+
+    async def _join(self, step: Step, replica: Replica, client: Client) -> None:
+        await replica.call("join", client_id=client.name, room=step.room)
+
+    async def _leave(self, step: Step, replica: Replica, client: Client) -> None:
+        await replica.call("leave", client_id=client.name, room=step.room)
+
+    async def _direct(self, step: Step, replica: Replica, client: Client) -> None:
+        await replica.call("say", kind="direct", target=client.name, size=step.size)
+
+    async def _all(self, step: Step, replica: Replica, client: Client) -> None:
+        await replica.call("say", kind="all", target="", size=0)
+
+    async def _room(self, step: Step, replica: Replica, client: Client) -> None:
+        await replica.call("say", kind="room", target=step.room, size=0)
+
+    # What goes wrong
+
+    async def _lasting(self, kind: str, target: str, step: Step) -> None:
+        fault = Fault(kind, target, self.now_s(), self.now_s() + step.lasts_s)
+        self.history.faults.append(fault)
+        await asyncio.sleep(step.lasts_s)
+        fault.ended_s = self.now_s()
+
+    async def _kill(self, step: Step, replica: Replica, client: Client) -> None:
+        if replica.process.is_running and not replica.is_frozen:
+            replica.kill()
+            replica.start()
+            await all_up([replica])
+
+    async def _freeze(self, step: Step, replica: Replica, client: Client) -> None:
+        process = replica.process
+        if not process.is_running or replica.is_frozen:
+            return
+        replica.is_frozen = True
+        process.freeze()
+        await self._lasting("freeze", replica.name, step)
+        process.thaw()
+        replica.is_frozen = False
+
+    async def _cut(self, step: Step, replica: Replica, client: Client) -> None:
+        replica.proxy.cut()
+        await self._lasting("cut", replica.name, step)
+        replica.proxy.resume()
+
+    async def _blackhole(self, step: Step, replica: Replica, client: Client) -> None:
+        replica.proxy.blackhole()
+        await self._lasting("blackhole", replica.name, step)
+        replica.proxy.cut()
+        replica.proxy.resume()
+
+    async def _throttle(self, step: Step, replica: Replica, client: Client) -> None:
+        replica.proxy.throttle(20_000)
+        await self._lasting("throttle", replica.name, step)
+        replica.proxy.resume()
+
+    async def _restart_empty(self, step: Step, replica: Replica, client: Client) -> None:
+        fault = Fault("restart empty", "redis", self.now_s(), self.now_s())
+        self.history.faults.append(fault)
+        await asyncio.to_thread(self.server.restart_empty)
+        fault.ended_s = self.now_s()
+
+    async def _flush(self, step: Step, replica: Replica, client: Client) -> None:
+        self.history.faults.append(Fault("flush", "redis", self.now_s(), self.now_s()))
+        await asyncio.to_thread(self.server.flush)
+
+    async def _kill_pubsub(self, step: Step, replica: Replica, client: Client) -> None:
+        self.history.faults.append(Fault("kill pubsub", "redis", self.now_s(), self.now_s()))
+        await asyncio.to_thread(self.server.kill_pubsub)
+
+    async def _freeze_redis(self, step: Step, replica: Replica, client: Client) -> None:
+        process = self.server.process
+        process.freeze()
+        await self._lasting("freeze", "redis", step)
+        process.thaw()
+
+    async def _slow_reader(self, step: Step, replica: Replica, client: Client) -> None:
+        client.read(is_reading=False)
+        await self._lasting("slow reader", client.name, step)
+        client.read(is_reading=True)
+
+    # Afterwards
+
+    async def _settle(self) -> None:
+        """Wait until everything is as it should be, but no longer than it may take."""
+        self._mend()
+        await all_up(self.replicas)
+        deadline_s = self.now_s() + SETTLED_S
+        await asyncio.sleep(SWEPT_S)
+        while True:
+            self.history.finals = [final for r in self.replicas if (final := await self._ask(r)) is not None]
+            is_complete = len(self.history.finals) == len(self.replicas)
+            if self.now_s() >= deadline_s or (is_complete and is_settled(self.history, self.history.finals)):
+                return
+            await asyncio.sleep(0.2)
+
+    def _mend(self) -> None:
+        for replica in self.replicas:
+            replica.proxy.resume()
+        for client in self.clients:
+            client.read(is_reading=True)
+
+    async def _ask(self, replica: Replica) -> Final | None:
+        seen, rooms = await replica.call("snapshot"), await replica.call("rooms")
+        if seen is None or rooms is None:
+            return None
+        listing = [(client, node) for client, node in seen["clients"]]
+        self.history.seen.append(Seen(replica.name, self.now_s(), listing, seen["nodes"]))
+        clients = [client for client, _ in listing]
+        return Final(replica.name, await replica.is_ready(), clients, rooms["rooms"], rooms["local"])
+
+    async def _probe(self) -> None:
+        """Send to all, to each room and to each client, from every replica."""
+        for replica in self.replicas:
+            said = [("all", "")] + [("room", room) for room in ROOMS]
+            said += [("direct", client.name) for client in self.clients[replica.number :: len(self.replicas)]]
+            for kind, target in said:
+                text = await replica.call("say", kind=kind, target=target, size=0)
+                if text is not None:
+                    self.history.probes.append(text)
+        with suppress(AssertionError):  # what did not come is the checker's to say
+            await eventually(self._is_last_probe_there, PROBES_S)
+
+    def _is_last_probe_there(self) -> bool:
+        last = self.history.probes[-1]
+        return any(last in socket.got for socket in self.history.sockets if socket.is_open)
+
+    async def _end(self) -> None:
+        await asyncio.sleep(0.3)  # what is on its way to other sockets
+        ended_s = self.now_s()
+        was_open = [socket for socket in self.history.sockets if socket.is_open]
+        for client in self.clients:
+            client.is_wanted = False
+        await asyncio.gather(*(asyncio.to_thread(replica.process.stop) for replica in self.replicas))
+        await asyncio.gather(*(client.stop() for client in self.clients))
+        for socket in was_open:  # the end of the run is not the end of these
+            socket.closed_s, socket.code, socket.reason = None, 0, ""
+        self.history.calls = [call for call in self.history.calls if call.began_s < ended_s]
+        self.history.events = read_events(self._directory)
+        with self.server.client() as redis:
+            keys = [str(key) for key in redis.scan_iter(f"{self._namespace}:*")]
+        self.history.leftovers = [key for key in keys if not key.endswith(":secret") and ":token:" not in key]
+
+
+async def chaos(schedule: Schedule, *, sown: str = "") -> History:
+    """Carry out a schedule on real processes; ``sown`` names a fault of ``tests.chaos.seeded``."""
+    with TemporaryDirectory(prefix="chaos-") as directory:
+        return await Run(schedule, Path(directory), sown=sown).run()

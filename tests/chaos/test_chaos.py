@@ -1,0 +1,65 @@
+"""A minute of chaos breaks no promise; and with a fault sown into the product, the checker names the promise."""
+
+import os
+from dataclasses import replace
+
+import pytest
+
+from tests.chaos.checker import violations
+from tests.chaos.run import LEASE_S, chaos
+from tests.chaos.schedule import Schedule, Step, plan
+from tests.chaos.seeded import FAULTS
+
+LASTS_S = 40.0
+"""With the start and what comes afterwards, about a minute."""
+SEED = int(os.environ.get("CHAOS_SEED", "1"))
+
+CROWD = 12
+EVERYBODY = range(CROWD)
+# Client n begins on replica n % 2, so that the even ones are on replica 0.
+MOVES = [Step(1.0 + n / 20, "move", 1, n) for n in EVERYBODY[::2]]
+DIRECT = [Step(1.0 + n / 100, "direct", 1, 2 * (n % 6)) for n in range(200)]
+DEAF = [Step(1.2 + n / 10, "kill pubsub") for n in range(15)]
+UNHEARD = sorted([*DIRECT, *DEAF], key=lambda step: step.at_s)
+
+PROVOKED = {
+    # Swept while it is frozen, it goes on under the lease of before.
+    "fence off": ([Step(1.0, "freeze", 0, lasts_s=1.8 * LEASE_S)], 4.8, "listed"),
+    # Its clients have come back elsewhere when it is swept.
+    "sweep without compare": ([Step(1.0, "kill", 0)], 2.0, "listed"),
+    "dropped evict": (MOVES, 2.0, "one socket"),
+    "doubled publish": ([Step(1.0, "all", 0)], 1.5, "at most once"),
+    # For a moment nobody listens.
+    "deletion on zero receivers": (UNHEARD, 3.5, "listed"),
+}
+
+
+@pytest.mark.timeout(180)
+async def test_a_minute_of_chaos_breaks_no_promise() -> None:
+    history = await chaos(plan(SEED, LASTS_S, clients=150))
+    assert violations(history) == [], f"python -m tests.chaos --seed {SEED}"
+    # It was a run worth the name.
+    assert len(history.faults) > 5
+    assert sum(len(socket.got) for socket in history.sockets) > 1000
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_a_fault_that_was_sown_is_named(fault: str) -> None:
+    steps, lasts_s, invariant = PROVOKED[fault]
+    history = await chaos(Schedule(0, lasts_s, replicas=2, clients=CROWD, steps=tuple(steps)), sown=fault)
+    assert invariant in {violation.partition(":")[0] for violation in violations(history)}
+
+
+@pytest.mark.timeout(60)
+async def test_what_provokes_them_breaks_no_promise_of_the_sound_product() -> None:
+    steps, lasts_s = [], 0.0
+    for provoking, takes_s, _ in PROVOKED.values():
+        steps += [replace(step, at_s=lasts_s + step.at_s) for step in provoking]
+        lasts_s += takes_s
+    history = await chaos(Schedule(0, lasts_s, replicas=2, clients=CROWD, steps=tuple(steps)))
+    assert violations(history) == []
+
+
+def test_the_same_seed_is_the_same_schedule() -> None:
+    assert plan(7, 60) == plan(7, 60) != plan(8, 60)

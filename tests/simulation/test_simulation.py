@@ -1,0 +1,124 @@
+"""Ten thousand random schedules of leases, sweeps, claims and messages hold what docs/design.md promises."""
+
+import asyncio
+import contextvars
+import logging
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import pytest
+
+from tests.chaos.seeded import FAULTS, sown
+from tests.simulation.loop import NODE, VirtualLoop
+from tests.simulation.schedule import LEASE_S, Schedule, Step, plan
+from tests.simulation.world import World, simulate
+
+SCHEDULES = 10_000
+PARTS = 8
+SOME = 400
+"""Schedules in which each fault that was sown is provoked at least once."""
+
+
+@pytest.fixture
+def loop() -> Iterator[VirtualLoop]:
+    logging.disable(logging.CRITICAL)
+    loop = VirtualLoop()
+    yield loop
+    loop.close()
+    logging.disable(logging.NOTSET)
+
+
+def violations(seeds: range, loop: VirtualLoop | None = None) -> list[str]:
+    """Return what each seed violates; ``python -m tests.simulation SEED`` shows one."""
+    logging.disable(logging.CRITICAL)
+    loop = loop or VirtualLoop()
+    found = []
+    for seed in seeds:
+        found += [f"seed {seed}: {violation}" for violation in simulate(loop, plan(seed))]
+    return found
+
+
+@pytest.mark.timeout(300)
+def test_no_schedule_violates_an_invariant() -> None:
+    size = SCHEDULES // PARTS
+    parts = [range(start, start + size) for start in range(0, SCHEDULES, size)]
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        found = [violation for part in pool.map(violations, parts) for violation in part]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "invariant"),
+    [
+        ("fence off", "listed again"),
+        ("sweep without compare", "listed again"),
+        ("dropped evict", "one socket"),
+        ("doubled publish", "at most once"),
+        ("deletion on zero receivers", "listed again"),
+    ],
+)
+def test_a_fault_that_was_sown_is_found(fault: str, invariant: str, loop: VirtualLoop) -> None:
+    with sown(fault):
+        found = next((v for seed in range(SOME) for v in violations(range(seed, seed + 1), loop)), "")
+    assert f": {invariant}:" in found
+
+
+def test_every_fault_that_can_be_sown_is_tried_here() -> None:
+    assert len(FAULTS) == 5
+
+
+def test_a_lost_bus_lets_nothing_overtake_what_redis_has_not_taken_yet(loop: VirtualLoop) -> None:
+    steps = (
+        Step(0.1, "connect", 0, "c0"),
+        Step(1.0, "broadcast", 0),
+        Step(1.001, "lose_bus", 0),
+        Step(1.002, "direct", 0, "c0"),
+    )
+    assert [v for seed in range(100) for v in simulate(loop, Schedule(seed, 2, steps))] == []
+
+
+def test_what_is_sent_after_a_freeze_arrives_in_the_order_of_the_calls(loop: VirtualLoop) -> None:
+    kinds = ("direct", "broadcast", "direct", "broadcast", "direct")
+    calls = [Step(1.0 + n / 10, kind, 0, "c0") for n, kind in enumerate(kinds)]
+    steps = (Step(0.1, "connect", 0, "c0"), Step(0.5, "freeze", 0, lasts_s=2 * LEASE_S), *calls)
+    assert [v for seed in range(100) for v in simulate(loop, Schedule(seed, 2, steps))] == []
+
+
+def test_the_same_seed_is_the_same_schedule_and_the_same_history(loop: VirtualLoop) -> None:
+    assert plan(3) == plan(3) != plan(4)
+    histories = []
+    for _ in range(2):
+        loop.reset()
+        world = World(loop, plan(3))
+        loop.run_until_complete(world.run())
+        events = [(name, event.event_id) for name, event in world.events]
+        histories.append((events, [(s.received, s.closed_with, s.claimed_s) for s in world.sockets]))
+    assert histories[0] == histories[1]
+
+
+def test_time_is_virtual(loop: VirtualLoop) -> None:
+
+    loop.reset()
+    began_s = loop.time()
+    loop.run_until_complete(asyncio.sleep(3600))
+    assert loop.time() - began_s == 3600
+
+
+def test_a_frozen_node_does_nothing_until_it_is_thawed(loop: VirtualLoop) -> None:
+
+    loop.reset()
+    done: list[float] = []
+
+    async def world() -> None:
+        context = contextvars.copy_context()
+        context.run(NODE.set, "frozen")
+        loop.freeze("frozen")
+        context.run(loop.call_later, 1, lambda: done.append(loop.now_s))
+        await asyncio.sleep(5)
+        assert done == []
+        loop.thaw("frozen")
+        await asyncio.sleep(0)
+
+    loop.run_until_complete(world())
+    assert done == [loop.now_s]

@@ -59,19 +59,19 @@ def _doubled_publish(broadcast: Any) -> Any:
     return broadcast_twice
 
 
-def _deletion_on_zero_receivers(answer: Any) -> Any:
+def _deletion_on_zero_receivers(to_client: Any) -> Any:
     """A client whose node does not listen at this moment is removed from presence."""
 
-    async def answer_and_delete(self: Any, collected: Any, confirm: Any) -> Any:
-        taken = await answer(self, collected, confirm)
-        presence = self._context.backend.presence
-        unheard = [client_id for client_id, is_taken in taken.items() if not is_taken]
-        for client_id, entries in zip(unheard, await presence.entries(unheard), strict=True):
+    async def send_or_delete(self: Any, client_id: str, *args: Any) -> Any:
+        is_taken = await to_client(self, client_id, *args)
+        if not is_taken:
+            presence = self._context.backend.presence
+            (entries,) = await presence.entries([client_id])
             for entry in entries:
                 await presence.release(client_id, entry.connection_id)
-        return taken
+        return is_taken
 
-    return answer_and_delete
+    return send_or_delete
 
 
 FAULTS: dict[str, tuple[type, str, Wrap]] = {
@@ -79,7 +79,7 @@ FAULTS: dict[str, tuple[type, str, Wrap]] = {
     "sweep without compare": (Sweeper, "_was_last", _sweep_without_compare),
     "dropped evict": (Claims, "_evict", _dropped_evict),
     "doubled publish": (Sender, "broadcast", _doubled_publish),
-    "deletion on zero receivers": (Sender, "_answer", _deletion_on_zero_receivers),
+    "deletion on zero receivers": (Sender, "to_client", _deletion_on_zero_receivers),
 }
 
 

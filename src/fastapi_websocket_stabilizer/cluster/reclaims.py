@@ -73,10 +73,19 @@ class Reclaims:
         return self._running
 
     async def _run(self) -> None:
-        while batch := list(islice(self._unclaimed.items(), BATCH)):
-            await asyncio.gather(*(self._reclaim(connection, former) for connection, former in batch))
+        while batch := list(islice(self._unclaimed, BATCH)):
+            await asyncio.gather(*map(self._try, batch))
             if self._unclaimed:
                 await pause()
+
+    async def _try(self, connection: Connection) -> None:
+        # Out before it is tried: what the store forgets meanwhile is to be claimed once more.
+        former = self._unclaimed.pop(connection)
+        try:
+            await self._reclaim(connection, former)
+        except BaseException:
+            self._unclaimed.setdefault(connection, former)
+            raise
 
     async def _reclaim(self, connection: Connection, former: ConnectionId) -> None:
         connection_id, rooms = connection.connection_id, tuple(connection.rooms)
@@ -92,7 +101,6 @@ class Reclaims:
             if former != connection_id:
                 lines = lines_of(connection, former, rooms)
                 await self._context.backend.nodes.forget(node_of(former), lines)
-        self._unclaimed.pop(connection, None)
         if connection.ended is not None or connection.connection_id != connection_id:  # meanwhile
             self._claims.remember_unreleased(lines_of(connection, connection_id, rooms))
 

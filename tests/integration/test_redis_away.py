@@ -20,6 +20,7 @@ from fastapi_websocket_stabilizer import (
     PresenceEvent,
     WebSocketConnectionManager,
 )
+from fastapi_websocket_stabilizer.backends.redis.client import ConnectionFactory
 from tests.integration.cluster import (
     PROJECT,
     REPLACED,
@@ -34,8 +35,9 @@ from tests.integration.cluster import (
     knows,
     register,
 )
-from tests.integration.test_faults import count_is, node_behind_proxy
+from tests.integration.test_faults import count_is, node_behind_proxy, proxied
 from tests.support.process import ChildProcess, free_port
+from tests.support.proxy import TcpProxy
 from tests.support.servers import RedisServer
 from tests.support.waiting import eventually
 
@@ -265,6 +267,28 @@ async def test_what_was_delivered_here_alone_is_not_delivered_again_when_redis_b
         await eventually(lambda: bob.received[-1:] == ["the end"])
         heard = [int(text) for text in bob.received[:-1]]
         assert heard == sorted(set(heard))
+
+
+async def test_a_publish_that_was_held_up_somewhere_is_dropped_even_after_a_gap(
+    own_managers: Managers, server: RedisServer
+) -> None:
+    async with TcpProxy("127.0.0.1", server.port) as proxy:
+        node = own_managers.make(**proxied(proxy))
+        backend: Any = node._context.backend
+        backend._subscriber._factory = ConnectionFactory(server.url, 0.5)  # only commands are held up
+        await node.start()
+        near = await own_managers.start()
+        alice, bob = await join(node, "alice"), await join(near, "bob")
+        proxy.blackhole()
+        assert (await node.broadcast("once")).nodes == 1
+        with server.client() as client:
+            client.client_kill_filter(_type="pubsub")
+        await eventually(lambda: counter(node, "bus_gaps") == counter(near, "bus_gaps") == 1)
+        proxy.resume()  # delivers what it held
+        await hears(bob, "once")
+        await eventually(lambda: counter(node, "bus_duplicates") == 1)
+        assert alice.received == ["once"]
+        await node.graceful_shutdown(1.0)
 
 
 # Start

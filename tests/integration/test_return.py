@@ -120,12 +120,15 @@ async def test_everything_is_listed_again_by_a_server_that_was_emptied(
         for node in nodes:
             await knows(node, "client 0", "client 1")
             await eventually(lambda n=node: count_is(n, "room", 2))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
-        token = await eventually(lambda: nodes[0].issue_reconnect_token("client 0"))
-        assert await eventually(lambda t=token: nodes[1].validate_reconnect_token(t)) == "client 0"  # type: ignore[misc]  # the same
     await eventually(lambda: len(channels(server.url, own_managers.namespace)) == 6)
     assert (await nodes[0].broadcast("hello", room="room")).nodes == 2
     await everyone_hears(sockets, "hello")
     assert [event for event in events if event.kind.endswith("left")] == []
+    with server.client() as client:
+        secret = f"{own_managers.namespace}:{{nodes}}:secret"
+        await eventually(lambda: client.exists(secret), what="the secret was offered again")
+    token = await nodes[0].issue_reconnect_token("client 0")
+    assert await (await own_managers.start()).validate_reconnect_token(token) == "client 0"
 
 
 # Promoted

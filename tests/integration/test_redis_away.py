@@ -202,6 +202,20 @@ async def not_degraded(manager: WebSocketConnectionManager) -> bool:
     return status == 200 and "degraded" not in body
 
 
+async def test_a_password_that_changed_is_an_outage(own_managers: Managers, server: RedisServer) -> None:
+    node = await own_managers.start(redis_timeout_s=0.5)
+    alice = await join(node, "alice")
+    with server.client() as client:
+        client.config_set("requirepass", "new")
+        client.client_kill_filter(skipme=True)
+        assert (await node.broadcast("alone")).nodes == 1
+        await eventually(lambda: is_away(node))
+        assert (await node.broadcast("alone, too")).nodes == 1
+        client.config_set("requirepass", "")
+        await eventually(lambda: not_degraded(node))
+    await hears(alice, "alone", "alone, too")
+
+
 async def test_an_outage_is_logged_when_it_begins_and_when_it_ends(
     own_managers: Managers, server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -38,8 +38,8 @@ class Recovery:
 
     # What the lease says
 
-    def lost(self, error: BackendUnavailableError) -> None:
-        """Redis did not answer a beat."""
+    def lost(self, error: Exception) -> None:
+        """Redis did not answer a beat, or refused us."""
         if not self._context.is_away:
             self._context.is_away = True
             self._context.log.warning("Redis is away: %s", error, extra={"node_id": self._context.node_id})
@@ -62,7 +62,8 @@ class Recovery:
         context.counters.leases_refused += 1
         context.rename()
         context.log.warning("lease lapsed; registering again", extra={"node_id": context.node_id})
-        await context.backend.rename(context.node_id)
+        with suppress(BackendUnavailableError):  # heard as soon as the bus is back; until then it is deaf
+            await context.backend.rename(context.node_id)
         await self._leases.register(context.node_id)
         self._must_share_secret = True  # whoever forgot the lease may have forgotten the secret, too
         self._reclaims.rename_all()

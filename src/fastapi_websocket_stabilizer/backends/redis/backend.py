@@ -58,7 +58,12 @@ class RedisBackend:
         ``on_return`` is told for how many seconds messages may have been lost.
         ``before_queueing`` may queue what must not be overtaken by the command that comes next.
         """
-        self._subscriber.on_gap, self._subscriber.on_return = on_gap, on_return
+
+        def returned(seconds: float) -> None:
+            self._canary.restart()  # what was sent before is gone
+            on_return(seconds)
+
+        self._subscriber.on_gap, self._subscriber.on_return = on_gap, returned
         self._subscriber.pause = pause
         self._pipeline.before_queueing = before_queueing
 

@@ -346,6 +346,27 @@ async def test_a_node_that_never_saw_redis_stops_like_any_other(
         assert (report.closed_count, alice.closed_with) == (1, (1001, "server shutdown"))
 
 
+PROGRAM = """
+import asyncio
+from fastapi_websocket_stabilizer import WebSocketConfig, WebSocketConnectionManager
+
+async def main():
+    await WebSocketConnectionManager(WebSocketConfig(redis_url="{url}")).start()
+    raise SystemExit(3)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+async def test_a_program_that_does_not_stop_the_node_can_end(server: RedisServer, is_there: bool) -> None:
+    if not is_there:
+        server.kill()
+    with ChildProcess([sys.executable, "-c", PROGRAM.format(url=server.url)]) as process:
+        await eventually(lambda: not process.is_running, what="it ends")
+        assert "SystemExit" not in process.output
+
+
 @pytest.mark.parametrize("fault", ["kill", "freeze"])
 async def test_a_start_without_redis_is_refused_in_time(
     own_managers: Managers, server: RedisServer, fault: str

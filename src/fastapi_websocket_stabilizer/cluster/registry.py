@@ -199,8 +199,11 @@ class Registry:
             try:
                 await run()
             except asyncio.CancelledError:
-                if self._is_stopping:
+                # All at once: the program ends without having stopped us.
+                if self._is_stopping or all(service.cancelling() for service in self._services):
                     raise
+                if (task := asyncio.current_task()) is not None:
+                    task.uncancel()
                 # A time limit inside somebody's `send`, whose first step ran in this task.
                 self.context.log.error("service was cancelled by a send, starting it again: %s", name)
             except Exception:

@@ -128,9 +128,9 @@ class Membership:
 
     def _has_moved(self, epoch: str) -> bool:
         """Whether another server answers, or the same one with other content: it may have forgotten anything."""
-        seen, now = (self._server_seen, self._epoch), (self._server(), epoch)
-        self._server_seen, self._epoch = now
-        has_moved = now != seen and now != (seen[0], seen[1] or epoch)
+        expected, found = (self._server_seen, self._epoch or epoch), (self._server(), epoch)
+        self._server_seen, self._epoch = found
+        has_moved = found != expected
         if has_moved:
             self._held_since_s = running_loop().time()
         return has_moved

@@ -32,7 +32,7 @@ class Recovery:
         self._is_catching_up = self._must_compare = self._must_tidy = False
         self._must_share_secret = False
 
-    def join(self, leases: Leases, claims: Claims, reclaims: Reclaims) -> None:
+    def attach(self, leases: Leases, claims: Claims, reclaims: Reclaims) -> None:
         """Say whom it listens to and what it works with."""
         self._leases, self._claims, self._reclaims = leases, claims, reclaims
 

@@ -165,7 +165,7 @@ class Renewal:
     held: bool
     live: dict[NodeId, int]
     lapsed: tuple[NodeId, ...]
-    epoch: str = ""
+    epoch: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,7 +96,8 @@ async def test_ten_thousand_connections_are_back_within_ten_seconds_beside_traff
         )
     assert first_s < 10 + 2 * 1.0  # a beat until it is noticed
     assert again_s < 10 + 2 * 1.0
-    assert during[-1] < 1.0
+    assert during[len(during) * 9 // 10] < 0.5
+    assert during[-1] < 3.0
 
 
 # Empty

@@ -34,7 +34,8 @@ class Claims:
     """Enters this node's connections in the registry and takes them out, exactly."""
 
     def __init__(self, context: Context, leases: Leases | None, announce: Announcer, end: End) -> None:
-        self._context, self._leases, self._announce, self.end = context, leases, announce, end
+        self._context, self._leases, self._announce = context, leases, announce
+        self.end: End = end
         # Outranked connections on other nodes, until their entry is gone; the evict is repeated each beat.
         self._displaced: dict[ConnectionId, str] = {}
         # Releases that Redis did not take; repeated each beat.

@@ -35,6 +35,13 @@ async def test_a_registered_node_lives_for_its_lease(backend: Backend) -> None:
     assert renewal.lapsed == ()
 
 
+async def test_every_node_is_told_the_same_epoch(open_peer: OpenPeer) -> None:
+    peers = [await open_peer(f"n{number}") for number in range(3)]
+    epochs = {(await look(peer.backend)).epoch for peer in peers for _ in range(2)}
+    assert len(epochs) == 1
+    assert epochs != {""}
+
+
 async def test_renewing_extends_a_held_lease_and_the_info(backend: Backend) -> None:
     await backend.nodes.register(N1, b"old", 5_000)
     renewal = await backend.nodes.renew(N1, b"new", LONG_MS)

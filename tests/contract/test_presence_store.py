@@ -31,6 +31,15 @@ async def test_a_new_claim_outranks_the_older_one(backend: Backend) -> None:
     assert newer.others == ("n1.1",)
 
 
+async def test_a_claim_that_waited_for_the_store_has_the_rank_of_its_beginning(backend: Backend) -> None:
+    await backend.presence.claim(claim("n1.1", stamp=-2_000_000))
+    await backend.presence.claim(claim("n2.1", stamp=-1_000_000))
+    late = await backend.presence.claim(claim("n3.1", stamp=-3_000_000))
+    again = await backend.presence.claim(claim("n3.1", stamp=-9_000_000))
+    assert await holders(backend) == ["n2.1", "n1.1", "n3.1"]
+    assert again.stamp == late.stamp
+
+
 async def test_an_outranked_entry_stays_until_it_is_released(backend: Backend) -> None:
     await backend.presence.claim(claim("n1.1"))
     await backend.presence.claim(claim("n2.1"))

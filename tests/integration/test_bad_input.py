@@ -362,7 +362,7 @@ SECRET = "s3cr3t-w0rd"
 
 async def error_of_start(url: str) -> WebSocketStabilizerError:
     """Return what a start with ``url`` raises, in time, with the address and never the password."""
-    manager = WebSocketConnectionManager(WebSocketConfig(redis_url=url))
+    manager = WebSocketConnectionManager(WebSocketConfig(redis_url=url, on_backend_loss="refuse"))
     with pytest.raises(WebSocketStabilizerError) as raised:
         async with asyncio.timeout(LIMIT_S):
             await manager.start()
@@ -475,7 +475,7 @@ async def test_a_url_that_is_none_is_a_configuration_error(url: Any) -> None:
 async def test_a_manager_whose_start_failed_can_start_later(namespace: str) -> None:
     server = RedisServer(first_row())
     managers = Managers(server.url, namespace)
-    node = managers.make()
+    node = managers.make(on_backend_loss="refuse")
     with pytest.raises(BackendUnavailableError):
         await node.start()
     with server:

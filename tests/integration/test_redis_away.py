@@ -20,6 +20,7 @@ from fastapi_websocket_stabilizer import (
     PresenceEvent,
     WebSocketConnectionManager,
 )
+from fastapi_websocket_stabilizer.backends.redis.client import ConnectionFactory
 from tests.integration.cluster import (
     PROJECT,
     REPLACED,
@@ -34,8 +35,9 @@ from tests.integration.cluster import (
     knows,
     register,
 )
-from tests.integration.test_faults import count_is, node_behind_proxy
+from tests.integration.test_faults import count_is, node_behind_proxy, proxied
 from tests.support.process import ChildProcess, free_port
+from tests.support.proxy import TcpProxy
 from tests.support.servers import RedisServer
 from tests.support.waiting import eventually
 
@@ -200,6 +202,20 @@ async def not_degraded(manager: WebSocketConnectionManager) -> bool:
     return status == 200 and "degraded" not in body
 
 
+async def test_a_password_that_changed_is_an_outage(own_managers: Managers, server: RedisServer) -> None:
+    node = await own_managers.start(redis_timeout_s=0.5)
+    alice = await join(node, "alice")
+    with server.client() as client:
+        client.config_set("requirepass", "new")
+        client.client_kill_filter(skipme=True)
+        assert (await node.broadcast("alone")).nodes == 1
+        await eventually(lambda: is_away(node))
+        assert (await node.broadcast("alone, too")).nodes == 1
+        client.config_set("requirepass", "")
+        await eventually(lambda: not_degraded(node))
+    await hears(alice, "alone", "alone, too")
+
+
 async def test_an_outage_is_logged_when_it_begins_and_when_it_ends(
     own_managers: Managers, server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -267,6 +283,28 @@ async def test_what_was_delivered_here_alone_is_not_delivered_again_when_redis_b
         assert heard == sorted(set(heard))
 
 
+async def test_a_publish_that_was_held_up_somewhere_is_dropped_even_after_a_gap(
+    own_managers: Managers, server: RedisServer
+) -> None:
+    async with TcpProxy("127.0.0.1", server.port) as proxy:
+        node = own_managers.make(**proxied(proxy))
+        backend: Any = node._context.backend
+        backend._subscriber._factory = ConnectionFactory(server.url, 0.5)  # only commands are held up
+        await node.start()
+        near = await own_managers.start()
+        alice, bob = await join(node, "alice"), await join(near, "bob")
+        proxy.blackhole()
+        assert (await node.broadcast("once")).nodes == 1
+        with server.client() as client:
+            client.client_kill_filter(_type="pubsub")
+        await eventually(lambda: counter(node, "bus_gaps") == counter(near, "bus_gaps") == 1)
+        proxy.resume()  # delivers what it held
+        await hears(bob, "once")
+        await eventually(lambda: counter(node, "bus_duplicates") == 1)
+        assert alice.received == ["once"]
+        await node.graceful_shutdown(1.0)
+
+
 # Start
 
 
@@ -306,6 +344,27 @@ async def test_a_node_that_never_saw_redis_stops_like_any_other(
         alice = await join(node, "alice")
         report = await node.graceful_shutdown(2.0)
         assert (report.closed_count, alice.closed_with) == (1, (1001, "server shutdown"))
+
+
+PROGRAM = """
+import asyncio
+from fastapi_websocket_stabilizer import WebSocketConfig, WebSocketConnectionManager
+
+async def main():
+    await WebSocketConnectionManager(WebSocketConfig(redis_url="{url}")).start()
+    raise SystemExit(3)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+async def test_a_program_that_does_not_stop_the_node_can_end(server: RedisServer, is_there: bool) -> None:
+    if not is_there:
+        server.kill()
+    with ChildProcess([sys.executable, "-c", PROGRAM.format(url=server.url)]) as process:
+        await eventually(lambda: not process.is_running, what="it ends")
+        assert "SystemExit" not in process.output
 
 
 @pytest.mark.parametrize("fault", ["kill", "freeze"])

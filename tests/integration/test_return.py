@@ -96,7 +96,8 @@ async def test_ten_thousand_connections_are_back_within_ten_seconds_beside_traff
         )
     assert first_s < 10 + 2 * 1.0  # a beat until it is noticed
     assert again_s < 10 + 2 * 1.0
-    assert during[-1] < 1.0
+    assert during[len(during) * 9 // 10] < 0.5
+    assert during[-1] < 3.0
 
 
 # Empty
@@ -120,12 +121,15 @@ async def test_everything_is_listed_again_by_a_server_that_was_emptied(
         for node in nodes:
             await knows(node, "client 0", "client 1")
             await eventually(lambda n=node: count_is(n, "room", 2))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
-        token = await eventually(lambda: nodes[0].issue_reconnect_token("client 0"))
-        assert await eventually(lambda t=token: nodes[1].validate_reconnect_token(t)) == "client 0"  # type: ignore[misc]  # the same
     await eventually(lambda: len(channels(server.url, own_managers.namespace)) == 6)
     assert (await nodes[0].broadcast("hello", room="room")).nodes == 2
     await everyone_hears(sockets, "hello")
     assert [event for event in events if event.kind.endswith("left")] == []
+    with server.client() as client:
+        secret = f"{own_managers.namespace}:{{nodes}}:secret"
+        await eventually(lambda: client.exists(secret), what="the secret was offered again")
+    token = await nodes[0].issue_reconnect_token("client 0")
+    assert await (await own_managers.start()).validate_reconnect_token(token) == "client 0"
 
 
 # Promoted

@@ -15,7 +15,7 @@ from ..models import PresenceEvent
 from ..names import ConnectionId, NodeId, node_of
 from ..ports import Claim, Claimed, Membership
 from ..wire import Envelope, Kind, encode_json
-from .context import Context
+from .context import LOSSES, Context
 from .membership import Membership as Leases
 from .presence import Announcer, client_joined, client_left, is_gone, room_joined, room_left
 
@@ -34,7 +34,8 @@ class Claims:
     """Enters this node's connections in the registry and takes them out, exactly."""
 
     def __init__(self, context: Context, leases: Leases | None, announce: Announcer, end: End) -> None:
-        self._context, self._leases, self._announce, self.end = context, leases, announce, end
+        self._context, self._leases, self._announce = context, leases, announce
+        self.end: End = end
         # Outranked connections on other nodes, until their entry is gone; the evict is repeated each beat.
         self._displaced: dict[ConnectionId, str] = {}
         # Releases that Redis did not take; repeated each beat.
@@ -162,7 +163,7 @@ class Claims:
         try:
             self._context.check_reachable()
             events = await asyncio.gather(*(self._undo(line, is_repeated=is_repeated) for line in lines))
-        except BackendUnavailableError:
+        except LOSSES:
             self.remember_unreleased(lines)
             raise
         return self._report([event for event in events if event is not None], lines)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ..config import WebSocketConfig
-from ..exceptions import BackendUnavailableError
+from ..exceptions import BackendUnavailableError, ConfigurationError
 from ..hooks import Hooks
 from ..local.collector import CollectorWatch
 from ..local.fanout import FanOut
@@ -23,6 +23,8 @@ from ..ports import Backend
 from .pending import Asks, Unheard
 
 FORMER_IDS = 8
+LOSSES = (BackendUnavailableError, ConfigurationError)
+"""What an outage raises: nobody answers, or one who does not know our password any more."""
 
 
 class Tasks:

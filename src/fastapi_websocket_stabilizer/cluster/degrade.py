@@ -15,7 +15,7 @@ from ..loops import running_loop
 from ..names import NodeId
 from ..ports import Bus
 from ..wire import Envelope, Kind
-from .context import Context
+from .context import LOSSES, Context
 
 Rows = list[list[NodeId]]
 """For each client the nodes that took its message."""
@@ -75,7 +75,7 @@ class DegradingBus:
         try:
             if self._can_leave(channel, envelope):
                 return await publish(envelope)
-        except BackendUnavailableError:
+        except LOSSES:
             self._alone(channel, envelope)
         return 1
 
@@ -93,7 +93,7 @@ class DegradingBus:
         error = None if reply.cancelled() else reply.exception()
         if answer.cancelled():
             return
-        if isinstance(error, BackendUnavailableError):
+        if isinstance(error, LOSSES):
             self._alone("inbox", envelope)
             answer.set_result(self._rows(envelope))
         elif error is not None:
@@ -105,8 +105,10 @@ class DegradingBus:
             answer.set_result([there or here for there, here in pairs])
 
     def _alone(self, channel: str, envelope: Envelope) -> None:
-        context, number = self._context, envelope.sequence
-        if context.sequences.observe(channel, envelope.sender, number, 0).duplicate:
+        context = self._context
+        if channel.startswith("room:") and channel.removeprefix("room:") not in context.shards.rooms:
+            return
+        if context.sequences.observe(channel, envelope.sender, envelope.sequence, 0).duplicate:
             return
         context.counters.degraded += 1
         self._trouble.log("Redis is away: messages reach the clients of this node only")

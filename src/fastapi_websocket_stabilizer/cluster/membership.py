@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from ..config import WebSocketConfig
-from ..exceptions import BackendUnavailableError
 from ..loops import running_loop
 from ..names import NodeId
 from ..ports import NodeStore, Renewal
+from .context import LOSSES
 
 REMEMBERED_DEAD = 4096
 """Nodes known to have lapsed; a lapsed node_id never lives again."""
@@ -22,8 +22,8 @@ REMEMBERED_DEAD = 4096
 class Listener(Protocol):
     """What the beats are for."""
 
-    def lost(self, error: BackendUnavailableError) -> None:
-        """Redis did not answer."""
+    def lost(self, error: Exception) -> None:
+        """Redis did not answer, or refused us."""
         ...
 
     def answered(self) -> None:
@@ -121,7 +121,7 @@ class Membership:
             elif has_moved:
                 self._listener.moved()
             self._listener.beat(renewal)
-        except BackendUnavailableError as error:
+        except LOSSES as error:
             self._listener.lost(error)
             self._held_since_s = running_loop().time()
         finally:
@@ -132,9 +132,9 @@ class Membership:
 
     def _has_moved(self, epoch: str) -> bool:
         """Whether another server answers, or the same one with other content: it may have forgotten anything."""
-        seen, now = (self._server_seen, self._epoch), (self._server(), epoch)
-        self._server_seen, self._epoch = now
-        has_moved = now != seen and now != (seen[0], seen[1] or epoch)
+        expected, found = (self._server_seen, self._epoch or epoch), (self._server(), epoch)
+        self._server_seen, self._epoch = found
+        has_moved = found != expected
         if has_moved:
             self._held_since_s = running_loop().time()
         return has_moved

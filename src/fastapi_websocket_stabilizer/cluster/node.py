@@ -7,7 +7,6 @@ from typing import Any
 
 from .. import close_codes
 from ..exceptions import (
-    BackendUnavailableError,
     ConnectionLimitExceededError,
     MessageError,
     ShutdownError,
@@ -21,7 +20,7 @@ from ..names import ConnectionId, check_room
 from ..wire import Encoded, encode, encode_json
 from .budget import Budget
 from .claims import Claims, lines_of
-from .context import Context
+from .context import LOSSES, Context
 from .reclaims import Reclaims
 from .refusal import refuse
 from .sender import Sender
@@ -121,7 +120,7 @@ class Node:
     async def _claim(self, connection: Connection) -> None:
         try:
             await self.claims.claim(connection)
-        except BackendUnavailableError:
+        except LOSSES:
             if not self._context.degrades:
                 raise
             await self.reclaims.later(connection)
@@ -252,7 +251,7 @@ class Node:
         try:
             lines = lines_of(connection, connection_id, tuple(connection.rooms))
             await self._unhurried(await self.claims.release(lines))
-        except BackendUnavailableError as error:
+        except LOSSES as error:
             self._trouble.log("not released yet", connection_id=connection_id, error=str(error))
 
     async def close_all(self, why: Ended, code: int, reason: str, timeout_s: float) -> tuple[int, int]:
@@ -307,7 +306,7 @@ class Node:
         try:
             await self._enter_room(connection, room)
         except BaseException as error:
-            if not (self._context.degrades and isinstance(error, BackendUnavailableError)):
+            if not (self._context.degrades and isinstance(error, LOSSES)):
                 self._context.tasks.spawn(self.leave_room(connection, room), "undo-join")
                 raise
             # Heard with everything else when the bus is back, and listed when Redis is.
@@ -328,7 +327,7 @@ class Node:
     async def _exit_room(self, connection: Connection, room: str) -> None:
         try:
             await self.claims.exit_room(connection, room)
-        except BackendUnavailableError:  # it is left here, and remembered
+        except LOSSES:  # it is left here, and remembered
             if not self._context.degrades:
                 raise
 

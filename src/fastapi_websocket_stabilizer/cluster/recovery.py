@@ -32,14 +32,14 @@ class Recovery:
         self._is_catching_up = self._must_compare = self._must_tidy = False
         self._must_share_secret = False
 
-    def join(self, leases: Leases, claims: Claims, reclaims: Reclaims) -> None:
+    def attach(self, leases: Leases, claims: Claims, reclaims: Reclaims) -> None:
         """Say whom it listens to and what it works with."""
         self._leases, self._claims, self._reclaims = leases, claims, reclaims
 
     # What the lease says
 
-    def lost(self, error: BackendUnavailableError) -> None:
-        """Redis did not answer a beat."""
+    def lost(self, error: Exception) -> None:
+        """Redis did not answer a beat, or refused us."""
         if not self._context.is_away:
             self._context.is_away = True
             self._context.log.warning("Redis is away: %s", error, extra={"node_id": self._context.node_id})
@@ -64,7 +64,8 @@ class Recovery:
         context.log.warning("lease lapsed; registering again", extra={"node_id": context.node_id})
         self._must_share_secret = True  # whoever forgot the lease may have forgotten the secret, too
         self._reclaims.rename_all()  # before anything can fail: the next beat may find the new lease held
-        await context.backend.rename(context.node_id)
+        with suppress(BackendUnavailableError):  # heard as soon as the bus is back; until then it is deaf
+            await context.backend.rename(context.node_id)
         await self._leases.register(context.node_id)
         return context.tasks.spawn(self._reclaim(), "reclaim")
 

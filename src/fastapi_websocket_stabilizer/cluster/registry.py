@@ -29,7 +29,7 @@ from ..names import ConnectionId
 from ..ports import Receive, SharedBackend, Watcher
 from ..wire import Envelope, Kind
 from .claims import Claims
-from .context import Context
+from .context import LOSSES, Context
 from .degrade import DegradingBus
 from .delivery import Delivery
 from .directory import Directory
@@ -94,7 +94,7 @@ class Registry:
         reclaims = Reclaims(context, self.claims, self._announce)
         self.node.claims, self.node.reclaims, self.node.sender = self.claims, reclaims, self.sender
         if backend is not None and self.leases is not None:
-            self.recovery.join(self.leases, self.claims, reclaims)
+            self.recovery.attach(self.leases, self.claims, reclaims)
             self._watch(backend)
         self._heartbeats = Heartbeats(context, self.node.expire)
 
@@ -226,8 +226,11 @@ class Registry:
             try:
                 await run()
             except asyncio.CancelledError:
-                if self._is_stopping:
+                # All at once: the program ends without having stopped us.
+                if self._is_stopping or all(service.cancelling() for service in self._services):
                     raise
+                if (task := asyncio.current_task()) is not None:
+                    task.uncancel()
                 # A time limit inside somebody's `send`, whose first step ran in this task.
                 self.context.log.error("service was cancelled by a send, starting it again: %s", name)
             except Exception:
@@ -335,22 +338,26 @@ class Registry:
             ConnectionNotFoundError: The client is not connected.
             BackendUnavailableError: Another node did not answer in time.
         """
-        here, elsewhere = await asyncio.gather(
-            self.act_here(client_id, request), self._act_elsewhere(client_id, request), return_exceptions=True
+        touched = await asyncio.gather(
+            self._act_elsewhere(client_id, request), self.act_here(client_id, request), return_exceptions=True
         )
-        if self.context.degrades and isinstance(elsewhere, BackendUnavailableError) and here:
-            elsewhere = 0
-        for error in (here, elsewhere):
+        for error in touched:
             if isinstance(error, BaseException):
                 raise error
-        if here == elsewhere == 0:
+        if not any(touched):
             raise ConnectionNotFoundError(f"client {client_id!r} is not connected")
 
     async def _act_elsewhere(self, client_id: str, request: dict[str, Any]) -> int:
         if not self.context.is_distributed:
             return 0
-        self.context.check_reachable()
-        entries = await self.directory.presence(client_id)
+        is_here = self.context.shards.has_client(client_id)
+        try:
+            self.context.check_reachable()
+            entries = await self.directory.presence(client_id)
+        except LOSSES:
+            if self.context.degrades and is_here:
+                return 0
+            raise
         others = {entry.node for entry in entries if not self.context.is_own(entry.node)}
         return await self.requests.ask(sorted(others), client_id, request)
 

@@ -49,7 +49,7 @@ class World:
         nodes: Any = self.nodes
         self.leases = Membership(nodes, CONFIG, lambda: b"info", self, lambda: self.server)
 
-    def lost(self, error: BackendUnavailableError) -> None:
+    def lost(self, error: Exception) -> None:
         self.losses += 1
 
     def answered(self) -> None:

@@ -68,6 +68,14 @@ def test_gap_on_a_channel_that_was_left_is_no_loss(forgotten: str | None) -> Non
     assert tracker.observe("all", "a", 9, 8) == NEXT
 
 
+def test_what_some_said_before_a_gap_is_still_known_after_it() -> None:
+    tracker = SequenceTracker()
+    for sender in ("me", "a"):
+        tracker.observe("all", sender, 5, 0)
+    tracker.forget(but={"me"})
+    assert [tracker.observe("all", sender, 5, 0) for sender in ("me", "a")] == [DUPLICATE, NEXT]
+
+
 def test_leaving_one_channel_forgets_no_other() -> None:
     tracker = SequenceTracker()
     tracker.observe("all", "a", 1, 0)

@@ -45,7 +45,11 @@ class RedisBackend:
         )
 
     def watch(self, watcher: Watcher) -> None:
-        self._subscriber.on_gap, self._subscriber.on_return = watcher.gap_began, watcher.gap_ended
+        def returned(seconds: float) -> None:
+            self._canary.restart()  # what was sent before is gone
+            watcher.gap_ended(seconds)
+
+        self._subscriber.on_gap, self._subscriber.on_return = watcher.gap_began, returned
         self._subscriber.pause, self._canary.heard_after = watcher.pause, watcher.heard_after
         self._pipeline.before_queueing = watcher.before_queueing
         if self._guard is not None:

@@ -50,7 +50,8 @@ class Subscriber:
     def __init__(
         self, factory: ConnectionFactory, counters: Counters, hear: Callable[[bytes, bytes], None]
     ) -> None:
-        self._factory, self._counters, self.hear = factory, counters, hear
+        self._factory, self._counters = factory, counters
+        self.hear: Callable[[bytes, bytes], None] = hear
         self._wanted: set[str] = set()
         self._waiters: dict[str, list[asyncio.Future[None]]] = {}
         self._told: set[str] = set()  # what this connection was last told to subscribe

@@ -77,6 +77,11 @@ class ConnectionFactory:
             try:
                 async with asyncio.timeout(self.timeout_s):
                     await connection.connect()  # type: ignore[no-untyped-call]  # redis-py
+            except redis_errors.InvalidResponse as error:
+                await close(connection)
+                raise ConfigurationError(
+                    f"Redis at {self.address}: {error}: that is no Redis; check host and port in redis_url"
+                ) from None
             except BaseException:
                 await close(connection)
                 raise
@@ -101,8 +106,6 @@ class ConnectionFactory:
         text = f"Redis at {self.address}: {operation}: {why}"
         if isinstance(error, redis_errors.AuthenticationError | redis_errors.NoPermissionError):
             return ConfigurationError(f"{text}; check user, password and ACL in redis_url")
-        if isinstance(error, redis_errors.InvalidResponse):
-            return ConfigurationError(f"{text}; that is no Redis, check host and port in redis_url")
         if isinstance(error, redis_errors.ResponseError) and "DB index" in str(error):
             return ConfigurationError(f"{text}; check the database number in redis_url")
         if isinstance(error, redis_errors.ResponseError) and why.startswith("WRONGTYPE"):

@@ -6,8 +6,10 @@ of this machine's wall clock changes nothing.
 
 import asyncio
 import logging
+import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 
 from ..config import WebSocketConfig
 from ..exceptions import BackendUnavailableError
@@ -44,6 +46,7 @@ class Membership:
         self._held_since_s = 0.0
         self._verified: asyncio.Future[None] | None = None
         self._reclaiming: asyncio.Future[None] | None = None  # after the lease was found lapsed
+        self._last_waiting: asyncio.Future[None] | None = None
         self._hurry = asyncio.Event()
 
     @property
@@ -71,16 +74,20 @@ class Membership:
         self._held_since_s = self._verified_at_s = now_s
 
     async def run(self) -> None:
-        """Beat until cancelled."""
+        """Beat until cancelled; then nobody waits for a beat any more."""
         self._hurry = asyncio.Event()
-        while True:
-            try:
-                async with asyncio.timeout(self._config.renew_interval_s):
-                    await self._hurry.wait()
-            except TimeoutError:
-                pass
-            self._hurry.clear()
-            await self._beat()
+        try:
+            while True:
+                await self._pause()
+                await self._beat()
+        finally:
+            self._note_beat(math.inf)
+
+    async def _pause(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._config.renew_interval_s):
+                await self._hurry.wait()
+        self._hurry.clear()
 
     async def beat(self) -> None:
         """Beat once now, out of turn."""
@@ -99,10 +106,13 @@ class Membership:
             log.warning("lease not renewed", extra={"node_id": self._node, "error": str(error)})
             self._held_since_s = running_loop().time()
         finally:
-            self._verified_at_s = sent_at_s
-            if self._verified is not None:
-                self._verified.set_result(None)
-                self._verified = None
+            self._note_beat(sent_at_s)
+
+    def _note_beat(self, sent_at_s: float) -> None:
+        self._verified_at_s = sent_at_s
+        if self._verified is not None:
+            self._verified.set_result(None)
+            self._verified = None
 
     async def _renew(self) -> Renewal:
         now_s = running_loop().time()
@@ -127,6 +137,33 @@ class Membership:
             self._verified = loop.create_future()
             self._hurry.set()
         return self._verified
+
+    @property
+    def must_wait(self) -> bool:
+        """Whether ``unverified()``, or somebody still waits who came before that was over."""
+        return self._last_waiting is not None or self.unverified() is not None
+
+    async def verified(self) -> None:
+        """Wait until it is not ``unverified()``; who came first goes on first, so that nothing is overtaken."""
+        before, mine = self._last_waiting, running_loop().create_future()
+        self._last_waiting = mine
+        try:
+            if before is not None:
+                await asyncio.wait([before])
+            while (verified := self.unverified()) is not None:
+                await asyncio.wait([verified])
+        finally:
+            if (
+                before is not None and not before.done()
+            ):  # cancelled: who came later stays behind who came before
+                before.add_done_callback(lambda _: self._has_gone_on(mine))
+            else:
+                self._has_gone_on(mine)
+
+    def _has_gone_on(self, waiter: "asyncio.Future[None]") -> None:
+        waiter.set_result(None)
+        if self._last_waiting is waiter:
+            self._last_waiting = None
 
     async def live_among(self, nodes: Iterable[NodeId]) -> set[NodeId]:
         """Return those that hold a lease; one that is not known is looked up before it is called dead."""

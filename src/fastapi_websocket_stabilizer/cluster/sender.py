@@ -11,7 +11,6 @@ from ..exceptions import BackendUnavailableError, BroadcastFailedError
 from ..local.backlog import DROPPED
 from ..local.connection import Connection, settled
 from ..local.fanout import Job, Tally
-from ..loops import running_loop
 from ..models import BroadcastResult
 from ..names import NodeId
 from ..wire import Encoded, Envelope, Form, Kind
@@ -34,7 +33,6 @@ class Sender:
         self._context, self._leases = context, leases
         self._unheard, self._asks = context.unheard, context.asks
         self._direct = Direct(context)
-        self._last_waiting: asyncio.Future[None] | None = None
 
     def flush(self) -> None:
         """Queue the direct sends that were collected in this tick."""
@@ -113,8 +111,7 @@ class Sender:
 
         While something of ours is on its way through Redis, this takes the same way, not to overtake it.
         """
-        if self._must_wait():
-            await self._verified()
+        await self._verified()
         if not self._unheard:
             return await connection.push_from_anywhere(message)
         if self._unheard.is_full:
@@ -138,8 +135,8 @@ class Sender:
 
     async def _straight(self, client_id: str, message: Encoded, confirm: float | None) -> bool | None:
         """Write to the client's socket if it is here and nothing can be overtaken; None: it goes through Redis."""
-        if self._must_wait():
-            await self._verified()
+        if self._leases is not None and self._leases.must_wait:
+            await self._leases.verified()
         own = self._own_socket(client_id)
         if own is None:
             return None
@@ -155,25 +152,9 @@ class Sender:
             return None
         return self._context.shards.newest(client_id)
 
-    def _must_wait(self) -> bool:
-        """Whether it is not known that this node still holds its lease, or somebody still waits to know it."""
-        return self._last_waiting is not None or (
-            self._leases is not None and self._leases.unverified() is not None
-        )
-
     async def _verified(self) -> None:
-        """Wait until that is known; who came first goes on first, so that nothing is overtaken."""
-        before, mine = self._last_waiting, running_loop().create_future()
-        self._last_waiting = mine
-        try:
-            if before is not None:
-                await asyncio.wait([before])
-            while self._leases is not None and (verified := self._leases.unverified()) is not None:
-                await asyncio.wait([verified])
-        finally:
-            mine.set_result(None)
-            if self._last_waiting is mine:
-                self._last_waiting = None
+        if self._leases is not None and self._leases.must_wait:
+            await self._leases.verified()
 
     async def _to_local(
         self, connections: Sequence[Connection], message: Encoded, confirm: float | None = None
@@ -215,8 +196,7 @@ class Sender:
         self, message: Encoded, exclude: Sequence[str], rooms: Sequence[str], confirm: float | None
     ) -> BroadcastResult:
         """Publish one message; every node, this one too, delivers it when it comes back from the bus."""
-        if self._must_wait():
-            await self._verified()
+        await self._verified()
         if self._unheard.is_full:
             await self._room_for_more()
         self._context.counters.broadcasts += 1

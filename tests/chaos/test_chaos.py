@@ -50,9 +50,7 @@ async def test_a_minute_of_chaos_breaks_no_promise() -> None:
 async def test_a_fault_that_was_sown_is_named(fault: str) -> None:
     steps, lasts_s, invariant = PROVOKED[fault]
     schedule = Schedule(0, lasts_s, replicas=2, clients=CROWD, steps=tuple(steps))
-    history = await chaos(
-        Schedule(0, lasts_s, replicas=2, clients=CROWD, steps=tuple(steps)), sown=fault, settled_s=SOON_S
-    )
+    history = await chaos(schedule, sown=fault, settled_s=SOON_S)
     assert invariant in {violation.partition(":")[0] for violation in violations(history)}
 
 

@@ -47,6 +47,7 @@ class Membership:
         self._verified: asyncio.Future[None] | None = None
         self._reclaiming: asyncio.Future[None] | None = None  # after the lease was found lapsed
         self._last_waiting: asyncio.Future[None] | None = None
+        self._now_s: Callable[[], float] = lambda: 0.0  # the loop's, from the first lease on
         self._hurry = asyncio.Event()
 
     @property
@@ -67,7 +68,8 @@ class Membership:
 
     async def register(self, node: NodeId) -> None:
         """Take a lease under a node_id that was never used."""
-        now_s = running_loop().time()
+        self._now_s = running_loop().time
+        now_s = self._now_s()
         self._node, self._server_seen = node, self._server()
         await self._nodes.register(node, self._describe(), self._ttl_ms)
         self._live[node] = now_s + self._config.lease_ttl_s
@@ -141,6 +143,10 @@ class Membership:
     @property
     def must_wait(self) -> bool:
         """Whether ``unverified()``, or somebody still waits who came before that was over."""
+        if self._last_waiting is None and self._now_s() - self._verified_at_s < self._config.lease_ttl_s:
+            return (
+                self._reclaiming is not None and not self._reclaiming.done()
+            )  # asked for each message: no call
         return self._last_waiting is not None or self.unverified() is not None
 
     async def verified(self) -> None:

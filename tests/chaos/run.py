@@ -26,8 +26,9 @@ PROBES_S = 3.0
 class Run:
     """What is running now."""
 
-    def __init__(self, schedule: Schedule, directory: Path, *, sown: str = "") -> None:
+    def __init__(self, schedule: Schedule, directory: Path, sown: str, settled_s: float) -> None:
         self.schedule, self._directory, self._sown = schedule, directory, sown
+        self._settled_s = settled_s
         self.history = History(LEASE_S, BEAT_S, CALL_LIMIT_S)
         self._loop = asyncio.get_running_loop()
         self._start_s = self._loop.time()
@@ -191,7 +192,7 @@ class Run:
         """Wait until everything is as it should be, but no longer than it may take."""
         self._mend()
         await all_up(self.replicas)
-        deadline_s = self.now_s() + SETTLED_S
+        deadline_s = self.now_s() + self._settled_s
         await asyncio.sleep(SWEPT_S)
         while True:
             self.history.finals = [final for r in self.replicas if (final := await self._ask(r)) is not None]
@@ -248,7 +249,7 @@ class Run:
         self.history.leftovers = [key for key in keys if not key.endswith(":secret") and ":token:" not in key]
 
 
-async def chaos(schedule: Schedule, *, sown: str = "") -> History:
+async def chaos(schedule: Schedule, *, sown: str = "", settled_s: float = SETTLED_S) -> History:
     """Carry out a schedule on real processes; ``sown`` names a fault of ``tests.chaos.seeded``."""
     with TemporaryDirectory(prefix="chaos-") as directory:
-        return await Run(schedule, Path(directory), sown=sown).run()
+        return await Run(schedule, Path(directory), sown, settled_s).run()

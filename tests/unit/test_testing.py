@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,17 +12,12 @@ from fastapi_websocket_stabilizer import (
     PresenceEvent,
     ShutdownError,
     WebSocketConfig,
-    testing,
 )
 from fastapi_websocket_stabilizer.testing import FakeWebSocket, MemoryCluster
 from tests.unit.fakes import turns
 
+DOCUMENT = Path(__file__).parents[2] / "docs/testing.md"
 REPLACED = (1000, "reconnected")
-PUBLIC = [
-    "MemoryCluster", "MemoryManager", "FakeWebSocket",
-    "RedisServer", "shared_redis", "find_server", "NoServerError", "TcpProxy", "ChildProcess", "SlowReader",
-    "free_port", "eventually", "eventually_sync",
-]  # fmt: skip
 
 
 async def test_a_broadcast_reaches_the_sockets_of_every_manager() -> None:
@@ -179,9 +176,11 @@ async def test_a_stalled_fake_socket_gets_what_waited_when_it_reads_on() -> None
         assert socket.received == ["first"]
 
 
-def test_its_public_names_are_exactly_these() -> None:
-    assert sorted(testing.__all__) == sorted(PUBLIC)
-    assert [name for name in testing.__all__ if not getattr(testing, name).__doc__] == []
+async def test_the_example_of_the_documentation_works() -> None:
+    _, _, rest = DOCUMENT.read_text().partition("```python\n")
+    example: dict[str, Any] = {}
+    exec(rest.partition("```")[0], example)
+    await example["test_a_message_follows_its_user_to_another_replica"]()
 
 
 def test_the_package_imports_neither_it_nor_a_test_runner() -> None:

@@ -44,8 +44,8 @@ class Claims:
 
     async def verified(self) -> None:
         """Wait until it is known whether we hold our lease: what is entered under an id that was swept stays."""
-        while self._leases is not None and (verified := self._leases.unverified()) is not None:
-            await asyncio.wait([verified])
+        if self._leases is not None and self._leases.must_wait:
+            await self._leases.verified()
 
     async def claim(self, connection: Connection) -> None:
         """Register a connection and have those it outranks closed.

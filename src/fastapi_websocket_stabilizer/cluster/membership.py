@@ -5,8 +5,10 @@ of this machine's wall clock changes nothing.
 """
 
 import asyncio
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Protocol
 
 from ..config import WebSocketConfig
@@ -65,6 +67,8 @@ class Membership:
         self._held_since_s = 0.0
         self._verified: asyncio.Future[None] | None = None
         self._reclaiming: asyncio.Future[None] | None = None  # after the lease was found lapsed
+        self._last_waiting: asyncio.Future[None] | None = None
+        self._now_s: Callable[[], float] = lambda: 0.0  # the loop's, from the first lease on
         self._hurry = asyncio.Event()
 
     @property
@@ -81,12 +85,13 @@ class Membership:
     async def register(self, node: NodeId) -> None:
         """Take a lease under a node_id that was never used."""
         self.begin(node)
-        now_s = running_loop().time()
+        now_s = self._now_s()
         await self._nodes.register(node, self._describe(), self._ttl_ms)
         self._live[node] = now_s + self._config.lease_ttl_s
 
     def begin(self, node: NodeId) -> None:
         """Be ``node``, whose lease the first beat will find missing unless it is taken before."""
+        self._now_s = running_loop().time
         self._node, self._server_seen, self._epoch = node, self._server(), ""
         self._held_since_s = self._verified_at_s = running_loop().time()
 
@@ -95,16 +100,20 @@ class Membership:
         self._hurry.set()
 
     async def run(self) -> None:
-        """Beat until cancelled."""
+        """Beat until cancelled; then nobody waits for a beat any more."""
         self._hurry = asyncio.Event()
-        while True:
-            try:
-                async with asyncio.timeout(self._config.renew_interval_s):
-                    await self._hurry.wait()
-            except TimeoutError:
-                pass
-            self._hurry.clear()
-            await self._beat()
+        try:
+            while True:
+                await self._pause()
+                await self._beat()
+        finally:
+            self._note_beat(math.inf)
+
+    async def _pause(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._config.renew_interval_s):
+                await self._hurry.wait()
+        self._hurry.clear()
 
     async def beat(self) -> None:
         """Beat once now, out of turn."""
@@ -125,10 +134,13 @@ class Membership:
             self._listener.lost(error)
             self._held_since_s = running_loop().time()
         finally:
-            self._verified_at_s = sent_at_s
-            if self._verified is not None:
-                self._verified.set_result(None)
-                self._verified = None
+            self._note_beat(sent_at_s)
+
+    def _note_beat(self, sent_at_s: float) -> None:
+        self._verified_at_s = sent_at_s
+        if self._verified is not None:
+            self._verified.set_result(None)
+            self._verified = None
 
     def _has_moved(self, epoch: str) -> bool:
         """Whether another server answers, or the same one with other content: it may have forgotten anything."""
@@ -169,6 +181,37 @@ class Membership:
             self._verified = running_loop().create_future()
             self._hurry.set()
         return self._verified
+
+    @property
+    def must_wait(self) -> bool:
+        """Whether ``unverified()``, or somebody still waits who came before that was over."""
+        if self._last_waiting is None and self._now_s() - self._verified_at_s < self._config.lease_ttl_s:
+            return (
+                self._reclaiming is not None and not self._reclaiming.done()
+            )  # asked for each message: no call
+        return self._last_waiting is not None or self.unverified() is not None
+
+    async def verified(self) -> None:
+        """Wait until it is not ``unverified()``; who came first goes on first, so that nothing is overtaken."""
+        before, mine = self._last_waiting, running_loop().create_future()
+        self._last_waiting = mine
+        try:
+            if before is not None:
+                await asyncio.wait([before])
+            while (verified := self.unverified()) is not None:
+                await asyncio.wait([verified])
+        finally:
+            if (
+                before is not None and not before.done()
+            ):  # cancelled: who came later stays behind who came before
+                before.add_done_callback(lambda _: self._has_gone_on(mine))
+            else:
+                self._has_gone_on(mine)
+
+    def _has_gone_on(self, waiter: "asyncio.Future[None]") -> None:
+        waiter.set_result(None)
+        if self._last_waiting is waiter:
+            self._last_waiting = None
 
     async def live_among(self, nodes: Iterable[NodeId]) -> set[NodeId]:
         """Return those that hold a lease; one that is not known is looked up before it is called dead."""

@@ -7,7 +7,6 @@ from ..exceptions import BackendUnavailableError, BroadcastFailedError
 from ..local.backlog import TAKEN, Sent
 from ..local.connection import Connection
 from ..local.jobs import Mail, Tally
-from ..loops import running_loop
 from ..models import BroadcastResult
 from ..wire import Encoded, Envelope, Kind
 from .answers import are_names, is_report
@@ -27,7 +26,6 @@ class Sender:
         self._context, self._leases = context, leases
         self._unheard, self._asks = context.unheard, context.asks
         self._direct = Direct(context)
-        self._last_waiting: asyncio.Future[None] | None = None
 
     def flush(self) -> None:
         """Queue the direct sends that were collected in this tick."""
@@ -39,8 +37,8 @@ class Sender:
         """``to_clients`` for one, which most sends are: as short as it can be."""
         if confirm is not None or not self._context.is_distributed:
             return (await self.to_clients([client_id], message, confirm))[0]
-        if self._must_wait():
-            await self._verified()
+        if self._leases is not None and self._leases.must_wait:
+            await self._leases.verified()
         own = self._own_socket(client_id)
         if own is not None:
             sent = own.push_or_hand_over(message)
@@ -107,8 +105,7 @@ class Sender:
 
         While something of ours is on its way through Redis, this takes the same way, not to overtake it.
         """
-        if self._must_wait():
-            await self._verified()
+        await self._verified()
         if not self._unheard:
             return await connection.push_from_anywhere(message)
         if self._unheard.is_full:
@@ -132,8 +129,8 @@ class Sender:
 
     async def _straight(self, client_id: str, message: Encoded, confirm: float | None) -> bool | None:
         """Write to the client's socket if it is here and nothing can be overtaken; None: it goes through Redis."""
-        if self._must_wait():
-            await self._verified()
+        if self._leases is not None and self._leases.must_wait:
+            await self._leases.verified()
         own = self._own_socket(client_id)
         if own is None:
             return None
@@ -152,25 +149,9 @@ class Sender:
             return None
         return self._context.shards.newest(client_id)
 
-    def _must_wait(self) -> bool:
-        """Whether it is not known that this node still holds its lease, or somebody still waits to know it."""
-        return self._last_waiting is not None or (
-            self._leases is not None and self._leases.unverified() is not None
-        )
-
     async def _verified(self) -> None:
-        """Wait until that is known; who came first goes on first, so that nothing is overtaken."""
-        before, mine = self._last_waiting, running_loop().create_future()
-        self._last_waiting = mine
-        try:
-            if before is not None:
-                await asyncio.wait([before])
-            while self._leases is not None and (verified := self._leases.unverified()) is not None:
-                await asyncio.wait([verified])
-        finally:
-            mine.set_result(None)
-            if self._last_waiting is mine:
-                self._last_waiting = None
+        if self._leases is not None and self._leases.must_wait:
+            await self._leases.verified()
 
     async def _to_local(
         self, connections: Sequence[Connection], message: Encoded, confirm: float | None = None
@@ -212,8 +193,7 @@ class Sender:
         self, message: Encoded, exclude: Sequence[str], rooms: Sequence[str], confirm: float | None
     ) -> BroadcastResult:
         """Publish one message; every node, this one too, delivers it when it comes back from the bus."""
-        if self._must_wait():
-            await self._verified()
+        await self._verified()
         if self._unheard.is_full:
             await self._room_for_more()
         self._context.counters.broadcasts += 1

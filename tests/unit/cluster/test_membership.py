@@ -314,3 +314,43 @@ async def test_node_that_was_awake_when_its_lease_was_forgotten_serves_on(world:
     world.nodes.held = False
     await world.pass_time(BEAT_S)
     assert (world.refusals, world.leases.unverified()) == (1, None)
+
+
+# Waiting for a beat
+
+
+async def test_who_waits_for_a_beat_goes_on_in_the_order_of_coming(world: World) -> None:
+    world.nodes.may_answer.clear()
+    world.clock.advance(LEASE_S)
+    went_on: list[int] = []
+
+    async def wait(number: int) -> None:
+        if world.leases.must_wait:
+            await world.leases.verified()
+        went_on.append(number)
+
+    waiting = [asyncio.create_task(wait(number)) for number in range(3)]
+    await turns()
+    waiting[1].cancel()
+    world.nodes.may_answer.set()
+    await asyncio.wait([waiting[0]])
+    late = asyncio.create_task(wait(3))  # the beat is over, and some still wait
+    await asyncio.wait([*waiting, late])
+    assert went_on == [0, 2, 3]
+    assert not world.leases.must_wait
+
+
+async def test_nobody_waits_for_a_beat_that_will_not_come() -> None:
+    world = World()
+    await world.leases.register(ME)
+    beating = asyncio.create_task(world.leases.run())
+    await turns()
+    world.nodes.may_answer.clear()
+    world.clock.advance(LEASE_S)
+    waiting = asyncio.create_task(world.leases.verified())
+    await turns()
+    assert not waiting.done()
+    beating.cancel()
+    await asyncio.wait([beating, waiting], timeout=1)
+    assert waiting.done()
+    assert not world.leases.must_wait

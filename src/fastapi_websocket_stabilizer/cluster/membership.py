@@ -19,6 +19,10 @@ REMEMBERED_DEAD = 4096
 """Nodes known to have lapsed; a lapsed node_id never lives again."""
 
 
+RETRY_S = 0.5
+"""From a beat without an answer to the next: what was refused meanwhile is waiting."""
+
+
 class Listener(Protocol):
     """What the beats are for."""
 
@@ -66,6 +70,7 @@ class Membership:
         self._verified: asyncio.Future[None] | None = None
         self._reclaiming: asyncio.Future[None] | None = None  # after the lease was found lapsed
         self._hurry = asyncio.Event()
+        self._is_lost = False
 
     @property
     def _ttl_ms(self) -> int:
@@ -98,8 +103,9 @@ class Membership:
         """Beat until cancelled."""
         self._hurry = asyncio.Event()
         while True:
+            interval_s = self._config.renew_interval_s
             try:
-                async with asyncio.timeout(self._config.renew_interval_s):
+                async with asyncio.timeout(min(interval_s, RETRY_S) if self._is_lost else interval_s):
                     await self._hurry.wait()
             except TimeoutError:
                 pass
@@ -110,6 +116,7 @@ class Membership:
         sent_at_s = running_loop().time()
         try:
             renewal = await self._renew()
+            self._is_lost = False
             has_moved = self._has_moved(renewal.epoch)
             self._listener.answered()
             if not renewal.held:
@@ -118,6 +125,7 @@ class Membership:
                 self._listener.moved()
             self._listener.beat(renewal)
         except LOSSES as error:
+            self._is_lost = True
             self._listener.lost(error)
             self._held_since_s = running_loop().time()
         finally:

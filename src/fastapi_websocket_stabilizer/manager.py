@@ -58,8 +58,9 @@ class WebSocketConnectionManager(HookDecorators):
         """Start the heartbeat; with ``redis_url`` join the registry first. Again after a shutdown if you like.
 
         Raises:
-            BackendUnavailableError: Redis does not answer; within about ``redis_timeout_s``.
-            ConfigurationError: Redis refuses us: wrong password or database, or too old.
+            BackendUnavailableError: Redis does not answer, and ``on_backend_loss`` is "refuse"; within about
+                ``redis_timeout_s``.
+            ConfigurationError: Redis refuses us: wrong password or database, or too old; or it is no Redis.
         """
         await self._registry.start()
 
@@ -114,7 +115,8 @@ class WebSocketConnectionManager(HookDecorators):
             MemoryLimitExceededError: A memory limit is reached and nobody can give way.
             MessageError: ``metadata`` has no JSON, or too much of it (only with ``redis_url``).
             ShutdownError: After ``graceful_shutdown``. A ``DrainingError`` during and after a drain.
-            BackendUnavailableError: Redis does not answer; nothing stays registered.
+            BackendUnavailableError: Redis does not answer, and ``on_backend_loss`` is "refuse"; nothing stays
+                registered. Otherwise it is registered later.
         """
         check_client_id(client_id)
         self._registry.check_usable()
@@ -215,11 +217,12 @@ class WebSocketConnectionManager(HookDecorators):
 
         Returns True when a socket here took the message (written, or in its outbox), or when Redis handed it
         to the replica that holds the client. With ``confirm`` (seconds) True only once it was written to the
-        socket; False when no word came in time, and it may still arrive.
+        socket; False when no word came in time, and it may still arrive. Without Redis, False for a client that
+        is not here.
 
         Raises:
             MessageError: It cannot be encoded or is longer than ``max_message_size``; nothing was sent.
-            BackendUnavailableError: Redis did not answer.
+            BackendUnavailableError: Redis did not answer, and ``on_backend_loss`` is "refuse".
         """
         name, encoded = check_client_id(client_id), self._encode(message)
         return await self._registry.sender.to_client(name, encoded, confirm)
@@ -243,12 +246,13 @@ class WebSocketConnectionManager(HookDecorators):
     ) -> BroadcastResult:
         """Send to everybody, or to the members of one room or several (each socket once).
 
-        The result counts this replica's sockets; with ``confirm`` (seconds) all replicas' that answered.
+        The result counts this replica's sockets; with ``confirm`` (seconds) all replicas' that answered. Without
+        Redis it reaches this replica's alone, and ``nodes`` is 1.
 
         Raises:
             BroadcastFailedError: Every socket that it was meant for failed.
             MessageError: It cannot be encoded or is longer than ``max_message_size``; nothing was sent.
-            BackendUnavailableError: Redis did not answer.
+            BackendUnavailableError: Redis did not answer, and ``on_backend_loss`` is "refuse".
         """
         encoded = self._encode(message)
         exclude, rooms = check_each(exclude_client or None, check_client_id), check_each(room, check_room)

@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import sys
 from collections.abc import AsyncIterator, Awaitable
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -267,7 +268,8 @@ async def test_what_was_delivered_here_alone_is_not_delivered_again_when_redis_b
         before = len(texts)
         await eventually(lambda: len(texts) > before + 50)
         heal()
-        await eventually(lambda: not_degraded(node))
+        for manager in (node, near):
+            await eventually(partial(not_degraded, manager))
         before = len(texts)
         await eventually(lambda: len(texts) > before + 100)
         talking.cancel()

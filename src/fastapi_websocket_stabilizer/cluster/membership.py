@@ -21,6 +21,10 @@ REMEMBERED_DEAD = 4096
 """Nodes known to have lapsed; a lapsed node_id never lives again."""
 
 
+RETRY_S = 0.5
+"""From a beat without an answer to the next: what was refused meanwhile is waiting."""
+
+
 class Listener(Protocol):
     """What the beats are for."""
 
@@ -70,6 +74,7 @@ class Membership:
         self._last_waiting: asyncio.Future[None] | None = None
         self._now_s: Callable[[], float] = lambda: 0.0  # the loop's, from the first lease on
         self._hurry = asyncio.Event()
+        self._is_lost = False
 
     @property
     def _ttl_ms(self) -> int:
@@ -110,8 +115,9 @@ class Membership:
             self._note_beat(math.inf)
 
     async def _pause(self) -> None:
+        interval_s = self._config.renew_interval_s
         with suppress(TimeoutError):
-            async with asyncio.timeout(self._config.renew_interval_s):
+            async with asyncio.timeout(min(interval_s, RETRY_S) if self._is_lost else interval_s):
                 await self._hurry.wait()
         self._hurry.clear()
 
@@ -123,6 +129,7 @@ class Membership:
         sent_at_s = running_loop().time()
         try:
             renewal = await self._renew()
+            self._is_lost = False
             has_moved = self._has_moved(renewal.epoch)
             self._listener.answered()
             if not renewal.held:
@@ -131,6 +138,7 @@ class Membership:
                 self._listener.moved()
             self._listener.beat(renewal)
         except LOSSES as error:
+            self._is_lost = True
             self._listener.lost(error)
             self._held_since_s = running_loop().time()
         finally:

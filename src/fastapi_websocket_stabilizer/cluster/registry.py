@@ -275,6 +275,7 @@ class Registry:
             await asyncio.wait(self._services)
         self._services.clear()
         self.context.unheard.give_up()
+        self.context.is_away = False  # once more, whatever the last beat said
         with suppress(BackendUnavailableError):
             await self.claims.release_pending()
         if self.leases is not None:

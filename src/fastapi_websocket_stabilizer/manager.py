@@ -58,8 +58,7 @@ class WebSocketConnectionManager(HookDecorators):
         """Start the heartbeat; with ``redis_url`` join the registry first. Again after a shutdown if you like.
 
         Raises:
-            BackendUnavailableError: Redis does not answer, and ``on_backend_loss`` is "refuse"; within about
-                ``redis_timeout_s``.
+            BackendUnavailableError: Redis does not answer, and ``on_backend_loss`` is "refuse".
             ConfigurationError: Redis refuses us: wrong password or database, or too old; or it is no Redis.
         """
         await self._registry.start()
@@ -67,9 +66,8 @@ class WebSocketConnectionManager(HookDecorators):
     async def graceful_shutdown(self, timeout: float = 30.0) -> ShutdownReport:
         """Close every socket with 1001 within ``timeout`` seconds, release every entry and leave the registry.
 
-        A Redis that does not answer makes it longer by at most about ``redis_timeout_s``.
-
-        Later ``connect`` raises ``ShutdownError`` until ``start()`` is called again.
+        A Redis that does not answer makes it longer by at most about ``redis_timeout_s``. Later ``connect`` raises
+        ``ShutdownError`` until ``start()`` is called again.
         """
         return await self._registry.stop(timeout)
 

@@ -1,4 +1,4 @@
-"""The backends that every contract suite runs on: memory, and each named server."""
+"""The backends that every contract suite runs on: memory, each named server, and each topology."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
@@ -12,7 +12,8 @@ from fastapi_websocket_stabilizer.names import NodeId
 from fastapi_websocket_stabilizer.ports import Backend, Receive
 from fastapi_websocket_stabilizer.wire import Envelope, Part
 from tests.support.requirements import missing
-from tests.support.servers import ROWS, Missing, RedisServer, find_row
+from tests.support.servers import Missing
+from tests.support.topologies import TOPOLOGIES
 
 TIMEOUT_S = 3.0
 NODE = NodeId("n1")
@@ -46,21 +47,22 @@ class Peer:
 OpenPeer = Callable[[str], Awaitable[Peer]]
 
 
-@pytest.fixture(scope="session", params=["memory", *ROWS])
-def row(request: pytest.FixtureRequest) -> Iterator[RedisServer | None]:
-    """Each place that a registry can live in; None is this process."""
+@pytest.fixture(scope="session", params=["memory", *TOPOLOGIES])
+def row(request: pytest.FixtureRequest) -> Iterator[str | None]:
+    """URL of each place that a registry can live in; None is this process."""
     if request.param == "memory":
         yield None
         return
-    found = find_row(request.param)
+    topology = TOPOLOGIES[request.param]
+    found = topology.find()
     if isinstance(found, Missing):
         missing(found.reason)
-    with RedisServer(found) as server:
-        yield server
+    with topology.serve(found) as url:
+        yield url
 
 
 @pytest.fixture
-async def open_peer(row: RedisServer | None, namespace: str) -> AsyncIterator[OpenPeer]:
+async def open_peer(row: str | None, namespace: str) -> AsyncIterator[OpenPeer]:
     """Start further nodes of the test's registry; all of them stop after the test."""
     hub, peers = MemoryHub(), []
 
@@ -68,7 +70,7 @@ async def open_peer(row: RedisServer | None, namespace: str) -> AsyncIterator[Op
         if row is None:
             return MemoryBackend(hub, node, receive, Counters())
         return RedisBackend(
-            WebSocketConfig(redis_url=row.url, namespace=namespace, redis_timeout_s=TIMEOUT_S),
+            WebSocketConfig(redis_url=row, namespace=namespace, redis_timeout_s=TIMEOUT_S),
             receive,
             Counters(),
         )

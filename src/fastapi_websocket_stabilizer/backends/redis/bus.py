@@ -19,9 +19,10 @@ from ...names import NodeId
 from ...ports import Receive
 from ...wire import Envelope, pack, pack_before_parts, pack_message, unpack
 from . import scripts
-from .client import Backoff, ConnectionFactory, close
+from .client import Backoff, ConnectionFactory
 from .keys import Keys
 from .pipeline import Argument, Pipeline
+from .sockets import close
 
 log: logging.Logger = logging.getLogger(__name__)
 

@@ -15,8 +15,9 @@ from redis.asyncio import Connection
 from ...exceptions import BackendUnavailableError
 from ...loops import running_loop
 from ...metrics import Counters
-from .client import Backoff, ConnectionFactory, check_server, close, is_lost
+from .client import Backoff, ConnectionFactory, check_server, is_lost
 from .scripts import Script
+from .sockets import close
 
 LIMIT_BYTES = 64 * 1024 * 1024
 """Bytes of commands waiting to be sent; one more is refused."""

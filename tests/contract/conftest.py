@@ -1,6 +1,6 @@
 """The backends that every contract suite runs on: memory, each named server, and each topology."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
 import pytest
 
@@ -22,8 +22,10 @@ NODE = NodeId("n1")
 class Peer:
     """One node of a registry: its backend, and what its bus has heard."""
 
-    def __init__(self, node: NodeId, make: Callable[[NodeId, Receive], Backend]) -> None:
-        self.node = node
+    def __init__(
+        self, node: NodeId, make: Callable[[NodeId, Receive], Backend], *, is_in_cluster: bool = False
+    ) -> None:
+        self.node, self._is_in_cluster = node, is_in_cluster
         self.heard: list[tuple[str, Envelope]] = []
         self.backend = make(node, self._hear)
 
@@ -38,6 +40,18 @@ class Peer:
             for _, envelope in self.heard
             for body in ([part.body for part in envelope.parts] or [envelope.body])
         ]
+
+    def hears_in_order(self, bodies: Sequence[str]) -> bool:
+        """Whether it heard exactly these; in a cluster only those of one channel need to be in order."""
+        if not self._is_in_cluster:
+            return self.bodies == list(bodies)
+        places: dict[str, list[int]] = {}
+        for channel, envelope in self.heard:
+            for body in [part.body for part in envelope.parts] or [envelope.body]:
+                places.setdefault(channel, []).append(bodies.index(str(body)))
+        return sorted(map(str, self.bodies)) == sorted(bodies) and all(
+            found == sorted(found) for found in places.values()
+        )
 
     @property
     def parts(self) -> list[Part]:
@@ -76,7 +90,7 @@ async def open_peer(row: str | None, namespace: str) -> AsyncIterator[OpenPeer]:
         )
 
     async def start(name: str) -> Peer:
-        peer = Peer(NodeId(name), make)
+        peer = Peer(NodeId(name), make, is_in_cluster="+cluster" in (row or ""))
         await peer.backend.start(peer.node)
         peers.append(peer)
         return peer

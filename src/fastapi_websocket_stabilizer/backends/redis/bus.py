@@ -7,7 +7,7 @@ reconnect everything is subscribed again and nothing that was left comes back.
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 
 from redis import exceptions as redis_errors
 from redis.asyncio import Connection
@@ -20,8 +20,10 @@ from ...ports import Receive
 from ...wire import Envelope, pack, pack_before_parts, pack_message, unpack
 from . import scripts
 from .client import Backoff, ConnectionFactory
+from .duties import Channels, Commands
 from .keys import Keys
-from .pipeline import Argument, Pipeline
+from .pipeline import REDIRECTIONS, Argument
+from .slots import RETRY_S, slot_of
 from .sockets import close
 
 log: logging.Logger = logging.getLogger(__name__)
@@ -33,8 +35,15 @@ class Subscriber:
     """Keeps one connection subscribed and hands over what it hears; reconnects for ever."""
 
     def __init__(
-        self, factory: ConnectionFactory, counters: Counters, hear: Callable[[bytes, bytes], None]
+        self,
+        factory: ConnectionFactory,
+        counters: Counters,
+        hear: Callable[[bytes, bytes], None],
+        prefix: str = "",
     ) -> None:
+        # "S" is sharded Pub/Sub: a command names channels of one slot only, and the server may end one itself.
+        self._prefix = prefix
+        self._kinds = [f"{prefix}{kind}".lower().encode() for kind in ("message", "subscribe", "unsubscribe")]
         self._factory, self._counters, self._hear = factory, counters, hear
         self._wanted: set[str] = set()
         self._waiters: dict[str, list[asyncio.Future[None]]] = {}
@@ -48,6 +57,7 @@ class Subscriber:
         self._tasks: list[asyncio.Task[None]] = []
         self.on_gap: Callable[[], None] = lambda: None
         self.pause: Callable[[], Awaitable[object] | None] = lambda: None
+        self.on_moved: Callable[[redis_errors.MovedError], None] = lambda error: None
 
     @property
     def is_connected(self) -> bool:
@@ -55,8 +65,12 @@ class Subscriber:
 
     async def start(self) -> None:
         """Connect and begin to read."""
-        self._flush = asyncio.Event()
         self._connection = await self._open()
+        self.listen()
+
+    def listen(self) -> None:
+        """Begin to read; connects in the background, again and again, unless ``start`` has."""
+        self._flush = asyncio.Event()
         self._tasks = [
             asyncio.create_task(self._read_for_ever(), name="bus-read"),
             asyncio.create_task(self._tell_changes(), name="bus-subscribe"),
@@ -81,10 +95,9 @@ class Subscriber:
         Raises:
             BackendUnavailableError: It did not within the timeout; the channel stays wanted.
         """
-        self._wanted.add(name)
+        self.want(name)
         if self._is_confirmed(name):
             return
-        self._change(name)
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.setdefault(name, []).append(waiter)
         try:
@@ -94,6 +107,12 @@ class Subscriber:
             raise BackendUnavailableError(
                 f"Redis at {self._factory.address}: subscribe: no answer within {self._factory.timeout_s:g} s"
             ) from None
+
+    def want(self, name: str) -> None:
+        """Subscribe without waiting."""
+        self._wanted.add(name)
+        if not self._is_confirmed(name):
+            self._change(name)
 
     def unsubscribe(self, name: str) -> None:
         """Stop wanting a channel; whoever still waits for it need not wait any more."""
@@ -134,9 +153,17 @@ class Subscriber:
         self._told.update(new)
         self._unconfirmed.update(new)
         for command, names in (("UNSUBSCRIBE", old), ("SUBSCRIBE", new)):
-            for start in range(0, len(names), CHANNELS_PER_COMMAND):
-                chunk = names[start : start + CHANNELS_PER_COMMAND]
-                await connection.send_command(command, *chunk, check_health=False)
+            for chunk in self._chunks(names):
+                await connection.send_command(self._prefix + command, *chunk, check_health=False)
+
+    def _chunks(self, names: list[str]) -> Iterator[list[str]]:
+        """Return what fits into one command."""
+        by_slot: dict[int, list[str]] = {}
+        for name in names:
+            by_slot.setdefault(slot_of(name) if self._prefix else 0, []).append(name)
+        for same in by_slot.values():
+            for start in range(0, len(same), CHANNELS_PER_COMMAND):
+                yield same[start : start + CHANNELS_PER_COMMAND]
 
     async def _read_for_ever(self) -> None:
         backoff = Backoff()
@@ -158,14 +185,46 @@ class Subscriber:
                 await asyncio.sleep(backoff.delay_s)
 
     async def _read(self, connection: Connection) -> None:
+        message, subscribed, unsubscribed = self._kinds
         while True:
-            reply = await connection.read_response()
-            if reply[0] == b"message":
+            try:
+                reply = await connection.read_response()
+            except REDIRECTIONS as error:
+                self._try_elsewhere(error)
+                continue
+            if reply[0] == message:
                 self._hear(reply[1], reply[2])
                 if (pause := self.pause()) is not None:
                     await pause
-            elif reply[0] == b"subscribe":
+            elif reply[0] == subscribed:
                 self._confirm(reply[1].decode())
+            elif reply[0] == unsubscribed:
+                self._drop(reply[1].decode())
+
+    def _drop(self, name: str) -> None:
+        """Ask for a channel again that the server ended: its slot is moving away, and the answer says where."""
+        if self._is_confirmed(name):
+            self._told.discard(name)
+            self.on_gap()
+            self._change(name)
+
+    def _try_elsewhere(self, error: redis_errors.ResponseError) -> None:
+        """Have channels subscribed where the server says, or here again if nobody serves them at the moment."""
+        if isinstance(error, redis_errors.MovedError):
+            names = [name for name in self._told if slot_of(name) == error.slot_id]
+        else:
+            names = list(self._unconfirmed)
+        self._told.difference_update(names)
+        for name in names:
+            self._unconfirmed.pop(name, None)
+        if isinstance(error, redis_errors.MovedError):
+            self.on_moved(error)
+        asyncio.get_running_loop().call_later(RETRY_S, self._ask_again, names)
+
+    def _ask_again(self, names: list[str]) -> None:
+        for name in names:
+            if name in self._wanted:
+                self._change(name)
 
     def _refuse_waiters(self, error: Exception) -> None:
         """No right to a channel will not come by waiting; everything else is asked for again."""
@@ -175,6 +234,8 @@ class Subscriber:
             self._waiters.clear()
 
     def _confirm(self, name: str) -> None:
+        if name not in self._unconfirmed:
+            return  # asked for again meanwhile
         self._unconfirmed[name] -= 1
         if not self._unconfirmed[name]:
             del self._unconfirmed[name]
@@ -196,8 +257,16 @@ class Subscriber:
 class RedisPublishing:
     """The sending half of ``ports.Bus`` over Redis Pub/Sub."""
 
-    def __init__(self, keys: Keys, pipeline: Pipeline) -> None:
+    def __init__(self, keys: Keys, pipeline: Commands) -> None:
         self._keys, self._pipeline = keys, pipeline
+
+    @property
+    def command(self) -> str:
+        """What publishes to a channel."""
+        return "PUBLISH"
+
+    async def settle(self) -> None:
+        """Wait until everything that was given to us is queued for Redis."""
 
     async def publish_all(self, envelope: Envelope) -> int:
         return await self._publish(self._keys.all, envelope)
@@ -209,7 +278,10 @@ class RedisPublishing:
         return await self._publish(self._keys.inbox(node), envelope)
 
     async def _publish(self, channel: str, envelope: Envelope) -> int:
-        return int(await self._pipeline.send("PUBLISH", channel, pack(envelope), idempotent=False))
+        return int(await self._queue(channel, envelope))
+
+    def _queue(self, channel: str, envelope: Envelope) -> "asyncio.Future[int]":
+        return self._pipeline.send(self.command, channel, pack(envelope), idempotent=False)
 
     def publish_clients(self, envelope: Envelope, top: int) -> "asyncio.Future[list[list[NodeId]]]":
         keys, arguments = direct_call(self._keys, envelope, top)
@@ -243,18 +315,25 @@ def direct_reply(reply: tuple[list[int], list[bytes], list[int]]) -> list[list[N
     return rows
 
 
-class RedisBus(RedisPublishing):
-    """``ports.Bus`` over Redis Pub/Sub."""
+class RoomChannels:
+    """The hearing half of ``ports.Bus``."""
 
-    def __init__(self, keys: Keys, pipeline: Pipeline, subscriber: Subscriber) -> None:
-        super().__init__(keys, pipeline)
-        self._subscriber = subscriber
+    _keys: Keys
+    _subscriber: Channels
 
     async def subscribe_room(self, room: str) -> None:
         await self._subscriber.subscribe(self._keys.room(room))
 
     def unsubscribe_room(self, room: str) -> None:
         self._subscriber.unsubscribe(self._keys.room(room))
+
+
+class RedisBus(RedisPublishing, RoomChannels):
+    """``ports.Bus`` over Redis Pub/Sub."""
+
+    def __init__(self, keys: Keys, pipeline: Commands, subscriber: Channels) -> None:
+        super().__init__(keys, pipeline)
+        self._subscriber = subscriber
 
 
 class Ear:

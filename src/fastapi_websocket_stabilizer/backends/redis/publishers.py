@@ -19,10 +19,11 @@ from ...models import Message
 from ...names import NodeId, check_client_id, check_each, check_room
 from ...wire import Encoded, Envelope, Kind, Part, encode, pack, part_size
 from . import scripts
-from .bus import RedisPublishing, direct_call, direct_reply
+from .bus import direct_call, direct_reply
 from .client import ConnectionFactory
 from .keys import Keys
-from .pipeline import Pipeline
+from .topology import topology_at
+from .urls import parse
 
 DEFAULT_MAX_MESSAGE_SIZE = 1048576
 CLIENTS_PER_CALL = 500
@@ -71,8 +72,9 @@ class Publisher:
         timeout_s: float = 3.0,
         max_connections_per_client: int = 1,
     ) -> None:
-        self._pipeline = Pipeline(ConnectionFactory(redis_url, timeout_s), Counters(), "publisher")
-        self._bus = RedisPublishing(Keys(namespace), self._pipeline)
+        self._topology = topology_at(parse(redis_url), timeout_s, Counters())
+        self._pipeline = self._topology.commands("publisher")
+        self._bus = self._topology.publishing(Keys(namespace), self._pipeline)
         self._limit, self._top = max_message_size, max_connections_per_client
         self._outgoing = _Outgoing()
         self._starting = asyncio.Lock()
@@ -117,7 +119,9 @@ class Publisher:
     async def close(self) -> None:
         """Send what is queued and let go of Redis; a later call connects again."""
         self._is_started = False
+        await self._bus.settle()
         await self._pipeline.stop()
+        await self._topology.stop()
 
     async def _start(self) -> None:
         async with self._starting:

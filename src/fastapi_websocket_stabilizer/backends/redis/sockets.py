@@ -24,3 +24,10 @@ async def open_connection(options: Mapping[str, Any], timeout_s: float) -> Conne
 async def close(connection: Connection) -> None:
     """Close without waiting for the peer."""
     await connection.disconnect(nowait=True)
+
+
+def abort(connection: Connection) -> None:
+    """Cut a connection that somebody reads, who will find it lost; also when the peer takes no byte any more."""
+    writer = getattr(connection, "_writer", None)
+    if writer is not None:
+        writer.transport.abort()

@@ -1,6 +1,7 @@
 """Presence, rooms, tokens and leases in Redis. Every script is idempotent, so a lost connection is retried.
 
-The index of what a sweep must undo is written *before* the entry it is about, in the same pipeline.
+The index of what a sweep must undo is written *before* the entry it is about: in the same pipeline, or in a
+cluster, where they may be on different servers, confirmed before the entry is sent.
 """
 
 from collections.abc import Sequence
@@ -8,18 +9,18 @@ from collections.abc import Sequence
 from ...names import ConnectionId, NodeId, node_of
 from ...ports import Claim, Claimed, Entry, Membership, Renewal
 from . import scripts
+from .duties import Commands
 from .keys import Keys
-from .pipeline import Pipeline
 
 
 class RedisPresence:
     """``ports.PresenceStore``."""
 
-    def __init__(self, keys: Keys, pipeline: Pipeline) -> None:
+    def __init__(self, keys: Keys, pipeline: Commands) -> None:
         self._keys, self._pipeline = keys, pipeline
 
     async def claim(self, claim: Claim) -> Claimed:
-        self._write_index(claim)
+        await self._write_index(claim)
         return _claimed(
             await self._pipeline.call(
                 scripts.CLIENT_CLAIM,
@@ -34,7 +35,7 @@ class RedisPresence:
         )
 
     async def claim_if_free(self, claim: Claim) -> Claimed:
-        self._write_index(claim)
+        await self._write_index(claim)
         return _claimed(
             await self._pipeline.call(
                 scripts.CLIENT_CLAIM_IF_FREE,
@@ -52,11 +53,13 @@ class RedisPresence:
 
     async def entries(self, client_ids: Sequence[str]) -> list[list[Entry]]:
         calls = [self._pipeline.send("HGETALL", self._keys.client(c), idempotent=True) for c in client_ids]
-        return [_entries(await call) for call in calls]
+        return [entries_of(await call) for call in calls]
 
-    def _write_index(self, claim: Claim) -> None:
+    async def _write_index(self, claim: Claim) -> None:
         key = self._keys.connections(node_of(claim.connection_id))
-        self._pipeline.send("HSET", key, claim.connection_id, claim.client_id, idempotent=True)
+        written = self._pipeline.send("HSET", key, claim.connection_id, claim.client_id, idempotent=True)
+        if not self._pipeline.is_ordered:
+            await written
 
 
 def _claimed(reply: list[bytes]) -> Claimed:
@@ -64,7 +67,8 @@ def _claimed(reply: list[bytes]) -> Claimed:
     return Claimed(int(stamp), not int(before), tuple(ConnectionId(other.decode()) for other in others))
 
 
-def _entries(reply: list[bytes]) -> list[Entry]:
+def entries_of(reply: list[bytes]) -> list[Entry]:
+    """Return what a client's hash says, the highest stamp first."""
     entries = []
     for connection_id, value in zip(reply[::2], reply[1::2], strict=True):
         stamp, _, entry = value.partition(b" ")
@@ -75,18 +79,20 @@ def _entries(reply: list[bytes]) -> list[Entry]:
 class RedisRooms:
     """``ports.RoomStore``."""
 
-    def __init__(self, keys: Keys, pipeline: Pipeline) -> None:
+    def __init__(self, keys: Keys, pipeline: Commands) -> None:
         self._keys, self._pipeline = keys, pipeline
 
     async def join(self, room: str, client_id: str, connection_id: ConnectionId, stay: int = 0) -> bool:
         node = node_of(connection_id)
-        self._pipeline.send(
+        written = self._pipeline.send(
             "HSET",
             self._keys.memberships(node),
             f"{connection_id} {room}",
             f"{stay} {client_id}",
             idempotent=True,
         )
+        if not self._pipeline.is_ordered:
+            await written
         keys = [self._keys.room(room), self._keys.room_counts(room)]
         call = self._pipeline.call(scripts.ROOM_JOIN, keys, connection_id, client_id, node, idempotent=True)
         return bool(await call)
@@ -116,7 +122,7 @@ class RedisRooms:
 class RedisTokens:
     """``ports.TokenStore``."""
 
-    def __init__(self, keys: Keys, pipeline: Pipeline) -> None:
+    def __init__(self, keys: Keys, pipeline: Commands) -> None:
         self._keys, self._pipeline = keys, pipeline
 
     async def issue(self, digest: str, client_id: str, ttl_ms: int) -> None:
@@ -143,7 +149,7 @@ class RedisTokens:
 class RedisNodes:
     """``ports.NodeStore``; renewal has a connection of its own, so that no traffic can delay it."""
 
-    def __init__(self, keys: Keys, pipeline: Pipeline, lease_pipeline: Pipeline) -> None:
+    def __init__(self, keys: Keys, pipeline: Commands, lease_pipeline: Commands) -> None:
         self._keys, self._pipeline, self._leases = keys, pipeline, lease_pipeline
 
     async def register(self, node: NodeId, info: bytes, ttl_ms: int) -> None:
@@ -207,9 +213,9 @@ class RedisNodes:
             await call
 
     async def retire(self, node: NodeId) -> None:
-        self._pipeline.send("UNLINK", self._keys.memberships(node), idempotent=True)
-        self._pipeline.send("UNLINK", self._keys.connections(node), idempotent=True)
-        self._pipeline.send("UNLINK", self._keys.info(node), idempotent=True)
+        keys = self._keys.memberships(node), self._keys.connections(node), self._keys.info(node)
+        for gone in [self._pipeline.send("UNLINK", key, idempotent=True) for key in keys]:
+            await gone  # in a cluster they are elsewhere, and as long as one is there somebody must sweep
         self._pipeline.send("ZREM", self._keys.leases, node, idempotent=True)
         await self._pipeline.send("ZREM", self._keys.dead, node, idempotent=True)
 

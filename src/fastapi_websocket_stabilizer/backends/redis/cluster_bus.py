@@ -1,0 +1,224 @@
+"""The bus in a cluster: a channel is heard at, and published to, the primary that owns its slot.
+
+With sharded Pub/Sub (Redis 7) a message stays there. Without it, it is copied to every server, which would
+make it known anywhere, but then nobody could say how many heard it; so the same primary is used, too.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
+from itertools import chain
+from typing import NamedTuple
+
+from redis import exceptions as redis_errors
+
+from ...loops import running_loop
+from ...metrics import Counters
+from ...names import NodeId, node_of
+from ...wire import Envelope, Part
+from .bus import RedisPublishing, RoomChannels, Subscriber
+from .client import ConnectionFactory
+from .duties import Channels, Commands
+from .keys import Keys
+from .slots import SlotTable, slot_of
+from .stores import entries_of
+from .urls import Address
+
+Taken = list[list[NodeId]]
+Lookups = dict[str, "asyncio.Future[list[bytes]]"]
+
+
+class ClusterSubscriber:
+    """One ``Subscriber`` for each primary that owns the slot of a wanted channel."""
+
+    def __init__(
+        self,
+        table: SlotTable,
+        factory: ConnectionFactory,
+        counters: Counters,
+        hear: Callable[[bytes, bytes], None],
+    ) -> None:
+        self._table, self._factory, self._counters, self._hear = table, factory, counters, hear
+        self._homes: dict[str, Address] = {}
+        self._subscribers: dict[Address, Subscriber] = {}
+        self._stopping: set[asyncio.Task[None]] = set()
+        self._has_gap = False
+        self.on_gap: Callable[[], None] = lambda: None
+        self.pause: Callable[[], Awaitable[object] | None] = lambda: None
+        table.listen(self._on_change)
+
+    @property
+    def is_connected(self) -> bool:
+        found = self._subscribers.values()
+        return bool(found) and all(subscriber.is_connected for subscriber in found)
+
+    async def start(self) -> None:
+        """Know the owners of the slots; connections are opened for channels."""
+        await self._table.start()
+
+    async def stop(self) -> None:
+        self._homes.clear()
+        subscribers, self._subscribers = self._subscribers, {}
+        await asyncio.gather(*(each.stop() for each in subscribers.values()), *self._stopping)
+
+    async def subscribe(self, name: str) -> None:
+        """Return when the owner of its slot has confirmed; raises as ``Subscriber.subscribe``."""
+        self._homes.setdefault(name, self._table.owner(slot_of(name)))
+        heard_at = None
+        while (home := self._homes.get(name)) != heard_at and home is not None:
+            await self._at(home).subscribe(name)  # ends without it when the channel moves away meanwhile
+            heard_at = home
+
+    def unsubscribe(self, name: str) -> None:
+        home = self._homes.pop(name, None)
+        if home is not None:
+            self._at(home).unsubscribe(name)
+
+    def _at(self, address: Address) -> Subscriber:
+        subscriber = self._subscribers.get(address)
+        if subscriber is None:
+            prefix = "S" if self._table.is_sharded else ""
+            subscriber = Subscriber(self._factory.at(address), self._counters, self._hear, prefix)
+            subscriber.on_gap, subscriber.pause = self._note_gap, lambda: self.pause()
+            subscriber.on_moved = lambda error: self._learn(error, address)
+            subscriber.listen()
+            self._subscribers[address] = subscriber
+        return subscriber
+
+    def _learn(self, error: redis_errors.MovedError, asked: Address) -> None:
+        self._table.learn(error.slot_id, Address(error.host or asked.host, error.port))
+
+    def _on_change(self, former: dict[int, Address]) -> None:
+        moved = [name for name in self._homes if slot_of(name) in former] if former else []
+        for name in moved:
+            self._at(self._homes[name]).unsubscribe(name)
+            home = self._homes[name] = self._table.owner(slot_of(name))
+            self._at(home).want(name)
+        self._counters.bus_moves += len(moved)
+        if moved:
+            self._end_unused()
+            if self._table.is_sharded:
+                self._note_gap()
+            # Else both servers may bring the same message, which only the sequences tell from a new one.
+
+    def _end_unused(self) -> None:
+        for address in self._subscribers.keys() - set(self._homes.values()):
+            task = asyncio.create_task(self._subscribers.pop(address).stop(), name="bus-retire")
+            self._stopping.add(task)
+            task.add_done_callback(self._stopping.discard)
+
+    def _note_gap(self) -> None:
+        """Many channels may move at once; that is one gap."""
+        if not self._has_gap:
+            self._has_gap = True
+            running_loop().call_soon(self._tell_gap)
+
+    def _tell_gap(self) -> None:
+        self._has_gap = False
+        self.on_gap()
+
+
+class _Turn(NamedTuple):
+    """Something for inboxes that waits until what was sent before it is published."""
+
+    lookups: "list[asyncio.Future[list[bytes]]]"
+    act: Callable[[], object]
+
+
+class ClusterPublishing(RedisPublishing):
+    """Looks clients up, then publishes one envelope to each node that holds some of them.
+
+    What goes to inboxes goes in the order of the calls, so one lookup that has to wait holds up what follows.
+    """
+
+    def __init__(self, keys: Keys, pipeline: Commands, table: SlotTable) -> None:
+        super().__init__(keys, pipeline)
+        self._table = table
+        self._turns: deque[_Turn] = deque()
+        self._worker: asyncio.Task[None] | None = None
+
+    async def settle(self) -> None:
+        if self._worker is not None:
+            await asyncio.wait([self._worker])
+
+    @property
+    def command(self) -> str:
+        return "SPUBLISH" if self._table.is_sharded else "PUBLISH"
+
+    async def publish_node(self, node: NodeId, envelope: Envelope) -> int:
+        if not self._turns:
+            return await super().publish_node(node, envelope)
+        queued: asyncio.Future[asyncio.Future[int]] = running_loop().create_future()
+        channel = self._keys.inbox(node)
+        self._turns.append(_Turn([], lambda: queued.set_result(self._queue(channel, envelope))))
+        return await (await asyncio.shield(queued))
+
+    def publish_clients(self, envelope: Envelope, top: int) -> "asyncio.Future[Taken]":
+        names = dict.fromkeys(chain.from_iterable(part.targets for part in envelope.parts))
+        lookups = {n: self._pipeline.send("HGETALL", self._keys.client(n), idempotent=True) for n in names}
+        answer: asyncio.Future[Taken] = running_loop().create_future()
+        self._turns.append(
+            _Turn(list(lookups.values()), lambda: self._publish_found(envelope, top, lookups, answer))
+        )
+        if self._worker is None:
+            self._worker = asyncio.create_task(self._work(), name="redis-direct")
+        return answer
+
+    async def _work(self) -> None:
+        while self._turns:
+            for lookup in self._turns[0].lookups:
+                if not lookup.done():
+                    await asyncio.wait([lookup])
+            self._turns.popleft().act()
+        self._worker = None
+
+    def _publish_found(
+        self, envelope: Envelope, top: int, lookups: "Lookups", answer: "asyncio.Future[Taken]"
+    ) -> None:
+        """Publish to those that were found; an error is the answer only if that is nobody."""
+        errors = [error for lookup in lookups.values() if (error := lookup.exception()) is not None]
+        holders = {name: _holders(lookup, top) for name, lookup in lookups.items()}
+        shares = _shares(envelope.parts, holders)
+        replies = {
+            node: self._queue(self._keys.inbox(node), replace(envelope, parts=tuple(parts)))
+            for node, parts in shares.items()
+        }
+
+        def finish(_: object) -> None:
+            errors.extend(error for reply in replies.values() if (error := reply.exception()) is not None)
+            heard = {n for n, reply in replies.items() if reply.exception() is None and reply.result()}
+            if errors and not heard:
+                answer.set_exception(errors[0])
+            elif not answer.done():
+                targets = chain.from_iterable(part.targets for part in envelope.parts)
+                answer.set_result([[node for node in holders[name] if node in heard] for name in targets])
+
+        asyncio.gather(*replies.values(), return_exceptions=True).add_done_callback(finish)
+
+
+def _holders(lookup: "asyncio.Future[list[bytes]]", top: int) -> list[NodeId]:
+    """Return the nodes of a client's newest connections; none if that could not be found out."""
+    entries = [] if lookup.exception() is not None else entries_of(lookup.result())
+    return list(dict.fromkeys(node_of(entry.connection_id) for entry in entries[:top]))
+
+
+def _shares(parts: Iterable[Part], holders: dict[str, list[NodeId]]) -> dict[NodeId, list[Part]]:
+    """Return each node's share of the messages, with the names of its clients only."""
+    shares: dict[NodeId, list[Part]] = {}
+    for part in parts:
+        targets: dict[NodeId, list[str]] = {}
+        for name in part.targets:
+            for node in holders[name]:
+                targets.setdefault(node, []).append(name)
+        for node, names in targets.items():
+            shares.setdefault(node, []).append(part._replace(targets=names))
+    return shares
+
+
+class ClusterBus(ClusterPublishing, RoomChannels):
+    """``ports.Bus`` in a cluster."""
+
+    def __init__(self, keys: Keys, pipeline: Commands, subscriber: Channels, table: SlotTable) -> None:
+        super().__init__(keys, pipeline, table)
+        self._subscriber = subscriber

@@ -1,0 +1,71 @@
+"""One server or a cluster: what commands, channels and the bus are made of."""
+
+from collections.abc import Callable
+
+from ...metrics import Counters
+from .bus import RedisBus, RedisPublishing, Subscriber
+from .client import ConnectionFactory
+from .cluster_bus import ClusterBus, ClusterPublishing, ClusterSubscriber
+from .duties import Channels, Commands
+from .keys import Keys
+from .pipeline import Pipeline
+from .router import Router
+from .slots import SlotTable
+from .urls import Location
+
+Hear = Callable[[bytes, bytes], None]
+
+
+class Server:
+    """One server at a time; behind Sentinels another one after a failover."""
+
+    def __init__(self, location: Location, timeout_s: float, counters: Counters) -> None:
+        self._location, self._timeout_s, self._counters = location, timeout_s, counters
+
+    def commands(self, name: str, timeout_s: float | None = None, *_: str) -> Pipeline:
+        factory = ConnectionFactory(self._location, timeout_s or self._timeout_s)
+        return Pipeline(factory, self._counters, name)
+
+    def channels(self, hear: Hear) -> Subscriber:
+        return Subscriber(ConnectionFactory(self._location, self._timeout_s), self._counters, hear)
+
+    def publishing(self, keys: Keys, commands: Commands) -> RedisPublishing:
+        return RedisPublishing(keys, commands)
+
+    def bus(self, keys: Keys, commands: Commands, channels: Channels) -> RedisBus:
+        return RedisBus(keys, commands, channels)
+
+    async def stop(self) -> None:
+        """Nothing is left."""
+
+
+class Cluster:
+    """Several primaries, each with its slots."""
+
+    def __init__(self, location: Location, timeout_s: float, counters: Counters) -> None:
+        self._location, self._timeout_s, self._counters = location, timeout_s, counters
+        self._table = SlotTable(ConnectionFactory(location, timeout_s), location.seeds)
+
+    def commands(self, name: str, timeout_s: float | None = None, *keys: str) -> Router:
+        """Return what sends commands; to the primaries of ``keys`` if there are any."""
+        factory = ConnectionFactory(self._location, timeout_s or self._timeout_s)
+        return Router(self._table, factory, self._counters, name, keys)
+
+    def channels(self, hear: Hear) -> ClusterSubscriber:
+        factory = ConnectionFactory(self._location, self._timeout_s)
+        return ClusterSubscriber(self._table, factory, self._counters, hear)
+
+    def publishing(self, keys: Keys, commands: Commands) -> ClusterPublishing:
+        return ClusterPublishing(keys, commands, self._table)
+
+    def bus(self, keys: Keys, commands: Commands, channels: Channels) -> ClusterBus:
+        return ClusterBus(keys, commands, channels, self._table)
+
+    async def stop(self) -> None:
+        """Ask no more who owns which slot."""
+        await self._table.stop()
+
+
+def topology_at(location: Location, timeout_s: float, counters: Counters) -> Server | Cluster:
+    """Return what a URL's location is made of."""
+    return (Cluster if location.kind == "cluster" else Server)(location, timeout_s, counters)

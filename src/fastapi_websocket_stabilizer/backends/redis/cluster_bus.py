@@ -40,7 +40,8 @@ class ClusterSubscriber:
         hear: Callable[[bytes, bytes], None],
     ) -> None:
         self._table, self._factory, self._counters, self._hear = table, factory, counters, hear
-        self._homes: dict[str, Address] = {}
+        self._slots: dict[str, int] = {}  # of each wanted channel
+        self._homes: dict[str, Address] = {}  # where it is subscribed
         self._subscribers: dict[Address, Subscriber] = {}
         self._stopping: set[asyncio.Task[None]] = set()
         self._has_gap = False
@@ -59,12 +60,14 @@ class ClusterSubscriber:
 
     async def stop(self) -> None:
         self._homes.clear()
+        self._slots.clear()
         subscribers, self._subscribers = self._subscribers, {}
         await asyncio.gather(*(each.stop() for each in subscribers.values()), *self._stopping)
 
     async def subscribe(self, name: str) -> None:
         """Return when the owner of its slot has confirmed; raises as ``Subscriber.subscribe``."""
-        self._homes.setdefault(name, self._table.owner(slot_of(name)))
+        slot = self._slots.setdefault(name, slot_of(name))
+        self._homes.setdefault(name, self._table.owner(slot))
         heard_at = None
         while (home := self._homes.get(name)) != heard_at and home is not None:
             await self._at(home).subscribe(name)  # ends without it when the channel moves away meanwhile
@@ -73,6 +76,7 @@ class ClusterSubscriber:
     def unsubscribe(self, name: str) -> None:
         home = self._homes.pop(name, None)
         if home is not None:
+            del self._slots[name]
             self._at(home).unsubscribe(name)
 
     def _at(self, address: Address) -> Subscriber:
@@ -90,10 +94,11 @@ class ClusterSubscriber:
         self._table.learn(error.slot_id, Address(error.host or asked.host, error.port))
 
     def _on_change(self, former: dict[int, Address]) -> None:
-        moved = [name for name in self._homes if slot_of(name) in former] if former else []
+        # Not only the slots that changed just now: whatever went wrong before, nothing may stay deaf.
+        moved = [name for name, slot in self._slots.items() if self._homes[name] != self._table.owner(slot)]
         for name in moved:
             self._at(self._homes[name]).unsubscribe(name)
-            home = self._homes[name] = self._table.owner(slot_of(name))
+            home = self._homes[name] = self._table.owner(self._slots[name])
             self._at(home).want(name)
         self._counters.bus_moves += len(moved)
         if moved:

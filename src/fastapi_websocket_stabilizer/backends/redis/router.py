@@ -187,7 +187,10 @@ class Router:
 
     def _move(self, commands: Iterable[Command]) -> None:
         for command in commands:
-            self._forward(command)
+            if command.slot is None:  # a PING, which was meant for that server
+                command.resolve(None)
+            else:
+                self._forward(command)
 
     def _park(self, command: Command) -> None:
         assert command.slot is not None

@@ -105,6 +105,8 @@ class SlotTable:
                 await self._refresh()
             except (BackendUnavailableError, ConfigurationError) as error:
                 log.warning("no map of the cluster", extra={"error": str(error)})
+            except Exception:  # the supervisor: nobody else would notice that a slot has moved
+                log.exception("the map of the cluster could not be used")
 
     async def _refresh(self) -> None:
         """Ask the server that answered last, or any other."""

@@ -1,0 +1,196 @@
+"""Sentinel and Redis Cluster under traffic: slots move, primaries die and freeze, and nobody stays deaf."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
+from itertools import count
+from pathlib import Path
+
+import pytest
+from redis.crc import key_slot
+
+from fastapi_websocket_stabilizer import (
+    BackendUnavailableError,
+    BroadcastFailedError,
+    WebSocketConnectionManager,
+)
+from fastapi_websocket_stabilizer.backends.redis.keys import Keys
+from fastapi_websocket_stabilizer.names import NodeId
+from tests.integration.cluster import Managers, Socket, counter, join, knows
+from tests.support.clusters import RedisCluster
+from tests.support.requirements import missing
+from tests.support.sentinels import SentinelGroup
+from tests.support.servers import Missing, RedisServer
+from tests.support.topologies import TOPOLOGIES
+from tests.support.waiting import eventually
+
+CLUSTERS = ("valkey-9.1", "redis-7.0", "redis-6.2")
+SURVIVING = {"lease_ttl_s": 8.0, "renew_interval_s": 0.5, "redis_timeout_s": 2.0}
+"""Settings of a node that keeps its lease through a failover."""
+FAILOVER_S = 20.0  # seconds; two on an idle machine
+
+
+def binary_of(server: str) -> Path:
+    found = TOPOLOGIES[server].find()
+    return missing(found.reason) if isinstance(found, Missing) else found
+
+
+@pytest.fixture(scope="module", params=CLUSTERS)
+def cluster(request: pytest.FixtureRequest) -> Iterator[RedisCluster]:
+    """Three primaries; slots are moved between them, but nobody is hurt."""
+    with RedisCluster(binary_of(request.param)) as cluster:
+        yield cluster
+
+
+@pytest.fixture(params=CLUSTERS)
+def mortal_cluster(request: pytest.FixtureRequest) -> Iterator[RedisCluster]:
+    """Three primaries with a replica each: one may be killed."""
+    with RedisCluster(binary_of(request.param), replicas=1) as cluster:
+        yield cluster
+
+
+@pytest.fixture(params=["valkey-9.1", "redis-7.0"])
+def sentinels(request: pytest.FixtureRequest) -> Iterator[SentinelGroup]:
+    with SentinelGroup(binary_of(request.param)) as group:
+        yield group
+
+
+class Crowd:
+    """Two nodes of one registry, a client on each, both in a room, and numbered messages to them."""
+
+    def __init__(self, url: str, namespace: str) -> None:
+        self.managers = Managers(url, namespace)
+        self.keys = Keys(namespace)
+        self.numbers = count()
+        self.sent: dict[str, int] = {}
+
+    async def start(self) -> None:
+        self.here, self.there = await self.managers.start_many(2, **SURVIVING)
+        self.sockets = [await join(self.here, "alice", "lobby"), await join(self.there, "bob", "lobby")]
+
+    @property
+    def nodes(self) -> list[WebSocketConnectionManager]:
+        return [self.here, self.there]
+
+    @property
+    def important(self) -> dict[str, int]:
+        """Slots that messages and leases depend on."""
+        inboxes = [self.keys.inbox(NodeId(node.statistics().node_id)) for node in self.nodes]
+        keys = [self.keys.all, self.keys.leases, self.keys.room("lobby"), self.keys.client("bob"), *inboxes]
+        return {key: key_slot(key.encode()) for key in keys}
+
+    async def say(self, kind: str) -> None:
+        """Send one message and remember it, whatever becomes of it."""
+        text = f"{kind} {next(self.numbers)}"
+        with suppress(BackendUnavailableError, BroadcastFailedError):
+            match kind:
+                case "direct":
+                    await self.here.send_to_client("bob", text)
+                case "room":
+                    await self.there.broadcast(text, room="lobby")
+                case "all":
+                    await self.here.broadcast(text)
+
+    async def talk(self, kind: str) -> None:
+        while True:
+            await self.say(kind)
+            await asyncio.sleep(0.002)
+
+    @asynccontextmanager
+    async def talking(self) -> AsyncIterator[None]:
+        """Keep all kinds of messages flowing meanwhile."""
+        tasks = [asyncio.create_task(self.talk(kind)) for kind in ("direct", "room", "all")]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+    async def is_well(self) -> None:
+        """Everybody hears every kind of message again, within a few seconds; nobody was sent anything twice."""
+        await eventually(self.hears_all_kinds, timeout_s=FAILOVER_S, what="all kinds of messages arrive")
+        for socket in self.sockets:
+            self.heard_each_once_and_in_order(socket)
+        await knows(self.here, "alice", "bob")
+
+    async def hears_all_kinds(self) -> bool:
+        results = []
+        for kind, sockets in (("direct", self.sockets[1:]), ("room", self.sockets), ("all", self.sockets)):
+            text = f"{kind} {next(self.numbers)}"
+            if kind == "direct":
+                assert await self.here.send_to_client("bob", text)
+            elif kind == "room":
+                await self.there.broadcast(text, room="lobby")
+            else:
+                await self.here.broadcast(text)
+            results.append((text, sockets))
+        await asyncio.sleep(0.05)
+        return all(text in socket.received for text, sockets in results for socket in sockets)
+
+    @staticmethod
+    def heard_each_once_and_in_order(socket: Socket) -> None:
+        for kind in ("direct", "room", "all"):
+            numbers = [int(text.split()[1]) for text in socket.received if text.startswith(kind)]
+            assert numbers == sorted(set(numbers)), kind
+
+
+@asynccontextmanager
+async def crowd_at(url: str, namespace: str) -> AsyncIterator[Crowd]:
+    crowd = Crowd(url, namespace)
+    try:
+        await crowd.start()
+        yield crowd
+    finally:
+        await crowd.managers.close()
+
+
+# Cluster
+
+
+async def test_slots_move_under_traffic_and_nobody_stays_deaf(cluster: RedisCluster, namespace: str) -> None:
+    async with crowd_at(cluster.url, namespace) as crowd:
+        async with crowd.talking():
+            for _ in range(2):
+                for slot in crowd.important.values():
+                    owner = cluster.owner(slot)
+                    target = cluster.servers[(cluster.servers.index(owner) + 1) % 3]
+                    await asyncio.to_thread(cluster.move, slot, target)
+        await crowd.is_well()
+        await eventually(lambda: all(counter(node, "bus_moves") for node in crowd.nodes))
+        assert sum(counter(node, "redis_redirected") for node in crowd.nodes) > 0
+        lost = [sum(counter(node, name) for node in crowd.nodes) for name in ("bus_lost", "redis_failures")]
+        print(len(crowd.sockets[1].received), lost)
+
+
+@pytest.mark.parametrize("victim", ["all", "leases"])
+async def test_a_killed_primary_is_replaced_under_traffic(
+    mortal_cluster: RedisCluster, namespace: str, victim: str
+) -> None:
+    async with crowd_at(mortal_cluster.url, namespace) as crowd:
+        key = {"all": crowd.keys.all, "leases": crowd.keys.leases}[victim]
+        async with crowd.talking():
+            await eventually(lambda: len(crowd.sockets[1].received) > 50)
+            await dies(mortal_cluster, key)
+        await crowd.is_well()
+
+
+async def dies(cluster: RedisCluster, key: str) -> RedisServer:
+    """Kill the primary of a key; return when another one has its slots."""
+    victim = cluster.owner_of(key)
+    victim.kill()
+    await eventually(lambda: cluster.owner_of(key) is not victim, timeout_s=FAILOVER_S, what="a promotion")
+    return victim
+
+
+async def test_a_frozen_primary_is_replaced_under_traffic(
+    mortal_cluster: RedisCluster, namespace: str
+) -> None:
+    async with crowd_at(mortal_cluster.url, namespace) as crowd:
+        victim = mortal_cluster.owner_of(crowd.keys.room("lobby"))
+        async with crowd.talking():
+            await eventually(lambda: len(crowd.sockets[1].received) > 50)
+            victim.freeze()
+            await crowd.is_well()
+            victim.thaw()
+        await crowd.is_well()

@@ -12,9 +12,13 @@ from redis.crc import key_slot
 from fastapi_websocket_stabilizer import (
     BackendUnavailableError,
     BroadcastFailedError,
+    Publisher,
+    SyncPublisher,
     WebSocketConnectionManager,
 )
+from fastapi_websocket_stabilizer.backends.redis import RedisBackend
 from fastapi_websocket_stabilizer.backends.redis.keys import Keys
+from fastapi_websocket_stabilizer.metrics import Counters
 from fastapi_websocket_stabilizer.names import NodeId
 from tests.integration.cluster import Managers, Socket, counter, join, knows
 from tests.support.clusters import RedisCluster
@@ -159,8 +163,21 @@ async def test_slots_move_under_traffic_and_nobody_stays_deaf(cluster: RedisClus
         await crowd.is_well()
         await eventually(lambda: all(counter(node, "bus_moves") for node in crowd.nodes))
         assert sum(counter(node, "redis_redirected") for node in crowd.nodes) > 0
-        lost = [sum(counter(node, name) for node in crowd.nodes) for name in ("bus_lost", "redis_failures")]
-        print(len(crowd.sockets[1].received), lost)
+
+
+async def test_a_half_moved_slot_is_served_by_both_servers(cluster: RedisCluster, namespace: str) -> None:
+    async with crowd_at(cluster.url, namespace) as crowd:
+        slot = key_slot(crowd.keys.client("bob").encode())
+        source = cluster.owner(slot)
+        target = next(server for server in cluster.servers if server is not source)
+        await asyncio.to_thread(cluster.begin_move, slot, source, target)
+        async with crowd.talking():
+            await asyncio.sleep(0.1)  # any moment of it will do
+            await crowd.is_well()
+        assert counter(crowd.here, "redis_redirected") > 0
+        assert counter(crowd.here, "bus_moves") == 0
+        await asyncio.to_thread(cluster.finish_move, slot, source, target)
+        await crowd.is_well()
 
 
 @pytest.mark.parametrize("victim", ["all", "leases"])
@@ -194,3 +211,105 @@ async def test_a_frozen_primary_is_replaced_under_traffic(
             await crowd.is_well()
             victim.thaw()
         await crowd.is_well()
+
+
+async def test_a_primary_that_comes_back_empty_is_noticed_without_traffic(
+    cluster: RedisCluster, namespace: str
+) -> None:
+    async with crowd_at(cluster.url, namespace) as crowd:
+        backend = RedisBackend(crowd.managers.config(**SURVIVING), lambda *_: None, Counters())
+        await backend.start(NodeId("idle"))
+        before = backend.run_id
+        with cluster.servers[1].client() as client:
+            client.shutdown(nosave=True)
+        await eventually(lambda: not cluster.servers[1].process.is_running)
+        cluster.servers[1].start()
+        await eventually(lambda: backend.run_id not in (before, ""))
+        await backend.stop()
+
+
+# Sentinel
+
+
+async def replaced(sentinels: SentinelGroup, former: RedisServer) -> None:
+    await eventually(lambda: sentinels.primary is not former, timeout_s=FAILOVER_S, what="another primary")
+
+
+async def test_a_killed_server_is_replaced_by_its_sentinels_under_traffic(
+    sentinels: SentinelGroup, namespace: str
+) -> None:
+    async with crowd_at(sentinels.url, namespace) as crowd:
+        async with crowd.talking():
+            await eventually(lambda: len(crowd.sockets[1].received) > 50)
+            former = sentinels.primary
+            former.kill()
+            await replaced(sentinels, former)
+            await crowd.is_well()
+        await crowd.is_well()
+
+
+async def test_a_frozen_server_is_replaced_and_nobody_stays_with_it(
+    sentinels: SentinelGroup, namespace: str
+) -> None:
+    async with crowd_at(sentinels.url, namespace) as crowd:
+        async with crowd.talking():
+            await eventually(lambda: len(crowd.sockets[1].received) > 50)
+            former = sentinels.primary
+            former.freeze()
+            await replaced(sentinels, former)
+            await crowd.is_well()
+            former.thaw()
+        await crowd.is_well()
+
+
+async def test_primary_and_replica_are_exchanged_under_traffic(
+    sentinels: SentinelGroup, namespace: str
+) -> None:
+    async with crowd_at(sentinels.url, namespace) as crowd:
+        former = sentinels.primary
+        async with crowd.talking():
+            sentinels.failover()
+            await replaced(sentinels, former)
+            await crowd.is_well()
+        await crowd.is_well()
+
+
+async def test_one_sentinel_that_answers_is_enough(sentinels: SentinelGroup, namespace: str) -> None:
+    sentinels.sentinels[0].process.freeze()
+    sentinels.sentinels[1].process.kill()
+    async with crowd_at(sentinels.url, namespace) as crowd:
+        await crowd.is_well()
+
+
+# Publishers
+
+
+@pytest.fixture(params=["redis-sentinel", "cluster-sharded", "cluster-classic", "unix-socket", "redis-tls"])
+def url(request: pytest.FixtureRequest) -> Iterator[str]:
+    topology = TOPOLOGIES[request.param]
+    found = topology.find()
+    if isinstance(found, Missing):
+        missing(found.reason)
+    with topology.serve(found) as url:
+        yield url
+
+
+async def test_publishers_reach_everybody_by_the_same_url(url: str, namespace: str) -> None:
+    async with crowd_at(url, namespace) as crowd, Publisher(url, namespace=namespace) as publisher:
+        assert await publisher.send_to_clients(["alice", "bob", "nobody"], "one") == 2
+        assert await publisher.broadcast("two", room="lobby") == 2
+        assert await publisher.broadcast("three") == 2
+
+        def say_in_a_thread() -> list[int]:
+            with SyncPublisher(url, namespace=namespace) as publisher:
+                return [
+                    publisher.send_to_clients(["alice", "bob", "nobody"], "four"),
+                    publisher.broadcast("five", room="lobby"),
+                    publisher.broadcast("six", exclude_client="alice"),
+                ]
+
+        assert await asyncio.to_thread(say_in_a_thread) == [2, 2, 2]
+        expected = {"one", "two", "three", "four", "five", "six"}
+        await eventually(lambda: set(crowd.sockets[1].received) == expected)
+        await eventually(lambda: set(crowd.sockets[0].received) == expected - {"six"})
+        assert len(crowd.sockets[1].received) == len(expected)

@@ -91,8 +91,12 @@ class RedisCluster:
         return lines
 
     def _is_whole(self, server: RedisServer) -> bool:
+        return self._info(server)["cluster_state"] == "ok"
+
+    def _info(self, server: RedisServer) -> dict[str, str]:
         found = self.ask(server, "CLUSTER INFO")
-        return isinstance(found, dict) and found["cluster_state"] == "ok"
+        assert isinstance(found, dict)
+        return found
 
     def _is_synced(self, replica: RedisServer) -> bool:
         with replica.client() as client:
@@ -122,14 +126,32 @@ class RedisCluster:
         source = self.owner(slot)
         if source is target:
             return
-        here, there = self.ids[source.port], self.ids[target.port]
-        self.ask(target, "CLUSTER SETSLOT", slot, "IMPORTING", here)
-        self.ask(source, "CLUSTER SETSLOT", slot, "MIGRATING", there)
+        self.begin_move(slot, source, target)
+        self.finish_move(slot, source, target)
+
+    def begin_move(self, slot: int, source: RedisServer, target: RedisServer) -> None:
+        """Move the keys of a slot, which still belongs to ``source``: it redirects whoever asks for them."""
+        self.ask(target, "CLUSTER SETSLOT", slot, "IMPORTING", self.ids[source.port])
+        self.ask(source, "CLUSTER SETSLOT", slot, "MIGRATING", self.ids[target.port])
         while keys := self._keys_in(source, slot):
             self.ask(source, "MIGRATE", "127.0.0.1", target.port, "", 0, 2000, "KEYS", *keys)
+
+    def finish_move(self, slot: int, source: RedisServer, target: RedisServer) -> None:
+        """Have the slot belong to ``target``."""
         for server in (target, source, *self.servers):
             with suppress(redis.RedisError):  # a replica refuses
-                self.ask(server, "CLUSTER SETSLOT", slot, "NODE", there)
+                self.ask(server, "CLUSTER SETSLOT", slot, "NODE", self.ids[target.port])
+        self._agree_on(slot, target)
+
+    def _agree_on(self, slot: int, owner: RedisServer) -> None:
+        """Wait until all have heard of it: else the next move may undo it, and its keys are dropped."""
+
+        def do_all_agree() -> bool:
+            owners = {self._owner_port(server, slot) for server in self.servers}
+            epochs = {self._info(server)["cluster_current_epoch"] for server in self.servers}
+            return owners == {owner.port} and len(epochs) == 1
+
+        eventually_sync(do_all_agree, what=f"slot {slot} belongs to {owner.port}")
 
     def _keys_in(self, server: RedisServer, slot: int) -> list[str]:
         keys = self.ask(server, "CLUSTER GETKEYSINSLOT", slot, _KEYS_PER_STEP)

@@ -24,7 +24,7 @@ from .duties import Channels, Commands
 from .keys import Keys
 from .pipeline import REDIRECTIONS, Argument
 from .slots import RETRY_S, slot_of
-from .sockets import close
+from .sockets import abort, close
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -88,6 +88,11 @@ class Subscriber:
         for waiter in [w for waiters in self._waiters.values() for w in waiters if not w.done()]:
             waiter.set_exception(BackendUnavailableError("the connection to Redis was closed"))
         self._waiters.clear()
+
+    def abort(self) -> None:
+        """Cut the connection, to open it again where the server is now."""
+        if self._connection is not None:
+            abort(self._connection)
 
     async def subscribe(self, name: str) -> None:
         """Return when the server has confirmed.

@@ -6,6 +6,7 @@ import re
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 
 from redis import exceptions as redis_errors
 from redis.asyncio import Connection
@@ -49,7 +50,9 @@ class ConnectionFactory:
         self._location = parse(location) if isinstance(location, str) else location
         self.address: str = self._location.shown
         self.timeout_s = timeout_s
-        self._sentinels = Sentinels(self._location, timeout_s) if self._location.kind == "sentinel" else None
+        self.sentinels: Sentinels | None = None
+        if self._location.kind == "sentinel":
+            self.sentinels = Sentinels(self._location, timeout_s)
 
     async def connect(self) -> Connection:
         """Return a connection that is authenticated and ready.
@@ -60,9 +63,15 @@ class ConnectionFactory:
         """
         with self.translated("connect"):
             async with asyncio.timeout(self.timeout_s):
-                if self._sentinels is not None:
-                    return await self._sentinels.connect()
+                if self.sentinels is not None:
+                    return await self.sentinels.connect()
                 return await open_connection(self._location.options, self.timeout_s)
+
+    def within(self, timeout_s: float) -> "ConnectionFactory":
+        """Return a factory for the same server, with the same Sentinels and another time limit."""
+        other = copy(self)
+        other.timeout_s = timeout_s
+        return other
 
     def at(self, address: Address) -> "ConnectionFactory":
         """Return a factory for one server of the cluster."""

@@ -19,6 +19,7 @@ from ...models import Message
 from ...names import NodeId, check_client_id, check_each, check_room
 from ...wire import Encoded, Envelope, Kind, Part, encode, pack, part_size
 from . import scripts
+from .background import Background
 from .bus import direct_call, direct_reply
 from .client import ConnectionFactory
 from .keys import Keys
@@ -157,8 +158,15 @@ class SyncPublisher:
         timeout_s: float = 3.0,
         max_connections_per_client: int = 1,
     ) -> None:
+        location = parse(redis_url)
+        self._background: Background[Publisher] | None = None
+        if location.kind != "server":  # whatever finds the servers is asynchronous
+            options: Any = {"max_message_size": max_message_size, "timeout_s": timeout_s}
+            options["max_connections_per_client"] = max_connections_per_client
+            self._background = Background(lambda: Publisher(redis_url, namespace=namespace, **options))
+            return
         # Translates errors only; it opens no connection.
-        self._errors = ConnectionFactory(redis_url, timeout_s)
+        self._errors = ConnectionFactory(location, timeout_s)
         self._redis: Any = sync_redis.Redis.from_url(
             redis_url,
             protocol=2,
@@ -184,6 +192,8 @@ class SyncPublisher:
 
     def send_to_clients(self, client_ids: Iterable[str], message: Message) -> int:
         """Return how many clients' nodes took the message. Raises as ``send_to_client``."""
+        if self._background is not None:
+            return self._background.run(lambda each: each.send_to_clients(client_ids, message))
         names, encoded = check_each(client_ids, check_client_id), encode(message, self._limit)
         taken = 0
         for start in range(0, len(names), CLIENTS_PER_CALL):
@@ -199,6 +209,8 @@ class SyncPublisher:
         room: str | Iterable[str] | None = None,
     ) -> int:
         """Send to everybody or to rooms; return how many nodes took it. Raises as ``send_to_client``."""
+        if self._background is not None:
+            return self._background.run(lambda each: each.broadcast(message, exclude_client, room))
         encoded = encode(message, self._limit)
         exclude, rooms = check_each(exclude_client or None, check_client_id), check_each(room, check_room)
         if room is not None and not rooms:
@@ -209,7 +221,10 @@ class SyncPublisher:
 
     def close(self) -> None:
         """Let go of Redis; a later call connects again."""
-        self._redis.close()
+        if self._background is not None:
+            self._background.close()
+        else:
+            self._redis.close()
 
     def __enter__(self) -> Self:
         return self

@@ -1,6 +1,7 @@
 """Asking Redis Sentinel where the primary is. Errors are redis-py's; ``client`` translates them."""
 
 import asyncio
+from collections.abc import Callable
 
 from redis import exceptions as redis_errors
 from redis.asyncio import Connection
@@ -15,6 +16,9 @@ class Sentinels:
     def __init__(self, location: Location, timeout_s: float) -> None:
         self._location, self._timeout_s = location, timeout_s
         self._seeds = list(location.seeds)
+        self._found: Address | None = None
+        self.on_moved: Callable[[], None] = lambda: None
+        """Told when the primary is another one than before: the former may be frozen, and its connections open."""
 
     async def connect(self) -> Connection:
         """Return a connection to the primary; it said itself that it is one.
@@ -33,6 +37,9 @@ class Sentinels:
         except BaseException:
             await close(connection)
             raise
+        former, self._found = self._found, address
+        if former not in (None, address):
+            self.on_moved()
         return connection
 
     async def _primary(self) -> Address:

@@ -20,14 +20,17 @@ class Server:
     """One server at a time; behind Sentinels another one after a failover."""
 
     def __init__(self, location: Location, timeout_s: float, counters: Counters) -> None:
-        self._location, self._timeout_s, self._counters = location, timeout_s, counters
+        self._factory, self._counters = ConnectionFactory(location, timeout_s), counters
 
     def commands(self, name: str, timeout_s: float | None = None, *_: str) -> Pipeline:
-        factory = ConnectionFactory(self._location, timeout_s or self._timeout_s)
+        factory = self._factory.within(timeout_s or self._factory.timeout_s)
         return Pipeline(factory, self._counters, name)
 
     def channels(self, hear: Hear) -> Subscriber:
-        return Subscriber(ConnectionFactory(self._location, self._timeout_s), self._counters, hear)
+        subscriber = Subscriber(self._factory, self._counters, hear)
+        if self._factory.sentinels is not None:
+            self._factory.sentinels.on_moved = subscriber.abort
+        return subscriber
 
     def publishing(self, keys: Keys, commands: Commands) -> RedisPublishing:
         return RedisPublishing(keys, commands)
@@ -43,17 +46,16 @@ class Cluster:
     """Several primaries, each with its slots."""
 
     def __init__(self, location: Location, timeout_s: float, counters: Counters) -> None:
-        self._location, self._timeout_s, self._counters = location, timeout_s, counters
-        self._table = SlotTable(ConnectionFactory(location, timeout_s), location.seeds)
+        self._factory, self._counters = ConnectionFactory(location, timeout_s), counters
+        self._table = SlotTable(self._factory, location.seeds)
 
     def commands(self, name: str, timeout_s: float | None = None, *keys: str) -> Router:
         """Return what sends commands; to the primaries of ``keys`` if there are any."""
-        factory = ConnectionFactory(self._location, timeout_s or self._timeout_s)
+        factory = self._factory.within(timeout_s or self._factory.timeout_s)
         return Router(self._table, factory, self._counters, name, keys)
 
     def channels(self, hear: Hear) -> ClusterSubscriber:
-        factory = ConnectionFactory(self._location, self._timeout_s)
-        return ClusterSubscriber(self._table, factory, self._counters, hear)
+        return ClusterSubscriber(self._table, self._factory, self._counters, hear)
 
     def publishing(self, keys: Keys, commands: Commands) -> ClusterPublishing:
         return ClusterPublishing(keys, commands, self._table)

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from fastapi_websocket_stabilizer.backends.redis.rights import acl_rule, commands
 from tests.support.certificates import make_certificates
 from tests.support.clusters import RedisCluster
 from tests.support.process import free_port
@@ -59,6 +60,28 @@ def _cluster(binary: Path) -> Iterator[str]:
         yield cluster.url
 
 
+def allow_least(server: RedisServer, namespace: str, kind: str, *, is_sharded: bool = True) -> str:
+    """Make a user who has the rights that we document and no others; return his part of a URL."""
+    rule = acl_rule(namespace, commands(kind, is_sharded=is_sharded))
+    with server.client() as client:
+        client.execute_command("ACL", "SETUSER", "fws-app", "reset", "on", ">of-app", *rule.split())
+    return "fws-app:of-app@"
+
+
+@contextmanager
+def _least_rights(binary: Path) -> Iterator[str]:
+    with RedisServer(binary) as server:
+        credentials = allow_least(server, "test-*", "server")
+        yield f"redis://{credentials}127.0.0.1:{server.port}/0"
+
+
+@contextmanager
+def _least_rights_in_cluster(binary: Path) -> Iterator[str]:
+    with RedisCluster(binary) as cluster:
+        credentials = [allow_least(server, "test-*", "cluster") for server in cluster.servers]
+        yield cluster.url.replace("//", f"//{credentials[0]}")
+
+
 TOPOLOGIES: dict[str, Topology] = {
     **{name: Topology(name, _standalone) for name in ROWS},
     "unix-socket": Topology("valkey-9.1", _unix),
@@ -67,4 +90,6 @@ TOPOLOGIES: dict[str, Topology] = {
     "cluster-sharded": Topology("valkey-9.1", _cluster),
     "cluster-debian": Topology("redis-7.0", _cluster),
     "cluster-classic": Topology("redis-6.2", _cluster),  # before sharded Pub/Sub
+    "rights-server": Topology("redis-7.0", _least_rights),
+    "rights-cluster": Topology("valkey-9.1", _least_rights_in_cluster),
 }

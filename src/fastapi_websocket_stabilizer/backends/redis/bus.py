@@ -20,9 +20,10 @@ from ...ports import Receive
 from ...wire import Envelope, pack, pack_before_parts, pack_message, unpack
 from . import scripts
 from .client import Backoff, ConnectionFactory
+from .command import Argument
 from .duties import Channels, Commands
 from .keys import Keys
-from .pipeline import REDIRECTIONS, Argument
+from .pipeline import REDIRECTIONS
 from .slots import RETRY_S, slot_of
 from .sockets import abort, close
 

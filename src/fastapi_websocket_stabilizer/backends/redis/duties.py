@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Protocol
 
-from .pipeline import Argument
+from .command import Argument
 from .scripts import Script
 
 

@@ -127,7 +127,11 @@ class Publisher:
     async def _start(self) -> None:
         async with self._starting:
             if not self._is_started:
-                await self._pipeline.start()
+                try:
+                    await self._pipeline.start()
+                except BaseException:
+                    await self.close()
+                    raise
                 self._is_started = True
 
     async def __aenter__(self) -> Self:

@@ -19,7 +19,8 @@ from ...exceptions import BackendUnavailableError
 from ...loops import running_loop
 from ...metrics import Counters
 from .client import ConnectionFactory
-from .pipeline import LIMIT_BYTES, Argument, Command, Pipeline, Redirected
+from .command import Argument, Command
+from .pipeline import LIMIT_BYTES, Pipeline, Redirected
 from .scripts import Script
 from .slots import RETRY_S, SlotTable, slot_of
 from .urls import Address

@@ -68,7 +68,7 @@ class SlotTable:
             ConfigurationError: It refuses us, or is none.
         """
         if self._task is None:
-            await self._refresh()
+            await self._refresh(self._factory.timeout_s)
             self.is_sharded = all([await self._has_shards(address) for address in self.nodes])
             self._task = asyncio.create_task(self._refresh_for_ever(), name="redis-slots")
 
@@ -108,14 +108,14 @@ class SlotTable:
             except Exception:  # the supervisor: nobody else would notice that a slot has moved
                 log.exception("the map of the cluster could not be used")
 
-    async def _refresh(self) -> None:
+    async def _refresh(self, answer_s: float = ANSWER_S) -> None:
         """Ask the server that answered last, or any other."""
         others = [*self.nodes, *self._seeds]
         random.shuffle(others)
         refusal: Exception = BackendUnavailableError("the cluster has no servers")
         for address in (self._asked, *others):
             try:
-                async with asyncio.timeout(ANSWER_S):
+                async with asyncio.timeout(answer_s):
                     ranges = await self._ask(address)
             except Exception as error:  # noqa: BLE001 - whatever it is, another server may know better
                 await self._hang_up()

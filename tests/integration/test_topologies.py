@@ -19,6 +19,8 @@ from fastapi_websocket_stabilizer import (
 )
 from fastapi_websocket_stabilizer.backends.redis import RedisBackend
 from fastapi_websocket_stabilizer.backends.redis.keys import Keys
+from fastapi_websocket_stabilizer.backends.redis.topology import Cluster
+from fastapi_websocket_stabilizer.backends.redis.urls import parse
 from fastapi_websocket_stabilizer.metrics import Counters
 from fastapi_websocket_stabilizer.names import NodeId
 from tests.integration.cluster import Managers, Socket, counter, join, knows
@@ -166,6 +168,34 @@ async def test_slots_move_under_traffic_and_nobody_stays_deaf(cluster: RedisClus
         await crowd.is_well()
         await eventually(lambda: all(counter(node, "bus_moves") for node in crowd.nodes))
         assert sum(counter(node, "redis_redirected") for node in crowd.nodes) > 0
+
+
+async def test_commands_of_a_slot_are_executed_once_and_in_order_while_it_moves(
+    cluster: RedisCluster, namespace: str
+) -> None:
+    topology = Cluster(parse(cluster.url), 3.0, Counters())
+    commands = topology.commands("test")
+    await commands.start()
+    lists = [f"{namespace}:{{{number}}}" for number in range(3)]
+    replies: list[asyncio.Future[int]] = []
+
+    async def push() -> None:
+        while True:
+            for _ in range(20):
+                number = len(replies) // len(lists)
+                replies.extend(commands.send("RPUSH", key, number, idempotent=False) for key in lists)
+            await asyncio.sleep(0)
+
+    pushing = asyncio.create_task(push())
+    for key in lists * 2:
+        slot = key_slot(key.encode())
+        target = cluster.servers[(cluster.servers.index(cluster.owner(slot)) + 1) % 3]
+        await asyncio.to_thread(cluster.move, slot, target)
+    pushing.cancel()
+    lengths = await asyncio.gather(*replies)
+    assert lengths == [number // len(lists) + 1 for number in range(len(lengths))]
+    await commands.stop()
+    await topology.stop()
 
 
 async def test_a_half_moved_slot_is_served_by_both_servers(cluster: RedisCluster, namespace: str) -> None:

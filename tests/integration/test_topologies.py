@@ -174,8 +174,9 @@ async def test_commands_of_a_slot_are_executed_once_and_in_order_while_it_moves(
     cluster: RedisCluster, namespace: str
 ) -> None:
     topology = Cluster(parse(cluster.url), 3.0, Counters())
-    commands = topology.commands("test")
+    commands, others = topology.commands("test"), topology.commands("others")
     await commands.start()
+    await others.start()
     lists = [f"{namespace}:{{{number}}}" for number in range(3)]
     replies: list[asyncio.Future[int]] = []
 
@@ -186,15 +187,22 @@ async def test_commands_of_a_slot_are_executed_once_and_in_order_while_it_moves(
                 replies.extend(commands.send("RPUSH", key, number, idempotent=False) for key in lists)
             await asyncio.sleep(0)
 
-    pushing = asyncio.create_task(push())
+    async def learn() -> None:
+        """Hear of each move on another connection, while commands are in flight on the first."""
+        while True:
+            await asyncio.gather(*(others.send("LLEN", key, idempotent=True) for key in lists))
+
+    tasks = [asyncio.create_task(push()), asyncio.create_task(learn())]
     for key in lists * 2:
         slot = key_slot(key.encode())
         target = cluster.servers[(cluster.servers.index(cluster.owner(slot)) + 1) % 3]
         await asyncio.to_thread(cluster.move, slot, target)
-    pushing.cancel()
+    for task in tasks:
+        task.cancel()
     lengths = await asyncio.gather(*replies)
     assert lengths == [number // len(lists) + 1 for number in range(len(lengths))]
     await commands.stop()
+    await others.stop()
     await topology.stop()
 
 

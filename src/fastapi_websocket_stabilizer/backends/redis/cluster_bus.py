@@ -5,24 +5,25 @@ make it known anywhere, but then nobody could say how many heard it; so the same
 """
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from redis import exceptions as redis_errors
 
 from ...loops import running_loop
 from ...metrics import Counters
-from ...names import NodeId, node_of
+from ...names import NodeId
 from ...wire import Envelope, Part
 from .bus import RedisPublishing, RoomChannels, Subscriber
 from .client import ConnectionFactory
 from .duties import Channels, Commands
 from .keys import Keys
 from .slots import SlotTable, slot_of
-from .stores import entries_of
 from .urls import Address
 
 Taken = list[list[NodeId]]
@@ -51,8 +52,8 @@ class ClusterSubscriber:
 
     @property
     def is_connected(self) -> bool:
-        found = self._subscribers.values()
-        return bool(found) and all(subscriber.is_connected for subscriber in found)
+        homes = set(self._homes.values())
+        return bool(homes) and all(self._subscribers[home].is_connected for home in homes)
 
     async def start(self) -> None:
         """Know the owners of the slots; connections are opened for channels."""
@@ -101,11 +102,10 @@ class ClusterSubscriber:
             home = self._homes[name] = self._table.owner(self._slots[name])
             self._at(home).want(name)
         self._counters.bus_moves += len(moved)
-        if moved:
-            self._end_unused()
-            if self._table.is_sharded:
-                self._note_gap()
-            # Else both servers may bring the same message, which only the sequences tell from a new one.
+        self._end_unused()
+        # Classic: both servers may bring the same message, which only the sequences tell from a new one.
+        if moved and self._table.is_sharded:
+            self._note_gap()
 
     def _end_unused(self) -> None:
         for address in self._subscribers.keys() - set(self._homes.values()):
@@ -128,7 +128,8 @@ class _Turn(NamedTuple):
     """Something for inboxes that waits until what was sent before it is published."""
 
     lookups: "list[asyncio.Future[list[bytes]]]"
-    act: Callable[[], object]
+    act: Callable[[], None]
+    answer: "asyncio.Future[Any]"
 
 
 class ClusterPublishing(RedisPublishing):
@@ -156,16 +157,15 @@ class ClusterPublishing(RedisPublishing):
             return await super().publish_node(node, envelope)
         queued: asyncio.Future[asyncio.Future[int]] = running_loop().create_future()
         channel = self._keys.inbox(node)
-        self._turns.append(_Turn([], lambda: queued.set_result(self._queue(channel, envelope))))
+        self._turns.append(_Turn([], lambda: queued.set_result(self._queue(channel, envelope)), queued))
         return await (await asyncio.shield(queued))
 
     def publish_clients(self, envelope: Envelope, top: int) -> "asyncio.Future[Taken]":
         names = dict.fromkeys(chain.from_iterable(part.targets for part in envelope.parts))
         lookups = {n: self._pipeline.send("HGETALL", self._keys.client(n), idempotent=True) for n in names}
         answer: asyncio.Future[Taken] = running_loop().create_future()
-        self._turns.append(
-            _Turn(list(lookups.values()), lambda: self._publish_found(envelope, top, lookups, answer))
-        )
+        found = partial(self._publish_found, envelope, top, lookups, answer)
+        self._turns.append(_Turn(list(lookups.values()), found, answer))
         if self._worker is None:
             self._worker = asyncio.create_task(self._work(), name="redis-direct")
         return answer
@@ -175,7 +175,11 @@ class ClusterPublishing(RedisPublishing):
             for lookup in self._turns[0].lookups:
                 if not lookup.done():
                     await asyncio.wait([lookup])
-            self._turns.popleft().act()
+            turn = self._turns.popleft()
+            try:
+                turn.act()
+            except Exception as error:  # noqa: BLE001 - its caller's, not that of those behind it
+                _fail(turn.answer, error)
         self._worker = None
 
     def _publish_found(
@@ -194,7 +198,7 @@ class ClusterPublishing(RedisPublishing):
             errors.extend(error for reply in replies.values() if (error := reply.exception()) is not None)
             heard = {n for n, reply in replies.items() if reply.exception() is None and reply.result()}
             if errors and not heard:
-                answer.set_exception(errors[0])
+                _fail(answer, errors[0])
             elif not answer.done():
                 targets = chain.from_iterable(part.targets for part in envelope.parts)
                 answer.set_result([[node for node in holders[name] if node in heard] for name in targets])
@@ -202,10 +206,22 @@ class ClusterPublishing(RedisPublishing):
         asyncio.gather(*replies.values(), return_exceptions=True).add_done_callback(finish)
 
 
+def _fail(answer: "asyncio.Future[Any]", error: BaseException) -> None:
+    if not answer.done():
+        answer.set_exception(error)
+        answer.exception()  # a caller that was cancelled will never ask; that is no leak to warn of
+
+
 def _holders(lookup: "asyncio.Future[list[bytes]]", top: int) -> list[NodeId]:
     """Return the nodes of a client's newest connections; none if that could not be found out."""
-    entries = [] if lookup.exception() is not None else entries_of(lookup.result())
-    return list(dict.fromkeys(node_of(entry.connection_id) for entry in entries[:top]))
+    reply = [] if lookup.exception() is not None else lookup.result()
+    ranked = []
+    for connection_id, value in zip(reply[::2], reply[1::2], strict=True):
+        stamp, (node, dot, _) = re.match(rb"\d+", value), connection_id.rpartition(b".")
+        if stamp and dot:  # else it is not ours
+            ranked.append((int(stamp[0]), NodeId(node.decode(errors="replace"))))
+    ranked.sort(reverse=True)
+    return list(dict.fromkeys(node for _, node in ranked[:top]))
 
 
 def _shares(parts: Iterable[Part], holders: dict[str, list[NodeId]]) -> dict[NodeId, list[Part]]:

@@ -217,7 +217,9 @@ class Router:
         for command in chain.from_iterable(parked.values()):
             if command.reply.done():
                 continue
-            if command.deadline_s <= now_s:
+            if not self._is_open:
+                command.reject(_closed(command))
+            elif command.deadline_s <= now_s:
                 self._give_up_on(command)
             elif command.asks is not None:
                 self._pipeline(command.asks).submit(command)

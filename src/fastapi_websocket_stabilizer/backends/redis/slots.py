@@ -43,7 +43,8 @@ class SlotTable:
     def __init__(self, factory: ConnectionFactory, seeds: Iterable[Address]) -> None:
         self._factory, self._seeds = factory, tuple(seeds)
         self._owners: list[Address | None] = [None] * SLOTS
-        self._learned: dict[int, float] = {}
+        self._learned: dict[int, float] = {}  # slot -> when
+        self._ranges: list[Any] = []  # the map as it was told, unless something was learned since
         self._listeners: list[OnChange] = []
         self._connection: Connection | None = None
         self._asked = self._seeds[0]
@@ -84,19 +85,38 @@ class SlotTable:
         now_s = running_loop().time()
         if now_s - self._learned.get(slot, -RETRY_S) >= RETRY_S:
             self._learned[slot] = now_s
-            self._apply([(slot, owner)])
+            self._ranges = []
+            self.nodes |= {owner}
+            self._tell(self._enter([(slot, owner)]))
 
-    def _apply(self, owners: Iterable[tuple[int, Address]]) -> None:
+    def _use(self, ranges: list[Any], asked: Address) -> None:
+        """Believe a map, but for what was learned just now; usually it is the one that we have."""
+        now_s, former = running_loop().time(), dict[int, Address]()
+        self._learned = {slot: at_s for slot, at_s in self._learned.items() if now_s - at_s < FRESH_S}
+        if ranges != self._ranges:
+            found = _owners(ranges, asked.host)
+            former = self._enter((slot, owner) for slot, owner in found if slot not in self._learned)
+            self.nodes = frozenset(owner for owner in self._owners if owner is not None)
+            self._ranges = [] if self._learned else ranges
+        self._tell(former)
+
+    def _enter(self, owners: Iterable[tuple[int, Address]]) -> dict[int, Address]:
+        """Return the former owners of those slots that had another one."""
         former: dict[int, Address] = {}
         for slot, owner in owners:
             before, self._owners[slot] = self._owners[slot], owner
             if before is not None and before != owner:
                 former[slot] = before
-        self.nodes = frozenset(owner for owner in self._owners if owner is not None)
+        return former
+
+    def _tell(self, former: dict[int, Address]) -> None:
         if former:
             log.info("slots moved", extra={"slots": len(former)})
         for on_change in self._listeners:
-            on_change(former)
+            try:
+                on_change(former)
+            except Exception:  # the others must hear of it
+                log.exception("a change of the cluster was not dealt with")
 
     async def _refresh_for_ever(self) -> None:
         while True:
@@ -121,9 +141,7 @@ class SlotTable:
                 await self._hang_up()
                 refusal = self._factory.at(address).translate("CLUSTER SLOTS", error)
             else:
-                now_s = running_loop().time()
-                self._learned = {s: at for s, at in self._learned.items() if now_s - at < FRESH_S}
-                self._apply(found for found in _owners(ranges, address.host) if found[0] not in self._learned)
+                self._use(ranges, address)
                 return
         raise refusal
 

@@ -53,7 +53,7 @@ class RedisPresence:
 
     async def entries(self, client_ids: Sequence[str]) -> list[list[Entry]]:
         calls = [self._pipeline.send("HGETALL", self._keys.client(c), idempotent=True) for c in client_ids]
-        return [entries_of(await call) for call in calls]
+        return [_entries(await call) for call in calls]
 
     async def _write_index(self, claim: Claim) -> None:
         key = self._keys.connections(node_of(claim.connection_id))
@@ -67,8 +67,7 @@ def _claimed(reply: list[bytes]) -> Claimed:
     return Claimed(int(stamp), not int(before), tuple(ConnectionId(other.decode()) for other in others))
 
 
-def entries_of(reply: list[bytes]) -> list[Entry]:
-    """Return what a client's hash says, the highest stamp first."""
+def _entries(reply: list[bytes]) -> list[Entry]:
     entries = []
     for connection_id, value in zip(reply[::2], reply[1::2], strict=True):
         stamp, _, entry = value.partition(b" ")

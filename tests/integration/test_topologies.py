@@ -23,7 +23,7 @@ from fastapi_websocket_stabilizer.backends.redis.topology import Cluster
 from fastapi_websocket_stabilizer.backends.redis.urls import parse
 from fastapi_websocket_stabilizer.metrics import Counters
 from fastapi_websocket_stabilizer.names import NodeId
-from tests.integration.cluster import Managers, Socket, counter, join, knows
+from tests.integration.cluster import Managers, Socket, counter, join, knows, register
 from tests.support.certificates import Certificates, make_certificates
 from tests.support.clusters import RedisCluster
 from tests.support.process import free_port
@@ -204,6 +204,23 @@ async def test_commands_of_a_slot_are_executed_once_and_in_order_while_it_moves(
     await commands.stop()
     await others.stop()
     await topology.stop()
+
+
+async def test_what_goes_to_an_inbox_keeps_the_order_of_the_calls(
+    cluster: RedisCluster, namespace: str
+) -> None:
+    async with crowd_at(cluster.url, namespace) as crowd:
+        socket = Socket()
+        carol = await register(crowd.here, "carol", socket)
+        calls: list[asyncio.Future[object]] = []
+        for number in range(100):
+            calls.append(asyncio.ensure_future(crowd.here.broadcast("all")))  # the others stay behind it
+            calls.append(asyncio.ensure_future(crowd.here.send_to_client("carol", f"{2 * number}")))
+            calls.append(asyncio.ensure_future(carol.send(f"{2 * number + 1}")))
+            await asyncio.sleep(0)
+        await asyncio.gather(*calls)
+        expected = [f"{number}" for number in range(200)]
+        await eventually(lambda: [text for text in socket.received if text != "all"] == expected)
 
 
 async def test_a_half_moved_slot_is_served_by_both_servers(cluster: RedisCluster, namespace: str) -> None:

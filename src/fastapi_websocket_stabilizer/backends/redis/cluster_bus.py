@@ -153,6 +153,7 @@ class ClusterPublishing(RedisPublishing):
         return "SPUBLISH" if self._table.is_sharded else "PUBLISH"
 
     async def publish_node(self, node: NodeId, envelope: Envelope) -> int:
+        self._pipeline.before_queueing()  # may give us direct sends, which are numbered before this one
         if not self._turns:
             return await super().publish_node(node, envelope)
         queued: asyncio.Future[asyncio.Future[int]] = running_loop().create_future()

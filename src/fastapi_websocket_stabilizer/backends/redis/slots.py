@@ -50,7 +50,7 @@ class SlotTable:
         self._asked = self._seeds[0]
         self._task: asyncio.Task[None] | None = None
         self.nodes: frozenset[Address] = frozenset()
-        self.is_sharded = False
+        self.is_sharded: bool = False
         """Whether every primary has sharded Pub/Sub (Redis 7)."""
 
     def listen(self, on_change: OnChange) -> None:

@@ -2,11 +2,13 @@
 
 import secrets
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.support.requirements import missing
 from tests.support.servers import ROWS, Missing, RedisServer, default_server, find_row
+from tests.support.topologies import TOPOLOGIES
 
 _DEFAULT_SOURCE = pytest.StashKey[str]()
 
@@ -47,17 +49,16 @@ def _server_of_row(name: str) -> RedisServer:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     terminalreporter.section("Redis servers", sep="-")
     terminalreporter.line(f"default: {config.stash.get(_DEFAULT_SOURCE, 'not used')}")
-    for row in ROWS:
-        terminalreporter.line(f"{row}: {_what_ran(row, terminalreporter)}")
+    for row, topology in TOPOLOGIES.items():
+        terminalreporter.line(f"{row}: {_what_ran(row, topology.find(), terminalreporter)}")
 
 
-def _what_ran(row: str, terminalreporter: pytest.TerminalReporter) -> str:
+def _what_ran(row: str, found: Path | Missing, terminalreporter: pytest.TerminalReporter) -> str:
     counts = {
         outcome: sum(_is_of_row(report, row) for report in terminalreporter.getreports(outcome))
         for outcome in ("passed", "failed", "error", "skipped")
     }
     ran = ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
-    found = find_row(row)
     why = f" ({found.reason})" if isinstance(found, Missing) else ""
     return (ran or "no test of it was selected") + why
 

@@ -4,7 +4,7 @@ import asyncio
 import os
 import sys
 from importlib.util import find_spec
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 _INSTALL = "pip install 'fastapi-websocket-stabilizer[demo]'"
 
@@ -66,13 +66,32 @@ def drain(
         _fail(str(error))
 
 
+@app.command()
+def doctor(
+    url: Annotated[str, typer.Argument(help="redis_url, as the application has it.", envvar="WS_REDIS_URL")],
+    namespace: Annotated[str, typer.Option(help="The registry's namespace.")] = "fws",
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that a server may take to answer.")] = 3.0,
+) -> None:
+    """Look at a registry's Redis and say what to change; exit code 1 when something must change."""
+    _require("rich")
+    from .doctor import run_doctor
+    from .exceptions import ConfigurationError
+
+    try:
+        is_well = run_doctor(url, namespace, timeout)
+    except ConfigurationError as error:
+        _fail(str(error))
+    if not is_well:
+        raise typer.Exit(1)
+
+
 def _require(*modules: str) -> None:
     missing = [module for module in modules if find_spec(module) is None]
     if missing:
         _fail(f"this needs {', '.join(missing)}: {_INSTALL}")
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     typer.echo(f"stabilizer: {message}", err=True)
     raise typer.Exit(1)
 

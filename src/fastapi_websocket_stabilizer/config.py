@@ -22,6 +22,17 @@ FiniteFloat = Annotated[float, Gt(0), AllowInfNan(False)]
 PositiveInt = Annotated[int, Gt(0)]
 
 
+_SCHEMES = (
+    "redis://",
+    "rediss://",
+    "unix://",
+    "redis+sentinel://",
+    "rediss+sentinel://",
+    "redis+cluster://",
+    "rediss+cluster://",
+)
+
+
 def _lower(value: object) -> object:
     return (
         value.lower()
@@ -33,8 +44,11 @@ def _lower(value: object) -> object:
 def _redis_url(value: object) -> object:
     if value is None:
         return value
-    if not isinstance(value, str) or not value.startswith(("redis://", "rediss://", "unix://")):
-        raise ValueError("must be a redis://, rediss:// or unix:// URL")
+    if not isinstance(value, str) or not value.startswith(_SCHEMES):
+        raise ValueError(
+            "must be a redis://, rediss://, unix://, redis+sentinel:// or redis+cluster:// URL"
+            " (rediss+sentinel:// and rediss+cluster:// with TLS)"
+        )
     return value
 
 
@@ -59,10 +73,15 @@ def check_envelope_keys(value: object) -> tuple[str, ...]:
 
 
 def mask_password(url: str) -> str:
-    """Return ``url`` with the password replaced by ``***``, for people to read."""
+    """Return ``url`` with users and passwords, Sentinel's too, replaced by ``***``, for people to read."""
     # A password may hold an @: user and password end at the last one before the path.
-    hidden = re.sub(r"(//[^:/?#@]*):[^/?#]*@", r"\1:***@", url)
-    return re.sub(r"([?&]password=)[^&]*", r"\1***", hidden)
+    hidden = re.sub(r"//([^:/?#@]*)(:?)[^/?#]*@", _masked, url)
+    return re.sub(r"([?&](?:\w*password|\w*username)=)[^&\s]*", r"\1***", hidden)
+
+
+def _masked(credentials: re.Match[str]) -> str:
+    user, colon = credentials.groups()
+    return f"//{'***' if user else ''}{':***' if colon else ''}@"
 
 
 def _describe(error: Any) -> str:
@@ -127,7 +146,7 @@ class WebSocketConfig:
     heartbeat_message: str | JSON | None = None
     """What ``heartbeat_type="custom"`` sends; None is the same as ``"ping"``."""
     redis_url: Annotated[str | None, BeforeValidator(_redis_url)] = field(default=None)
-    """Redis of the registry; None is one process in memory."""
+    """Redis of the registry, its Sentinels or its cluster; None is one process in memory."""
     namespace: Annotated[str, BeforeValidator(_namespace)] = "fws"
     """First part of every key and channel; several registries may share one Redis."""
     node_name: Annotated[str, MinLen(1)] | None = None

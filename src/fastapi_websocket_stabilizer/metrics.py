@@ -68,6 +68,8 @@ class Counters:
     """Times that the bus was away and is subscribed again: what was said meanwhile is lost."""
     canaries_missed: int = 0
     """Times that a bus connection was silent for a beat in which our own message should have come back."""
+    bus_moves: int = 0
+    """Channels that were subscribed again elsewhere in the cluster, since their slot had moved."""
     bus_paused: int = 0
     """Times that the fan-out queue was full and reading the bus waited."""
     redis_batches: int = 0
@@ -76,6 +78,8 @@ class Counters:
     """Commands that got no answer."""
     redis_rejected: int = 0
     """Commands refused because the pipeline was full."""
+    redis_redirected: int = 0
+    """Commands that a server of the cluster did not execute, and that were sent again."""
     releases_dropped: int = 0
     """Releases forgotten because too many waited for Redis to come back."""
     leases_refused: int = 0

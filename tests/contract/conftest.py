@@ -1,6 +1,6 @@
-"""The backends that every contract suite runs on: memory, and each named server."""
+"""The backends that every contract suite runs on: memory, each named server, and each topology."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
 import pytest
 
@@ -12,7 +12,8 @@ from fastapi_websocket_stabilizer.names import NodeId
 from fastapi_websocket_stabilizer.ports import Backend, Receive
 from fastapi_websocket_stabilizer.wire import Envelope, Part
 from tests.support.requirements import missing
-from tests.support.servers import ROWS, Missing, RedisServer, find_row
+from tests.support.servers import Missing
+from tests.support.topologies import TOPOLOGIES
 
 TIMEOUT_S = 3.0
 NODE = NodeId("n1")
@@ -21,8 +22,10 @@ NODE = NodeId("n1")
 class Peer:
     """One node of a registry: its backend, and what its bus has heard."""
 
-    def __init__(self, node: NodeId, make: Callable[[NodeId, Receive], Backend]) -> None:
-        self.node = node
+    def __init__(
+        self, node: NodeId, make: Callable[[NodeId, Receive], Backend], *, is_in_cluster: bool = False
+    ) -> None:
+        self.node, self._is_in_cluster = node, is_in_cluster
         self.heard: list[tuple[str, Envelope]] = []
         self.backend = make(node, self._hear)
 
@@ -38,6 +41,18 @@ class Peer:
             for body in ([part.body for part in envelope.parts] or [envelope.body])
         ]
 
+    def hears_in_order(self, bodies: Sequence[str]) -> bool:
+        """Whether it heard exactly these; in a cluster only those of one channel need to be in order."""
+        if not self._is_in_cluster:
+            return self.bodies == list(bodies)
+        places: dict[str, list[int]] = {}
+        for channel, envelope in self.heard:
+            for body in [part.body for part in envelope.parts] or [envelope.body]:
+                places.setdefault(channel, []).append(bodies.index(str(body)))
+        return sorted(map(str, self.bodies)) == sorted(bodies) and all(
+            found == sorted(found) for found in places.values()
+        )
+
     @property
     def parts(self) -> list[Part]:
         return [part for _, envelope in self.heard for part in envelope.parts]
@@ -46,21 +61,22 @@ class Peer:
 OpenPeer = Callable[[str], Awaitable[Peer]]
 
 
-@pytest.fixture(scope="session", params=["memory", *ROWS])
-def row(request: pytest.FixtureRequest) -> Iterator[RedisServer | None]:
-    """Each place that a registry can live in; None is this process."""
+@pytest.fixture(scope="session", params=["memory", *TOPOLOGIES])
+def row(request: pytest.FixtureRequest) -> Iterator[str | None]:
+    """URL of each place that a registry can live in; None is this process."""
     if request.param == "memory":
         yield None
         return
-    found = find_row(request.param)
+    topology = TOPOLOGIES[request.param]
+    found = topology.find()
     if isinstance(found, Missing):
         missing(found.reason)
-    with RedisServer(found) as server:
-        yield server
+    with topology.serve(found) as url:
+        yield url
 
 
 @pytest.fixture
-async def open_peer(row: RedisServer | None, namespace: str) -> AsyncIterator[OpenPeer]:
+async def open_peer(row: str | None, namespace: str) -> AsyncIterator[OpenPeer]:
     """Start further nodes of the test's registry; all of them stop after the test."""
     hub, peers = MemoryHub(), []
 
@@ -68,13 +84,13 @@ async def open_peer(row: RedisServer | None, namespace: str) -> AsyncIterator[Op
         if row is None:
             return MemoryBackend(hub, node, receive, Counters())
         return RedisBackend(
-            WebSocketConfig(redis_url=row.url, namespace=namespace, redis_timeout_s=TIMEOUT_S),
+            WebSocketConfig(redis_url=row, namespace=namespace, redis_timeout_s=TIMEOUT_S),
             receive,
             Counters(),
         )
 
     async def start(name: str) -> Peer:
-        peer = Peer(NodeId(name), make)
+        peer = Peer(NodeId(name), make, is_in_cluster="+cluster" in (row or ""))
         await peer.backend.start(peer.node)
         peers.append(peer)
         return peer

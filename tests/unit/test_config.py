@@ -256,10 +256,12 @@ PASSWORDS = ["hunter2", "p@ssw0rd", "a:b@c", "100%", quote("p@ss/w#rd", safe="")
     "url",
     [
         "redis://:{}@host:6379/0",
-        "rediss://user:{}@host",
+        "redis+sentinel://:{}@one:26379,two:26379/service/0",
+        "redis+cluster://:{}@one:7000,two:7001",
+        "redis+sentinel://one,two/service?sentinel_password={}",
         "redis://host/0?password={}",
         "redis://host?db=1&password={}&ssl=no",
-        "unix://user:{}@/run/redis.sock",
+        "unix://:{}@/run/redis.sock",
         "redis://[::1]:6379?password={}",
     ],
 )
@@ -269,7 +271,22 @@ def test_no_piece_of_the_password_is_shown(url: str, password: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["redis://host:6379/0", "redis://user@host", "redis://host?db=1", "unix:///run/redis.sock"]
+    ("url", "shown"),
+    [
+        ("redis://user@host", "redis://***@host"),
+        ("rediss://user:hunter2@host", "rediss://***:***@host"),
+        ("redis+cluster://user:a@b:c@one:1,two:2", "redis+cluster://***:***@one:1,two:2"),
+        ("redis+sentinel://one/s?sentinel_username=user", "redis+sentinel://one/s?sentinel_username=***"),
+        ("redis://host?username=user&db=1", "redis://host?username=***&db=1"),
+    ],
+)
+def test_no_user_is_shown(url: str, shown: str) -> None:
+    assert mask_password(url) == shown
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["redis://host:6379/0", "redis+cluster://one:1,two:2", "redis://host?db=1", "unix:///run/redis.sock"],
 )
 def test_address_without_a_password_is_shown_as_it_is(url: str) -> None:
     assert mask_password(url) == url

@@ -1,42 +1,39 @@
-"""``ports.Backend`` on Redis: three connections per node, however many clients it has."""
-
-import asyncio
-import secrets
+"""``ports.Backend`` on Redis: three connections per node and server, however many clients it has."""
 
 from ...config import WebSocketConfig
 from ...metrics import Counters
 from ...names import NodeId
 from ...ports import Bus, Receive, Watcher
-from .bus import Ear, RedisBus, Subscriber
-from .canary import Canary
-from .client import ConnectionFactory
+from .bus import Ear
+from .canary import Canaries
 from .guard import Guard, Signer
 from .keys import Keys
-from .pipeline import Pipeline
 from .reading import Reader
 from .stores import RedisNodes, RedisPresence, RedisRooms, RedisTokens
+from .topology import topology_at
+from .urls import parse
 
 
 class RedisBackend:
     """Commands, lease renewal and bus, each on a connection of its own."""
 
     def __init__(self, config: WebSocketConfig, receive: Receive, counters: Counters) -> None:
-        url = config.redis_url or ""
-        factory, keys = ConnectionFactory(url, config.redis_timeout_s), Keys(config.namespace)
-        # A renewal that takes longer than a third of the lease is better asked for again.
-        lease_factory = ConnectionFactory(url, min(config.redis_timeout_s, config.lease_ttl_s / 3))
+        keys, location = Keys(config.namespace), parse(config.redis_url or "")
+        self._topology = topology = topology_at(location, config.redis_timeout_s, counters)
         self._keys = keys
-        self._pipeline = Pipeline(factory, counters, "commands")
-        self._leases = Pipeline(lease_factory, counters, "lease")
+        self._pipeline = topology.commands("commands")
+        # A renewal that takes longer than a third of the lease is better asked for again.
+        lease_timeout_s = min(config.redis_timeout_s, config.lease_ttl_s / 3)
+        self._leases = topology.commands("lease", lease_timeout_s, keys.leases)
         self._signer = Signer(config.envelope_keys, keys) if config.envelope_keys else None
         self._guard = Guard(self._signer, counters) if self._signer else None
-        self._subscriber = Subscriber(factory, counters, Ear(keys, receive, counters, self._guard).hear)
-        self._inbox, reader = "", Reader(counters)
         self._deaf_after_s = 2 * config.renew_interval_s
-        channel = keys.canary(secrets.token_hex(8))
-        self._canary = Canary(self._subscriber, self._publish, channel, counters)
-        self._channels = keys.all, channel
-        self.bus: Bus = RedisBus(keys, self._pipeline, self._subscriber, self._signer, self._guard)
+        self._canaries = Canaries(keys, self._pipeline, topology.publish_command, counters)
+        self._subscriber = topology.channels(Ear(keys, receive, counters, self._guard).hear, self._canaries)
+        self._inbox, reader = "", Reader(counters)
+        bus = topology.bus(keys, self._pipeline, self._subscriber, self._signer, self._guard)
+        self.bus: Bus = bus
+        self._settle = bus.settle
         self.presence: RedisPresence = RedisPresence(keys, self._pipeline, reader)
         self.rooms: RedisRooms = RedisRooms(keys, self._pipeline, reader)
         self.tokens: RedisTokens = RedisTokens(keys, self._pipeline, reader)
@@ -46,11 +43,11 @@ class RedisBackend:
 
     def watch(self, watcher: Watcher) -> None:
         def returned(seconds: float) -> None:
-            self._canary.restart()  # what was sent before is gone
+            self._canaries.restart()  # what was sent before is gone
             watcher.gap_ended(seconds)
 
         self._subscriber.on_gap, self._subscriber.on_return = watcher.gap_began, returned
-        self._subscriber.pause, self._canary.heard_after = watcher.pause, watcher.heard_after
+        self._subscriber.pause, self._canaries.heard_after = watcher.pause, watcher.heard_after
         self._pipeline.before_queueing = watcher.before_queueing
         if self._guard is not None:
             self._guard.opened_at = watcher.opened_at
@@ -63,28 +60,24 @@ class RedisBackend:
                 await self.nodes.learn_time()
                 self._guard.start()
             await self._subscriber.start()
-            self._canary.restart()
-            for channel in self._channels:
-                await self._subscriber.subscribe(channel)
+            self._canaries.restart()
+            await self._subscriber.subscribe(self._keys.all)
             await self.rename(node)
         except BaseException:
             await self.stop()
             raise
 
     def start_later(self, node: NodeId) -> None:
-        self._canary.restart()
+        self._canaries.restart()
         self._inbox = self._keys.inbox(node)
-        for channel in (*self._channels, self._inbox):
+        for channel in (self._keys.all, self._inbox):
             self._subscriber.want(channel)
         self._pipeline.serve()
         self._leases.serve()
         self._subscriber.serve()
 
-    def _publish(self, channel: str, data: bytes) -> "asyncio.Future[object]":
-        return self._pipeline.send("PUBLISH", channel, data, idempotent=False)
-
     def beat(self) -> None:
-        self._canary.beat()
+        self._canaries.beat()
 
     async def rename(self, node: NodeId) -> None:
         if self._inbox:
@@ -94,8 +87,10 @@ class RedisBackend:
 
     async def stop(self) -> None:
         await self._subscriber.stop()
+        await self._settle()
         await self._pipeline.stop()
         await self._leases.stop()
+        await self._topology.stop()
         self._inbox = ""
 
     @property
@@ -104,12 +99,14 @@ class RedisBackend:
 
     @property
     def is_deaf(self) -> bool:
-        return self._canary.unheard_for_s() > self._deaf_after_s
+        return self._canaries.unheard_for_s() > self._deaf_after_s
 
     @property
     def run_id(self) -> str:
-        """Changes when another server, or a restarted one, answers."""
-        return self._leases.run_id
+        """Changes when another server, or a restarted one, answers; in a cluster, for any part of it."""
+        if self._pipeline.is_ordered:
+            return self._leases.run_id
+        return f"{self._leases.run_id} {self._pipeline.run_id}"
 
     @property
     def queued_bytes(self) -> int:

@@ -12,12 +12,56 @@ from functools import partial
 
 from ...loops import running_loop
 from ...metrics import Counters
-from .bus import Subscriber
+from .duties import Commands
+from .keys import Keys
+from .subscriber import Subscriber
 
 OUTSTANDING = 16
 """Canaries that may still come back; of an older one the lag is not measured."""
 
 Publish = Callable[[str, bytes], "asyncio.Future[object]"]
+
+
+class Canaries:
+    """Watch every bus connection of a node: one, or in a cluster one for each primary that it listens to."""
+
+    def __init__(
+        self, keys: Keys, commands: Commands, publish: Callable[[], str], counters: Counters
+    ) -> None:
+        self._keys, self._commands, self._publish_command, self._counters = keys, commands, publish, counters
+        self._canaries: dict[Subscriber, Canary] = {}
+        self.heard_after: Callable[[float], None] = lambda _: None
+
+    def watch(self, subscriber: Subscriber, may_be: Callable[[str], bool] = lambda _: True) -> str:
+        """Send a canary through a connection, on a channel that ``may_be`` heard there; return the channel."""
+        while not may_be(channel := self._keys.canary(secrets.token_hex(8))):
+            pass  # in a cluster about every third is of a slot of this primary
+        canary = Canary(subscriber, self._publish, channel, self._counters)
+        canary.heard_after = lambda seconds: self.heard_after(seconds)
+        self._canaries[subscriber] = canary
+        return channel
+
+    def forget(self, subscriber: Subscriber) -> None:
+        """The connection is not needed any more, or its canary's channel has moved away."""
+        if (canary := self._canaries.pop(subscriber, None)) is not None:
+            canary.release()
+
+    def restart(self) -> None:
+        """Forget what was sent: nothing of it will be heard."""
+        for canary in self._canaries.values():
+            canary.restart()
+
+    def beat(self) -> None:
+        """Look what became of the last canaries, and send the next. Called when commands are known to work."""
+        for canary in tuple(self._canaries.values()):
+            canary.beat()
+
+    def unheard_for_s(self) -> float:
+        """For how long nothing came back on some connection that Redis had taken; 0 when the last ones did."""
+        return max((canary.unheard_for_s() for canary in self._canaries.values()), default=0.0)
+
+    def _publish(self, channel: str, data: bytes) -> "asyncio.Future[object]":
+        return self._commands.send(self._publish_command(), channel, data, idempotent=False)
 
 
 class Canary:
@@ -31,8 +75,14 @@ class Canary:
         self._hear, subscriber.hear = subscriber.hear, self.hear
         self.restart()
 
+    def release(self) -> None:
+        """Watch it no more."""
+        self._subscriber.hear = self._hear
+        self._subscriber.unsubscribe(self._channel)
+
     def restart(self) -> None:
-        """Forget what was sent: nothing of it will be heard."""
+        """Forget what was sent; have the channel subscribed with everything else."""
+        self._subscriber.want(self._channel)
         self._outstanding: dict[bytes, float] = {}  # sent, with the time
         self._unheard_since_s: float | None = None
         self._bytes_read = -1

@@ -3,16 +3,19 @@
 import asyncio
 import random
 import re
+import ssl
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from copy import copy
 
 from redis import exceptions as redis_errors
-from redis.asyncio import Connection, ConnectionPool
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.asyncio import Connection
 
 from ...config import mask_password
 from ...exceptions import BackendUnavailableError, ConfigurationError
+from .sentinels import Sentinels
+from .sockets import open_connection
+from .urls import Address, Location, parse
 
 OLDEST_VERSION = (6, 2)
 """The first Redis with GETDEL; every Valkey is newer."""
@@ -42,50 +45,46 @@ class Backoff:
 
 
 class ConnectionFactory:
-    """Opens connections to one Redis, each owned and closed by whoever asked for it."""
+    """Opens connections to the server at ``location``, each owned and closed by whoever asked for it.
 
-    def __init__(self, url: str, timeout_s: float) -> None:
-        self.address: str = mask_password(url)
+    Behind Sentinels that is whichever server they call the primary at that moment.
+    """
+
+    def __init__(self, location: Location | str, timeout_s: float) -> None:
+        self._location = parse(location) if isinstance(location, str) else location
+        self.address: str = self._location.shown
         self.timeout_s = timeout_s
-        # Everything that redis-py decides by default is decided here: since 8.0 it would read with a time
-        # limit of 5 s, speak RESP3 and retry ten times, replaying commands whose outcome is unknown.
-        options = {} if url.startswith("unix:") else {"socket_keepalive": True}
-        try:
-            self._pool = ConnectionPool.from_url(
-                url,
-                protocol=2,
-                retry=Retry(NoBackoff(), 0),
-                retry_on_timeout=False,
-                socket_connect_timeout=timeout_s,
-                socket_timeout=None,
-                health_check_interval=0,
-                decode_responses=False,
-                **options,
-            )
-        except ValueError as error:
-            raise ConfigurationError(f"redis_url must be valid, got {self.address}: {error}") from None
+        self.sentinels: Sentinels | None = None
+        if self._location.kind == "sentinel":
+            self.sentinels = Sentinels(self._location, timeout_s)
 
     async def connect(self) -> Connection:
         """Return a connection that is authenticated and ready.
 
         Raises:
             BackendUnavailableError: Nobody answered within ``timeout_s``.
-            ConfigurationError: Wrong password, user or database.
+            ConfigurationError: Wrong password, user, database or certificate.
         """
-        connection: Connection = self._pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py
         with self.translated("connect"):
             try:
                 async with asyncio.timeout(self.timeout_s):
-                    await connection.connect()  # type: ignore[no-untyped-call]  # redis-py
+                    if self.sentinels is not None:
+                        return await self.sentinels.connect()
+                    return await open_connection(self._location.options, self.timeout_s)
             except redis_errors.InvalidResponse as error:
-                await close(connection)
                 raise ConfigurationError(
                     f"Redis at {self.address}: {error}: that is no Redis; check host and port in redis_url"
                 ) from None
-            except BaseException:
-                await close(connection)
-                raise
-        return connection
+
+    def within(self, timeout_s: float) -> "ConnectionFactory":
+        """Return a factory for the same server, with the same Sentinels and another time limit."""
+        other = copy(self)
+        other.timeout_s = timeout_s
+        return other
+
+    def at(self, address: Address) -> "ConnectionFactory":
+        """Return a factory for one server of the cluster."""
+        return ConnectionFactory(self._location.at(address), self.timeout_s)
 
     @contextmanager
     def translated(self, operation: str, *, outcome_unknown: bool = False) -> Iterator[None]:
@@ -102,15 +101,25 @@ class ConnectionFactory:
         if isinstance(error, TimeoutError | redis_errors.TimeoutError):
             why = f"no answer within {self.timeout_s:g} s"
         else:
-            why = mask_password(str(error)) or type(error).__name__
+            # Redis names the user whom it refuses.
+            why = re.sub(r"\bUser \S+", "User ***", mask_password(str(error))) or type(error).__name__
         text = f"Redis at {self.address}: {operation}: {why}"
         if isinstance(error, redis_errors.AuthenticationError | redis_errors.NoPermissionError):
             return ConfigurationError(f"{text}; check user, password and ACL in redis_url")
+        if _is_about_certificates(error):
+            return ConfigurationError(f"{text}; check ssl_ca_certs and ssl_check_hostname in redis_url")
         if isinstance(error, redis_errors.ResponseError) and "DB index" in str(error):
             return ConfigurationError(f"{text}; check the database number in redis_url")
         if isinstance(error, redis_errors.ResponseError) and why.startswith("WRONGTYPE"):
             return WrongTypeError(text)
         return BackendUnavailableError(text, outcome_unknown=outcome_unknown)
+
+
+def _is_about_certificates(error: BaseException | None) -> bool:
+    """Whether the server's certificate was refused; redis-py keeps that only as the context of its error."""
+    while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
+        error = error.__context__
+    return error is not None
 
 
 def is_lost(connection: Connection) -> bool:
@@ -132,10 +141,11 @@ def count_bytes(connection: Connection, count: Callable[[int], None]) -> None:
     reader.feed_data = feed_data  # type: ignore[assignment,method-assign]  # redis-py tells nobody what it reads
 
 
-async def close(connection: Connection) -> None:
-    """Close without waiting for the peer."""
-    with suppress(Exception):  # nothing about a connection that is given up is of interest
-        await connection.disconnect(nowait=True)
+async def server_info(connection: Connection) -> dict[str, str]:
+    """Return what INFO says about the server."""
+    await connection.send_command("INFO", "server")
+    lines = (await connection.read_response()).decode().splitlines()
+    return dict(line.split(":", 1) for line in lines if ":" in line)
 
 
 async def check_server(connection: Connection, address: str) -> str:
@@ -144,9 +154,7 @@ async def check_server(connection: Connection, address: str) -> str:
     Raises:
         ConfigurationError: The server is older than ``OLDEST_VERSION``, or does not say what it is.
     """
-    await connection.send_command("INFO", "server")
-    lines = (await connection.read_response()).decode().splitlines()
-    info = dict(line.split(":", 1) for line in lines if ":" in line)
+    info = await server_info(connection)
     found, oldest = info.get("redis_version", "of unknown version"), ".".join(map(str, OLDEST_VERSION))
     numbers = re.match(r"(\d+)\.(\d+)", found)
     if numbers is None or (int(numbers[1]), int(numbers[2])) < OLDEST_VERSION:

@@ -14,8 +14,8 @@ from ...exceptions import BackendUnavailableError, WireError
 from ...metrics import Counters
 from ...signing import Keyring
 from ...wire import Envelope, Part
+from .duties import Commands
 from .keys import Keys
-from .pipeline import Pipeline
 
 WINDOW_S = 30.0
 """Seconds that an envelope is good for."""
@@ -51,7 +51,7 @@ class RedisClock:
         if is_narrower or has_stepped or self.is_outdated:
             self._least_s, self._most_s, self._learned_at_s = least_s, most_s, now_s
 
-    async def ask(self, pipeline: Pipeline) -> None:
+    async def ask(self, pipeline: Commands) -> None:
         """Learn from Redis what time it is there."""
         asked_at_s = self._now_s()
         seconds, microseconds = await pipeline.send("TIME", idempotent=True)

@@ -7,7 +7,7 @@ that is cancelled never leaves half a reply behind for somebody else to read (CV
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import Any
 
 from redis import exceptions as redis_errors
@@ -17,8 +17,10 @@ from ...exceptions import BackendUnavailableError
 from ...logs import Occasionally
 from ...loops import running_loop
 from ...metrics import Counters
-from .client import Backoff, ConnectionFactory, check_server, close, is_lost
+from .client import Backoff, ConnectionFactory, check_server, is_lost
+from .command import Argument, Command, join
 from .scripts import Script
+from .sockets import abort, close
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -27,78 +29,27 @@ LIMIT_BYTES = 64 * 1024 * 1024
 BATCH = 1000
 """Commands in one pipeline at most: replies of a longer one would keep the event loop too long."""
 
+REDIRECTIONS = (  # the command was not executed
+    redis_errors.AskError,
+    redis_errors.TryAgainError,
+    redis_errors.ClusterDownError,
+)
+
 WATCHES = 20
 """How many times within the timeout it is looked whether a command has waited too long."""
 
-Argument = str | bytes | int
-
-
-class Command:
-    """One command and whoever waits for its reply."""
-
-    __slots__ = ("count", "deadline_s", "is_idempotent", "name", "packed", "parse", "reply", "script")
-
-    def __init__(
-        self,
-        arguments: tuple[Argument, ...],
-        script: Script | None,
-        *,
-        is_idempotent: bool,
-        deadline_s: float,
-        parse: Callable[[Any], Any] | None = None,
-    ) -> None:
-        self.name: str = script.name if script else str(arguments[0])
-        self.count: int = len(arguments)
-        self.packed: bytes = _pack(arguments)
-        self.script: Script | None = script
-        self.is_idempotent: bool = is_idempotent
-        self.deadline_s: float = deadline_s
-        self.parse: Callable[[Any], Any] | None = parse
-        self.reply: asyncio.Future[Any] = running_loop().create_future()
-
-    @property
-    def size(self) -> int:
-        return len(self.packed)
-
-    def resolve(self, result: Any) -> None:
-        if not self.reply.done():
-            self.reply.set_result(self.parse(result) if self.parse else result)
-
-    def reject(self, error: Exception) -> None:
-        if not self.reply.done():
-            self.reply.set_exception(error)
-            self.reply.exception()  # a caller that was cancelled will never ask; that is no leak to warn of
-
-
-def _pack(arguments: Iterable[Argument]) -> bytes:
-    """Return arguments as RESP says them; redis-py's packer takes three times as long."""
-    pieces: list[bytes] = []
-    for argument in arguments:
-        data = argument if isinstance(argument, bytes) else str(argument).encode()
-        pieces.append(b"$%d\r\n%b\r\n" % (len(data), data))
-    return b"".join(pieces)
-
-
-def _join(batch: list[Command]) -> bytes:
-    """Return what to send: a script in full at its first use in the batch, and by its hash after that.
-
-    So the server always knows it. Were a hash unknown (SCRIPT FLUSH, a restart), the command would have to be
-    sent again, behind those that were queued after it.
-    """
-    sent: set[str] = set()
-    pieces: list[bytes] = []
-    for command in batch:
-        script, count, call = command.script, command.count, b""
-        if script is not None:
-            count += 2
-            call = _pack(("EVALSHA", script.sha) if script.sha in sent else ("EVAL", script.source))
-            sent.add(script.sha)
-        pieces += (b"*%d\r\n" % count, call, command.packed)
-    return b"".join(pieces)
+Redirected = list[tuple[Command, redis_errors.ResponseError]]
 
 
 class Pipeline:
-    """One owned connection; ``run_id`` changes when another server, or a restarted one, answers."""
+    """One owned connection; ``run_id`` changes when another server, or a restarted one, answers.
+
+    Attributes:
+        after_batch: In a cluster, what to do between two batches with the commands that were redirected.
+    """
+
+    is_ordered = True
+    """Commands are executed in the order of the calls, whatever their keys."""
 
     def __init__(self, factory: ConnectionFactory, counters: Counters, name: str) -> None:
         self._factory, self._counters, self._name = factory, counters, name
@@ -110,7 +61,9 @@ class Pipeline:
         self._task: asyncio.Task[None] | None = None
         self._in_flight: list[Command] = []
         self._watchdog: asyncio.TimerHandle | None = None
+        self._redirected: Redirected = []
         self.before_queueing: Callable[[], None] = lambda: None
+        self.after_batch: Callable[[Redirected], None] | None = None
         self.queued_bytes: int = 0
         self.run_id: str = ""
 
@@ -178,6 +131,11 @@ class Pipeline:
         self.before_queueing()
         deadline_s = running_loop().time() + self._factory.timeout_s
         command = Command(arguments, script, is_idempotent=idempotent, deadline_s=deadline_s, parse=parse)
+        self.submit(command)
+        return command.reply
+
+    def submit(self, command: Command) -> None:
+        """Queue a command that was made elsewhere."""
         if self._task is None or self._task.done():
             command.reject(BackendUnavailableError(f"{command.name}: the connection to Redis was closed"))
         elif self._queue and self.queued_bytes + command.size > LIMIT_BYTES:
@@ -191,7 +149,28 @@ class Pipeline:
             self._wanted.set()
             if self._watchdog is None:
                 self._watch()
-        return command.reply
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether commands were sent whose replies are not all here."""
+        return bool(self._in_flight)
+
+    def take(self, slots: Container[int] | None = None) -> list[Command]:
+        """Take back what was not sent yet: all of it, or what belongs to some slots."""
+        taken = [c for c in self._queue if slots is None or c.slot in slots]
+        self._queue = deque([c for c in self._queue if slots is not None and c.slot not in slots])
+        self.queued_bytes -= sum(command.size for command in taken)
+        return taken
+
+    def check(self) -> None:
+        """Ask something if nothing is under way: so a server that was restarted is noticed without traffic."""
+        if not self._queue and not self._in_flight:
+            self.send("PING", idempotent=True)
+
+    def abort(self) -> None:
+        """Cut the connection; what was sent on it ends as if the server had done so."""
+        if self._connection is not None:
+            abort(self._connection)
 
     def _watch(self) -> None:
         """Look in from time to time whether somebody has waited too long: a timer each would cost more."""
@@ -231,6 +210,9 @@ class Pipeline:
                     raise
                 finally:
                     self._in_flight = []
+                if self.after_batch is not None:
+                    redirected, self._redirected = self._redirected, []
+                    self.after_batch(redirected)
 
     async def _is_back(self) -> bool:
         """Try once to connect again, whether or not anybody waits; commands end at their own deadlines."""
@@ -257,7 +239,7 @@ class Pipeline:
                     self._connection = await self._connect()
                 connection = self._connection
                 is_sent = True
-                await connection.send_packed_command(_join(batch), check_health=False)
+                await connection.send_packed_command(join(batch), check_health=False)
                 for command in batch:
                     await self._read_reply(connection, command, unknown_scripts)
                     answered += 1
@@ -272,14 +254,24 @@ class Pipeline:
         self, connection: Connection, command: Command, unknown_scripts: list[Command]
     ) -> None:
         try:
+            if command.asks is not None:
+                await connection.read_response()  # of ASKING
             command.resolve(await connection.read_response())
         except redis_errors.NoScriptError:
             unknown_scripts.append(command)
+        except REDIRECTIONS as error:
+            self._redirect(command, error)
         except redis_errors.ReadOnlyError as error:
             command.reject(self._factory.translate(command.name, error))
             raise  # a demoted primary: the next connection may find the new one
         except redis_errors.ResponseError as error:
             command.reject(self._factory.translate(command.name, error))
+
+    def _redirect(self, command: Command, error: redis_errors.ResponseError) -> None:
+        if self.after_batch is None:
+            command.reject(self._factory.translate(command.name, error))
+        else:
+            self._redirected.append((command, error))
 
     def _give_up(self, batch: list[Command], error: Exception, *, is_sent: bool) -> None:
         now_s = running_loop().time()

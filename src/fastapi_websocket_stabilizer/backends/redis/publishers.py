@@ -22,11 +22,13 @@ from ...models import Message
 from ...names import NodeId, check_client_id, check_each, check_room
 from ...wire import Encoded, Envelope, Form, Kind, Part, encode, pack, part_size
 from . import scripts
-from .bus import RedisPublishing, direct_call, direct_reply
+from .background import Background
+from .bus import direct_call, direct_reply
 from .client import ConnectionFactory
 from .guard import Signer
 from .keys import Keys
-from .pipeline import Pipeline
+from .topology import topology_at
+from .urls import parse
 
 DEFAULT_MAX_MESSAGE_SIZE = 1048576
 CLIENTS_PER_CALL = 500
@@ -89,10 +91,11 @@ class Publisher:
         max_connections_per_client: int = 1,
         envelope_keys: Sequence[str] = (),
     ) -> None:
-        self._pipeline = Pipeline(ConnectionFactory(redis_url, timeout_s), Counters(), "publisher")
         keys = Keys(namespace)
         self._signer = _signer(envelope_keys, keys)
-        self._bus = RedisPublishing(keys, self._pipeline, self._signer)
+        self._topology = topology_at(parse(redis_url), timeout_s, Counters())
+        self._pipeline = self._topology.commands("publisher")
+        self._bus = self._topology.publishing(keys, self._pipeline, self._signer)
         self._limit, self._top = max_message_size, max_connections_per_client
         self._outgoing = _Outgoing()
         self._starting = asyncio.Lock()
@@ -137,12 +140,18 @@ class Publisher:
     async def close(self) -> None:
         """Send what is queued and let go of Redis; a later call connects again."""
         self._is_started = False
+        await self._bus.settle()
         await self._pipeline.stop()
+        await self._topology.stop()
 
     async def _start(self) -> None:
         async with self._starting:
             if not self._is_started:
-                await self._pipeline.start()
+                try:
+                    await self._pipeline.start()
+                except BaseException:
+                    await self.close()
+                    raise
                 self._is_started = True
             if self._signer is not None and self._signer.clock.is_outdated:
                 await self._signer.clock.ask(self._pipeline)
@@ -177,8 +186,18 @@ class SyncPublisher:
         max_connections_per_client: int = 1,
         envelope_keys: Sequence[str] = (),
     ) -> None:
+        location = parse(redis_url)
+        self._background: Background[Publisher] | None = None
+        if location.kind != "server":  # whatever finds the servers is asynchronous
+            options: Any = {"max_message_size": max_message_size, "timeout_s": timeout_s}
+            options |= {
+                "max_connections_per_client": max_connections_per_client,
+                "envelope_keys": envelope_keys,
+            }
+            self._background = Background(lambda: Publisher(redis_url, namespace=namespace, **options))
+            return
         # Translates errors only; it opens no connection.
-        self._errors = ConnectionFactory(redis_url, timeout_s)
+        self._errors = ConnectionFactory(location, timeout_s)
         self._redis: Any = sync_redis.Redis.from_url(
             redis_url,
             protocol=2,
@@ -205,6 +224,8 @@ class SyncPublisher:
 
     def send_to_clients(self, client_ids: Iterable[str], message: Message) -> int:
         """Return how many clients' nodes took the message. Raises as ``send_to_client``."""
+        if self._background is not None:
+            return self._background.run(lambda each: each.send_to_clients(client_ids, message))
         names, encoded = check_each(client_ids, check_client_id), encode(message, self._limit)
         taken = 0
         for start in range(0, len(names), CLIENTS_PER_CALL):
@@ -220,6 +241,8 @@ class SyncPublisher:
         room: str | Iterable[str] | None = None,
     ) -> int:
         """Send to everybody or to rooms; return how many nodes took it. Raises as ``send_to_client``."""
+        if self._background is not None:
+            return self._background.run(lambda each: each.broadcast(message, exclude_client, room))
         encoded = encode(message, self._limit)
         exclude, rooms = check_each(exclude_client or None, check_client_id), check_each(room, check_room)
         if room is not None and not rooms:
@@ -232,7 +255,10 @@ class SyncPublisher:
 
     def close(self) -> None:
         """Let go of Redis; a later call connects again."""
-        self._redis.close()
+        if self._background is not None:
+            self._background.close()
+        else:
+            self._redis.close()
 
     def __enter__(self) -> Self:
         return self

@@ -1,6 +1,7 @@
 """Presence, rooms, tokens and leases in Redis. Every script is idempotent, so a lost connection is retried.
 
-The index of what a sweep must undo is written *before* the entry it is about, in the same pipeline.
+The index of what a sweep must undo is written *before* the entry it is about: in the same pipeline, or in a
+cluster, where they may be on different servers, confirmed before the entry is sent.
 """
 
 import secrets
@@ -11,20 +12,20 @@ from functools import partial
 from ...names import ConnectionId, NodeId, node_of
 from ...ports import Claim, Claimed, Entry, Membership, Renewal
 from . import reading, scripts
+from .duties import Commands
 from .guard import RedisClock
 from .keys import Keys
-from .pipeline import Pipeline
 from .reading import Reader
 
 
 class RedisPresence:
     """``ports.PresenceStore``."""
 
-    def __init__(self, keys: Keys, pipeline: Pipeline, reader: Reader) -> None:
+    def __init__(self, keys: Keys, pipeline: Commands, reader: Reader) -> None:
         self._keys, self._pipeline, self._reader = keys, pipeline, reader
 
     async def claim(self, claim: Claim) -> Claimed:
-        self._write_index(claim)
+        await self._write_index(claim)
         return _claimed(
             await self._pipeline.call(
                 scripts.CLIENT_CLAIM,
@@ -39,7 +40,7 @@ class RedisPresence:
         )
 
     async def claim_if_free(self, claim: Claim) -> Claimed:
-        self._write_index(claim)
+        await self._write_index(claim)
         return _claimed(
             await self._pipeline.call(
                 scripts.CLIENT_CLAIM_IF_FREE,
@@ -62,9 +63,11 @@ class RedisPresence:
     def _ranked(self, reply: list[bytes]) -> list[Entry]:
         return sorted(self._reader.each(reading.entry, reply), key=lambda entry: entry.stamp, reverse=True)
 
-    def _write_index(self, claim: Claim) -> None:
+    async def _write_index(self, claim: Claim) -> None:
         key = self._keys.connections(node_of(claim.connection_id))
-        self._pipeline.send("HSET", key, claim.connection_id, claim.client_id, idempotent=True)
+        written = self._pipeline.send("HSET", key, claim.connection_id, claim.client_id, idempotent=True)
+        if not self._pipeline.is_ordered:
+            await written
 
 
 def _claimed(reply: list[bytes]) -> Claimed:
@@ -75,18 +78,20 @@ def _claimed(reply: list[bytes]) -> Claimed:
 class RedisRooms:
     """``ports.RoomStore``."""
 
-    def __init__(self, keys: Keys, pipeline: Pipeline, reader: Reader) -> None:
+    def __init__(self, keys: Keys, pipeline: Commands, reader: Reader) -> None:
         self._keys, self._pipeline, self._reader = keys, pipeline, reader
 
     async def join(self, room: str, client_id: str, connection_id: ConnectionId, stay: int = 0) -> bool:
         node = node_of(connection_id)
-        self._pipeline.send(
+        written = self._pipeline.send(
             "HSET",
             self._keys.memberships(node),
             f"{connection_id} {room}",
             f"{stay} {client_id}",
             idempotent=True,
         )
+        if not self._pipeline.is_ordered:
+            await written
         keys = [self._keys.room(room), self._keys.room_counts(room)]
         call = self._pipeline.call(scripts.ROOM_JOIN, keys, connection_id, client_id, node, idempotent=True)
         return bool(await call)
@@ -116,7 +121,7 @@ class RedisRooms:
 class RedisTokens:
     """``ports.TokenStore``."""
 
-    def __init__(self, keys: Keys, pipeline: Pipeline, reader: Reader) -> None:
+    def __init__(self, keys: Keys, pipeline: Commands, reader: Reader) -> None:
         self._keys, self._pipeline, self._reader = keys, pipeline, reader
 
     async def issue(self, digest: str, client_id: str, ttl_ms: int) -> None:
@@ -147,8 +152,8 @@ class RedisNodes:
     def __init__(
         self,
         keys: Keys,
-        pipeline: Pipeline,
-        lease_pipeline: Pipeline,
+        pipeline: Commands,
+        lease_pipeline: Commands,
         reader: Reader,
         clock: RedisClock | None = None,
     ) -> None:
@@ -225,8 +230,8 @@ class RedisNodes:
             await call
 
     async def retire(self, node: NodeId) -> None:
-        self._pipeline.send("UNLINK", self._keys.memberships(node), idempotent=True)
-        self._pipeline.send("UNLINK", self._keys.connections(node), idempotent=True)
-        self._pipeline.send("UNLINK", self._keys.info(node), idempotent=True)
+        keys = self._keys.memberships(node), self._keys.connections(node), self._keys.info(node)
+        for gone in [self._pipeline.send("UNLINK", key, idempotent=True) for key in keys]:
+            await gone  # in a cluster they are elsewhere, and as long as one is there somebody must sweep
         self._pipeline.send("ZREM", self._keys.leases, node, idempotent=True)
         await self._pipeline.send("ZREM", self._keys.dead, node, idempotent=True)

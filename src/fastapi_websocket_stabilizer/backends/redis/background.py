@@ -1,0 +1,59 @@
+"""A ``Publisher`` on an event loop in a thread of its own, for code that has no loop."""
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, Generic, Protocol, TypeVar
+
+T = TypeVar("T")
+
+
+class Closing(Protocol):
+    """What is run; it is closed before its loop."""
+
+    async def close(self) -> None: ...
+
+
+P = TypeVar("P", bound=Closing)
+
+
+class Background(Generic[P]):
+    """Starts at the first call, and again in a process that was forked: a thread does not survive that."""
+
+    def __init__(self, make: Callable[[], P]) -> None:
+        self._make = make
+        self._lock = threading.Lock()
+        self._process = os.getpid()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._made: P | None = None
+
+    def run(self, call: Callable[[P], Coroutine[Any, Any, T]]) -> T:
+        """Return what ``call`` gives; calls begin in the order in which threads make them."""
+        if os.getpid() != self._process:
+            self._process, self._lock, self._loop = os.getpid(), threading.Lock(), None
+        with self._lock:
+            if self._loop is None:
+                self._start()
+            assert self._loop is not None
+            assert self._made is not None
+            outcome = asyncio.run_coroutine_threadsafe(call(self._made), self._loop)
+        return outcome.result()
+
+    def _start(self) -> None:
+        loop = self._loop = asyncio.new_event_loop()
+        self._made = self._make()
+        self._thread = threading.Thread(target=loop.run_forever, name="publisher", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Send what is queued, and end loop and thread; a later call starts again."""
+        with self._lock:
+            loop, self._loop = self._loop, None
+            if loop is None or self._made is None or self._thread is None or os.getpid() != self._process:
+                return
+            asyncio.run_coroutine_threadsafe(self._made.close(), loop).result()
+            loop.call_soon_threadsafe(loop.stop)
+            self._thread.join()
+            loop.close()

@@ -1,0 +1,190 @@
+"""Asks a registry's Redis what ``diagnosis`` judges. Leaves nothing behind but the time it took."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from redis import exceptions as redis_errors
+
+from ...exceptions import WebSocketStabilizerError
+from ...loops import running_loop
+from ...names import NodeId
+from . import rights
+from .client import ConnectionFactory
+from .diagnosis import Facts, Finding, Level, diagnose, diagnose_slots
+from .keys import Keys
+from .sockets import close
+from .urls import Address, parse
+
+PINGS = 20
+SETTINGS = "client-output-buffer-limit", "timeout", "tcp-keepalive"
+
+Ask = Callable[..., Awaitable[Any]]
+
+
+async def examine(url: str, namespace: str = "fws", timeout_s: float = 3.0) -> list[Finding]:
+    """Return what is right and wrong with the Redis at ``url``; one that cannot be reached is a finding.
+
+    Raises:
+        ConfigurationError: The URL cannot work.
+    """
+    location = parse(url)
+    factory = ConnectionFactory(location, timeout_s)
+    if location.kind != "cluster":
+        return await _examine_server(factory, "", namespace, location.kind)
+    ranges, findings = await _slots(factory, location.seeds)
+    findings += diagnose_slots(ranges) if ranges else []
+    for host, port in sorted({(primary[0].decode(), int(primary[1])) for _, _, primary, *_ in ranges}):
+        findings += await _examine_server(
+            factory.at(Address(host, port)), f"{host}:{port}", namespace, location.kind
+        )
+    return findings
+
+
+async def _slots(factory: ConnectionFactory, seeds: tuple[Address, ...]) -> tuple[list[Any], list[Finding]]:
+    """Return the map of the first server that has one, and what was wrong with those before it."""
+    refusals: list[Finding] = []
+    for seed in seeds:
+        try:
+            async with _asking(factory.at(seed)) as ask:
+                return [*await ask("CLUSTER", "SLOTS")], refusals
+        except (WebSocketStabilizerError, redis_errors.ResponseError) as error:
+            refusal = factory.at(seed).translate("CLUSTER SLOTS", error)
+            refusals.append(_unreachable(f"{seed.host}:{seed.port}", refusal))
+    return [], refusals
+
+
+def _unreachable(server: str, error: Exception) -> Finding:
+    return Finding("connection", server, str(error), "this URL must work from here", Level.CHANGE)
+
+
+async def _examine_server(
+    factory: ConnectionFactory, server: str, namespace: str, kind: str
+) -> list[Finding]:
+    try:
+        async with _asking(factory) as ask:
+            info = _lines(await ask("INFO"))
+            settings, difference_s = await _settings(ask), await _clock_difference(ask)
+            round_trips = [await _round_trip(ask) for _ in range(PINGS)]
+        is_sharded = int(info["redis_version"].partition(".")[0]) >= 7
+        names = rights.commands(kind, is_sharded=is_sharded)
+        refused = await _refused(factory, Keys(namespace), names)
+    except (WebSocketStabilizerError, redis_errors.ResponseError) as error:
+        return [_unreachable(server, factory.translate("INFO", error))]
+    rule = rights.acl_rule(namespace, names)
+    return diagnose(Facts(server, info, settings, difference_s, round_trips, refused, rule))
+
+
+@asynccontextmanager
+async def _asking(factory: ConnectionFactory) -> AsyncIterator[Ask]:
+    """Give what sends a command and returns its reply; what the server refuses is redis-py's ResponseError."""
+    connection = await factory.connect()
+
+    async def ask(*words: str | int) -> Any:
+        try:
+            async with asyncio.timeout(factory.timeout_s):
+                await connection.send_command(*words)
+                return await connection.read_response()
+        except redis_errors.ResponseError:
+            raise
+        except Exception as error:
+            raise factory.translate(str(words[0]), error) from error
+
+    try:
+        yield ask
+    finally:
+        await close(connection)
+
+
+def _lines(reply: bytes) -> dict[str, str]:
+    return dict(line.split(":", 1) for line in reply.decode().splitlines() if ":" in line)
+
+
+async def _settings(ask: Ask) -> dict[str, str] | None:
+    found: dict[str, str] = {}
+    for name in SETTINGS:
+        try:
+            pair = [word.decode() for word in await ask("CONFIG", "GET", name)]
+        except redis_errors.ResponseError:  # a managed Redis, or a user with few rights
+            return None
+        found.update(zip(pair[::2], pair[1::2], strict=True))
+    return found
+
+
+async def _clock_difference(ask: Ask) -> float:
+    before = datetime.now(UTC).timestamp()
+    try:
+        seconds, microseconds = map(int, await ask("TIME"))
+    except redis_errors.ResponseError:
+        return 0.0  # no right to it; that is found elsewhere
+    return seconds + microseconds / 1e6 - (before + datetime.now(UTC).timestamp()) / 2
+
+
+async def _round_trip(ask: Ask) -> float:
+    began_s = running_loop().time()
+    await ask("PING")
+    return running_loop().time() - began_s
+
+
+# Rights: tried, since only an administrator may ask for them. A cluster's MOVED comes after the check of rights.
+
+Trial = tuple[str, tuple[str | int, ...]]
+
+
+async def _refused(factory: ConnectionFactory, keys: Keys, names: list[str]) -> list[str]:
+    scratch, node = keys.client(f"doctor-{secrets.token_hex(8)}"), NodeId(f"doctor-{secrets.token_hex(4)}")
+    trials: list[Trial] = [(name, _trial(name, scratch)) for name in names if "subscribe" not in name]
+    trials += [(f"key {key}", ("HLEN", key)) for key in _keys(keys, node)]
+    trials += [("", ("UNLINK", f"{scratch}{end}")) for end in ("", ":hash", ":zset")]
+    async with _asking(factory) as ask:
+        refused = [what for what, words in trials if await _is_refused(ask, *words) and what]
+    for name in (name for name in names if "subscribe" in name):
+        for channel in (keys.all, keys.inbox(node), keys.room(node)):
+            async with _asking(factory) as ask:  # of its own: messages may come in on it
+                if await _is_refused(ask, name.upper(), channel):
+                    refused.append(f"{name} {channel}")
+    return refused
+
+
+async def _is_refused(ask: Ask, *words: str | int) -> bool:
+    try:
+        await ask(*words)
+    except redis_errors.NoPermissionError:
+        return True
+    except redis_errors.ResponseError:
+        return False  # it is of another type, or elsewhere, but not forbidden
+    return False
+
+
+def _keys(keys: Keys, node: NodeId) -> list[str]:
+    """Return a key of each kind."""
+    of_node = [keys.info(node), keys.connections(node), keys.memberships(node)]
+    of_names = [keys.client(node), keys.room(node), keys.room_counts(node), keys.token(node, node)]
+    return [keys.leases, keys.dead, keys.secret, *of_node, *of_names]
+
+
+def _trial(name: str, key: str) -> tuple[str | int, ...]:
+    """Return a harmless call of a command."""
+    words: dict[str, tuple[str | int, ...]] = {
+        "info": ("server",),
+        "eval": ("return 1", 1, key),
+        "evalsha": ("0" * 40, 1, key),
+        "set": (key, "", "PX", 1000),
+        "hset": (f"{key}:hash", "f", 1),
+        "hdel": (f"{key}:hash", "f"),
+        "hscan": (f"{key}:hash", 0),
+        "hincrby": (f"{key}:hash", "n", 1),
+        "hlen": (f"{key}:hash",),
+        "hgetall": (f"{key}:hash",),
+        "zadd": (f"{key}:zset", 1, "m"),
+        "zrem": (f"{key}:zset", "m"),
+        "zscore": (f"{key}:zset", "m"),
+        "zrangebyscore": (f"{key}:zset", 0, 1),
+        "publish": (key, ""),
+        "spublish": (key, ""),
+        **dict.fromkeys(("get", "getdel", "unlink"), (key,)),
+    }
+    return (*name.upper().split("|"), *words.get(name, ()))

@@ -1,0 +1,304 @@
+"""The bus in a cluster: a channel is heard at, and published to, the primary that owns its slot.
+
+With sharded Pub/Sub (Redis 7) a message stays there. Without it, it is copied to every server, which would
+make it known anywhere, but then nobody could say how many heard it; so the same primary is used, too.
+"""
+
+import asyncio
+import re
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
+from functools import partial
+from itertools import chain
+from typing import Any, NamedTuple
+
+from redis import exceptions as redis_errors
+
+from ...exceptions import BackendUnavailableError
+from ...loops import running_loop
+from ...metrics import Counters
+from ...names import NodeId
+from ...wire import Envelope, Part
+from .bus import RedisPublishing, RoomChannels
+from .canary import Canaries
+from .client import ConnectionFactory
+from .duties import Channels, Commands
+from .guard import Guard, Signer
+from .keys import Keys
+from .slots import SlotTable, slot_of
+from .subscriber import Subscriber
+from .urls import Address
+
+Taken = list[list[NodeId]]
+Lookups = dict[str, "asyncio.Future[list[bytes]]"]
+
+
+class ClusterSubscriber:
+    """One ``Subscriber`` for each primary that owns the slot of a wanted channel."""
+
+    def __init__(
+        self,
+        table: SlotTable,
+        factory: ConnectionFactory,
+        counters: Counters,
+        hear: Callable[[bytes, bytes], None],
+        canaries: Canaries,
+    ) -> None:
+        self._table, self._factory, self._counters, self._hear = table, factory, counters, hear
+        self._canaries = canaries
+        self._canary_slots: dict[Address, int] = {}
+        self._slots: dict[str, int] = {}  # of each wanted channel
+        self._homes: dict[str, Address] = {}  # where it is subscribed
+        self._subscribers: dict[Address, Subscriber] = {}
+        self._stopping: set[asyncio.Task[None]] = set()
+        self._has_gap = False
+        self.on_gap: Callable[[], None] = lambda: None
+        self.on_return: Callable[[float], None] = lambda _: None
+        self.pause: Callable[[], Awaitable[object] | None] = lambda: None
+        table.listen(self._on_change)
+
+    @property
+    def is_connected(self) -> bool:
+        homes = set(self._homes.values())
+        has_all = bool(homes) and len(self._homes) == len(self._slots)
+        return has_all and all(self._subscribers[home].is_connected for home in homes)
+
+    async def start(self) -> None:
+        """Know the owners of the slots; connections are opened for channels."""
+        await self._table.start()
+
+    def serve(self) -> None:
+        """The same without waiting."""
+        self._table.serve()
+
+    async def stop(self) -> None:
+        self._homes.clear()
+        self._slots.clear()
+        subscribers, self._subscribers = self._subscribers, {}
+        self._canary_slots.clear()
+        for subscriber in subscribers.values():
+            self._canaries.forget(subscriber)
+        await asyncio.gather(*(each.stop() for each in subscribers.values()), *self._stopping)
+
+    async def subscribe(self, name: str) -> None:
+        """Return when the owner of its slot has confirmed; raises as ``Subscriber.subscribe``."""
+        self.want(name)
+        if not self._table.is_known:
+            raise BackendUnavailableError("subscribe: no server of the cluster has answered yet")
+        heard_at = None
+        while (home := self._homes.get(name)) != heard_at and home is not None:
+            await self._at(home).subscribe(name)  # ends without it when the channel moves away meanwhile
+            heard_at = home
+
+    def want(self, name: str) -> None:
+        """Subscribe as soon as the owner of its slot is known and answers."""
+        slot = self._slots.setdefault(name, slot_of(name))
+        if self._table.is_known:
+            self._at(self._homes.setdefault(name, self._table.owner(slot))).want(name)
+
+    def unsubscribe(self, name: str) -> None:
+        self._slots.pop(name, None)
+        home = self._homes.pop(name, None)
+        if home is not None:
+            self._at(home).unsubscribe(name)
+
+    def _at(self, address: Address) -> Subscriber:
+        subscriber = self._subscribers.get(address)
+        if subscriber is None:
+            prefix = "S" if self._table.is_sharded else ""
+            subscriber = Subscriber(self._factory.at(address), self._counters, self._hear, prefix)
+            subscriber.on_gap, subscriber.pause = self._note_gap, lambda: self.pause()
+            subscriber.on_return = lambda seconds: self.on_return(seconds)
+            subscriber.on_moved = lambda error: self._learn(error, address)
+            subscriber.serve()
+            self._subscribers[address] = subscriber
+            self._send_canaries(address)
+        return subscriber
+
+    def _send_canaries(self, address: Address) -> None:
+        """Watch a connection on a channel whose slot its server owns; it has none when it is losing its last."""
+        if address not in self._table.nodes:
+            return
+        is_here = lambda channel: self._table.owner(slot_of(channel)) == address  # noqa: E731 - a predicate
+        channel = self._canaries.watch(self._subscribers[address], is_here)
+        self._canary_slots[address] = slot_of(channel)
+
+    def _learn(self, error: redis_errors.MovedError, asked: Address) -> None:
+        self._table.learn(error.slot_id, Address(error.host or asked.host, error.port))
+
+    def _on_change(self, former: dict[int, Address]) -> None:
+        # Not only the slots that changed just now: whatever went wrong before, nothing may stay deaf.
+        moved = {n: slot for n, slot in self._slots.items() if self._homes.get(n) != self._table.owner(slot)}
+        for name, slot in moved.items():
+            former_home, home = self._homes.get(name), self._table.owner(slot)
+            if former_home is not None:
+                self._at(former_home).unsubscribe(name)
+                self._counters.bus_moves += 1
+            self._homes[name] = home
+            self._at(home).want_back(name)
+        for address, slot in tuple(self._canary_slots.items()):
+            if self._table.owner(slot) != address:
+                self._canaries.forget(self._subscribers[address])
+                del self._canary_slots[address]
+                self._send_canaries(address)
+        self._end_unused()
+        # Classic: both servers may bring the same message, which only the sequences tell from a new one.
+        if moved and self._table.is_sharded:
+            self._note_gap()
+
+    def _end_unused(self) -> None:
+        for address in self._subscribers.keys() - set(self._homes.values()):
+            subscriber = self._subscribers.pop(address)
+            self._canaries.forget(subscriber)
+            self._canary_slots.pop(address, None)
+            task = asyncio.create_task(subscriber.stop(), name="bus-retire")
+            self._stopping.add(task)
+            task.add_done_callback(self._stopping.discard)
+
+    def _note_gap(self) -> None:
+        """Many channels may move at once; that is one gap."""
+        if not self._has_gap:
+            self._has_gap = True
+            running_loop().call_soon(self._tell_gap)
+
+    def _tell_gap(self) -> None:
+        self._has_gap = False
+        self.on_gap()
+
+
+def publish_command(table: SlotTable) -> str:
+    """Return what publishes to a channel."""
+    return "SPUBLISH" if table.is_sharded else "PUBLISH"
+
+
+class _Turn(NamedTuple):
+    """Something for inboxes that waits until what was sent before it is published."""
+
+    lookups: "list[asyncio.Future[list[bytes]]]"
+    act: Callable[[], None]
+    answer: "asyncio.Future[Any]"
+
+
+class ClusterPublishing(RedisPublishing):
+    """Looks clients up, then publishes one envelope to each node that holds some of them.
+
+    What goes to inboxes goes in the order of the calls, so one lookup that has to wait holds up what follows.
+    """
+
+    def __init__(
+        self, keys: Keys, pipeline: Commands, table: SlotTable, signer: Signer | None = None
+    ) -> None:
+        super().__init__(keys, pipeline, signer)
+        self._table = table
+        self._turns: deque[_Turn] = deque()
+        self._worker: asyncio.Task[None] | None = None
+
+    async def settle(self) -> None:
+        if self._worker is not None:
+            await asyncio.wait([self._worker])
+
+    @property
+    def command(self) -> str:
+        return publish_command(self._table)
+
+    async def publish_node(self, node: NodeId, envelope: Envelope) -> int:
+        self._pipeline.before_queueing()  # may give us direct sends, which are numbered before this one
+        if not self._turns:
+            return await super().publish_node(node, envelope)
+        queued: asyncio.Future[asyncio.Future[int]] = running_loop().create_future()
+        channel = self._keys.inbox(node)
+        self._turns.append(_Turn([], lambda: queued.set_result(self._queue(channel, envelope)), queued))
+        return await (await asyncio.shield(queued))
+
+    def publish_clients(self, envelope: Envelope, top: int) -> "asyncio.Future[Taken]":
+        names = dict.fromkeys(chain.from_iterable(part.targets for part in envelope.parts))
+        lookups = {n: self._pipeline.send("HGETALL", self._keys.client(n), idempotent=True) for n in names}
+        answer: asyncio.Future[Taken] = running_loop().create_future()
+        found = partial(self._publish_found, envelope, top, lookups, answer)
+        self._turns.append(_Turn(list(lookups.values()), found, answer))
+        if self._worker is None:
+            self._worker = asyncio.create_task(self._work(), name="redis-direct")
+        return answer
+
+    async def _work(self) -> None:
+        while self._turns:
+            for lookup in self._turns[0].lookups:
+                if not lookup.done():
+                    await asyncio.wait([lookup])
+            turn = self._turns.popleft()
+            try:
+                turn.act()
+            except Exception as error:  # noqa: BLE001 - its caller's, not that of those behind it
+                _fail(turn.answer, error)
+        self._worker = None
+
+    def _publish_found(
+        self, envelope: Envelope, top: int, lookups: "Lookups", answer: "asyncio.Future[Taken]"
+    ) -> None:
+        """Publish to those that were found; an error is the answer only if that is nobody."""
+        errors = [error for lookup in lookups.values() if (error := lookup.exception()) is not None]
+        holders = {name: _holders(lookup, top) for name, lookup in lookups.items()}
+        shares = _shares(envelope.parts, holders)
+        replies = {
+            node: self._queue(self._keys.inbox(node), replace(envelope, parts=tuple(parts)))
+            for node, parts in shares.items()
+        }
+
+        def finish(_: object) -> None:
+            errors.extend(error for reply in replies.values() if (error := reply.exception()) is not None)
+            heard = {n for n, reply in replies.items() if reply.exception() is None and reply.result()}
+            if errors and not heard:
+                _fail(answer, errors[0])
+            elif not answer.done():
+                targets = chain.from_iterable(part.targets for part in envelope.parts)
+                answer.set_result([[node for node in holders[name] if node in heard] for name in targets])
+
+        asyncio.gather(*replies.values(), return_exceptions=True).add_done_callback(finish)
+
+
+def _fail(answer: "asyncio.Future[Any]", error: BaseException) -> None:
+    if not answer.done():
+        answer.set_exception(error)
+        answer.exception()  # a caller that was cancelled will never ask; that is no leak to warn of
+
+
+def _holders(lookup: "asyncio.Future[list[bytes]]", top: int) -> list[NodeId]:
+    """Return the nodes of a client's newest connections; none if that could not be found out."""
+    reply = [] if lookup.exception() is not None else lookup.result()
+    ranked = []
+    for connection_id, value in zip(reply[::2], reply[1::2], strict=True):
+        stamp, (node, dot, _) = re.match(rb"\d+", value), connection_id.rpartition(b".")
+        if stamp and dot:  # else it is not ours
+            ranked.append((int(stamp[0]), NodeId(node.decode(errors="replace"))))
+    ranked.sort(reverse=True)
+    return list(dict.fromkeys(node for _, node in ranked[:top]))
+
+
+def _shares(parts: Iterable[Part], holders: dict[str, list[NodeId]]) -> dict[NodeId, list[Part]]:
+    """Return each node's share of the messages, with the names of its clients only."""
+    shares: dict[NodeId, list[Part]] = {}
+    for part in parts:
+        targets: dict[NodeId, list[str]] = {}
+        for name in part.targets:
+            for node in holders[name]:
+                targets.setdefault(node, []).append(name)
+        for node, names in targets.items():
+            shares.setdefault(node, []).append(part._replace(targets=names))
+    return shares
+
+
+class ClusterBus(ClusterPublishing, RoomChannels):
+    """``ports.Bus`` in a cluster."""
+
+    def __init__(
+        self,
+        keys: Keys,
+        pipeline: Commands,
+        subscriber: Channels,
+        table: SlotTable,
+        signer: Signer | None,
+        guard: Guard | None,
+    ) -> None:
+        super().__init__(keys, pipeline, table, signer)
+        self._subscriber, self._guard = subscriber, guard

@@ -1,0 +1,184 @@
+"""What is right and wrong with a registry's Redis, judged from what it said. Pure; ``checkup`` asks."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from statistics import median
+from typing import Any
+
+from ...wire import MAX_ENVELOPE_BYTES
+from .client import OLDEST_VERSION
+from .slots import SLOTS
+
+LEAST_BUFFER_BYTES = 2 * MAX_ENVELOPE_BYTES
+"""Redis cuts a subscriber off that is further behind; the largest envelope must fit, and something before it."""
+LEAST_IDLE_S = 60
+"""Redis may end connections that are silent for so long: several beats."""
+LONGEST_KEEPALIVE_S = 300
+LARGEST_CLOCK_DIFFERENCE_S = 1.0
+SLOW_S = 0.05
+"""A send to another node waits for Redis once, a claim in a cluster twice."""
+CROWDED = 0.8
+"""Part of ``maxclients`` from which on a restart of all nodes may not fit beside what is there."""
+
+
+class Level(Enum):
+    """What a finding asks for."""
+
+    OK = "ok"
+    NOTE = "note"
+    CHANGE = "must change"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        server: Which one; "" for all of them together.
+        advice: What to do, unless all is well.
+    """
+
+    check: str
+    server: str
+    found: str
+    advice: str = ""
+    level: Level = Level.OK
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What one server said.
+
+    Attributes:
+        info: INFO, all of it.
+        settings: CONFIG GET by name; None when we may not ask.
+        clock_difference_s: Its clock minus ours.
+        round_trips_s: Of several PINGs.
+        refused: Commands, keys and channels that our user may not use.
+        rule: The ACL rule that would allow them.
+    """
+
+    server: str
+    info: Mapping[str, str]
+    settings: Mapping[str, str] | None
+    clock_difference_s: float
+    round_trips_s: list[float]
+    refused: list[str]
+    rule: str
+
+
+def diagnose(facts: Facts) -> list[Finding]:
+    """Return one finding for each check of one server."""
+    checks = (_version, _role, _eviction, _buffers, _idle, _keepalive, _clients, _rights, _clock, _latency)
+    return [check(facts) for check in checks]
+
+
+def diagnose_slots(ranges: Iterable[list[Any]]) -> list[Finding]:
+    """Judge the answer to CLUSTER SLOTS."""
+    ranges = list(ranges)
+    missing = SLOTS - sum(last - first + 1 for first, last, *_ in ranges)
+    alone = {tuple(primary[:2]) for _, _, primary, *replicas in ranges if not replicas}
+    slots = f"{SLOTS - missing} of {SLOTS} slots have an owner"
+    lone = f"{len(alone)} of {len({tuple(row[2][:2]) for row in ranges})} primaries have no replica"
+    return [
+        _finding("slots", "", slots, missing, "bring the primaries of the others back, or assign the slots"),
+        _finding(
+            "replicas",
+            "",
+            lone,
+            alone,
+            "add a replica to each: without one its slots end with it",
+            Level.NOTE,
+        ),
+    ]
+
+
+def _finding(
+    check: str, server: str, found: str, is_wrong: object, advice: str, level: Level = Level.CHANGE
+) -> Finding:
+    return Finding(check, server, found, advice, level) if is_wrong else Finding(check, server, found)
+
+
+def _version(facts: Facts) -> Finding:
+    redis = facts.info.get("redis_version", "0.0")
+    found = f"Valkey {facts.info['valkey_version']}" if "valkey_version" in facts.info else f"Redis {redis}"
+    major, minor = (int(part) for part in redis.split(".")[:2])
+    oldest = ".".join(map(str, OLDEST_VERSION))
+    return _finding("version", facts.server, found, (major, minor) < OLDEST_VERSION, f"use {oldest} or newer")
+
+
+def _role(facts: Facts) -> Finding:
+    role = facts.info.get("role", "unknown")
+    advice = "a replica takes no writes: name the primary in the URL, or Sentinels or a cluster"
+    return _finding("role", facts.server, role, role != "master", advice)
+
+
+def _eviction(facts: Facts) -> Finding:
+    policy, limit = facts.info.get("maxmemory_policy", "unknown"), facts.info.get("maxmemory", "0")
+    found = f"{policy}, maxmemory {limit}"
+    advice = "CONFIG SET maxmemory-policy noeviction: what is evicted is a lease, or somebody's presence"
+    level = Level.CHANGE if limit != "0" else Level.NOTE
+    return _finding("eviction", facts.server, found, policy != "noeviction", advice, level)
+
+
+def _unknown(check: str, facts: Facts, name: str) -> Finding:
+    advice = f"this user may not ask: have an administrator look at CONFIG GET {name}"
+    return Finding(check, facts.server, "not known", advice, Level.NOTE)
+
+
+def _buffers(facts: Facts) -> Finding:
+    name = "client-output-buffer-limit"
+    words = (facts.settings or {}).get(name, "").split()
+    if "pubsub" not in words:
+        return _unknown("output buffer", facts, name)
+    hard, soft, seconds = map(int, words[words.index("pubsub") + 1 :][:3])
+    found = f"pubsub {hard} {soft} {seconds}"
+    advice = f"CONFIG SET {name} 'pubsub {LEAST_BUFFER_BYTES} 8388608 60' or more: one large message cuts nodes off"
+    return _finding("output buffer", facts.server, found, 0 < hard < LEAST_BUFFER_BYTES, advice)
+
+
+def _idle(facts: Facts) -> Finding:
+    seconds = (facts.settings or {}).get("timeout")
+    if seconds is None:
+        return _unknown("idle timeout", facts, "timeout")
+    advice = (
+        f"CONFIG SET timeout 0, or at least {LEAST_IDLE_S}: else it ends our connections between two beats"
+    )
+    return _finding("idle timeout", facts.server, f"{seconds} s", 0 < int(seconds) < LEAST_IDLE_S, advice)
+
+
+def _keepalive(facts: Facts) -> Finding:
+    seconds = (facts.settings or {}).get("tcp-keepalive")
+    if seconds is None:
+        return _unknown("tcp-keepalive", facts, "tcp-keepalive")
+    advice = "CONFIG SET tcp-keepalive 60: else subscribers that vanished are kept, and their buffers grow"
+    is_wrong = not 0 < int(seconds) <= LONGEST_KEEPALIVE_S
+    return _finding("tcp-keepalive", facts.server, f"{seconds} s", is_wrong, advice)
+
+
+def _clients(facts: Facts) -> Finding:
+    connected, most = (int(facts.info.get(name, "0")) for name in ("connected_clients", "maxclients"))
+    advice = "raise maxclients, and the limit of open files with it"
+    is_wrong = most and connected > CROWDED * most
+    return _finding("clients", facts.server, f"{connected} of {most}", is_wrong, advice)
+
+
+def _rights(facts: Facts) -> Finding:
+    found = f"{len(facts.refused)} refused" if facts.refused else "all that we need"
+    advice = f"ACL SETUSER <user> {facts.rule} (refused now: {', '.join(facts.refused)})"
+    return _finding("rights", facts.server, found, facts.refused, advice)
+
+
+def _clock(facts: Facts) -> Finding:
+    found = f"{facts.clock_difference_s:+.3f} s"
+    advice = "synchronise the clocks (NTP): leases do not mind, but times shown to people differ"
+    is_wrong = abs(facts.clock_difference_s) > LARGEST_CLOCK_DIFFERENCE_S
+    return _finding("clock", facts.server, found, is_wrong, advice, Level.NOTE)
+
+
+def _latency(facts: Facts) -> Finding:
+    typical_s, worst_s = median(facts.round_trips_s), max(facts.round_trips_s)
+    found = f"median {typical_s * 1000:.1f} ms, worst {worst_s * 1000:.1f} ms"
+    advice = "run Redis nearer to the nodes, or find what keeps it busy (SLOWLOG GET, LATENCY DOCTOR)"
+    return _finding("latency", facts.server, found, typical_s > SLOW_S, advice)

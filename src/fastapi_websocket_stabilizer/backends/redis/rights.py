@@ -1,0 +1,29 @@
+"""What a Redis user needs: the least that the registry works with. ``stabilizer doctor`` prints and tries it."""
+
+CONNECTION = "ping", "info"
+SCRIPTS = "eval", "evalsha", "time"
+KEYS = (
+    *("get", "set", "getdel", "unlink"),
+    *("hset", "hdel", "hlen", "hgetall", "hscan", "hincrby"),
+    *("zadd", "zrem", "zscore", "zrangebyscore"),
+)
+CHANNELS = "publish", "subscribe", "unsubscribe"
+SENTINEL = ("role",)
+CLUSTER = "cluster|slots", "asking"
+SHARDED = "spublish", "ssubscribe", "sunsubscribe"
+
+
+def commands(kind: str = "server", *, is_sharded: bool = False) -> list[str]:
+    """Return the names of the commands that a kind of location needs; ``is_sharded`` from Redis 7 on."""
+    found = [*CONNECTION, *SCRIPTS, *KEYS, *CHANNELS]
+    if kind == "sentinel":
+        found += SENTINEL
+    if kind == "cluster":
+        found += (*CLUSTER, *SHARDED) if is_sharded else CLUSTER
+    return found
+
+
+def acl_rule(namespace: str, names: list[str]) -> str:
+    """Return the rule for ``ACL SETUSER``, without name and password."""
+    allowed = " ".join(f"+{name}" for name in names)
+    return f"resetkeys ~{namespace}:* resetchannels &{namespace}:* -@all {allowed}"

@@ -1,0 +1,265 @@
+"""Commands in a cluster: one pipeline per primary, commands of one slot in the order of the calls.
+
+A command that was redirected was not executed, so it may be sent again, whatever it is. The order of a slot is
+kept by three rules. What a batch had redirected is dealt with between that batch and the next one. While a
+server has commands in flight, the slots that moved away from it stay *held*: their new commands go there, too.
+And while a slot has *parked* commands, its new ones queue up behind them.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable
+from functools import partial
+from itertools import chain
+from typing import Any
+
+from redis import exceptions as redis_errors
+
+from ...exceptions import BackendUnavailableError
+from ...loops import running_loop
+from ...metrics import Counters
+from .client import ConnectionFactory
+from .command import Argument, Command
+from .pipeline import LIMIT_BYTES, Pipeline, Redirected
+from .scripts import Script
+from .slots import RETRY_S, SlotTable, slot_of
+from .urls import Address
+
+LEASES = "{nodes}"
+"""A key of the slot that leases are in."""
+PATIENCE_S = 0.25
+"""How long a server that has lost all its slots may take over what it was sent before."""
+
+
+class Router:
+    """What ``Pipeline`` is for one server."""
+
+    is_ordered = False
+
+    def __init__(
+        self,
+        table: SlotTable,
+        factory: ConnectionFactory,
+        counters: Counters,
+        name: str,
+        keys: Iterable[str] = (),
+    ) -> None:
+        self._table, self._factory, self._counters, self._name = table, factory, counters, name
+        self._keys = tuple(keys)
+        self._pipelines: dict[Address, Pipeline] = {}
+        self._held: dict[int, Address] = {}
+        self._parked: dict[int, deque[Command]] = {}
+        self._parked_bytes = 0
+        self._retry: asyncio.TimerHandle | None = None
+        self._refusal = "nobody has said yet who owns it"
+        self._leaving: set[Address] = set()
+        self._stopping: set[asyncio.Task[None]] = set()
+        self._is_open = False
+        self.before_queueing: Callable[[], None] = lambda: None
+        table.listen(self._on_change)
+
+    async def start(self) -> None:
+        """Connect to the primaries of ``keys``, or to all if there are none.
+
+        Raises:
+            BackendUnavailableError, ConfigurationError: As ``Pipeline.start``.
+        """
+        await self._table.start()
+        self._is_open = True
+        wanted = {self._table.owner(slot_of(key)) for key in self._keys}
+        for address in wanted or self._table.nodes:
+            self._pipelines[address] = self._make(address)
+        await asyncio.gather(*(pipeline.start() for pipeline in self._pipelines.values()))
+
+    def serve(self) -> None:
+        """Begin to send; commands wait, until their deadlines, for the first server that tells who owns what."""
+        self._table.serve()
+        self._is_open = True
+
+    async def stop(self) -> None:
+        """Send what is queued if the cluster answers in time, then close. Whoever still waits gets an error."""
+        for parked in tuple(chain.from_iterable(self._parked.values())):
+            await asyncio.wait([parked.reply])  # ends: each has a deadline
+        self._is_open = False
+        pipelines, self._pipelines = self._pipelines, {}
+        self._held.clear()
+        self._leaving.clear()
+        await asyncio.gather(*(pipeline.stop() for pipeline in pipelines.values()), *self._stopping)
+
+    @property
+    def run_id(self) -> str:
+        """Changes when one of the primaries is another server, or a restarted one."""
+        return ",".join(sorted({pipeline.run_id for pipeline in self._pipelines.values() if pipeline.run_id}))
+
+    @property
+    def queued_bytes(self) -> int:
+        return self._parked_bytes + sum(pipeline.queued_bytes for pipeline in self._pipelines.values())
+
+    def call(
+        self,
+        script: Script,
+        keys: Iterable[str],
+        *arguments: Argument,
+        idempotent: bool,
+        parse: Callable[[Any], Any] | None = None,
+    ) -> "asyncio.Future[Any]":
+        """Queue a script whose keys are all in one slot; as ``Pipeline.call``."""
+        keys = tuple(keys)
+        words = (len(keys), *keys, *arguments)
+        return self._submit(
+            keys[0], Command(words, script, is_idempotent=idempotent, deadline_s=self._deadline, parse=parse)
+        )
+
+    def send(self, *arguments: Argument, idempotent: bool) -> "asyncio.Future[Any]":
+        """Queue a command whose first argument is its key or channel; as ``Pipeline.send``.
+
+        One without arguments (TIME) is for the server that counts the leases.
+        """
+        command = Command(arguments, None, is_idempotent=idempotent, deadline_s=self._deadline)
+        return self._submit(str(arguments[1]) if len(arguments) > 1 else LEASES, command)
+
+    @property
+    def _deadline(self) -> float:
+        return running_loop().time() + self._factory.timeout_s
+
+    def _submit(self, key: str, command: Command) -> "asyncio.Future[Any]":
+        self.before_queueing()
+        command.slot = slot_of(key)
+        if self._is_open:
+            self._forward(command)
+        else:
+            command.reject(_closed(command))
+        return command.reply
+
+    def _forward(self, command: Command) -> None:
+        slot = command.slot
+        assert slot is not None
+        if slot in self._parked or not self._table.is_known:
+            self._park(command)
+        else:
+            self._pipeline(self._held.get(slot) or self._table.owner(slot)).submit(command)
+
+    def _pipeline(self, address: Address) -> Pipeline:
+        pipeline = self._pipelines.get(address)
+        if pipeline is None:
+            pipeline = self._pipelines[address] = self._make(address)
+            pipeline.serve()
+        return pipeline
+
+    def _make(self, address: Address) -> Pipeline:
+        pipeline = Pipeline(self._factory.at(address), self._counters, self._name)
+        pipeline.after_batch = partial(self._after_batch, address)
+        return pipeline
+
+    # What moved
+
+    def _after_batch(self, address: Address, redirected: Redirected) -> None:
+        for command, _ in redirected:
+            command.asks = None
+            self._park(command)
+        released = {slot for slot, holder in self._held.items() if holder == address}
+        for slot in released:
+            del self._held[slot]
+        self._move(self._pipelines[address].take(released) if released else [])
+        is_worth_a_try = [self._learn(command, error, address) for command, error in redirected]
+        if redirected and all(is_worth_a_try):
+            self._unpark()
+        self._retire(address)
+
+    def _learn(self, command: Command, error: redis_errors.ResponseError, asked: Address) -> bool:
+        """Learn from a redirection; whether its command is to be sent elsewhere at once."""
+        self._counters.redis_redirected += 1
+        self._refusal = str(error)
+        command.hops += 1
+        if not isinstance(error, redis_errors.AskError):
+            return False
+        owner = Address(error.host or asked.host, error.port)
+        if isinstance(error, redis_errors.MovedError):
+            self._table.learn(error.slot_id, owner)
+        else:
+            command.asks = owner
+        return command.hops == 1
+
+    def _on_change(self, former: dict[int, Address]) -> None:
+        moved: dict[Address, set[int]] = {}
+        for slot, address in former.items():
+            if address in self._pipelines and slot not in self._held:
+                moved.setdefault(address, set()).add(slot)
+        for address, slots in moved.items():
+            if self._pipelines[address].is_busy:
+                self._held.update(dict.fromkeys(slots, address))
+            else:
+                self._move(self._pipelines[address].take(slots))
+        self._leaving = (self._leaving | moved.keys()) - self._table.nodes
+        for address in tuple(self._leaving):
+            self._retire(address)
+        for pipeline in self._pipelines.values():
+            pipeline.check()
+
+    def _move(self, commands: Iterable[Command]) -> None:
+        for command in commands:
+            if command.slot is None:  # a PING, which was meant for that server
+                command.resolve(None)
+            else:
+                self._forward(command)
+
+    def _park(self, command: Command) -> None:
+        assert command.slot is not None
+        if not self._is_open:
+            command.reject(_closed(command))
+            return
+        if self._parked_bytes + command.size > LIMIT_BYTES:
+            self._counters.redis_rejected += 1
+            why = f"{command.name}: {LIMIT_BYTES} bytes already wait for the cluster"
+            command.reject(BackendUnavailableError(why))
+            return
+        self._parked_bytes += command.size
+        self._parked.setdefault(command.slot, deque()).append(command)
+        if self._retry is None:
+            self._retry = running_loop().call_later(RETRY_S, self._unpark)
+
+    def _unpark(self) -> None:
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+        parked, self._parked, self._parked_bytes = self._parked, {}, 0
+        now_s = running_loop().time()
+        for command in chain.from_iterable(parked.values()):
+            if command.reply.done():
+                continue
+            if not self._is_open:
+                command.reject(_closed(command))
+            elif command.deadline_s <= now_s:
+                self._give_up_on(command)
+            elif command.asks is not None:
+                self._pipeline(command.asks).submit(command)
+            else:
+                self._forward(command)
+
+    def _give_up_on(self, command: Command) -> None:
+        self._counters.redis_failures += 1
+        error = redis_errors.ResponseError(f"slot {command.slot} is not served: {self._refusal}")
+        command.reject(self._factory.translate(command.name, error))
+
+    def _retire(self, address: Address) -> None:
+        """Let go of a server that has lost all its slots, as soon as it has answered; it may be dead."""
+        if address not in self._leaving:
+            return
+        pipeline = self._pipelines[address]
+        if pipeline.is_busy:
+            running_loop().call_later(PATIENCE_S, self._cut, address)
+            return
+        self._leaving.discard(address)
+        del self._pipelines[address]
+        self._move(pipeline.take())
+        task = asyncio.create_task(pipeline.stop(), name="redis-retire")
+        self._stopping.add(task)
+        task.add_done_callback(self._stopping.discard)
+
+    def _cut(self, address: Address) -> None:
+        if address in self._leaving:
+            self._pipelines[address].abort()
+
+
+def _closed(command: Command) -> BackendUnavailableError:
+    return BackendUnavailableError(f"{command.name}: the connection to Redis was closed")

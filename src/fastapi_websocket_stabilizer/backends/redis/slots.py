@@ -1,0 +1,199 @@
+"""Which server of a cluster owns which slot: asked regularly, and learned from redirections."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from redis import exceptions as redis_errors
+from redis.asyncio import Connection
+from redis.crc import key_slot
+
+from ...exceptions import BackendUnavailableError, ConfigurationError
+from ...loops import running_loop
+from .client import ConnectionFactory, server_info
+from .sockets import close
+from .urls import Address
+
+log: logging.Logger = logging.getLogger(__name__)
+
+SLOTS = 16384
+REFRESH_S = 1.0
+"""How often a server is asked for the map; a slot that moved is also learned from the first redirection."""
+ANSWER_S = 0.5
+"""How long one server may take to answer; then the next is asked."""
+FRESH_S = 2.0
+"""A redirection is newer than what a server says that has not heard of it yet."""
+RETRY_S = 0.05
+"""How soon a server is asked again that does not serve a slot, or says that another does which denies it."""
+
+OnChange = Callable[[dict[int, Address]], None]
+"""Called with the slots that changed their owner, and their former owners; after each look at the map."""
+
+
+def slot_of(key: str) -> int:
+    """Return the slot of a key or channel."""
+    return key_slot(key.encode())
+
+
+class SlotTable:
+    """The owners of all slots, shared by everything that a node sends to the cluster."""
+
+    def __init__(self, factory: ConnectionFactory, seeds: Iterable[Address]) -> None:
+        self._factory, self._seeds = factory, tuple(seeds)
+        self._owners: list[Address | None] = [None] * SLOTS
+        self._learned: dict[int, float] = {}  # slot -> when
+        self._ranges: list[Any] = []  # the map as it was told, unless something was learned since
+        self._listeners: list[OnChange] = []
+        self._connection: Connection | None = None
+        self._asked = self._seeds[0]
+        self._task: asyncio.Task[None] | None = None
+        self._is_known = False
+        self.nodes: frozenset[Address] = frozenset()
+        self.is_sharded: bool = False
+        """Whether every primary has sharded Pub/Sub (Redis 7)."""
+
+    def listen(self, on_change: OnChange) -> None:
+        """Have ``on_change`` called, with no turn of the event loop between it and the change."""
+        self._listeners.append(on_change)
+
+    def owner(self, slot: int) -> Address:
+        """Return the primary of a slot; one that nobody owns is asked of a server that will say so."""
+        return self._owners[slot] or self._asked
+
+    async def start(self) -> None:
+        """Ask for the map, and go on asking.
+
+        Raises:
+            BackendUnavailableError: No server of the cluster answers.
+            ConfigurationError: It refuses us, or is none.
+        """
+        if self._task is None:
+            await self._begin(self._factory.timeout_s)
+            self.serve()
+
+    def serve(self) -> None:
+        """Ask for the map again and again; the first time if ``start`` has not."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._refresh_for_ever(), name="redis-slots")
+
+    @property
+    def is_known(self) -> bool:
+        """Whether any server has told who owns which slot."""
+        return self._is_known
+
+    async def _begin(self, answer_s: float) -> None:
+        ranges, asked = await self._look(answer_s)
+        nodes = {owner for _, owner in _owners(ranges, asked.host)}
+        self.is_sharded = all([await self._has_shards(address) for address in nodes])
+        self._is_known = True
+        self._use(ranges, asked)
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+            self._task = None
+        await self._hang_up()
+
+    def learn(self, slot: int, owner: Address) -> None:
+        """Believe a redirection."""
+        now_s = running_loop().time()
+        if now_s - self._learned.get(slot, -RETRY_S) >= RETRY_S:
+            self._learned[slot] = now_s
+            self._ranges = []
+            self.nodes |= {owner}
+            self._tell(self._enter([(slot, owner)]))
+
+    def _use(self, ranges: list[Any], asked: Address) -> None:
+        """Believe a map, but for what was learned just now; usually it is the one that we have."""
+        now_s, former = running_loop().time(), dict[int, Address]()
+        self._learned = {slot: at_s for slot, at_s in self._learned.items() if now_s - at_s < FRESH_S}
+        if ranges != self._ranges:
+            found = _owners(ranges, asked.host)
+            former = self._enter((slot, owner) for slot, owner in found if slot not in self._learned)
+            self.nodes = frozenset(owner for owner in self._owners if owner is not None)
+            self._ranges = [] if self._learned else ranges
+        self._tell(former)
+
+    def _enter(self, owners: Iterable[tuple[int, Address]]) -> dict[int, Address]:
+        """Return the former owners of those slots that had another one."""
+        former: dict[int, Address] = {}
+        for slot, owner in owners:
+            before, self._owners[slot] = self._owners[slot], owner
+            if before is not None and before != owner:
+                former[slot] = before
+        return former
+
+    def _tell(self, former: dict[int, Address]) -> None:
+        if former:
+            log.info("slots moved", extra={"slots": len(former)})
+        for on_change in self._listeners:
+            try:
+                on_change(former)
+            except Exception:  # the others must hear of it
+                log.exception("a change of the cluster was not dealt with")
+
+    async def _refresh_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(REFRESH_S)
+            try:
+                await (self._refresh() if self._is_known else self._begin(ANSWER_S))
+            except (BackendUnavailableError, ConfigurationError) as error:
+                log.warning("no map of the cluster", extra={"error": str(error)})
+            except Exception:  # the supervisor: nobody else would notice that a slot has moved
+                log.exception("the map of the cluster could not be used")
+
+    async def _refresh(self) -> None:
+        self._use(*await self._look(ANSWER_S))
+
+    async def _look(self, answer_s: float) -> tuple[list[Any], Address]:
+        """Ask the server that answered last, or any other; return its map, and which it was."""
+        others = [*self.nodes, *self._seeds]
+        random.shuffle(others)
+        refusal: Exception = BackendUnavailableError("the cluster has no servers")
+        for address in (self._asked, *others):
+            try:
+                async with asyncio.timeout(answer_s):
+                    ranges = await self._ask(address)
+            except Exception as error:  # noqa: BLE001 - whatever it is, another server may know better
+                await self._hang_up()
+                refusal = self._factory.at(address).translate("CLUSTER SLOTS", error)
+            else:
+                return ranges, address
+        raise refusal
+
+    async def _ask(self, address: Address) -> list[Any]:
+        if self._connection is None or self._asked != address:
+            await self._hang_up()
+            self._connection = await self._factory.at(address).connect()
+            self._asked = address
+        await self._connection.send_command("CLUSTER", "SLOTS")
+        ranges: list[Any] = await self._connection.read_response()
+        if not ranges:
+            raise redis_errors.ConnectionError("it serves no slots (yet)")
+        return ranges
+
+    async def _has_shards(self, address: Address) -> bool:
+        connection = await self._factory.at(address).connect()
+        try:
+            with self._factory.translated("INFO"):
+                async with asyncio.timeout(self._factory.timeout_s):
+                    info = await server_info(connection)
+        finally:
+            await close(connection)
+        return int(info.get("redis_version", "0").partition(".")[0]) >= 7
+
+    async def _hang_up(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await close(connection)
+
+
+def _owners(ranges: list[Any], asked: str) -> Iterator[tuple[int, Address]]:
+    """Read the answer to CLUSTER SLOTS; a server that does not know its own name is where we asked."""
+    for first, last, (host, port, *_), *_ in ranges:
+        owner = Address((host or b"").decode() or asked, int(port))
+        for slot in range(first, last + 1):
+            yield slot, owner

@@ -1,0 +1,313 @@
+"""The bus: one subscribed connection, read by one supervised task.
+
+The desired set of channels is ours; what the connection has been told is kept beside it, so that after a
+reconnect everything is subscribed again and nothing that was left comes back.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+
+from redis import exceptions as redis_errors
+from redis.asyncio import Connection
+
+from ...exceptions import BackendUnavailableError, ConfigurationError
+from ...logs import Occasionally
+from ...metrics import Counters
+from .client import Backoff, ConnectionFactory, count_bytes
+from .pipeline import REDIRECTIONS
+from .slots import RETRY_S, slot_of
+from .sockets import close
+
+log: logging.Logger = logging.getLogger(__name__)
+
+CHANNELS_PER_COMMAND = 512
+
+
+class Subscriber:
+    """Keeps one connection subscribed and hands over what it hears; reconnects for ever."""
+
+    def __init__(
+        self,
+        factory: ConnectionFactory,
+        counters: Counters,
+        hear: Callable[[bytes, bytes], None],
+        prefix: str = "",
+    ) -> None:
+        # "S" is sharded Pub/Sub: a command names channels of one slot only, and the server may end one itself.
+        self._prefix = prefix
+        self._kinds = [f"{prefix}{kind}".lower().encode() for kind in ("message", "subscribe", "unsubscribe")]
+        self._factory, self._counters = factory, counters
+        self.hear: Callable[[bytes, bytes], None] = hear
+        self._wanted: set[str] = set()
+        self._waiters: dict[str, list[asyncio.Future[None]]] = {}
+        self._told: set[str] = set()  # what this connection was last told to subscribe
+        # SUBSCRIBEs sent on this connection that are not confirmed yet. The confirmation of one that was
+        # since revoked must not wake somebody who waits for a later one.
+        self._unconfirmed: Counter[str] = Counter()
+        self._changed: dict[str, None] = {}
+        self._flush = asyncio.Event()
+        self._connection: Connection | None = None
+        self._limit: asyncio.Timeout | None = None  # of the reading that is under way
+        self._tasks: list[asyncio.Task[None]] = []
+        self._lost_at_s: float | None = None  # until everything is subscribed again
+        self._trouble = Occasionally(log)
+        self.bytes_read: int = 0
+        self.is_paused: bool = False
+        self.on_gap: Callable[[], None] = lambda: None
+        self.on_return: Callable[[float], None] = lambda _: None
+        self.pause: Callable[[], Awaitable[object] | None] = lambda: None
+        self.on_moved: Callable[[redis_errors.MovedError], None] = lambda error: None
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether everything that is wanted is subscribed, as far as we know."""
+        return self._connection is not None and self._lost_at_s is None
+
+    async def start(self) -> None:
+        """Connect and begin to read."""
+        self._lost_at_s = None
+        self._connection = await self._open()
+        self.serve()
+
+    def want_back(self, name: str) -> None:
+        """The same for a channel on which something may have been said meanwhile."""
+        self._note_loss()
+        self.want(name)
+
+    def serve(self) -> None:
+        """Begin to read; without a connection, open one as soon as Redis answers."""
+        if self._connection is None:
+            self._note_loss()
+        self._flush = asyncio.Event()
+        self._flush.set()
+        self._tasks = [
+            asyncio.create_task(self._read_for_ever(), name="bus-read"),
+            asyncio.create_task(self._tell_changes(), name="bus-subscribe"),
+        ]
+
+    async def stop(self) -> None:
+        """Unsubscribe from everything by closing the connection; whoever waits for a channel gets an error."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        self._tasks.clear()
+        await self._close()
+        self._wanted.clear()
+        for waiter in [w for waiters in self._waiters.values() for w in waiters if not w.done()]:
+            waiter.set_exception(BackendUnavailableError("the connection to Redis was closed"))
+        self._waiters.clear()
+
+    async def subscribe(self, name: str) -> None:
+        """Return when the server has confirmed.
+
+        Raises:
+            BackendUnavailableError: It did not within the timeout; the channel stays wanted.
+        """
+        self.want(name)
+        if self.is_confirmed(name):
+            return
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.setdefault(name, []).append(waiter)
+        try:
+            async with asyncio.timeout(self._factory.timeout_s):
+                await waiter
+        except TimeoutError:
+            raise BackendUnavailableError(
+                f"Redis at {self._factory.address}: subscribe: no answer within {self._factory.timeout_s:g} s"
+            ) from None
+
+    def want(self, name: str) -> None:
+        """Subscribe without waiting, as soon as there is a connection."""
+        self._wanted.add(name)
+        if not self.is_confirmed(name):
+            self._change(name)
+
+    def unsubscribe(self, name: str) -> None:
+        """Stop wanting a channel; whoever still waits for it need not wait any more."""
+        self._wanted.discard(name)
+        self._wake(name)
+        self._change(name)
+
+    def subscribe_again(self, name: str) -> None:
+        """Ask for a channel that we have: the server confirms it once more."""
+        self._told.discard(name)
+        self._change(name)
+
+    def is_confirmed(self, name: str) -> bool:
+        """Whether the server has answered the last word about a channel."""
+        return name in self._told and not self._unconfirmed[name]
+
+    def _wake(self, name: str) -> None:
+        for waiter in self._waiters.pop(name, ()):
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _change(self, name: str) -> None:
+        self._changed[name] = None
+        self._flush.set()
+
+    async def _tell_changes(self) -> None:
+        """Tell the server once per tick what changed. A lost connection is the reader's to mend."""
+        while True:
+            await self._flush.wait()
+            self._flush.clear()
+            connection = self._connection
+            if connection is None:
+                continue  # everything wanted is subscribed on reconnect
+            changed, self._changed = self._changed, {}
+            try:
+                async with asyncio.timeout(self._factory.timeout_s):
+                    await self._tell(connection, changed)
+            except Exception:  # noqa: BLE001 - whatever broke, the reader opens another connection
+                self.reconnect()
+
+    async def _tell(self, connection: Connection, changed: Iterable[str]) -> None:
+        old = [name for name in changed if name in self._told and name not in self._wanted]
+        new = [name for name in changed if name in self._wanted and name not in self._told]
+        self._told.difference_update(old)
+        self._told.update(new)
+        self._unconfirmed.update(new)
+        for command, names in (("UNSUBSCRIBE", old), ("SUBSCRIBE", new)):
+            for chunk in self._chunks(names):
+                await connection.send_command(self._prefix + command, *chunk, check_health=False)
+
+    def _chunks(self, names: list[str]) -> Iterator[list[str]]:
+        """Return what fits into one command."""
+        by_slot: dict[int, list[str]] = {}
+        for name in names:
+            by_slot.setdefault(slot_of(name) if self._prefix else 0, []).append(name)
+        for same in by_slot.values():
+            for start in range(0, len(same), CHANNELS_PER_COMMAND):
+                yield same[start : start + CHANNELS_PER_COMMAND]
+
+    def reconnect(self) -> None:
+        """Give up the present connection, whether or not it knows that it is dead."""
+        if self._limit is not None and not self._limit.expired():
+            self._limit.reschedule(0)
+
+    async def _read_for_ever(self) -> None:
+        backoff = Backoff()
+        while True:
+            try:
+                if self._connection is None:
+                    self._connection = await self._open()
+                    self._flush.set()  # what was wanted meanwhile
+                    backoff.reset()
+                async with asyncio.timeout(None) as self._limit:
+                    await self._read(self._connection)
+            except Exception as error:  # noqa: BLE001 - the supervisor: nothing may end listening for good
+                backoff.grow()
+                await self._lose(error)
+                await asyncio.sleep(backoff.delay_s)
+
+    async def _lose(self, error: Exception) -> None:
+        self._limit = None
+        connection, self._connection = self._connection, None
+        self._refuse_waiters(self._factory.translate("subscribe", error))
+        self._trouble.log("bus lost", error=str(error) or type(error).__name__)
+        if connection is None:
+            return  # it was never there
+        await close(connection)
+        self._counters.bus_reconnects += 1
+        self._note_loss()
+        self._tell_whom_it_concerns(self.on_gap)
+
+    def _note_loss(self) -> None:
+        if self._lost_at_s is None:
+            self._lost_at_s = asyncio.get_running_loop().time()
+
+    def _has_returned(self) -> None:
+        if self._lost_at_s is not None and not self._unconfirmed:
+            seconds, self._lost_at_s = asyncio.get_running_loop().time() - self._lost_at_s, None
+            self._tell_whom_it_concerns(self.on_return, seconds)
+
+    def _tell_whom_it_concerns(self, listener: Callable[..., None], *arguments: float) -> None:
+        try:
+            listener(*arguments)
+        except Exception:  # its trouble must not end listening
+            log.exception("bus: a listener failed")
+
+    async def _read(self, connection: Connection) -> None:
+        message, subscribed, unsubscribed = self._kinds
+        while True:
+            try:
+                reply = await connection.read_response()
+            except REDIRECTIONS as error:
+                self._try_elsewhere(error)
+                continue
+            if reply[0] == message:
+                self.hear(reply[1], reply[2])
+                if (pause := self.pause()) is not None:
+                    self.is_paused = True
+                    await pause
+                    self.is_paused = False
+            elif reply[0] == subscribed:
+                self._confirm(reply[1].decode())
+            elif reply[0] == unsubscribed:
+                self._drop(reply[1].decode())
+
+    def _drop(self, name: str) -> None:
+        """Ask for a channel again that the server ended: its slot is moving away, and the answer says where."""
+        if self.is_confirmed(name):
+            self._told.discard(name)
+            self._note_loss()
+            self._tell_whom_it_concerns(self.on_gap)
+            self._change(name)
+
+    def _try_elsewhere(self, error: redis_errors.ResponseError) -> None:
+        """Have channels subscribed where the server says, or here again if nobody serves them at the moment."""
+        if isinstance(error, redis_errors.MovedError):
+            names = [name for name in self._told if slot_of(name) == error.slot_id]
+        else:
+            names = list(self._unconfirmed)
+        self._told.difference_update(names)
+        for name in names:
+            self._unconfirmed.pop(name, None)
+        if isinstance(error, redis_errors.MovedError):
+            self.on_moved(error)
+        asyncio.get_running_loop().call_later(RETRY_S, self._ask_again, names)
+
+    def _ask_again(self, names: list[str]) -> None:
+        for name in names:
+            if name in self._wanted:
+                self._change(name)
+
+    def _refuse_waiters(self, error: Exception) -> None:
+        """No right to a channel will not come by waiting; everything else is asked for again."""
+        if isinstance(error, ConfigurationError):
+            for waiter in [w for waiters in self._waiters.values() for w in waiters if not w.done()]:
+                waiter.set_exception(error)
+            self._waiters.clear()
+
+    def _confirm(self, name: str) -> None:
+        if name not in self._unconfirmed:
+            return  # asked for again meanwhile
+        self._unconfirmed[name] -= 1
+        if not self._unconfirmed[name]:
+            del self._unconfirmed[name]
+            if name in self._told:
+                self._wake(name)
+            self._has_returned()
+
+    async def _open(self) -> Connection:
+        connection = await self._factory.connect()
+        count_bytes(connection, self._count)
+        self._told, self._unconfirmed, self.is_paused = set(), Counter(), False
+        try:
+            async with asyncio.timeout(self._factory.timeout_s):
+                await self._tell(connection, tuple(self._wanted))
+        except BaseException:
+            await close(connection)
+            raise
+        return connection
+
+    def _count(self, size: int) -> None:
+        self.bytes_read += size
+
+    async def _close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await close(connection)

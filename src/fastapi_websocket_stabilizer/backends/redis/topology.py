@@ -1,0 +1,87 @@
+"""One server or a cluster: what commands, channels and the bus are made of."""
+
+from collections.abc import Callable
+
+from ...metrics import Counters
+from .bus import RedisBus, RedisPublishing
+from .canary import Canaries
+from .client import ConnectionFactory
+from .cluster_bus import ClusterBus, ClusterPublishing, ClusterSubscriber, publish_command
+from .duties import Channels, Commands
+from .guard import Guard, Signer
+from .keys import Keys
+from .pipeline import Pipeline
+from .router import Router
+from .slots import SlotTable
+from .subscriber import Subscriber
+from .urls import Location
+
+Hear = Callable[[bytes, bytes], None]
+
+
+class Server:
+    """One server at a time; behind Sentinels another one after a failover."""
+
+    def __init__(self, location: Location, timeout_s: float, counters: Counters) -> None:
+        self._factory, self._counters = ConnectionFactory(location, timeout_s), counters
+
+    def commands(self, name: str, timeout_s: float | None = None, *_: str) -> Pipeline:
+        factory = self._factory.within(timeout_s or self._factory.timeout_s)
+        return Pipeline(factory, self._counters, name)
+
+    def publish_command(self) -> str:
+        return "PUBLISH"
+
+    def channels(self, hear: Hear, canaries: Canaries) -> Subscriber:
+        subscriber = Subscriber(self._factory, self._counters, hear)
+        canaries.watch(subscriber)
+        if self._factory.sentinels is not None:
+            self._factory.sentinels.on_moved = subscriber.reconnect
+        return subscriber
+
+    def publishing(self, keys: Keys, commands: Commands, signer: Signer | None) -> RedisPublishing:
+        return RedisPublishing(keys, commands, signer)
+
+    def bus(
+        self, keys: Keys, commands: Commands, channels: Channels, signer: Signer | None, guard: Guard | None
+    ) -> RedisBus:
+        return RedisBus(keys, commands, channels, signer, guard)
+
+    async def stop(self) -> None:
+        """Nothing is left."""
+
+
+class Cluster:
+    """Several primaries, each with its slots."""
+
+    def __init__(self, location: Location, timeout_s: float, counters: Counters) -> None:
+        self._factory, self._counters = ConnectionFactory(location, timeout_s), counters
+        self._table = SlotTable(self._factory, location.seeds)
+
+    def commands(self, name: str, timeout_s: float | None = None, *keys: str) -> Router:
+        """Return what sends commands; to the primaries of ``keys`` if there are any."""
+        factory = self._factory.within(timeout_s or self._factory.timeout_s)
+        return Router(self._table, factory, self._counters, name, keys)
+
+    def publish_command(self) -> str:
+        return publish_command(self._table)
+
+    def channels(self, hear: Hear, canaries: Canaries) -> ClusterSubscriber:
+        return ClusterSubscriber(self._table, self._factory, self._counters, hear, canaries)
+
+    def publishing(self, keys: Keys, commands: Commands, signer: Signer | None) -> ClusterPublishing:
+        return ClusterPublishing(keys, commands, self._table, signer)
+
+    def bus(
+        self, keys: Keys, commands: Commands, channels: Channels, signer: Signer | None, guard: Guard | None
+    ) -> ClusterBus:
+        return ClusterBus(keys, commands, channels, self._table, signer, guard)
+
+    async def stop(self) -> None:
+        """Ask no more who owns which slot."""
+        await self._table.stop()
+
+
+def topology_at(location: Location, timeout_s: float, counters: Counters) -> Server | Cluster:
+    """Return what a URL's location is made of."""
+    return (Cluster if location.kind == "cluster" else Server)(location, timeout_s, counters)

@@ -1,0 +1,166 @@
+"""What a URL says about the registry's Redis: one server, the Sentinels that know one, or a cluster.
+
+    redis://[user:password@]host[:port][/db]             rediss:// with TLS
+    unix://[user:password@]/path[?db=0]
+    redis+sentinel://[user:password@]host[:port],…/service[/db]
+    redis+cluster://[user:password@]host[:port],…        rediss+sentinel:// and rediss+cluster:// with TLS
+
+User and password are those of the Redis servers. The query has redis-py's options; ``sentinel_username`` and
+``sentinel_password`` are those of the Sentinels.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+from urllib.parse import parse_qs, urlsplit
+
+from redis.asyncio import Connection, SSLConnection
+from redis.asyncio.connection import parse_url
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from ...config import mask_password
+from ...exceptions import ConfigurationError
+
+REDIS_PORT = 6379
+SENTINEL_PORT = 26379
+_FILES = "ssl_ca_certs", "ssl_certfile", "ssl_keyfile"
+_SENTINEL_OPTIONS = "sentinel_username", "sentinel_password"
+
+
+class Address(NamedTuple):
+    """Where one server listens."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where the registry lives, read from a URL.
+
+    Attributes:
+        shown: The URL without user and password.
+        options: What redis-py's connection class takes.
+        seeds: The Sentinels, or nodes of the cluster, to ask first.
+        service: What the Sentinels call the server.
+        sentinel: What the connection to a Sentinel takes.
+    """
+
+    kind: Literal["server", "sentinel", "cluster"]
+    shown: str
+    options: Mapping[str, Any]
+    seeds: tuple[Address, ...] = ()
+    service: str = ""
+    sentinel: Mapping[str, Any] | None = None
+
+    def at(self, address: Address) -> "Location":
+        """Return the location of one server that was found."""
+        options = {**self.options, "host": address.host, "port": address.port}
+        shown = f"{self.shown} ({address.host}:{address.port})"
+        return replace(self, kind="server", shown=shown, options=options)
+
+
+def parse(url: str) -> Location:
+    """Return what ``url`` says.
+
+    Raises:
+        ConfigurationError: It cannot work; the message has no password.
+    """
+    shown = mask_password(url)
+    try:
+        location = _server(url, shown) if "+" not in url.partition(":")[0] else _several(url, shown)
+        _probe(location)
+    except (ValueError, TypeError) as error:
+        raise ConfigurationError(
+            f"redis_url must be valid, got {shown}: {mask_password(str(error))}"
+        ) from None
+    return location
+
+
+def _server(url: str, shown: str) -> Location:
+    return Location("server", shown, _options(url))
+
+
+def _options(url: str) -> dict[str, Any]:
+    options: dict[str, Any] = dict(parse_url(url))
+    options.pop("max_connections", None)  # of redis-py's pool; there is none here
+    if not url.startswith("unix:"):
+        options.setdefault("port", REDIS_PORT)
+        options["socket_keepalive"] = True
+    # Everything that redis-py decides by default is decided here: since 8.0 it would read with a time limit
+    # of 5 s, speak RESP3 and retry ten times, replaying commands whose outcome is unknown.
+    return {
+        **options,
+        "protocol": 2,
+        "retry": Retry(NoBackoff(), 0),
+        "retry_on_timeout": False,
+        "socket_timeout": None,
+        "health_check_interval": 0,
+        "decode_responses": False,
+    }
+
+
+def _several(url: str, shown: str) -> Location:
+    scheme, kind = urlsplit(url).scheme.split("+")
+    parts = urlsplit(url)
+    credentials, _, hosts = parts.netloc.rpartition("@")
+    path = [piece for piece in parts.path.split("/") if piece]
+    query = "&".join(
+        pair for pair in parts.query.split("&") if pair and pair.partition("=")[0] not in _SENTINEL_OPTIONS
+    )
+    user = f"{credentials}@" if credentials else ""
+    if kind == "cluster":
+        if path not in ([], ["0"]):
+            raise ValueError("a cluster has database 0 only")
+        seeds = _addresses(hosts, REDIS_PORT)
+        return Location("cluster", shown, _options(f"{scheme}://{user}{hosts.split(',')[0]}?{query}"), seeds)
+    if not 1 <= len(path) <= 2:
+        raise ValueError("the path must be /service or /service/db")
+    seeds, database = _addresses(hosts, SENTINEL_PORT), path[1] if path[1:] else "0"
+    options = _options(f"{scheme}://{user}{hosts.split(',')[0]}/{int(database)}?{query}")
+    given = {name: values[0] for name, values in parse_qs(parts.query).items() if name in _SENTINEL_OPTIONS}
+    return Location("sentinel", shown, options, seeds, path[0], _sentinel_options(options, given))
+
+
+def _sentinel_options(options: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, Any]:
+    """Sentinels are reached as the servers are, but have a password of their own and no databases."""
+    kept = {name: value for name, value in options.items() if name not in ("username", "password", "db")}
+    return kept | {name.removeprefix("sentinel_"): value for name, value in given.items()}
+
+
+def _addresses(hosts: str, port: int) -> tuple[Address, ...]:
+    found = []
+    for host in hosts.split(","):
+        parts = urlsplit(f"//{host}")
+        if not parts.hostname:
+            raise ValueError("each of the hosts must be host or host:port")
+        found.append(Address(parts.hostname, parts.port or port))
+    return tuple(found)
+
+
+def _probe(location: Location) -> None:
+    """Find out now what would be an error at each connect: an unknown option, a certificate that is not there."""
+    make_connection(location.options)
+    for name in _FILES:
+        path = location.options.get(name)
+        if path is not None and not Path(path).is_file():
+            raise ValueError(f"{name} must be a file, got {path}")
+
+
+class TlsConnection(SSLConnection):
+    """Ends at once, also when redis-py closes it because its reader was cancelled."""
+
+    async def disconnect(self, *args: Any, **kwargs: Any) -> None:
+        writer = self._writer
+        await super().disconnect(*args, **kwargs)
+        if writer is not None:
+            writer.transport.abort()  # else it stays open until the peer has said goodbye, too
+
+
+def make_connection(options: Mapping[str, Any]) -> Connection:
+    """Return a connection that is not connected yet."""
+    arguments = {**options}
+    made: type[Connection] = arguments.pop("connection_class", Connection)
+    return (TlsConnection if made is SSLConnection else made)(**arguments)

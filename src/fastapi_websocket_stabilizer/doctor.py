@@ -1,0 +1,39 @@
+"""``stabilizer doctor``: shows what is right and wrong with a registry's Redis."""
+
+import asyncio
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from .backends.redis.checkup import examine
+from .backends.redis.diagnosis import Finding, Level
+
+STYLES = {Level.OK: "green", Level.NOTE: "yellow", Level.CHANGE: "bold red"}
+
+
+def run_doctor(url: str, namespace: str, timeout_s: float) -> bool:
+    """Print every finding; return whether nothing must change.
+
+    Raises:
+        ConfigurationError: The URL cannot work.
+    """
+    findings = asyncio.run(examine(url, namespace, timeout_s))
+    console = Console()
+    console.print(_table(findings))
+    wrong = [finding for finding in findings if finding.level is not Level.OK]
+    for finding in wrong:
+        where = f" {finding.server}" if finding.server else ""
+        # On lines of their own, and never wrapped: commands are there to be copied.
+        console.print(
+            f"{finding.level.value}: {finding.check}{where}: {finding.advice}", soft_wrap=True, markup=False
+        )
+    return all(finding.level is not Level.CHANGE for finding in findings)
+
+
+def _table(findings: list[Finding]) -> Table:
+    table = Table("check", "server", "found", "")
+    for finding in findings:
+        level = Text(finding.level.value, STYLES[finding.level])
+        table.add_row(finding.check, finding.server, Text(finding.found), level)
+    return table

@@ -1,0 +1,85 @@
+"""Findings from what servers say; ``tests/integration/test_doctor.py`` asks real ones."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from fastapi_websocket_stabilizer.backends.redis.diagnosis import Facts, Level, diagnose, diagnose_slots
+
+INFO = {
+    "redis_version": "7.0.15",
+    "role": "master",
+    "maxmemory_policy": "noeviction",
+    "maxmemory": "0",
+    "connected_clients": "10",
+    "maxclients": "10000",
+}
+SETTINGS = {
+    "client-output-buffer-limit": "normal 0 0 0 slave 0 0 0 pubsub 33554432 8388608 60",
+    "timeout": "0",
+    "tcp-keepalive": "300",
+}
+GOOD = Facts("", INFO, SETTINGS, 0.0, [0.001], [], "the rule")
+
+
+def wrong(facts: Facts) -> list[tuple[str, Level]]:
+    return [(finding.check, finding.level) for finding in diagnose(facts) if finding.level is not Level.OK]
+
+
+def test_a_good_server_needs_nothing() -> None:
+    assert wrong(GOOD) == []
+    assert all(not finding.advice for finding in diagnose(GOOD))
+
+
+@pytest.mark.parametrize(
+    ("info", "found"),
+    [
+        ({"redis_version": "6.0.16"}, ("version", Level.CHANGE)),
+        ({"role": "slave"}, ("role", Level.CHANGE)),
+        ({"maxmemory_policy": "volatile-ttl", "maxmemory": "1"}, ("eviction", Level.CHANGE)),
+        ({"maxmemory_policy": "volatile-ttl"}, ("eviction", Level.NOTE)),
+        ({"connected_clients": "8001"}, ("clients", Level.CHANGE)),
+    ],
+)
+def test_what_info_says_is_judged(info: dict[str, str], found: tuple[str, Level]) -> None:
+    assert wrong(replace(GOOD, info={**INFO, **info})) == [found]
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"clock_difference_s": -1.5}, ("clock", Level.NOTE)),
+        ({"round_trips_s": [0.06, 0.06, 0.001]}, ("latency", Level.CHANGE)),
+        ({"refused": ["hset"]}, ("rights", Level.CHANGE)),
+        ({"settings": {**SETTINGS, "timeout": "59"}}, ("idle timeout", Level.CHANGE)),
+        ({"settings": {**SETTINGS, "tcp-keepalive": "301"}}, ("tcp-keepalive", Level.CHANGE)),
+    ],
+)
+def test_what_was_measured_or_set_is_judged(change: dict[str, Any], found: tuple[str, Level]) -> None:
+    assert wrong(replace(GOOD, **change)) == [found]
+
+
+def test_bounds_themselves_are_good_enough() -> None:
+    settings = {**SETTINGS, "timeout": "60", "client-output-buffer-limit": "pubsub 0 0 0"}
+    info = {**INFO, "connected_clients": "8000", "redis_version": "6.2.0"}
+    assert (
+        wrong(replace(GOOD, settings=settings, info=info, round_trips_s=[0.05], clock_difference_s=1.0)) == []
+    )
+
+
+def test_what_may_not_be_asked_is_a_note() -> None:
+    found = wrong(replace(GOOD, settings=None))
+    assert found == [(check, Level.NOTE) for check in ("output buffer", "idle timeout", "tcp-keepalive")]
+
+
+def test_valkey_is_called_by_its_own_version() -> None:
+    facts = replace(GOOD, info={**INFO, "valkey_version": "9.1.2"})
+    assert diagnose(facts)[0].found == "Valkey 9.1.2"
+
+
+def test_slots_without_an_owner_and_primaries_without_a_replica_are_counted() -> None:
+    one, two = [b"a", 1, b"id"], [b"b", 2, b"id"]
+    slots, replicas = diagnose_slots([[0, 99, one, two], [200, 16383, two]])
+    assert (slots.found, slots.level) == ("16284 of 16384 slots have an owner", Level.CHANGE)
+    assert (replicas.found, replicas.level) == ("1 of 2 primaries have no replica", Level.NOTE)

@@ -67,9 +67,9 @@ class Subscriber:
     async def start(self) -> None:
         """Connect and begin to read."""
         self._connection = await self._open()
-        self.listen()
+        self.serve()
 
-    def listen(self) -> None:
+    def serve(self) -> None:
         """Begin to read; connects in the background, again and again, unless ``start`` has."""
         self._flush = asyncio.Event()
         self._tasks = [
@@ -90,8 +90,8 @@ class Subscriber:
             waiter.set_exception(BackendUnavailableError("the connection to Redis was closed"))
         self._waiters.clear()
 
-    def abort(self) -> None:
-        """Cut the connection, to open it again where the server is now."""
+    def reconnect(self) -> None:
+        """Give up the present connection and open one where the server is now."""
         if self._connection is not None:
             abort(self._connection)
 

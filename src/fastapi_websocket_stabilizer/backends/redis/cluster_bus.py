@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from redis import exceptions as redis_errors
 
+from ...exceptions import BackendUnavailableError
 from ...loops import running_loop
 from ...metrics import Counters
 from ...names import NodeId
@@ -53,11 +54,16 @@ class ClusterSubscriber:
     @property
     def is_connected(self) -> bool:
         homes = set(self._homes.values())
-        return bool(homes) and all(self._subscribers[home].is_connected for home in homes)
+        has_all = bool(homes) and len(self._homes) == len(self._slots)
+        return has_all and all(self._subscribers[home].is_connected for home in homes)
 
     async def start(self) -> None:
         """Know the owners of the slots; connections are opened for channels."""
         await self._table.start()
+
+    def serve(self) -> None:
+        """Find the owners of the slots in the background."""
+        self._table.serve()
 
     async def stop(self) -> None:
         self._homes.clear()
@@ -67,17 +73,24 @@ class ClusterSubscriber:
 
     async def subscribe(self, name: str) -> None:
         """Return when the owner of its slot has confirmed; raises as ``Subscriber.subscribe``."""
-        slot = self._slots.setdefault(name, slot_of(name))
-        self._homes.setdefault(name, self._table.owner(slot))
+        self.want(name)
+        if not self._table.nodes:
+            raise BackendUnavailableError("subscribe: no server of the cluster has answered yet")
         heard_at = None
         while (home := self._homes.get(name)) != heard_at and home is not None:
             await self._at(home).subscribe(name)  # ends without it when the channel moves away meanwhile
             heard_at = home
 
+    def want(self, name: str) -> None:
+        """Subscribe without waiting."""
+        slot = self._slots.setdefault(name, slot_of(name))
+        if self._table.nodes:
+            self._at(self._homes.setdefault(name, self._table.owner(slot))).want(name)
+
     def unsubscribe(self, name: str) -> None:
+        self._slots.pop(name, None)
         home = self._homes.pop(name, None)
         if home is not None:
-            del self._slots[name]
             self._at(home).unsubscribe(name)
 
     def _at(self, address: Address) -> Subscriber:
@@ -87,7 +100,7 @@ class ClusterSubscriber:
             subscriber = Subscriber(self._factory.at(address), self._counters, self._hear, prefix)
             subscriber.on_gap, subscriber.pause = self._note_gap, lambda: self.pause()
             subscriber.on_moved = lambda error: self._learn(error, address)
-            subscriber.listen()
+            subscriber.serve()
             self._subscribers[address] = subscriber
         return subscriber
 
@@ -96,11 +109,12 @@ class ClusterSubscriber:
 
     def _on_change(self, former: dict[int, Address]) -> None:
         # Not only the slots that changed just now: whatever went wrong before, nothing may stay deaf.
-        moved = [name for name, slot in self._slots.items() if self._homes[name] != self._table.owner(slot)]
+        wrong = [n for n, slot in self._slots.items() if self._homes.get(n) != self._table.owner(slot)]
+        moved = [name for name in wrong if name in self._homes]
         for name in moved:
-            self._at(self._homes[name]).unsubscribe(name)
-            home = self._homes[name] = self._table.owner(self._slots[name])
-            self._at(home).want(name)
+            self._at(self._homes.pop(name)).unsubscribe(name)
+        for name in wrong:
+            self.want(name)
         self._counters.bus_moves += len(moved)
         self._end_unused()
         # Classic: both servers may bring the same message, which only the sequences tell from a new one.

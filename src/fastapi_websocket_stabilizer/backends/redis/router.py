@@ -49,7 +49,7 @@ class Router:
         self._parked: dict[int, deque[Command]] = {}
         self._parked_bytes = 0
         self._retry: asyncio.TimerHandle | None = None
-        self._refusal = ""
+        self._refusal = "nobody has said yet who owns it"
         self._leaving: set[Address] = set()
         self._stopping: set[asyncio.Task[None]] = set()
         self._is_open = False
@@ -68,6 +68,11 @@ class Router:
         for address in wanted or self._table.nodes:
             self._pipelines[address] = self._make(address)
         await asyncio.gather(*(pipeline.start() for pipeline in self._pipelines.values()))
+
+    def serve(self) -> None:
+        """Begin to serve; finds the cluster, and connects, in the background."""
+        self._table.serve()
+        self._is_open = True
 
     async def stop(self) -> None:
         """Send what is queued if the cluster answers in time, then close. Whoever still waits gets an error."""
@@ -104,9 +109,12 @@ class Router:
         )
 
     def send(self, *arguments: Argument, idempotent: bool) -> "asyncio.Future[Any]":
-        """Queue a command whose first argument is its key or channel; as ``Pipeline.send``."""
+        """Queue a command whose first argument is its key or channel; as ``Pipeline.send``.
+
+        One without arguments (TIME) goes where the leases are.
+        """
         command = Command(arguments, None, is_idempotent=idempotent, deadline_s=self._deadline)
-        return self._submit(str(arguments[1]), command)
+        return self._submit(str(arguments[1]) if arguments[1:] else "{nodes}", command)
 
     @property
     def _deadline(self) -> float:
@@ -124,7 +132,7 @@ class Router:
     def _forward(self, command: Command) -> None:
         slot = command.slot
         assert slot is not None
-        if slot in self._parked:
+        if slot in self._parked or not self._table.nodes:
             self._park(command)
         else:
             self._pipeline(self._held.get(slot) or self._table.owner(slot)).submit(command)

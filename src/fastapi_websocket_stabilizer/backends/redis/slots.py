@@ -70,7 +70,11 @@ class SlotTable:
         """
         if self._task is None:
             await self._refresh(self._factory.timeout_s)
-            self.is_sharded = all([await self._has_shards(address) for address in self.nodes])
+            self.serve()
+
+    def serve(self) -> None:
+        """Ask for the map, again and again; ``nodes`` is empty until somebody has answered."""
+        if self._task is None:
             self._task = asyncio.create_task(self._refresh_for_ever(), name="redis-slots")
 
     async def stop(self) -> None:
@@ -120,13 +124,13 @@ class SlotTable:
 
     async def _refresh_for_ever(self) -> None:
         while True:
-            await asyncio.sleep(REFRESH_S)
             try:
                 await self._refresh()
             except (BackendUnavailableError, ConfigurationError) as error:
                 log.warning("no map of the cluster", extra={"error": str(error)})
             except Exception:  # the supervisor: nobody else would notice that a slot has moved
                 log.exception("the map of the cluster could not be used")
+            await asyncio.sleep(REFRESH_S)
 
     async def _refresh(self, answer_s: float = ANSWER_S) -> None:
         """Ask the server that answered last, or any other."""
@@ -137,6 +141,9 @@ class SlotTable:
             try:
                 async with asyncio.timeout(answer_s):
                     ranges = await self._ask(address)
+                    if not self.nodes:
+                        owners = {owner for _, owner in _owners(ranges, address.host)}
+                        self.is_sharded = all([await self._has_shards(owner) for owner in owners])
             except Exception as error:  # noqa: BLE001 - whatever it is, another server may know better
                 await self._hang_up()
                 refusal = self._factory.at(address).translate("CLUSTER SLOTS", error)

@@ -29,7 +29,7 @@ class Server:
     def channels(self, hear: Hear) -> Subscriber:
         subscriber = Subscriber(self._factory, self._counters, hear)
         if self._factory.sentinels is not None:
-            self._factory.sentinels.on_moved = subscriber.abort
+            self._factory.sentinels.on_moved = subscriber.reconnect
         return subscriber
 
     def publishing(self, keys: Keys, commands: Commands) -> RedisPublishing:

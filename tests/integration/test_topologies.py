@@ -206,6 +206,26 @@ async def test_commands_of_a_slot_are_executed_once_and_in_order_while_it_moves(
     await topology.stop()
 
 
+async def test_a_cluster_may_be_found_later(cluster: RedisCluster, namespace: str) -> None:
+    silent = f"redis+cluster://127.0.0.1:1,127.0.0.1:{cluster.servers[2].port}"
+    topology, heard = Cluster(parse(silent), 3.0, Counters()), list[bytes]()
+    commands, channels = topology.commands("test"), topology.channels(lambda _, data: heard.append(data))
+    name = f"{namespace}:all"
+    commands.serve()
+    channels.serve()
+    channels.want(name)
+    now = commands.send("TIME", idempotent=True)  # before anybody has said who owns what
+    assert len(await now) == 2
+    await eventually(lambda: channels.is_connected)
+    await channels.subscribe(name)
+    publish = topology.publishing(Keys(namespace), commands).command
+    assert await commands.send(publish, name, "hello", idempotent=False) == 1
+    await eventually(lambda: heard == [b"hello"])
+    await channels.stop()
+    await commands.stop()
+    await topology.stop()
+
+
 async def test_what_goes_to_an_inbox_keeps_the_order_of_the_calls(
     cluster: RedisCluster, namespace: str
 ) -> None:

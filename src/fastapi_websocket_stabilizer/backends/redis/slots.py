@@ -137,13 +137,13 @@ class SlotTable:
 
     async def _refresh_for_ever(self) -> None:
         while True:
-            await asyncio.sleep(REFRESH_S)
             try:
                 await (self._refresh() if self._is_known else self._begin(ANSWER_S))
             except (BackendUnavailableError, ConfigurationError) as error:
                 log.warning("no map of the cluster", extra={"error": str(error)})
             except Exception:  # the supervisor: nobody else would notice that a slot has moved
                 log.exception("the map of the cluster could not be used")
+            await asyncio.sleep(REFRESH_S)
 
     async def _refresh(self) -> None:
         self._use(*await self._look(ANSWER_S))
@@ -157,6 +157,9 @@ class SlotTable:
             try:
                 async with asyncio.timeout(answer_s):
                     ranges = await self._ask(address)
+                    if not self.nodes:
+                        owners = {owner for _, owner in _owners(ranges, address.host)}
+                        self.is_sharded = all([await self._has_shards(owner) for owner in owners])
             except Exception as error:  # noqa: BLE001 - whatever it is, another server may know better
                 await self._hang_up()
                 refusal = self._factory.at(address).translate("CLUSTER SLOTS", error)

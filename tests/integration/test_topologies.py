@@ -18,6 +18,7 @@ from fastapi_websocket_stabilizer import (
     WebSocketConnectionManager,
 )
 from fastapi_websocket_stabilizer.backends.redis import RedisBackend
+from fastapi_websocket_stabilizer.backends.redis.canary import Canaries
 from fastapi_websocket_stabilizer.backends.redis.keys import Keys
 from fastapi_websocket_stabilizer.backends.redis.topology import Cluster
 from fastapi_websocket_stabilizer.backends.redis.urls import parse
@@ -209,7 +210,9 @@ async def test_commands_of_a_slot_are_executed_once_and_in_order_while_it_moves(
 async def test_a_cluster_may_be_found_later(cluster: RedisCluster, namespace: str) -> None:
     silent = f"redis+cluster://127.0.0.1:1,127.0.0.1:{cluster.servers[2].port}"
     topology, heard = Cluster(parse(silent), 3.0, Counters()), list[bytes]()
-    commands, channels = topology.commands("test"), topology.channels(lambda _, data: heard.append(data))
+    commands, keys = topology.commands("test"), Keys(namespace)
+    canaries = Canaries(keys, commands, topology.publish_command, Counters())
+    channels = topology.channels(lambda _, data: heard.append(data), canaries)
     name = f"{namespace}:all"
     commands.serve()
     channels.serve()
@@ -218,12 +221,29 @@ async def test_a_cluster_may_be_found_later(cluster: RedisCluster, namespace: st
     assert len(await now) == 2
     await eventually(lambda: channels.is_connected)
     await channels.subscribe(name)
-    publish = topology.publishing(Keys(namespace), commands).command
+    publish = topology.publishing(keys, commands).command
     assert await commands.send(publish, name, "hello", idempotent=False) == 1
     await eventually(lambda: heard == [b"hello"])
     await channels.stop()
     await commands.stop()
     await topology.stop()
+
+
+async def test_each_connection_of_the_bus_has_a_canary(cluster: RedisCluster, namespace: str) -> None:
+    managers = Managers(cluster.url, namespace)
+    node = await managers.start()
+    for number in range(20):  # rooms on every primary
+        await join(node, f"client {number}", f"room {number}")
+    lag = node.statistics().bus_lag_seconds.count
+    await eventually(lambda: node.statistics().bus_lag_seconds.count >= lag + 6, what="two beats' canaries")
+    for server in cluster.servers:
+        server.kill_pubsub()
+    await eventually(lambda: counter(node, "bus_reconnects") >= 3)
+    await eventually(lambda: node.statistics().bus_connected)
+    lag = node.statistics().bus_lag_seconds.count
+    await eventually(lambda: node.statistics().bus_lag_seconds.count >= lag + 6, what="and again")
+    assert counter(node, "canaries_missed") == 0
+    await managers.close()
 
 
 async def test_what_goes_to_an_inbox_keeps_the_order_of_the_calls(

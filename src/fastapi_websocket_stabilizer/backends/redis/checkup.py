@@ -142,7 +142,7 @@ async def _refused(factory: ConnectionFactory, keys: Keys, names: list[str]) -> 
     async with _asking(factory) as ask:
         refused = [what for what, words in trials if await _is_refused(ask, *words) and what]
     for name in (name for name in names if "subscribe" in name):
-        for channel in (keys.all, keys.inbox(node), keys.room(node)):
+        for channel in (keys.all, keys.inbox(node), keys.canary(node), keys.room(node)):
             async with _asking(factory) as ask:  # of its own: messages may come in on it
                 if await _is_refused(ask, name.upper(), channel):
                     refused.append(f"{name} {channel}")
@@ -163,7 +163,7 @@ def _keys(keys: Keys, node: NodeId) -> list[str]:
     """Return a key of each kind."""
     of_node = [keys.info(node), keys.connections(node), keys.memberships(node)]
     of_names = [keys.client(node), keys.room(node), keys.room_counts(node), keys.token(node, node)]
-    return [keys.leases, keys.dead, keys.secret, *of_node, *of_names]
+    return [keys.leases, keys.dead, keys.secret, keys.epoch, *of_node, *of_names]
 
 
 def _trial(name: str, key: str) -> tuple[str | int, ...]:

@@ -118,11 +118,13 @@ class ClusterSubscriber:
 
     def _send_canaries(self, address: Address) -> None:
         """Watch a connection on a channel whose slot its server owns; it has none when it is losing its last."""
-        if address not in self._table.nodes:
-            return
-        is_here = lambda channel: self._table.owner(slot_of(channel)) == address  # noqa: E731 - a predicate
-        channel = self._canaries.watch(self._subscribers[address], is_here)
-        self._canary_slots[address] = slot_of(channel)
+
+        def is_here(channel: str) -> bool:
+            return self._table.owner(slot_of(channel)) == address
+
+        if address in self._table.nodes:
+            channel = self._canaries.watch(self._subscribers[address], is_here)
+            self._canary_slots[address] = slot_of(channel)
 
     def _learn(self, error: redis_errors.MovedError, asked: Address) -> None:
         self._table.learn(error.slot_id, Address(error.host or asked.host, error.port))

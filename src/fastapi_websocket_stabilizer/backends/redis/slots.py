@@ -49,7 +49,6 @@ class SlotTable:
         self._connection: Connection | None = None
         self._asked = self._seeds[0]
         self._task: asyncio.Task[None] | None = None
-        self._is_known = False
         self.nodes: frozenset[Address] = frozenset()
         self.is_sharded: bool = False
         """Whether every primary has sharded Pub/Sub (Redis 7)."""
@@ -70,25 +69,18 @@ class SlotTable:
             ConfigurationError: It refuses us, or is none.
         """
         if self._task is None:
-            await self._begin(self._factory.timeout_s)
+            await self._refresh(self._factory.timeout_s)
             self.serve()
 
     def serve(self) -> None:
-        """Ask for the map again and again; the first time if ``start`` has not."""
+        """Ask for the map, again and again; ``nodes`` is empty until somebody has answered."""
         if self._task is None:
             self._task = asyncio.create_task(self._refresh_for_ever(), name="redis-slots")
 
     @property
     def is_known(self) -> bool:
         """Whether any server has told who owns which slot."""
-        return self._is_known
-
-    async def _begin(self, answer_s: float) -> None:
-        ranges, asked = await self._look(answer_s)
-        nodes = {owner for _, owner in _owners(ranges, asked.host)}
-        self.is_sharded = all([await self._has_shards(address) for address in nodes])
-        self._is_known = True
-        self._use(ranges, asked)
+        return bool(self.nodes)
 
     async def stop(self) -> None:
         if self._task is not None:
@@ -138,18 +130,15 @@ class SlotTable:
     async def _refresh_for_ever(self) -> None:
         while True:
             try:
-                await (self._refresh() if self._is_known else self._begin(ANSWER_S))
+                await self._refresh()
             except (BackendUnavailableError, ConfigurationError) as error:
                 log.warning("no map of the cluster", extra={"error": str(error)})
             except Exception:  # the supervisor: nobody else would notice that a slot has moved
                 log.exception("the map of the cluster could not be used")
             await asyncio.sleep(REFRESH_S)
 
-    async def _refresh(self) -> None:
-        self._use(*await self._look(ANSWER_S))
-
-    async def _look(self, answer_s: float) -> tuple[list[Any], Address]:
-        """Ask the server that answered last, or any other; return its map, and which it was."""
+    async def _refresh(self, answer_s: float = ANSWER_S) -> None:
+        """Ask the server that answered last, or any other."""
         others = [*self.nodes, *self._seeds]
         random.shuffle(others)
         refusal: Exception = BackendUnavailableError("the cluster has no servers")
@@ -164,7 +153,8 @@ class SlotTable:
                 await self._hang_up()
                 refusal = self._factory.at(address).translate("CLUSTER SLOTS", error)
             else:
-                return ranges, address
+                self._use(ranges, address)
+                return
         raise refusal
 
     async def _ask(self, address: Address) -> list[Any]:

@@ -39,7 +39,7 @@ class Server:
             self._factory.sentinels.on_moved = subscriber.reconnect
         return subscriber
 
-    def publishing(self, keys: Keys, commands: Commands, signer: Signer | None) -> RedisPublishing:
+    def publishing(self, keys: Keys, commands: Commands, signer: Signer | None = None) -> RedisPublishing:
         return RedisPublishing(keys, commands, signer)
 
     def bus(
@@ -69,7 +69,7 @@ class Cluster:
     def channels(self, hear: Hear, canaries: Canaries) -> ClusterSubscriber:
         return ClusterSubscriber(self._table, self._factory, self._counters, hear, canaries)
 
-    def publishing(self, keys: Keys, commands: Commands, signer: Signer | None) -> ClusterPublishing:
+    def publishing(self, keys: Keys, commands: Commands, signer: Signer | None = None) -> ClusterPublishing:
         return ClusterPublishing(keys, commands, self._table, signer)
 
     def bus(

@@ -404,7 +404,7 @@ async def test_without_the_certificates_there_is_no_connection(
     tls: tuple[str, Certificates], namespace: str, query: str, error: type[Exception], says: str
 ) -> None:
     url, certificates = tls
-    manager = Managers(url + query.format(certificates), namespace).make()
+    manager = Managers(url + query.format(certificates), namespace).make(on_backend_loss="refuse")
     with pytest.raises(error, match=says):
         await manager.start()
 
@@ -419,7 +419,7 @@ async def test_neither_user_nor_password_is_in_an_error(
         service = "/main?sentinel_username=hidden-user&sentinel_password=hidden-password"
         url = f"{scheme}://{':'.join(hidden)}@127.0.0.1:{server.port}"
         url += service if "sentinel" in scheme else ""
-        manager = Managers(url, namespace).make()
+        manager = Managers(url, namespace).make(on_backend_loss="refuse")
         with pytest.raises((ConfigurationError, BackendUnavailableError)) as caught:
             await manager.start()
     shown = f"{caught.value} {manager.config!r} {caplog.text}"

@@ -107,7 +107,9 @@ class ConnectionFactory:
         if isinstance(error, redis_errors.AuthenticationError | redis_errors.NoPermissionError):
             return ConfigurationError(f"{text}; check user, password and ACL in redis_url")
         if _is_about_certificates(error):
-            return ConfigurationError(f"{text}; check ssl_ca_certs and ssl_check_hostname in redis_url")
+            return ConfigurationError(
+                f"{text}; check ssl_ca_certs, ssl_certfile and ssl_check_hostname in redis_url"
+            )
         if isinstance(error, redis_errors.ResponseError) and "DB index" in str(error):
             return ConfigurationError(f"{text}; check the database number in redis_url")
         if isinstance(error, redis_errors.ResponseError) and why.startswith("WRONGTYPE"):
@@ -116,10 +118,12 @@ class ConnectionFactory:
 
 
 def _is_about_certificates(error: BaseException | None) -> bool:
-    """Whether the server's certificate was refused; redis-py keeps that only as the context of its error."""
-    while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
+    """Whether a certificate was refused, by us or by the server; redis-py keeps that as the context of its error."""
+    while error is not None:
+        if isinstance(error, ssl.SSLError) and "CERTIFICATE" in (error.reason or ""):
+            return True
         error = error.__context__
-    return error is not None
+    return False
 
 
 def is_lost(connection: Connection) -> bool:

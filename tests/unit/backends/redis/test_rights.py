@@ -15,7 +15,9 @@ ELSEWHERE = {"ping", "info", "eval", "evalsha", "asking", "role", "publish", "sp
 
 
 def used() -> set[str]:
-    in_scripts = [re.findall(r"redis\.p?call\('(\w+)'", file.read_text()) for file in FOLDER.glob("lua/*.lua")]
+    in_scripts = [
+        re.findall(r"redis\.p?call\('(\w+)'", file.read_text()) for file in FOLDER.glob("lua/*.lua")
+    ]
     sent = re.findall(r"\.send\(\s*\"([A-Z]+)\"", (FOLDER / "stores.py").read_text() + bus())
     return {name.lower() for names in in_scripts for name in names} | {name.lower() for name in sent}
 

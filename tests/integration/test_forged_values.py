@@ -67,6 +67,16 @@ async def listed(node: WebSocketConnectionManager) -> set[str]:
     return {entry.client_id async for entry in node.clients()}
 
 
+async def test_what_a_dead_node_left_hides_nobody(managers: Managers, writer: Writer) -> None:
+    node, other = await managers.start_many(2)
+    alice = await register(node, "alice")
+    newest = f"{alice.stamp + 1_000_000} {{}}"  # as by a node that Redis forgot while it wrote
+    writer.redis.hset(writer.keys.client("alice"), "0123456789abcdef.1", newest)
+    for manager in (node, other):
+        (entry,) = await manager.presence("alice")
+        assert entry.connection_id == alice.connection_id
+
+
 async def test_odd_entries_of_a_client_disturb_neither_claims_nor_sends_nor_presence(
     managers: Managers, writer: Writer
 ) -> None:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import aiohttp
-import httpx
+import httpx2
 import pytest
 from fastapi import FastAPI
 from websockets.asyncio.client import connect
@@ -53,7 +53,7 @@ async def readyz(manager: WebSocketConnectionManager) -> tuple[int, dict[str, st
     """Ask what a load balancer asks."""
     app = FastAPI()
     app.include_router(manager.router)
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://node") as http:
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app), base_url="http://node") as http:
         answer = await http.get("/readyz")
         return answer.status_code, answer.json()
 

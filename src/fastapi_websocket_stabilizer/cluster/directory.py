@@ -49,12 +49,12 @@ class Directory:
     async def _presence_of(self, client_ids: Sequence[str]) -> list[list[PresenceEntry]]:
         found = await self._context.backend.presence.entries(client_ids)
         top = self._context.config.max_connections_per_client
-        live = await self._live(
-            [node_of(entry.connection_id) for entries in found for entry in entries[:top]]
-        )
+        live = await self._live([node_of(entry.connection_id) for entries in found for entry in entries])
+        # First who lives: what a dead node left must not hide anybody.
+        living = [[e for e in entries if node_of(e.connection_id) in live][:top] for entries in found]
         shown = [
-            [self._entry(client_id, e) for e in entries[:top] if node_of(e.connection_id) in live]
-            for client_id, entries in zip(client_ids, found, strict=True)
+            [self._entry(client_id, e) for e in entries]
+            for client_id, entries in zip(client_ids, living, strict=True)
         ]
         return [[entry for entry in entries if entry is not None] for entries in shown]
 

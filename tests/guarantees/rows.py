@@ -5,12 +5,18 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from tests.faults.verbs import frozen, kill_replica, restart_replica
+import aiohttp
+
+from tests.faults.verbs import frozen, kill_replica, restart_replica, slow_reader
 
 from .world import World
 
 Trial = Callable[[World], Awaitable[dict[str, float]]]
 """Does the fault once; returns seconds by what they were waited for, and leaves the world whole."""
+LARGE = "x" * 100_000
+LARGE_MESSAGES = 120
+"""More than two kernels and an outbox hold for a client that reads nothing."""
+DRAIN_OVER_S = 5.0
 AWAY_S = 2.0
 """How long Redis or the network is away in a trial, beyond what the row says."""
 
@@ -162,3 +168,42 @@ async def local_send_while_redis_is_frozen(world: World) -> dict[str, float]:
         assert taken is True, taken
     await world.until(world.is_whole)
     return {"answer": took_s}
+
+
+@row(
+    "A client stops reading, and is sent 12 MB",
+    "It is cut off by its outbox or its write deadline (2 s), its memory is given back; nobody else waits for it.",
+)
+async def client_that_does_not_read(world: World) -> dict[str, float]:
+    near = world.near
+    began_s = time.monotonic()
+    with slow_reader(near.replica, "slow"):
+        await world.until(lambda: near.lists(*world.everybody, "slow"))
+        for _ in range(LARGE_MESSAGES):
+            await near.replica.call("send_to_client", client_id="slow", message=LARGE)
+        began_s = time.monotonic()
+        await world.until(lambda: near.lists(*world.everybody))
+    return {"it is listed no more": time.monotonic() - began_s}
+
+
+@row(
+    f"A replica is drained over {DRAIN_OVER_S:g} s",
+    "Within that time every client is told with 1012 when to come back, and closed, whatever it does; none is listed "
+    "any more.",
+)
+async def replica_drained(world: World) -> dict[str, float]:
+    far, near = world.far, world.near
+    began_s = time.monotonic()
+    url = f"http://127.0.0.1:{far.replica.port}/drain?over={DRAIN_OVER_S}"
+    async with aiohttp.ClientSession() as http, http.post(url) as response:
+        report = await response.json()
+    drained_s = time.monotonic() - began_s
+    assert (report["closed_count"], report["failed_count"]) == (len(far.clients), 0), report
+    assert {client.closed_with[0] for client in far.clients.values() if client.closed_with} == {1012}
+    await world.until(lambda: near.lists(*near.clients))
+    absent_s = time.monotonic() - began_s
+    await kill_replica(far.replica)
+    await restart_replica(far.replica)
+    await far.fill()
+    await world.until(world.is_whole)
+    return {"answered": drained_s, "absent everywhere": absent_s}

@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -45,6 +46,7 @@ class ChildProcess:
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,
+            process_group=0,  # so that what it starts ends with it
         )
 
     def __enter__(self) -> Self:
@@ -103,6 +105,8 @@ class ChildProcess:
 
     def _reap(self) -> None:
         self._popen.wait()
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)  # workers that it left behind
         atexit.unregister(self.kill)
         self._output = self.output
         self._log.close()

@@ -246,7 +246,9 @@ class Run:
         self.history.events = read_events(self._directory)
         with self.server.client() as redis:
             keys = [str(key) for key in redis.scan_iter(f"{self._namespace}:*")]
-        self.history.leftovers = [key for key in keys if not key.endswith(":secret") and ":token:" not in key]
+        self.history.leftovers = [
+            k for k in keys if not k.endswith((":secret", ":epoch")) and ":token:" not in k
+        ]
 
 
 async def chaos(schedule: Schedule, *, sown: str = "", settled_s: float = SETTLED_S) -> History:

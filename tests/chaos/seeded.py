@@ -4,6 +4,7 @@ They are sown from outside, by replacing a method; the product knows nothing of 
 a replica names one (``tests.chaos.app``); the simulation sows them in its own process.
 """
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,7 @@ from fastapi_websocket_stabilizer.cluster.membership import Membership
 from fastapi_websocket_stabilizer.cluster.sender import Sender
 from fastapi_websocket_stabilizer.cluster.sweep import Sweeper
 
+TIDIED_UP_AFTER_S = 0.5
 SOWN = "CHAOS_SEEDED_FAULT"
 
 Wrap = Callable[[Any], Any]
@@ -60,15 +62,22 @@ def _doubled_publish(broadcast: Any) -> Any:
 
 
 def _deletion_on_zero_receivers(to_client: Any) -> Any:
-    """A client whose node does not listen at this moment is removed from presence."""
+    """A client whose node does not listen at this moment is removed from presence, as by somebody who tidies up.
+
+    Not at once: what is missing when the node hears again, it enters again.
+    """
+
+    async def delete(self: Any, client_id: str) -> None:
+        await asyncio.sleep(TIDIED_UP_AFTER_S)
+        presence = self._context.backend.presence
+        (entries,) = await presence.entries([client_id])
+        for entry in entries:
+            await presence.release(client_id, entry.connection_id)
 
     async def send_or_delete(self: Any, client_id: str, *args: Any) -> Any:
         is_taken = await to_client(self, client_id, *args)
         if not is_taken:
-            presence = self._context.backend.presence
-            (entries,) = await presence.entries([client_id])
-            for entry in entries:
-                await presence.release(client_id, entry.connection_id)
+            self._context.tasks.spawn(delete(self, client_id), "tidy-up")
         return is_taken
 
     return send_or_delete

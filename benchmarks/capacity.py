@@ -22,13 +22,13 @@ class Costs:
     connect_us: float = 480.0
     idle_us: float = 1.2
     """Each second, for each connection: heartbeat pings and their answers."""
-    delivery_us: float = 6.1
+    delivery_us: float = 5.1
     """One message written to one socket, when messages come one at a time."""
     bus_message_us: float = 35.0
     """One message read from the bus by one replica."""
     publish_us: float = 30.0
     """One broadcast, for the replica that sends it."""
-    send_us: float = 27.5
+    send_us: float = 18.6
     """One direct send, both replicas together."""
     redis_delivery_us: float = 1.5
     """One published message handed to one replica: 650,000 a second at most, by Centrifugo's measurement."""

@@ -328,6 +328,29 @@ async def test_a_primary_that_comes_back_empty_is_noticed_without_traffic(
         await backend.stop()
 
 
+@pytest.mark.parametrize("emptied", range(3))
+async def test_whichever_primary_is_emptied_the_registry_is_whole_again(
+    cluster: RedisCluster, namespace: str, emptied: int
+) -> None:
+    managers, names = Managers(cluster.url, namespace), {f"client {number}" for number in range(20)}
+    here, there = await managers.start_many(2, **SURVIVING)
+    for name in names:  # on every primary
+        await join(here, name, name, "lobby")
+    lag = here.statistics().bus_lag_seconds.count
+    await eventually(lambda: here.statistics().bus_lag_seconds.count > lag, what="a beat")
+    await asyncio.to_thread(cluster.servers[emptied].flush)
+
+    async def is_whole() -> bool:
+        await knows(there, *names)
+        rooms = [[member.client_id for member in await there.room_members(name)] for name in names]
+        counts = [await there.room_count(name) for name in (*names, "lobby")]
+        alone = [[name] for name in sorted(names)]
+        return sorted(rooms) == alone and counts == [*([1] * len(names)), len(names)]
+
+    await eventually(is_whole, what="everybody is in the registry and in the rooms")
+    await managers.close()
+
+
 # Sentinel
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from ...metrics import Counters
+from ...names import PARTITIONS
 from .bus import RedisBus, RedisPublishing
 from .canary import Canaries
 from .client import ConnectionFactory
@@ -11,12 +12,14 @@ from .duties import Channels, Commands
 from .guard import Guard, Signer
 from .keys import Keys
 from .pipeline import Pipeline
-from .router import Router
-from .slots import SlotTable
+from .router import LEASES, Router
+from .slots import SlotTable, slot_of
 from .subscriber import Subscriber
-from .urls import Location
+from .urls import Address, Location
 
 Hear = Callable[[bytes, bytes], None]
+PARTITION_SLOTS = {tag: slot_of(tag) for tag in map("{:02x}".format, range(PARTITIONS))}
+"""The slot of each hash tag that clients and rooms spread over."""
 
 
 class Server:
@@ -47,6 +50,10 @@ class Server:
     ) -> RedisBus:
         return RedisBus(keys, commands, channels, signer, guard)
 
+    def tags(self) -> list[str]:
+        """Leases are at the only server there is."""
+        return []
+
     async def stop(self) -> None:
         """Nothing is left."""
 
@@ -76,6 +83,14 @@ class Cluster:
         self, keys: Keys, commands: Commands, channels: Channels, signer: Signer | None, guard: Guard | None
     ) -> ClusterBus:
         return ClusterBus(keys, commands, channels, self._table, signer, guard)
+
+    def tags(self) -> list[str]:
+        """Return a partition of each primary that has any, but for that of the leases."""
+        found: dict[Address, str] = {}
+        for tag, slot in PARTITION_SLOTS.items():
+            found.setdefault(self._table.owner(slot), tag)
+        found.pop(self._table.owner(slot_of(LEASES)), None)
+        return list(found.values())
 
     async def stop(self) -> None:
         """Ask no more who owns which slot."""

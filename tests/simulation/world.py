@@ -19,7 +19,7 @@ from tests.simulation.schedule import BEAT_S, LASTS_S, LEASE_S, Schedule, Step
 Call = Callable[..., Coroutine[Any, Any, Any]]
 HITTING = {"freeze", "crash", "cut", "swallow"}
 SETTLED_S = LEASE_S + 2 * BEAT_S + 4 * TIMEOUT_S
-"""What everything that was begun before the last fault ended may take: a lease, two beats and the commands of a sweep."""
+"""What may take everything that began before the last fault ended: a lease, two beats, a sweep's commands."""
 SLOW_CLOSE_S = 10.0
 """How long some peers take to answer a close."""
 DRAIN_SLACK_S = 0.01

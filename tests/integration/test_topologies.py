@@ -385,6 +385,42 @@ async def test_a_frozen_server_is_replaced_and_nobody_stays_with_it(
         await crowd.is_well()
 
 
+async def test_a_promotion_is_known_before_anything_times_out(
+    sentinels: SentinelGroup, namespace: str
+) -> None:
+    managers = Managers(sentinels.url, namespace)
+    patient = {
+        "lease_ttl_s": 300.0,
+        "renew_interval_s": 60.0,
+        "redis_timeout_s": 60.0,
+    }  # longer than the test
+    async with Publisher(sentinels.url, namespace=namespace, timeout_s=60.0) as publisher:
+        here, there = await managers.start_many(2, **patient)
+        alice, bob = await join(here, "alice"), await join(there, "bob")
+        assert await publisher.broadcast("before") == 2
+        former = sentinels.primary
+        former.freeze()
+        sent = [here.send_to_client("bob", "direct"), publisher.send_to_client("alice", "outside")]
+        waiting = [asyncio.ensure_future(call) for call in sent]
+        await replaced(sentinels, former)
+        await eventually(
+            lambda: all(call.done() for call in waiting), what="nobody waits for the frozen server"
+        )
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+        async def all_hear() -> bool:
+            with suppress(BackendUnavailableError):
+                await here.broadcast("after")
+                assert await there.send_to_client("alice", "direct")
+                assert await publisher.send_to_client("bob", "outside")
+            await asyncio.sleep(0.05)
+            return "after" in bob.received and {"direct", "outside"} <= {*alice.received, *bob.received}
+
+        await eventually(all_hear, what="everybody hears everybody through the other server")
+        former.thaw()
+        await managers.close()
+
+
 async def test_primary_and_replica_are_exchanged_under_traffic(
     sentinels: SentinelGroup, namespace: str
 ) -> None:

@@ -58,6 +58,7 @@ class RedisBackend:
         try:
             await self._pipeline.start()
             await self._leases.start()
+            self._topology.watch()
             if self._guard is not None:
                 await self.nodes.learn_time()
                 self._guard.start()
@@ -76,6 +77,7 @@ class RedisBackend:
             self._subscriber.want(channel)
         self._pipeline.serve()
         self._leases.serve()
+        self._topology.watch()
         self._subscriber.serve()
 
     def beat(self) -> None:

@@ -30,7 +30,13 @@ class Server:
 
     def commands(self, name: str, timeout_s: float | None = None, *_: str) -> Pipeline:
         factory = self._factory.within(timeout_s or self._factory.timeout_s)
-        return Pipeline(factory, self._counters, name)
+        pipeline = Pipeline(factory, self._counters, name)
+        self._on_moved(pipeline.abort)
+        return pipeline
+
+    def _on_moved(self, give_up: Callable[[], None]) -> None:
+        if self._factory.sentinels is not None:
+            self._factory.sentinels.listen(give_up)
 
     def publish_command(self) -> str:
         return "PUBLISH"
@@ -38,8 +44,7 @@ class Server:
     def channels(self, hear: Hear, canaries: Canaries) -> Subscriber:
         subscriber = Subscriber(self._factory, self._counters, hear)
         canaries.watch(subscriber)
-        if self._factory.sentinels is not None:
-            self._factory.sentinels.on_moved = subscriber.reconnect
+        self._on_moved(subscriber.reconnect)
         return subscriber
 
     def publishing(self, keys: Keys, commands: Commands, signer: Signer | None = None) -> RedisPublishing:
@@ -54,8 +59,15 @@ class Server:
         """Leases are at the only server there is."""
         return []
 
+    def watch(self) -> None:
+        """Look behind Sentinels whether another server is the primary."""
+        if self._factory.sentinels is not None:
+            self._factory.sentinels.watch()
+
     async def stop(self) -> None:
-        """Nothing is left."""
+        """Look no more."""
+        if self._factory.sentinels is not None:
+            await self._factory.sentinels.stop()
 
 
 class Cluster:
@@ -91,6 +103,10 @@ class Cluster:
             found.setdefault(self._table.owner(slot), tag)
         found.pop(self._table.owner(slot_of(LEASES)), None)
         return list(found.values())
+
+    def watch(self) -> None:
+        """Ask who owns which slot; the first command would, too."""
+        self._table.serve()
 
     async def stop(self) -> None:
         """Ask no more who owns which slot."""

@@ -42,6 +42,7 @@ def violations(seeds: range, loop: VirtualLoop | None = None) -> list[str]:
     return found
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(300)
 def test_no_schedule_violates_an_invariant() -> None:
     size = SCHEDULES // PARTS

@@ -117,5 +117,9 @@ class RedisBackend:
         return f"{self._leases.run_id} {self._pipeline.run_id} {self._epochs.changes}"
 
     @property
+    def is_ordered(self) -> bool:
+        return self._pipeline.is_ordered
+
+    @property
     def queued_bytes(self) -> int:
         return self._pipeline.queued_bytes

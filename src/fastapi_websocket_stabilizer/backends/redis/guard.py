@@ -12,11 +12,13 @@ from dataclasses import replace
 
 from ...exceptions import BackendUnavailableError, WireError
 from ...metrics import Counters
-from ...signing import Keyring
+from ...signing import ForgedError, Keyring
 from ...wire import Envelope, Part
 from .duties import Commands
 from .keys import Keys
 
+INBOX = "inbox"
+"""One name for the inboxes that a node has had one after the other: what it heard by one, it heard."""
 WINDOW_S = 30.0
 """Seconds that an envelope is good for."""
 REMEMBERED = 65_536
@@ -117,6 +119,7 @@ class Signer:
     def __init__(self, secrets: Sequence[str], keys: Keys) -> None:
         self.clock: RedisClock = RedisClock()
         self.keyring: Keyring = Keyring(secrets, keys.inbox_prefix)
+        self.is_inbox: Callable[[str], bool] = keys.is_inbox
 
     def pack(self, envelope: Envelope, channel: str) -> bytes:
         """As ``wire.pack``, signed for one channel."""
@@ -136,6 +139,7 @@ class Guard:
 
     def __init__(self, signer: Signer, counters: Counters) -> None:
         self._keyring, self._clock, self._counters = signer.keyring, signer.clock, counters
+        self._is_inbox = signer.is_inbox
         self._replays = Replays()
         self._began_s = self._clock.now_s()
         self._since_s: dict[str, float] = {}  # by channel
@@ -144,6 +148,7 @@ class Guard:
     def start(self) -> None:
         """Nothing that was said until now is for us."""
         self._began_s = self._clock.now_s()
+        self._since_s.clear()
 
     def listen(self, channel: str) -> None:
         """Nothing that was said on ``channel`` until now is for us."""
@@ -165,6 +170,10 @@ class Guard:
             raise ReplayedError("Redis has not told its time yet")
         envelope, stamp_us, is_ours = self._keyring.unpack(channel, data)
         name, made_s = channel.decode(), self._clock.local_s(stamp_us)
+        if self._is_inbox(name):
+            name = INBOX
+        elif not is_ours:  # no channel is signed in it, so elsewhere it would be new once more
+            raise ForgedError("direct messages come by the inbox, this one is elsewhere")
         self._check_age(name, stamp_us, made_s)
         if not self._replays.is_new(name, envelope.sender, envelope.sequence, stamp_us):
             raise ReplayedError("envelope was heard before")

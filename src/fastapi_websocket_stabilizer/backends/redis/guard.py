@@ -42,7 +42,8 @@ class RedisClock:
         self._now_s = now_s
         # What is to be added to our clock, at least and at most.
         self._least_s = self._most_s = 0.0
-        self._learned_at_s: float | None = None
+        # When the answer that is believed was asked for: since then clocks may drift.
+        self._asked_at_s: float | None = None
 
     def learn(self, asked_at_s: float, redis_s: float) -> None:
         """Take note of an answer: it was ``redis_s`` there between ``asked_at_s`` and now on our clock."""
@@ -51,7 +52,7 @@ class RedisClock:
         is_narrower = most_s - least_s <= self._most_s - self._least_s
         has_stepped = least_s > self._most_s + self._slack_s or most_s < self._least_s - self._slack_s
         if is_narrower or has_stepped or self.is_outdated:
-            self._least_s, self._most_s, self._learned_at_s = least_s, most_s, now_s
+            self._least_s, self._most_s, self._asked_at_s = least_s, most_s, asked_at_s
 
     async def ask(self, pipeline: Commands) -> None:
         """Learn from Redis what time it is there."""
@@ -62,16 +63,16 @@ class RedisClock:
     @property
     def is_outdated(self) -> bool:
         """Whether it was learned too long ago, or never."""
-        return self._learned_at_s is None or self._now_s() - self._learned_at_s > ESTIMATE_LASTS_S
+        return self._asked_at_s is None or self._now_s() - self._asked_at_s > ESTIMATE_LASTS_S
 
     @property
     def is_known(self) -> bool:
         """Whether Redis has told its time."""
-        return self._learned_at_s is not None
+        return self._asked_at_s is not None
 
     @property
     def _slack_s(self) -> float:
-        return ROUNDING_S + DRIFT * (self._now_s() - (self._learned_at_s or 0.0))
+        return ROUNDING_S + DRIFT * (self._now_s() - (self._asked_at_s or 0.0))
 
     def latest_us(self) -> int:
         """Return what Redis' time is now at the latest, in µs.

@@ -354,11 +354,12 @@ async def test_publishers_sign_and_are_heard(managers: Managers) -> None:
 
 
 @pytest.mark.parametrize("made", [Publisher, SyncPublisher])
-def test_a_publisher_refuses_short_keys_and_does_not_show_them(made: Any) -> None:
+@pytest.mark.parametrize("scheme", ["redis", "redis+cluster"])
+def test_a_publisher_refuses_short_keys_and_does_not_show_them(made: Any, scheme: str) -> None:
     with pytest.raises(
         ConfigurationError, match="envelope_keys must be strings of at least 32 bytes"
     ) as raised:
-        made("redis://127.0.0.1:1", envelope_keys=["hunter2"])
+        made(f"{scheme}://127.0.0.1:1", envelope_keys=["hunter2"])
     assert "hunter2" not in str(raised.value)
 
 

@@ -26,7 +26,7 @@ class Recovery:
 
     def __init__(self, context: Context, tokens: Tokens, announce: Announcer) -> None:
         self._context, self._tokens = context, tokens
-        self.sweeper: Sweeper = Sweeper(context.backend, context.config, context.counters, announce)
+        self.sweeper: Sweeper = Sweeper(context, announce)
         self.bus: DegradingBus | None = None  # unless the policy is "refuse"
         self._sweeping: set[NodeId] = set()
         self._is_catching_up = self._must_compare = self._must_tidy = False

@@ -64,8 +64,11 @@ class RedisPresence:
         return sorted(self._reader.each(reading.entry, reply), key=lambda entry: entry.stamp, reverse=True)
 
     async def _write_index(self, claim: Claim) -> None:
-        key = self._keys.connections(node_of(claim.connection_id))
-        written = self._pipeline.send("HSET", key, claim.connection_id, claim.client_id, idempotent=True)
+        key, line = (
+            self._keys.connections(node_of(claim.connection_id)),
+            (claim.connection_id, claim.client_id),
+        )
+        written = self._pipeline.call(scripts.NODE_INDEX, [key], *line, idempotent=True)
         if not self._pipeline.is_ordered:
             await written
 
@@ -83,13 +86,8 @@ class RedisRooms:
 
     async def join(self, room: str, client_id: str, connection_id: ConnectionId, stay: int = 0) -> bool:
         node = node_of(connection_id)
-        written = self._pipeline.send(
-            "HSET",
-            self._keys.memberships(node),
-            f"{connection_id} {room}",
-            f"{stay} {client_id}",
-            idempotent=True,
-        )
+        key, line = self._keys.memberships(node), (f"{connection_id} {room}", f"{stay} {client_id}")
+        written = self._pipeline.call(scripts.NODE_INDEX, [key], *line, idempotent=True)
         if not self._pipeline.is_ordered:
             await written
         keys = [self._keys.room(room), self._keys.room_counts(room)]
@@ -140,9 +138,8 @@ class RedisTokens:
         return bool(await self._reader.reply(call, None) == client_id.encode())
 
     async def share_secret(self, offer: bytes) -> bytes:
-        self._pipeline.send("SET", self._keys.secret, offer, "NX", idempotent=True)
-        call = self._pipeline.send("GET", self._keys.secret, idempotent=True)
-        secret: bytes = await self._reader.reply(call, offer)
+        keys = [self._keys.secret]
+        secret: bytes = await self._pipeline.call(scripts.TOKEN_SECRET, keys, offer, idempotent=True)
         return secret
 
 

@@ -203,6 +203,29 @@ async def test_drain_on_sigterm_may_be_switched_off(
         assert {await closed_with(client) for client in clients} == {(1012, "")}
 
 
+async def test_handler_of_the_application_is_called_when_the_drain_is_over(
+    launch: Launch, refuge: WebSocketConnectionManager
+) -> None:
+    node = launch(UVICORN.replace(":app", ":handling"), drain_over_s=4)
+    async with node.clients(5) as clients:
+        node.signal(signal.SIGTERM)
+        assert all([await was_sent_away(client) for client in clients])
+        await node.has_ended(AT_ONCE_S)
+    assert node.process.output.count("told with 0 clients") == 1
+
+
+async def test_message_that_is_still_handled_does_not_keep_the_process(
+    launch: Launch, refuge: WebSocketConnectionManager
+) -> None:
+    node = launch(drain_over_s=2)
+    async with node.clients(3, "busy") as clients:
+        for client in clients:
+            await client.send("think")
+        node.signal(signal.SIGTERM)
+        assert all([await was_sent_away(client) for client in clients])
+        await node.has_ended(2 + AT_ONCE_S)
+
+
 @pytest.mark.parametrize("protocol", ["ours", "uvicorn's"])
 async def test_clients_that_read_nothing_do_not_keep_the_process(
     launch: Launch, refuge: WebSocketConnectionManager, protocol: str
@@ -306,6 +329,28 @@ async def test_workers_that_all_stop_do_not_wait_for_one_another(launch: Launch)
         node.signal(signal.SIGTERM)
         await node.has_ended(AT_ONCE_S + 2)
         assert {(await closed_with(client))[0] for client in clients} == {1012}
+
+
+async def test_newcomer_hears_that_all_workers_drain(
+    launch: Launch, refuge: WebSocketConnectionManager
+) -> None:
+    """Nobody is left in the queue of a port from which all workers have gone."""
+    node = launch(WORKERS, drain_over_s=5)
+    await eventually(lambda: workers_of(node), what="two workers")
+    async with AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(node.connect(f"parked/c{n}")) for n in range(100)]
+        node.signal(signal.SIGTERM)
+        await eventually(lambda: fresh_status(node, "/readyz") == 503, what="not ready")
+        assert fresh_status(node, "/livez") == 200
+        assert await refusal(node, "parked/newcomer") == 503
+        assert all([await was_sent_away(client) for client in clients])
+        await node.has_ended(AT_ONCE_S)
+    assert "without completing handshake" not in node.process.output
+
+
+def fresh_status(node: Node, path: str) -> int:
+    """Return the answer to a connection of its own: kept ones stay with their worker."""
+    return httpx2.get(f"http://127.0.0.1:{node.port}{path}", trust_env=False, timeout=2).status_code
 
 
 def nodes_of(node: Node) -> dict[str, bool]:

@@ -238,6 +238,35 @@ async def test_clients_that_left_during_an_outage_are_not_listed_after_it(
         await eventually(lambda: not keys_with(server.url, f"{node.statistics().node_id}."))
 
 
+async def test_what_redis_refused_a_node_that_stops_is_removed_by_a_survivor(
+    own_managers: Managers, server: RedisServer
+) -> None:
+    survivor, node = await own_managers.start_many(2)
+    alice = await register(node, "alice")
+    await alice.join("room")
+    with server.client() as admin:
+        admin.execute_command("ACL", "SETUSER", "default", "-eval", "-evalsha")
+        assert (await node.graceful_shutdown(1.0)).closed_count == 1
+        admin.execute_command("ACL", "SETUSER", "default", "+eval", "+evalsha")
+    await eventually(
+        lambda: not keys_with(server.url, f"{node.statistics().node_id}."), what="no key of it is left"
+    )
+    assert await survivor.room_count("room") == 0
+
+
+async def test_a_room_is_left_and_reported_though_the_caller_gave_up(managers: Managers) -> None:
+    node = await managers.start()
+    left: list[str | None] = []
+    node.on_presence(lambda event: left.append(event.room) if event.kind == "room_left" else None)
+    alice = await register(node, "alice")
+    await alice.join("room")
+    leaving = asyncio.create_task(alice.leave("room"))
+    await asyncio.sleep(0)
+    assert not alice.rooms  # its first step is done, and Redis is asked
+    leaving.cancel()
+    await eventually(lambda: left == ["room"], what="the leave is reported")
+
+
 async def test_a_room_that_was_left_during_an_outage_is_left_after_it(
     own_managers: Managers, server: RedisServer
 ) -> None:

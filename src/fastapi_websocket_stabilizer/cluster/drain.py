@@ -5,12 +5,12 @@ import random
 from contextlib import suppress
 
 from .. import close_codes
-from ..exceptions import BackendUnavailableError, ConfigurationError
+from ..exceptions import ConfigurationError
 from ..local.connection import Connection
 from ..local.owner import Ended
 from ..loops import running_loop
 from ..models import ShutdownReport
-from .context import Context
+from .context import LOSSES, Context
 from .directory import Directory
 from .membership import Membership as Leases
 from .node import Node
@@ -77,8 +77,9 @@ class Drain:
     async def _has_refuge(self) -> bool:
         """Whether another node takes clients. The question tells the others that this one does not."""
         try:
-            nodes = await self._directory.nodes()
-        except BackendUnavailableError:  # who was there at the last beat?
+            async with asyncio.timeout(LOOK_AROUND_S):  # a Redis that is silent must not use up the window
+                nodes = await self._directory.nodes()
+        except (*LOSSES, TimeoutError):  # who was there at the last beat?
             known = set() if self._leases is None else self._leases.known_live()
             return any(not self._context.is_own(node) for node in known)
         return any(not node.draining and not self._context.is_own(node.node_id) for node in nodes)

@@ -7,18 +7,19 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from fastapi_websocket_stabilizer import WebSocketConnectionManager
 from tests.integration.cluster import Managers, client_ids
 from tests.support.process import ChildProcess, free_port
+from tests.support.proxy import TcpProxy
 from tests.support.servers import RedisServer
 from tests.support.waiting import eventually, eventually_sync
 
@@ -224,6 +225,28 @@ async def test_message_that_is_still_handled_does_not_keep_the_process(
         node.signal(signal.SIGTERM)
         assert all([await was_sent_away(client) for client in clients])
         await node.has_ended(2 + AT_ONCE_S)
+
+
+@pytest.mark.parametrize("way", ["parked", "classic"])
+async def test_client_that_reads_slowly_gets_all_that_waits_for_it(
+    launch: Launch, refuge: WebSocketConnectionManager, way: str
+) -> None:
+    """It takes what is left of the window, not what a close is given; others do not wait for it."""
+    node = launch(drain_over_s=20, close_timeout_s=0.5, outbox_size=1 << 24)
+    async with TcpProxy("127.0.0.1", node.port) as slow_network:
+        slow_network.throttle(2_000_000)
+        url = f"ws://127.0.0.1:{slow_network.port}/{way}/slow"
+        async with connect(url, proxy=None, ping_interval=None, compression=None) as client:
+            await eventually(lambda: node.here()["clients"] == ["slow"])
+            await asyncio.to_thread(node.http.post, "/flood/slow", params={"mib": 8})
+            node.signal(signal.SIGTERM)
+            received: list[int] = []
+            with suppress(ConnectionClosed):
+                while True:
+                    received.append(len(await client.recv()))
+            assert received == [1 << 20] * 8
+            assert await was_sent_away(client)
+        await node.has_ended(AT_ONCE_S)
 
 
 @pytest.mark.parametrize("protocol", ["ours", "uvicorn's"])

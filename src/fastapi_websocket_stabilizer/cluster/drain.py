@@ -34,6 +34,7 @@ class Drain:
         self._ends_at_s = 0.0
         self._order: list[Connection] = []
         self._closing: dict[asyncio.Task[None], Connection] = {}
+        self._slow: set[asyncio.Task[None]] = set()  # those that have something to write first
         self._closed = self._failed = 0
         self._outcome = (0, 0)
 
@@ -115,13 +116,13 @@ class Drain:
         now_s = running_loop().time()
         due_s = self._pace.next_at_s(now_s, len(self._context.shards))
         await asyncio.sleep(max(0.0, due_s - now_s))
-        if len(self._closing) >= self._context.config.max_concurrent_cleanup:
+        if len(self._closing) - len(self._slow) >= self._context.config.max_concurrent_cleanup:
             await asyncio.wait(self._closing, timeout=LOOK_AGAIN_S, return_when=asyncio.FIRST_COMPLETED)
         elif (connection := self._pick()) is not None:
             self._close(connection)
 
     def _pick(self) -> Connection | None:
-        """Return one by chance: neighbours in a table may be neighbours in the world.
+        """Return one by chance: neighbours in a table may be neighbours in the world. The slow ones come first.
 
         None when all were; one that is not accepted yet is soon refused, or comes round again.
         """
@@ -131,6 +132,7 @@ class Drain:
                 return connection
         self._order = list(self._context.shards)
         random.shuffle(self._order)
+        self._order.sort(key=lambda connection: connection.is_writing)
         return None
 
     async def _close_the_rest(self) -> None:
@@ -147,10 +149,14 @@ class Drain:
         task = self._context.tasks.spawn(self._send_away(connection), "drain-close")
         self._closing[task] = connection
         task.add_done_callback(self._closing.pop)
+        if connection.is_writing:  # it may take the whole window, and is not to hold up others
+            self._slow.add(task)
+            task.add_done_callback(self._slow.discard)
 
     async def _send_away(self, connection: Connection) -> None:
         if connection.ended is not None:
             return
+        connection.patience_s = self._ends_at_s - running_loop().time()
         reason = come_back(self._pace.reconnect_in_ms())
         if await self._node.close(connection, Ended.SHUTDOWN, close_codes.SERVICE_RESTART, reason):
             self._closed += 1

@@ -242,7 +242,7 @@ class Node:
             return False
         closing = connection.finish(code, reason)
         try:
-            async with asyncio.timeout(2 * self._context.config.close_timeout_s):
+            async with asyncio.timeout(2 * self._context.config.close_timeout_s + connection.patience_s):
                 return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(closing, connection.loop))
         except TimeoutError:
             return False

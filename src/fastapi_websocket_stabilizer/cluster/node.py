@@ -27,6 +27,8 @@ from .sender import Sender
 
 PONGS = frozenset({"pong", '{"type":"pong"}', '{"type": "pong"}'})
 """Answers to release 1.1's JSON ping."""
+LEAST_S = 0.1
+"""Seconds that a shutdown takes if it must, so that one with no time at all closes whoever lets it."""
 
 
 class Node:
@@ -267,7 +269,7 @@ class Node:
         width = min(len(connections), self._context.config.max_concurrent_cleanup)
         workers = [self._context.tasks.spawn(close_some(), "close") for _ in range(width)]
         if workers:
-            _, late = await asyncio.wait(workers, timeout=timeout_s)
+            _, late = await asyncio.wait(workers, timeout=max(timeout_s, LEAST_S))
             for worker in late:
                 worker.cancel()
         for connection in waiting:  # no time left to say goodbye: only presence must not lie

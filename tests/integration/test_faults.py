@@ -13,6 +13,7 @@ from fastapi_websocket_stabilizer import BackendUnavailableError, Connection, We
 from tests.integration.cluster import (
     LEASE_S,
     REPLACED,
+    SMALL_LEASE,
     Managers,
     Replica,
     channels,
@@ -236,6 +237,28 @@ async def test_clients_that_left_during_an_outage_are_not_listed_after_it(
         await knows(near)
         await eventually(lambda: count_is(near, "room", 0))
         await eventually(lambda: not keys_with(server.url, f"{node.statistics().node_id}."))
+
+
+async def test_a_socket_that_was_outranked_during_an_outage_comes_back_to_no_room(
+    own_managers: Managers, server: RedisServer
+) -> None:
+    """Nobody is told that a client came, and left again, who had only been there before."""
+    async with node_behind_proxy(own_managers, server, **SMALL_LEASE) as (node, proxy):
+        near = await own_managers.start()
+        told: list[tuple[str, str]] = []
+        for manager in (node, near):
+            manager.on_presence(lambda event: told.append((event.kind, event.node)))
+        former_id, outranked = node.statistics().node_id, await join(node, "alice", "room")
+        proxy.cut()
+        await knows(near)
+        await join(near, "alice", "room")
+        proxy.resume()
+        await eventually(lambda: not outranked.is_open, what="the old socket is closed")
+        await eventually(lambda: not keys_with(server.url, former_id), what="its node_id is swept")
+        here = near.statistics().node_id
+        in_room = [(kind, node_id) for kind, node_id in told if kind.startswith("room")]
+        there = [("room_joined", former_id), ("room_left", former_id)]
+        assert sorted(in_room) == sorted([*there, ("room_joined", here)])
 
 
 async def test_what_redis_refused_a_node_that_stops_is_removed_by_a_survivor(

@@ -163,7 +163,7 @@ class Claims:
         try:
             self._context.check_reachable()
             events = await asyncio.gather(*(self._undo(line, is_repeated=is_repeated) for line in lines))
-        except LOSSES:
+        except (*LOSSES, asyncio.CancelledError):
             self.remember_unreleased(lines)
             raise
         return self._report([event for event in events if event is not None], lines)

@@ -23,6 +23,8 @@ from ..ports import Backend
 from .pending import Asks, Unheard
 
 FORMER_IDS = 8
+LAST_WORDS_S = 1.0
+"""Seconds that a cancelled task may take to end: it may be the application's, and catch what it should not."""
 LOSSES = (BackendUnavailableError, ConfigurationError)
 """What an outage raises: nobody answers, or one who does not know our password any more."""
 
@@ -54,15 +56,16 @@ class Tasks:
             await asyncio.wait(tuple(self._tasks))
 
     async def settle(self, timeout_s: float) -> None:
-        """Wait for this loop's tasks, then cancel those that are left."""
+        """Wait for this loop's tasks, then cancel those that are left; who does not obey is left behind."""
         mine = [task for task in self._tasks if task.get_loop() is running_loop()]
         mine = [task for task in mine if task is not asyncio.current_task()]
         if mine:
             _, late = await asyncio.wait(mine, timeout=timeout_s)
             for task in late:
                 task.cancel()
-            if late:
-                await asyncio.wait(late)
+            _, deaf = await asyncio.wait(late, timeout=LAST_WORDS_S) if late else ((), ())
+            for task in deaf:
+                self._log.error("task does not end, though it was cancelled: %s", task.get_name())
 
 
 class Context:

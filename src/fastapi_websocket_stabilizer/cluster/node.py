@@ -27,6 +27,8 @@ from .sender import Sender
 
 PONGS = frozenset({"pong", '{"type":"pong"}', '{"type": "pong"}'})
 """Answers to release 1.1's JSON ping."""
+LEAST_S = 0.1
+"""Seconds that a shutdown takes if it must, so that one with no time at all closes whoever lets it."""
 
 
 class Node:
@@ -242,7 +244,7 @@ class Node:
             return False
         closing = connection.finish(code, reason)
         try:
-            async with asyncio.timeout(2 * self._context.config.close_timeout_s):
+            async with asyncio.timeout(2 * self._context.config.close_timeout_s + connection.patience_s):
                 return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(closing, connection.loop))
         except TimeoutError:
             return False
@@ -267,7 +269,7 @@ class Node:
         width = min(len(connections), self._context.config.max_concurrent_cleanup)
         workers = [self._context.tasks.spawn(close_some(), "close") for _ in range(width)]
         if workers:
-            _, late = await asyncio.wait(workers, timeout=timeout_s)
+            _, late = await asyncio.wait(workers, timeout=max(timeout_s, LEAST_S))
             for worker in late:
                 worker.cancel()
         for connection in waiting:  # no time left to say goodbye: only presence must not lie

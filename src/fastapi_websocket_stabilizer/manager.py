@@ -372,7 +372,7 @@ class WebSocketConnectionManager(HookDecorators):
 
         Raises:
             ConfigurationError: ``enable_reconnect`` is False.
-            NotStartedError: With ``redis_url``, before ``start()``.
+            NotStartedError, BackendUnavailableError: Before ``start()``; while Redis is known to be away.
         """
         self._registry.check_reachable()
         return self._registry.tokens.issue_now(client_id)

@@ -190,6 +190,23 @@ def bus_clients(server: RedisServer) -> list[Any]:
         return list(client.client_list(_type="pubsub"))
 
 
+async def test_a_bus_that_is_refused_its_channels_asks_less_and_less_often(
+    own_managers: Managers, server: RedisServer
+) -> None:
+    """Each time it may connect, which proves nothing."""
+    node, near = await own_managers.start_many(2)
+    subscriber: Any = node._context.backend._subscriber  # type: ignore[attr-defined]  # of Redis
+    with server.client() as client:
+        client.execute_command("ACL", "SETUSER", "default", "-subscribe")
+        client.client_kill_filter(_type="pubsub")
+    await eventually(lambda: subscriber._backoff._attempts >= 5)
+    assert (await readyz(node))[1].get("degraded") or await is_deaf(node)
+    with server.client() as client:
+        client.execute_command("ACL", "SETUSER", "default", "+subscribe")
+    await hear_one_another([node, near], "after")
+    assert subscriber._backoff._attempts == 0
+
+
 class Unexpected(Exception):
     """Nothing that anybody named."""
 

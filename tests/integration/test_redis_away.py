@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+import statistics
 import sys
 from collections.abc import AsyncIterator, Awaitable
 from functools import partial
@@ -27,6 +28,7 @@ from tests.integration.cluster import (
     REPLACED,
     Managers,
     Replica,
+    Socket,
     channels,
     counter,
     everyone_hears,
@@ -90,6 +92,49 @@ async def test_remote_sends_are_false_and_local_ones_arrive(
         assert counter(node, "sends_unreachable") == 4
         assert counter(node, "degraded") >= 10
         assert bob.received == []
+
+
+async def test_a_send_to_a_client_elsewhere_is_false_within_the_timeout(
+    own_managers: Managers, server: RedisServer
+) -> None:
+    """Rather a moment early than late, whenever it began; medians, since this machine is late, too."""
+    async with node_behind_proxy(own_managers, server, redis_timeout_s=2.0, renew_interval_s=2.5) as (
+        node,
+        proxy,
+    ):
+        near = await own_managers.start()
+        await join(near, "bob")
+        proxy.blackhole()
+        lasted_s = []
+
+        async def send() -> None:
+            began_s = now_s()
+            assert not await node.send_to_client("bob", "hello")
+            lasted_s.append(now_s() - began_s)
+
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(40):
+                tasks.create_task(send())
+                await asyncio.sleep(0.03)
+        assert max(lasted_s) > 1.5, "Redis was asked"
+        assert statistics.median(lasted_s) <= 2.0
+
+
+async def test_no_token_is_made_whose_record_would_be_lost(
+    own_managers: Managers, server: RedisServer
+) -> None:
+    async with node_behind_proxy(own_managers, server) as (node, proxy):
+        near = await own_managers.start()
+        proxy.cut()
+        await eventually(lambda: is_away(node))
+        with pytest.raises(BackendUnavailableError):
+            node.generate_reconnect_token("alice")
+        with pytest.raises(BackendUnavailableError):
+            await node.issue_reconnect_token("alice")
+        proxy.resume()
+        await eventually(lambda: not is_away(node))
+        token = await node.issue_reconnect_token("alice")
+        assert await near.validate_reconnect_token(token) == "alice"
 
 
 @FAULTS
@@ -454,6 +499,25 @@ async def test_remote_calls_are_refused_and_the_node_is_not_ready(
         proxy.cut()
         proxy.resume()
         await eventually(lambda: not_degraded(node))
+
+
+async def test_nothing_local_waits_behind_what_is_refused(
+    own_managers: Managers, server: RedisServer
+) -> None:
+    async with node_behind_proxy(own_managers, server, on_backend_loss="refuse") as (node, proxy):
+        socket = Socket()
+        alice = await register(node, "alice", socket)
+        proxy.blackhole()
+        await eventually(lambda: is_away(node))
+        for number in range(3):
+            refused = [node.broadcast("to all"), node.send_to_client("bob", "to bob")]
+            tasks = [asyncio.create_task(call) for call in refused]
+            await asyncio.sleep(0)
+            await alice.send(f"answer {number}")
+            assert await node.send_to_client("alice", f"news {number}")
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+            assert {type(outcome) for outcome in outcomes} == {BackendUnavailableError}
+        await hears(socket, *(f"{word} {number}" for number in range(3) for word in ("answer", "news")))
 
 
 async def test_new_sockets_are_refused_by_status_before_and_by_code_after_accept(

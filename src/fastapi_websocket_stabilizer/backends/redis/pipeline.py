@@ -174,15 +174,20 @@ class Pipeline:
 
     def _watch(self) -> None:
         """Look in from time to time whether somebody has waited too long: a timer each would cost more."""
-        interval_s = self._factory.timeout_s / WATCHES
-        self._watchdog = running_loop().call_later(interval_s, self._expire)
+        self._watchdog = running_loop().call_later(self._interval_s, self._expire)
+
+    @property
+    def _interval_s(self) -> float:
+        return self._factory.timeout_s / WATCHES
 
     def _expire(self) -> None:
-        now_s = running_loop().time()
+        next_s = (
+            running_loop().time() + self._interval_s
+        )  # what is over by then ends now: rather early than late
         for command in self._in_flight:
-            if command.deadline_s <= now_s:
+            if command.deadline_s < next_s:
                 self._give_up_on(command, TimeoutError(), is_sent=True)
-        while self._queue and self._queue[0].deadline_s <= now_s:
+        while self._queue and self._queue[0].deadline_s < next_s:
             command = self._queue.popleft()
             self.queued_bytes -= command.size
             self._give_up_on(command, TimeoutError(), is_sent=False)

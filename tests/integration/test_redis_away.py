@@ -257,9 +257,42 @@ async def test_a_password_that_changed_is_an_outage(own_managers: Managers, serv
         assert (await node.broadcast("alone")).nodes == 1
         await eventually(lambda: is_away(node))
         assert (await node.broadcast("alone, too")).nodes == 1
+        with pytest.raises(
+            BackendUnavailableError, match=r"connect: Authentication required.*check user, password"
+        ):
+            await node.presence("alice")
         client.config_set("requirepass", "")
         await eventually(lambda: not_degraded(node))
     await hears(alice, "alone", "alone, too")
+
+
+async def test_rights_that_were_taken_away_are_an_outage(
+    own_managers: Managers, server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    node, near = await own_managers.start_many(2, log_level="WARNING")
+    alice = await register(node, "alice")
+    with server.client() as client:
+        client.execute_command("ACL", "SETUSER", "admin", "on", ">admin", "~*", "&*", "+@all")
+        client.execute_command("AUTH", "admin", "admin")
+        client.execute_command("ACL", "SETUSER", "default", "-@all", "+ping", "+info")
+        assert (await node.broadcast("alone")).nodes == 1
+        with pytest.raises(ConfigurationError, match="check user, password and ACL"):
+            await near.presence("alice")
+        client.flushall()  # so that the lease is gone when the rights are back
+        await asyncio.gather(*(register(node, f"client {number}") for number in range(50)))
+        await alice.join("room")
+        await eventually(lambda: is_away(node))
+        client.execute_command("ACL", "SETUSER", "default", "+@all", "-subscribe")
+        await eventually(lambda: counter(node, "leases_refused") > 0)
+        client.execute_command("ACL", "SETUSER", "default", "+subscribe")
+        await knows(near, "alice", *(f"client {number}" for number in range(50)))
+        await eventually(lambda: count_is(near, "room", 1))
+        client.execute_command("ACL", "SETUSER", "default", "-hgetall")  # the beats go on
+        client.client_kill_filter(_type="pubsub")
+        await eventually(lambda: "catch-up: Redis at" in caplog.text)
+        client.execute_command("ACL", "SETUSER", "default", "+hgetall")
+    assert not [record for record in caplog.records if record.exc_info]
+    assert len(caplog.records) < 40, [record.getMessage() for record in caplog.records]
 
 
 async def test_an_outage_is_logged_when_it_begins_and_when_it_ends(

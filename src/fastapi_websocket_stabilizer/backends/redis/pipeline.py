@@ -62,6 +62,7 @@ class Pipeline:
         self._in_flight: list[Command] = []
         self._watchdog: asyncio.TimerHandle | None = None
         self._redirected: Redirected = []
+        self._refusal: Exception | None = None  # why there is no connection
         self.before_queueing: Callable[[], None] = lambda: None
         self.after_batch: Callable[[Redirected], None] | None = None
         self.queued_bytes: int = 0
@@ -190,10 +191,14 @@ class Pipeline:
         while self._queue and self._queue[0].deadline_s < next_s:
             command = self._queue.popleft()
             self.queued_bytes -= command.size
-            self._give_up_on(command, TimeoutError(), is_sent=False)
+            self._give_up_on(command, self._too_late(), is_sent=False)
         self._watchdog = None
         if self._queue or self._in_flight:
             self._watch()
+
+    def _too_late(self) -> Exception:
+        """Whoever has waited for a connection is told why there is none."""
+        return TimeoutError() if self._refusal is None else BackendUnavailableError(str(self._refusal))
 
     async def _serve(self) -> None:
         while True:
@@ -227,8 +232,10 @@ class Pipeline:
         except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again
             self._trouble.log("Redis does not answer", error=str(error))
             self._backoff.grow()
+            self._refusal = error
             return False
         self._backoff.reset()
+        self._refusal = None
         return True
 
     async def _exchange(self, batch: list[Command]) -> None:

@@ -133,7 +133,9 @@ class WebSocketProtocol(GatheredWrites, WebSocketsSansIOProtocol):
                 self.logger.exception("Exception in ASGI application\n")
             self.send_500_response()
         else:
-            if not self.handshake_complete:
+            if (
+                not self.handshake_complete and self.initial_response is None
+            ):  # nor was it refused with a status
                 self.logger.error("ASGI callable returned without completing handshake.")
                 self.send_500_response()
         if not self.is_parked and self.close_timer is None:

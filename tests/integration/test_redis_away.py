@@ -23,6 +23,7 @@ from fastapi_websocket_stabilizer import (
     WebSocketConnectionManager,
 )
 from fastapi_websocket_stabilizer.backends.redis.client import ConnectionFactory
+from fastapi_websocket_stabilizer.cluster.refusal import UNREACHABLE
 from tests.integration.cluster import (
     PROJECT,
     REPLACED,
@@ -561,11 +562,23 @@ async def test_new_sockets_are_refused_by_status_before_and_by_code_after_accept
         await eventually(replica.is_ready, 20)
         server.kill()
         url = f"ws://127.0.0.1:{replica.port}"
-        with pytest.raises(InvalidStatus) as refused:
-            await connect(f"{url}/identified/alice", proxy=None)
-        assert refused.value.response.status_code == 503
-        assert refused.value.response.headers["Retry-After"] == "5"
-        async with connect(f"{url}/serve/alice", proxy=None) as socket:  # accepts before it asks
-            await eventually(lambda: socket.close_code == 1013)
+        for _ in range(2):  # when it is not known yet, and when it is
+            with pytest.raises(InvalidStatus) as refused:
+                await connect(f"{url}/identified/alice", proxy=None)
+            assert refused.value.response.status_code == 503
+            assert refused.value.response.headers["Retry-After"] == "5"
+            assert b"redis://" not in refused.value.response.body  # where it is concerns no stranger
+            for style in ("serve", "old"):  # both accept before they ask
+                async with connect(f"{url}/{style}/alice", proxy=None) as socket:
+                    await eventually(lambda: socket.close_code == 1013)
+                    assert socket.close_reason == UNREACHABLE
+            await eventually(lambda: unready_without_redis(replica))
+        assert "without completing handshake" not in replica.process.output
     finally:
         replica.stop()
+
+
+async def unready_without_redis(replica: Replica) -> bool:
+    url = f"http://127.0.0.1:{replica.port}/readyz"
+    async with aiohttp.ClientSession() as http, http.get(url) as response:
+        return response.status == 503

@@ -22,7 +22,7 @@ from .budget import Budget
 from .claims import Claims, lines_of
 from .context import LOSSES, Context
 from .reclaims import Reclaims
-from .refusal import refuse
+from .refusal import refuse, turn_away
 from .sender import Sender
 
 PONGS = frozenset({"pong", '{"type":"pong"}', '{"type": "pong"}'})
@@ -85,6 +85,7 @@ class Node:
             MemoryLimitExceededError: ``metadata`` does not fit.
             MessageError: ``metadata`` has no JSON, or too much of it.
             DrainingError: The node sends its clients elsewhere; an accepted socket was closed with 1012.
+            BackendUnavailableError, ConfigurationError: Not under "degrade"; an accepted one was closed with 1013.
         """
         context, metadata = self._context, {} if metadata is None else metadata
         if context.is_draining:
@@ -100,7 +101,7 @@ class Node:
         context.shards.add(connection)
         self.budget.add(connection, size)
         try:
-            await self._claim(connection)
+            await self._claim(connection, websocket)
             if context.is_draining:  # since a moment ago
                 await refuse(websocket)
             context.counters.connections_opened += 1
@@ -117,11 +118,12 @@ class Node:
             raise ShutdownError("the manager was shut down while the connection was registered")
         return connection
 
-    async def _claim(self, connection: Connection) -> None:
+    async def _claim(self, connection: Connection, websocket: Any) -> None:
         try:
             await self.claims.claim(connection)
         except LOSSES:
             if not self._context.degrades:
+                await turn_away(websocket)
                 raise
             await self.reclaims.later(connection)
 

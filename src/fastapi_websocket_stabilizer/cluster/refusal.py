@@ -1,13 +1,17 @@
-"""What a client is told that is to connect to another node."""
+"""What a client is told that is to connect to another node, or later."""
 
 import json
 import random
+from contextlib import suppress
 from typing import Any
 
 from .. import close_codes
 from ..exceptions import DrainingError
 from ..local.transport import is_accepted
 from .pace import RETURN_WITHIN_S
+
+UNREACHABLE = "the registry cannot be reached"
+"""What strangers are told of Redis' troubles: not its address."""
 
 
 def come_back(in_ms: int) -> str:
@@ -25,3 +29,10 @@ async def refuse(websocket: Any) -> None:
         in_ms = int(1000 * RETURN_WITHIN_S * random.random())
         await websocket.close(code=close_codes.SERVICE_RESTART, reason=come_back(in_ms))
     raise DrainingError("this node is draining: connect again, to another")
+
+
+async def turn_away(websocket: Any) -> None:
+    """Close a newcomer with 1013 if it was accepted: it cannot be registered. Else its refusal is an HTTP answer."""
+    if is_accepted(websocket):
+        with suppress(Exception):  # gone already, perhaps: what is raised is why it was turned away
+            await websocket.close(code=close_codes.TRY_AGAIN_LATER, reason=UNREACHABLE)

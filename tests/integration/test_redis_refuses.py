@@ -7,7 +7,17 @@ from pathlib import Path
 import pytest
 
 from fastapi_websocket_stabilizer import BackendUnavailableError, PresenceEvent
-from tests.integration.cluster import Managers, Socket, client_ids, everyone_hears, join, keys_with, register
+from tests.integration.cluster import (
+    Managers,
+    Socket,
+    client_ids,
+    everyone_hears,
+    join,
+    keys_with,
+    knows,
+    register,
+)
+from tests.integration.test_redis_away import not_degraded
 from tests.support.servers import ROWS, Missing, RedisServer, find_row
 from tests.support.waiting import eventually
 
@@ -86,3 +96,25 @@ async def test_what_is_refused_between_two_beats_is_made_good(
     await own_managers.close()
     assert not keys_with(server.url, node.statistics().node_id)
     assert not keys_with(server.url, "room")
+
+
+@pytest.mark.parametrize("refuse", [without_memory, without_replicas, demoted])
+async def test_a_node_starts_all_the_same_and_joins_the_others_later(
+    own_managers: Managers, server: RedisServer, refuse: Refuse
+) -> None:
+    """On an empty server: not even the secret of the tokens is there."""
+    with contextmanager(refuse)(server):
+        with pytest.raises(BackendUnavailableError):
+            await own_managers.start(on_backend_loss="refuse")
+        nodes = await own_managers.start_many(2)
+        early = await join(nodes[0], "early", "room")
+        with pytest.raises(BackendUnavailableError):
+            await nodes[0].issue_reconnect_token("early")
+        assert (await nodes[0].broadcast("alone", room="room")).nodes == 1
+    for node in nodes:
+        await eventually(lambda node=node: not_degraded(node))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+    await knows(nodes[1], "early")
+    await nodes[1].broadcast("together", room="room")
+    await everyone_hears([early], "alone", "together")
+    token = await nodes[0].issue_reconnect_token("early")
+    assert await nodes[1].validate_reconnect_token(token) == "early"

@@ -132,10 +132,12 @@ class RedisTokens:
         return bool(await self._reader.reply(call, None) == client_id.encode())
 
     async def share_secret(self, offer: bytes) -> bytes:
-        self._pipeline.send("SET", self._keys.secret, offer, "NX", idempotent=True)
+        offered = self._pipeline.send("SET", self._keys.secret, offer, "NX", idempotent=True)
         call = self._pipeline.send("GET", self._keys.secret, idempotent=True)
-        secret: bytes = await self._reader.reply(call, offer)
-        return secret
+        secret: bytes | None = await self._reader.reply(call, offer)
+        if secret is None:
+            await offered  # refused: the server answers, and takes no writes
+        return secret or offer
 
 
 class RedisNodes:

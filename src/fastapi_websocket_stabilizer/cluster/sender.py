@@ -126,8 +126,8 @@ class Sender:
         except BaseException as error:
             self._give_up_on(sequence, error)
             raise
-        if tally is None:
-            return "it did not come back from Redis in time"
+        if tally is None:  # the connection is not to blame
+            raise BackendUnavailableError("it did not come back from Redis in time", outcome_unknown=True)
         await settle(tally, self._context.config)
         return tally.errors[0][1] if tally.errors else None if tally.succeeded else "connection has ended"
 

@@ -113,7 +113,7 @@ class WebSocketConnectionManager(HookDecorators):
             MemoryLimitExceededError: A memory limit is reached and nobody can give way.
             MessageError: ``metadata`` has no JSON, or too much of it (only with ``redis_url``).
             ShutdownError: After ``graceful_shutdown``. A ``DrainingError`` during and after a drain.
-            BackendUnavailableError: Redis does not answer, and ``on_backend_loss`` is "refuse".
+            BackendUnavailableError: No Redis, and ``on_backend_loss`` is "refuse"; the socket was closed with 1013.
         """
         check_client_id(client_id)
         self._registry.check_usable()
@@ -372,7 +372,7 @@ class WebSocketConnectionManager(HookDecorators):
 
         Raises:
             ConfigurationError: ``enable_reconnect`` is False.
-            NotStartedError: With ``redis_url``, before ``start()``.
+            NotStartedError, BackendUnavailableError: Before ``start()``; while Redis is known to be away.
         """
         self._registry.check_reachable()
         return self._registry.tokens.issue_now(client_id)

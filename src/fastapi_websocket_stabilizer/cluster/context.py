@@ -16,6 +16,7 @@ from ..local.fanout import FanOut
 from ..local.gate import Gate
 from ..local.order import Sequencer, SequenceTracker
 from ..local.shards import Shards
+from ..logs import Occasionally
 from ..loops import running_loop
 from ..metrics import Counters, Stopwatch
 from ..names import ConnectionId, NodeId
@@ -33,7 +34,7 @@ class Tasks:
     """Owns background tasks: keeps them alive, logs what kills them, ends them."""
 
     def __init__(self, log: logging.Logger) -> None:
-        self._log = log
+        self._log, self._trouble = log, Occasionally(log)
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def spawn(self, coroutine: Coroutine[Any, Any, Any], name: str) -> "asyncio.Task[Any]":
@@ -45,8 +46,8 @@ class Tasks:
     def _ended(self, task: "asyncio.Task[Any]") -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            if isinstance(error, BackendUnavailableError):  # expected while Redis is away: no traceback
-                self._log.warning("%s: %s", task.get_name(), error)
+            if isinstance(error, LOSSES):  # expected while Redis is away, of thousands: no traceback
+                self._trouble.log(f"{task.get_name()}: {error}")
             else:
                 self._log.error("task failed: %s", task.get_name(), exc_info=error)
 

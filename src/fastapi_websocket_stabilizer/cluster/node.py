@@ -22,7 +22,7 @@ from .budget import Budget
 from .claims import Claims, lines_of
 from .context import LOSSES, Context
 from .reclaims import Reclaims
-from .refusal import refuse
+from .refusal import UNREACHABLE, refuse, turn_away
 from .sender import Sender
 
 PONGS = frozenset({"pong", '{"type":"pong"}', '{"type": "pong"}'})
@@ -87,6 +87,7 @@ class Node:
             MemoryLimitExceededError: ``metadata`` does not fit.
             MessageError: ``metadata`` has no JSON, or too much of it.
             DrainingError: The node sends its clients elsewhere; an accepted socket was closed with 1012.
+            BackendUnavailableError, ConfigurationError: Not under "degrade"; an accepted one was closed with 1013.
         """
         context, metadata = self._context, {} if metadata is None else metadata
         if context.is_draining:
@@ -102,7 +103,7 @@ class Node:
         context.shards.add(connection)
         self.budget.add(connection, size)
         try:
-            await self._claim(connection)
+            await self._claim(connection, websocket)
             if context.is_draining:  # since a moment ago
                 await refuse(websocket, context.config.close_timeout_s)
             context.counters.connections_opened += 1
@@ -119,11 +120,13 @@ class Node:
             raise ShutdownError("the manager was shut down while the connection was registered")
         return connection
 
-    async def _claim(self, connection: Connection) -> None:
+    async def _claim(self, connection: Connection, websocket: Any) -> None:
         try:
             await self.claims.claim(connection)
         except LOSSES:
             if not self._context.degrades:
+                within_s = context.config.close_timeout_s
+                await turn_away(websocket, close_codes.TRY_AGAIN_LATER, UNREACHABLE, within_s)
                 raise
             await self.reclaims.later(connection)
 

@@ -59,7 +59,7 @@ class Router:
         table.listen(self._on_change)
 
     async def start(self) -> None:
-        """Connect to the primaries of ``keys``, or to all if there are none.
+        """Connect to the primaries of ``keys``, or, if there are none, to all that answer.
 
         Raises:
             BackendUnavailableError, ConfigurationError: As ``Pipeline.start``.
@@ -67,9 +67,17 @@ class Router:
         await self._table.start()
         self._is_open = True
         wanted = {self._table.owner(slot_of(key)) for key in self._keys}
-        for address in wanted or self._table.nodes:
-            self._pipelines[address] = self._make(address)
-        await asyncio.gather(*(pipeline.start() for pipeline in self._pipelines.values()))
+        pipelines = [
+            self._pipelines.setdefault(each, self._make(each)) for each in wanted or self._table.nodes
+        ]
+        outcomes = await asyncio.gather(*(each.start() for each in pipelines), return_exceptions=True)
+        errors = [error for error in outcomes if error is not None]
+        for error in errors:
+            if wanted or len(errors) == len(outcomes) or not isinstance(error, BackendUnavailableError):
+                raise error
+        for pipeline, outcome in zip(pipelines, outcomes, strict=True):
+            if outcome is not None:  # the others serve their slots without it
+                pipeline.serve()
 
     def serve(self) -> None:
         """Begin to send; commands wait, until their deadlines, for the first server that tells who owns what."""

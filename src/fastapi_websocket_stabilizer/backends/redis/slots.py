@@ -28,6 +28,9 @@ FRESH_S = 2.0
 RETRY_S = 0.05
 """How soon a server is asked again that does not serve a slot, or says that another does which denies it."""
 
+SHARDED_SINCE = 7
+"""The first major version with sharded Pub/Sub."""
+
 OnChange = Callable[[dict[int, Address]], None]
 """Called with the slots that changed their owner, and their former owners; after each look at the map."""
 
@@ -147,8 +150,7 @@ class SlotTable:
                 async with asyncio.timeout(answer_s):
                     ranges = await self._ask(address)
                     if not self.nodes:
-                        owners = {owner for _, owner in _owners(ranges, address.host)}
-                        self.is_sharded = all([await self._has_shards(owner) for owner in owners])
+                        self.is_sharded = await self._have_shards(ranges, address, answer_s / 2)
             except Exception as error:  # noqa: BLE001 - whatever it is, another server may know better
                 await self._hang_up()
                 refusal = self._factory.at(address).translate("CLUSTER SLOTS", error)
@@ -168,15 +170,32 @@ class SlotTable:
             raise redis_errors.ConnectionError("it serves no slots (yet)")
         return ranges
 
-    async def _has_shards(self, address: Address) -> bool:
-        connection = await self._factory.at(address).connect()
+    async def _have_shards(self, ranges: list[Any], asked: Address, answer_s: float) -> bool:
+        """Return whether all primaries that answer in time have sharded Pub/Sub: one that is down keeps nobody out.
+
+        Raises:
+            BackendUnavailableError: None answers.
+            ConfigurationError: One refuses us.
+        """
+        owners = {owner for _, owner in _owners(ranges, asked.host)}
+        versions = [self._version(owner, answer_s) for owner in owners]
+        answers = await asyncio.gather(*versions, return_exceptions=True)
+        errors = [answer for answer in answers if isinstance(answer, BaseException)]
+        for error in errors:
+            if len(errors) == len(answers) or not isinstance(error, BackendUnavailableError):
+                raise error
+        return all(answer >= SHARDED_SINCE for answer in answers if isinstance(answer, int))
+
+    async def _version(self, address: Address, answer_s: float) -> int:
+        factory = self._factory.at(address).within(answer_s)
+        connection = await factory.connect()
         try:
-            with self._factory.translated("INFO"):
-                async with asyncio.timeout(self._factory.timeout_s):
+            with factory.translated("INFO"):
+                async with asyncio.timeout(factory.timeout_s):
                     info = await server_info(connection)
         finally:
             await close(connection)
-        return int(info.get("redis_version", "0").partition(".")[0]) >= 7
+        return int(info.get("redis_version", "0").partition(".")[0])
 
     async def _hang_up(self) -> None:
         connection, self._connection = self._connection, None

@@ -1,0 +1,64 @@
+"""A cluster that changes: primaries come, go and are away while nodes start; slots are moved by the servers."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from fastapi_websocket_stabilizer import Publisher
+from tests.integration.cluster import counter, join
+from tests.integration.test_topologies import SURVIVING, Crowd, binary_of, crowd_at
+from tests.support.clusters import RedisCluster
+from tests.support.servers import RedisServer
+from tests.support.waiting import eventually
+
+
+async def move_all(crowd: Crowd, move: Callable[[int, RedisServer], None], target: RedisServer) -> None:
+    for slot in crowd.important.values():
+        await asyncio.to_thread(move, slot, target)
+
+
+async def test_servers_that_move_slots_themselves_leave_nobody_deaf(namespace: str) -> None:
+    with RedisCluster(binary_of("valkey-9.1")) as cluster:
+        async with crowd_at(cluster.url, namespace) as crowd:
+            async with crowd.talking():
+                for target in cluster.servers:
+                    for slot in crowd.important.values():
+                        if cluster.owner(slot) is not target:
+                            await asyncio.to_thread(cluster.migrate, slot, target)
+                await crowd.is_well()
+            await crowd.is_well()
+            assert all(counter(node, "bus_moves") for node in crowd.nodes)
+
+
+@pytest.mark.parametrize("server", ["valkey-9.1", "redis-6.2"])
+async def test_a_primary_is_added_and_removed_under_traffic(server: str, namespace: str) -> None:
+    with RedisCluster(binary_of(server)) as cluster:
+        async with crowd_at(cluster.url, namespace) as crowd:
+            async with crowd.talking():
+                newcomer = await asyncio.to_thread(cluster.add)
+                await move_all(crowd, cluster.move, newcomer)
+                await crowd.is_well()
+                await move_all(crowd, cluster.move, cluster.servers[1])
+                await asyncio.to_thread(cluster.remove, newcomer)
+                await crowd.is_well()
+            await crowd.is_well()
+
+
+async def test_nodes_and_publishers_start_while_another_primary_is_down(namespace: str) -> None:
+    with RedisCluster(binary_of("valkey-9.1")) as cluster:
+        async with crowd_at(cluster.url, namespace) as crowd:
+            needed = {cluster.owner_of(crowd.keys.all), cluster.owner_of(crowd.keys.leases)}
+            victim = next(server for server in cluster.servers if server not in needed)
+            victim.kill()
+            late = await crowd.managers.start(**SURVIVING)
+
+            async def is_heard_by_all() -> bool:
+                return (await late.broadcast("from the late one")).nodes == 3
+
+            await eventually(is_heard_by_all, timeout_s=20, what="the late node is one of three")
+            async with Publisher(cluster.url, namespace=namespace) as publisher:
+                assert await publisher.broadcast("from outside") == 3
+            victim.start()
+            await join(late, "carol", "lobby")
+            await eventually(lambda: crowd.here.send_to_client("carol", "hello"), timeout_s=20)

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from itertools import count
 from pathlib import Path
+from traceback import format_exception
 
 import pytest
 from redis.crc import key_slot
@@ -414,15 +415,16 @@ async def test_neither_user_nor_password_is_in_an_error(
     scheme: str, namespace: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     hidden = ("hidden-user", "hidden-password")
-    with RedisServer(binary_of("redis-7.0")) as server, server.client() as client:
-        client.execute_command("ACL", "SETUSER", hidden[0], "on", f">{hidden[1]}", "+ping")
+    with RedisServer(binary_of("valkey-9.1")) as server, server.client() as client:
+        client.execute_command("ACL", "SETUSER", hidden[0], "on", f">{hidden[1]}", "+ping")  # INFO is refused by name
         service = "/main?sentinel_username=hidden-user&sentinel_password=hidden-password"
         url = f"{scheme}://{':'.join(hidden)}@127.0.0.1:{server.port}"
         url += service if "sentinel" in scheme else ""
         manager = Managers(url, namespace).make(on_backend_loss="refuse")
         with pytest.raises((ConfigurationError, BackendUnavailableError)) as caught:
             await manager.start()
-    shown = f"{caught.value} {manager.config!r} {caplog.text}"
+    traceback = "".join(format_exception(caught.value))
+    shown = f"{caught.value} {manager.config!r} {parse(url)!r} {caplog.text} {traceback}"
     assert not any(secret in shown for secret in hidden)
     assert "***" in shown
 

@@ -92,7 +92,9 @@ class ConnectionFactory:
         try:
             yield
         except (redis_errors.RedisError, OSError, TimeoutError, asyncio.IncompleteReadError) as error:
-            raise self.translate(operation, error, outcome_unknown=outcome_unknown) from error
+            ours = self.translate(operation, error, outcome_unknown=outcome_unknown)
+            # A refusal names the user, whom a traceback would show as the cause.
+            raise ours from (None if isinstance(ours, ConfigurationError) else error)
 
     def translate(self, operation: str, error: BaseException, *, outcome_unknown: bool = False) -> Exception:
         """Return our error for one of redis-py's."""

@@ -10,7 +10,7 @@ User and password are those of the Redis servers. The query has redis-py's optio
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.parse import parse_qs, urlsplit
@@ -50,10 +50,10 @@ class Location:
 
     kind: Literal["server", "sentinel", "cluster"]
     shown: str
-    options: Mapping[str, Any]
+    options: Mapping[str, Any] = field(repr=False)
     seeds: tuple[Address, ...] = ()
     service: str = ""
-    sentinel: Mapping[str, Any] | None = None
+    sentinel: Mapping[str, Any] | None = field(default=None, repr=False)
 
     def at(self, address: Address) -> "Location":
         """Return the location of one server that was found."""
@@ -68,15 +68,22 @@ def parse(url: str) -> Location:
     Raises:
         ConfigurationError: It cannot work; the message has no password.
     """
+    if "://" not in url:  # what is in front of it cannot be told from a password
+        raise ConfigurationError("redis_url must be valid: it has no scheme, such as redis://")
     shown = mask_password(url)
     try:
         location = _server(url, shown) if "+" not in url.partition(":")[0] else _several(url, shown)
         _probe(location)
     except (ValueError, TypeError) as error:
-        raise ConfigurationError(
-            f"redis_url must be valid, got {shown}: {mask_password(str(error))}"
-        ) from None
+        raise ConfigurationError(f"redis_url must be valid, got {shown}: {_reason(error)}") from None
     return location
+
+
+def _reason(error: Exception) -> str:
+    text = str(error)
+    if text.startswith("Port "):  # it would quote what may be the beginning of a password
+        return "the port must be a number, and special characters in user and password percent-encoded"
+    return mask_password(text)
 
 
 def _server(url: str, shown: str) -> Location:

@@ -416,7 +416,9 @@ async def test_neither_user_nor_password_is_in_an_error(
 ) -> None:
     hidden = ("hidden-user", "hidden-password")
     with RedisServer(binary_of("valkey-9.1")) as server, server.client() as client:
-        client.execute_command("ACL", "SETUSER", hidden[0], "on", f">{hidden[1]}", "+ping")  # INFO is refused by name
+        client.execute_command(
+            "ACL", "SETUSER", hidden[0], "on", f">{hidden[1]}", "+ping"
+        )  # INFO is refused by name
         service = "/main?sentinel_username=hidden-user&sentinel_password=hidden-password"
         url = f"{scheme}://{':'.join(hidden)}@127.0.0.1:{server.port}"
         url += service if "sentinel" in scheme else ""

@@ -294,7 +294,9 @@ class Pipeline:
         try:
             with self._factory.translated("greeting"):
                 async with asyncio.timeout(self._factory.timeout_s):
-                    self.run_id = await check_server(connection, self._factory.address)
+                    self.run_id = await check_server(
+                        connection, self._factory.address, is_in_cluster=self._factory.is_in_cluster
+                    )
         except BaseException:
             await close(connection)
             raise

@@ -10,6 +10,10 @@ from .sockets import close, open_connection
 from .urls import Address, Location
 
 
+class UnknownServiceError(redis_errors.RedisError):
+    """All Sentinels answered, and none may or can name the primary."""
+
+
 class Sentinels:
     """Connects to whichever server the Sentinels call the primary of a service."""
 
@@ -44,21 +48,26 @@ class Sentinels:
 
     async def _primary(self) -> Address:
         """Ask one Sentinel after the other; whoever answers is asked first from now on."""
-        why = ""
+        why, refusals = "", 0
         for seed in tuple(self._seeds):
             try:
-                address = await self._ask(seed)
+                address = await self.ask(seed)
             except (redis_errors.RedisError, OSError, TimeoutError) as error:
                 why = str(error) or f"{seed.host}:{seed.port} does not answer"
+                refusals += isinstance(error, redis_errors.AuthenticationError | redis_errors.ResponseError)
             else:
                 if address is not None:
                     return address
-                why = f"{seed.host}:{seed.port} knows no {self._location.service!r}: check it in redis_url"
+                why = f"{seed.host}:{seed.port} knows no {self._location.service!r}"
+                refusals += 1
             self._seeds.remove(seed)
             self._seeds.append(seed)
-        raise redis_errors.ConnectionError(f"no Sentinel names a primary: {why}")
+        is_refused = refusals == len(self._seeds)
+        kind = UnknownServiceError if is_refused else redis_errors.ConnectionError
+        raise kind(f"no Sentinel names a primary: {why}")
 
-    async def _ask(self, seed: Address) -> Address | None:
+    async def ask(self, seed: Address) -> Address | None:
+        """Return what one Sentinel calls the primary; None if it does not know the service."""
         options = {**(self._location.sentinel or {}), "host": seed.host, "port": seed.port}
         # All of them must get their turn within the time of one connect, and half of it is for the primary.
         async with asyncio.timeout(self._timeout_s / (2 * len(self._location.seeds))):

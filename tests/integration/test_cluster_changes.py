@@ -6,6 +6,8 @@ from collections.abc import Callable
 import pytest
 
 from fastapi_websocket_stabilizer import Publisher
+from fastapi_websocket_stabilizer.backends.redis.checkup import examine
+from fastapi_websocket_stabilizer.backends.redis.diagnosis import Level
 from tests.integration.cluster import counter, join
 from tests.integration.test_topologies import SURVIVING, Crowd, binary_of, crowd_at
 from tests.support.clusters import RedisCluster
@@ -62,3 +64,30 @@ async def test_nodes_and_publishers_start_while_another_primary_is_down(namespac
             victim.start()
             await join(late, "carol", "lobby")
             await eventually(lambda: crowd.here.send_to_client("carol", "hello"), timeout_s=20)
+
+
+NAMES = {
+    "host names": (
+        "--cluster-announce-hostname",
+        "localhost",
+        "--cluster-preferred-endpoint-type",
+        "hostname",
+    ),
+    "no host names": ("--cluster-preferred-endpoint-type", "hostname"),
+    "unknown": ("--cluster-preferred-endpoint-type", "unknown-endpoint"),
+    "IPv6": ("--bind", "127.0.0.1", "::1", "--cluster-announce-ip", "::1"),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_servers_may_be_named_in_any_way(name: str, namespace: str) -> None:
+    with RedisCluster(binary_of("valkey-9.1"), arguments=NAMES[name]) as cluster:
+        url = cluster.url.replace("127.0.0.1", "[::1]") if name == "IPv6" else cluster.url
+        async with crowd_at(url, namespace) as crowd:
+            async with crowd.talking():
+                await move_all(crowd, cluster.move, cluster.servers[0])
+                await move_all(crowd, cluster.move, cluster.servers[1])
+                await crowd.is_well()
+            await crowd.is_well()
+        findings = [finding for finding in await examine(url) if finding.level is Level.CHANGE]
+        assert findings == []

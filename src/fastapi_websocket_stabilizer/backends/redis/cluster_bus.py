@@ -26,7 +26,7 @@ from .client import ConnectionFactory
 from .duties import Channels, Commands
 from .guard import Guard, Signer
 from .keys import Keys
-from .slots import SlotTable, slot_of
+from .slots import SlotTable, redirected_to, slot_of
 from .subscriber import Subscriber
 from .urls import Address
 
@@ -127,7 +127,8 @@ class ClusterSubscriber:
             self._canary_slots[address] = slot_of(channel)
 
     def _learn(self, error: redis_errors.MovedError, asked: Address) -> None:
-        self._table.learn(error.slot_id, Address(error.host or asked.host, error.port))
+        if (owner := redirected_to(error, asked)) is not None:
+            self._table.learn(error.slot_id, owner)
 
     def _on_change(self, former: dict[int, Address]) -> None:
         # Not only the slots that changed just now: whatever went wrong before, nothing may stay deaf.

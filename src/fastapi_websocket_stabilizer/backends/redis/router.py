@@ -22,7 +22,7 @@ from .client import ConnectionFactory
 from .command import Argument, Command
 from .pipeline import LIMIT_BYTES, Pipeline, Redirected
 from .scripts import Script
-from .slots import RETRY_S, SlotTable, slot_of
+from .slots import RETRY_S, SlotTable, redirected_to, slot_of
 from .urls import Address
 
 LEASES = "{nodes}"
@@ -181,7 +181,8 @@ class Router:
         command.hops += 1
         if not isinstance(error, redis_errors.AskError):
             return False
-        owner = Address(error.host or asked.host, error.port)
+        if (owner := redirected_to(error, asked)) is None:
+            return False
         if isinstance(error, redis_errors.MovedError):
             self._table.learn(error.slot_id, owner)
         else:

@@ -204,8 +204,25 @@ class SlotTable:
 
 
 def _owners(ranges: list[Any], asked: str) -> Iterator[tuple[int, Address]]:
-    """Read the answer to CLUSTER SLOTS; a server that does not know its own name is where we asked."""
-    for first, last, (host, port, *_), *_ in ranges:
-        owner = Address((host or b"").decode() or asked, int(port))
+    """Read the answer to CLUSTER SLOTS, which somebody at ``asked`` gave."""
+    for first, last, primary, *_ in ranges:
+        owner = place(primary, asked)
         for slot in range(first, last + 1):
             yield slot, owner
+
+
+def place(entry: list[Any], asked: str) -> Address:
+    """Return where a server in CLUSTER SLOTS is.
+
+    One without a name is where we asked; one that should tell its host name and has none (``?``) has its IP behind.
+    """
+    host, port, *rest = entry
+    if host == b"?" and len(rest) > 1:
+        more = dict(zip(rest[1][::2], rest[1][1::2], strict=True))
+        host = more.get(b"ip")
+    return Address((host or b"").decode() or asked, int(port))
+
+
+def redirected_to(error: redis_errors.AskError, asked: Address) -> Address | None:
+    """Return where a redirection points to; None if that has no name (``?``): the map will say."""
+    return None if error.host == "?" else Address(error.host or asked.host, error.port)

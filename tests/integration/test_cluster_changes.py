@@ -9,7 +9,7 @@ from fastapi_websocket_stabilizer import Publisher
 from fastapi_websocket_stabilizer.backends.redis.checkup import examine
 from fastapi_websocket_stabilizer.backends.redis.diagnosis import Level
 from tests.integration.cluster import counter, join
-from tests.integration.test_topologies import SURVIVING, Crowd, binary_of, crowd_at
+from tests.integration.test_topologies import FAILOVER_S, SURVIVING, Crowd, binary_of, crowd_at
 from tests.support.clusters import RedisCluster
 from tests.support.servers import RedisServer
 from tests.support.waiting import eventually
@@ -64,6 +64,21 @@ async def test_nodes_and_publishers_start_while_another_primary_is_down(namespac
             victim.start()
             await join(late, "carol", "lobby")
             await eventually(lambda: crowd.here.send_to_client("carol", "hello"), timeout_s=20)
+
+
+@pytest.mark.parametrize("server", ["valkey-9.1", "redis-6.2"])
+async def test_another_connection_of_the_bus_is_no_gap(server: str, namespace: str) -> None:
+    with RedisCluster(binary_of(server)) as cluster:
+        async with crowd_at(cluster.url, namespace) as crowd:
+            for number in range(20):  # rooms on every primary
+                await join(crowd.here, f"client {number}", f"room {number}")
+            await eventually(crowd.hears_all_kinds, timeout_s=FAILOVER_S)
+            assert [counter(node, name) for node in crowd.nodes for name in ("bus_gaps", "degraded")] == [
+                0
+            ] * 4
+            cluster.owner_of(crowd.keys.all).kill_pubsub()
+            await eventually(lambda: counter(crowd.here, "bus_gaps") == 1, what="a real one is told")
+            await eventually(crowd.hears_all_kinds, timeout_s=FAILOVER_S)
 
 
 NAMES = {

@@ -394,20 +394,18 @@ def tls(tmp_path: Path) -> Iterator[tuple[str, Certificates]]:
 
 
 @pytest.mark.parametrize(
-    ("query", "error", "says"),
-    [
-        ("", ConfigurationError, "ssl_ca_certs"),
-        ("?ssl_ca_certs={0.authority}", BackendUnavailableError, "connect"),
-    ],
+    ("query", "says"),
+    [("", "ssl_ca_certs"), ("?ssl_ca_certs={0.authority}", "ssl_certfile")],
     ids=["unknown authority", "no client certificate"],
 )
 async def test_without_the_certificates_there_is_no_connection(
-    tls: tuple[str, Certificates], namespace: str, query: str, error: type[Exception], says: str
+    tls: tuple[str, Certificates], namespace: str, query: str, says: str
 ) -> None:
     url, certificates = tls
-    manager = Managers(url + query.format(certificates), namespace).make(on_backend_loss="refuse")
-    with pytest.raises(error, match=says):
-        await manager.start()
+    for _ in range(10):  # the server's word about a certificate often comes after it has closed
+        manager = Managers(url + query.format(certificates), namespace).make()
+        with pytest.raises(ConfigurationError, match=says):
+            await manager.start()
 
 
 @pytest.mark.parametrize("scheme", ["redis", "redis+cluster", "redis+sentinel"])

@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import Callable
+from time import monotonic
 
 import pytest
 
-from fastapi_websocket_stabilizer import Publisher
+from fastapi_websocket_stabilizer import BackendUnavailableError, Publisher
 from fastapi_websocket_stabilizer.backends.redis.checkup import examine
 from fastapi_websocket_stabilizer.backends.redis.diagnosis import Level
-from tests.integration.cluster import counter, join
+from tests.integration.cluster import Managers, counter, join
 from tests.integration.test_topologies import FAILOVER_S, SURVIVING, Crowd, binary_of, crowd_at
 from tests.support.clusters import RedisCluster
 from tests.support.servers import RedisServer
@@ -64,6 +65,19 @@ async def test_nodes_and_publishers_start_while_another_primary_is_down(namespac
             victim.start()
             await join(late, "carol", "lobby")
             await eventually(lambda: crowd.here.send_to_client("carol", "hello"), timeout_s=20)
+
+
+async def test_a_cluster_that_says_nothing_is_given_up_in_time(namespace: str) -> None:
+    with RedisCluster(binary_of("valkey-9.1")) as cluster:
+        for server in cluster.servers:
+            server.freeze()
+        managers, began_s = Managers(cluster.url, namespace), monotonic()
+        await managers.start(redis_timeout_s=1.0)  # degraded
+        publisher = Publisher(cluster.url, namespace=namespace, timeout_s=1.0)
+        with pytest.raises(BackendUnavailableError):
+            await publisher.broadcast("to nobody")
+        assert monotonic() - began_s < 4.0  # each has a second, however many servers are to be asked
+        await managers.close()
 
 
 @pytest.mark.parametrize("server", ["valkey-9.1", "redis-6.2"])

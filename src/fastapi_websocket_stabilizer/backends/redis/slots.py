@@ -11,6 +11,7 @@ from redis.asyncio import Connection
 from redis.crc import key_slot
 
 from ...exceptions import BackendUnavailableError, ConfigurationError
+from ...logs import Occasionally
 from ...loops import running_loop
 from .client import ConnectionFactory, server_info
 from .sockets import close
@@ -52,6 +53,7 @@ class SlotTable:
         self._connection: Connection | None = None
         self._asked = self._seeds[0]
         self._task: asyncio.Task[None] | None = None
+        self._trouble = Occasionally(log)
         self.nodes: frozenset[Address] = frozenset()
         self.is_sharded: bool = False
         """Whether every primary has sharded Pub/Sub (Redis 7)."""
@@ -135,17 +137,19 @@ class SlotTable:
             try:
                 await self._refresh()
             except (BackendUnavailableError, ConfigurationError) as error:
-                log.warning("no map of the cluster", extra={"error": str(error)})
+                self._trouble.log("no map of the cluster", error=str(error))
             except Exception:  # the supervisor: nobody else would notice that a slot has moved
                 log.exception("the map of the cluster could not be used")
             await asyncio.sleep(REFRESH_S)
 
-    async def _refresh(self, answer_s: float = ANSWER_S) -> None:
-        """Ask the server that answered last, or any other."""
+    async def _refresh(self, within_s: float | None = None) -> None:
+        """Ask the server that answered last, or any other; all of them ``within_s``, or each in its usual time."""
         others = [*self.nodes, *self._seeds]
         random.shuffle(others)
         refusal: Exception = BackendUnavailableError("the cluster has no servers")
-        for address in (self._asked, *others):
+        candidates = dict.fromkeys((self._asked, *others))
+        answer_s = ANSWER_S if within_s is None else within_s / len(candidates)
+        for address in candidates:
             try:
                 async with asyncio.timeout(answer_s):
                     ranges = await self._ask(address)
@@ -153,7 +157,7 @@ class SlotTable:
                         self.is_sharded = await self._have_shards(ranges, address, answer_s / 2)
             except Exception as error:  # noqa: BLE001 - whatever it is, another server may know better
                 await self._hang_up()
-                refusal = self._factory.at(address).translate("CLUSTER SLOTS", error)
+                refusal = self._factory.at(address).within(answer_s).translate("CLUSTER SLOTS", error)
             else:
                 self._use(ranges, address)
                 return

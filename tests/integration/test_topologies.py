@@ -32,7 +32,7 @@ from tests.support.process import free_port
 from tests.support.requirements import missing
 from tests.support.sentinels import SentinelGroup
 from tests.support.servers import Missing, RedisServer
-from tests.support.topologies import TOPOLOGIES
+from tests.support.topologies import TOPOLOGIES, allow_least
 from tests.support.waiting import eventually
 
 CLUSTERS = ("valkey-9.1", "redis-7.0", "redis-6.2")
@@ -427,6 +427,41 @@ async def test_neither_user_nor_password_is_in_an_error(
     shown = f"{caught.value} {manager.config!r} {parse(url)!r} {caplog.text} {traceback}"
     assert not any(secret in shown for secret in hidden)
     assert "***" in shown
+
+
+@pytest.mark.parametrize(
+    ("server", "kind"),
+    [
+        ("valkey-9.1", "server"),
+        ("redis-7.0", "sentinel"),
+        ("valkey-9.1", "cluster"),
+        ("redis-6.2", "cluster"),
+    ],
+)
+async def test_with_the_documented_rights_nothing_is_refused(server: str, kind: str, namespace: str) -> None:
+    made = {"server": RedisServer, "sentinel": SentinelGroup, "cluster": RedisCluster}[kind](
+        binary_of(server)
+    )
+    with made:
+        servers = [made] if isinstance(made, RedisServer) else made.servers
+        for each in servers:
+            user = allow_least(each, namespace, kind, is_sharded=server != "redis-6.2")
+        url = f"{made.url.partition('//')[0]}//{user}{made.url.partition('//')[2].rpartition('@')[2]}"
+        async with crowd_at(url, namespace) as crowd:
+            await crowd.is_well()
+            token = await crowd.here.issue_reconnect_token("alice")
+            assert await crowd.there.validate_reconnect_token(token) == "alice"
+            await crowd.here.disconnect("bob")
+
+        def say_in_a_thread() -> None:
+            with SyncPublisher(url, namespace=namespace) as publisher:
+                publisher.broadcast("hello")
+                publisher.send_to_client("alice", "hello")
+
+        await asyncio.to_thread(say_in_a_thread)
+        for each in servers:
+            with each.client() as client:
+                assert client.acl_log() == []
 
 
 # Publishers

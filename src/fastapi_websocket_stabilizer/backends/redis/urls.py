@@ -11,12 +11,13 @@ User and password are those of the Redis servers. The query has redis-py's optio
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 from redis.asyncio import Connection, SSLConnection
-from redis.asyncio.connection import parse_url
+from redis.asyncio.connection import AbstractConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
@@ -27,6 +28,9 @@ REDIS_PORT = 6379
 SENTINEL_PORT = 26379
 _FILES = "ssl_ca_certs", "ssl_certfile", "ssl_keyfile"
 _SENTINEL_OPTIONS = "sentinel_username", "sentinel_password"
+_NAMES = signature(AbstractConnection.__init__).parameters.keys() & {"driver_info", "lib_name", "lib_version"}
+UNNAMED: Mapping[str, Any] = dict.fromkeys(_NAMES & {"driver_info"} or _NAMES)  # the former names would warn
+"""Redis is not told which library connects: that takes a right, and Redis logs each time that it is refused."""
 
 
 class Address(NamedTuple):
@@ -100,6 +104,7 @@ def _options(url: str) -> dict[str, Any]:
     # of 5 s, speak RESP3 and retry ten times, replaying commands whose outcome is unknown.
     return {
         **options,
+        **UNNAMED,
         "protocol": 2,
         "retry": Retry(NoBackoff(), 0),
         "retry_on_timeout": False,

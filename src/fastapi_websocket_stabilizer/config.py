@@ -74,14 +74,14 @@ def check_envelope_keys(value: object) -> tuple[str, ...]:
 
 def mask_password(url: str) -> str:
     """Return ``url`` with users and passwords, Sentinel's too, replaced by ``***``, for people to read."""
-    # A password may hold an @: user and password end at the last one before the path.
-    hidden = re.sub(r"//([^:/?#@]*)(:?)[^/?#]*@", _masked, url)
-    return re.sub(r"([?&](?:\w*password|\w*username)=)[^&\s]*", r"\1***", hidden)
+    hidden = re.sub(r"([?&](?:\w*password|\w*username)=)[^&\s]*", r"\1***", url)
+    # A password that is not percent-encoded may hold anything: it ends at the last @, even where a path has one.
+    return re.sub(r"//([^:/?#@]*)(:?).*@", _masked, hidden)
 
 
 def _masked(credentials: re.Match[str]) -> str:
     user, colon = credentials.groups()
-    return f"//{'***' if user else ''}{':***' if colon else ''}@"
+    return f"//{'***' if user or not colon else ''}{':***' if colon else ''}@"
 
 
 def _describe(error: Any) -> str:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -12,6 +13,7 @@ from tests.support.clusters import RedisCluster
 from tests.support.sentinels import PASSWORD, SENTINEL_PASSWORD, SentinelGroup
 from tests.support.servers import RedisServer
 from tests.support.topologies import allow_least
+from tests.support.waiting import eventually_sync
 
 CHECKS = (
     "version",
@@ -91,6 +93,31 @@ def test_missing_rights_are_named_with_the_rule_that_gives_them(server: RedisSer
     assert "resetkeys ~fws:* resetchannels &fws:* -@all +ping" in result.output
 
 
+@pytest.mark.parametrize("name", ["info", "ping"])
+def test_rights_without_which_nothing_can_be_asked_are_named_too(server: RedisServer, name: str) -> None:
+    credentials = allow_least(server, "fws", "server")
+    with server.client() as client:
+        client.execute_command("ACL", "SETUSER", "fws-app", f"-{name}")
+    result = doctor(f"redis://{credentials}127.0.0.1:{server.port}")
+    (line,) = advice(result)
+    assert result.exit_code == 1
+    assert re.match(r"must change: connection: ACL SETUSER <user> resetkeys ~fws:\*.*\+ping \+info", line)
+
+
+def test_another_database_needs_one_more_right(server: RedisServer) -> None:
+    credentials = allow_least(server, "fws", "server")
+    url = f"redis://{credentials}127.0.0.1:{server.port}/1"
+    refused = doctor(url)
+    with server.client() as client:
+        client.execute_command("ACL", "SETUSER", "fws-app", "+select")
+        keys = client.dbsize()
+    allowed = doctor(url)
+    assert (refused.exit_code, allowed.exit_code) == (1, 0)
+    assert "+select" in advice(refused)[0]
+    with server.client() as client:
+        assert client.dbsize() == keys
+
+
 def test_another_namespace_is_refused_by_its_keys(server: RedisServer) -> None:
     credentials = allow_least(server, "fws", "server")
     result = doctor(f"redis://{credentials}127.0.0.1:{server.port}", "--namespace", "chat")
@@ -124,6 +151,52 @@ def test_a_cluster_is_looked_at_as_a_whole_and_server_by_server() -> None:
     assert "16383 of 16384 slots" in bad.output
     assert f"must change: eviction 127.0.0.1:{cluster.servers[0].port}" in bad.output
     assert all(f"127.0.0.1:{server.port}" in good.output for server in cluster.servers)
+
+
+def test_a_replica_is_looked_at_as_the_primary_that_it_may_be_tomorrow() -> None:
+    with RedisCluster(binary_of("redis-7.0"), replicas=1) as cluster:
+        replica, seed = cluster.servers[-1], cluster.servers[0]
+
+        def are_known() -> bool:
+            """One that has not copied anything yet is not in the map."""
+            rows: Any = cluster.ask(seed, "CLUSTER SLOTS")
+            return all(len(row) == 4 for row in rows)
+
+        eventually_sync(are_known, what="the map has the replicas")
+        with replica.client() as client:
+            client.config_set("maxmemory", "100mb")
+            client.config_set("maxmemory-policy", "allkeys-lru")
+        result = doctor(cluster.url)
+    (line,) = advice(result)
+    assert result.exit_code == 1
+    assert line.startswith(f"must change: eviction 127.0.0.1:{replica.port}")
+
+
+def test_what_is_behind_a_url_must_be_what_it_says() -> None:
+    with RedisCluster(binary_of("valkey-9.1")) as cluster:
+        result = doctor(f"redis://127.0.0.1:{cluster.servers[0].port}")
+    assert result.exit_code == 1
+    assert advice(result) == ["must change: mode: the URL must begin with redis+cluster://"]
+
+
+def test_each_sentinel_and_the_replica_are_looked_at() -> None:
+    with SentinelGroup(binary_of("redis-7.0")) as group:
+        replica = next(server for server in group.servers if server is not group.primary)
+        first, second = group.sentinels[:2]
+        with replica.client() as client:
+            client.config_set("tcp-keepalive", "0")
+        first.process.kill()
+        second.process.freeze()
+        result = doctor(group.url)
+        assert f"names 127.0.0.1:{group.servers[0].port}" in result.output
+        second.process.thaw()
+    assert result.exit_code == 1
+    wrong = [line.split(":", 3)[:3] for line in advice(result)]
+    assert wrong == [
+        ["must change", " sentinel 127.0.0.1", f"{first.port}"],
+        ["must change", " sentinel 127.0.0.1", f"{second.port}"],
+        ["must change", " tcp-keepalive 127.0.0.1", f"{replica.port}"],
+    ]
 
 
 def test_a_service_of_sentinels_is_looked_at_where_its_primary_is() -> None:

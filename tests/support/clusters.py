@@ -33,8 +33,8 @@ class RedisCluster:
     def __init__(
         self, binary: Path, *, primaries: int = 3, replicas: int = 0, arguments: Sequence[str] = ()
     ) -> None:
-        self._size = primaries
-        own = [
+        self._size, self._binary = primaries, binary
+        own = self._own = [
             *("--cluster-enabled", "yes", "--cluster-node-timeout", str(NODE_TIMEOUT_MS)),
             *("--repl-diskless-sync-delay", "0", "--cluster-replica-validity-factor", "0"),
             *("--cluster-require-full-coverage", "no", *arguments),
@@ -51,6 +51,25 @@ class RedisCluster:
             self._form()
             self._stack = stack.pop_all()
         return self
+
+    def add(self) -> RedisServer:
+        """Return another primary, which has no slots yet."""
+        server = RedisServer(self._binary, arguments=self._own)
+        server.port = _free_port_with_bus()
+        self._stack.enter_context(server)
+        self.ids[server.port] = str(self.ask(server, "CLUSTER MYID"))
+        self.ask(server, "CLUSTER MEET", "127.0.0.1", self.servers[0].port)
+        self.servers.append(server)
+        eventually_sync(lambda: all(map(self._knows_all, self.servers)), timeout_s=20, what="one cluster")
+        eventually_sync(lambda: self._is_whole(server), timeout_s=20, what="it serves")
+        return server
+
+    def remove(self, server: RedisServer) -> None:
+        """End a primary that has no slots any more."""
+        self.servers.remove(server)
+        for other in self.servers:
+            self.ask(other, "CLUSTER FORGET", self.ids[server.port])
+        server.stop()
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
@@ -155,6 +174,12 @@ class RedisCluster:
         for server in (target, source, *self.servers):
             with suppress(redis.RedisError):  # a replica refuses
                 self.ask(server, "CLUSTER SETSLOT", slot, "NODE", self.ids[target.port])
+        self._agree_on(slot, target)
+
+    def migrate(self, slot: int, target: RedisServer) -> None:
+        """Have the servers themselves move a slot, all at once (Valkey 9)."""
+        span = ("SLOTSRANGE", slot, slot, "NODE", self.ids[target.port])
+        self.ask(self.owner(slot), "CLUSTER", "MIGRATESLOTS", *span)
         self._agree_on(slot, target)
 
     def _agree_on(self, slot: int, owner: RedisServer) -> None:

@@ -277,6 +277,12 @@ def test_no_piece_of_the_password_is_shown(url: str, password: str) -> None:
     assert masked == url.format("***")
 
 
+@pytest.mark.parametrize("password", ["p/w", "p#w", "p?w", "p w", "p/?#@w"])
+@pytest.mark.parametrize("scheme", ["redis", "redis+sentinel", "redis+cluster", "unix"])
+def test_no_piece_of_a_password_is_shown_that_should_have_been_encoded(scheme: str, password: str) -> None:
+    assert mask_password(f"{scheme}://user:{password}@one/0") == f"{scheme}://***:***@one/0"
+
+
 @pytest.mark.parametrize(
     ("url", "shown"),
     [

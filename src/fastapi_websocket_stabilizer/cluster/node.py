@@ -125,7 +125,7 @@ class Node:
             await self.claims.claim(connection)
         except LOSSES:
             if not self._context.degrades:
-                within_s = context.config.close_timeout_s
+                within_s = self._context.config.close_timeout_s
                 await turn_away(websocket, close_codes.TRY_AGAIN_LATER, UNREACHABLE, within_s)
                 raise
             await self.reclaims.later(connection)

@@ -1,9 +1,11 @@
 """Asks a registry's Redis what ``diagnosis`` judges. Leaves nothing behind but the time it took."""
 
 import asyncio
+import re
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,10 +16,11 @@ from ...loops import running_loop
 from ...names import NodeId
 from . import rights
 from .client import ConnectionFactory
-from .diagnosis import Facts, Finding, Level, diagnose, diagnose_slots
+from .diagnosis import Facts, Finding, Level, diagnose, diagnose_replicas, diagnose_slots
 from .keys import Keys
+from .slots import SHARDED_SINCE, place
 from .sockets import close
-from .urls import Address, parse
+from .urls import Address, Location, parse
 
 PINGS = 20
 SETTINGS = "client-output-buffer-limit", "timeout", "tcp-keepalive"
@@ -32,50 +35,101 @@ async def examine(url: str, namespace: str = "fws", timeout_s: float = 3.0) -> l
         ConfigurationError: The URL cannot work.
     """
     location = parse(url)
-    factory = ConnectionFactory(location, timeout_s)
-    if location.kind != "cluster":
-        return await _examine_server(factory, "", namespace, location.kind)
-    ranges, findings = await _slots(factory, location.seeds)
-    findings += diagnose_slots(ranges) if ranges else []
-    for host, port in sorted({(primary[0].decode(), int(primary[1])) for _, _, primary, *_ in ranges}):
-        findings += await _examine_server(
-            factory.at(Address(host, port)), f"{host}:{port}", namespace, location.kind
-        )
+    checkup = _Checkup(location, namespace, timeout_s)
+    match location.kind:
+        case "cluster":
+            return await checkup.cluster()
+        case "sentinel":
+            return await checkup.service()
+    findings, _ = await checkup.server(checkup.factory, "")
     return findings
 
 
-async def _slots(factory: ConnectionFactory, seeds: tuple[Address, ...]) -> tuple[list[Any], list[Finding]]:
-    """Return the map of the first server that has one, and what was wrong with those before it."""
-    refusals: list[Finding] = []
-    for seed in seeds:
+class _Checkup:
+    """A look at every server behind a URL, replicas too: each may be promoted, and has rights of its own."""
+
+    def __init__(self, location: Location, namespace: str, timeout_s: float) -> None:
+        self._location, self._namespace = location, namespace
+        self.factory = ConnectionFactory(location, timeout_s)
+
+    async def cluster(self) -> list[Finding]:
+        ranges, asked, findings = await self._slots()
+        findings += diagnose_slots(ranges) if ranges else []
+        found = {place(entry, asked): number > 0 for row in ranges for number, entry in enumerate(row[2:])}
+        for address, is_replica in sorted(found.items()):
+            factory = self.factory.at(address)
+            findings += (await self.server(factory, _name(address), is_replica=is_replica))[0]
+        return findings
+
+    async def service(self) -> list[Finding]:
+        findings = [await self._sentinel(seed) for seed in self._location.seeds]
+        found, info = await self.server(self.factory, "")
+        replicas = _replicas(info)
+        findings += found + ([diagnose_replicas(len(replicas))] if info else [])
+        for address in replicas:
+            findings += (await self.server(self.factory.at(address), _name(address), is_replica=True))[0]
+        return findings
+
+    async def server(
+        self, factory: ConnectionFactory, name: str, *, is_replica: bool = False
+    ) -> tuple[list[Finding], dict[str, str]]:
+        """Return what is to be said about one server, and its INFO."""
         try:
-            async with _asking(factory.at(seed)) as ask:
-                return [*await ask("CLUSTER", "SLOTS")], refusals
+            async with _asking(factory) as ask:
+                info = _lines(await ask("INFO"))
+                settings, difference_s = await _settings(ask), await _clock_difference(ask)
+                round_trips = [await _round_trip(ask) for _ in range(PINGS)]
+            names = self._rights(is_sharded=int(info["redis_version"].partition(".")[0]) >= SHARDED_SINCE)
+            refused = await _refused(factory, Keys(self._namespace), names)
         except (WebSocketStabilizerError, redis_errors.ResponseError) as error:
-            refusal = factory.at(seed).translate("CLUSTER SLOTS", error)
-            refusals.append(_unreachable(f"{seed.host}:{seed.port}", refusal))
-    return [], refusals
+            return [self._unreachable(name, factory.translate("INFO", error))], {}
+        rule = rights.acl_rule(self._namespace, names)
+        facts = Facts(name, info, settings, difference_s, round_trips, refused, rule)
+        return diagnose(replace(facts, kind=self._location.kind, is_replica=is_replica)), info
+
+    def _rights(self, *, is_sharded: bool) -> list[str]:
+        database = int(self._location.options.get("db") or 0)
+        return rights.commands(self._location.kind, is_sharded=is_sharded, database=database)
+
+    async def _slots(self) -> tuple[list[Any], str, list[Finding]]:
+        """Return the map of the first server that has one, its host, and what was wrong with those before it."""
+        refusals: list[Finding] = []
+        for seed in self._location.seeds:
+            factory = self.factory.at(seed)
+            try:
+                async with _asking(factory) as ask:
+                    return [*await ask("CLUSTER", "SLOTS")], seed.host, refusals
+            except (WebSocketStabilizerError, redis_errors.ResponseError) as error:
+                refusals.append(self._unreachable(_name(seed), factory.translate("CLUSTER SLOTS", error)))
+        return [], "", refusals
+
+    async def _sentinel(self, seed: Address) -> Finding:
+        assert self.factory.sentinels is not None
+        try:
+            primary = await self.factory.sentinels.ask(seed)
+        except (redis_errors.RedisError, OSError, TimeoutError) as error:
+            return self._unreachable(_name(seed), self.factory.translate("SENTINEL", error), "sentinel")
+        if primary is None:
+            found, advice = f"knows no {self._location.service!r}", "check the service in the URL"
+            return Finding("sentinel", _name(seed), found, advice, Level.CHANGE)
+        return Finding("sentinel", _name(seed), f"names {_name(primary)}")
+
+    def _unreachable(self, server: str, error: Exception, check: str = "connection") -> Finding:
+        advice = "this URL must work from here"
+        if check == "connection" and "permissions" in str(error):
+            advice = f"ACL SETUSER <user> {rights.acl_rule(self._namespace, self._rights(is_sharded=True))}"
+        return Finding(check, server, str(error), advice, Level.CHANGE)
 
 
-def _unreachable(server: str, error: Exception) -> Finding:
-    return Finding("connection", server, str(error), "this URL must work from here", Level.CHANGE)
+def _name(address: Address) -> str:
+    return f"[{address.host}]:{address.port}" if ":" in address.host else f"{address.host}:{address.port}"
 
 
-async def _examine_server(
-    factory: ConnectionFactory, server: str, namespace: str, kind: str
-) -> list[Finding]:
-    try:
-        async with _asking(factory) as ask:
-            info = _lines(await ask("INFO"))
-            settings, difference_s = await _settings(ask), await _clock_difference(ask)
-            round_trips = [await _round_trip(ask) for _ in range(PINGS)]
-        is_sharded = int(info["redis_version"].partition(".")[0]) >= 7
-        names = rights.commands(kind, is_sharded=is_sharded)
-        refused = await _refused(factory, Keys(namespace), names)
-    except (WebSocketStabilizerError, redis_errors.ResponseError) as error:
-        return [_unreachable(server, factory.translate("INFO", error))]
-    rule = rights.acl_rule(namespace, names)
-    return diagnose(Facts(server, info, settings, difference_s, round_trips, refused, rule))
+def _replicas(info: Mapping[str, str]) -> list[Address]:
+    """Return whom a primary's INFO calls its replicas."""
+    lines = (value for name, value in info.items() if re.fullmatch(r"slave\d+", name))
+    fields = (dict(pair.split("=", 1) for pair in line.split(",")) for line in lines)
+    return [Address(each["ip"], int(each["port"])) for each in fields]
 
 
 @asynccontextmanager
@@ -136,7 +190,10 @@ Trial = tuple[str, tuple[str | int, ...]]
 
 async def _refused(factory: ConnectionFactory, keys: Keys, names: list[str]) -> list[str]:
     scratch, node = keys.client(f"doctor-{secrets.token_hex(8)}"), NodeId(f"doctor-{secrets.token_hex(4)}")
-    trials: list[Trial] = [(name, _trial(name, scratch)) for name in names if "subscribe" not in name]
+    tried = [
+        name for name in names if "subscribe" not in name and name != "select"
+    ]  # connecting needed that one
+    trials: list[Trial] = [(name, _trial(name, scratch)) for name in tried]
     trials += [(f"key {key}", ("HLEN", key)) for key in _keys(keys, node)]
     trials += [("", ("UNLINK", f"{scratch}{end}")) for end in ("", ":hash", ":zset")]
     async with _asking(factory) as ask:

@@ -4,7 +4,7 @@ import asyncio
 import random
 import re
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
 
@@ -13,12 +13,20 @@ from redis.asyncio import Connection
 
 from ...config import mask_password
 from ...exceptions import BackendUnavailableError, ConfigurationError
-from .sentinels import Sentinels
+from .sentinels import Sentinels, UnknownServiceError
 from .sockets import open_connection
 from .urls import Address, Location, parse
 
 OLDEST_VERSION = (6, 2)
 """The first Redis with GETDEL; every Valkey is newer."""
+
+
+_PHRASES = {
+    "DB index": "the database number",
+    "cluster support disabled": "the scheme (redis://)",
+    "unknown command": "scheme, host and port",
+}
+"""What servers say to whom they cannot serve, and what is to be checked."""
 
 
 class WrongTypeError(BackendUnavailableError):
@@ -54,6 +62,7 @@ class ConnectionFactory:
         self._location = parse(location) if isinstance(location, str) else location
         self.address: str = self._location.shown
         self.timeout_s = timeout_s
+        self.is_in_cluster: bool = False
         self.sentinels: Sentinels | None = None
         if self._location.kind == "sentinel":
             self.sentinels = Sentinels(self._location, timeout_s)
@@ -83,8 +92,10 @@ class ConnectionFactory:
         return other
 
     def at(self, address: Address) -> "ConnectionFactory":
-        """Return a factory for one server of the cluster."""
-        return ConnectionFactory(self._location.at(address), self.timeout_s)
+        """Return a factory for one of the servers that were found."""
+        other = ConnectionFactory(self._location.at(address), self.timeout_s)
+        other.is_in_cluster = self._location.kind == "cluster"
+        return other
 
     @contextmanager
     def translated(self, operation: str, *, outcome_unknown: bool = False) -> Iterator[None]:
@@ -92,7 +103,9 @@ class ConnectionFactory:
         try:
             yield
         except (redis_errors.RedisError, OSError, TimeoutError, asyncio.IncompleteReadError) as error:
-            raise self.translate(operation, error, outcome_unknown=outcome_unknown) from error
+            ours = self.translate(operation, error, outcome_unknown=outcome_unknown)
+            # A refusal names the user, whom a traceback would show as the cause.
+            raise ours from (None if isinstance(ours, ConfigurationError) else error)
 
     def translate(self, operation: str, error: BaseException, *, outcome_unknown: bool = False) -> Exception:
         """Return our error for one of redis-py's."""
@@ -104,17 +117,26 @@ class ConnectionFactory:
             # Redis names the user whom it refuses.
             why = re.sub(r"\bUser \S+", "User ***", mask_password(str(error))) or type(error).__name__
         text = f"Redis at {self.address}: {operation}: {why}"
-        if isinstance(error, redis_errors.AuthenticationError | redis_errors.NoPermissionError):
-            return ConfigurationError(f"{text}; check user, password and ACL in redis_url")
-        if _is_about_certificates(error):
-            return ConfigurationError(
-                f"{text}; check ssl_ca_certs, ssl_certfile and ssl_check_hostname in redis_url"
-            )
-        if isinstance(error, redis_errors.ResponseError) and "DB index" in str(error):
-            return ConfigurationError(f"{text}; check the database number in redis_url")
+        if (advice := _advice(error)) is not None:
+            return ConfigurationError(f"{text}; check {advice} in redis_url")
         if isinstance(error, redis_errors.ResponseError) and why.startswith("WRONGTYPE"):
             return WrongTypeError(text)
         return BackendUnavailableError(text, outcome_unknown=outcome_unknown)
+
+
+def _advice(error: BaseException) -> str | None:
+    """Return what must be wrong in the URL; None if the server may only be away."""
+    if isinstance(error, redis_errors.AuthenticationError | redis_errors.NoPermissionError):
+        return "user, password and ACL"
+    if isinstance(error, UnknownServiceError):
+        return "scheme, service, sentinel_username and sentinel_password"
+    if isinstance(error, redis_errors.MovedError):
+        return "the scheme (redis+cluster://)"
+    if _is_about_certificates(error):
+        return "ssl_ca_certs, ssl_certfile and ssl_check_hostname"
+    if isinstance(error, redis_errors.ResponseError):
+        return next((advice for phrase, advice in _PHRASES.items() if phrase in str(error)), None)
+    return None
 
 
 def _is_about_certificates(error: BaseException | None) -> bool:
@@ -152,13 +174,24 @@ async def server_info(connection: Connection) -> dict[str, str]:
     return dict(line.split(":", 1) for line in lines if ":" in line)
 
 
-async def check_server(connection: Connection, address: str) -> str:
+def server_mode(info: Mapping[str, str]) -> str:
+    """Return "standalone", "cluster" or "sentinel"."""
+    return info.get("redis_mode") or info.get("server_mode", "standalone")  # Valkey's name
+
+
+async def check_server(connection: Connection, address: str, *, is_in_cluster: bool = False) -> str:
     """Return the server's run_id.
 
     Raises:
-        ConfigurationError: The server is older than ``OLDEST_VERSION``, or does not say what it is.
+        ConfigurationError: The server is older than ``OLDEST_VERSION``, or does not say what it is; or it is a
+            Sentinel, or of a cluster that the URL does not speak of.
     """
     info = await server_info(connection)
+    mode = server_mode(info)
+    if mode == "sentinel" or (mode == "cluster" and not is_in_cluster):
+        raise ConfigurationError(
+            f"Redis at {address} runs as {mode}; redis_url must begin with redis+{mode}://"
+        )
     found, oldest = info.get("redis_version", "of unknown version"), ".".join(map(str, OLDEST_VERSION))
     numbers = re.match(r"(\d+)\.(\d+)", found)
     if numbers is None or (int(numbers[1]), int(numbers[2])) < OLDEST_VERSION:

@@ -26,7 +26,7 @@ from .client import ConnectionFactory
 from .duties import Channels, Commands
 from .guard import Guard, Signer
 from .keys import Keys
-from .slots import SlotTable, slot_of
+from .slots import SlotTable, redirected_to, slot_of
 from .subscriber import Subscriber
 from .urls import Address
 
@@ -83,19 +83,19 @@ class ClusterSubscriber:
 
     async def subscribe(self, name: str) -> None:
         """Return when the owner of its slot has confirmed; raises as ``Subscriber.subscribe``."""
-        self.want(name)
+        slot, heard_at = self._slots.setdefault(name, slot_of(name)), None
         if not self._table.is_known:
             raise BackendUnavailableError("subscribe: no server of the cluster has answered yet")
-        heard_at = None
+        self._homes.setdefault(name, self._table.owner(slot))
         while (home := self._homes.get(name)) != heard_at and home is not None:
             await self._at(home).subscribe(name)  # ends without it when the channel moves away meanwhile
             heard_at = home
 
     def want(self, name: str) -> None:
-        """Subscribe as soon as the owner of its slot is known and answers."""
+        """Subscribe as soon as the owner of its slot is known and answers; something may be missed until then."""
         slot = self._slots.setdefault(name, slot_of(name))
         if self._table.is_known:
-            self._at(self._homes.setdefault(name, self._table.owner(slot))).want(name)
+            self._at(self._homes.setdefault(name, self._table.owner(slot))).want_back(name)
 
     def unsubscribe(self, name: str) -> None:
         self._slots.pop(name, None)
@@ -111,7 +111,7 @@ class ClusterSubscriber:
             subscriber.on_gap, subscriber.pause = self._note_gap, lambda: self.pause()
             subscriber.on_return = lambda seconds: self.on_return(seconds)
             subscriber.on_moved = lambda error: self._learn(error, address)
-            subscriber.serve()
+            subscriber.serve(is_new=True)
             self._subscribers[address] = subscriber
             self._send_canaries(address)
         return subscriber
@@ -127,7 +127,8 @@ class ClusterSubscriber:
             self._canary_slots[address] = slot_of(channel)
 
     def _learn(self, error: redis_errors.MovedError, asked: Address) -> None:
-        self._table.learn(error.slot_id, Address(error.host or asked.host, error.port))
+        if (owner := redirected_to(error, asked)) is not None:
+            self._table.learn(error.slot_id, owner)
 
     def _on_change(self, former: dict[int, Address]) -> None:
         # Not only the slots that changed just now: whatever went wrong before, nothing may stay deaf.

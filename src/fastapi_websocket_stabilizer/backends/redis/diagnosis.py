@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from ...wire import MAX_ENVELOPE_BYTES
-from .client import OLDEST_VERSION
+from .client import OLDEST_VERSION, server_mode
 from .slots import SLOTS
 
 LEAST_BUFFER_BYTES = 2 * MAX_ENVELOPE_BYTES
@@ -18,6 +18,8 @@ LONGEST_KEEPALIVE_S = 300
 LARGEST_CLOCK_DIFFERENCE_S = 1.0
 SLOW_S = 0.05
 """A send to another node waits for Redis once, a claim in a cluster twice."""
+FULL = 0.9
+"""Part of ``maxmemory`` from which on a burst of clients may be too much; then Redis refuses every write."""
 CROWDED = 0.8
 """Part of ``maxclients`` from which on a restart of all nodes may not fit beside what is there."""
 
@@ -57,6 +59,8 @@ class Facts:
         round_trips_s: Of several PINGs.
         refused: Commands, keys and channels that our user may not use.
         rule: The ACL rule that would allow them.
+        kind: What the URL speaks of.
+        is_replica: Whether it was found as one.
     """
 
     server: str
@@ -66,21 +70,23 @@ class Facts:
     round_trips_s: list[float]
     refused: list[str]
     rule: str
+    kind: str = "server"
+    is_replica: bool = False
 
 
 def diagnose(facts: Facts) -> list[Finding]:
     """Return one finding for each check of one server."""
-    checks = (_version, _role, _eviction, _buffers, _idle, _keepalive, _clients, _rights, _clock, _latency)
-    return [check(facts) for check in checks]
+    of_server = (_version, _mode, _role, _eviction, _memory, _buffers, _idle, _keepalive, _clients)
+    return [check(facts) for check in (*of_server, _rights, _clock, _latency)]
 
 
 def diagnose_slots(ranges: Iterable[list[Any]]) -> list[Finding]:
     """Judge the answer to CLUSTER SLOTS."""
     ranges = list(ranges)
     missing = SLOTS - sum(last - first + 1 for first, last, *_ in ranges)
-    alone = {tuple(primary[:2]) for _, _, primary, *replicas in ranges if not replicas}
+    alone = {tuple(primary[:3]) for _, _, primary, *replicas in ranges if not replicas}
     slots = f"{SLOTS - missing} of {SLOTS} slots have an owner"
-    lone = f"{len(alone)} of {len({tuple(row[2][:2]) for row in ranges})} primaries have no replica"
+    lone = f"{len(alone)} of {len({tuple(row[2][:3]) for row in ranges})} primaries have no replica"
     return [
         _finding("slots", "", slots, missing, "bring the primaries of the others back, or assign the slots"),
         _finding(
@@ -92,6 +98,12 @@ def diagnose_slots(ranges: Iterable[list[Any]]) -> list[Finding]:
             Level.NOTE,
         ),
     ]
+
+
+def diagnose_replicas(count: int) -> Finding:
+    """Judge how many replicas a primary has that Sentinels watch."""
+    advice = "add a replica: without one the Sentinels have nobody to promote"
+    return _finding("replicas", "", f"{count} replicas", not count, advice, Level.NOTE)
 
 
 def _finding(
@@ -108,8 +120,18 @@ def _version(facts: Facts) -> Finding:
     return _finding("version", facts.server, found, (major, minor) < OLDEST_VERSION, f"use {oldest} or newer")
 
 
+def _mode(facts: Facts) -> Finding:
+    mode, wanted = server_mode(facts.info), "cluster" if facts.kind == "cluster" else "standalone"
+    scheme = "redis" if mode == "standalone" else f"redis+{mode}"
+    return _finding("mode", facts.server, mode, mode != wanted, f"the URL must begin with {scheme}://")
+
+
 def _role(facts: Facts) -> Finding:
-    role = facts.info.get("role", "unknown")
+    role, link = facts.info.get("role", "unknown"), facts.info.get("master_link_status", "up")
+    if facts.is_replica:
+        found = role if link == "up" else f"{role}, master_link_status {link}"
+        advice = "it does not copy its primary: its log says why (masterauth, masteruser, network)"
+        return _finding("role", facts.server, found, link != "up", advice)
     advice = "a replica takes no writes: name the primary in the URL, or Sentinels or a cluster"
     return _finding("role", facts.server, role, role != "master", advice)
 
@@ -120,6 +142,13 @@ def _eviction(facts: Facts) -> Finding:
     advice = "CONFIG SET maxmemory-policy noeviction: what is evicted is a lease, or somebody's presence"
     level = Level.CHANGE if limit != "0" else Level.NOTE
     return _finding("eviction", facts.server, found, policy != "noeviction", advice, level)
+
+
+def _memory(facts: Facts) -> Finding:
+    used, limit = (int(facts.info.get(name, "0")) for name in ("used_memory", "maxmemory"))
+    advice = "raise maxmemory: when it is reached, Redis refuses every claim, join and token"
+    found = f"{used} of {limit or 'any number of'} bytes"
+    return _finding("memory", facts.server, found, limit and used > FULL * limit, advice)
 
 
 def _unknown(check: str, facts: Facts, name: str) -> Finding:

@@ -307,7 +307,9 @@ class Pipeline:
         try:
             with self._factory.translated("greeting"):
                 async with asyncio.timeout(self._factory.timeout_s):
-                    run_id = await check_server(connection, self._factory.address)
+                    run_id = await check_server(
+                        connection, self._factory.address, is_in_cluster=self._factory.is_in_cluster
+                    )
                     # Another server, or a restarted one, may call somebody else what this one called us.
                     former = self._client if run_id == self.run_id else 0
                     self._client, self.run_id = await succeed(connection, former), run_id

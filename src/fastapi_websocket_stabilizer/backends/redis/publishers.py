@@ -28,7 +28,7 @@ from .client import ConnectionFactory
 from .guard import Signer
 from .keys import Keys
 from .topology import topology_at
-from .urls import parse
+from .urls import UNNAMED, parse
 
 DEFAULT_MAX_MESSAGE_SIZE = 1048576
 CLIENTS_PER_CALL = 500
@@ -202,6 +202,7 @@ class SyncPublisher:
         self._errors = ConnectionFactory(location, timeout_s)
         self._redis: Any = sync_redis.Redis.from_url(
             redis_url,
+            **UNNAMED,
             protocol=2,
             retry=Retry(NoBackoff(), 0),
             socket_timeout=timeout_s,

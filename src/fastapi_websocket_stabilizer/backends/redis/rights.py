@@ -9,14 +9,18 @@ KEYS = (
     *("zadd", "zrem", "zscore", "zrangebyscore"),
 )
 CHANNELS = "publish", "subscribe", "unsubscribe"
+DATABASE = ("select",)
+"""If it is not database 0."""
 SENTINEL = ("role",)
 CLUSTER = "cluster|slots", "asking"
 SHARDED = "spublish", "ssubscribe", "sunsubscribe"
 
 
-def commands(kind: str = "server", *, is_sharded: bool = False) -> list[str]:
+def commands(kind: str = "server", *, is_sharded: bool = False, database: int = 0) -> list[str]:
     """Return the names of the commands that a kind of location needs; ``is_sharded`` from Redis 7 on."""
     found = [*CONNECTION, *SCRIPTS, *KEYS, *CHANNELS]
+    if database:
+        found += DATABASE
     if kind == "sentinel":
         found += SENTINEL
     if kind == "cluster":

@@ -22,7 +22,7 @@ from .client import ConnectionFactory
 from .command import Argument, Command
 from .pipeline import LIMIT_BYTES, Pipeline, Redirected
 from .scripts import Script
-from .slots import RETRY_S, SlotTable, slot_of
+from .slots import RETRY_S, SlotTable, redirected_to, slot_of
 from .urls import Address
 
 LEASES = "{nodes}"
@@ -59,7 +59,7 @@ class Router:
         table.listen(self._on_change)
 
     async def start(self) -> None:
-        """Connect to the primaries of ``keys``, or to all if there are none.
+        """Connect to the primaries of ``keys``, or, if there are none, to all that answer.
 
         Raises:
             BackendUnavailableError, ConfigurationError: As ``Pipeline.start``.
@@ -67,9 +67,17 @@ class Router:
         await self._table.start()
         self._is_open = True
         wanted = {self._table.owner(slot_of(key)) for key in self._keys}
-        for address in wanted or self._table.nodes:
-            self._pipelines[address] = self._make(address)
-        await asyncio.gather(*(pipeline.start() for pipeline in self._pipelines.values()))
+        pipelines = [
+            self._pipelines.setdefault(each, self._make(each)) for each in wanted or self._table.nodes
+        ]
+        outcomes = await asyncio.gather(*(each.start() for each in pipelines), return_exceptions=True)
+        errors = [error for error in outcomes if error is not None]
+        for error in errors:
+            if wanted or len(errors) == len(outcomes) or not isinstance(error, BackendUnavailableError):
+                raise error
+        for pipeline, outcome in zip(pipelines, outcomes, strict=True):
+            if outcome is not None:  # the others serve their slots without it
+                pipeline.serve()
 
     def serve(self) -> None:
         """Begin to send; commands wait, until their deadlines, for the first server that tells who owns what."""
@@ -173,7 +181,8 @@ class Router:
         command.hops += 1
         if not isinstance(error, redis_errors.AskError):
             return False
-        owner = Address(error.host or asked.host, error.port)
+        if (owner := redirected_to(error, asked)) is None:
+            return False
         if isinstance(error, redis_errors.MovedError):
             self._table.learn(error.slot_id, owner)
         else:

@@ -17,6 +17,10 @@ LOOK_S = 1.0
 """How often the Sentinels are asked whether another server has taken the primary's place."""
 
 
+class UnknownServiceError(redis_errors.RedisError):
+    """All Sentinels answered, and none may or can name the primary."""
+
+
 class Sentinels:
     """Connects to whichever server most Sentinels call the primary of a service."""
 
@@ -83,23 +87,32 @@ class Sentinels:
 
         One that was cut off from the others may still name the former primary.
         """
-        named, why = Counter[Address](), ""
+        named, why, refusals = Counter[Address](), "", 0
         for seed in tuple(self._seeds):
+            address = None
             try:
-                address = await self._ask(seed)
+                address = await self.ask(seed)
             except (redis_errors.RedisError, OSError, TimeoutError) as error:
                 why = str(error) or f"{seed.host}:{seed.port} does not answer"
+                refusals += isinstance(error, redis_errors.AuthenticationError | redis_errors.ResponseError)
+            else:
+                if address is None:
+                    why = f"{seed.host}:{seed.port} knows no {self._location.service!r}"
+                    refusals += 1
+            if address is None:
                 self._seeds.remove(seed)  # asked last from now on
                 self._seeds.append(seed)
-                continue
-            named[address] += 1
-            if named[address] > len(self._seeds) / 2:
-                return address
-        if not named:
-            raise redis_errors.ConnectionError(f"no Sentinel names a primary: {why}")
-        return named.most_common(1)[0][0]
+            else:
+                named[address] += 1
+                if named[address] > len(self._seeds) / 2:
+                    break
+        if named:
+            return named.most_common(1)[0][0]
+        kind = UnknownServiceError if refusals == len(self._seeds) else redis_errors.ConnectionError
+        raise kind(f"no Sentinel names a primary: {why}")
 
-    async def _ask(self, seed: Address) -> Address:
+    async def ask(self, seed: Address) -> Address | None:
+        """Return what one Sentinel calls the primary; None if it does not know the service."""
         options = {**(self._location.sentinel or {}), "host": seed.host, "port": seed.port}
         # All of them must get their turn within the time of one connect, and half of it is for the primary.
         async with asyncio.timeout(self._timeout_s / (2 * len(self._seeds))):
@@ -109,8 +122,4 @@ class Sentinels:
                 reply = await connection.read_response()
             finally:
                 await close(connection)
-        if not reply:
-            raise redis_errors.ConnectionError(
-                f"{seed.host}:{seed.port} knows no {self._location.service!r}: check it in redis_url"
-            )
-        return Address(reply[0].decode(), int(reply[1]))
+        return Address(reply[0].decode(), int(reply[1])) if reply else None

@@ -11,6 +11,7 @@ from redis.asyncio import Connection
 from redis.crc import key_slot
 
 from ...exceptions import BackendUnavailableError, ConfigurationError
+from ...logs import Occasionally
 from ...loops import running_loop
 from .client import ConnectionFactory, server_info
 from .sockets import close
@@ -27,6 +28,9 @@ FRESH_S = 2.0
 """A redirection is newer than what a server says that has not heard of it yet."""
 RETRY_S = 0.05
 """How soon a server is asked again that does not serve a slot, or says that another does which denies it."""
+
+SHARDED_SINCE = 7
+"""The first major version with sharded Pub/Sub."""
 
 OnChange = Callable[[dict[int, Address]], None]
 """Called with the slots that changed their owner, and their former owners; after each look at the map."""
@@ -49,6 +53,7 @@ class SlotTable:
         self._connection: Connection | None = None
         self._asked = self._seeds[0]
         self._task: asyncio.Task[None] | None = None
+        self._trouble = Occasionally(log)
         self.nodes: frozenset[Address] = frozenset()
         self.is_sharded: bool = False
         """Whether every primary has sharded Pub/Sub (Redis 7)."""
@@ -132,26 +137,27 @@ class SlotTable:
             try:
                 await self._refresh()
             except (BackendUnavailableError, ConfigurationError) as error:
-                log.warning("no map of the cluster", extra={"error": str(error)})
+                self._trouble.log("no map of the cluster", error=str(error))
             except Exception:  # the supervisor: nobody else would notice that a slot has moved
                 log.exception("the map of the cluster could not be used")
             await asyncio.sleep(REFRESH_S)
 
-    async def _refresh(self, answer_s: float = ANSWER_S) -> None:
-        """Ask the server that answered last, or any other."""
+    async def _refresh(self, within_s: float | None = None) -> None:
+        """Ask the server that answered last, or any other; all of them ``within_s``, or each in its usual time."""
         others = [*self.nodes, *self._seeds]
         random.shuffle(others)
         refusal: Exception = BackendUnavailableError("the cluster has no servers")
-        for address in (self._asked, *others):
+        candidates = dict.fromkeys((self._asked, *others))
+        answer_s = ANSWER_S if within_s is None else within_s / len(candidates)
+        for address in candidates:
             try:
                 async with asyncio.timeout(answer_s):
                     ranges = await self._ask(address)
                     if not self.nodes:
-                        owners = {owner for _, owner in _owners(ranges, address.host)}
-                        self.is_sharded = all([await self._has_shards(owner) for owner in owners])
+                        self.is_sharded = await self._have_shards(ranges, address, answer_s / 2)
             except Exception as error:  # noqa: BLE001 - whatever it is, another server may know better
                 await self._hang_up()
-                refusal = self._factory.at(address).translate("CLUSTER SLOTS", error)
+                refusal = self._factory.at(address).within(answer_s).translate("CLUSTER SLOTS", error)
             else:
                 self._use(ranges, address)
                 return
@@ -168,15 +174,32 @@ class SlotTable:
             raise redis_errors.ConnectionError("it serves no slots (yet)")
         return ranges
 
-    async def _has_shards(self, address: Address) -> bool:
-        connection = await self._factory.at(address).connect()
+    async def _have_shards(self, ranges: list[Any], asked: Address, answer_s: float) -> bool:
+        """Return whether all primaries that answer in time have sharded Pub/Sub: one that is down keeps nobody out.
+
+        Raises:
+            BackendUnavailableError: None answers.
+            ConfigurationError: One refuses us.
+        """
+        owners = {owner for _, owner in _owners(ranges, asked.host)}
+        versions = [self._version(owner, answer_s) for owner in owners]
+        answers = await asyncio.gather(*versions, return_exceptions=True)
+        errors = [answer for answer in answers if isinstance(answer, BaseException)]
+        for error in errors:
+            if len(errors) == len(answers) or not isinstance(error, BackendUnavailableError):
+                raise error
+        return all(answer >= SHARDED_SINCE for answer in answers if isinstance(answer, int))
+
+    async def _version(self, address: Address, answer_s: float) -> int:
+        factory = self._factory.at(address).within(answer_s)
+        connection = await factory.connect()
         try:
-            with self._factory.translated("INFO"):
-                async with asyncio.timeout(self._factory.timeout_s):
+            with factory.translated("INFO"):
+                async with asyncio.timeout(factory.timeout_s):
                     info = await server_info(connection)
         finally:
             await close(connection)
-        return int(info.get("redis_version", "0").partition(".")[0]) >= 7
+        return int(info.get("redis_version", "0").partition(".")[0])
 
     async def _hang_up(self) -> None:
         connection, self._connection = self._connection, None
@@ -185,8 +208,25 @@ class SlotTable:
 
 
 def _owners(ranges: list[Any], asked: str) -> Iterator[tuple[int, Address]]:
-    """Read the answer to CLUSTER SLOTS; a server that does not know its own name is where we asked."""
-    for first, last, (host, port, *_), *_ in ranges:
-        owner = Address((host or b"").decode() or asked, int(port))
+    """Read the answer to CLUSTER SLOTS, which somebody at ``asked`` gave."""
+    for first, last, primary, *_ in ranges:
+        owner = place(primary, asked)
         for slot in range(first, last + 1):
             yield slot, owner
+
+
+def place(entry: list[Any], asked: str) -> Address:
+    """Return where a server in CLUSTER SLOTS is.
+
+    One without a name is where we asked; one that should tell its host name and has none (``?``) has its IP behind.
+    """
+    host, port, *rest = entry
+    if host == b"?" and len(rest) > 1:
+        more = dict(zip(rest[1][::2], rest[1][1::2], strict=True))
+        host = more.get(b"ip")
+    return Address((host or b"").decode() or asked, int(port))
+
+
+def redirected_to(error: redis_errors.AskError, asked: Address) -> Address | None:
+    """Return where a redirection points to; None if that has no name (``?``): the map will say."""
+    return None if error.host == "?" else Address(error.host or asked.host, error.port)

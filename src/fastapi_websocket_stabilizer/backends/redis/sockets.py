@@ -5,9 +5,13 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+from redis import exceptions as redis_errors
 from redis.asyncio import Connection
 
-from .urls import make_connection
+from .urls import TlsConnection, make_connection
+
+REFUSAL_S = 0.5
+"""How long it is listened what a server has against our certificate."""
 
 
 async def open_connection(options: Mapping[str, Any], timeout_s: float) -> Connection:
@@ -15,11 +19,32 @@ async def open_connection(options: Mapping[str, Any], timeout_s: float) -> Conne
     connection = make_connection({**options, "socket_connect_timeout": timeout_s})
     try:
         async with asyncio.timeout(timeout_s):
-            await connection.connect()  # type: ignore[no-untyped-call]  # redis-py
+            try:
+                await connection.connect()  # type: ignore[no-untyped-call]  # redis-py
+            except redis_errors.ConnectionError as error:
+                if isinstance(connection, TlsConnection) and isinstance(
+                    error.__context__, ConnectionResetError
+                ):
+                    await _listen_for_refusal(connection)
+                raise
     except BaseException:
         await close(connection)
         raise
     return connection
+
+
+async def _listen_for_refusal(connection: TlsConnection) -> None:
+    """Raise what the server says of our certificate, if it does.
+
+    It looks at that after the handshake, and what it then says is lost if we have spoken meanwhile.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(REFUSAL_S):
+            reader, writer = await asyncio.open_connection(**connection._connection_arguments())
+            try:
+                await reader.read(1)
+            finally:
+                writer.transport.abort()
 
 
 async def close(connection: Connection) -> None:

@@ -64,7 +64,7 @@ class Subscriber:
     @property
     def is_connected(self) -> bool:
         """Whether everything that is wanted is subscribed, as far as we know."""
-        return self._connection is not None and self._lost_at_s is None
+        return bool(self._tasks) and self._lost_at_s is None
 
     async def start(self) -> None:
         """Connect and begin to read."""
@@ -77,9 +77,12 @@ class Subscriber:
         self._note_loss()
         self.want(name)
 
-    def serve(self) -> None:
-        """Begin to read; without a connection, open one as soon as Redis answers."""
-        if self._connection is None:
+    def serve(self, *, is_new: bool = False) -> None:
+        """Begin to read; without a connection, open one as soon as Redis answers.
+
+        If it ``is_new``, nothing can have been missed until somebody has subscribed.
+        """
+        if self._connection is None and not is_new:
             self._note_loss()
         self._flush = asyncio.Event()
         self._flush.set()
@@ -207,11 +210,11 @@ class Subscriber:
         connection, self._connection = self._connection, None
         self._refuse_waiters(self._factory.translate("subscribe", error))
         self._trouble.log("bus lost", error=str(error) or type(error).__name__)
+        self._note_loss()
         if connection is None:
             return  # it was never there
         await close(connection)
         self._counters.bus_reconnects += 1
-        self._note_loss()
         self._tell_whom_it_concerns(self.on_gap)
 
     def _note_loss(self) -> None:

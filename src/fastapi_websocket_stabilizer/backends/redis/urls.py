@@ -10,13 +10,14 @@ User and password are those of the Redis servers. The query has redis-py's optio
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 from redis.asyncio import Connection, SSLConnection
-from redis.asyncio.connection import parse_url
+from redis.asyncio.connection import AbstractConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
@@ -27,6 +28,9 @@ REDIS_PORT = 6379
 SENTINEL_PORT = 26379
 _FILES = "ssl_ca_certs", "ssl_certfile", "ssl_keyfile"
 _SENTINEL_OPTIONS = "sentinel_username", "sentinel_password"
+_NAMES = signature(AbstractConnection.__init__).parameters.keys() & {"driver_info", "lib_name", "lib_version"}
+UNNAMED: Mapping[str, Any] = dict.fromkeys(_NAMES & {"driver_info"} or _NAMES)  # the former names would warn
+"""Redis is not told which library connects: that takes a right, and Redis logs each time that it is refused."""
 
 
 class Address(NamedTuple):
@@ -50,10 +54,10 @@ class Location:
 
     kind: Literal["server", "sentinel", "cluster"]
     shown: str
-    options: Mapping[str, Any]
+    options: Mapping[str, Any] = field(repr=False)
     seeds: tuple[Address, ...] = ()
     service: str = ""
-    sentinel: Mapping[str, Any] | None = None
+    sentinel: Mapping[str, Any] | None = field(default=None, repr=False)
 
     def at(self, address: Address) -> "Location":
         """Return the location of one server that was found."""
@@ -68,15 +72,22 @@ def parse(url: str) -> Location:
     Raises:
         ConfigurationError: It cannot work; the message has no password.
     """
+    if "://" not in url:  # what is in front of it cannot be told from a password
+        raise ConfigurationError("redis_url must be valid: it has no scheme, such as redis://")
     shown = mask_password(url)
     try:
         location = _server(url, shown) if "+" not in url.partition(":")[0] else _several(url, shown)
         _probe(location)
     except (ValueError, TypeError) as error:
-        raise ConfigurationError(
-            f"redis_url must be valid, got {shown}: {mask_password(str(error))}"
-        ) from None
+        raise ConfigurationError(f"redis_url must be valid, got {shown}: {_reason(error)}") from None
     return location
+
+
+def _reason(error: Exception) -> str:
+    text = str(error)
+    if text.startswith("Port "):  # it would quote what may be the beginning of a password
+        return "the port must be a number, and special characters in user and password percent-encoded"
+    return mask_password(text)
 
 
 def _server(url: str, shown: str) -> Location:
@@ -101,6 +112,7 @@ def _options(url: str) -> dict[str, Any]:
     # of 5 s, speak RESP3 and retry ten times, replaying commands whose outcome is unknown.
     return {
         **options,
+        **UNNAMED,
         "protocol": 2,
         "retry": Retry(NoBackoff(), 0),
         "retry_on_timeout": False,

@@ -5,7 +5,13 @@ from typing import Any
 
 import pytest
 
-from fastapi_websocket_stabilizer.backends.redis.diagnosis import Facts, Level, diagnose, diagnose_slots
+from fastapi_websocket_stabilizer.backends.redis.diagnosis import (
+    Facts,
+    Level,
+    diagnose,
+    diagnose_replicas,
+    diagnose_slots,
+)
 
 INFO = {
     "redis_version": "7.0.15",
@@ -37,6 +43,9 @@ def test_a_good_server_needs_nothing() -> None:
     [
         ({"redis_version": "6.0.16"}, ("version", Level.CHANGE)),
         ({"role": "slave"}, ("role", Level.CHANGE)),
+        ({"redis_mode": "cluster"}, ("mode", Level.CHANGE)),
+        ({"server_mode": "sentinel"}, ("mode", Level.CHANGE)),
+        ({"used_memory": "95", "maxmemory": "100"}, ("memory", Level.CHANGE)),
         ({"maxmemory_policy": "volatile-ttl", "maxmemory": "1"}, ("eviction", Level.CHANGE)),
         ({"maxmemory_policy": "volatile-ttl"}, ("eviction", Level.NOTE)),
         ({"connected_clients": "8001"}, ("clients", Level.CHANGE)),
@@ -58,6 +67,23 @@ def test_what_info_says_is_judged(info: dict[str, str], found: tuple[str, Level]
 )
 def test_what_was_measured_or_set_is_judged(change: dict[str, Any], found: tuple[str, Level]) -> None:
     assert wrong(replace(GOOD, **change)) == [found]
+
+
+def test_replica_is_no_trouble_where_one_is_expected_as_long_as_it_copies() -> None:
+    replica = replace(GOOD, info={**INFO, "role": "slave", "master_link_status": "up"}, is_replica=True)
+    assert wrong(replica) == []
+    alone = replace(replica, info={**replica.info, "master_link_status": "down"})
+    assert wrong(alone) == [("role", Level.CHANGE)]
+
+
+def test_in_a_cluster_a_server_alone_is_none() -> None:
+    assert wrong(replace(GOOD, kind="cluster")) == [("mode", Level.CHANGE)]
+    assert wrong(replace(GOOD, kind="cluster", info={**INFO, "server_mode": "cluster"})) == []
+    assert wrong(replace(GOOD, kind="sentinel")) == []
+
+
+def test_service_without_a_replica_is_a_note() -> None:
+    assert [diagnose_replicas(count).level for count in (0, 1)] == [Level.NOTE, Level.OK]
 
 
 def test_bounds_themselves_are_good_enough() -> None:

@@ -36,8 +36,8 @@ def bus() -> str:
 
 
 def test_every_command_that_is_used_is_asked_for_and_no_other() -> None:
-    assert used() | ELSEWHERE | {"cluster|slots"} == {
-        *commands("sentinel"),
+    assert used() | ELSEWHERE | {"cluster|slots", "select"} == {
+        *commands("sentinel", database=1),
         *commands("cluster", is_sharded=True),
     }
 

@@ -81,6 +81,28 @@ def test_what_cannot_work_is_refused_without_the_password(url: str, says: str) -
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://user:hun/ter2@h:1",
+        "rediss://user:hun#ter2@h:1",
+        "redis+cluster://user:hun?ter2@h:1",
+        "redis+sentinel://user:hun/ter2@h:1/main",
+        "user:hunter2@h:1",
+        "redis:user:hunter2@h",
+    ],
+)
+def test_nothing_of_a_password_is_shown_that_breaks_the_url(url: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"^redis_url must be valid") as caught:
+        parse(url)
+    assert not any(piece in str(caught.value) for piece in ("hun", "ter2", "user:"))
+
+
+def test_repr_has_no_secrets() -> None:
+    url = "redis+sentinel://user:hunter2@h/main?sentinel_username=user&sentinel_password=hunter2"
+    assert not any(secret in repr(parse(url)) for secret in ("user:", "'user'", "hunter2"))
+
+
 def test_what_redis_py_decides_by_default_is_decided_here() -> None:
     decided = {"protocol": 2, "socket_timeout": None, "health_check_interval": 0, "decode_responses": False}
     assert decided.items() <= parse("redis://h?protocol=3&socket_timeout=5").options.items()

@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Callable, Iterable
 from functools import partial
 
+from . import scripts
 from .duties import Commands
 from .keys import Keys
 
@@ -25,12 +26,12 @@ class Epochs:
         """Look at each server; what is found is known at the next beat."""
         for tag in self._tags():
             key = self._keys.epoch_of(tag)
-            self._commands.send("SET", key, secrets.token_hex(8), "NX", idempotent=True)
-            self._commands.send("GET", key, idempotent=True).add_done_callback(partial(self._found, tag))
+            reply = self._commands.call(scripts.AGREE, [key], secrets.token_hex(8), idempotent=True)
+            reply.add_done_callback(partial(self._found, tag))
 
-    def _found(self, tag: str, reply: "asyncio.Future[bytes | None]") -> None:
+    def _found(self, tag: str, reply: "asyncio.Future[bytes]") -> None:
         if reply.cancelled() or reply.exception() is not None:
             return  # asked again at the next beat
-        epoch = reply.result() or b""
+        epoch = reply.result()
         self.changes += self._seen.setdefault(tag, epoch) != epoch
         self._seen[tag] = epoch

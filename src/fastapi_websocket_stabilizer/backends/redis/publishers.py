@@ -204,6 +204,7 @@ class SyncPublisher:
             redis_url,
             **UNNAMED,
             protocol=2,
+            redis_connect_func=_greet,
             retry=Retry(NoBackoff(), 0),
             socket_timeout=timeout_s,
             socket_connect_timeout=timeout_s,
@@ -286,3 +287,10 @@ class SyncPublisher:
         except redis_errors.NoScriptError:
             reply = self._redis.eval(script.source, len(keys), *keys, *arguments)
         return direct_reply(reply)
+
+
+def _greet(connection: Any) -> None:
+    """Read what TLS has to say first: redis-py takes it for a reply that nobody has asked for."""
+    connection.on_connect()
+    connection.send_command("PING")
+    connection.read_response()

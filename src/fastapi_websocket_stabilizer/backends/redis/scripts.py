@@ -19,6 +19,7 @@ def _read(name: str) -> Script:
     return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 
 
+AGREE = _read("agree")
 CLIENT_CLAIM = _read("client_claim")
 CLIENT_CLAIM_IF_FREE = _read("client_claim_if_free")
 CLIENT_RELEASE = _read("client_release")
@@ -31,4 +32,3 @@ NODE_REGISTER = _read("node_register")
 NODE_RENEW = _read("node_renew")
 ROOM_JOIN = _read("room_join")
 ROOM_LEAVE = _read("room_leave")
-TOKEN_SECRET = _read("token_secret")

@@ -131,7 +131,7 @@ class RedisTokens:
 
     async def share_secret(self, offer: bytes) -> bytes:
         keys = [self._keys.secret]
-        secret: bytes = await self._pipeline.call(scripts.TOKEN_SECRET, keys, offer, idempotent=True)
+        secret: bytes = await self._pipeline.call(scripts.AGREE, keys, offer, idempotent=True)
         return secret
 
 

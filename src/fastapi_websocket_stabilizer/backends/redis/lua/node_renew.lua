@@ -21,10 +21,7 @@ if deadline and tonumber(deadline) > now then
 end
 
 local epoch = redis.pcall('GET', KEYS[4])
-if type(epoch) ~= 'string' then -- there is none, or it is not ours
-  epoch = ARGV[4]
-  redis.call('SET', KEYS[4], epoch)
-end
+if type(epoch) ~= 'string' then epoch = redis.call('SET', KEYS[4], ARGV[4]) and ARGV[4] end -- none, or not ours
 local lapsed = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now)
 for _, node in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now)) do
   lapsed[#lapsed + 1] = node

@@ -61,6 +61,8 @@ class Counters:
     redis_malformed: int = 0
     """Values in Redis that are not as we write them: skipped."""
     bus_duplicates: int = 0
+    bus_late: int = 0
+    """Envelopes dropped because a newer one of the same sender had come before."""
     bus_lost: int = 0
     """Envelopes that a sequence says were lost (a lower bound)."""
     bus_reconnects: int = 0

@@ -318,6 +318,11 @@ class SharedBackend(Backend, Protocol):
         """Changes when another server, or a restarted one, answers."""
         ...
 
+    @property
+    def is_ordered(self) -> bool:
+        """Whether what one node publishes comes in the order of its calls, whatever the channels."""
+        ...
+
     def watch(self, watcher: Watcher) -> None:
         """Say whom to tell and whom to ask, before ``start``."""
         ...

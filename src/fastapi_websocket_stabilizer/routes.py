@@ -11,6 +11,7 @@ from fastapi import APIRouter, Depends, FastAPI, HTTPException, Response, WebSoc
 from . import close_codes
 from .cluster.context import Context
 from .cluster.readiness import degraded
+from .cluster.refusal import turn_away
 from .cluster.registry import Registry
 from .drain_route import add_drain_route
 from .exceptions import (
@@ -78,9 +79,9 @@ async def _register(
         if is_accepted(websocket):
             if isinstance(error, DrainingError):
                 raise  # it was closed, with a word about when to come back
-            await websocket.close(
-                close_codes.TRY_AGAIN_LATER, str(error).encode()[:MAX_REASON_BYTES].decode(errors="ignore")
-            )
+            reason = str(error).encode()[:MAX_REASON_BYTES].decode(errors="ignore")
+            within_s = manager.config.close_timeout_s
+            await turn_away(websocket, close_codes.TRY_AGAIN_LATER, reason, within_s)
             raise
         raise _refusal(error) from error
 

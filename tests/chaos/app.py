@@ -19,8 +19,11 @@ from fastapi_websocket_stabilizer import (
     WebSocketStabilizerError,
 )
 from tests.chaos import seeded
-from tests.chaos.history import message
+from tests.chaos.history import ALONE, message
 from tests.chaos.schedule import ROOMS
+
+DRAIN_OVER_S = 1.5
+"""A roll must be over, with uvicorn's own time-out, before a supervisor loses patience."""
 
 if seeded.SOWN in os.environ:
     seeded.sow(os.environ[seeded.SOWN])
@@ -34,6 +37,7 @@ manager = WebSocketConnectionManager(
         lease_ttl_s=float(os.environ["REPLICA_LEASE_S"]),
         renew_interval_s=float(os.environ["REPLICA_BEAT_S"]),
         redis_timeout_s=float(os.environ["REPLICA_TIMEOUT_S"]),
+        drain_over_s=DRAIN_OVER_S,
         log_level="ERROR",
     )
 )
@@ -73,10 +77,20 @@ async def say(kind: str, target: str, size: int) -> str:
         if kind == "direct":
             await manager.send_to_client(target, padded)
         else:
-            await manager.broadcast(padded, room=target if kind == "room" else None)
+            await broadcast(padded, target if kind == "room" else None, text)
     except BackendUnavailableError as error:
         raise UnknownOutcomeError(text) from error
     return text
+
+
+async def broadcast(padded: str, room: str | None, text: str) -> None:
+    """Broadcast; note if some of what was said meanwhile was delivered here without Redis."""
+    before = manager.statistics().counters["degraded"]
+    try:
+        await manager.broadcast(padded, room=room)
+    finally:
+        if manager.statistics().counters["degraded"] != before:
+            events.write(json.dumps([name, text, ALONE, "", ""]) + "\n")
 
 
 async def join(client_id: str, room: str) -> None:

@@ -41,13 +41,17 @@ def order(history: History) -> Iterable[str]:
 
 
 def one_order(history: History) -> Iterable[str]:
-    """Each room's messages, and those to all, can be put in one order that every socket saw."""
+    """Each room's messages, and those to all, can be put in one order that every socket saw.
+
+    Except for those that a process without Redis delivered to its own clients alone (docs/design.md, "Redis away").
+    """
+    alone = set(history.alone)
     followers: dict[tuple[str, str], dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for socket in history.sockets:
         by_channel: dict[tuple[str, str], list[str]] = defaultdict(list)
         for text in dict.fromkeys(socket.got):
             kind, target, _, _ = parts_of(text)
-            if kind != "direct":
+            if kind != "direct" and text not in alone:
                 by_channel[kind, target].append(text)
         for channel, texts in by_channel.items():
             for earlier, later in pairwise(texts):

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any, Self
 
 ALL = "all"
+ALONE = "alone"
+"""Kind of a line among the events that is a message."""
 
 
 @dataclass(slots=True)
@@ -111,6 +113,8 @@ class History:
     """Messages sent after all had settled: to all, to each room, to each client, from every process."""
     unknown: list[str] = field(default_factory=list)
     """Messages whose call ended in an error: they may have been sent, and may come late."""
+    alone: list[str] = field(default_factory=list)
+    """Broadcasts that a process may have delivered to its own clients before Redis had given them a place."""
     leftovers: list[str] = field(default_factory=list)
     """Keys that were there after every replica had stopped."""
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import aiohttp
 
 from fastapi_websocket_stabilizer.testing import ChildProcess, TcpProxy, eventually, free_port
-from tests.chaos.history import Call, Event, Fault, History, Process
+from tests.chaos.history import ALONE, Call, Event, Fault, History, Process
 from tests.chaos.seeded import SOWN
 
 PROJECT = Path(__file__).parents[2]
@@ -27,7 +28,7 @@ class Replica:
         self.history, self._now_s = history, now_s
         self._environment = {**environment, "REPLICA_REDIS_URL": f"redis://127.0.0.1:{proxy.port}/0"}
         self._lives = 0
-        self.is_frozen = False
+        self.is_frozen = self.is_rolling = False
         self._http: aiohttp.ClientSession | None = None
         self.start()
 
@@ -50,7 +51,7 @@ class Replica:
             async with self.http.get(self._url("livez"), timeout=aiohttp.ClientTimeout(2)) as response:
                 return response.status == 200
         except (aiohttp.ClientError, TimeoutError):
-            if not self.process.is_running:  # a start without Redis may fail: as a supervisor does
+            if not self.process.is_running and not self.is_rolling:  # as a supervisor does
                 self.died("crash")
                 self.start()
             return False
@@ -69,6 +70,14 @@ class Replica:
     def kill(self) -> None:
         self.process.kill()
         self.died("kill")
+
+    async def roll(self) -> None:
+        """SIGTERM, and another process when it has drained; a supervisor that loses patience kills it."""
+        self.is_rolling = True
+        await asyncio.to_thread(self.process.stop)
+        self.died("kill" if self.process.exit_code == -signal.SIGKILL else "roll")
+        self.start()
+        self.is_rolling = False
 
     @property
     def http(self) -> aiohttp.ClientSession:
@@ -113,11 +122,15 @@ def environment_of(
     return told | ({SOWN: sown} if sown else {})
 
 
-def read_events(directory: Path) -> list[Event]:
-    """Return what the replicas have reported, those that are dead, too."""
+def read_events(directory: Path, history: History) -> None:
+    """Add what the replicas have reported, those that are dead, too."""
     path = directory / "events.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
-    return [Event(*json.loads(line)) for line in lines]
+    for event in [Event(*json.loads(line)) for line in lines]:
+        if event.kind == ALONE:
+            history.alone.append(event.event_id)
+        else:
+            history.events.append(event)
 
 
 async def all_up(replicas: list[Replica], timeout_s: float = 60.0) -> None:

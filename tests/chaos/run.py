@@ -130,9 +130,14 @@ class Run:
         fault.ended_s = self.now_s()
 
     async def _kill(self, step: Step, replica: Replica, client: Client) -> None:
-        if replica.process.is_running and not replica.is_frozen:
+        if replica.process.is_running and not replica.is_frozen and not replica.is_rolling:
             replica.kill()
             replica.start()
+            await all_up([replica])
+
+    async def _roll(self, step: Step, replica: Replica, client: Client) -> None:
+        if replica.process.is_running and not replica.is_frozen and not replica.is_rolling:
+            await replica.roll()
             await all_up([replica])
 
     async def _freeze(self, step: Step, replica: Replica, client: Client) -> None:
@@ -243,7 +248,7 @@ class Run:
         for socket in was_open:  # the end of the run is not the end of these
             socket.closed_s, socket.code, socket.reason = None, 0, ""
         self.history.calls = [call for call in self.history.calls if call.began_s < ended_s]
-        self.history.events = read_events(self._directory)
+        read_events(self._directory, self.history)
         with self.server.client() as redis:
             keys = [str(key) for key in redis.scan_iter(f"{self._namespace}:*")]
         self.history.leftovers = [

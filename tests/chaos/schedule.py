@@ -6,7 +6,7 @@ from dataclasses import dataclass
 ROOMS = [f"room-{number}" for number in range(5)]
 FAULTS = {
     "kill": 4, "freeze": 4, "cut": 3, "blackhole": 3, "throttle": 2, "restart empty": 1, "flush": 1,
-    "kill pubsub": 3, "freeze redis": 1, "slow reader": 4,
+    "kill pubsub": 3, "freeze redis": 1, "slow reader": 4, "roll": 3,
 }  # fmt: skip
 ACTIONS = {"move": 9, "hang up": 2, "join": 5, "leave": 2, "direct": 14, "all": 6, "room": 8}
 PER_SECOND = 40.0

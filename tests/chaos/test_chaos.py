@@ -10,6 +10,8 @@ from tests.chaos.run import LEASE_S, chaos
 from tests.chaos.schedule import Schedule, Step, plan
 from tests.chaos.seeded import FAULTS
 
+pytestmark = pytest.mark.alone
+
 LASTS_S = 40.0
 """With the start and what comes afterwards, about a minute."""
 SEED = int(os.environ.get("CHAOS_SEED", "1"))

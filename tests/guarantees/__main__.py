@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from . import one_server, several_servers  # noqa: F401 - they fill ROWS
 from .page import Results, page
 from .rows import ROWS, Row
 from .world import CLIENTS, World
@@ -36,15 +37,16 @@ def main() -> None:
 async def measure(rows: list[Row], trials: int, worlds: int, lease_s: float) -> Results:
     """Return the seconds of ``trials`` trials of each row."""
     results: Results = {row.name: {} for row in rows}
-    todo = (row for row in rows for _ in range(trials))
-    async with asyncio.TaskGroup() as group:
-        for _ in range(worlds):
-            group.create_task(_work(todo, results, lease_s))
+    for kind in dict.fromkeys(row.world for row in rows):
+        todo = iter([row for row in rows if row.world is kind for _ in range(trials)])
+        async with asyncio.TaskGroup() as group:
+            for _ in range(worlds):
+                group.create_task(_work(kind, todo, results, lease_s))
     return results
 
 
-async def _work(todo: Iterator[Row], results: Results, lease_s: float) -> None:
-    async with World.open(lease_s, 0.3 * lease_s) as world:
+async def _work(kind: type[World], todo: Iterator[Row], results: Results, lease_s: float) -> None:
+    async with kind.open(lease_s, 0.3 * lease_s) as world:
         for row in todo:
             for waited_for, seconds in (await row.trial(world)).items():
                 results[row.name].setdefault(waited_for, []).append(seconds)

@@ -1,24 +1,16 @@
-"""The faults: what is done, what is promised, and how long it was felt in one trial."""
+"""One row of the page: what is done, what is promised, and how long it was felt in one trial."""
 
-import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
-import aiohttp
+from .world import ServerWorld, World
 
-from tests.faults.verbs import frozen, kill_replica, restart_replica, slow_reader
+Trial = Callable[[Any], Awaitable[dict[str, float]]]
+"""Does the fault once to a world of the row's kind; returns seconds by what they were waited for.
 
-from .world import World
-
-Trial = Callable[[World], Awaitable[dict[str, float]]]
-"""Does the fault once; returns seconds by what they were waited for, and leaves the world whole."""
-LARGE = "x" * 100_000
-LARGE_MESSAGES = 120
-"""More than two kernels and an outbox hold for a client that reads nothing."""
-DRAIN_OVER_S = 5.0
-AWAY_S = 2.0
-"""How long Redis or the network is away in a trial, beyond what the row says."""
+It leaves the world whole.
+"""
 
 
 @dataclass(frozen=True)
@@ -28,182 +20,19 @@ class Row:
     name: str
     fault: str
     promise: str
+    world: type[World]
     trial: Trial
 
 
 ROWS: dict[str, Row] = {}
 
 
-def row(fault: str, promise: str) -> Callable[[Trial], Trial]:
+def row(fault: str, promise: str, world: type[World] = ServerWorld) -> Callable[[Trial], Trial]:
     """Add a trial to the page, under its own name."""
 
     def add(trial: Trial) -> Trial:
         name = trial.__name__.replace("_", "-")
-        ROWS[name] = Row(name, fault, promise, trial)
+        ROWS[name] = Row(name, fault, promise, world, trial)
         return trial
 
     return add
-
-
-@row(
-    "A replica is killed (`kill -9`)",
-    "No reader shows its clients longer than one lease. Then a survivor removes every key of it and reports each "
-    "client's leave once: within lease + 2 beats + the sweep.",
-)
-async def replica_killed(world: World) -> dict[str, float]:
-    far, near = world.far, world.near
-    node_id, heard = await world.node_id(far), len(await near.replica.call("events"))
-    left, staying = set(far.clients), tuple(near.clients)
-    began_s = time.monotonic()
-    await kill_replica(far.replica)
-    await world.until(lambda: near.lists(*staying))
-    absent_s = time.monotonic() - began_s
-
-    async def is_over() -> bool:
-        events = (await near.replica.call("events"))[heard:]
-        gone = [event["client_id"] for event in events if event["kind"] == "left"]
-        assert len(gone) == len(set(gone)), f"a leave was reported twice: {gone}"
-        return left <= set(gone) and not world.keys_of(node_id)
-
-    await world.until(is_over)
-    swept_s = time.monotonic() - began_s
-    await restart_replica(far.replica)
-    await far.fill()
-    await world.until(world.is_whole)
-    return {"absent everywhere": absent_s, "keys swept, leaves reported": swept_s}
-
-
-@row(
-    "A replica is frozen (`SIGSTOP`) until the others have swept it, and goes on",
-    "It serves nothing stale, becomes a new node, and claims its clients again; those that connected elsewhere "
-    "meanwhile are closed.",
-)
-async def replica_frozen(world: World) -> dict[str, float]:
-    node_id = await world.node_id(world.far)
-    async with frozen(world.far.replica):
-        await world.until(lambda: not world.keys_of(node_id))
-    return {"everybody listed and reached": await world.until(world.is_whole)}
-
-
-@row(
-    "Redis is killed and comes back empty",
-    "Sockets stay open. The registry is whole within two beats of the return.",
-)
-async def redis_restarted_empty(world: World) -> dict[str, float]:
-    await asyncio.to_thread(world.server.kill)
-    await asyncio.sleep(AWAY_S)
-    await asyncio.to_thread(world.server.start)
-    return {"everybody listed and reached": await world.until(world.is_whole)}
-
-
-@row("Every key is deleted (`FLUSHALL`)", "The registry is whole within two beats.")
-async def redis_flushed(world: World) -> dict[str, float]:
-    await asyncio.to_thread(world.server.flush)
-    return {"everybody listed and reached": await world.until(world.is_whole)}
-
-
-@row(
-    "Redis is frozen for longer than the lease",
-    "Nobody is swept. The registry is whole within two beats of the return.",
-)
-async def redis_frozen(world: World) -> dict[str, float]:
-    async with frozen(world.server):
-        await asyncio.sleep(world.far.replica.lease_s + AWAY_S)
-    return {"everybody listed and reached": await world.until(world.is_whole)}
-
-
-@row(
-    "The bus connections are killed (`CLIENT KILL TYPE pubsub`)",
-    "They are opened again with full jitter; what was published meanwhile is lost, counted and reported to "
-    "`on_bus_gap`.",
-)
-async def bus_killed(world: World) -> dict[str, float]:
-    await asyncio.to_thread(world.server.kill_pubsub)
-    return {"everybody listed and reached": await world.until(world.is_whole)}
-
-
-@row(
-    "A replica is cut off from Redis",
-    "Its local sends go on; the registry is whole within two beats of the return.",
-)
-async def network_cut(world: World) -> dict[str, float]:
-    async with world.network.is_cut():
-        await asyncio.sleep(AWAY_S)
-    return {"everybody listed and reached": await world.until(world.is_whole)}
-
-
-@row(
-    "The network swallows every byte between a replica and Redis, and nobody is told",
-    "Commands end at their deadline, the canary finds the bus; the registry is whole within two beats of the return.",
-)
-async def network_black_hole(world: World) -> dict[str, float]:
-    async with world.network.swallows():
-        await asyncio.sleep(world.far.replica.lease_s + AWAY_S)
-    return {"everybody listed and reached": await world.until(world.is_whole)}
-
-
-@row(
-    "A message is sent to a client of another replica while Redis is frozen",
-    "False within `redis_timeout_s` (3 s): no public call hangs.",
-)
-async def remote_send_while_redis_is_frozen(world: World) -> dict[str, float]:
-    async with frozen(world.server):
-        began_s = time.monotonic()
-        taken = await world.near.replica.call("send_to_client", client_id="far0", message="hi")
-        took_s = time.monotonic() - began_s
-        assert taken is False, taken
-    await world.until(world.is_whole)
-    return {"answer": took_s}
-
-
-@row(
-    "A message is sent to a client of the same replica while Redis is frozen",
-    "Written at once.",
-)
-async def local_send_while_redis_is_frozen(world: World) -> dict[str, float]:
-    async with frozen(world.server):
-        began_s = time.monotonic()
-        taken = await world.near.replica.call("send_to_client", client_id="near0", message="hi")
-        took_s = time.monotonic() - began_s
-        assert taken is True, taken
-    await world.until(world.is_whole)
-    return {"answer": took_s}
-
-
-@row(
-    "A client stops reading, and is sent 12 MB",
-    "It is cut off by its outbox or its write deadline (2 s), its memory is given back; nobody else waits for it.",
-)
-async def client_that_does_not_read(world: World) -> dict[str, float]:
-    near = world.near
-    began_s = time.monotonic()
-    with slow_reader(near.replica, "slow"):
-        await world.until(lambda: near.lists(*world.everybody, "slow"))
-        for _ in range(LARGE_MESSAGES):
-            await near.replica.call("send_to_client", client_id="slow", message=LARGE)
-        began_s = time.monotonic()
-        await world.until(lambda: near.lists(*world.everybody))
-    return {"it is listed no more": time.monotonic() - began_s}
-
-
-@row(
-    f"A replica is drained over {DRAIN_OVER_S:g} s",
-    "Within that time every client is told with 1012 when to come back, and closed, whatever it does; none is listed "
-    "any more.",
-)
-async def replica_drained(world: World) -> dict[str, float]:
-    far, near = world.far, world.near
-    began_s = time.monotonic()
-    url = f"http://127.0.0.1:{far.replica.port}/drain?over={DRAIN_OVER_S}"
-    async with aiohttp.ClientSession() as http, http.post(url) as response:
-        report = await response.json()
-    drained_s = time.monotonic() - began_s
-    assert (report["closed_count"], report["failed_count"]) == (len(far.clients), 0), report
-    assert {client.closed_with[0] for client in far.clients.values() if client.closed_with} == {1012}
-    await world.until(lambda: near.lists(*near.clients))
-    absent_s = time.monotonic() - began_s
-    await kill_replica(far.replica)
-    await restart_replica(far.replica)
-    await far.fill()
-    await world.until(world.is_whole)
-    return {"answered": drained_s, "absent everywhere": absent_s}

@@ -2,15 +2,21 @@
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from itertools import count
 from typing import Self
 
 import aiohttp
+import redis
 
+from fastapi_websocket_stabilizer.backends.redis.keys import Keys
 from fastapi_websocket_stabilizer.testing import RedisServer, TcpProxy
 from tests.faults.verbs import Network
 from tests.integration.cluster import Client, RemoteError, Replica, first_row, keys_with
+from tests.support.clusters import SLOTS, NobodyAnswersError, RedisCluster
+from tests.support.sentinels import SentinelGroup
 from tests.support.waiting import eventually
 
 CLIENTS = 5
@@ -24,8 +30,10 @@ Condition = Callable[[], Awaitable[bool] | bool]
 class Seat:
     """One replica and its clients."""
 
-    def __init__(self, replica: Replica, name: str) -> None:
-        self.replica, self.name = replica, name
+    replica: Replica
+
+    def __init__(self, name: str) -> None:
+        self.name = name
         self.clients: dict[str, Client] = {}
         self._stack = AsyncExitStack()
 
@@ -51,11 +59,12 @@ class Seat:
             return False
 
 
-class World:
-    """``far`` reaches Redis through ``network``, ``near`` directly."""
+class World(ABC):
+    """``far`` and ``near`` are two replicas of one registry; what is under them, each kind of world says."""
 
-    def __init__(self, server: RedisServer, network: Network, far: Seat, near: Seat) -> None:
-        self.server, self.network, self.far, self.near = server, network, far, near
+    def __init__(self) -> None:
+        self.far, self.near = Seat("far"), Seat("near")
+        self.far_url = self.near_url = ""
         self._numbers = 0
 
     @classmethod
@@ -63,19 +72,20 @@ class World:
     async def open(cls, lease_s: float, beat_s: float) -> AsyncIterator[Self]:
         """Start everything; all of it ends with the block."""
         async with AsyncExitStack() as stack:
-            server = stack.enter_context(RedisServer(first_row()))
-            network = Network(await stack.enter_async_context(TcpProxy("127.0.0.1", server.port)))
-            seats = []
-            for name, url in (("far", network.url), ("near", server.url)):
-                replica = Replica(url, NAMESPACE, name, lease_s=lease_s, beat_s=beat_s)
-                stack.callback(replica.stop)
-                seats.append(Seat(replica, name))
-            world = cls(server, network, *seats)
-            for seat in seats:
+            world = cls()
+            await world._serve(stack)
+            for seat, url in ((world.far, world.far_url), (world.near, world.near_url)):
+                seat.replica = Replica(url, NAMESPACE, seat.name, lease_s=lease_s, beat_s=beat_s)
+                stack.callback(seat.replica.stop)
                 stack.push_async_callback(seat.clear)
                 await world.until(seat.replica.is_ready)
                 await seat.fill()
+            await world.until(world.is_whole)
             yield world
+
+    @abstractmethod
+    async def _serve(self, stack: AsyncExitStack) -> None:
+        """Start what is under the replicas, and say how each reaches it."""
 
     @property
     def everybody(self) -> list[str]:
@@ -113,16 +123,57 @@ class World:
     async def node_id(self, seat: Seat) -> str:
         return str((await seat.replica.call("statistics"))["node_id"])
 
+
+class ServerWorld(World):
+    """One server; ``far`` reaches it through ``network``."""
+
+    async def _serve(self, stack: AsyncExitStack) -> None:
+        self.server = stack.enter_context(RedisServer(first_row()))
+        self.network = Network(await stack.enter_async_context(TcpProxy("127.0.0.1", self.server.port)))
+        self.far_url, self.near_url = self.network.url, self.server.url
+
     def keys_of(self, node_id: str) -> list[str]:
         """Return what is left in Redis of a node."""
         return keys_with(self.server.url, node_id)
+
+
+class SentinelWorld(World):
+    """A primary, its replica and three Sentinels."""
+
+    async def _serve(self, stack: AsyncExitStack) -> None:
+        self.group = await asyncio.to_thread(stack.enter_context, SentinelGroup(first_row()))
+        self.far_url = self.near_url = self.group.url
+
+    def is_in_order(self) -> bool:
+        """Whether there is a replica that could be promoted, and every Sentinel knows it."""
+        return self.group.is_synced and all(sentinel.knows_all() for sentinel in self.group.sentinels)
+
+
+class ClusterWorld(World):
+    """Three primaries with a replica each."""
+
+    async def _serve(self, stack: AsyncExitStack) -> None:
+        self.cluster = await asyncio.to_thread(stack.enter_context, RedisCluster(first_row(), replicas=1))
+        self.far_url = self.near_url = self.cluster.url
+        self.keys = Keys(NAMESPACE)
+        self._turns = count()
+
+    @property
+    def primaries(self) -> list[RedisServer]:
+        """The servers that have slots."""
+        owners = [self.cluster.owner(slot) for slot in range(0, SLOTS, SLOTS // 16)]
+        return [server for server in self.cluster.servers if server in owners]
+
+    def next_primary(self) -> RedisServer:
+        """Return one primary after the other."""
+        return self.primaries[next(self._turns) % len(self.primaries)]
 
 
 async def _holds(condition: Condition) -> bool:
     try:
         answer = condition()
         return answer if isinstance(answer, bool) else await answer
-    except (RemoteError, OSError, aiohttp.ClientError):
+    except (RemoteError, OSError, aiohttp.ClientError, redis.RedisError, NobodyAnswersError):
         return False
 
 

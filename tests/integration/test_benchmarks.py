@@ -14,6 +14,8 @@ from tests.support.requirements import missing
 from tests.support.servers import Missing, find_row
 from tests.support.waiting import eventually_sync
 
+pytestmark = pytest.mark.alone
+
 PROJECT = Path(__file__).parents[2]
 LIMIT_S = 40.0
 FASTER = ("uvloop", "httptools")

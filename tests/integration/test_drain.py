@@ -161,6 +161,24 @@ async def test_more_stalled_clients_than_may_be_closed_at_a_time_are_gone_in_tim
 # --- newcomers ----------------------------------------------------------------------------------------------
 
 
+class DeafSocket(Socket):
+    """A peer that takes no close."""
+
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        await asyncio.Event().wait()
+
+
+async def test_newcomer_that_takes_no_close_does_not_keep_its_handler() -> None:
+    manager = WebSocketConnectionManager(WebSocketConfig(log_level="ERROR", close_timeout_s=0.1))
+    await manager.drain(over=0.1)
+    async with asyncio.timeout(5):
+        with pytest.raises(DrainingError):
+            await register(manager, "late", DeafSocket())
+        websocket: Any = DeafSocket()
+        with pytest.raises(DrainingError):
+            await manager.serve(websocket, "late")
+
+
 async def test_newcomer_is_refused_during_a_drain_and_after(manager: WebSocketConnectionManager) -> None:
     await crowd(manager, 30)
     draining = asyncio.create_task(manager.drain(over=2.0))

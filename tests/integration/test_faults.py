@@ -30,6 +30,8 @@ from tests.support.proxy import TcpProxy
 from tests.support.servers import RedisServer
 from tests.support.waiting import eventually
 
+CONNECTIONS = 3
+"""Of a node to its Redis: commands, lease, bus."""
 SETTLED_S = LEASE_S + 6  # a lease, two beats and the sweep, on a busy machine
 
 
@@ -221,6 +223,28 @@ async def test_calls_work_again_after_a_blackhole(own_managers: Managers, server
         await eventually(lambda: near.send_to_client("alice", "hello"))
         await node.send_to_client("bob", "hello")
         await everyone_hears([alice, bob], "hello")
+
+
+async def test_what_was_given_up_does_not_come_late_behind_what_was_sent_after_it(
+    own_managers: Managers, server: RedisServer
+) -> None:
+    there = await own_managers.start(lease_ttl_s=8.0)
+    bob = await join(there, "bob", "lobby")
+    async with node_behind_proxy(own_managers, server) as (here, proxy):
+        proxy.throttle(50_000)
+        given_up = [here.broadcast("late" * 50_000, room="lobby"), here.send_to_client("bob", "late")]
+        await asyncio.gather(*given_up)  # its connection is given up, with most of it on its way
+
+        async def newer_is_heard() -> bool:
+            await here.broadcast("newer")
+            return "newer" in bob.received
+
+        await eventually(newer_is_heard, what="a newer message came through a newer connection")
+        proxy.resume()
+        await eventually(lambda: proxy.connections == CONNECTIONS, what="the former connection is over")
+        assert (await here.broadcast("last")).nodes == 2
+        await eventually(lambda: "last" in bob.received)
+        assert {message[:5] for message in bob.received} == {"newer", "last"}
 
 
 async def test_clients_that_left_during_an_outage_are_not_listed_after_it(

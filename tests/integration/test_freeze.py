@@ -164,6 +164,7 @@ async def has_events(replica: Replica, count: int) -> bool:
     return len(await replica.call("events")) >= count
 
 
+@pytest.mark.alone
 async def test_two_hundred_nodes_cost_redis_little(
     own_managers: Managers, server: RedisServer, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -62,6 +62,7 @@ async def lists(manager: WebSocketConnectionManager, wanted: int) -> bool:
     return await manager.cluster_connection_count() == wanted
 
 
+@pytest.mark.alone
 async def test_ten_thousand_connections_are_back_within_ten_seconds_beside_traffic(
     own_managers: Managers, server: RedisServer, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -329,6 +329,29 @@ async def test_a_primary_that_comes_back_empty_is_noticed_without_traffic(
         await backend.stop()
 
 
+@pytest.mark.parametrize("emptied", range(3))
+async def test_whichever_primary_is_emptied_the_registry_is_whole_again(
+    cluster: RedisCluster, namespace: str, emptied: int
+) -> None:
+    managers, names = Managers(cluster.url, namespace), {f"client {number}" for number in range(20)}
+    here, there = await managers.start_many(2, **SURVIVING)
+    for name in names:  # on every primary
+        await join(here, name, name, "lobby")
+    lag = here.statistics().bus_lag_seconds.count
+    await eventually(lambda: here.statistics().bus_lag_seconds.count > lag, what="a beat")
+    await asyncio.to_thread(cluster.servers[emptied].flush)
+
+    async def is_whole() -> bool:
+        await knows(there, *names)
+        rooms = [[member.client_id for member in await there.room_members(name)] for name in names]
+        counts = [await there.room_count(name) for name in (*names, "lobby")]
+        alone = [[name] for name in sorted(names)]
+        return sorted(rooms) == alone and counts == [*([1] * len(names)), len(names)]
+
+    await eventually(is_whole, what="everybody is in the registry and in the rooms")
+    await managers.close()
+
+
 # Sentinel
 
 
@@ -361,6 +384,42 @@ async def test_a_frozen_server_is_replaced_and_nobody_stays_with_it(
             await crowd.is_well()
             former.thaw()
         await crowd.is_well()
+
+
+async def test_a_promotion_is_known_before_anything_times_out(
+    sentinels: SentinelGroup, namespace: str
+) -> None:
+    managers = Managers(sentinels.url, namespace)
+    patient = {
+        "lease_ttl_s": 300.0,
+        "renew_interval_s": 60.0,
+        "redis_timeout_s": 60.0,
+    }  # longer than the test
+    async with Publisher(sentinels.url, namespace=namespace, timeout_s=60.0) as publisher:
+        here, there = await managers.start_many(2, **patient)
+        alice, bob = await join(here, "alice"), await join(there, "bob")
+        assert await publisher.broadcast("before") == 2
+        former = sentinels.primary
+        former.freeze()
+        sent = [here.send_to_client("bob", "direct"), publisher.send_to_client("alice", "outside")]
+        waiting = [asyncio.ensure_future(call) for call in sent]
+        await replaced(sentinels, former)
+        await eventually(
+            lambda: all(call.done() for call in waiting), what="nobody waits for the frozen server"
+        )
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+        async def all_hear() -> bool:
+            with suppress(BackendUnavailableError):
+                await here.broadcast("after")
+                assert await there.send_to_client("alice", "direct")
+                assert await publisher.send_to_client("bob", "outside")
+            await asyncio.sleep(0.05)
+            return "after" in bob.received and {"direct", "outside"} <= {*alice.received, *bob.received}
+
+        await eventually(all_hear, what="everybody hears everybody through the other server")
+        former.thaw()
+        await managers.close()
 
 
 async def test_primary_and_replica_are_exchanged_under_traffic(

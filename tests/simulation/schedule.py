@@ -11,10 +11,8 @@ LASTS_S = 4.0
 OPERATIONS = {"connect": 7, "close": 2, "join": 3, "leave": 1, "direct": 3, "broadcast": 3, "room": 2}
 FAULTS = {
     "freeze": 5, "crash": 3, "cut": 3, "swallow": 2, "break": 2, "lose_bus": 2, "flush": 1, "step_clock": 1,
+    "drain": 4,
 }  # fmt: skip
-
-
-# What a node does on its own account, such as a drain, is one more entry here and one more method of ``World``.
 
 
 @dataclass(frozen=True, slots=True)

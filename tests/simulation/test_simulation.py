@@ -11,6 +11,7 @@ from multiprocessing import get_context
 
 import pytest
 
+from fastapi_websocket_stabilizer.cluster.drain import Drain
 from tests.chaos.seeded import FAULTS, sown
 from tests.simulation.loop import NODE, VirtualLoop
 from tests.simulation.schedule import LEASE_S, Schedule, Step, plan
@@ -41,6 +42,7 @@ def violations(seeds: range, loop: VirtualLoop | None = None) -> list[str]:
     return found
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(300)
 def test_no_schedule_violates_an_invariant() -> None:
     size = SCHEDULES // PARTS
@@ -70,6 +72,14 @@ def test_a_fault_that_was_sown_is_found(fault: str, invariant: str, loop: Virtua
 
 def test_every_fault_that_can_be_sown_is_tried_here() -> None:
     assert len(FAULTS) == 5
+
+
+def test_a_drain_that_takes_longer_than_it_may_is_found(
+    loop: VirtualLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Drain, "_soon_s", lambda _: 0.3)
+    found = next((v for seed in range(SOME) for v in violations(range(seed, seed + 1), loop)), "")
+    assert ": drained in time:" in found
 
 
 def test_a_lost_bus_lets_nothing_overtake_what_redis_has_not_taken_yet(loop: VirtualLoop) -> None:

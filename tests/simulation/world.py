@@ -5,104 +5,26 @@ import contextvars
 import random
 from collections import Counter
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from fastapi_websocket_stabilizer import (
-    BackendUnavailableError,
-    Connection,
-    PresenceEvent,
-    WebSocketConfig,
-    WebSocketConnectionManager,
-    WebSocketStabilizerError,
-)
+from fastapi_websocket_stabilizer import BackendUnavailableError, PresenceEvent, WebSocketStabilizerError
 from fastapi_websocket_stabilizer.cluster import context
-from fastapi_websocket_stabilizer.cluster.registry import Registry
 from fastapi_websocket_stabilizer.names import NodeId
-from tests.simulation.loop import NODE, VirtualLoop
-from tests.simulation.network import SimHub, SimLink
+from tests.simulation.loop import VirtualLoop
+from tests.simulation.network import SimHub
+from tests.simulation.node import TIMEOUT_S, Node, Socket
 from tests.simulation.schedule import BEAT_S, LASTS_S, LEASE_S, Schedule, Step
 
-TIMEOUT_S = 0.5
 Call = Callable[..., Coroutine[Any, Any, Any]]
 HITTING = {"freeze", "crash", "cut", "swallow"}
-CONFIG = WebSocketConfig(
-    lease_ttl_s=LEASE_S, renew_interval_s=BEAT_S, redis_timeout_s=TIMEOUT_S, num_shards=1,
-    heartbeat_interval=3600.0, heartbeat_timeout=3600.0, log_level="CRITICAL",
-)  # fmt: skip
 SETTLED_S = LEASE_S + 2 * BEAT_S + 4 * TIMEOUT_S
-"""What everything that was begun before the last fault ended may take: design.md, "It keeps its word"."""
+"""What may take everything that began before the last fault ended: a lease, two beats, a sweep's commands."""
+SLOW_CLOSE_S = 10.0
+"""How long some peers take to answer a close."""
+DRAIN_SLACK_S = 0.01
 CALL_LIMIT_S = 6 * TIMEOUT_S + 2 * LEASE_S
 """The longest call: some commands one after another, behind a beat that finds the lease gone."""
-
-
-class SimManager(WebSocketConnectionManager):
-    """A manager on a simulated link."""
-
-    def __init__(self, hub: SimHub, rng: random.Random) -> None:
-        self._hub, self._rng = hub, rng
-        super().__init__(CONFIG)
-
-    def _make_registry(self) -> Registry:
-        return Registry(self.config, self._log, self._open_link)
-
-    def _open_link(self, *arguments: Any) -> SimLink:
-        self.link = SimLink(self._hub, self._rng, *arguments)
-        return self.link
-
-    @property
-    def registry(self) -> Registry:
-        return self._registry
-
-
-@dataclass(eq=False)
-class Socket:
-    """One client's socket, from the client's side."""
-
-    client: str
-    node: "Node"
-    received: list[str] = field(default_factory=list)
-    closed_with: tuple[int, str] | None = None
-    began_s: float | None = None
-    claimed_s: float | None = None
-    connection: Connection | None = None
-    hung_up: bool = False
-
-    async def send_text(self, data: str) -> None:
-        if self.closed_with is not None:
-            raise OSError("closed")
-        self.received.append(data)
-
-    send_json: Any = send_text
-    send_bytes: Any = send_text
-
-    async def close(self, code: int = 1000, reason: str = "") -> None:
-        self.closed_with = self.closed_with or (code, reason)
-
-    @property
-    def is_open(self) -> bool:
-        return self.closed_with is None and not self.node.has_crashed and self.connection is not None
-
-
-class Node:
-    """One life of one node."""
-
-    def __init__(self, world: "World", name: str) -> None:
-        self.name, self.has_crashed, self.is_frozen = name, False, False
-        self._world = world
-        self.context = contextvars.copy_context()
-        self.context.run(NODE.set, name)
-        self.manager: SimManager = self.context.run(SimManager, world.hub, world.rng)
-        self.manager.on_presence(self._note)
-        self.number = 0
-
-    def _note(self, event: PresenceEvent) -> None:
-        if not self.has_crashed:
-            self._world.events.append((self.name, event))
-
-    def do(self, coroutine: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
-        """Do something as this node."""
-        return self._world.loop.create_task(coroutine, context=self.context.copy())
 
 
 class World:
@@ -111,6 +33,7 @@ class World:
     def __init__(self, loop: VirtualLoop, schedule: Schedule) -> None:
         self.loop, self.schedule = loop, schedule
         self.rng = random.Random(schedule.seed)
+        random.seed(schedule.seed)  # pauses and paces are of the product's own choosing
         context.new_node_id = lambda: NodeId(f"{self.rng.getrandbits(64):016x}")
         self.hub = SimHub(loop)
         self.events: list[tuple[str, PresenceEvent]] = []
@@ -128,7 +51,8 @@ class World:
 
     def _seat(self, number: int) -> Node:
         self.names[str(number)] += 1
-        return Node(self, f"n{number}.{self.names[str(number)]}")
+        name = f"n{number}.{self.names[str(number)]}"
+        return Node(name, self.hub, self.rng, lambda *event: self.events.append(event))
 
     async def run(self) -> list[str]:
         """Live through the schedule; return what was violated."""
@@ -169,7 +93,8 @@ class World:
         return sum(end - start for name, start, end in self._freezes if name == node.name)
 
     def _connect(self, step: Step, node: Node) -> None:
-        socket = Socket(step.client, node)
+        socket = Socket(step.client, node, partial(self._sent_away, step))
+        socket.closes_after_s = self.rng.choice((0.0, 0.0, SLOW_CLOSE_S))
         self.sockets.append(socket)
         self._spawn(node, self._connected, socket, node)
 
@@ -271,6 +196,32 @@ class World:
     def _step_clock(self, step: Step, node: Node) -> None:
         self.hub.ahead_s += step.lasts_s * (1 if step.node else -1)
 
+    # A rolling restart
+
+    def _drain(self, step: Step, node: Node) -> None:
+        if not node.is_draining:
+            node.is_draining = True
+            self._calls[node.do(self._rolled_over(step, node))] = node
+
+    async def _rolled_over(self, step: Step, node: Node) -> None:
+        """Drain a node, stop it, and put a new one in its place."""
+        over_s, began_s, frozen_s = step.lasts_s / 2, self.loop.now_s, self._frozen_s(node)
+        await node.manager.drain(over_s)
+        took_s = self.loop.now_s - began_s - (self._frozen_s(node) - frozen_s)
+        if took_s > over_s + DRAIN_SLACK_S:
+            self._violated("drained in time", f"{node.name} took {took_s:.2f} of {over_s:.2f} s")
+        if left := [s.client for s in self.sockets if s.node is node and s.is_open]:
+            self._violated("drained in time", f"{left} are still connected to {node.name}")
+        await node.manager.graceful_shutdown(1.0)
+        self.seats[step.node] = self._seat(step.node)
+        self._spawn(self.seats[step.node], self._started, self.seats[step.node])
+
+    def _sent_away(self, step: Step, in_s: float) -> None:
+        """A client was told to come back: it does, to another node if there is one."""
+        others = [node for node in self.seats if not node.is_draining and not node.has_crashed]
+        node = self.rng.choice(others or self.seats)
+        self.loop.call_later(in_s, self._connect, step, node, context=contextvars.Context())
+
     # Afterwards
 
     async def _settle(self) -> None:
@@ -303,7 +254,9 @@ class World:
         """Whoever claimed last, with nobody else at it at the same time, holds the client."""
         claims = [s for s in self.sockets if s.client == client and s.began_s is not None]
         last = max(claims, key=lambda s: s.began_s or 0.0, default=None)
-        if last is None or last.claimed_s is None or last.hung_up or last.node.has_crashed or last.is_open:
+        if last is None or last.claimed_s is None or last.hung_up or last.is_open:
+            return
+        if last.node.has_crashed or last.node.is_draining:
             return
         others = [s for s in claims if s is not last]
         if all(s.claimed_s is not None and s.claimed_s < (last.began_s or 0.0) for s in others):
@@ -348,11 +301,12 @@ class World:
             self._violated("left once", f"reported more than once: {sorted(twice)}")
         if self.has_forgotten:
             return
-        told = {e.connection_id for _, e in self.events if e.kind == "left"}
+        # By client, since only the node itself knew its last connection_id when it crashed while it claimed again.
+        told = {e.client_id for _, e in self.events if e.kind == "left"}
         for socket in self.sockets:
-            gone = socket.connection is not None and socket.node.has_crashed
+            gone = socket.connection is not None and (socket.node.has_crashed or socket.node.is_draining)
             alone = [s for s in self.sockets if s.client == socket.client] == [socket]
-            if gone and alone and socket.connection and socket.connection.connection_id not in told:
+            if gone and alone and socket.client not in told:
                 self._violated("left once", f"nobody reported that {socket.client} left")
 
     def _violated(self, invariant: str, what: str) -> None:

@@ -20,6 +20,10 @@ _BUS = 10_000
 _KEYS_PER_STEP = 100
 
 
+class NobodyAnswersError(AssertionError):
+    """Nothing is known of the cluster at this moment."""
+
+
 class RedisCluster:
     """``primaries`` servers that share the slots evenly, each with ``replicas`` copies; the last are copies.
 
@@ -121,12 +125,22 @@ class RedisCluster:
         with replica.client() as client:
             return bool(client.info("replication").get("master_link_status") == "up")
 
+    def replica_of(self, primary: RedisServer) -> RedisServer | None:
+        """Return a server that has a copy of a primary, and could take its place."""
+        for row in self._nodes(primary):
+            _, address, _, of, *_ = row.split()
+            port = int(address.partition("@")[0].rpartition(":")[2])
+            found = next(server for server in self.servers if server.port == port)
+            if of == self.ids[primary.port] and found.process.is_running and self._is_synced(found):
+                return found
+        return None
+
     def owner(self, slot: int) -> RedisServer:
         """Return the server that serves a slot, as the first living one sees it."""
         for server in self.servers:
             with suppress(redis.RedisError):
                 return next(s for s in self.servers if s.port == self._owner_port(server, slot))
-        raise AssertionError("no server of the cluster answers")
+        raise NobodyAnswersError("no server of the cluster answers, or knows an owner")
 
     def _owner_port(self, server: RedisServer, slot: int) -> int:
         for row in self._nodes(server):

@@ -85,6 +85,11 @@ class SentinelGroup:
             _, port = client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
         return next(server for server in self.servers if server.port == int(port))
 
+    @property
+    def is_synced(self) -> bool:
+        """Whether whichever server is no primary has a copy of the one that is."""
+        return self._is_synced(next(server for server in self.servers if server is not self.primary))
+
     def failover(self) -> None:
         """Have the Sentinels exchange primary and replica, both alive."""
         with self.sentinels[0].client() as client:

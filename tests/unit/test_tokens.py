@@ -38,12 +38,12 @@ def test_token_with_another_character_anywhere_is_refused(position: int, charact
         SIGNER.read(TOKEN[:position] + character + TOKEN[position + 1 :])
 
 
-@pytest.mark.parametrize(
-    "position", [i for i, character in enumerate(TOKEN) if character.swapcase() != character]
-)
-def test_token_with_one_letter_in_the_other_case_is_refused(position: int) -> None:
-    with pytest.raises(InvalidTokenError):
-        SIGNER.read(TOKEN[:position] + TOKEN[position].swapcase() + TOKEN[position + 1 :])
+def test_token_with_one_letter_in_the_other_case_is_refused() -> None:
+    positions = [i for i, character in enumerate(TOKEN) if character.swapcase() != character]
+    assert positions
+    for position in positions:
+        with pytest.raises(InvalidTokenError):
+            SIGNER.read(TOKEN[:position] + TOKEN[position].swapcase() + TOKEN[position + 1 :])
 
 
 @given(st.integers(0, len(TOKEN)), st.text(min_size=1, max_size=4))

@@ -94,8 +94,8 @@ class DegradingBus:
         if answer.cancelled():
             return
         if isinstance(error, LOSSES):
-            self._alone("inbox", envelope)
-            answer.set_result(self._rows(envelope))
+            is_here = self._alone("inbox", envelope)
+            answer.set_result([here if is_here else [] for here in self._rows(envelope)])
         elif error is not None:
             answer.set_exception(error)
         elif self._context.backend.is_connected:
@@ -104,12 +104,18 @@ class DegradingBus:
             pairs = zip(reply.result(), self._rows(envelope), strict=True)
             answer.set_result([there or here for there, here in pairs])
 
-    def _alone(self, channel: str, envelope: Envelope) -> None:
+    def _alone(self, channel: str, envelope: Envelope) -> bool:
+        """Deliver here, unless that was done; False when something newer was, so that it would come too late."""
         context = self._context
         if channel.startswith("room:") and channel.removeprefix("room:") not in context.shards.rooms:
-            return
-        if context.sequences.observe(channel, envelope.sender, envelope.sequence, 0).duplicate:
-            return
+            return True
+        arrival = context.sequences.observe(channel, envelope.sender, envelope.sequence, 0)
+        if arrival.late:
+            context.counters.bus_late += 1
+            context.unheard.heard(envelope.sequence, None)
+            return False
+        if arrival.duplicate:
+            return True
         context.counters.degraded += 1
         self._trouble.log("Redis is away: messages reach the clients of this node only")
         if envelope.kind is Kind.DIRECT:
@@ -119,6 +125,7 @@ class DegradingBus:
             ]
             envelope = replace(envelope, parts=tuple(part for part in here if part.targets))
         self._deliver(envelope)
+        return True
 
     def _rows(self, envelope: Envelope) -> Rows:
         has, own = self._context.shards.has_client, self._context.node_id

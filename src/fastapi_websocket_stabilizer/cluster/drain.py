@@ -101,7 +101,7 @@ class Drain:
                 await self._close_next()
             await self._close_the_rest()
             while self._closing and running_loop().time() < self._ends_at_s:
-                await asyncio.wait(tuple(self._closing), timeout=LOOK_AGAIN_S)
+                await asyncio.wait(tuple(self._closing), timeout=self._soon_s())
         finally:
             self._outcome = (self._closed, self._failed + len(self._closing))
             for connection in self._closing.values():
@@ -140,7 +140,11 @@ class Drain:
                     self._close(connection)
             if not len(self._context.shards) or running_loop().time() >= self._ends_at_s:
                 return
-            await asyncio.sleep(LOOK_AGAIN_S)
+            await asyncio.sleep(self._soon_s())
+
+    def _soon_s(self) -> float:
+        """Seconds until the next look; none goes beyond the end."""
+        return max(0.0, min(LOOK_AGAIN_S, self._ends_at_s - running_loop().time()))
 
     def _close(self, connection: Connection) -> None:
         task = self._context.tasks.spawn(self._send_away(connection), "drain-close")

@@ -89,7 +89,7 @@ class Node:
         context, metadata = self._context, {} if metadata is None else metadata
         if context.is_draining:
             context.counters.connections_rejected += 1
-            await refuse(websocket)
+            await refuse(websocket, context.config.close_timeout_s)
         self._warn_of_compression()
         self._check_metadata(metadata)
         self._check_capacity(client_id)
@@ -102,7 +102,7 @@ class Node:
         try:
             await self._claim(connection)
             if context.is_draining:  # since a moment ago
-                await refuse(websocket)
+                await refuse(websocket, context.config.close_timeout_s)
             context.counters.connections_opened += 1
             self._events.log_connection("connected", client_id, connection_id=connection.connection_id)
             await context.hooks.run(context.hooks.on_connect, connection)

@@ -1,7 +1,9 @@
 """What a client is told that is to connect to another node."""
 
+import asyncio
 import json
 import random
+from contextlib import suppress
 from typing import Any
 
 from .. import close_codes
@@ -15,13 +17,20 @@ def come_back(in_ms: int) -> str:
     return json.dumps({"reconnect_in_ms": in_ms}, separators=(",", ":"))
 
 
-async def refuse(websocket: Any) -> None:
+async def refuse(websocket: Any, within_s: float) -> None:
     """Send a newcomer elsewhere: with 1012 if it was accepted already, else its refusal is an HTTP answer.
 
     Raises:
-        DrainingError: Always.
+        DrainingError: Always, and within ``within_s`` seconds.
     """
     if is_accepted(websocket):
         in_ms = int(1000 * RETURN_WITHIN_S * random.random())
-        await websocket.close(code=close_codes.SERVICE_RESTART, reason=come_back(in_ms))
+        await turn_away(websocket, close_codes.SERVICE_RESTART, come_back(in_ms), within_s)
     raise DrainingError("this node is draining: connect again, to another")
+
+
+async def turn_away(websocket: Any, code: int, reason: str, within_s: float) -> None:
+    """Close an accepted socket that is nobody's; whether it takes the close changes nothing for the caller."""
+    with suppress(TimeoutError, OSError, RuntimeError):  # slow, or gone
+        async with asyncio.timeout(within_s):
+            await websocket.close(code=code, reason=reason)

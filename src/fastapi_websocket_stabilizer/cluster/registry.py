@@ -100,6 +100,7 @@ class Registry:
 
     def _watch(self, backend: SharedBackend) -> None:
         recovery, sender = self.recovery, self.sender
+        self.context.sequences.is_ordered = backend.is_ordered
         if self.context.degrades:
             backend.bus = recovery.bus = DegradingBus(
                 self.context, backend.bus, self.delivery.deliver, sender.flush
@@ -296,8 +297,9 @@ class Registry:
             channel, envelope.sender, envelope.sequence, envelope.previous
         )
         counters.bus_lost += arrival.lost
-        if arrival.duplicate:
-            counters.bus_duplicates += 1
+        if arrival.is_to_be_dropped:
+            counters.bus_duplicates += arrival.duplicate
+            counters.bus_late += arrival.late
             return
         try:
             self._obey(envelope)

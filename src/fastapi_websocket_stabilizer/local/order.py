@@ -1,4 +1,4 @@
-"""Has this envelope been lost or seen before? Pure.
+"""Has this envelope been lost, overtaken or seen before? Pure.
 
 Every envelope carries its sender's sequence and that of the sender's envelope before it on the same channel.
 """
@@ -20,29 +20,42 @@ class Arrival:
     duplicate: bool = False
     lost: bool = False
     """At least one envelope before it did not arrive."""
+    late: bool = False
+    """A newer one of its sender came before it, on another channel."""
+
+    @property
+    def is_to_be_dropped(self) -> bool:
+        return self.duplicate or self.late
 
 
 NEXT = Arrival()
 DUPLICATE = Arrival(duplicate=True)
 AFTER_LOSS = Arrival(lost=True)
+LATE = Arrival(late=True)
 
 
 class SequenceTracker:
-    """Remembers the last sequence of each sender on each channel."""
+    """Remembers the last sequence of each sender on each channel, and on any.
 
-    __slots__ = ("_channels",)
+    Attributes:
+        is_ordered: All channels come over one connection in the order of the calls, so that what was overtaken
+            comes from a connection that its sender had given up; else only each channel has an order.
+    """
+
+    __slots__ = ("_channels", "_newest", "is_ordered")
 
     def __init__(self) -> None:
         self._channels: dict[str, dict[str, int]] = {}
+        self._newest: dict[str, int] = {}
+        self.is_ordered: bool = True
 
     def observe(self, channel: str, sender: str, sequence: int, previous: int) -> Arrival:
-        senders = self._channels.setdefault(channel, {})
-        last = senders.pop(sender, None)
-        senders[sender] = sequence if last is None else max(sequence, last)
-        if len(senders) > MAX_SENDERS:
-            del senders[next(iter(senders))]
+        last = _note(self._channels.setdefault(channel, {}), sender, sequence)
+        newest = _note(self._newest, sender, sequence)
         if last is not None and sequence <= last:
             return DUPLICATE
+        if self.is_ordered and newest is not None and sequence < newest:
+            return LATE
         # 0: the sender does not know; no last: we had not subscribed yet.
         return AFTER_LOSS if last is not None and previous > last else NEXT
 
@@ -55,6 +68,15 @@ class SequenceTracker:
             senders = self._channels.pop(name, {})
             if kept := {sender: last for sender, last in senders.items() if sender in but}:
                 self._channels[name] = kept
+
+
+def _note(senders: dict[str, int], sender: str, sequence: int) -> int | None:
+    """Return the highest sequence of the sender until now."""
+    last = senders.pop(sender, None)
+    senders[sender] = sequence if last is None else max(sequence, last)
+    if len(senders) > MAX_SENDERS:
+        del senders[next(iter(senders))]
+    return last
 
 
 class Sequencer:

@@ -89,6 +89,10 @@ class MemoryLink:
         return False
 
     @property
+    def is_ordered(self) -> bool:
+        return True
+
+    @property
     def run_id(self) -> str:
         return str(self.hub.lives)
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from fastapi_websocket_stabilizer.local import order
 from fastapi_websocket_stabilizer.local.order import Arrival, Sequencer, SequenceTracker
 
-NEXT, DUPLICATE, LOST = Arrival(), Arrival(duplicate=True), Arrival(lost=True)
+NEXT, DUPLICATE, LOST, LATE = Arrival(), Arrival(duplicate=True), Arrival(lost=True), Arrival(late=True)
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["all", "room:x", "inbox"])), max_size=40))
@@ -57,7 +57,20 @@ def test_late_envelope_counts_as_a_duplicate_and_moves_nothing_back() -> None:
 def test_senders_and_channels_are_kept_apart() -> None:
     tracker = SequenceTracker()
     tracker.observe("all", "a", 5, 0)
-    assert [tracker.observe("all", "b", 5, 4), tracker.observe("inbox", "a", 5, 4)] == [NEXT, NEXT]
+    assert [tracker.observe("all", "b", 5, 4), tracker.observe("inbox", "a", 6, 4)] == [NEXT, NEXT]
+
+
+@pytest.mark.parametrize(("is_ordered", "arrival"), [(True, LATE), (False, NEXT)])
+def test_what_was_overtaken_on_another_channel_is_late_where_they_have_one_order(
+    is_ordered: bool, arrival: Arrival
+) -> None:
+    tracker = SequenceTracker()
+    tracker.is_ordered = is_ordered
+    tracker.observe("all", "a", 5, 0)
+    tracker.forget()
+    assert tracker.observe("room:x", "a", 4, 0) == arrival
+    assert tracker.observe("room:x", "a", 4, 0) == DUPLICATE
+    assert tracker.observe("inbox", "a", 6, 0) == NEXT
 
 
 @pytest.mark.parametrize("forgotten", ["all", None])

@@ -6,6 +6,7 @@ from ...names import NodeId
 from ...ports import Bus, Receive, Watcher
 from .bus import Ear
 from .canary import Canaries
+from .epochs import Epochs
 from .guard import Guard, Signer
 from .keys import Keys
 from .reading import Reader
@@ -30,6 +31,7 @@ class RedisBackend:
         self._deaf_after_s = 2 * config.renew_interval_s
         self._canaries = Canaries(keys, self._pipeline, topology.publish_command, counters)
         self._subscriber = topology.channels(Ear(keys, receive, counters, self._guard).hear, self._canaries)
+        self._epochs = Epochs(keys, self._pipeline, topology.tags)
         self._inbox, reader = "", Reader(counters)
         bus = topology.bus(keys, self._pipeline, self._subscriber, self._signer, self._guard)
         self.bus: Bus = bus
@@ -56,6 +58,7 @@ class RedisBackend:
         try:
             await self._pipeline.start()
             await self._leases.start()
+            self._topology.watch()
             if self._guard is not None:
                 await self.nodes.learn_time()
                 self._guard.start()
@@ -74,10 +77,12 @@ class RedisBackend:
             self._subscriber.want(channel)
         self._pipeline.serve()
         self._leases.serve()
+        self._topology.watch()
         self._subscriber.serve()
 
     def beat(self) -> None:
         self._canaries.beat()
+        self._epochs.beat()
 
     async def rename(self, node: NodeId) -> None:
         if self._inbox:
@@ -103,10 +108,17 @@ class RedisBackend:
 
     @property
     def run_id(self) -> str:
-        """Changes when another server, or a restarted one, answers; in a cluster, for any part of it."""
+        """Changes when another server, a restarted one or an emptied one answers, in a cluster for any part of it.
+
+        That the server of the leases was emptied, each renewal says.
+        """
         if self._pipeline.is_ordered:
             return self._leases.run_id
-        return f"{self._leases.run_id} {self._pipeline.run_id}"
+        return f"{self._leases.run_id} {self._pipeline.run_id} {self._epochs.changes}"
+
+    @property
+    def is_ordered(self) -> bool:
+        return self._pipeline.is_ordered
 
     @property
     def queued_bytes(self) -> int:

@@ -197,3 +197,18 @@ async def check_server(connection: Connection, address: str, *, is_in_cluster: b
     if numbers is None or (int(numbers[1]), int(numbers[2])) < OLDEST_VERSION:
         raise ConfigurationError(f"Redis at {address} is {found}; {oldest} or newer is needed")
     return str(info.get("run_id", ""))
+
+
+async def succeed(connection: Connection, former: int) -> int:
+    """Have the server close our former connection; return what it calls this one, 0 if we may not do either.
+
+    What it has not read of the former yet is not carried out behind what is sent from now on.
+    """
+    try:
+        if former:
+            await connection.send_command("CLIENT", "KILL", "ID", former)
+            await connection.read_response()
+        await connection.send_command("CLIENT", "ID")
+        return int(await connection.read_response())
+    except redis_errors.NoPermissionError:
+        return 0

@@ -14,13 +14,17 @@ class Keys:
         self._ns = namespace
         self.leases: str = f"{namespace}:{{nodes}}:leases"
         self.dead: str = f"{namespace}:{{nodes}}:dead"
-        self.epoch: str = f"{namespace}:{{nodes}}:epoch"
+        self.epoch: str = self.epoch_of("nodes")
         self.secret: str = f"{namespace}:{{nodes}}:secret"
         self.all: str = f"{namespace}:all"
         self.inbox_prefix: str = f"{namespace}:{{"
         self.inbox_suffix: str = "}:inbox"
         # How many bytes of a client's key come before its id.
         self.client_prefix_bytes: int = len(self.client("").encode())
+
+    def epoch_of(self, tag: str) -> str:
+        """One life of the content of the server that has the slot of this hash tag."""
+        return f"{self._ns}:{{{tag}}}:epoch"
 
     def info(self, node: NodeId) -> str:
         return f"{self._ns}:{{nodes}}:info:{node}"

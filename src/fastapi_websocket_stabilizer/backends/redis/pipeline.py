@@ -17,7 +17,7 @@ from ...exceptions import BackendUnavailableError
 from ...logs import Occasionally
 from ...loops import running_loop
 from ...metrics import Counters
-from .client import Backoff, ConnectionFactory, check_server, is_lost
+from .client import Backoff, ConnectionFactory, check_server, is_lost, succeed
 from .command import Argument, Command, join
 from .scripts import Script
 from .sockets import abort, close
@@ -66,6 +66,7 @@ class Pipeline:
         self.after_batch: Callable[[Redirected], None] | None = None
         self.queued_bytes: int = 0
         self.run_id: str = ""
+        self._client = 0  # what the server calls the connection
 
     async def start(self) -> None:
         """Connect, and begin to serve.
@@ -294,9 +295,12 @@ class Pipeline:
         try:
             with self._factory.translated("greeting"):
                 async with asyncio.timeout(self._factory.timeout_s):
-                    self.run_id = await check_server(
+                    run_id = await check_server(
                         connection, self._factory.address, is_in_cluster=self._factory.is_in_cluster
                     )
+                    # Another server, or a restarted one, may call somebody else what this one called us.
+                    former = self._client if run_id == self.run_id else 0
+                    self._client, self.run_id = await succeed(connection, former), run_id
         except BaseException:
             await close(connection)
             raise

@@ -149,6 +149,7 @@ class Publisher:
             if not self._is_started:
                 try:
                     await self._pipeline.start()
+                    self._topology.watch()
                 except BaseException:
                     await self.close()
                     raise

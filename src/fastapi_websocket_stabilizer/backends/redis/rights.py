@@ -1,6 +1,7 @@
 """What a Redis user needs: the least that the registry works with. ``stabilizer doctor`` prints and tries it."""
 
-CONNECTION = "ping", "info"
+CONNECTION = "ping", "info", "client|id", "client|kill"
+"""The last two end a connection that was given up; without them it may still carry something out, late."""
 SCRIPTS = "eval", "evalsha", "time"
 KEYS = (
     *("get", "set", "getdel", "unlink"),

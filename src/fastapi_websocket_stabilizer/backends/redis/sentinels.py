@@ -1,6 +1,8 @@
 """Asking Redis Sentinel where the primary is. Errors are redis-py's; ``client`` translates them."""
 
 import asyncio
+import logging
+from collections import Counter
 from collections.abc import Callable
 
 from redis import exceptions as redis_errors
@@ -9,26 +11,38 @@ from redis.asyncio import Connection
 from .sockets import close, open_connection
 from .urls import Address, Location
 
+log: logging.Logger = logging.getLogger(__name__)
+
+LOOK_S = 1.0
+"""How often the Sentinels are asked whether another server has taken the primary's place."""
+
 
 class UnknownServiceError(redis_errors.RedisError):
-    """All Sentinels answered, and none may or can name the primary."""
+    """A Sentinel does not know the service, or none may or can name its primary though all have answered."""
+
+
+REFUSALS = redis_errors.AuthenticationError, redis_errors.ResponseError, UnknownServiceError
 
 
 class Sentinels:
-    """Connects to whichever server the Sentinels call the primary of a service."""
+    """Connects to whichever server most Sentinels call the primary of a service."""
 
     def __init__(self, location: Location, timeout_s: float) -> None:
         self._location, self._timeout_s = location, timeout_s
         self._seeds = list(location.seeds)
         self._found: Address | None = None
-        self.on_moved: Callable[[], None] = lambda: None
-        """Told when the primary is another one than before: the former may be frozen, and its connections open."""
+        self._on_moved: list[Callable[[], None]] = []
+        self._task: asyncio.Task[None] | None = None
+
+    def listen(self, on_moved: Callable[[], None]) -> None:
+        """Have ``on_moved`` called when the primary is another one than before.
+
+        The former may be frozen or cut off from its Sentinels, and its connections open.
+        """
+        self._on_moved.append(on_moved)
 
     async def connect(self) -> Connection:
-        """Return a connection to the primary; it said itself that it is one.
-
-        A Sentinel that was cut off from the others may still name the former primary.
-        """
+        """Return a connection to the primary; it said itself that it is one."""
         address = await self._primary()
         connection = await open_connection(self._location.at(address).options, self._timeout_s)
         try:
@@ -41,40 +55,71 @@ class Sentinels:
         except BaseException:
             await close(connection)
             raise
-        former, self._found = self._found, address
-        if former not in (None, address):
-            self.on_moved()
+        self._use(address)
         return connection
 
+    def _use(self, address: Address) -> None:
+        former, self._found = self._found, address
+        if former not in (None, address):
+            for on_moved in self._on_moved:
+                on_moved()
+
+    def watch(self) -> None:
+        """Ask the Sentinels again and again, until ``stop()``: of a server that is silent nobody else would know."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._watch(), name="redis-sentinels")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+            self._task = None
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            try:
+                self._use(await self._primary())
+            except redis_errors.RedisError:
+                pass  # nobody answers, which says nothing about the primary
+            except Exception:  # the supervisor: nobody else would notice a promotion
+                log.exception("the Sentinels' answer could not be used")
+
     async def _primary(self) -> Address:
-        """Ask one Sentinel after the other; whoever answers is asked first from now on."""
-        why, refusals = "", 0
+        """Ask the Sentinels until most name the same server; else the one that most of those name who answer.
+
+        One that was cut off from the others may still name the former primary.
+        """
+        named, refusals, why = Counter[Address](), 0, ""
         for seed in tuple(self._seeds):
             try:
                 address = await self.ask(seed)
             except (redis_errors.RedisError, OSError, TimeoutError) as error:
                 why = str(error) or f"{seed.host}:{seed.port} does not answer"
-                refusals += isinstance(error, redis_errors.AuthenticationError | redis_errors.ResponseError)
-            else:
-                if address is not None:
-                    return address
-                why = f"{seed.host}:{seed.port} knows no {self._location.service!r}"
-                refusals += 1
-            self._seeds.remove(seed)
-            self._seeds.append(seed)
-        is_refused = refusals == len(self._seeds)
-        kind = UnknownServiceError if is_refused else redis_errors.ConnectionError
-        raise kind(f"no Sentinel names a primary: {why}")
+                refusals += isinstance(error, REFUSALS)
+                self._seeds.remove(seed)  # asked last from now on
+                self._seeds.append(seed)
+                continue
+            named[address] += 1
+            if named[address] > len(self._seeds) / 2:
+                return address
+        if not named:
+            is_refused = refusals == len(self._seeds)
+            kind = UnknownServiceError if is_refused else redis_errors.ConnectionError
+            raise kind(f"no Sentinel names a primary: {why}")
+        return named.most_common(1)[0][0]
 
-    async def ask(self, seed: Address) -> Address | None:
-        """Return what one Sentinel calls the primary; None if it does not know the service."""
+    async def ask(self, seed: Address) -> Address:
+        """Return what one Sentinel calls the primary."""
         options = {**(self._location.sentinel or {}), "host": seed.host, "port": seed.port}
         # All of them must get their turn within the time of one connect, and half of it is for the primary.
-        async with asyncio.timeout(self._timeout_s / (2 * len(self._location.seeds))):
+        async with asyncio.timeout(self._timeout_s / (2 * len(self._seeds))):
             connection = await open_connection(options, self._timeout_s)
             try:
                 await connection.send_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._location.service)
                 reply = await connection.read_response()
             finally:
                 await close(connection)
-        return Address(reply[0].decode(), int(reply[1])) if reply else None
+        if not reply:
+            raise UnknownServiceError(f"{seed.host}:{seed.port} knows no {self._location.service!r}")
+        return Address(reply[0].decode(), int(reply[1]))

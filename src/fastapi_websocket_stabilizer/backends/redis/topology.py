@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from ...metrics import Counters
+from ...names import PARTITIONS
 from .bus import RedisBus, RedisPublishing
 from .canary import Canaries
 from .client import ConnectionFactory
@@ -11,12 +12,14 @@ from .duties import Channels, Commands
 from .guard import Guard, Signer
 from .keys import Keys
 from .pipeline import Pipeline
-from .router import Router
-from .slots import SlotTable
+from .router import LEASES, Router
+from .slots import SlotTable, slot_of
 from .subscriber import Subscriber
-from .urls import Location
+from .urls import Address, Location
 
 Hear = Callable[[bytes, bytes], None]
+PARTITION_SLOTS = {tag: slot_of(tag) for tag in map("{:02x}".format, range(PARTITIONS))}
+"""The slot of each hash tag that clients and rooms spread over."""
 
 
 class Server:
@@ -27,7 +30,13 @@ class Server:
 
     def commands(self, name: str, timeout_s: float | None = None, *_: str) -> Pipeline:
         factory = self._factory.within(timeout_s or self._factory.timeout_s)
-        return Pipeline(factory, self._counters, name)
+        pipeline = Pipeline(factory, self._counters, name)
+        self._on_moved(pipeline.abort)
+        return pipeline
+
+    def _on_moved(self, give_up: Callable[[], None]) -> None:
+        if self._factory.sentinels is not None:
+            self._factory.sentinels.listen(give_up)
 
     def publish_command(self) -> str:
         return "PUBLISH"
@@ -35,8 +44,7 @@ class Server:
     def channels(self, hear: Hear, canaries: Canaries) -> Subscriber:
         subscriber = Subscriber(self._factory, self._counters, hear)
         canaries.watch(subscriber)
-        if self._factory.sentinels is not None:
-            self._factory.sentinels.on_moved = subscriber.reconnect
+        self._on_moved(subscriber.reconnect)
         return subscriber
 
     def publishing(self, keys: Keys, commands: Commands, signer: Signer | None = None) -> RedisPublishing:
@@ -47,8 +55,19 @@ class Server:
     ) -> RedisBus:
         return RedisBus(keys, commands, channels, signer, guard)
 
+    def tags(self) -> list[str]:
+        """Leases are at the only server there is."""
+        return []
+
+    def watch(self) -> None:
+        """Look behind Sentinels whether another server is the primary."""
+        if self._factory.sentinels is not None:
+            self._factory.sentinels.watch()
+
     async def stop(self) -> None:
-        """Nothing is left."""
+        """Look no more."""
+        if self._factory.sentinels is not None:
+            await self._factory.sentinels.stop()
 
 
 class Cluster:
@@ -76,6 +95,18 @@ class Cluster:
         self, keys: Keys, commands: Commands, channels: Channels, signer: Signer | None, guard: Guard | None
     ) -> ClusterBus:
         return ClusterBus(keys, commands, channels, self._table, signer, guard)
+
+    def tags(self) -> list[str]:
+        """Return a partition of each primary that has any, but for that of the leases."""
+        found: dict[Address, str] = {}
+        for tag, slot in PARTITION_SLOTS.items():
+            found.setdefault(self._table.owner(slot), tag)
+        found.pop(self._table.owner(slot_of(LEASES)), None)
+        return list(found.values())
+
+    def watch(self) -> None:
+        """Ask who owns which slot; the first command would, too."""
+        self._table.serve()
 
     async def stop(self) -> None:
         """Ask no more who owns which slot."""

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fastapi_websocket_stabilizer.backends.redis.keys import Keys
@@ -13,7 +13,7 @@ from tests.unit.strategies import legal_names
 
 BY_NAME = ["client", "room", "room_counts"]
 BY_NODE = ["info", "connections", "memberships", "inbox"]
-SINGLE = ["leases", "dead", "secret", "all"]
+SINGLE = ["leases", "dead", "epoch", "secret", "all"]
 
 
 class Address(NamedTuple):
@@ -36,6 +36,7 @@ namespaces = st.sampled_from(["fws", "fws:", "fws:all", ":", "a", "a:b"]) | st.t
     st.characters(exclude_categories=("Cc", "Cs"), exclude_characters="{}"), min_size=1, max_size=64
 )
 node_ids = st.from_regex("[0-9a-f]{16}", fullmatch=True)
+partitions = st.from_regex("[0-9a-f]{2}", fullmatch=True)
 digests = st.from_regex("[0-9a-f]{32}", fullmatch=True)
 tricky = st.sampled_from(
     [
@@ -53,6 +54,7 @@ addresses = st.one_of(
     st.builds(Address, namespaces, st.sampled_from(BY_NAME), tricky | legal_names),
     st.builds(Address, namespaces, st.sampled_from(BY_NODE), node_ids),
     st.builds(Address, namespaces, st.just("token"), digests),
+    st.builds(Address, namespaces, st.just("epoch_of"), partitions),
     st.builds(Address, namespaces, st.sampled_from(SINGLE), st.just("")),
 )
 
@@ -71,6 +73,7 @@ def test_two_things_never_share_a_key(one: Address, other: Address) -> None:
     assert (one.key() == other.key()) is (one == other)
 
 
+@settings(max_examples=25)  # each is hundreds of pairs
 @given(st.lists(addresses, min_size=20, max_size=40, unique=True))
 def test_many_things_have_as_many_keys(many: list[Address]) -> None:
     assert len({address.key() for address in many}) == len(many)
@@ -112,11 +115,12 @@ def test_keys_are_those_of_the_first_day() -> None:
     assert [
         keys.leases, keys.dead, keys.secret, keys.all, keys.info(node), keys.connections(node),
         keys.memberships(node), keys.inbox(node), keys.client("123456789"), keys.room("123456789"),
-        keys.room_counts("123456789"), keys.token("d", "123456789"),
+        keys.room_counts("123456789"), keys.token("d", "123456789"), keys.epoch, keys.epoch_of("c3"),
     ] == [
         "fws:{nodes}:leases", "fws:{nodes}:dead", "fws:{nodes}:secret", "fws:all", "fws:{nodes}:info:n",
         "fws:{n}:connections", "fws:{n}:memberships", "fws:{n}:inbox", "fws:{c3}:client:123456789",
         "fws:{c3}:room:123456789", "fws:{c3}:count:123456789", "fws:{c3}:token:d",
+        "fws:{nodes}:epoch", "fws:{c3}:epoch",
     ]  # fmt: skip
 
 

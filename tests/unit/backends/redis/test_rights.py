@@ -9,9 +9,18 @@ from fastapi_websocket_stabilizer.backends.redis.rights import acl_rule, command
 FOLDER = Path(fastapi_websocket_stabilizer.__file__).parent / "backends/redis"
 DOCUMENT = Path(__file__).parents[4] / "docs/operations.md"
 # Not sent as such: SUBSCRIBE and its kin are put together, ASKING is packed, scripts are sent by the pipeline.
-ELSEWHERE = {"ping", "info", "eval", "evalsha", "asking", "role", "publish", "spublish"} | {
-    f"{prefix}{kind}" for prefix in ("", "s") for kind in ("subscribe", "unsubscribe")
-}
+ELSEWHERE = {
+    "ping",
+    "info",
+    "client|id",
+    "client|kill",
+    "eval",
+    "evalsha",
+    "asking",
+    "role",
+    "publish",
+    "spublish",
+} | {f"{prefix}{kind}" for prefix in ("", "s") for kind in ("subscribe", "unsubscribe")}
 
 
 def used() -> set[str]:

@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from tests.support.servers import ROWS, Missing, RedisServer, default_server, fi
 from tests.support.topologies import TOPOLOGIES
 
 _DEFAULT_SOURCE = pytest.StashKey[str]()
+_DEFAULT_SOURCE_OF_WORKER = "default_redis"
 
 
 @pytest.fixture(scope="session")
@@ -18,7 +20,16 @@ def redis_url(pytestconfig: pytest.Config) -> Iterator[str]:
     """URL of a real server, shared by the whole run: keep to your ``namespace`` and do it no harm."""
     with default_server() as server:
         pytestconfig.stash[_DEFAULT_SOURCE] = server.source
+        if (output := getattr(pytestconfig, "workeroutput", None)) is not None:
+            output[_DEFAULT_SOURCE_OF_WORKER] = server.source
         yield server.url
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Keep what an xdist worker used, for the summary."""
+    if (source := getattr(node, "workeroutput", {}).get(_DEFAULT_SOURCE_OF_WORKER)) is not None:
+        node.config.stash[_DEFAULT_SOURCE] = source
 
 
 @pytest.fixture(scope="session", params=ROWS)

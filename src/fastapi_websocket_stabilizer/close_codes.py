@@ -37,7 +37,7 @@ SERVICE_RESTART = 1012
 """The node is draining. Reconnect; the reason says when: ``{"reconnect_in_ms": 250}``."""
 
 TRY_AGAIN_LATER = 1013
-"""This node is full or had to free memory. Reconnect with back-off."""
+"""This node is full, had to free memory, or may serve nobody without Redis. Reconnect with back-off."""
 
 HEARTBEAT_TIMEOUT = 4007
 """Nothing was heard from the peer within ``heartbeat_timeout``. Reconnect."""

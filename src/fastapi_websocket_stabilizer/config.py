@@ -87,7 +87,7 @@ def _masked(credentials: re.Match[str]) -> str:
 def _describe(error: Any) -> str:
     name = ".".join(map(str, error["loc"][:1])) or "WebSocketConfig"
     rule: str = error["msg"].removeprefix("Value error, ")
-    if error["type"] in ("unexpected_keyword_argument", "missing"):
+    if error["type"] in ("unexpected_keyword_argument", "missing", "no_such_attribute"):
         return f"{name} is not a setting"
     if re.match(r"\w+ must be ", rule):  # a rule over two fields names both itself
         return rule
@@ -241,7 +241,8 @@ def _shown(name: str, value: object) -> str:
     if name in ("token_secret", "drain_secret"):
         return f"{len(str(value))} characters"
     if name == "envelope_keys":
-        return f"{len(value)} of them" if isinstance(value, list | tuple) else "something else"
+        keys = value.split(",") if isinstance(value, str) else value
+        return f"{len(keys)} of them" if isinstance(keys, list | tuple) else "something else"
     if name == "redis_url":
         return repr(mask_password(str(value))) if "://" in str(value) else "no scheme"
     return repr(value)

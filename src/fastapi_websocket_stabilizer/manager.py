@@ -28,7 +28,7 @@ from .models import (
 )
 from .names import NodeId, check_client_id, check_each, check_room
 from .routes import add_websocket_route, connected, health_router, install_protocol
-from .signals import draining_on_sigterm
+from .signals import shut_down_in_time
 from .wire import Encoded
 
 Identify = Callable[..., Identity | Awaitable[Identity]]
@@ -66,8 +66,8 @@ class WebSocketConnectionManager(HookDecorators):
     async def graceful_shutdown(self, timeout: float = 30.0) -> ShutdownReport:
         """Close every socket with 1001 within ``timeout`` seconds, release every entry and leave the registry.
 
-        A Redis that does not answer makes it longer by at most about ``redis_timeout_s``. Later ``connect`` raises
-        ``ShutdownError`` until ``start()`` is called again.
+        A Redis that does not answer makes it longer by at most about twice ``redis_timeout_s``. Later ``connect``
+        raises ``ShutdownError`` until ``start()`` is called again.
         """
         return await self._registry.stop(timeout)
 
@@ -89,9 +89,9 @@ class WebSocketConnectionManager(HookDecorators):
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         """``FastAPI(lifespan=manager.lifespan)``: started before the first request, shut down after the last."""
         install_protocol(self._context)
-        async with self:
-            with draining_on_sigterm(self._registry):
-                yield
+        await self.start()
+        async with shut_down_in_time(self._registry, self.graceful_shutdown):
+            yield
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -113,7 +113,7 @@ class WebSocketConnectionManager(HookDecorators):
             MemoryLimitExceededError: A memory limit is reached and nobody can give way.
             MessageError: ``metadata`` has no JSON, or too much of it (only with ``redis_url``).
             ShutdownError: After ``graceful_shutdown``. A ``DrainingError`` during and after a drain.
-            BackendUnavailableError: Redis does not answer, and ``on_backend_loss`` is "refuse".
+            BackendUnavailableError: No Redis, and ``on_backend_loss`` is "refuse"; the socket was closed with 1013.
         """
         check_client_id(client_id)
         self._registry.check_usable()
@@ -372,7 +372,7 @@ class WebSocketConnectionManager(HookDecorators):
 
         Raises:
             ConfigurationError: ``enable_reconnect`` is False.
-            NotStartedError: With ``redis_url``, before ``start()``.
+            NotStartedError, BackendUnavailableError: Before ``start()``; while Redis is known to be away.
         """
         self._registry.check_reachable()
         return self._registry.tokens.issue_now(client_id)

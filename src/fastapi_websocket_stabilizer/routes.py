@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Response, WebSocket, WebSocketDisconnect
 
 from . import close_codes
-from .cluster.context import Context
+from .cluster.context import LOSSES, Context
 from .cluster.readiness import degraded
-from .cluster.refusal import turn_away
+from .cluster.refusal import UNREACHABLE, turn_away
 from .cluster.registry import Registry
 from .drain_route import add_drain_route
 from .exceptions import (
@@ -77,7 +77,7 @@ async def _register(
         return await manager.connect(client_id, websocket, metadata)
     except WebSocketStabilizerError as error:
         if is_accepted(websocket):
-            if isinstance(error, DrainingError):
+            if isinstance(error, (DrainingError, *LOSSES)):
                 raise  # it was closed, with a word about when to come back
             reason = str(error).encode()[:MAX_REASON_BYTES].decode(errors="ignore")
             within_s = manager.config.close_timeout_s
@@ -100,7 +100,8 @@ def _refusal(error: WebSocketStabilizerError) -> HTTPException:
     if isinstance(error, ConnectionLimitExceededError) and "max_connections_per_client" in str(error):
         return HTTPException(409, str(error))
     retry_after_s = 1 if isinstance(error, DrainingError) else RETRY_AFTER_S  # another node takes it
-    return HTTPException(503, str(error), headers={"Retry-After": str(retry_after_s)})
+    text = UNREACHABLE if isinstance(error, LOSSES) else str(error)
+    return HTTPException(503, text, headers={"Retry-After": str(retry_after_s)})
 
 
 def add_websocket_route(

@@ -9,20 +9,23 @@ import math
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from types import FrameType
 from typing import Any
 
 from .cluster.registry import Registry
 from .loops import running_loop
+from .shared_port import SharedPort
+
+SHUTDOWN_S = 30.0
 
 
 class Sigterm:
     """The handler of SIGTERM while managers live; passes the signal on when all have drained.
 
     Attributes:
-        server: The uvicorn ``Server`` whose handler was found.
+        server: The uvicorn ``Server`` that runs this process.
     """
 
     def __init__(self, server: Any) -> None:
@@ -31,7 +34,9 @@ class Sigterm:
         self._found: Any = signal.getsignal(signal.SIGTERM)
         self._loop = running_loop()
         self._task: asyncio.Task[None] | None = None
+        self._port: SharedPort | None = None
         self._has_come = False
+        self._ends_at_s: float | None = None  # of the server's patience
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """Take the signal: the first drains, the second ends at once. Runs between any two instructions."""
@@ -46,9 +51,7 @@ class Sigterm:
             self._pass_on(0.0)
             return
         if self.server.config.workers > 1:
-            # The port is shared: what this process would refuse, another worker takes.
-            for listener in getattr(self.server, "servers", ()):
-                listener.close()
+            self._port = SharedPort(self.server)
         self._task = self._loop.create_task(self._drain(), name="sigterm")
 
     async def _drain(self) -> None:
@@ -64,15 +67,27 @@ class Sigterm:
         if config.timeout_graceful_shutdown is None:
             close_timeout_s = max((r.context.config.close_timeout_s for r in self.registries), default=0.0)
             config.timeout_graceful_shutdown = math.ceil(max(left_s, close_timeout_s))
+        self._ends_at_s = self._loop.time() + config.timeout_graceful_shutdown
         self.end()
         self._found(signal.SIGTERM, None)
 
+    def time_left_s(self) -> float:
+        """Return how long the lifespan may take to end: what is under way is given as long as a request is."""
+        return as_ever() if self._ends_at_s is None else max(0.0, self._ends_at_s - self._loop.time())
+
     def end(self) -> None:
         """Give the signal back to whoever had it, and wait for no drain any more."""
+        if self._port is not None:
+            self._port.close()
         if signal.getsignal(signal.SIGTERM) == self.handle:
             signal.signal(signal.SIGTERM, self._found)
         if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()
+
+
+def as_ever() -> float:
+    """Return how many seconds the end of a lifespan may take when nobody is in a hurry."""
+    return SHUTDOWN_S
 
 
 def _owner() -> Any:
@@ -82,26 +97,63 @@ def _owner() -> Any:
 def find_server() -> Any:
     """Return the uvicorn ``Server`` that runs this process, or anything else."""
     owner = _owner()
-    return owner.server if isinstance(owner, Sigterm) else owner
+    if isinstance(owner, Sigterm):
+        return owner.server
+    return owner if _is_server(owner) else _serving_here()
+
+
+def _is_server(thing: object) -> bool:
+    uvicorn_server = sys.modules.get("uvicorn.server")
+    return uvicorn_server is not None and isinstance(thing, uvicorn_server.Server)
+
+
+def _serving_here() -> Any:
+    """Return the ``Server`` whose ``serve()`` runs on this loop, behind a handler that the application has set."""
+    try:
+        tasks = asyncio.all_tasks() if threading.current_thread() is threading.main_thread() else ()
+    except RuntimeError:  # no loop runs
+        return None
+    for task in tasks:
+        awaited: Any = task.get_coro()
+        while (frame := getattr(awaited, "cr_frame", None)) is not None:
+            if _is_server(server := frame.f_locals.get("self")):
+                return server
+            awaited = awaited.cr_await
+    return None
 
 
 @contextmanager
-def draining_on_sigterm(registry: Registry) -> Iterator[None]:
-    """Have SIGTERM drain for the length of a block, where the server is uvicorn and the settings want it."""
-    uvicorn_server = sys.modules.get("uvicorn.server")
-    is_uvicorn = uvicorn_server is not None and isinstance(find_server(), uvicorn_server.Server)
+def draining_on_sigterm(registry: Registry) -> Iterator[Callable[[], float]]:
+    """Have SIGTERM drain for the length of a block, where the server is uvicorn and the settings want it.
+
+    Yields how many seconds the application has, after the block, to end.
+    """
     is_main = threading.current_thread() is threading.main_thread()
-    if not is_uvicorn or not is_main or not registry.context.config.drain_on_sigterm:
-        yield
+    is_wanted = registry.context.config.drain_on_sigterm and callable(signal.getsignal(signal.SIGTERM))
+    if not is_main or not is_wanted or not _is_server(server := find_server()):
+        yield as_ever
         return
     owner = _owner()
     if not isinstance(owner, Sigterm):
-        owner = Sigterm(owner)
+        owner = Sigterm(server)
         signal.signal(signal.SIGTERM, owner.handle)
     owner.registries.append(registry)
     try:
-        yield
+        yield owner.time_left_s
     finally:
         owner.registries.remove(registry)
         if not owner.registries:
             owner.end()
+
+
+@asynccontextmanager
+async def shut_down_in_time(
+    registry: Registry, shut_down: Callable[[float], Awaitable[object]]
+) -> AsyncIterator[None]:
+    """Have SIGTERM drain for the length of a block, and shut down after it within the server's patience."""
+    time_left_s = as_ever
+    try:
+        with draining_on_sigterm(registry) as time_left_s:
+            yield
+    finally:
+        await shut_down(time_left_s())

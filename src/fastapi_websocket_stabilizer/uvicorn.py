@@ -133,7 +133,7 @@ class WebSocketProtocol(GatheredWrites, WebSocketsSansIOProtocol):
                 self.logger.exception("Exception in ASGI application\n")
             self.send_500_response()
         else:
-            if not self.handshake_complete:
+            if not self.handshake_complete and not self.close_sent:  # nor refused with an HTTP answer
                 self.logger.error("ASGI callable returned without completing handshake.")
                 self.send_500_response()
         if not self.is_parked and self.close_timer is None:

@@ -328,3 +328,12 @@ async def test_library_mock_that_raises_is_counted_and_disconnected(
     result = await manager.broadcast("hello")
     assert (result.succeeded, result.failed, result.errors[0][0]) == (1, 1, "alice")
     assert manager.get_active_connections() == ["bob"]
+
+
+async def test_shutdown_without_any_time_closes_whoever_lets_it(
+    manager: WebSocketConnectionManager, mock: Any
+) -> None:
+    await register(manager, "alice", mock)
+    report = await manager.graceful_shutdown(timeout=0)
+    assert (report.closed_count, report.failed_count) == (1, 0)
+    mock.close.assert_awaited_once_with(code=1001, reason="server shutdown")

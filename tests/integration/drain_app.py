@@ -1,6 +1,11 @@
 """An application as people write it, set up by WS_* variables alone; for servers that are told to stop."""
 
+import asyncio
 import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import FrameType
 from typing import Any
 
 from fastapi import FastAPI, WebSocket
@@ -18,6 +23,15 @@ async def echo(connection: Connection, message: str | bytes) -> None:
 
 @manager.websocket(app, "/parked/{client_id}", on_message=echo)
 async def identify(client_id: str) -> Identity:
+    return Identity(client_id)
+
+
+async def think(connection: Connection, message: str | bytes) -> None:
+    await asyncio.sleep(600)
+
+
+@manager.websocket(app, "/busy/{client_id}", on_message=think)
+async def identify_busy(client_id: str) -> Identity:
     return Identity(client_id)
 
 
@@ -53,3 +67,20 @@ async def local() -> list[str]:
 async def flood(client_id: str, mib: int) -> None:
     for _ in range(mib):
         await manager.send_to_client(client_id, "x" * (1 << 20))
+
+
+@asynccontextmanager
+async def with_own_handler(app: FastAPI) -> AsyncIterator[None]:
+    """A lifespan that puts a handler of its own in front of uvicorn's, before the manager comes."""
+    found: Any = signal.getsignal(signal.SIGTERM)
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        print(f"told with {manager.get_connection_count()} clients", flush=True)
+        found(number, frame)
+
+    signal.signal(signal.SIGTERM, handle)
+    async with manager.lifespan(app):
+        yield
+
+
+handling = FastAPI(lifespan=with_own_handler, routes=app.routes)

@@ -12,16 +12,18 @@ import redis.asyncio.connection as redis_connection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from fastapi_websocket_stabilizer import BusGap, WebSocketConnectionManager
+from fastapi_websocket_stabilizer import BackendUnavailableError, BusGap, WebSocketConnectionManager
 from fastapi_websocket_stabilizer.backends.redis.client import ConnectionFactory
 from tests.integration.cluster import (
     BEAT_S,
     REPLACED,
     Managers,
+    Socket,
     counter,
     hears,
     join,
     knows,
+    register,
 )
 from tests.integration.test_redis_away import not_degraded, readyz
 from tests.support.proxy import TcpProxy
@@ -190,6 +192,23 @@ def bus_clients(server: RedisServer) -> list[Any]:
         return list(client.client_list(_type="pubsub"))
 
 
+async def test_a_bus_that_is_refused_its_channels_asks_less_and_less_often(
+    own_managers: Managers, server: RedisServer
+) -> None:
+    """Each time it may connect, which proves nothing."""
+    node, near = await own_managers.start_many(2)
+    subscriber: Any = node._context.backend._subscriber  # type: ignore[attr-defined]  # of Redis
+    with server.client() as client:
+        client.execute_command("ACL", "SETUSER", "default", "-subscribe")
+        client.client_kill_filter(_type="pubsub")
+    await eventually(lambda: subscriber._backoff._attempts >= 5)
+    assert (await readyz(node))[1].get("degraded") or await is_deaf(node)
+    with server.client() as client:
+        client.execute_command("ACL", "SETUSER", "default", "+subscribe")
+    await hear_one_another([node, near], "after")
+    assert subscriber._backoff._attempts == 0
+
+
 class Unexpected(Exception):
     """Nothing that anybody named."""
 
@@ -210,6 +229,26 @@ async def test_an_error_that_nobody_expected_does_not_end_listening(
     await nodes[1].broadcast("poison")
     await eventually(lambda: counter(nodes[0], "bus_reconnects") > 0)
     await hear_one_another(nodes, "after")
+
+
+async def test_who_waits_behind_a_broadcast_without_a_bus_is_told_that_it_is_redis(
+    own_managers: Managers, server: RedisServer
+) -> None:
+    """And not that his connection was lost: a handler would end it."""
+    async with node_with_own_bus(own_managers, server, on_backend_loss="refuse") as (node, proxy):
+        socket = Socket()
+        alice = await register(node, "alice", socket)
+        proxy.cut()
+        await eventually(lambda: counter(node, "bus_reconnects") > 0)
+        unheard = asyncio.create_task(node.broadcast("hello"))
+        await asyncio.sleep(0)
+        with pytest.raises(BackendUnavailableError):
+            await alice.send("behind it")
+        assert not (await unheard).heard
+        proxy.resume()
+        await eventually(lambda: not_degraded(node))
+        await alice.send("news")
+        await hears(socket, "news")
 
 
 # Gaps

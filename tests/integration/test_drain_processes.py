@@ -7,18 +7,19 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from fastapi_websocket_stabilizer import WebSocketConnectionManager
 from tests.integration.cluster import Managers, client_ids
 from tests.support.process import ChildProcess, free_port
+from tests.support.proxy import TcpProxy
 from tests.support.servers import RedisServer
 from tests.support.waiting import eventually, eventually_sync
 
@@ -203,6 +204,51 @@ async def test_drain_on_sigterm_may_be_switched_off(
         assert {await closed_with(client) for client in clients} == {(1012, "")}
 
 
+async def test_handler_of_the_application_is_called_when_the_drain_is_over(
+    launch: Launch, refuge: WebSocketConnectionManager
+) -> None:
+    node = launch(UVICORN.replace(":app", ":handling"), drain_over_s=4)
+    async with node.clients(5) as clients:
+        node.signal(signal.SIGTERM)
+        assert all([await was_sent_away(client) for client in clients])
+        await node.has_ended(AT_ONCE_S)
+    assert node.process.output.count("told with 0 clients") == 1
+
+
+async def test_message_that_is_still_handled_does_not_keep_the_process(
+    launch: Launch, refuge: WebSocketConnectionManager
+) -> None:
+    node = launch(drain_over_s=2)
+    async with node.clients(3, "busy") as clients:
+        for client in clients:
+            await client.send("think")
+        node.signal(signal.SIGTERM)
+        assert all([await was_sent_away(client) for client in clients])
+        await node.has_ended(2 + AT_ONCE_S)
+
+
+@pytest.mark.parametrize("way", ["parked", "classic"])
+async def test_client_that_reads_slowly_gets_all_that_waits_for_it(
+    launch: Launch, refuge: WebSocketConnectionManager, way: str
+) -> None:
+    """It takes what is left of the window, not what a close is given; others do not wait for it."""
+    node = launch(drain_over_s=20, close_timeout_s=0.5, outbox_size=1 << 24)
+    async with TcpProxy("127.0.0.1", node.port) as slow_network:
+        slow_network.throttle(2_000_000)
+        url = f"ws://127.0.0.1:{slow_network.port}/{way}/slow"
+        async with connect(url, proxy=None, ping_interval=None, compression=None) as client:
+            await eventually(lambda: node.here()["clients"] == ["slow"])
+            await asyncio.to_thread(node.http.post, "/flood/slow", params={"mib": 8})
+            node.signal(signal.SIGTERM)
+            received: list[int] = []
+            with suppress(ConnectionClosed):
+                while True:
+                    received.append(len(await client.recv()))
+            assert received == [1 << 20] * 8
+            assert await was_sent_away(client)
+        await node.has_ended(AT_ONCE_S)
+
+
 @pytest.mark.parametrize("protocol", ["ours", "uvicorn's"])
 async def test_clients_that_read_nothing_do_not_keep_the_process(
     launch: Launch, refuge: WebSocketConnectionManager, protocol: str
@@ -306,6 +352,28 @@ async def test_workers_that_all_stop_do_not_wait_for_one_another(launch: Launch)
         node.signal(signal.SIGTERM)
         await node.has_ended(AT_ONCE_S + 2)
         assert {(await closed_with(client))[0] for client in clients} == {1012}
+
+
+async def test_newcomer_hears_that_all_workers_drain(
+    launch: Launch, refuge: WebSocketConnectionManager
+) -> None:
+    """Nobody is left in the queue of a port from which all workers have gone."""
+    node = launch(WORKERS, drain_over_s=5)
+    await eventually(lambda: workers_of(node), what="two workers")
+    async with AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(node.connect(f"parked/c{n}")) for n in range(100)]
+        node.signal(signal.SIGTERM)
+        await eventually(lambda: fresh_status(node, "/readyz") == 503, what="not ready")
+        assert fresh_status(node, "/livez") == 200
+        assert await refusal(node, "parked/newcomer") == 503
+        assert all([await was_sent_away(client) for client in clients])
+        await node.has_ended(AT_ONCE_S)
+    assert "without completing handshake" not in node.process.output
+
+
+def fresh_status(node: Node, path: str) -> int:
+    """Return the answer to a connection of its own: kept ones stay with their worker."""
+    return httpx2.get(f"http://127.0.0.1:{node.port}{path}", trust_env=False, timeout=2).status_code
 
 
 def nodes_of(node: Node) -> dict[str, bool]:

@@ -13,6 +13,7 @@ from fastapi_websocket_stabilizer import BackendUnavailableError, Connection, We
 from tests.integration.cluster import (
     LEASE_S,
     REPLACED,
+    SMALL_LEASE,
     Managers,
     Replica,
     channels,
@@ -260,6 +261,57 @@ async def test_clients_that_left_during_an_outage_are_not_listed_after_it(
         await knows(near)
         await eventually(lambda: count_is(near, "room", 0))
         await eventually(lambda: not keys_with(server.url, f"{node.statistics().node_id}."))
+
+
+async def test_a_socket_that_was_outranked_during_an_outage_comes_back_to_no_room(
+    own_managers: Managers, server: RedisServer
+) -> None:
+    """Nobody is told that a client came, and left again, who had only been there before."""
+    async with node_behind_proxy(own_managers, server, **SMALL_LEASE) as (node, proxy):
+        near = await own_managers.start()
+        told: list[tuple[str, str]] = []
+        for manager in (node, near):
+            manager.on_presence(lambda event: told.append((event.kind, event.node)))
+        former_id, outranked = node.statistics().node_id, await join(node, "alice", "room")
+        proxy.cut()
+        await knows(near)
+        await join(near, "alice", "room")
+        proxy.resume()
+        await eventually(lambda: not outranked.is_open, what="the old socket is closed")
+        await eventually(lambda: not keys_with(server.url, former_id), what="its node_id is swept")
+        here = near.statistics().node_id
+        in_room = [(kind, node_id) for kind, node_id in told if kind.startswith("room")]
+        there = [("room_joined", former_id), ("room_left", former_id)]
+        assert sorted(in_room) == sorted([*there, ("room_joined", here)])
+
+
+async def test_what_redis_refused_a_node_that_stops_is_removed_by_a_survivor(
+    own_managers: Managers, server: RedisServer
+) -> None:
+    survivor, node = await own_managers.start_many(2)
+    alice = await register(node, "alice")
+    await alice.join("room")
+    with server.client() as admin:
+        admin.execute_command("ACL", "SETUSER", "default", "-eval", "-evalsha")
+        assert (await node.graceful_shutdown(1.0)).closed_count == 1
+        admin.execute_command("ACL", "SETUSER", "default", "+eval", "+evalsha")
+    await eventually(
+        lambda: not keys_with(server.url, f"{node.statistics().node_id}."), what="no key of it is left"
+    )
+    assert await survivor.room_count("room") == 0
+
+
+async def test_a_room_is_left_and_reported_though_the_caller_gave_up(managers: Managers) -> None:
+    node = await managers.start()
+    left: list[str | None] = []
+    node.on_presence(lambda event: left.append(event.room) if event.kind == "room_left" else None)
+    alice = await register(node, "alice")
+    await alice.join("room")
+    leaving = asyncio.create_task(alice.leave("room"))
+    await asyncio.sleep(0)
+    assert not alice.rooms  # its first step is done, and Redis is asked
+    leaving.cancel()
+    await eventually(lambda: left == ["room"], what="the leave is reported")
 
 
 async def test_a_room_that_was_left_during_an_outage_is_left_after_it(

@@ -95,6 +95,15 @@ async def test_odd_entries_of_a_client_disturb_neither_claims_nor_sends_nor_pres
     assert not alice.is_open
 
 
+async def test_odd_stamp_takes_no_message_away(managers: Managers, writer: Writer) -> None:
+    here, there = await managers.start_many(2)
+    alice = await join(there, "alice")
+    for number, stamp in enumerate([b"9" * 400, b"9007199254740994"]):
+        writer.redis.hset(writer.keys.client("alice"), f"{node_id(here)}.9{number}", stamp + b" {}")
+    assert await here.send_to_client("alice", "hello", confirm=5)
+    await hears(alice, "hello")
+
+
 @pytest.mark.parametrize("policy", ["replace", "reject"])
 async def test_odd_entries_take_nobodys_place(managers: Managers, writer: Writer, policy: Any) -> None:
     node = await managers.start(on_client_overflow=policy)
@@ -238,10 +247,70 @@ async def test_keys_of_another_type_disturb_nobodys_calls(managers: Managers, wr
     assert not alice.is_open
 
 
-async def test_a_secret_of_another_type_does_not_end_a_start(managers: Managers, writer: Writer) -> None:
-    writer.redis.hset(writer.keys.secret, "a", "b")
-    node = await managers.start()
-    assert await node.validate_reconnect_token(await node.issue_reconnect_token("alice")) == "alice"
+def put(writer: Writer, key: str, kind: str) -> None:
+    """Replace a key by one of another type."""
+    writer.redis.delete(key)
+    if kind == "string":
+        writer.redis.set(key, "odd")
+    elif kind == "hash":
+        writer.redis.hset(key, "a", "b")
+    else:
+        writer.redis.rpush(key, "odd")
+
+
+async def is_whole(here: WebSocketConnectionManager, there: WebSocketConnectionManager) -> bool:
+    """Whether each lists the other and its clients."""
+    both = {node_id(here), node_id(there)}
+    for node in (here, there):
+        assert {info.node_id for info in await node.nodes()} == both
+        assert await listed(node) == {"alice", "bob"}
+    return True
+
+
+each_kind = pytest.mark.parametrize("kind", ["string", "hash", "list"])
+
+
+@each_kind
+@pytest.mark.parametrize("name", ["leases", "dead", "epoch"])
+async def test_a_registry_key_of_another_type_is_replaced_with_the_next_beat(
+    managers: Managers, writer: Writer, name: str, kind: str
+) -> None:
+    here, there = await managers.start_many(2)
+    alice, bob = await join(here, "alice"), await join(there, "bob")
+    put(writer, getattr(writer.keys, name), kind)
+    await eventually(lambda: is_whole(here, there), what="the registry is whole again")
+    assert await here.send_to_client("bob", "hello", confirm=5)
+    assert await there.send_to_client("alice", "hello", confirm=5)
+    assert alice.received == bob.received == ["hello"]
+
+
+@each_kind
+@pytest.mark.parametrize("name", ["leases", "dead", "epoch", "secret"])
+async def test_a_registry_key_of_another_type_does_not_end_a_start(
+    managers: Managers, writer: Writer, name: str, kind: str
+) -> None:
+    put(writer, getattr(writer.keys, name), kind)
+    here, there = await managers.start_many(2, on_backend_loss="refuse")
+    await join(here, "alice")
+    await join(there, "bob")
+    await eventually(lambda: is_whole(here, there), what="both are there")
+    token = await here.issue_reconnect_token("alice")
+    assert await there.validate_reconnect_token(token) == "alice"
+
+
+@each_kind
+async def test_an_index_of_another_type_is_replaced_when_it_is_written(
+    managers: Managers, writer: Writer, kind: str
+) -> None:
+    here = await managers.start()
+    for key in (
+        writer.keys.connections(NodeId(node_id(here))),
+        writer.keys.memberships(NodeId(node_id(here))),
+    ):
+        put(writer, key, kind)
+    await join(here, "alice", "room")
+    assert await listed(here) == {"alice"}
+    assert writer.redis.hlen(writer.keys.memberships(NodeId(node_id(here)))) >= 1
 
 
 ANSWERS: list[Any] = [

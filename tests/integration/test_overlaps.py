@@ -143,6 +143,21 @@ async def test_a_publisher_works_in_every_fork(managers: Managers) -> None:
     await hears(socket, "from the parent", *["from a child"] * 3)
 
 
+@pytest.mark.filterwarnings(
+    "ignore:.*multi-threaded:DeprecationWarning"
+)  # Python 3.12 and newer, of any fork here
+def test_a_publisher_can_be_closed_in_a_fork_that_was_made_while_it_published() -> None:
+    publisher = SyncPublisher("redis+cluster://127.0.0.1:1")
+    assert publisher._background is not None
+    with publisher._background._lock:
+        child = multiprocessing.get_context("fork").Process(target=publisher.close)
+        child.start()
+    child.join(10)
+    ended = child.exitcode
+    child.kill()
+    assert ended == 0
+
+
 async def test_a_node_id_is_made_when_the_node_starts(managers: Managers) -> None:
     manager = managers.make()  # before a fork, as gunicorn --preload does
     inherited = manager.statistics().node_id

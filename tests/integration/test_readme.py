@@ -68,6 +68,7 @@ def serving(app: str, directory: Path, **environment: str) -> Iterator[str]:
     with ChildProcess(command, environment=environment, directory=directory) as process:
         eventually_sync(lambda: "Uvicorn running on" in process.output, what="the app starts")
         yield f"ws://127.0.0.1:{port}"
+        assert "ERROR" not in process.output, process.output
 
 
 def test_quick_start_is_one_lobby_over_two_replicas(tmp_path: Path, redis_url: str, namespace: str) -> None:

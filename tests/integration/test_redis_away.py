@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+import statistics
 import sys
 from collections.abc import AsyncIterator, Awaitable
 from functools import partial
@@ -22,11 +23,13 @@ from fastapi_websocket_stabilizer import (
     WebSocketConnectionManager,
 )
 from fastapi_websocket_stabilizer.backends.redis.client import ConnectionFactory
+from fastapi_websocket_stabilizer.cluster.refusal import UNREACHABLE
 from tests.integration.cluster import (
     PROJECT,
     REPLACED,
     Managers,
     Replica,
+    Socket,
     channels,
     counter,
     everyone_hears,
@@ -90,6 +93,49 @@ async def test_remote_sends_are_false_and_local_ones_arrive(
         assert counter(node, "sends_unreachable") == 4
         assert counter(node, "degraded") >= 10
         assert bob.received == []
+
+
+async def test_a_send_to_a_client_elsewhere_is_false_within_the_timeout(
+    own_managers: Managers, server: RedisServer
+) -> None:
+    """Rather a moment early than late, whenever it began; medians, since this machine is late, too."""
+    async with node_behind_proxy(own_managers, server, redis_timeout_s=2.0, renew_interval_s=2.5) as (
+        node,
+        proxy,
+    ):
+        near = await own_managers.start()
+        await join(near, "bob")
+        proxy.blackhole()
+        lasted_s = []
+
+        async def send() -> None:
+            began_s = now_s()
+            assert not await node.send_to_client("bob", "hello")
+            lasted_s.append(now_s() - began_s)
+
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(40):
+                tasks.create_task(send())
+                await asyncio.sleep(0.03)
+        assert max(lasted_s) > 1.5, "Redis was asked"
+        assert statistics.median(lasted_s) <= 2.0
+
+
+async def test_no_token_is_made_whose_record_would_be_lost(
+    own_managers: Managers, server: RedisServer
+) -> None:
+    async with node_behind_proxy(own_managers, server) as (node, proxy):
+        near = await own_managers.start()
+        proxy.cut()
+        await eventually(lambda: is_away(node))
+        with pytest.raises(BackendUnavailableError):
+            node.generate_reconnect_token("alice")
+        with pytest.raises(BackendUnavailableError):
+            await node.issue_reconnect_token("alice")
+        proxy.resume()
+        await eventually(lambda: not is_away(node))
+        token = await node.issue_reconnect_token("alice")
+        assert await near.validate_reconnect_token(token) == "alice"
 
 
 @FAULTS
@@ -212,9 +258,42 @@ async def test_a_password_that_changed_is_an_outage(own_managers: Managers, serv
         assert (await node.broadcast("alone")).nodes == 1
         await eventually(lambda: is_away(node))
         assert (await node.broadcast("alone, too")).nodes == 1
+        with pytest.raises(
+            BackendUnavailableError, match=r"connect: Authentication required.*check user, password"
+        ):
+            await node.presence("alice")
         client.config_set("requirepass", "")
         await eventually(lambda: not_degraded(node))
     await hears(alice, "alone", "alone, too")
+
+
+async def test_rights_that_were_taken_away_are_an_outage(
+    own_managers: Managers, server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    node, near = await own_managers.start_many(2, log_level="WARNING")
+    alice = await register(node, "alice")
+    with server.client() as client:
+        client.execute_command("ACL", "SETUSER", "admin", "on", ">admin", "~*", "&*", "+@all")
+        client.execute_command("AUTH", "admin", "admin")
+        client.execute_command("ACL", "SETUSER", "default", "-@all", "+ping", "+info")
+        assert (await node.broadcast("alone")).nodes == 1
+        with pytest.raises(ConfigurationError, match="check user, password and ACL"):
+            await near.presence("alice")
+        client.flushall()  # so that the lease is gone when the rights are back
+        await asyncio.gather(*(register(node, f"client {number}") for number in range(50)))
+        await alice.join("room")
+        await eventually(lambda: is_away(node))
+        client.execute_command("ACL", "SETUSER", "default", "+@all", "-subscribe")
+        await eventually(lambda: counter(node, "leases_refused") > 0)
+        client.execute_command("ACL", "SETUSER", "default", "+subscribe")
+        await knows(near, "alice", *(f"client {number}" for number in range(50)))
+        await eventually(lambda: count_is(near, "room", 1))
+        client.execute_command("ACL", "SETUSER", "default", "-hgetall")  # the beats go on
+        client.client_kill_filter(_type="pubsub")
+        await eventually(lambda: "catch-up: Redis at" in caplog.text)
+        client.execute_command("ACL", "SETUSER", "default", "+hgetall")
+    assert not [record for record in caplog.records if record.exc_info]
+    assert len(caplog.records) < 40, [record.getMessage() for record in caplog.records]
 
 
 async def test_an_outage_is_logged_when_it_begins_and_when_it_ends(
@@ -456,6 +535,25 @@ async def test_remote_calls_are_refused_and_the_node_is_not_ready(
         await eventually(lambda: not_degraded(node))
 
 
+async def test_nothing_local_waits_behind_what_is_refused(
+    own_managers: Managers, server: RedisServer
+) -> None:
+    async with node_behind_proxy(own_managers, server, on_backend_loss="refuse") as (node, proxy):
+        socket = Socket()
+        alice = await register(node, "alice", socket)
+        proxy.blackhole()
+        await eventually(lambda: is_away(node))
+        for number in range(3):
+            refused = [node.broadcast("to all"), node.send_to_client("bob", "to bob")]
+            tasks = [asyncio.create_task(call) for call in refused]
+            await asyncio.sleep(0)
+            await alice.send(f"answer {number}")
+            assert await node.send_to_client("alice", f"news {number}")
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+            assert {type(outcome) for outcome in outcomes} == {BackendUnavailableError}
+        await hears(socket, *(f"{word} {number}" for number in range(3) for word in ("answer", "news")))
+
+
 async def test_new_sockets_are_refused_by_status_before_and_by_code_after_accept(
     server: RedisServer, namespace: str
 ) -> None:
@@ -464,11 +562,23 @@ async def test_new_sockets_are_refused_by_status_before_and_by_code_after_accept
         await eventually(replica.is_ready, 20)
         server.kill()
         url = f"ws://127.0.0.1:{replica.port}"
-        with pytest.raises(InvalidStatus) as refused:
-            await connect(f"{url}/identified/alice", proxy=None)
-        assert refused.value.response.status_code == 503
-        assert refused.value.response.headers["Retry-After"] == "5"
-        async with connect(f"{url}/serve/alice", proxy=None) as socket:  # accepts before it asks
-            await eventually(lambda: socket.close_code == 1013)
+        for _ in range(2):  # when it is not known yet, and when it is
+            with pytest.raises(InvalidStatus) as refused:
+                await connect(f"{url}/identified/alice", proxy=None)
+            assert refused.value.response.status_code == 503
+            assert refused.value.response.headers["Retry-After"] == "5"
+            assert b"redis://" not in refused.value.response.body  # where it is concerns no stranger
+            for style in ("serve", "old"):  # both accept before they ask
+                async with connect(f"{url}/{style}/alice", proxy=None) as socket:
+                    await eventually(lambda: socket.close_code == 1013)
+                    assert socket.close_reason == UNREACHABLE
+            await eventually(lambda: unready_without_redis(replica))
+        assert "without completing handshake" not in replica.process.output
     finally:
         replica.stop()
+
+
+async def unready_without_redis(replica: Replica) -> bool:
+    url = f"http://127.0.0.1:{replica.port}/readyz"
+    async with aiohttp.ClientSession() as http, http.get(url) as response:
+        return response.status == 503

@@ -20,6 +20,8 @@ from tests.integration.travellers import Balancer, Traveller, codes, peak_per_s,
 from tests.support.process import ChildProcess, free_port
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.alone
+
 PROJECT = Path(__file__).parents[2]
 CLIENTS = 3_000
 DRAIN_S = 6.0

@@ -26,6 +26,7 @@ from tests.integration.cluster import (
     Managers,
     Publishing,
     Socket,
+    channels,
     counter,
     hears,
     join,
@@ -256,6 +257,41 @@ async def test_a_repetition_reaches_nobody_on_a_node_where_they_came_later(
     await hears(alice, "last")
 
 
+async def test_a_direct_message_that_is_repeated_on_another_channel_reaches_nobody(
+    managers: Managers, attacker: Attacker
+) -> None:
+    here, there = await start_two(managers)
+    alice = await join(there, "alice", "room", "x}:inbox")
+    # Nothing was said before on the other channels, so what comes there has no place behind anything.
+    assert await here.send_to_client("alice", "direct")
+    assert await here.send_to_clients(["alice", "bob"], "to several") == 1
+    await eventually(lambda: len(attacker.heard) == 2, what="heard")
+    keys = Keys(managers.namespace)
+    for _, data in tuple(attacker.heard):
+        for channel in (keys.all, keys.room("room"), keys.room("x}:inbox")):
+            await attacker.publishing.publish(channel, data)
+    await eventually(lambda: counter(there, "bus_forged") == 6, what="all dropped")
+    await hears(alice, "direct", "to several")
+
+
+async def test_a_direct_message_that_is_repeated_after_the_lease_lapsed_reaches_nobody(
+    managers: Managers, attacker: Attacker
+) -> None:
+    here, there = await managers.start_many(2, envelope_keys=[NEW])
+    alice, former = await join(there, "alice"), there.statistics().node_id
+    assert await here.send_to_client("alice", "direct")
+    keys = Keys(managers.namespace)
+    with redis.Redis.from_url(managers.url) as client:
+        client.zrem(keys.leases, former)
+    await eventually(lambda: there.statistics().node_id != former, what="another node_id")
+    inbox = keys.inbox(NodeId(there.statistics().node_id))
+    await eventually(lambda: inbox in channels(managers.url, managers.namespace), what="its inbox")
+    await attacker.repeat(inbox)
+    await eventually(lambda: counter(there, "bus_replayed") >= 1, what="dropped")
+    assert await here.send_to_client("alice", "last", confirm=5)
+    await hears(alice, "direct", "last")
+
+
 async def test_keys_are_rotated_without_a_message_lost(managers: Managers) -> None:
     for before, after in pairwise([[OLD], [OLD, NEW], [NEW, OLD], [NEW]]):
         old = await managers.start(envelope_keys=before, **LONG_LEASE)
@@ -318,11 +354,12 @@ async def test_publishers_sign_and_are_heard(managers: Managers) -> None:
 
 
 @pytest.mark.parametrize("made", [Publisher, SyncPublisher])
-def test_a_publisher_refuses_short_keys_and_does_not_show_them(made: Any) -> None:
+@pytest.mark.parametrize("scheme", ["redis", "redis+cluster"])
+def test_a_publisher_refuses_short_keys_and_does_not_show_them(made: Any, scheme: str) -> None:
     with pytest.raises(
         ConfigurationError, match="envelope_keys must be strings of at least 32 bytes"
     ) as raised:
-        made("redis://127.0.0.1:1", envelope_keys=["hunter2"])
+        made(f"{scheme}://127.0.0.1:1", envelope_keys=["hunter2"])
     assert "hunter2" not in str(raised.value)
 
 

@@ -116,6 +116,8 @@ def test_two_invalid_values_are_both_named() -> None:
 def test_unknown_setting_is_refused_by_name() -> None:
     with pytest.raises(ConfigurationError, match=r"^heartbeat_intervall is not a setting$"):
         WebSocketConfig(heartbeat_intervall=5)  # type: ignore[call-arg]
+    with pytest.raises(ConfigurationError, match=r"^heartbeat_intervall is not a setting$"):
+        setattr(WebSocketConfig(), "heartbeat_intervall", 3)  # noqa: B010 - type checkers know better
 
 
 def test_refused_assignment_of_an_unknown_setting_leaves_nothing_behind() -> None:
@@ -234,6 +236,11 @@ def test_empty_and_unknown_variables_are_ignored(environ: dict[str, str]) -> Non
 def test_invalid_variable_is_refused_by_the_name_of_the_setting(name: str, text: str) -> None:
     with pytest.raises(ConfigurationError, match=f"^{name} must be"):
         WebSocketConfig.from_env({f"WS_{name.upper()}": text})
+
+
+def test_keys_of_a_variable_are_counted_when_one_is_too_short() -> None:
+    with pytest.raises(ConfigurationError, match=r"^envelope_keys must be .* each, got 2 of them$"):
+        WebSocketConfig.from_env({"WS_ENVELOPE_KEYS": f"{'k' * 32},short"})
 
 
 @given(st.dictionaries(st.sampled_from([f"WS_{name.upper()}" for name in NEW]), st.text(max_size=9)))

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from fastapi_websocket_stabilizer.loops import _cached_running_loop
+from fastapi_websocket_stabilizer.loops import _cached_running_loop, running_loop
 
 
 async def test_it_is_the_one_that_runs() -> None:
@@ -54,11 +54,11 @@ def test_loop_that_moved_to_another_thread_is_not_ours_any_more() -> None:
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 async def test_forked_child_runs_no_loop() -> None:
-    _cached_running_loop()
+    running_loop()
     child = os.fork()
     if child == 0:
         try:
-            _cached_running_loop()
+            running_loop()
         except RuntimeError:
             os._exit(0)
         os._exit(1)

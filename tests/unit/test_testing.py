@@ -149,6 +149,35 @@ async def test_a_manager_that_starts_later_belongs_to_the_registry() -> None:
         assert phone.received == laptop.received == ["both"]
 
 
+async def test_a_manager_that_is_added_has_a_name_of_its_own() -> None:
+    async with MemoryCluster(3) as cluster:
+        await cluster.kill(cluster.managers[0])
+        added = await cluster.add()
+        assert [node.name for node in await added.nodes()].count("manager-3") == 1
+        assert len({node.name for node in await added.nodes()}) == 3
+
+
+async def test_a_manager_is_killed_once() -> None:
+    async with MemoryCluster() as cluster:
+        victim = cluster.managers[0]
+        await cluster.kill(victim)
+        with pytest.raises(ValueError, match="was killed before"):
+            await cluster.kill(victim)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [(WebSocketConfig(log_level="WARNING"), ["swept a dead node"]), (WebSocketConfig(log_level="ERROR"), [])],
+    ids=["WARNING", "ERROR"],
+)
+async def test_what_a_manager_says_of_a_sweep_has_its_log_level(
+    config: WebSocketConfig, said: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    async with MemoryCluster(2, config) as cluster:
+        await cluster.kill(cluster.managers[0])
+    assert [record.getMessage() for record in caplog.records] == said
+
+
 async def test_a_fake_socket_serves_a_handler_from_accept_to_disconnect() -> None:
     async with MemoryCluster(1) as cluster:
         (manager,) = cluster.managers

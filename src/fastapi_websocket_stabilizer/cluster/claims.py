@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 from .. import close_codes
-from ..exceptions import BackendUnavailableError, ConnectionLimitExceededError, MessageError
+from ..exceptions import ConnectionLimitExceededError, MessageError
 from ..local.connection import Connection
 from ..local.owner import Ended
 from ..models import PresenceEvent
@@ -139,7 +139,7 @@ class Claims:
                 await self.end(local, Ended.REPLACED, close_codes.NORMAL, REPLACED)
             elif not self._context.is_own(node_of(connection_id)):
                 self._displaced[connection_id] = client_id
-                with suppress(BackendUnavailableError):  # the beat repeats it
+                with suppress(*LOSSES):  # the beat repeats it
                     await self._evict(connection_id)
 
     async def _evict(self, connection_id: ConnectionId) -> None:
@@ -163,7 +163,7 @@ class Claims:
         try:
             self._context.check_reachable()
             events = await asyncio.gather(*(self._undo(line, is_repeated=is_repeated) for line in lines))
-        except LOSSES:
+        except (*LOSSES, asyncio.CancelledError):
             self.remember_unreleased(lines)
             raise
         return self._report([event for event in events if event is not None], lines)

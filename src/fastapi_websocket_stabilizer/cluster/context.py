@@ -16,6 +16,7 @@ from ..local.fanout import FanOut
 from ..local.gate import Gate
 from ..local.order import Sequencer, SequenceTracker
 from ..local.shards import Shards
+from ..logs import Occasionally
 from ..loops import running_loop
 from ..metrics import Counters, Stopwatch
 from ..names import ConnectionId, NodeId
@@ -23,6 +24,8 @@ from ..ports import Backend
 from .pending import Asks, Unheard
 
 FORMER_IDS = 8
+LAST_WORDS_S = 1.0
+"""Seconds that a cancelled task may take to end: it may be the application's, and catch what it should not."""
 LOSSES = (BackendUnavailableError, ConfigurationError)
 """What an outage raises: nobody answers, or one who does not know our password any more."""
 
@@ -31,7 +34,7 @@ class Tasks:
     """Owns background tasks: keeps them alive, logs what kills them, ends them."""
 
     def __init__(self, log: logging.Logger) -> None:
-        self._log = log
+        self._log, self._trouble = log, Occasionally(log)
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def spawn(self, coroutine: Coroutine[Any, Any, Any], name: str) -> "asyncio.Task[Any]":
@@ -43,8 +46,8 @@ class Tasks:
     def _ended(self, task: "asyncio.Task[Any]") -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            if isinstance(error, BackendUnavailableError):  # expected while Redis is away: no traceback
-                self._log.warning("%s: %s", task.get_name(), error)
+            if isinstance(error, LOSSES):  # expected while Redis is away, of thousands: no traceback
+                self._trouble.log(f"{task.get_name()}: {error}")
             else:
                 self._log.error("task failed: %s", task.get_name(), exc_info=error)
 
@@ -54,15 +57,16 @@ class Tasks:
             await asyncio.wait(tuple(self._tasks))
 
     async def settle(self, timeout_s: float) -> None:
-        """Wait for this loop's tasks, then cancel those that are left."""
+        """Wait for this loop's tasks, then cancel those that are left; who does not obey is left behind."""
         mine = [task for task in self._tasks if task.get_loop() is running_loop()]
         mine = [task for task in mine if task is not asyncio.current_task()]
         if mine:
             _, late = await asyncio.wait(mine, timeout=timeout_s)
             for task in late:
                 task.cancel()
-            if late:
-                await asyncio.wait(late)
+            _, deaf = await asyncio.wait(late, timeout=LAST_WORDS_S) if late else ((), ())
+            for task in deaf:
+                self._log.error("task does not end, though it was cancelled: %s", task.get_name())
 
 
 class Context:

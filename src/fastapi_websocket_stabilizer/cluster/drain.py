@@ -5,12 +5,12 @@ import random
 from contextlib import suppress
 
 from .. import close_codes
-from ..exceptions import BackendUnavailableError, ConfigurationError
+from ..exceptions import ConfigurationError
 from ..local.connection import Connection
 from ..local.owner import Ended
 from ..loops import running_loop
 from ..models import ShutdownReport
-from .context import Context
+from .context import LOSSES, Context
 from .directory import Directory
 from .membership import Membership as Leases
 from .node import Node
@@ -34,6 +34,7 @@ class Drain:
         self._ends_at_s = 0.0
         self._order: list[Connection] = []
         self._closing: dict[asyncio.Task[None], Connection] = {}
+        self._slow: set[asyncio.Task[None]] = set()  # those that have something to write first
         self._closed = self._failed = 0
         self._outcome = (0, 0)
 
@@ -77,8 +78,9 @@ class Drain:
     async def _has_refuge(self) -> bool:
         """Whether another node takes clients. The question tells the others that this one does not."""
         try:
-            nodes = await self._directory.nodes()
-        except BackendUnavailableError:  # who was there at the last beat?
+            async with asyncio.timeout(LOOK_AROUND_S):  # a Redis that is silent must not use up the window
+                nodes = await self._directory.nodes()
+        except (*LOSSES, TimeoutError):  # who was there at the last beat?
             known = set() if self._leases is None else self._leases.known_live()
             return any(not self._context.is_own(node) for node in known)
         return any(not node.draining and not self._context.is_own(node.node_id) for node in nodes)
@@ -114,13 +116,13 @@ class Drain:
         now_s = running_loop().time()
         due_s = self._pace.next_at_s(now_s, len(self._context.shards))
         await asyncio.sleep(max(0.0, due_s - now_s))
-        if len(self._closing) >= self._context.config.max_concurrent_cleanup:
+        if len(self._closing) - len(self._slow) >= self._context.config.max_concurrent_cleanup:
             await asyncio.wait(self._closing, timeout=LOOK_AGAIN_S, return_when=asyncio.FIRST_COMPLETED)
         elif (connection := self._pick()) is not None:
             self._close(connection)
 
     def _pick(self) -> Connection | None:
-        """Return one by chance: neighbours in a table may be neighbours in the world.
+        """Return one by chance: neighbours in a table may be neighbours in the world. The slow ones come first.
 
         None when all were; one that is not accepted yet is soon refused, or comes round again.
         """
@@ -130,6 +132,7 @@ class Drain:
                 return connection
         self._order = list(self._context.shards)
         random.shuffle(self._order)
+        self._order.sort(key=lambda connection: connection.is_writing)
         return None
 
     async def _close_the_rest(self) -> None:
@@ -150,10 +153,14 @@ class Drain:
         task = self._context.tasks.spawn(self._send_away(connection), "drain-close")
         self._closing[task] = connection
         task.add_done_callback(self._closing.pop)
+        if connection.is_writing:  # it may take the whole window, and is not to hold up others
+            self._slow.add(task)
+            task.add_done_callback(self._slow.discard)
 
     async def _send_away(self, connection: Connection) -> None:
         if connection.ended is not None:
             return
+        connection.patience_s = self._ends_at_s - running_loop().time()
         reason = come_back(self._pace.reconnect_in_ms())
         if await self._node.close(connection, Ended.SHUTDOWN, close_codes.SERVICE_RESTART, reason):
             self._closed += 1

@@ -22,11 +22,13 @@ from .budget import Budget
 from .claims import Claims, lines_of
 from .context import LOSSES, Context
 from .reclaims import Reclaims
-from .refusal import refuse
+from .refusal import UNREACHABLE, refuse, turn_away
 from .sender import Sender
 
 PONGS = frozenset({"pong", '{"type":"pong"}', '{"type": "pong"}'})
 """Answers to release 1.1's JSON ping."""
+LEAST_S = 0.1
+"""Seconds that a shutdown takes if it must, so that one with no time at all closes whoever lets it."""
 
 
 class Node:
@@ -85,6 +87,7 @@ class Node:
             MemoryLimitExceededError: ``metadata`` does not fit.
             MessageError: ``metadata`` has no JSON, or too much of it.
             DrainingError: The node sends its clients elsewhere; an accepted socket was closed with 1012.
+            BackendUnavailableError, ConfigurationError: Not under "degrade"; an accepted one was closed with 1013.
         """
         context, metadata = self._context, {} if metadata is None else metadata
         if context.is_draining:
@@ -100,7 +103,7 @@ class Node:
         context.shards.add(connection)
         self.budget.add(connection, size)
         try:
-            await self._claim(connection)
+            await self._claim(connection, websocket)
             if context.is_draining:  # since a moment ago
                 await refuse(websocket, context.config.close_timeout_s)
             context.counters.connections_opened += 1
@@ -117,11 +120,13 @@ class Node:
             raise ShutdownError("the manager was shut down while the connection was registered")
         return connection
 
-    async def _claim(self, connection: Connection) -> None:
+    async def _claim(self, connection: Connection, websocket: Any) -> None:
         try:
             await self.claims.claim(connection)
         except LOSSES:
             if not self._context.degrades:
+                within_s = self._context.config.close_timeout_s
+                await turn_away(websocket, close_codes.TRY_AGAIN_LATER, UNREACHABLE, within_s)
                 raise
             await self.reclaims.later(connection)
 
@@ -242,7 +247,7 @@ class Node:
             return False
         closing = connection.finish(code, reason)
         try:
-            async with asyncio.timeout(2 * self._context.config.close_timeout_s):
+            async with asyncio.timeout(2 * self._context.config.close_timeout_s + connection.patience_s):
                 return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(closing, connection.loop))
         except TimeoutError:
             return False
@@ -267,7 +272,7 @@ class Node:
         width = min(len(connections), self._context.config.max_concurrent_cleanup)
         workers = [self._context.tasks.spawn(close_some(), "close") for _ in range(width)]
         if workers:
-            _, late = await asyncio.wait(workers, timeout=timeout_s)
+            _, late = await asyncio.wait(workers, timeout=max(timeout_s, LEAST_S))
             for worker in late:
                 worker.cancel()
         for connection in waiting:  # no time left to say goodbye: only presence must not lie

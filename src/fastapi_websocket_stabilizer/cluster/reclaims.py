@@ -91,20 +91,20 @@ class Reclaims:
         connection_id, rooms = connection.connection_id, tuple(connection.rooms)
         if connection.ended is None:
             try:
-                await self._claim(connection, former)
+                is_outranked = await self._claim(connection, former)
             except ConnectionLimitExceededError as error:
                 end = self._claims.end(connection, Ended.EVICTED, close_codes.TRY_AGAIN_LATER, str(error))
                 self._context.tasks.spawn(end, "full")
                 return
-            for room in rooms:
-                await self._join(connection, former, room)
-            if former != connection_id:
-                lines = lines_of(connection, former, rooms)
-                await self._context.backend.nodes.forget(node_of(former), lines)
+            if (
+                not is_outranked
+            ):  # else it is being closed, and the sweep of its former id says that it has left
+                await self._join_all(connection, former, rooms)
         if connection.ended is not None or connection.connection_id != connection_id:  # meanwhile
             self._claims.remember_unreleased(lines_of(connection, connection_id, rooms))
 
-    async def _claim(self, connection: Connection, former: ConnectionId) -> None:
+    async def _claim(self, connection: Connection, former: ConnectionId) -> bool:
+        """Claim it, and return whether newer ones have its place."""
         replaces = "" if former == connection.connection_id else former
         # The last to connect wins, not the last whose Redis came back.
         waited_us = int((running_loop().time() - connection.opened_at_s) * 1_000_000)
@@ -115,6 +115,14 @@ class Reclaims:
             event = client_joined(connection.client_id, connection.connection_id)
             self._context.tasks.spawn(self._announce(event), "announce")
         self._context.tasks.spawn(self._claims.displace(connection.client_id, claimed.others), "displace")
+        return connection.connection_id in claimed.others
+
+    async def _join_all(self, connection: Connection, former: ConnectionId, rooms: tuple[str, ...]) -> None:
+        for room in rooms:
+            await self._join(connection, former, room)
+        if former != connection.connection_id:
+            lines = lines_of(connection, former, rooms)
+            await self._context.backend.nodes.forget(node_of(former), lines)
 
     async def _join(self, connection: Connection, former: ConnectionId, room: str) -> None:
         rooms, connection_id, client_id = (

@@ -4,13 +4,12 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from ..exceptions import BackendUnavailableError
 from ..local.connection import Connection
 from ..models import BusGap
 from ..names import NodeId, node_of
 from ..ports import Entry, Membership, Renewal
 from .claims import Claims
-from .context import Context
+from .context import LOSSES, Context
 from .degrade import DegradingBus
 from .membership import Membership as Leases
 from .presence import Announcer
@@ -26,7 +25,7 @@ class Recovery:
 
     def __init__(self, context: Context, tokens: Tokens, announce: Announcer) -> None:
         self._context, self._tokens = context, tokens
-        self.sweeper: Sweeper = Sweeper(context.backend, context.config, context.counters, announce)
+        self.sweeper: Sweeper = Sweeper(context, announce)
         self.bus: DegradingBus | None = None  # unless the policy is "refuse"
         self._sweeping: set[NodeId] = set()
         self._is_catching_up = self._must_compare = self._must_tidy = False
@@ -64,13 +63,13 @@ class Recovery:
         context.log.warning("lease lapsed; registering again", extra={"node_id": context.node_id})
         self._must_share_secret = True  # whoever forgot the lease may have forgotten the secret, too
         self._reclaims.rename_all()  # before anything can fail: the next beat may find the new lease held
-        with suppress(BackendUnavailableError):  # heard as soon as the bus is back; until then it is deaf
+        with suppress(*LOSSES):  # heard as soon as the bus is back; until then it is deaf
             await context.backend.rename(context.node_id)
         await self._leases.register(context.node_id)
         return context.tasks.spawn(self._reclaim(), "reclaim")
 
     async def _reclaim(self) -> None:
-        with suppress(BackendUnavailableError):  # the beat goes on with it
+        with suppress(*LOSSES):  # the beat goes on with it
             await self._reclaims.run()
         for former in self._context.former_ids:
             # What ended here meanwhile: nobody else may be there, or may know, to do it.

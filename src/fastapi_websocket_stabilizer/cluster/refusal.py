@@ -1,4 +1,4 @@
-"""What a client is told that is to connect to another node."""
+"""What a client is told that is to connect to another node, or later."""
 
 import asyncio
 import json
@@ -10,6 +10,9 @@ from .. import close_codes
 from ..exceptions import DrainingError
 from ..local.transport import is_accepted
 from .pace import RETURN_WITHIN_S
+
+UNREACHABLE = "the registry cannot be reached"
+"""What strangers are told of Redis' troubles: not its address."""
 
 
 def come_back(in_ms: int) -> str:
@@ -23,14 +26,14 @@ async def refuse(websocket: Any, within_s: float) -> None:
     Raises:
         DrainingError: Always, and within ``within_s`` seconds.
     """
-    if is_accepted(websocket):
-        in_ms = int(1000 * RETURN_WITHIN_S * random.random())
-        await turn_away(websocket, close_codes.SERVICE_RESTART, come_back(in_ms), within_s)
+    in_ms = int(1000 * RETURN_WITHIN_S * random.random())
+    await turn_away(websocket, close_codes.SERVICE_RESTART, come_back(in_ms), within_s)
     raise DrainingError("this node is draining: connect again, to another")
 
 
 async def turn_away(websocket: Any, code: int, reason: str, within_s: float) -> None:
-    """Close an accepted socket that is nobody's; whether it takes the close changes nothing for the caller."""
-    with suppress(TimeoutError, OSError, RuntimeError):  # slow, or gone
-        async with asyncio.timeout(within_s):
-            await websocket.close(code=code, reason=reason)
+    """Close a newcomer if it was accepted, whether or not it takes the close; else its refusal is an HTTP answer."""
+    if is_accepted(websocket):
+        with suppress(Exception):  # slow, or gone: what is raised is why it was turned away
+            async with asyncio.timeout(within_s):
+                await websocket.close(code=code, reason=reason)

@@ -277,11 +277,12 @@ class Registry:
         self._services.clear()
         self.context.unheard.give_up()
         self.context.is_away = False  # once more, whatever the last beat said
-        with suppress(BackendUnavailableError):
+        with suppress(
+            *LOSSES
+        ):  # then a survivor undoes what the index names: it must not go before the entries
             await self.claims.release_pending()
-        if self.leases is not None:
-            # Last: until here other nodes may still ask this one.
-            with suppress(BackendUnavailableError):
+            if self.leases is not None:
+                # Last: until here other nodes may still ask this one.
                 await self.context.backend.nodes.retire(self.context.node_id)
         await self.context.backend.stop()
         self.context.subscribed.clear()

@@ -44,6 +44,7 @@ class Sender:
             sent = own.push_or_hand_over(message)
             is_taken = sent is TAKEN or await self._is_taken(own, sent)
         else:
+            self._check_reachable()
             if self._unheard.is_full:
                 await self._room_for_more()
             (nodes,) = await self._direct.send((client_id,), message, 0)
@@ -72,6 +73,8 @@ class Sender:
             if is_taken is not None:
                 taken[client_id] = is_taken
         remote = [c for c in client_ids if c not in taken]
+        if remote:
+            self._check_reachable()
         if remote and self._unheard.is_full:
             await self._room_for_more()
         starts = range(0, len(remote), CLIENTS_PER_CALL)
@@ -108,6 +111,7 @@ class Sender:
         await self._verified()
         if not self._unheard:
             return await connection.push_from_anywhere(message)
+        self._check_reachable()
         if self._unheard.is_full:
             await self._room_for_more()
         sequence, _ = self._context.sequencer.next("inbox")
@@ -122,8 +126,8 @@ class Sender:
         except BaseException as error:
             self._give_up_on(sequence, error)
             raise
-        if tally is None:
-            return "it did not come back from Redis in time"
+        if tally is None:  # the connection is not to blame
+            raise BackendUnavailableError("it did not come back from Redis in time", outcome_unknown=True)
         await settle(tally, self._context.config)
         return tally.errors[0][1] if tally.errors else None if tally.succeeded else "connection has ended"
 
@@ -148,6 +152,11 @@ class Sender:
         if self._unheard or self._context.config.max_connections_per_client > 1:
             return None
         return self._context.shards.newest(client_id)
+
+    def _check_reachable(self) -> None:
+        """Under "refuse" raise at once: nothing of this node is to wait behind what cannot leave it."""
+        if not self._context.degrades:
+            self._context.check_reachable()
 
     async def _verified(self) -> None:
         if self._leases is not None and self._leases.must_wait:
@@ -194,6 +203,7 @@ class Sender:
     ) -> BroadcastResult:
         """Publish one message; every node, this one too, delivers it when it comes back from the bus."""
         await self._verified()
+        self._check_reachable()
         if self._unheard.is_full:
             await self._room_for_more()
         self._context.counters.broadcasts += 1

@@ -1,17 +1,13 @@
 """Removal of what a dead node left behind, by one survivor at a time."""
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 
-from ..config import WebSocketConfig
-from ..metrics import Counters
 from ..models import PresenceEvent
 from ..names import NodeId
-from ..ports import Backend, Membership
+from ..ports import Membership
+from .context import Context
 from .presence import Announcer, client_left, is_gone, room_left
-
-log: logging.Logger = logging.getLogger(__name__)
 
 Read = Callable[[NodeId, str, int], Awaitable[tuple[list[Membership], str]]]
 
@@ -26,11 +22,9 @@ class Sweeper:
     half-way is followed by another, which finds the lines it had not finished.
     """
 
-    def __init__(
-        self, backend: Backend, config: WebSocketConfig, counters: Counters, announce: Announcer
-    ) -> None:
-        self._backend, self._counters, self._announce = backend, counters, announce
-        self._ttl_ms = int(config.lease_ttl_s * 1000)
+    def __init__(self, context: Context, announce: Announcer) -> None:
+        self._backend, self._counters, self._announce = context.backend, context.counters, announce
+        self._log, self._ttl_ms = context.log, int(context.config.lease_ttl_s * 1000)
 
     async def sweep(self, node: NodeId) -> None:
         """Sweep one node, unless it lives or another survivor is at it."""
@@ -54,7 +48,7 @@ class Sweeper:
         await nodes.retire(node)
         self._counters.nodes_swept += 1
         self._counters.entries_swept += swept
-        log.warning("swept a dead node", extra={"dead_node_id": node, "entries": swept})
+        self._log.warning("swept a dead node", extra={"dead_node_id": node, "entries": swept})
 
     async def _sweep_lines(self, node: NodeId, read: Read) -> int:
         cursor, swept = "", 0

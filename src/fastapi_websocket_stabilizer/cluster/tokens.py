@@ -49,7 +49,12 @@ class Tokens:
         return token
 
     def issue_now(self, client_id: str) -> str:
-        """Return a token whose record is on its way to the store."""
+        """Return a token whose record is on its way to the store.
+
+        Raises:
+            BackendUnavailableError: It is known that it would not arrive.
+        """
+        self._context.check_reachable()
         token, digest, ttl_ms = self.sign(client_id)
         record, loop = self._context.backend.tokens.issue_now, self._context.loop
         if loop is None or threading.get_ident() == self._context.thread:

@@ -129,6 +129,18 @@ class Backlog:
             self._settled = ThreadFuture()
         return await asyncio.shield(asyncio.wrap_future(self._settled))
 
+    async def flush_patiently(self, deadline: asyncio.Timeout) -> None:
+        """Write what is left before a close, which waits for a slow peer as long as that takes something."""
+        connection, patience_s = self._connection, self._connection.patience_s
+        close_timeout_s = self._owner.limits().close_timeout_s
+        if not self.is_writing or patience_s <= close_timeout_s:
+            await self.flush()
+            return
+        deadline.reschedule(connection.loop.time() + patience_s)
+        await self.flush()
+        if connection.error:  # it took nothing any more
+            deadline.reschedule(connection.loop.time() + close_timeout_s)
+
     async def flush(self) -> None:
         """Write what is left before a close, unless the socket takes nothing any more."""
         is_hopeless = self._connection.ended in (Ended.FAILED, Ended.SLOW)

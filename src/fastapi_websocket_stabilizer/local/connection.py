@@ -44,7 +44,7 @@ class Connection:
     __slots__ = (
         "__weakref__", "_backlog", "_closing", "_deadline", "_is_finished", "_owner", "_transport", "_websocket",
         "client_id", "closed_with", "connection_id", "ended", "error", "heartbeat", "is_open", "loop",
-        "memory_size", "metadata", "open_line", "opened_at_s", "rooms", "since", "stamp", "stays",
+        "memory_size", "metadata", "open_line", "opened_at_s", "patience_s", "rooms", "since", "stamp", "stays",
         "used_at_s", "user_data", "window_bits",
     )  # fmt: skip
 
@@ -74,6 +74,7 @@ class Connection:
         self.is_open: bool = is_accepted(websocket)
         self.ended: Ended | None = None
         self.error: str = ""
+        self.patience_s: float = 0.0  # for a close, as long as the peer takes what waits for it
         self.closed_with: tuple[int, str] | None = None
         self._owner = owner
         self._websocket = websocket
@@ -100,7 +101,7 @@ class Connection:
             MessageError: It cannot be encoded or is too long; nothing was sent.
             ConnectionNotFoundError: The connection has ended. A ``ConnectionTimeoutError`` or a
                 ``SlowConsumerError`` when that is why.
-            BackendUnavailableError: It had to wait its turn behind a broadcast, and Redis did not answer.
+            BackendUnavailableError: It had to wait its turn behind a broadcast, and did not come back from Redis.
         """
         self._raise_if_ended()
         error = await self._owner.send(self, self._owner.encode(message))
@@ -268,14 +269,15 @@ class Connection:
     async def finish(self, code: int, reason: str) -> bool:
         """Write what is queued, close the socket, wake whoever waits in ``receive``; all under one deadline.
 
+        That is ``close_timeout_s``, or ``patience_s`` for a peer that is slow.
         Returns whether the socket took the close.
         """
         reason = (reason or "").encode(errors="replace")[:MAX_REASON_BYTES].decode(errors="ignore")
         try:
             async with asyncio.timeout(self._owner.limits().close_timeout_s) as self._deadline:
                 if self._backlog is not None:
-                    await self._backlog.flush()
-                await self._transport.close(code, reason)
+                    await self._backlog.flush_patiently(self._deadline)
+                await self._transport.close(code, reason, self.left_s)
         except TimeoutError:
             return False
         except Exception:  # noqa: BLE001 - a socket that cannot even be closed is gone
@@ -290,6 +292,12 @@ class Connection:
             if self._closing is not None:
                 self._closing.set_result(None)
 
+    @property
+    def left_s(self) -> float:
+        """Seconds until the deadline of the close that is under way."""
+        deadline_s = None if self._deadline is None else self._deadline.when()
+        return 0.0 if deadline_s is None else max(0.0, deadline_s - self.loop.time())
+
     def abort(self) -> None:
         """Wait no longer for the close that is under way."""
         if self._deadline is not None and not self._is_finished and not self._deadline.expired():
@@ -302,7 +310,7 @@ class Connection:
         if self._closing is None:
             self._closing = self.loop.create_future()
         # finish() has a deadline; it may wait for its turn for as long (max_concurrent_cleanup).
-        await asyncio.wait([self._closing], timeout=2 * self._owner.limits().close_timeout_s)
+        await asyncio.wait([self._closing], timeout=2 * self._owner.limits().close_timeout_s + self.left_s)
 
     def let_go(self) -> None:
         """Give the socket back as it was, open."""

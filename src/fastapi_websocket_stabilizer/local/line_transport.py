@@ -56,13 +56,13 @@ class LineTransport(AsgiTransport):
     async def _next(self) -> AsgiEvent:
         return await self._inner_receive()  # hang_up() puts its end there
 
-    async def close(self, code: int, reason: str) -> None:
+    async def close(self, code: int, reason: str, within_s: float = 0.0) -> None:
         if not self._line.is_open:
             if not self._is_parked:  # before accept it is an HTTP answer
-                await super().close(code, reason)
+                await super().close(code, reason, within_s)
             return
         self._closed = True
-        self._line.hang_up(code, reason, self._limits().close_timeout_s)
+        self._line.hang_up(code, reason, max(within_s, self._limits().close_timeout_s))
         try:
             await self._line.drain()
         except BaseException:  # the deadline of whoever closes: it will not come through

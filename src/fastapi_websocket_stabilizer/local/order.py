@@ -50,14 +50,23 @@ class SequenceTracker:
         self.is_ordered: bool = True
 
     def observe(self, channel: str, sender: str, sequence: int, previous: int) -> Arrival:
-        last = _note(self._channels.setdefault(channel, {}), sender, sequence)
-        newest = _note(self._newest, sender, sequence)
+        senders = self._channels.setdefault(channel, {})
+        last = senders.pop(sender, None)
+        senders[sender] = sequence if last is None else max(sequence, last)
+        _bound(senders)
         if last is not None and sequence <= last:
             return DUPLICATE
-        if self.is_ordered and newest is not None and sequence < newest:
+        if self.is_ordered and self._is_overtaken(sender, sequence):
             return LATE
         # 0: the sender does not know; no last: we had not subscribed yet.
         return AFTER_LOSS if last is not None and previous > last else NEXT
+
+    def _is_overtaken(self, sender: str, sequence: int) -> bool:
+        if sequence <= self._newest.get(sender, 0):
+            return True
+        self._newest[sender] = sequence
+        _bound(self._newest)
+        return False
 
     def forget(self, channel: str | None = None, but: Collection[str] = ()) -> None:
         """A channel that we left, or all: what is said there until we are back is not lost.
@@ -70,13 +79,9 @@ class SequenceTracker:
                 self._channels[name] = kept
 
 
-def _note(senders: dict[str, int], sender: str, sequence: int) -> int | None:
-    """Return the highest sequence of the sender until now."""
-    last = senders.pop(sender, None)
-    senders[sender] = sequence if last is None else max(sequence, last)
+def _bound(senders: dict[str, int]) -> None:
     if len(senders) > MAX_SENDERS:
         del senders[next(iter(senders))]
-    return last
 
 
 class Sequencer:

@@ -41,7 +41,9 @@ class Transport(Protocol):
         """Finish a send; ``TimeoutError`` when the peer takes too long."""
         ...
 
-    async def close(self, code: int, reason: str) -> None: ...
+    async def close(self, code: int, reason: str, within_s: float = 0.0) -> None:
+        """Close; a peer that is slow gets ``within_s`` to take what was written, or ``close_timeout_s``."""
+        ...
 
     def interrupt(self, code: int, reason: str) -> None:
         """End a ``receive()`` that waits: the socket is closed, whether or not the server says so."""
@@ -81,7 +83,7 @@ class MethodTransport(_Lineless):
     def send(self, message: Encoded) -> Coroutine[Any, Any, None]:
         return _send_by_method(self._socket, message, message.value if message.form is Form.JSON else None)
 
-    async def close(self, code: int, reason: str) -> None:
+    async def close(self, code: int, reason: str, within_s: float = 0.0) -> None:
         await self._socket.close(code=code, reason=reason)
 
     def interrupt(self, code: int, reason: str) -> None:
@@ -129,7 +131,7 @@ class AsgiTransport(_Lineless):
         sending = self._inner_send(message.asgi)
         return sending if type(sending) is CoroutineType else _awaited(sending)
 
-    async def close(self, code: int, reason: str) -> None:
+    async def close(self, code: int, reason: str, within_s: float = 0.0) -> None:
         # Below Starlette's state machine: a handler that is busy now and calls receive_text() later gets
         # the WebSocketDisconnect it is written for, not a RuntimeError.
         if self._closed:

@@ -66,11 +66,14 @@ class MemoryCluster:
         self._config = replace(config or WebSocketConfig(log_level="ERROR"), redis_url=None)
         self._hub = SharedHub()
         self._handlers: dict[asyncio.Task[None], tuple[MemoryManager, FakeWebSocket]] = {}
-        self.managers: list[MemoryManager] = [self._make(n) for n in range(managers)]
+        self._made = 0
+        self.managers: list[MemoryManager] = [self._make() for _ in range(managers)]
         """Those that live, in the order of their start."""
 
-    def _make(self, number: int) -> MemoryManager:
-        return MemoryManager(replace(self._config, node_name=f"manager-{number}"), self._hub)
+    def _make(self) -> MemoryManager:
+        name = f"manager-{self._made}"
+        self._made += 1
+        return MemoryManager(replace(self._config, node_name=name), self._hub)
 
     async def __aenter__(self) -> Self:
         for manager in self.managers:
@@ -85,7 +88,7 @@ class MemoryCluster:
 
     async def add(self) -> MemoryManager:
         """Start one more manager."""
-        manager = self._make(len(self.managers))
+        manager = self._make()
         await manager.start()
         self.managers.append(manager)
         return manager
@@ -112,7 +115,13 @@ class MemoryCluster:
         return socket
 
     async def kill(self, manager: MemoryManager) -> None:
-        """End a manager as ``kill -9`` does: no goodbye, no hook. Its lease has lapsed and it was swept."""
+        """End a manager as ``kill -9`` does: no goodbye, no hook. Its lease has lapsed and it was swept.
+
+        Raises:
+            ValueError: It was killed before, or is none of this cluster.
+        """
+        if manager not in self.managers:
+            raise ValueError("this manager was killed before, or is of another cluster")
         self.managers.remove(manager)
         node_id = manager.registry.context.node_id
         manager.link.cut()

@@ -10,6 +10,13 @@ from fastapi_websocket_stabilizer.local.order import Arrival, Sequencer, Sequenc
 NEXT, DUPLICATE, LOST, LATE = Arrival(), Arrival(duplicate=True), Arrival(lost=True), Arrival(late=True)
 
 
+def of_channels() -> SequenceTracker:
+    """Return one that knows what each channel remembers, and no order of all."""
+    tracker = SequenceTracker()
+    tracker.is_ordered = False
+    return tracker
+
+
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["all", "room:x", "inbox"])), max_size=40))
 def test_everything_that_arrives_in_order_is_next(sent: list[tuple[str, str]]) -> None:
     tracker, senders = SequenceTracker(), {"a": Sequencer(), "b": Sequencer()}
@@ -82,7 +89,7 @@ def test_gap_on_a_channel_that_was_left_is_no_loss(forgotten: str | None) -> Non
 
 
 def test_what_some_said_before_a_gap_is_still_known_after_it() -> None:
-    tracker = SequenceTracker()
+    tracker = of_channels()
     for sender in ("me", "a"):
         tracker.observe("all", sender, 5, 0)
     tracker.forget(but={"me"})
@@ -98,7 +105,7 @@ def test_leaving_one_channel_forgets_no_other() -> None:
 
 def test_sender_that_was_silent_longest_is_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(order, "MAX_SENDERS", 2)
-    tracker = SequenceTracker()
+    tracker = of_channels()
     for sender, sequence in (("a", 1), ("b", 1), ("a", 2), ("c", 1)):
         tracker.observe("all", sender, sequence, 0)
     assert [tracker.observe("all", sender, 1, 0) for sender in "acb"] == [DUPLICATE, DUPLICATE, NEXT]

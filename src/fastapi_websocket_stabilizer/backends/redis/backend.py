@@ -71,6 +71,8 @@ class RedisBackend:
             raise
 
     def start_later(self, node: NodeId) -> None:
+        if self._guard is not None:
+            self._guard.start()
         self._canaries.restart()
         self._inbox = self._keys.inbox(node)
         for channel in (self._keys.all, self._inbox):

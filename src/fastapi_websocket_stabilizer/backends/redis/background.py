@@ -31,8 +31,7 @@ class Background(Generic[P]):
 
     def run(self, call: Callable[[P], Coroutine[Any, Any, T]]) -> T:
         """Return what ``call`` gives; calls begin in the order in which threads make them."""
-        if os.getpid() != self._process:
-            self._process, self._lock, self._loop = os.getpid(), threading.Lock(), None
+        self._look_for_a_fork()
         with self._lock:
             if self._loop is None:
                 self._start()
@@ -41,17 +40,22 @@ class Background(Generic[P]):
             outcome = asyncio.run_coroutine_threadsafe(call(self._made), self._loop)
         return outcome.result()
 
+    def _look_for_a_fork(self) -> None:
+        if os.getpid() != self._process:  # the lock may have been held by a thread that is not here
+            self._process, self._lock, self._loop = os.getpid(), threading.Lock(), None
+
     def _start(self) -> None:
+        self._made = self._make()  # may raise: then nothing was started
         loop = self._loop = asyncio.new_event_loop()
-        self._made = self._make()
         self._thread = threading.Thread(target=loop.run_forever, name="publisher", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         """Send what is queued, and end loop and thread; a later call starts again."""
+        self._look_for_a_fork()
         with self._lock:
             loop, self._loop = self._loop, None
-            if loop is None or self._made is None or self._thread is None or os.getpid() != self._process:
+            if loop is None or self._made is None or self._thread is None:
                 return
             asyncio.run_coroutine_threadsafe(self._made.close(), loop).result()
             loop.call_soon_threadsafe(loop.stop)

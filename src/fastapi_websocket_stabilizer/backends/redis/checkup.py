@@ -109,6 +109,9 @@ class _Checkup:
             primary = await self.factory.sentinels.ask(seed)
         except (redis_errors.RedisError, OSError, TimeoutError) as error:
             return self._unreachable(_name(seed), self.factory.translate("SENTINEL", error), "sentinel")
+        if primary is None:
+            found, advice = f"knows no {self._location.service!r}", "check the service in the URL"
+            return Finding("sentinel", _name(seed), found, advice, Level.CHANGE)
         return Finding("sentinel", _name(seed), f"names {_name(primary)}")
 
     def _unreachable(self, server: str, error: Exception, check: str = "connection") -> Finding:

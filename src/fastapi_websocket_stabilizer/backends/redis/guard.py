@@ -12,11 +12,13 @@ from dataclasses import replace
 
 from ...exceptions import BackendUnavailableError, WireError
 from ...metrics import Counters
-from ...signing import Keyring
+from ...signing import ForgedError, Keyring
 from ...wire import Envelope, Part
 from .duties import Commands
 from .keys import Keys
 
+INBOX = "inbox"
+"""One name for the inboxes that a node has had one after the other: what it heard by one, it heard."""
 WINDOW_S = 30.0
 """Seconds that an envelope is good for."""
 REMEMBERED = 65_536
@@ -40,7 +42,8 @@ class RedisClock:
         self._now_s = now_s
         # What is to be added to our clock, at least and at most.
         self._least_s = self._most_s = 0.0
-        self._learned_at_s: float | None = None
+        # When the answer that is believed was asked for: since then clocks may drift.
+        self._asked_at_s: float | None = None
 
     def learn(self, asked_at_s: float, redis_s: float) -> None:
         """Take note of an answer: it was ``redis_s`` there between ``asked_at_s`` and now on our clock."""
@@ -49,7 +52,7 @@ class RedisClock:
         is_narrower = most_s - least_s <= self._most_s - self._least_s
         has_stepped = least_s > self._most_s + self._slack_s or most_s < self._least_s - self._slack_s
         if is_narrower or has_stepped or self.is_outdated:
-            self._least_s, self._most_s, self._learned_at_s = least_s, most_s, now_s
+            self._least_s, self._most_s, self._asked_at_s = least_s, most_s, asked_at_s
 
     async def ask(self, pipeline: Commands) -> None:
         """Learn from Redis what time it is there."""
@@ -60,16 +63,16 @@ class RedisClock:
     @property
     def is_outdated(self) -> bool:
         """Whether it was learned too long ago, or never."""
-        return self._learned_at_s is None or self._now_s() - self._learned_at_s > ESTIMATE_LASTS_S
+        return self._asked_at_s is None or self._now_s() - self._asked_at_s > ESTIMATE_LASTS_S
 
     @property
     def is_known(self) -> bool:
         """Whether Redis has told its time."""
-        return self._learned_at_s is not None
+        return self._asked_at_s is not None
 
     @property
     def _slack_s(self) -> float:
-        return ROUNDING_S + DRIFT * (self._now_s() - (self._learned_at_s or 0.0))
+        return ROUNDING_S + DRIFT * (self._now_s() - (self._asked_at_s or 0.0))
 
     def latest_us(self) -> int:
         """Return what Redis' time is now at the latest, in µs.
@@ -117,6 +120,7 @@ class Signer:
     def __init__(self, secrets: Sequence[str], keys: Keys) -> None:
         self.clock: RedisClock = RedisClock()
         self.keyring: Keyring = Keyring(secrets, keys.inbox_prefix)
+        self.is_inbox: Callable[[str], bool] = keys.is_inbox
 
     def pack(self, envelope: Envelope, channel: str) -> bytes:
         """As ``wire.pack``, signed for one channel."""
@@ -136,6 +140,7 @@ class Guard:
 
     def __init__(self, signer: Signer, counters: Counters) -> None:
         self._keyring, self._clock, self._counters = signer.keyring, signer.clock, counters
+        self._is_inbox = signer.is_inbox
         self._replays = Replays()
         self._began_s = self._clock.now_s()
         self._since_s: dict[str, float] = {}  # by channel
@@ -144,6 +149,7 @@ class Guard:
     def start(self) -> None:
         """Nothing that was said until now is for us."""
         self._began_s = self._clock.now_s()
+        self._since_s.clear()
 
     def listen(self, channel: str) -> None:
         """Nothing that was said on ``channel`` until now is for us."""
@@ -165,6 +171,10 @@ class Guard:
             raise ReplayedError("Redis has not told its time yet")
         envelope, stamp_us, is_ours = self._keyring.unpack(channel, data)
         name, made_s = channel.decode(), self._clock.local_s(stamp_us)
+        if self._is_inbox(name):
+            name = INBOX
+        elif not is_ours:  # no channel is signed in it, so elsewhere it would be new once more
+            raise ForgedError("direct messages come by the inbox, this one is elsewhere")
         self._check_age(name, stamp_us, made_s)
         if not self._replays.is_new(name, envelope.sender, envelope.sequence, stamp_us):
             raise ReplayedError("envelope was heard before")

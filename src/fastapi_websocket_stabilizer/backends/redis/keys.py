@@ -40,6 +40,11 @@ class Keys:
     def inbox(self, node: NodeId) -> str:
         return f"{self.inbox_prefix}{node}{self.inbox_suffix}"
 
+    def is_inbox(self, channel: str) -> bool:
+        """Whether it is some node's inbox; a room may be called what the end of one is called."""
+        is_tagged = channel.startswith(self.inbox_prefix)
+        return is_tagged and channel.removeprefix(self.inbox_prefix).partition("}")[2] == ":inbox"
+
     def canary(self, name: str) -> str:
         """Channel on which one bus connection hears itself."""
         return f"{self._ns}:{{{name}}}:canary"

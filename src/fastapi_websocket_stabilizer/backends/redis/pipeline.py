@@ -62,6 +62,7 @@ class Pipeline:
         self._in_flight: list[Command] = []
         self._watchdog: asyncio.TimerHandle | None = None
         self._redirected: Redirected = []
+        self._refusal: Exception | None = None  # why there is no connection
         self.before_queueing: Callable[[], None] = lambda: None
         self.after_batch: Callable[[Redirected], None] | None = None
         self.queued_bytes: int = 0
@@ -175,21 +176,30 @@ class Pipeline:
 
     def _watch(self) -> None:
         """Look in from time to time whether somebody has waited too long: a timer each would cost more."""
-        interval_s = self._factory.timeout_s / WATCHES
-        self._watchdog = running_loop().call_later(interval_s, self._expire)
+        self._watchdog = running_loop().call_later(self._interval_s, self._expire)
+
+    @property
+    def _interval_s(self) -> float:
+        return self._factory.timeout_s / WATCHES
 
     def _expire(self) -> None:
-        now_s = running_loop().time()
+        next_s = (
+            running_loop().time() + self._interval_s
+        )  # what is over by then ends now: rather early than late
         for command in self._in_flight:
-            if command.deadline_s <= now_s:
+            if command.deadline_s < next_s:
                 self._give_up_on(command, TimeoutError(), is_sent=True)
-        while self._queue and self._queue[0].deadline_s <= now_s:
+        while self._queue and self._queue[0].deadline_s < next_s:
             command = self._queue.popleft()
             self.queued_bytes -= command.size
-            self._give_up_on(command, TimeoutError(), is_sent=False)
+            self._give_up_on(command, self._too_late(), is_sent=False)
         self._watchdog = None
         if self._queue or self._in_flight:
             self._watch()
+
+    def _too_late(self) -> Exception:
+        """Whoever has waited for a connection is told why there is none."""
+        return TimeoutError() if self._refusal is None else BackendUnavailableError(str(self._refusal))
 
     async def _serve(self) -> None:
         while True:
@@ -223,8 +233,10 @@ class Pipeline:
         except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again
             self._trouble.log("Redis does not answer", error=str(error))
             self._backoff.grow()
+            self._refusal = error
             return False
         self._backoff.reset()
+        self._refusal = None
         return True
 
     async def _exchange(self, batch: list[Command]) -> None:

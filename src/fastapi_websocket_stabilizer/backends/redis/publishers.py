@@ -187,7 +187,8 @@ class SyncPublisher:
         max_connections_per_client: int = 1,
         envelope_keys: Sequence[str] = (),
     ) -> None:
-        location = parse(redis_url)
+        location, self._keys = parse(redis_url), Keys(namespace)
+        self._signer = _signer(envelope_keys, self._keys)
         self._background: Background[Publisher] | None = None
         if location.kind != "server":  # whatever finds the servers is asynchronous
             options: Any = {"max_message_size": max_message_size, "timeout_s": timeout_s}
@@ -207,10 +208,8 @@ class SyncPublisher:
             socket_timeout=timeout_s,
             socket_connect_timeout=timeout_s,
         )
-        self._keys = Keys(namespace)
         self._limit, self._top = max_message_size, max_connections_per_client
         self._outgoing = _Outgoing()
-        self._signer = _signer(envelope_keys, self._keys)
         # Numbering and publishing are one step, else threads would overtake each other.
         self._lock = threading.Lock()
         self._process = os.getpid()

@@ -18,10 +18,7 @@ LOOK_S = 1.0
 
 
 class UnknownServiceError(redis_errors.RedisError):
-    """A Sentinel does not know the service, or none may or can name its primary though all have answered."""
-
-
-REFUSALS = redis_errors.AuthenticationError, redis_errors.ResponseError, UnknownServiceError
+    """All Sentinels answered, and none may or can name the primary."""
 
 
 class Sentinels:
@@ -90,27 +87,32 @@ class Sentinels:
 
         One that was cut off from the others may still name the former primary.
         """
-        named, refusals, why = Counter[Address](), 0, ""
+        named, why, refusals = Counter[Address](), "", 0
         for seed in tuple(self._seeds):
+            address = None
             try:
                 address = await self.ask(seed)
             except (redis_errors.RedisError, OSError, TimeoutError) as error:
                 why = str(error) or f"{seed.host}:{seed.port} does not answer"
-                refusals += isinstance(error, REFUSALS)
+                refusals += isinstance(error, redis_errors.AuthenticationError | redis_errors.ResponseError)
+            else:
+                if address is None:
+                    why = f"{seed.host}:{seed.port} knows no {self._location.service!r}"
+                    refusals += 1
+            if address is None:
                 self._seeds.remove(seed)  # asked last from now on
                 self._seeds.append(seed)
-                continue
-            named[address] += 1
-            if named[address] > len(self._seeds) / 2:
-                return address
-        if not named:
-            is_refused = refusals == len(self._seeds)
-            kind = UnknownServiceError if is_refused else redis_errors.ConnectionError
-            raise kind(f"no Sentinel names a primary: {why}")
-        return named.most_common(1)[0][0]
+            else:
+                named[address] += 1
+                if named[address] > len(self._seeds) / 2:
+                    break
+        if named:
+            return named.most_common(1)[0][0]
+        kind = UnknownServiceError if refusals == len(self._seeds) else redis_errors.ConnectionError
+        raise kind(f"no Sentinel names a primary: {why}")
 
-    async def ask(self, seed: Address) -> Address:
-        """Return what one Sentinel calls the primary."""
+    async def ask(self, seed: Address) -> Address | None:
+        """Return what one Sentinel calls the primary; None if it does not know the service."""
         options = {**(self._location.sentinel or {}), "host": seed.host, "port": seed.port}
         # All of them must get their turn within the time of one connect, and half of it is for the primary.
         async with asyncio.timeout(self._timeout_s / (2 * len(self._seeds))):
@@ -120,6 +122,4 @@ class Sentinels:
                 reply = await connection.read_response()
             finally:
                 await close(connection)
-        if not reply:
-            raise UnknownServiceError(f"{seed.host}:{seed.port} knows no {self._location.service!r}")
-        return Address(reply[0].decode(), int(reply[1]))
+        return Address(reply[0].decode(), int(reply[1])) if reply else None

@@ -12,10 +12,12 @@ from functools import partial
 from ...names import ConnectionId, NodeId, node_of
 from ...ports import Claim, Claimed, Entry, Membership, Renewal
 from . import reading, scripts
+from .command import Argument
 from .duties import Commands
 from .guard import RedisClock
 from .keys import Keys
 from .reading import Reader
+from .scripts import Script
 
 
 class RedisPresence:
@@ -25,31 +27,19 @@ class RedisPresence:
         self._keys, self._pipeline, self._reader = keys, pipeline, reader
 
     async def claim(self, claim: Claim) -> Claimed:
-        await self._write_index(claim)
-        return _claimed(
-            await self._pipeline.call(
-                scripts.CLIENT_CLAIM,
-                [self._keys.client(claim.client_id)],
-                claim.connection_id,
-                claim.top,
-                claim.stamp,
-                claim.replaces,
-                claim.entry,
-                idempotent=True,
-            )
+        return await self._enter(
+            claim,
+            scripts.CLIENT_CLAIM,
+            claim.connection_id,
+            claim.top,
+            claim.stamp,
+            claim.replaces,
+            claim.entry,
         )
 
     async def claim_if_free(self, claim: Claim) -> Claimed:
-        await self._write_index(claim)
-        return _claimed(
-            await self._pipeline.call(
-                scripts.CLIENT_CLAIM_IF_FREE,
-                [self._keys.client(claim.client_id)],
-                claim.connection_id,
-                claim.top,
-                claim.entry,
-                idempotent=True,
-            )
+        return await self._enter(
+            claim, scripts.CLIENT_CLAIM_IF_FREE, claim.connection_id, claim.top, claim.entry
         )
 
     async def release(self, client_id: str, connection_id: ConnectionId) -> bool:
@@ -63,16 +53,19 @@ class RedisPresence:
     def _ranked(self, reply: list[bytes]) -> list[Entry]:
         return sorted(self._reader.each(reading.entry, reply), key=lambda entry: entry.stamp, reverse=True)
 
-    async def _write_index(self, claim: Claim) -> None:
-        key = self._keys.connections(node_of(claim.connection_id))
-        written = self._pipeline.send("HSET", key, claim.connection_id, claim.client_id, idempotent=True)
+    async def _enter(self, claim: Claim, script: Script, *arguments: Argument) -> Claimed:
+        index, line = (
+            self._keys.connections(node_of(claim.connection_id)),
+            (claim.connection_id, claim.client_id),
+        )
+        written = self._pipeline.call(scripts.NODE_INDEX, [index], *line, idempotent=True)
         if not self._pipeline.is_ordered:
             await written
-
-
-def _claimed(reply: list[bytes]) -> Claimed:
-    stamp, before, *others = reply
-    return Claimed(int(stamp), not int(before), tuple(ConnectionId(other.decode()) for other in others))
+        key = self._keys.client(claim.client_id)
+        reply: list[bytes] = await self._pipeline.call(script, [key], *arguments, idempotent=True)
+        await written  # a server that is full refuses it alone
+        stamp, before, *others = reply
+        return Claimed(int(stamp), not int(before), tuple(ConnectionId(other.decode()) for other in others))
 
 
 class RedisRooms:
@@ -83,18 +76,15 @@ class RedisRooms:
 
     async def join(self, room: str, client_id: str, connection_id: ConnectionId, stay: int = 0) -> bool:
         node = node_of(connection_id)
-        written = self._pipeline.send(
-            "HSET",
-            self._keys.memberships(node),
-            f"{connection_id} {room}",
-            f"{stay} {client_id}",
-            idempotent=True,
-        )
+        key, line = self._keys.memberships(node), (f"{connection_id} {room}", f"{stay} {client_id}")
+        written = self._pipeline.call(scripts.NODE_INDEX, [key], *line, idempotent=True)
         if not self._pipeline.is_ordered:
             await written
         keys = [self._keys.room(room), self._keys.room_counts(room)]
         call = self._pipeline.call(scripts.ROOM_JOIN, keys, connection_id, client_id, node, idempotent=True)
-        return bool(await call)
+        is_new = bool(await call)
+        await written  # as in a claim
+        return is_new
 
     async def leave(self, room: str, connection_id: ConnectionId) -> bool:
         keys = [self._keys.room(room), self._keys.room_counts(room)]
@@ -140,9 +130,8 @@ class RedisTokens:
         return bool(await self._reader.reply(call, None) == client_id.encode())
 
     async def share_secret(self, offer: bytes) -> bytes:
-        self._pipeline.send("SET", self._keys.secret, offer, "NX", idempotent=True)
-        call = self._pipeline.send("GET", self._keys.secret, idempotent=True)
-        secret: bytes = await self._reader.reply(call, offer)
+        keys = [self._keys.secret]
+        secret: bytes = await self._pipeline.call(scripts.TOKEN_SECRET, keys, offer, idempotent=True)
         return secret
 
 

@@ -53,6 +53,7 @@ class Subscriber:
         self._tasks: list[asyncio.Task[None]] = []
         self._lost_at_s: float | None = None  # until everything is subscribed again
         self._trouble = Occasionally(log)
+        self._backoff = Backoff()
         self.bytes_read: int = 0
         self.is_paused: bool = False
         self.on_gap: Callable[[], None] = lambda: None
@@ -192,19 +193,17 @@ class Subscriber:
             self._limit.reschedule(0)
 
     async def _read_for_ever(self) -> None:
-        backoff = Backoff()
         while True:
             try:
                 if self._connection is None:
                     self._connection = await self._open()
                     self._flush.set()  # what was wanted meanwhile
-                    backoff.reset()
                 async with asyncio.timeout(None) as self._limit:
                     await self._read(self._connection)
             except Exception as error:  # noqa: BLE001 - the supervisor: nothing may end listening for good
-                backoff.grow()
+                self._backoff.grow()
                 await self._lose(error)
-                await asyncio.sleep(backoff.delay_s)
+                await asyncio.sleep(self._backoff.delay_s)
 
     async def _lose(self, error: Exception) -> None:
         self._limit = None
@@ -286,6 +285,7 @@ class Subscriber:
             self._waiters.clear()
 
     def _confirm(self, name: str) -> None:
+        self._backoff.reset()  # not sooner: a server that is busy, or grants us no channel, lets us connect
         if name not in self._unconfirmed:
             return  # asked for again meanwhile
         self._unconfirmed[name] -= 1

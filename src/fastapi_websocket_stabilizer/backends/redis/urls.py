@@ -91,7 +91,15 @@ def _reason(error: Exception) -> str:
 
 
 def _server(url: str, shown: str) -> Location:
+    if not url.startswith("unix:"):
+        _database(urlsplit(url).path.strip("/") or "0")
     return Location("server", shown, _options(url))
+
+
+def _database(text: str) -> int:
+    if not text.isdecimal():  # redis-py would take 0
+        raise ValueError(f"{text!r} is no number of a database")
+    return int(text)
 
 
 def _options(url: str) -> dict[str, Any]:
@@ -131,7 +139,7 @@ def _several(url: str, shown: str) -> Location:
     if not 1 <= len(path) <= 2:
         raise ValueError("the path must be /service or /service/db")
     seeds, database = _addresses(hosts, SENTINEL_PORT), path[1] if path[1:] else "0"
-    options = _options(f"{scheme}://{user}{hosts.split(',')[0]}/{int(database)}?{query}")
+    options = _options(f"{scheme}://{user}{hosts.split(',')[0]}/{_database(database)}?{query}")
     given = {name: values[0] for name, values in parse_qs(parts.query).items() if name in _SENTINEL_OPTIONS}
     return Location("sentinel", shown, options, seeds, path[0], _sentinel_options(options, given))
 

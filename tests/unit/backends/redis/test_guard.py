@@ -18,6 +18,7 @@ from fastapi_websocket_stabilizer.backends.redis.keys import Keys
 from fastapi_websocket_stabilizer.exceptions import BackendUnavailableError
 from fastapi_websocket_stabilizer.metrics import Counters
 from fastapi_websocket_stabilizer.names import NodeId
+from fastapi_websocket_stabilizer.signing import ForgedError
 from fastapi_websocket_stabilizer.wire import Envelope, Form, Kind, Part, pack_before_parts
 
 SECOND_US = 1_000_000
@@ -48,6 +49,7 @@ delays = st.floats(0, 2)
     st.lists(st.tuples(st.floats(0, ESTIMATE_LASTS_S), delays, delays), min_size=1, max_size=10),
     st.floats(-DRIFT / 2, DRIFT / 2),
 )
+@example([(10.0008, 0, 0), (0, 0, 2)], DRIFT / 2)  # a late answer takes an old one's place
 def test_redis_time_is_always_between_the_bounds(
     beats: list[tuple[float, float, float]], drift: float
 ) -> None:
@@ -204,6 +206,33 @@ def test_client_that_came_later_gets_nothing_and_is_counted() -> None:
         ["nobody"],
     ]
     assert receiver.counters.bus_replayed == 1
+
+
+@pytest.mark.parametrize("channel", [KEYS.all, KEYS.room("room"), KEYS.room("}:inbox"), "other:{n1}:inbox"])
+def test_direct_message_is_taken_by_an_inbox_only(channel: str) -> None:
+    receiver = Receiver()
+    with pytest.raises(ForgedError, match="by the inbox"):
+        receiver.hear(receiver.direct("alice"), channel)
+
+
+def test_direct_message_is_not_new_at_the_next_inbox_of_the_same_node() -> None:
+    receiver = Receiver()
+    data = receiver.direct("alice")
+    receiver.hear(data, KEYS.inbox(NodeId("n1")))
+    with pytest.raises(ReplayedError, match="heard before"):
+        receiver.hear(data, KEYS.inbox(NodeId("n3")))
+
+
+def test_nothing_is_heard_in_a_room_that_was_said_before_the_last_start() -> None:
+    receiver = Receiver()
+    room = KEYS.room("room")
+    receiver.guard.listen(room)
+    early = receiver.broadcast(room)
+    receiver.world.go(1)
+    receiver.guard.start()
+    receiver.guard.listen(room)
+    with pytest.raises(ReplayedError, match="before this node listened"):
+        receiver.hear(early, room)
 
 
 def test_nothing_is_heard_before_redis_has_told_its_time() -> None:

@@ -133,3 +133,11 @@ def test_these_namespaces_are_legal(namespace: str) -> None:
 def test_namespace_with_a_brace_would_choose_the_slot_and_is_refused(namespace: str) -> None:
     with pytest.raises(ValueError, match="without braces"):
         WebSocketConfig(namespace=namespace)
+
+
+@given(namespaces, node_ids, st.one_of(tricky, legal_names))
+def test_inbox_is_told_from_every_other_channel(namespace: str, node: str, room: str) -> None:
+    keys = Keys(namespace)
+    assert keys.is_inbox(keys.inbox(NodeId(node)))
+    others = [keys.all, keys.canary(node), keys.room(room), keys.room(f"{room}}}:inbox")]
+    assert not any(map(keys.is_inbox, others))

@@ -106,3 +106,11 @@ def test_repr_has_no_secrets() -> None:
 def test_what_redis_py_decides_by_default_is_decided_here() -> None:
     decided = {"protocol": 2, "socket_timeout": None, "health_check_interval": 0, "decode_responses": False}
     assert decided.items() <= parse("redis://h?protocol=3&socket_timeout=5").options.items()
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://h/main", "redis://h/0/1", "rediss://h/-1", "redis+sentinel://h/main/x"]
+)
+def test_database_is_a_number(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="is no number of a database"):
+        parse(url)

@@ -13,8 +13,8 @@ for i, key in ipairs(KEYS) do
   message = ARGV[5 + i] == '' and message or 5 + i
   local client, ranked, fields = string.sub(key, prefix + 1), {}, redis.pcall('HGETALL', key)
   for j = 1, #fields, 2 do
-    local stamp, node = string.match(fields[j + 1], '^%d+'), string.match(fields[j], '^([%w_-]+)%.[%w_-]+$')
-    if stamp and node then ranked[#ranked + 1] = {tonumber(stamp), node} end -- else it is not ours
+    local stamp, node = tonumber(string.match(fields[j + 1], '^%d+')), string.match(fields[j], '^([%w_-]+)%.[%w_-]+$')
+    if node and stamp and stamp <= 2^53 then ranked[#ranked + 1] = {stamp, node} end -- else it is not ours
   end
   table.sort(ranked, function(a, b) return a[1] > b[1] end)
   for j = 1, math.min(top, #ranked) do

@@ -10,6 +10,8 @@
 -- Returns  {1 if held else 0, now, {node_id, deadline, ...} of the living, {node_id, ...} to be swept, epoch}
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+if type(redis.pcall('ZSCORE', KEYS[1], ARGV[1])) == 'table' then redis.call('UNLINK', KEYS[1]) end -- it is not ours
+if type(redis.pcall('ZSCORE', KEYS[2], ARGV[1])) == 'table' then redis.call('UNLINK', KEYS[2]) end -- nor this one
 local deadline = redis.call('ZSCORE', KEYS[1], ARGV[1])
 local held = 0
 if deadline and tonumber(deadline) > now then
@@ -18,10 +20,14 @@ if deadline and tonumber(deadline) > now then
   redis.call('SET', KEYS[3], ARGV[3], 'PX', ARGV[2])
 end
 
-redis.call('SET', KEYS[4], ARGV[4], 'NX')
+local epoch = redis.pcall('GET', KEYS[4])
+if type(epoch) ~= 'string' then -- there is none, or it is not ours
+  epoch = ARGV[4]
+  redis.call('SET', KEYS[4], epoch)
+end
 local lapsed = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now)
 for _, node in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now)) do
   lapsed[#lapsed + 1] = node
 end
 local live = redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. now, '+inf', 'WITHSCORES')
-return {held, now, live, lapsed, redis.call('GET', KEYS[4])}
+return {held, now, live, lapsed, epoch}

@@ -6,8 +6,10 @@
 -- ARGV[3]  node_id
 -- Returns  1 when it was not there, else 0
 local new = redis.pcall('HSET', KEYS[1], ARGV[1], ARGV[2])
-if type(new) == 'table' then -- no hash: it is not ours
-  redis.call('UNLINK', KEYS[1])
+if type(new) == 'table' then
+  -- Refused for want of memory or replicas, it says nothing about the key, and UNLINK may still be allowed.
+  if not string.find(new.err, '^WRONGTYPE') then return new end
+  redis.call('UNLINK', KEYS[1]) -- no hash: it is not ours
   new = redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 end
 if type(redis.pcall('HINCRBY', KEYS[2], ARGV[3], new)) == 'table' then -- no number, or no hash

@@ -5,10 +5,13 @@
 -- ARGV[2]  node_id
 -- Returns  1 when it was there, else 0
 local removed = redis.pcall('HDEL', KEYS[1], ARGV[1])
+if type(removed) == 'table' then -- no hash: it is not ours; else the server takes no writes now
+  return string.find(removed.err, '^WRONGTYPE') and 0 or removed
+end
 if removed == 1 then
   local left = redis.pcall('HINCRBY', KEYS[2], ARGV[2], -1)
   if type(left) == 'table' or left <= 0 then -- a table: no number, or no hash
     redis.pcall('HDEL', KEYS[2], ARGV[2])
   end
 end
-return removed == 1 and 1 or 0
+return removed

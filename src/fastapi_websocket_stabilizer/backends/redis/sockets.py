@@ -12,6 +12,8 @@ from .urls import TlsConnection, make_connection
 
 REFUSAL_S = 0.5
 """How long it is listened what a server has against our certificate."""
+_SPOKEN = "password", "db", "client_name"
+"""What has redis-py say something as soon as it is connected."""
 
 
 async def open_connection(options: Mapping[str, Any], timeout_s: float) -> Connection:
@@ -21,6 +23,8 @@ async def open_connection(options: Mapping[str, Any], timeout_s: float) -> Conne
         async with asyncio.timeout(timeout_s):
             try:
                 await connection.connect()  # type: ignore[no-untyped-call]  # redis-py
+                if isinstance(connection, TlsConnection) and not any(map(options.get, _SPOKEN)):
+                    await _ping(connection)
             except redis_errors.ConnectionError as error:
                 if isinstance(connection, TlsConnection) and isinstance(
                     error.__context__, ConnectionResetError
@@ -31,6 +35,13 @@ async def open_connection(options: Mapping[str, Any], timeout_s: float) -> Conne
         await close(connection)
         raise
     return connection
+
+
+async def _ping(connection: TlsConnection) -> None:
+    """Say something, since nothing was said yet: only then is it known whether our certificate was taken."""
+    with suppress(redis_errors.ResponseError):
+        await connection.send_command("PING")
+        await connection.read_response()
 
 
 async def _listen_for_refusal(connection: TlsConnection) -> None:

@@ -23,7 +23,7 @@ async def open_connection(options: Mapping[str, Any], timeout_s: float) -> Conne
         async with asyncio.timeout(timeout_s):
             try:
                 await connection.connect()  # type: ignore[no-untyped-call]  # redis-py
-                if isinstance(connection, TlsConnection) and not any(map(options.get, _SPOKEN)):
+                if not any(map(options.get, _SPOKEN)):
                     await _ping(connection)
             except redis_errors.ConnectionError as error:
                 if isinstance(connection, TlsConnection) and isinstance(
@@ -37,8 +37,8 @@ async def open_connection(options: Mapping[str, Any], timeout_s: float) -> Conne
     return connection
 
 
-async def _ping(connection: TlsConnection) -> None:
-    """Say something, since nothing was said yet: only then is it known whether our certificate was taken."""
+async def _ping(connection: Connection) -> None:
+    """Say something, since nothing was said yet: only then is it known whether this is Redis, and takes us."""
     with suppress(redis_errors.ResponseError):
         await connection.send_command("PING")
         await connection.read_response()

@@ -97,6 +97,8 @@ def _server(url: str, shown: str) -> Location:
 
 
 def _database(text: str) -> int:
+    if "@" in text:  # not a database, but the rest of a password that has a slash in it
+        raise ValueError("special characters in user and password must be percent-encoded")
     if not text.isdecimal():  # redis-py would take 0
         raise ValueError(f"{text!r} is no number of a database")
     return int(text)

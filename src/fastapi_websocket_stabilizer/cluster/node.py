@@ -123,7 +123,7 @@ class Node:
             await self.claims.claim(connection)
         except LOSSES:
             if not self._context.degrades:
-                await turn_away(websocket)
+                await turn_away(websocket, self._context.config.close_timeout_s)
                 raise
             await self.reclaims.later(connection)
 

@@ -1,5 +1,6 @@
 """What a client is told that is to connect to another node, or later."""
 
+import asyncio
 import json
 import random
 from contextlib import suppress
@@ -31,8 +32,9 @@ async def refuse(websocket: Any) -> None:
     raise DrainingError("this node is draining: connect again, to another")
 
 
-async def turn_away(websocket: Any) -> None:
+async def turn_away(websocket: Any, within_s: float) -> None:
     """Close a newcomer with 1013 if it was accepted: it cannot be registered. Else its refusal is an HTTP answer."""
     if is_accepted(websocket):
-        with suppress(Exception):  # gone already, perhaps: what is raised is why it was turned away
-            await websocket.close(code=close_codes.TRY_AGAIN_LATER, reason=UNREACHABLE)
+        with suppress(Exception):  # slow, or gone: what is raised is why it was turned away
+            async with asyncio.timeout(within_s):
+                await websocket.close(code=close_codes.TRY_AGAIN_LATER, reason=UNREACHABLE)

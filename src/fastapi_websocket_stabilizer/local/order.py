@@ -38,10 +38,12 @@ class SequenceTracker:
     def observe(self, channel: str, sender: str, sequence: int, previous: int) -> Arrival:
         senders = self._channels.setdefault(channel, {})
         last = senders.pop(sender, None)
-        senders[sender] = sequence if last is None else max(sequence, last)
+        # A copy with another number would make what its sender says next look old; but its previous stays behind.
+        is_known = last is not None and (sequence <= last or 0 < previous < last)
+        senders[sender] = last if last is not None and is_known else sequence
         if len(senders) > MAX_SENDERS:
             del senders[next(iter(senders))]
-        if last is not None and sequence <= last:
+        if is_known:
             return DUPLICATE
         # 0: the sender does not know; no last: we had not subscribed yet.
         return AFTER_LOSS if last is not None and previous > last else NEXT

@@ -295,7 +295,8 @@ class Registry:
         arrival = self.context.sequences.observe(
             channel, envelope.sender, envelope.sequence, envelope.previous
         )
-        counters.bus_lost += arrival.lost
+        if channel != "inbox":  # there previous may have gone to another node's
+            counters.bus_lost += arrival.lost
         if arrival.duplicate:
             counters.bus_duplicates += 1
             return

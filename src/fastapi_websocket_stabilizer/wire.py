@@ -186,7 +186,8 @@ class Envelope:
     Attributes:
         sender: node_id, or the id of a publisher that serves no sockets.
         sequence: Grows with every envelope of this sender.
-        previous: Sequence of this sender's envelope before this one on the same channel; 0 when unknown.
+        previous: Sequence of this sender's envelope before this one on the same channel, all inboxes being one;
+            0 when unknown.
         ask: Names the answer the sender waits for; 0 for none.
         encoded: The message itself, while the envelope has not left this process.
         parts: Messages to clients; only a direct envelope has them.

@@ -143,9 +143,9 @@ class Claims:
                     await self._evict(connection_id)
 
     async def _evict(self, connection_id: ConnectionId) -> None:
-        sequence, _ = self._context.sequencer.next("inbox")
+        sequence, previous = self._context.sequencer.next("inbox")
         node = self._context.node_id
-        envelope = Envelope(node, sequence, 0, Kind.EVICT, targets=(connection_id,))
+        envelope = Envelope(node, sequence, previous, Kind.EVICT, targets=(connection_id,))
         await self._context.backend.bus.publish_node(node_of(connection_id), envelope)
 
     async def evicted(self, connection_id: ConnectionId) -> None:

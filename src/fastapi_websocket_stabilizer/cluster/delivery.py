@@ -96,9 +96,11 @@ class Delivery:
         if self._context.is_own(node):
             self._context.asks.answered(ask, self._context.node_id, answer)
             return
-        sequence, _ = self._context.sequencer.next("inbox")
+        sequence, previous = self._context.sequencer.next("inbox")
         own = self._context.node_id
-        reply = Envelope(own, sequence, 0, Kind.REPLY, form=Form.JSON, body=json.dumps(answer), ask=ask)
+        reply = Envelope(
+            own, sequence, previous, Kind.REPLY, form=Form.JSON, body=json.dumps(answer), ask=ask
+        )
         await self._context.backend.bus.publish_node(node, reply)
 
 

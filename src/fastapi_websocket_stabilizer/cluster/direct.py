@@ -22,10 +22,10 @@ Taken = list[list[NodeId]]
 class Batch:
     """What one script call sends."""
 
-    __slots__ = ("answers", "bytes", "clients", "comes_back", "parts", "sequence")
+    __slots__ = ("answers", "bytes", "clients", "comes_back", "parts", "previous", "sequence")
 
-    def __init__(self, sequence: int) -> None:
-        self.sequence: int = sequence
+    def __init__(self, sequence: int, previous: int) -> None:
+        self.sequence, self.previous = sequence, previous
         self.parts: list[Part] = []
         self.answers: list[asyncio.Future[Taken]] = []
         self.clients: int = 0
@@ -86,8 +86,7 @@ class Direct:
             running_loop().call_soon(self.flush)
         self.flush()
         # Numbered before anything else can be: whoever queues an envelope flushes this one first.
-        sequence, _ = self._context.sequencer.next("inbox")
-        self._batch = Batch(sequence)
+        self._batch = Batch(*self._context.sequencer.next("inbox"))
         return self._batch
 
     def flush(self) -> None:
@@ -97,7 +96,8 @@ class Direct:
             return
         context = self._context
         context.counters.direct_batches += 1
-        envelope = Envelope(context.node_id, batch.sequence, 0, Kind.DIRECT, parts=tuple(batch.parts))
+        numbers, parts = (batch.sequence, batch.previous), tuple(batch.parts)
+        envelope = Envelope(context.node_id, *numbers, Kind.DIRECT, parts=parts)
         reply = context.backend.bus.publish_clients(envelope, context.config.max_connections_per_client)
         reply.add_done_callback(partial(self._published, batch))
 

@@ -297,7 +297,8 @@ class Registry:
         arrival = self.context.sequences.observe(
             channel, envelope.sender, envelope.sequence, envelope.previous
         )
-        counters.bus_lost += arrival.lost
+        if channel != "inbox":  # there previous may have gone to another node's
+            counters.bus_lost += arrival.lost
         if arrival.is_to_be_dropped:
             counters.bus_duplicates += arrival.duplicate
             counters.bus_late += arrival.late

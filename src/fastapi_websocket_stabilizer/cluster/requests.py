@@ -71,8 +71,8 @@ class Requests:
         took = []
         for node in nodes:
             # Numbered when it is sent: while one is awaited, others are sent, and none may look like a repetition.
-            sequence, _ = self._context.sequencer.next("inbox")
-            numbered = replace(envelope, sequence=sequence)
+            sequence, previous = self._context.sequencer.next("inbox")
+            numbered = replace(envelope, sequence=sequence, previous=previous)
             took.append(await self._context.backend.bus.publish_node(node, numbered))
         timeout_s = self._context.config.redis_timeout_s
         answers = await self._asks.gather(ask, sum(took), timeout_s)

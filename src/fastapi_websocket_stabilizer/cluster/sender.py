@@ -114,10 +114,10 @@ class Sender:
         self._check_reachable()
         if self._unheard.is_full:
             await self._room_for_more()
-        sequence, _ = self._context.sequencer.next("inbox")
+        sequence, previous = self._context.sequencer.next("inbox")
         own, targets = self._context.node_id, (connection.client_id, connection.connection_id)
         envelope = Envelope(
-            own, sequence, 0, Kind.SOCKET, targets, (), message.form, message.payload, 0, message
+            own, sequence, previous, Kind.SOCKET, targets, (), message.form, message.payload, 0, message
         )
         echo = self._unheard.expect(sequence, message.size)
         try:

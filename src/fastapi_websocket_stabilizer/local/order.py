@@ -52,9 +52,11 @@ class SequenceTracker:
     def observe(self, channel: str, sender: str, sequence: int, previous: int) -> Arrival:
         senders = self._channels.setdefault(channel, {})
         last = senders.pop(sender, None)
-        senders[sender] = sequence if last is None else max(sequence, last)
+        # A copy with another number would make what its sender says next look old; but its previous stays behind.
+        is_known = last is not None and (sequence <= last or 0 < previous < last)
+        senders[sender] = last if last is not None and is_known else sequence
         _bound(senders)
-        if last is not None and sequence <= last:
+        if is_known:
             return DUPLICATE
         if self.is_ordered and self._is_overtaken(sender, sequence):
             return LATE

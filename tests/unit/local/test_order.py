@@ -61,6 +61,14 @@ def test_late_envelope_counts_as_a_duplicate_and_moves_nothing_back() -> None:
     assert arrivals == [NEXT, LOST, DUPLICATE, DUPLICATE, NEXT]
 
 
+def test_copy_with_a_higher_number_silences_nobody() -> None:
+    tracker = SequenceTracker()
+    arrivals = [
+        tracker.observe("all", "a", *numbers) for numbers in ((5, 0), (9, 5), (127, 5), (12, 9), (12, 9))
+    ]
+    assert arrivals == [NEXT, NEXT, DUPLICATE, NEXT, DUPLICATE]
+
+
 def test_senders_and_channels_are_kept_apart() -> None:
     tracker = SequenceTracker()
     tracker.observe("all", "a", 5, 0)

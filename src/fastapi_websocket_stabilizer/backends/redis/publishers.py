@@ -42,10 +42,10 @@ class _Outgoing:
         self._sequencer = Sequencer()
 
     def direct(self, client_ids: list[str], message: Encoded) -> Envelope:
-        sequence, _ = self._sequencer.next("inbox")
+        sequence, previous = self._sequencer.next("inbox")
         part_size(message, client_ids)  # raises
         part = Part(client_ids, message.form, message.payload)
-        return Envelope(self._sender, sequence, 0, Kind.DIRECT, parts=(part,))
+        return Envelope(self._sender, sequence, previous, Kind.DIRECT, parts=(part,))
 
     def broadcast(self, message: Encoded, exclude: list[str], rooms: list[str]) -> Envelope:
         sequence, previous = self._sequencer.next(f"room:{rooms[0]}" if len(rooms) == 1 else "all")
@@ -56,8 +56,8 @@ class _Outgoing:
 
     def request(self, node: NodeId, body: str) -> Envelope:
         """An order to one node; nobody waits for an answer."""
-        sequence, _ = self._sequencer.next("inbox")
-        return Envelope(self._sender, sequence, 0, Kind.REQUEST, (node,), (), Form.JSON, body)
+        sequence, previous = self._sequencer.next("inbox")
+        return Envelope(self._sender, sequence, previous, Kind.REQUEST, (node,), (), Form.JSON, body)
 
 
 def _signer(envelope_keys: Sequence[str], keys: Keys) -> Signer | None:

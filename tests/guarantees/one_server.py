@@ -59,6 +59,35 @@ async def replica_frozen(world: ServerWorld) -> dict[str, float]:
 
 
 @row(
+    "A replica's event loop is blocked, by a handler that computes for longer than the lease",
+    "As if it had been frozen.",
+)
+async def replica_blocked(world: ServerWorld) -> dict[str, float]:
+    await world.far.replica.call("block", seconds=world.far.replica.lease_s + AWAY_S)
+    return {"everybody listed and reached": await world.until(world.is_whole)}
+
+
+@row(
+    "All replicas are killed at once, and started again; their clients come back",
+    "No ghost is left: the entries of before are hidden with their leases, and swept when a new node has held its "
+    "own for one whole lease.",
+)
+async def all_replicas_killed(world: ServerWorld) -> dict[str, float]:
+    seats = world.far, world.near
+    former = [await world.node_id(seat) for seat in seats]
+    began_s = time.monotonic()
+    for seat in seats:
+        await kill_replica(seat.replica)
+    for seat in seats:
+        await restart_replica(seat.replica)
+        await seat.fill()
+    await world.until(world.is_whole)
+    whole_s = time.monotonic() - began_s
+    await world.until(lambda: not any(map(world.keys_of, former)))
+    return {"everybody listed and reached": whole_s, "keys swept": time.monotonic() - began_s}
+
+
+@row(
     "Redis is killed and comes back empty",
     "Sockets stay open. The registry is whole within two beats of the return.",
 )

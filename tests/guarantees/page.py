@@ -2,6 +2,9 @@
 
 import statistics
 
+from tests.support.clusters import NODE_TIMEOUT_MS
+from tests.support.sentinels import DOWN_AFTER_MS
+
 from .rows import ROWS
 
 Results = dict[str, dict[str, list[float]]]
@@ -9,12 +12,16 @@ Results = dict[str, dict[str, list[float]]]
 
 BEGINNING = """# What holds when something breaks
 
-`python -m tests.guarantees` does each of these faults to real processes and writes this page: two replicas with
-{clients} clients each and a Redis of their own, the lease {lease_s:g} s and a beat {beat_s:g} s. Times are counted
-from the fault, or from its end where it has one. A row alone: `python -m tests.guarantees --only {example}`.
+`python -m tests.guarantees --output docs/guarantees.md` does each of these faults to real processes and writes this
+page: two replicas with {clients} clients each and a Redis of their own, a lease of {lease_s:g} s and beats of
+{beat_s:g} s. Times are counted from the fault, or from its end where it has one; "reached" means that a broadcast of
+each replica was heard by every client. Sentinels call a server down after {sentinel_s:g} s, the servers of a cluster
+one another after {cluster_s:g} s: what they take to promote another is theirs, and has a line of its own.
 
-| fault | promised | measured until | median | worst | trials |
-|---|---|---|---|---|---|
+`python -m tests.guarantees --only NAME` repeats a row. What shorter leases give, `--lease 2` shows.
+
+| `--only` | fault | promised | measured until | median | worst | trials |
+|---|---|---|---|---|---|---|
 """
 
 ENDING = """
@@ -27,6 +34,10 @@ ENDING = """
   claims repair that: once everything has settled, the socket that claimed last is the client's.
 - **A hook exactly once.** A leave is reported once, and again with the same `event_id` only if the process that
   reported it died in the hook, or if the hook took longer than a lease.
+- **One order for all while Redis is away.** What a replica then delivers to its own clients alone has another place
+  among the messages of the others. Each manager's messages keep their order.
+- **A Redis whose clock steps back** while a replica is frozen for longer than its lease: a socket that has taken a
+  client over meanwhile may have to give it back.
 - **Order between paths in a cluster of Redis servers.** There, order holds per channel: direct messages, each room,
   and broadcasts to all.
 """
@@ -34,13 +45,16 @@ ENDING = """
 
 def page(results: Results, *, clients: int, lease_s: float, beat_s: float) -> str:
     """Return the page as Markdown."""
-    lines = [BEGINNING.format(clients=clients, lease_s=lease_s, beat_s=beat_s, example=next(iter(ROWS)))]
+    patience = {"sentinel_s": DOWN_AFTER_MS / 1000, "cluster_s": NODE_TIMEOUT_MS / 1000}
+    lines = [BEGINNING.format(clients=clients, lease_s=lease_s, beat_s=beat_s, **patience)]
     for name, waits in results.items():
-        fault, promise = ROWS[name].fault, ROWS[name].promise
+        shown, fault, promise = f"`{name}`", ROWS[name].fault, ROWS[name].promise
         for waited_for, seconds in waits.items():
             median, worst = _words(statistics.median(seconds)), _words(max(seconds))
-            lines.append(f"| {fault} | {promise} | {waited_for} | {median} | {worst} | {len(seconds)} |\n")
-            fault = promise = ""
+            lines.append(
+                f"| {shown} | {fault} | {promise} | {waited_for} | {median} | {worst} | {len(seconds)} |\n"
+            )
+            shown = fault = promise = ""
     return "".join([*lines, ENDING])
 
 

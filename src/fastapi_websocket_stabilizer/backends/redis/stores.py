@@ -4,6 +4,7 @@ The index of what a sweep must undo is written *before* the entry it is about: i
 cluster, where they may be on different servers, confirmed before the entry is sent.
 """
 
+import asyncio
 import secrets
 import time
 from collections.abc import Sequence
@@ -12,12 +13,33 @@ from functools import partial
 from ...names import ConnectionId, NodeId, node_of
 from ...ports import Claim, Claimed, Entry, Membership, Renewal
 from . import reading, scripts
+from .client import WrongTypeError
 from .command import Argument
 from .duties import Commands
 from .guard import RedisClock
 from .keys import Keys
 from .reading import Reader
 from .scripts import Script
+
+
+class IndexLine:
+    """A line of what must be undone when a node has ended; on its way to Redis from the beginning."""
+
+    def __init__(self, pipeline: Commands, key: str, field: str, value: str) -> None:
+        self._pipeline, self._key, self._line = pipeline, key, (field, value)
+        self._written = self._write()
+
+    def _write(self) -> "asyncio.Future[int]":
+        return self._pipeline.send("HSET", self._key, *self._line, idempotent=True)
+
+    async def is_written(self) -> None:
+        """Return when it is there; raises if Redis refuses it: a server that is full refuses it alone."""
+        try:
+            await self._written
+        except WrongTypeError:  # the key is not ours
+            await self._pipeline.send("UNLINK", self._key, idempotent=True)
+            self._written = self._write()
+            await self._written
 
 
 class RedisPresence:
@@ -54,16 +76,13 @@ class RedisPresence:
         return sorted(self._reader.each(reading.entry, reply), key=lambda entry: entry.stamp, reverse=True)
 
     async def _enter(self, claim: Claim, script: Script, *arguments: Argument) -> Claimed:
-        index, line = (
-            self._keys.connections(node_of(claim.connection_id)),
-            (claim.connection_id, claim.client_id),
-        )
-        written = self._pipeline.call(scripts.NODE_INDEX, [index], *line, idempotent=True)
+        index = self._keys.connections(node_of(claim.connection_id))
+        line = IndexLine(self._pipeline, index, claim.connection_id, claim.client_id)
         if not self._pipeline.is_ordered:
-            await written
+            await line.is_written()
         key = self._keys.client(claim.client_id)
         reply: list[bytes] = await self._pipeline.call(script, [key], *arguments, idempotent=True)
-        await written  # a server that is full refuses it alone
+        await line.is_written()
         stamp, before, *others = reply
         return Claimed(int(stamp), not int(before), tuple(ConnectionId(other.decode()) for other in others))
 
@@ -76,14 +95,15 @@ class RedisRooms:
 
     async def join(self, room: str, client_id: str, connection_id: ConnectionId, stay: int = 0) -> bool:
         node = node_of(connection_id)
-        key, line = self._keys.memberships(node), (f"{connection_id} {room}", f"{stay} {client_id}")
-        written = self._pipeline.call(scripts.NODE_INDEX, [key], *line, idempotent=True)
+        line = IndexLine(
+            self._pipeline, self._keys.memberships(node), f"{connection_id} {room}", f"{stay} {client_id}"
+        )
         if not self._pipeline.is_ordered:
-            await written
+            await line.is_written()
         keys = [self._keys.room(room), self._keys.room_counts(room)]
         call = self._pipeline.call(scripts.ROOM_JOIN, keys, connection_id, client_id, node, idempotent=True)
         is_new = bool(await call)
-        await written  # as in a claim
+        await line.is_written()
         return is_new
 
     async def leave(self, room: str, connection_id: ConnectionId) -> bool:

@@ -2,9 +2,12 @@
 
 import asyncio
 import secrets
+from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+import redis
 
 from fastapi_websocket_stabilizer.testing import RedisServer, TcpProxy, eventually
 from tests.chaos.checker import is_settled
@@ -34,6 +37,7 @@ class Run:
         self._start_s = self._loop.time()
         self._namespace = f"chaos-{secrets.token_hex(4)}"
         self._tasks: set[asyncio.Task[None]] = set()
+        self._redis_is_up = True
 
     def now_s(self) -> float:
         return self._loop.time() - self._start_s
@@ -167,24 +171,34 @@ class Run:
         replica.proxy.resume()
 
     async def _restart_empty(self, step: Step, replica: Replica, client: Client) -> None:
-        fault = Fault("restart empty", "redis", self.now_s(), self.now_s())
-        self.history.faults.append(fault)
-        await asyncio.to_thread(self.server.restart_empty)
-        fault.ended_s = self.now_s()
+        if self._redis_is_up:
+            self._redis_is_up, fault = False, Fault("restart empty", "redis", self.now_s(), self.now_s())
+            self.history.faults.append(fault)
+            await asyncio.to_thread(self.server.restart_empty)
+            fault.ended_s = self.now_s()
+            self._redis_is_up = True
 
     async def _flush(self, step: Step, replica: Replica, client: Client) -> None:
-        self.history.faults.append(Fault("flush", "redis", self.now_s(), self.now_s()))
-        await asyncio.to_thread(self.server.flush)
+        await self._tell_redis("flush", self.server.flush)
 
     async def _kill_pubsub(self, step: Step, replica: Replica, client: Client) -> None:
-        self.history.faults.append(Fault("kill pubsub", "redis", self.now_s(), self.now_s()))
-        await asyncio.to_thread(self.server.kill_pubsub)
+        await self._tell_redis("kill pubsub", self.server.kill_pubsub)
+
+    async def _tell_redis(self, kind: str, command: Callable[[], None]) -> None:
+        """Have Redis do something to itself; one that is frozen, or is being started again, hears nothing."""
+        if self._redis_is_up:
+            with suppress(redis.RedisError):  # it was frozen or killed at this moment
+                began_s = self.now_s()
+                await asyncio.to_thread(command)
+                self.history.faults.append(Fault(kind, "redis", began_s, self.now_s()))
 
     async def _freeze_redis(self, step: Step, replica: Replica, client: Client) -> None:
-        process = self.server.process
-        process.freeze()
-        await self._lasting("freeze", "redis", step)
-        process.thaw()
+        if self._redis_is_up:
+            self._redis_is_up, process = False, self.server.process
+            process.freeze()
+            await self._lasting("freeze", "redis", step)
+            process.thaw()
+            self._redis_is_up = True
 
     async def _slow_reader(self, step: Step, replica: Replica, client: Client) -> None:
         client.read(is_reading=False)
@@ -249,8 +263,8 @@ class Run:
             socket.closed_s, socket.code, socket.reason = None, 0, ""
         self.history.calls = [call for call in self.history.calls if call.began_s < ended_s]
         read_events(self._directory, self.history)
-        with self.server.client() as redis:
-            keys = [str(key) for key in redis.scan_iter(f"{self._namespace}:*")]
+        with self.server.client() as client:
+            keys = [str(key) for key in client.scan_iter(f"{self._namespace}:*")]
         self.history.leftovers = [
             k for k in keys if not k.endswith((":secret", ":epoch")) and ":token:" not in k
         ]

@@ -57,8 +57,11 @@ class Replica:
             return False
 
     async def is_ready(self) -> bool:
-        async with self.http.get(self._url("readyz")) as response:
-            return response.status == 200
+        try:
+            async with self.http.get(self._url("readyz")) as response:
+                return response.status == 200
+        except (aiohttp.ClientError, OSError):  # it had just closed the connection that we kept
+            return False
 
     def died(self, kind: str) -> None:
         self.life.died_s = self._now_s()

@@ -29,7 +29,7 @@ class Recovery:
         self.bus: DegradingBus | None = None  # unless the policy is "refuse"
         self._sweeping: set[NodeId] = set()
         self._is_catching_up = self._must_compare = self._must_tidy = False
-        self._must_share_secret = False
+        self._must_share_secret = self._is_asked_again = False
 
     def attach(self, leases: Leases, claims: Claims, reclaims: Reclaims) -> None:
         """Say whom it listens to and what it works with."""
@@ -115,20 +115,26 @@ class Recovery:
     # What is to be done; it is not lost if Redis fails us again in the middle
 
     async def _catch_up(self) -> None:
+        self._is_asked_again = self._is_catching_up  # and perhaps for what is behind it already
         if self._is_catching_up:
             return
         self._is_catching_up = True
         try:
-            if self._must_share_secret:
-                await self._tokens.share_secret()
-                self._must_share_secret = False
-            await self._reclaims.run()
-            await self._claims.release_pending()
-            await self._claims.repeat_evicts()
-            await self._compare()
-            await self._tidy()
+            await self._do_what_is_due()
         finally:
             self._is_catching_up = False
+        if self._is_asked_again:
+            await self._catch_up()
+
+    async def _do_what_is_due(self) -> None:
+        if self._must_share_secret:
+            await self._tokens.share_secret()
+            self._must_share_secret = False
+        await self._reclaims.run()
+        await self._claims.release_pending()
+        await self._claims.repeat_evicts()
+        await self._compare()
+        await self._tidy()
 
     async def _compare(self) -> None:
         """After a gap: close what was displaced, and claim what was removed, without a word that reached us."""

@@ -59,6 +59,7 @@ class RedisBackend:
             await self._pipeline.start()
             await self._leases.start()
             self._topology.watch()
+            self._epochs.look()
             if self._guard is not None:
                 await self.nodes.learn_time()
                 self._guard.start()
@@ -84,7 +85,7 @@ class RedisBackend:
 
     def beat(self) -> None:
         self._canaries.beat()
-        self._epochs.beat()
+        self._epochs.look()
 
     async def rename(self, node: NodeId) -> None:
         if self._inbox:

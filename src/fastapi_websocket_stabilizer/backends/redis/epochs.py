@@ -22,8 +22,8 @@ class Epochs:
         self.changes: int = 0
         """How often some server had another content than before."""
 
-    def beat(self) -> None:
-        """Look at each server; what is found is known at the next beat."""
+    def look(self) -> None:
+        """Look at each server: before anything else is written there, and at each beat; known at the next."""
         for tag in self._tags():
             key = self._keys.epoch_of(tag)
             reply = self._commands.call(scripts.AGREE, [key], secrets.token_hex(8), idempotent=True)

@@ -1,6 +1,7 @@
 """``docs/guarantees.md``: what is promised, what was measured, and what is not promised."""
 
 import statistics
+import textwrap
 
 from tests.support.clusters import NODE_TIMEOUT_MS
 from tests.support.sentinels import DOWN_AFTER_MS
@@ -10,15 +11,19 @@ from .rows import ROWS
 Results = dict[str, dict[str, list[float]]]
 """Seconds of every trial, by row and by what was waited for."""
 
+ABOUT = (
+    "`python -m tests.guarantees --output docs/guarantees.md` does each of these faults to real processes and writes "
+    "this page: two replicas with {clients} clients each and a Redis of their own, a lease of {lease_s:g} s and "
+    'beats of {beat_s:g} s. Times are counted from the fault, or from its end where it has one; "reached" means that '
+    "a broadcast of each replica was heard by every client. Sentinels call a server down after {sentinel_s:g} s, the "
+    "servers of a cluster one another after {cluster_s:g} s: what they take to promote another is theirs, and has a "
+    "line of its own. `python -m tests.guarantees --only NAME` repeats a row; what shorter leases give, `--lease 2` "
+    "shows."
+)
+
 BEGINNING = """# What holds when something breaks
 
-`python -m tests.guarantees --output docs/guarantees.md` does each of these faults to real processes and writes this
-page: two replicas with {clients} clients each and a Redis of their own, a lease of {lease_s:g} s and beats of
-{beat_s:g} s. Times are counted from the fault, or from its end where it has one; "reached" means that a broadcast of
-each replica was heard by every client. Sentinels call a server down after {sentinel_s:g} s, the servers of a cluster
-one another after {cluster_s:g} s: what they take to promote another is theirs, and has a line of its own.
-
-`python -m tests.guarantees --only NAME` repeats a row. What shorter leases give, `--lease 2` shows.
+{about}
 
 | `--only` | fault | promised | measured until | median | worst | trials |
 |---|---|---|---|---|---|---|
@@ -46,7 +51,8 @@ ENDING = """
 def page(results: Results, *, clients: int, lease_s: float, beat_s: float) -> str:
     """Return the page as Markdown."""
     patience = {"sentinel_s": DOWN_AFTER_MS / 1000, "cluster_s": NODE_TIMEOUT_MS / 1000}
-    lines = [BEGINNING.format(clients=clients, lease_s=lease_s, beat_s=beat_s, **patience)]
+    about = ABOUT.format(clients=clients, lease_s=lease_s, beat_s=beat_s, **patience)
+    lines = [BEGINNING.format(about=textwrap.fill(about, 120, break_on_hyphens=False))]
     for name, waits in results.items():
         shown, fault, promise = f"`{name}`", ROWS[name].fault, ROWS[name].promise
         for waited_for, seconds in waits.items():

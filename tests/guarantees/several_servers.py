@@ -72,7 +72,7 @@ async def _killed(world: ClusterWorld, key: str) -> dict[str, float]:
 
 @row(
     "Cluster: every key of one primary is deleted (`FLUSHALL`), in turn of each",
-    "Each beat looks at each primary: the registry is whole within two beats.",
+    "Each beat looks at each primary: the registry is whole within two beats, and the time to claim again.",
     ClusterWorld,
 )
 async def cluster_primary_flushed(world: ClusterWorld) -> dict[str, float]:

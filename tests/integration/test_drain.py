@@ -225,6 +225,7 @@ async def test_second_drain_joins_the_first(manager: WebSocketConnectionManager)
     assert (await manager.drain(over=30.0)).closed_count == 0
 
 
+@pytest.mark.alone
 async def test_second_drain_with_less_time_hurries_the_first(manager: WebSocketConnectionManager) -> None:
     await crowd(manager, 300)
     slow = asyncio.create_task(manager.drain(over=60.0))

@@ -218,6 +218,7 @@ async def nobody_is_shown(nodes: list[WebSocketConnectionManager]) -> bool:
     return True
 
 
+@pytest.mark.alone
 async def test_invariant_4_the_dead_are_swept_in_time_and_each_leave_is_reported_once(
     managers: Managers,
 ) -> None:

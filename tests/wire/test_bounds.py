@@ -73,6 +73,7 @@ async def test_client_that_outruns_the_application_is_not_read(
         await server.left(client_id)
 
 
+@pytest.mark.alone
 async def test_pings_without_end_are_answered_in_bounded_memory(
     server: Server, way: str, client_id: str
 ) -> None:

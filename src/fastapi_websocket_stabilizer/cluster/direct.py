@@ -25,7 +25,8 @@ class Batch:
     __slots__ = ("answers", "bytes", "clients", "comes_back", "parts", "previous", "sequence")
 
     def __init__(self, sequence: int, previous: int) -> None:
-        self.sequence, self.previous = sequence, previous
+        self.sequence: int = sequence
+        self.previous: int = previous
         self.parts: list[Part] = []
         self.answers: list[asyncio.Future[Taken]] = []
         self.clients: int = 0

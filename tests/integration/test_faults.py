@@ -3,13 +3,16 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
 import redis.asyncio
 
 from fastapi_websocket_stabilizer import BackendUnavailableError, Connection, WebSocketConnectionManager
+from fastapi_websocket_stabilizer.backends.redis.client import ConnectionFactory
+from fastapi_websocket_stabilizer.backends.redis.pipeline import Pipeline
+from fastapi_websocket_stabilizer.metrics import Counters
 from tests.integration.cluster import (
     LEASE_S,
     REPLACED,
@@ -246,6 +249,29 @@ async def test_what_was_given_up_does_not_come_late_behind_what_was_sent_after_i
         assert (await here.broadcast("last")).nodes == 2
         await eventually(lambda: "last" in bob.received)
         assert {message[:5] for message in bob.received} == {"newer", "last"}
+
+
+async def test_a_command_that_was_given_up_is_not_carried_out_behind_a_newer_one(
+    server: RedisServer, namespace: str
+) -> None:
+    async with TcpProxy("127.0.0.1", server.port) as proxy:
+        commands = Pipeline(ConnectionFactory(f"redis://127.0.0.1:{proxy.port}", 0.5), Counters(), "test")
+        await commands.start()
+        proxy.throttle(50_000)
+        with pytest.raises(BackendUnavailableError):
+            await commands.send("SET", namespace, "late" * 50_000, idempotent=False)
+
+        async def newer_is_there() -> bool:
+            with suppress(BackendUnavailableError):
+                await commands.send("SET", namespace, "newer", idempotent=False)
+            with server.client() as client:
+                return bool(client.get(namespace) == "newer")
+
+        await eventually(newer_is_there, what="a newer command came through a newer connection")
+        proxy.resume()
+        await eventually(lambda: proxy.connections == 1, what="the former connection is over")
+        assert await commands.send("GET", namespace, idempotent=True) == b"newer"
+        await commands.stop()
 
 
 async def test_clients_that_left_during_an_outage_are_not_listed_after_it(

@@ -8,13 +8,16 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
+from typing import Any
 
 import pytest
 
 from fastapi_websocket_stabilizer.cluster.drain import Drain
+from fastapi_websocket_stabilizer.ports import Renewal
 from tests.chaos.seeded import FAULTS, sown
 from tests.simulation.loop import NODE, VirtualLoop
-from tests.simulation.schedule import LEASE_S, Schedule, Step, plan
+from tests.simulation.node import Node, Socket
+from tests.simulation.schedule import BEAT_S, LEASE_S, Schedule, Step, plan
 from tests.simulation.world import World, simulate
 
 SCHEDULES = 10_000
@@ -97,6 +100,31 @@ def test_what_is_sent_after_a_freeze_arrives_in_the_order_of_the_calls(loop: Vir
     calls = [Step(1.0 + n / 10, kind, 0, "c0") for n, kind in enumerate(kinds)]
     steps = (Step(0.1, "connect", 0, "c0"), Step(0.5, "freeze", 0, lasts_s=2 * LEASE_S), *calls)
     assert [v for seed in range(100) for v in simulate(loop, Schedule(seed, 2, steps))] == []
+
+
+def test_what_is_found_while_a_node_catches_up_waits_for_no_further_beat(loop: VirtualLoop) -> None:
+    loop.reset()
+    world = World(loop, Schedule(1, 1, ()))
+
+    async def live() -> bool:
+        node = Node("n0", world.hub, world.rng, lambda *_: None)
+        await node.do(node.manager.start())
+        socket: Any = Socket("c0", node, lambda _: None)
+        await node.do(node.manager.connect("c0", socket))
+        recovery = node.manager.registry.recovery
+        await asyncio.sleep(1.02 * BEAT_S)  # just after a beat
+        node.context.copy().run(recovery.gap_ended, 0.1)  # it begins to compare, which takes a while
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert recovery._is_catching_up
+        node.context.copy().run(recovery.moved)
+        node.context.copy().run(recovery.beat, Renewal(held=True, live={}, lapsed=()))
+        await asyncio.sleep(0.9 * BEAT_S)  # the next beat is still to come
+        is_done = not node.manager.registry.node.reclaims._unclaimed
+        await node.do(node.manager.graceful_shutdown(1.0))
+        return is_done
+
+    assert loop.run_until_complete(live())
 
 
 def test_the_same_seed_is_the_same_schedule_and_the_same_history(loop: VirtualLoop) -> None:

@@ -122,6 +122,29 @@ async def test_a_manager_that_is_cut_off_catches_up_when_it_is_mended() -> None:
         assert not await second.is_connected("alice")
 
 
+async def test_a_manager_that_is_cut_off_serves_its_own_clients_by_default() -> None:
+    async with MemoryCluster() as cluster:
+        first, second = cluster.managers
+        alice, bob = await cluster.connect(first, "alice"), await cluster.connect(second, "bob")
+        cluster.cut(first)
+        result = await first.broadcast("to those who are here")
+        assert await first.send_to_client("alice", "and to her")
+        await turns()
+        assert result.nodes == 1
+        assert alice.received == ["to those who are here", "and to her"]
+        assert bob.received == []
+
+
+async def test_a_manager_that_is_cut_off_refuses_to_send_if_it_is_told_to() -> None:
+    config = WebSocketConfig(log_level="ERROR", on_backend_loss="refuse")
+    async with MemoryCluster(2, config) as cluster:
+        first, _ = cluster.managers
+        await cluster.connect(first, "alice")
+        cluster.cut(first)
+        with pytest.raises(BackendUnavailableError):
+            await first.broadcast("hello")
+
+
 async def test_a_manager_that_lost_its_bus_hears_what_comes_afterwards() -> None:
     async with MemoryCluster() as cluster:
         first, second = cluster.managers

@@ -77,7 +77,7 @@ class Context:
         subscribed: Rooms whose subscription is confirmed.
     """
 
-    def __init__(self, config: WebSocketConfig, log: logging.Logger) -> None:
+    def __init__(self, config: WebSocketConfig, log: logging.Logger, *, is_distributed: bool) -> None:
         self.config: WebSocketConfig = config
         self.log: logging.Logger = log
         self.counters: Counters = Counters()
@@ -106,7 +106,7 @@ class Context:
         self.backend: Backend  # set by the registry, which knows what it delivers to
         self.protocol: str = "asgi"  # how sockets are served; see uvicorn.py
         self.is_draining: bool = False  # its clients are sent to other nodes
-        self.is_distributed: bool = config.redis_url is not None
+        self.is_distributed: bool = is_distributed
         self.degrades: bool = self.is_distributed and config.on_backend_loss == "degrade"
         self.is_away: bool = False  # Redis did not answer the last beat
 

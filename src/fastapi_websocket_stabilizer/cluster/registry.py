@@ -64,8 +64,7 @@ class Registry:
     ) -> None:
         if open_backend is None and config.redis_url is not None:
             open_backend = RedisBackend
-        context = Context(config, log)
-        context.is_distributed = open_backend is not None
+        context = Context(config, log, is_distributed=open_backend is not None)
         self.context: Context = context
         self._services: list[asyncio.Task[None]] = []
         self._is_closed = self._is_stopping = False

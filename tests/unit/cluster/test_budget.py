@@ -19,7 +19,7 @@ class World:
     """A node of which only the tables and the budget are real."""
 
     def __init__(self, **settings: Any) -> None:
-        self.context = Context(WebSocketConfig(**settings), logging.getLogger("budget"))
+        self.context = Context(WebSocketConfig(**settings), logging.getLogger("budget"), is_distributed=False)
         self.budget = Budget(self.context, self.end)
         self.ended: list[tuple[str, Ended, int]] = []
 

@@ -47,7 +47,7 @@ class Outside(MemoryBackend):
 
 @pytest.fixture
 def context() -> Context:
-    return Context(WebSocketConfig(redis_timeout_s=0.01), logging.getLogger("test"))
+    return Context(WebSocketConfig(redis_timeout_s=0.01), logging.getLogger("test"), is_distributed=False)
 
 
 @pytest.fixture

@@ -10,31 +10,27 @@ from fastapi import APIRouter, FastAPI, WebSocket, WebSocketDisconnect
 
 from . import close_codes, handlers, serving
 from .cluster.registry import Registry
-from .cluster.statistics import snapshot
 from .config import WebSocketConfig
 from .exceptions import BroadcastFailedError, ConnectionNotFoundError
 from .hooks import HookDecorators, OnMessage
 from .local.connection import Connection
 from .logs import manager_logger
-from .metrics import Statistics
 from .models import (
     BroadcastResult,
     Identity,
     Message,
-    NodeInfo,
-    PresenceEntry,
-    RoomPage,
     ShutdownReport,
 )
-from .names import NodeId, check_client_id, check_each, check_room
-from .routes import add_websocket_route, connected, health_router, install_protocol
+from .names import check_client_id, check_each, check_room
+from .overview import Overview
+from .routes import add_websocket_route, check_open, connected, health_router, install_protocol
 from .signals import shut_down_in_time
 from .wire import Encoded
 
 Identify = Callable[..., Identity | Awaitable[Identity]]
 
 
-class WebSocketConnectionManager(HookDecorators):
+class WebSocketConnectionManager(Overview, HookDecorators):
     """Registers WebSockets and reaches any client, room or all, whichever replica holds the socket.
 
     Without ``redis_url`` it works in one process and needs no ``start()``. With one, every replica that has
@@ -45,9 +41,9 @@ class WebSocketConnectionManager(HookDecorators):
     def __init__(self, config: WebSocketConfig | None = None) -> None:
         self.config: WebSocketConfig = config or WebSocketConfig()
         self._log = manager_logger(self.config.log_level)
-        self._registry = self._make_registry()
-        self._context = self._registry.context
-        super().__init__(self._context.hooks)
+        registry = self._make_registry()
+        Overview.__init__(self, registry)
+        HookDecorators.__init__(self, registry.context.hooks)
 
     def _make_registry(self) -> Registry:
         return Registry(self.config, self._log)
@@ -120,6 +116,19 @@ class WebSocketConnectionManager(HookDecorators):
         connection = await self._registry.node.connect(client_id, websocket, metadata)
         handlers.remember(self._registry, connection)
         return connection
+
+    async def check_open(self) -> None:
+        """Refuse a handshake that this replica would refuse for any client; a FastAPI dependency.
+
+        ``@manager.websocket`` runs it before ``identify``. On a route of your own, put it first, so that no token
+        is redeemed for a socket that is then refused:
+        ``@app.websocket("/ws", dependencies=[Depends(manager.check_open)])``.
+
+        Raises:
+            HTTPException: 503 with ``Retry-After``: not started, shut down, draining, ``max_connections``
+                reached, or without Redis under ``on_backend_loss="refuse"``.
+        """
+        check_open(self._registry)
 
     @asynccontextmanager
     async def connection(
@@ -284,65 +293,6 @@ class WebSocketConnectionManager(HookDecorators):
         check_client_id(client_id)
         self._registry.check_usable()
         await self._registry.act(client_id, request)
-
-    # Who is there, in the whole registry. Raise BackendUnavailableError when Redis does not answer.
-
-    async def is_connected(self, client_id: str) -> bool:
-        """Whether a client is connected to any live replica."""
-        return bool(await self.presence(client_id))
-
-    async def presence(self, client_id: str) -> list[PresenceEntry]:
-        """Return a client's connections, the newest first; empty when it is not connected."""
-        check_client_id(client_id)
-        self._check_readable()
-        return await self._registry.directory.presence(client_id)
-
-    async def clients(self, node: str | None = None) -> AsyncIterator[PresenceEntry]:
-        """Iterate over all connections, or those of one node. One that stays throughout is seen at least once."""
-        self._check_readable()
-        async for entry in self._registry.directory.clients(NodeId(node) if node is not None else None):
-            yield entry
-
-    async def room_members(self, room: str, limit: int = 100, cursor: str | None = None) -> RoomPage:
-        """Return up to ``limit`` members of a room; go on with ``page.cursor`` until it is None."""
-        self._check_readable()
-        return await self._registry.directory.room_members(check_room(room), max(1, limit), cursor)
-
-    async def room_count(self, room: str) -> int:
-        """Return how many connections are in a room."""
-        self._check_readable()
-        return await self._registry.directory.room_count(check_room(room))
-
-    async def nodes(self) -> list[NodeInfo]:
-        """Return every live replica."""
-        self._check_readable()
-        return await self._registry.directory.nodes()
-
-    async def cluster_connection_count(self) -> int:
-        """Return how many connections all live replicas have."""
-        return sum(node.connections for node in await self.nodes())
-
-    def _check_readable(self) -> None:
-        if self._context.is_distributed:
-            self._registry.check_usable()
-
-    # Who is here, on this replica: synchronous, from any thread.
-
-    def get_active_connections(self) -> list[str]:
-        """Return the client ids connected to this replica."""
-        return self._context.shards.client_ids()
-
-    def get_connection_count(self) -> int:
-        """Return how many connections this replica has."""
-        return len(self._context.shards)
-
-    def get_memory_usage(self) -> dict[str, int | float]:
-        """Return ``total_memory`` and ``per_connection_average`` in bytes, and ``connection_count``."""
-        return self._registry.node.budget.usage()
-
-    def statistics(self) -> Statistics:
-        """Return a snapshot of every counter and every bound."""
-        return snapshot(self._context)
 
     # User data, on this replica
 

@@ -104,6 +104,19 @@ def _refusal(error: WebSocketStabilizerError) -> HTTPException:
     return HTTPException(503, text, headers={"Retry-After": str(retry_after_s)})
 
 
+def check_open(registry: Registry) -> None:
+    """Raise the HTTP answer to a handshake that ``connect`` would refuse whoever it is for.
+
+    Raises:
+        HTTPException: 503, with ``Retry-After``.
+    """
+    try:
+        registry.check_usable()
+        registry.node.check_open()
+    except WebSocketStabilizerError as error:
+        raise _refusal(error) from error
+
+
 def add_websocket_route(
     manager: "WebSocketConnectionManager", app: FastAPI | APIRouter, path: str, on_message: OnMessage | None
 ) -> Callable[[Any], Any]:
@@ -123,7 +136,9 @@ def add_websocket_route(
             )
 
         router = app.router if isinstance(app, FastAPI) else app
-        router.add_api_websocket_route(path, endpoint, name=getattr(identify, "__name__", None))
+        name = getattr(identify, "__name__", None)
+        # Before the endpoint's own dependencies, so that identify redeems nothing for a socket that is refused.
+        router.add_api_websocket_route(path, endpoint, name=name, dependencies=[Depends(manager.check_open)])
         return identify
 
     return decorate

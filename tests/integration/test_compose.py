@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -32,6 +32,7 @@ REPLICAS = ("app1", "app2", "app3")
 TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 HEARTBEAT_TIMEOUT_S = 60  # the default of WebSocketConfig.heartbeat_timeout
 ANSWER_S = 5.0
+DRAIN_SECRET = "open sesame, please"
 LEASE = {"WS_LEASE_TTL_S": "1.5", "WS_RENEW_INTERVAL_S": "0.5"}
 """Short, so that a test can wait until it lapses."""
 
@@ -110,11 +111,27 @@ async def tell(websocket: WebSocket) -> None:
     await websocket.send_json({"client": client and client.host, **told})
 
 
+def post_office() -> FastAPI:
+    """Return examples/authenticated.py, which here can be drained and counts the newcomers it has refused."""
+    from examples.authenticated import app, manager
+
+    app.include_router(manager.router)
+    app.add_api_route("/refused", lambda: manager.statistics().counters["connections_rejected"])
+    return app
+
+
 class Balanced:
     """nginx and the replicas behind it."""
 
-    def __init__(self, directory: Path, redis_url: str, app2: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        redis_url: str,
+        app2: Mapping[str, str] | None = None,
+        app: Callable[[], FastAPI] = replica_app,
+    ) -> None:
         self.port = free_port()
+        self._app = app.__name__
         self.replicas: dict[str, ChildProcess] = {}
         self._settings = WebSocketConfig(redis_url=redis_url, namespace=f"compose-{secrets.token_hex(8)}")
         self._extra = {"app2": app2 or {}}
@@ -155,6 +172,12 @@ class Balanced:
             names = {node.node_id: node.name for node in await observer.nodes()}
             return {client: names[(await observer.presence(client))[0].node] for client in clients}
 
+    def ask(self, method: str, path: str, *, replica: str | None = None, **headers: str) -> httpx2.Response:
+        """Send a request to nginx, or past it to one replica."""
+        port = self.port if replica is None else self._ports[replica]
+        url = f"http://127.0.0.1:{port}/{path}"
+        return httpx2.request(method, url, headers=headers, timeout=30, trust_env=False)
+
     def effective_configuration(self) -> str:
         return subprocess.run([*self._nginx(), "-T"], capture_output=True, text=True, check=True).stdout
 
@@ -164,7 +187,7 @@ class Balanced:
     def _start_replica(self, name: str) -> ChildProcess:
         """Start one with the settings of the image and the compose file, but its own address and registry."""
         environment = image_environment() | services()[name]["environment"] | LEASE
-        environment |= {"UVICORN_APP": f"{__name__}:replica_app", "UVICORN_FACTORY": "true"}
+        environment |= {"UVICORN_APP": f"{__name__}:{self._app}", "UVICORN_FACTORY": "true"}
         environment |= {"UVICORN_HOST": "127.0.0.1", "UVICORN_PORT": str(self._ports[name])}
         environment |= {
             "WS_REDIS_URL": str(self._settings.redis_url),
@@ -283,6 +306,30 @@ async def test_a_replica_that_refuses_with_503_is_skipped(tmp_path: Path, redis_
         async with balanced.entered(7, room) as clients:
             found = Counter((await balanced.replicas_of(clients)).values())
     assert (found["app2"], found["app1"] + found["app3"]) == (1, 6)
+
+
+@pytest.mark.parametrize("why", ["draining", "full"])
+async def test_a_token_is_not_redeemed_by_a_replica_that_refuses(
+    tmp_path: Path, redis_url: str, why: str
+) -> None:
+    settings = {"WS_DRAIN_SECRET": DRAIN_SECRET, **({"WS_MAX_CONNECTIONS": "1"} if why == "full" else {})}
+    with Balanced(tmp_path, redis_url, app2=settings, app=post_office) as balanced:
+        ada = {"Authorization": "Bearer ada-secret"}
+        tokens = [balanced.ask("POST", "reconnect-token", **ada).json()["token"] for _ in range(12)]
+        async with AsyncExitStack() as stack:
+            if why == "draining":
+                secret = {"Authorization": f"Bearer {DRAIN_SECRET}"}
+                answer = balanced.ask("POST", "drain?over=0.1", replica="app2", **secret)
+                assert answer.status_code == 200
+            else:  # one on each replica
+                bob = {"Authorization": "Bearer bob-secret"}
+                for _ in REPLICAS:
+                    await stack.enter_async_context(balanced.connect("ws", additional_headers=bob))
+            for token in tokens:
+                async with balanced.connect(f"ws?token={token}") as client:
+                    await client.send(json.dumps({"to": "ada", "text": "back"}))
+                    await hear(client, {"from": "ada", "text": "back"})
+            assert balanced.ask("GET", "refused", replica="app2").json() > 0
 
 
 def test_nginx_is_more_patient_than_the_heartbeat(balanced: Balanced) -> None:

@@ -10,6 +10,7 @@ from ..exceptions import (
     ConnectionLimitExceededError,
     MessageError,
     ShutdownError,
+    WebSocketStabilizerError,
 )
 from ..local.connection import Connection
 from ..local.gate import Gate
@@ -22,7 +23,7 @@ from .budget import Budget
 from .claims import Claims, lines_of
 from .context import LOSSES, Context
 from .reclaims import Reclaims
-from .refusal import UNREACHABLE, refuse, turn_away
+from .refusal import UNREACHABLE, is_draining, refuse, turn_away
 from .sender import Sender
 
 PONGS = frozenset({"pong", '{"type":"pong"}', '{"type": "pong"}'})
@@ -79,6 +80,26 @@ class Node:
 
     # A connection begins.
 
+    def check_open(self) -> None:
+        """Raise at once if no newcomer is taken, so that nothing is spent on one: a token redeemed, a user looked up.
+
+        A full node refuses every newcomer here. ``connect`` still admits one that replaces a socket of its own.
+
+        Raises:
+            DrainingError: The node sends its clients elsewhere.
+            ConnectionLimitExceededError: The node has ``max_connections``.
+            BackendUnavailableError: Redis is away and ``on_backend_loss`` is "refuse".
+        """
+        try:
+            if self._context.is_draining:
+                raise is_draining()
+            if not self._context.degrades:
+                self._context.check_reachable()
+        except WebSocketStabilizerError:
+            self._context.counters.connections_rejected += 1
+            raise
+        self._check_capacity()
+
     async def connect(self, client_id: str, websocket: Any, metadata: dict[str, Any] | None) -> Connection:
         """Register a socket and close those that it displaces.
 
@@ -95,7 +116,8 @@ class Node:
             await refuse(websocket, context.config.close_timeout_s)
         self._warn_of_compression()
         self._check_metadata(metadata)
-        self._check_capacity(client_id)
+        if len(context.shards.of_client(client_id)) < context.config.max_connections_per_client:
+            self._check_capacity()  # otherwise it replaces one
         await self.claims.verified()
         size = await self.budget.admit(client_id, metadata)
         connection = Connection(self, client_id, context.next_connection_id(), websocket, metadata)
@@ -152,15 +174,12 @@ class Node:
         ):
             raise MessageError(f"metadata has {size} bytes as JSON, max_metadata_size is {limit}")
 
-    def _check_capacity(self, client_id: str) -> None:
-        config, own = self._context.config, len(self._context.shards.of_client(client_id))
-        if config.max_connections is None or own >= config.max_connections_per_client:  # it will replace one
-            return
-        if len(self._context.shards) >= config.max_connections:
+    def _check_capacity(self) -> None:
+        limit, connections = self._context.config.max_connections, len(self._context.shards)
+        if limit is not None and connections >= limit:
             self._context.counters.connections_rejected += 1
             raise ConnectionLimitExceededError(
-                f"this node has {len(self._context.shards)} connections, "
-                f"max_connections is {config.max_connections}"
+                f"this node has {connections} connections, max_connections is {limit}"
             )
 
     # A connection ends.

@@ -28,7 +28,12 @@ async def refuse(websocket: Any, within_s: float) -> None:
     """
     in_ms = int(1000 * RETURN_WITHIN_S * random.random())
     await turn_away(websocket, close_codes.SERVICE_RESTART, come_back(in_ms), within_s)
-    raise DrainingError("this node is draining: connect again, to another")
+    raise is_draining()
+
+
+def is_draining() -> DrainingError:
+    """Return the error for a newcomer during and after a drain."""
+    return DrainingError("this node is draining: connect again, to another")
 
 
 async def turn_away(websocket: Any, code: int, reason: str, within_s: float) -> None:

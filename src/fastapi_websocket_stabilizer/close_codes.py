@@ -45,5 +45,8 @@ HEARTBEAT_TIMEOUT = 4007
 SLOW_CONSUMER = 4008
 """The peer did not read what it was sent. Reconnect."""
 
+RECONNECT = frozenset({GOING_AWAY, SERVICE_RESTART, TRY_AGAIN_LATER, HEARTBEAT_TIMEOUT, SLOW_CONSUMER})
+"""Codes of this library that ask the client to connect again."""
+
 NO_STATUS = 1005
 """The peer gave no code, or vanished. Never sent."""

@@ -146,7 +146,9 @@ class WebSocketConnectionManager(Overview, HookDecorators):
         status. The block ends quietly when the client disconnects.
 
         Raises:
-            HTTPException: Refused before accept: 503, 409 or 400; FastAPI answers with it.
+            HTTPException: Refused before accept; FastAPI answers with it. 400: illegal ``client_id`` or metadata.
+                409: the client is full, or a newer connection of it took over. 403: ``disconnect`` ended it.
+                503: anything that may be tried again.
             WebSocketStabilizerError: Refused after accept, as ``connect``; the socket was closed.
         """
         async with connected(self, websocket, client_id, metadata, rooms, subprotocol) as connection:

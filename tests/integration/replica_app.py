@@ -4,6 +4,7 @@ import asyncio
 import os
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime, tzinfo
 from typing import Any
@@ -65,6 +66,27 @@ async def serve(websocket: WebSocket, client_id: str, room: list[str] = Query(de
 @manager.websocket(app, "/identified/{client_id}")
 def identify(client_id: str) -> Identity:
     return Identity(client_id)
+
+
+@app.websocket("/served/{client_id}")
+async def served(websocket: WebSocket, client_id: str) -> None:
+    await manager.serve(websocket, client_id)
+
+
+@app.websocket("/block/{client_id}")
+async def block_before_accept(websocket: WebSocket, client_id: str) -> None:
+    async with manager.connection(websocket, client_id) as connection:
+        async for message in connection:
+            await connection.send(message)
+
+
+@app.websocket("/connect/{client_id}")
+async def connect_before_accept(websocket: WebSocket, client_id: str) -> None:
+    await manager.connect(client_id, websocket)
+    await websocket.accept()
+    with suppress(WebSocketDisconnect):
+        while True:
+            await websocket.receive_text()
 
 
 @app.websocket("/old/{client_id}")

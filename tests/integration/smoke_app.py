@@ -4,8 +4,10 @@
 our four idioms. Whatever a client says is said back to it.
 """
 
+import asyncio
 import os
 from typing import Annotated, Any
+from unittest.mock import AsyncMock
 
 from fastapi import APIRouter, FastAPI, HTTPException, Query, Request, WebSocket, WebSocketDisconnect
 
@@ -43,6 +45,7 @@ class Place:
         self.manager = WebSocketConnectionManager(config)
         self.router = APIRouter(prefix=f"/{name}", lifespan=self.manager.lifespan)
         self._diary: dict[str, list[str]] = {}
+        self.manager.on_connect(self._overtake)
         self.manager.on_disconnect(self._left)
         self._add_ways()
         self._add_controls()
@@ -130,6 +133,17 @@ class Place:
         await self.manager.disconnect(client_id, code, reason)
 
     # The diary
+
+    async def _overtake(self, connection: Connection) -> None:
+        """Let a newer socket of the client take over before this one is accepted, or end it another way."""
+        match connection.client_id.partition("-")[0]:
+            case "outrun" if not connection.is_open:
+                newer: Any = AsyncMock()
+                await asyncio.create_task(self.manager.connect(connection.client_id, newer))
+            case "evicted":
+                await asyncio.create_task(self.manager.disconnect(connection.client_id, 1013, "no room"))
+            case "banned":
+                await asyncio.create_task(self.manager.disconnect(connection.client_id, 4900, "banned"))
 
     def _left(self, connection: Connection, code: int, reason: str) -> None:
         self._note(connection.client_id, f"closed with {code} {reason}".rstrip())

@@ -1,7 +1,12 @@
 """Many sockets claim one client id at the same moment: one stays open, and everybody knows which."""
 
 import asyncio
+import json
 from contextlib import AsyncExitStack
+
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 
 from tests.integration.cluster import REPLACED, Client, Managers, Replica, Socket, hears, register
 from tests.support.waiting import eventually
@@ -40,6 +45,37 @@ async def test_nine_simultaneous_claims_leave_one_socket_that_every_replica_reac
             for name, replica in enumerate(replicas):
                 assert await replica.call("send_to_client", client_id=client_id, message=f"from {name}")
             await hears(winner, "registered", "from 0", "from 1", "from 2")
+
+
+async def handshake(replica: Replica, path: str, stack: AsyncExitStack) -> tuple[int, str]:
+    """Connect, stay until the stack ends, and return the status and reason of the answer."""
+    url = f"ws://127.0.0.1:{replica.port}/{path}"
+    try:
+        await stack.enter_async_context(connect(url, proxy=None, ping_interval=None, close_timeout=1))
+    except InvalidStatus as error:
+        body = error.response.body
+        return error.response.status_code, json.loads(body)["detail"] if body else ""
+    return 101, ""
+
+
+@pytest.mark.parametrize("way", ["identified", "served", "block", "connect"])
+async def test_a_claim_that_is_outrun_before_accept_is_refused_with_409(
+    replicas: list[Replica], way: str
+) -> None:
+    outrun = 0
+    for number in range(ROUNDS):
+        path = f"{way}/outrun-{number}"
+        async with AsyncExitStack() as stack:
+            answers = await asyncio.gather(*(handshake(replicas[n % 3], path, stack) for n in range(CLAIMS)))
+        assert {status for status, _ in answers} <= {101, 409}
+        reasons = {reason for status, reason in answers if status == 409}
+        assert reasons <= {
+            f"a newer connection of client 'outrun-{number}' took over before this one was accepted"
+        }
+        outrun += len(reasons)
+        if outrun >= 3:
+            return
+    raise AssertionError("no claim was outrun before accept")
 
 
 async def test_after_a_race_exactly_one_entry_is_left_in_redis(managers: Managers) -> None:

@@ -263,6 +263,18 @@ async def test_second_socket_of_a_client_told_to_reject_is_refused_with_409(
         assert await heard(first) == "still here"
 
 
+@pytest.mark.parametrize("way", BEFORE_ACCEPT)
+@pytest.mark.parametrize(("end", "status"), [("outrun", 409), ("evicted", 503), ("banned", 403)])
+async def test_connection_that_ends_before_accept_is_refused_with_its_reason(
+    server: Server, way: str, client_id: str, end: str, status: int
+) -> None:
+    refused = await refusal(server, f"hall/{way}/{end}-{client_id}")
+    said = {"outrun": "a newer connection", "evicted": "no room", "banned": "banned"}[end]
+    assert (refused.status_code, said in json.loads(refused.body)["detail"]) == (status, True)
+    if end == "outrun":  # the newer one is a mock, which no server ends
+        await server.disconnect("hall", f"outrun-{client_id}")
+
+
 async def test_exception_of_the_identify_function_is_the_answer(server: Server) -> None:
     refused = await refusal(server, "hall/route/stranger")
     assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")

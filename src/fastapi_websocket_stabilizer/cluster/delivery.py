@@ -7,8 +7,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from ..local.backlog import DROPPED
-from ..local.connection import Connection, settled
+from ..local.backlog import DROPPED, settled
+from ..local.connection import Connection
 from ..local.jobs import Job, Mail, Tally
 from ..local.owner import Limits
 from ..local.shards import Shards

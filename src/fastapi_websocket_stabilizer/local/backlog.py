@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from ..wire import Encoded
 from .outbox import Outbox, Put
-from .owner import Ended, Owner
+from .owner import Ended, Limits, Owner
 from .transport import Transport
 
 if TYPE_CHECKING:
@@ -165,3 +165,12 @@ class Backlog:
         self._owner.dropped(len(self._outbox))
         self._outbox.clear()
         self._settle(is_written=is_written)
+
+
+async def settled(outcome: Outcome, limits: Limits) -> str | None:
+    """Wait for a pending word about a message; one that does not come within the deadline is an error."""
+    try:
+        async with asyncio.timeout(limits.write_timeout_s + limits.close_timeout_s):
+            return await asyncio.shield(asyncio.wrap_future(outcome))
+    except TimeoutError:
+        return f"no word within {limits.write_timeout_s:g} s"

@@ -14,11 +14,11 @@ from ..loops import running_loop
 from ..models import Message
 from ..names import ConnectionId
 from ..wire import Encoded
-from .backlog import TAKEN, Backlog, Outcome, Sent
+from .backlog import TAKEN, Backlog, Outcome, Sent, settled
 from .heartbeat import Heartbeat
 from .line import Events, Line
 from .line_transport import LineTransport, open_transport
-from .owner import Ended, Limits, Owner
+from .owner import Ended, Owner, denial
 from .stepping import resume
 from .transport import Transport, is_accepted
 
@@ -274,6 +274,10 @@ class Connection:
         """
         reason = (reason or "").encode(errors="replace")[:MAX_REASON_BYTES].decode(errors="ignore")
         try:
+            if not self.is_open and self.ended is not Ended.RELEASED:
+                # Its handler is about to accept it.
+                self._transport.deny(*denial(self.ended, self.client_id, code, reason))
+                return True
             async with asyncio.timeout(self._owner.limits().close_timeout_s) as self._deadline:
                 if self._backlog is not None:
                     await self._backlog.flush_patiently(self._deadline)
@@ -388,12 +392,3 @@ class Connection:
         await self._owner.end(
             self, Ended.EVICTED, close_codes.TOO_LARGE, f"{size} bytes, the limit is {limit}"
         )
-
-
-async def settled(outcome: Outcome, limits: Limits) -> str | None:
-    """Wait for a pending word about a message; one that does not come within the deadline is an error."""
-    try:
-        async with asyncio.timeout(limits.write_timeout_s + limits.close_timeout_s):
-            return await asyncio.shield(asyncio.wrap_future(outcome))
-    except TimeoutError:
-        return f"no word within {limits.write_timeout_s:g} s"

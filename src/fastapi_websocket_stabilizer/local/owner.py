@@ -1,8 +1,10 @@
 """What a connection needs of the node that owns it, and how it can end."""
 
 from enum import Enum
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol
 
+from .. import close_codes
 from ..models import Message
 from ..wire import Encoded
 from .gate import Gate
@@ -26,6 +28,16 @@ class Ended(Enum):
     EVICTED = "evicted"
     """Closed to free memory, by a call elsewhere, or because it said too much."""
     SHUTDOWN = "shutdown"
+
+
+def denial(why: Ended | None, client_id: str, code: int, reason: str) -> tuple[HTTPStatus, str]:
+    """Return the HTTP answer that replaces a close before accept, where there is no close code yet."""
+    if why is Ended.REPLACED:
+        text = f"a newer connection of client {client_id!r} took over before this one was accepted"
+        return HTTPStatus.CONFLICT, text
+    is_lasting = code not in close_codes.RECONNECT
+    status = HTTPStatus.FORBIDDEN if is_lasting else HTTPStatus.SERVICE_UNAVAILABLE
+    return status, f"closed before it was accepted: {reason}"
 
 
 class Owner(Protocol):

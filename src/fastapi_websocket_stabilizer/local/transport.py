@@ -3,9 +3,11 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Coroutine
+from http import HTTPStatus
 from types import CoroutineType
 from typing import Any, Protocol, cast
 
+from starlette.exceptions import HTTPException
 from starlette.types import Message as AsgiEvent
 from starlette.types import Receive, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
@@ -14,6 +16,9 @@ from .. import close_codes
 from ..wire import Encoded, Form
 from .line import Line, Observer
 from .owner import Limits
+
+RETRY_AFTER_S = 1
+"""Seconds that a client waits before it tries again, when its connection ended before it was accepted."""
 
 
 class Transport(Protocol):
@@ -43,6 +48,10 @@ class Transport(Protocol):
 
     async def close(self, code: int, reason: str, within_s: float = 0.0) -> None:
         """Close; a peer that is slow gets ``within_s`` to take what was written, or ``close_timeout_s``."""
+        ...
+
+    def deny(self, status: int, reason: str) -> None:
+        """Have the handler's ``accept()`` raise this HTTP answer: the connection ended before it was accepted."""
         ...
 
     def interrupt(self, code: int, reason: str) -> None:
@@ -86,6 +95,9 @@ class MethodTransport(_Lineless):
     async def close(self, code: int, reason: str, within_s: float = 0.0) -> None:
         await self._socket.close(code=code, reason=reason)
 
+    def deny(self, status: int, reason: str) -> None:
+        """A mock counts as accepted."""
+
     def interrupt(self, code: int, reason: str) -> None:
         """Nobody waits in a mock's ``receive``."""
 
@@ -101,7 +113,7 @@ class AsgiTransport(_Lineless):
     """
 
     __slots__ = (
-        "_closed", "_ended", "_has_own_methods", "_idle", "_inner_receive", "_inner_send", "_limits",
+        "_closed", "_denial", "_ended", "_has_own_methods", "_idle", "_inner_receive", "_inner_send", "_limits",
         "_observer", "_over", "_waiting", "_websocket",
     )  # fmt: skip
     awaited = False
@@ -115,6 +127,7 @@ class AsgiTransport(_Lineless):
         self._idle: asyncio.Future[None] | None = None  # when nobody waits in the server's receive()
         self._over: asyncio.Future[None] | None = None  # when `_ended` is known
         self._closed = False  # a close frame was sent, or the peer is gone
+        self._denial: HTTPException | None = None  # what accept() raises
         self._ended: AsgiEvent | None = None  # what every further receive() answers
         websocket._receive = self._receive
         websocket._send = self._send
@@ -142,6 +155,11 @@ class AsgiTransport(_Lineless):
             await self._inner_send({"type": "websocket.close", "code": code, "reason": reason})
         finally:
             self.interrupt(code, reason)
+
+    def deny(self, status: int, reason: str) -> None:
+        self._closed = True
+        headers = {"Retry-After": str(RETRY_AFTER_S)} if status == HTTPStatus.SERVICE_UNAVAILABLE else None
+        self._denial = HTTPException(status, reason, headers)
 
     async def _stop_receiving(self) -> None:
         """End a ``receive()`` that waits: granian holds a close back until it has returned."""
@@ -213,6 +231,11 @@ class AsgiTransport(_Lineless):
 
     async def _send(self, event: AsgiEvent) -> None:
         kind = event["type"]
+        if self._denial is not None:
+            if kind == "websocket.accept":
+                raise self._denial
+            await self._inner_send(event)  # the handler's own refusal
+            return
         if self._closed and kind != "websocket.close":
             await self._refuse()
         if kind == "websocket.close":

@@ -4,10 +4,14 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from starlette.exceptions import HTTPException
+from starlette.types import Message as AsgiEvent
+from starlette.websockets import WebSocket
 
 from fastapi_websocket_stabilizer.exceptions import (
     ConnectionNotFoundError,
@@ -15,7 +19,8 @@ from fastapi_websocket_stabilizer.exceptions import (
     MessageError,
     SlowConsumerError,
 )
-from fastapi_websocket_stabilizer.local.connection import MAX_REASON_BYTES, Connection, settled
+from fastapi_websocket_stabilizer.local.backlog import settled
+from fastapi_websocket_stabilizer.local.connection import MAX_REASON_BYTES, Connection
 from fastapi_websocket_stabilizer.local.owner import Ended
 from tests.unit.fakes import Clock, Node, Socket, connect, text, turns
 
@@ -207,6 +212,18 @@ async def test_messages_wait_until_the_socket_is_accepted() -> None:
     connection.opened()
     await turns()
     assert socket.sent == ["0", "1", "2"]
+
+
+async def test_connection_that_ends_before_accept_is_denied_at_once_whatever_waits_in_its_outbox() -> None:
+    inbound: asyncio.Queue[AsgiEvent] = asyncio.Queue()
+    inbound.put_nowait({"type": "websocket.connect"})
+    websocket = WebSocket({"type": "websocket"}, inbound.get, AsyncMock())
+    connection = connect(socket=websocket)
+    connection.push(text("welcome"))
+    connection.end(Ended.REPLACED)
+    assert await asyncio.wait_for(connection.finish(1000, "reconnected"), 1)
+    with pytest.raises(HTTPException, match="409: a newer connection of client 'alice' took over"):
+        await websocket.accept()
 
 
 # The gate

@@ -7,6 +7,7 @@ from typing import Any
 from unittest.mock import AsyncMock
 
 import pytest
+from starlette.exceptions import HTTPException
 from starlette.types import Message as AsgiEvent
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
@@ -159,6 +160,35 @@ async def test_accept_by_the_handler_is_told(server: Server) -> None:
     server.inbound.put_nowait({"type": "websocket.connect"})
     await websocket.accept()
     assert (server.told, server.written[0]["type"]) == (["flush", "opened"], "websocket.accept")
+
+
+async def unaccepted(server: Server) -> tuple[WebSocket, Transport]:
+    websocket = WebSocket({"type": "websocket"}, server.inbound.get, server.send)
+    server.inbound.put_nowait({"type": "websocket.connect"})
+    return websocket, open_transport(websocket, server, server.limits)
+
+
+@pytest.mark.parametrize(("status", "headers"), [(409, None), (503, {"Retry-After": "1"})])
+async def test_accept_of_a_denied_socket_raises_the_http_answer(
+    server: Server, status: int, headers: dict[str, str] | None
+) -> None:
+    websocket, transport = await unaccepted(server)
+    transport.deny(status, "too late")
+    with pytest.raises(HTTPException) as caught:
+        await websocket.accept()
+    assert (caught.value.status_code, caught.value.detail, caught.value.headers) == (
+        status,
+        "too late",
+        headers,
+    )
+    assert server.written == []
+
+
+async def test_denied_socket_takes_its_handlers_own_refusal(server: Server) -> None:
+    websocket, transport = await unaccepted(server)
+    transport.deny(409, "too late")
+    await websocket.close(1008, "no")
+    assert server.written == [{"type": "websocket.close", "code": 1008, "reason": "no"}]
 
 
 # In

@@ -186,7 +186,7 @@ class WebSocketConfig:
     drain_on_sigterm: bool = True
     """Under uvicorn, have ``manager.lifespan`` drain on SIGTERM before the server stops."""
     drain_secret: Annotated[str, MinLen(16)] | None = field(default=None, repr=False)
-    """What ``POST /drain`` must come with; without it only callers on this machine are obeyed."""
+    """Bearer token of ``POST /drain``, at least 16 characters; None: the route answers 403."""
     uvicorn_protocol: bool = True
     """Have ``manager.lifespan`` install ``fastapi_websocket_stabilizer.uvicorn`` when the server is uvicorn."""
 

@@ -348,5 +348,5 @@ class WebSocketConnectionManager(Overview, HookDecorators):
 
     @cached_property
     def router(self) -> APIRouter:
-        """``GET /livez`` and ``GET /readyz`` for load balancers, ``POST /drain`` for whoever stops this process."""
+        """``GET /livez`` and ``GET /readyz`` for load balancers; ``POST /drain`` with ``drain_secret``."""
         return health_router(self._registry)

@@ -6,6 +6,7 @@ import time
 import aiohttp
 
 from tests.faults.verbs import frozen, kill_replica, restart_replica, slow_reader
+from tests.integration.cluster import DRAIN_SECRET
 
 from .rows import row
 from .world import ServerWorld
@@ -197,7 +198,8 @@ async def replica_drained(world: ServerWorld) -> dict[str, float]:
     far, near = world.far, world.near
     began_s = time.monotonic()
     url = f"http://127.0.0.1:{far.replica.port}/drain?over={DRAIN_OVER_S}"
-    async with aiohttp.ClientSession() as http, http.post(url) as response:
+    secret = {"Authorization": f"Bearer {DRAIN_SECRET}"}
+    async with aiohttp.ClientSession() as http, http.post(url, headers=secret) as response:
         report = await response.json()
     drained_s = time.monotonic() - began_s
     assert (report["closed_count"], report["failed_count"]) == (len(far.clients), 0), report

@@ -24,6 +24,7 @@ LEASE_S = 1.5
 BEAT_S = 0.4
 SMALL_LEASE: dict[str, Any] = {"lease_ttl_s": LEASE_S, "renew_interval_s": BEAT_S}
 REPLACED = (1000, "reconnected")
+DRAIN_SECRET = "the replicas' secret"
 
 
 class Socket:
@@ -229,6 +230,7 @@ class Replica:
             "REPLICA_NAME": name,
             "REPLICA_LEASE_S": str(lease_s),
             "REPLICA_BEAT_S": str(beat_s),
+            "REPLICA_DRAIN_SECRET": DRAIN_SECRET,
             **environment,
         }
         self.start()

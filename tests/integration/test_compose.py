@@ -4,8 +4,6 @@ import asyncio
 import json
 import re
 import secrets
-import shutil
-import socket
 import subprocess
 import sys
 from collections import Counter
@@ -22,14 +20,13 @@ from uvicorn.main import main as uvicorn_command
 from websockets.asyncio.client import ClientConnection, connect
 
 from fastapi_websocket_stabilizer import WebSocketConfig, WebSocketConnectionManager
+from tests.support.nginx import nginx_command, wait_for_listener
 from tests.support.process import ChildProcess, free_port
-from tests.support.requirements import missing
-from tests.support.waiting import eventually, eventually_sync
+from tests.support.waiting import eventually
 
 PROJECT = Path(__file__).parents[2]
 COMPOSE = PROJECT / "compose"
 REPLICAS = ("app1", "app2", "app3")
-TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 HEARTBEAT_TIMEOUT_S = 60  # the default of WebSocketConfig.heartbeat_timeout
 ANSWER_S = 5.0
 DRAIN_SECRET = "open sesame, please"
@@ -197,35 +194,17 @@ class Balanced:
         return ChildProcess([sys.executable, "-m", "uvicorn"], environment=environment, directory=PROJECT)
 
     def _nginx(self) -> list[str]:
-        configuration = self._directory / "nginx.conf"
-        configuration.write_text(self._relocated((COMPOSE / "nginx.conf").read_text()))
-        # Without a master there is no worker that would outlive it when it is killed.
-        directives = "daemon off; master_process off;"
-        return [nginx_binary(), "-p", str(self._directory), "-c", str(configuration), "-g", directives]
+        return nginx_command(self._directory, self._relocated((COMPOSE / "nginx.conf").read_text()))
 
     def _relocated(self, text: str) -> str:
         """Change addresses and paths, and nothing else."""
         moves = {f"server {name}:8000": f"server 127.0.0.1:{port}" for name, port in self._ports.items()}
         moves |= {"listen 8080": f"listen 127.0.0.1:{self.port}", "pid /tmp/": "pid ./"}
         moves |= {"/dev/stderr": "./error.log", "/dev/stdout": "./access.log"}
-        moves |= {"http {": "http {" + "".join(f"{kind}_temp_path ./{kind};" for kind in TEMPORARY)}
         for old, new in moves.items():
             assert text.count(old) == 1, f"nginx.conf should say {old!r} once"
             text = text.replace(old, new)
         return text
-
-
-def nginx_binary() -> str:
-    return shutil.which("nginx") or missing("nginx is not installed: apt-get install nginx")
-
-
-def wait_for_listener(child: ChildProcess, port: int) -> None:
-    def is_listening() -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", port)) == 0
-
-    eventually_sync(lambda: is_listening() or not child.is_running, 30.0, f"a listener on port {port}")
-    assert child.is_running, child.output
 
 
 async def hear(client: ClientConnection, message: dict[str, str]) -> None:

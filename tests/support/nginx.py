@@ -1,0 +1,33 @@
+"""A real nginx, run as a child process that ends with the test."""
+
+import shutil
+import socket
+from pathlib import Path
+
+from tests.support.process import ChildProcess
+from tests.support.requirements import missing
+from tests.support.waiting import eventually_sync
+
+_TEMPORARY = "".join(
+    f"{kind}_temp_path ./{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+)
+
+
+def nginx_command(directory: Path, configuration: str) -> list[str]:
+    """Return the command that runs nginx with a configuration, its files in ``directory``."""
+    binary = shutil.which("nginx") or missing("nginx is not installed: apt-get install nginx")
+    assert configuration.count("http {") == 1
+    file = directory / "nginx.conf"
+    file.write_text(configuration.replace("http {", "http {" + _TEMPORARY))
+    # Without a master there is no worker that would outlive it when it is killed.
+    directives = "daemon off; master_process off;"
+    return [binary, "-p", str(directory), "-c", str(file), "-g", directives]
+
+
+def wait_for_listener(child: ChildProcess, port: int) -> None:
+    def is_listening() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    eventually_sync(lambda: is_listening() or not child.is_running, 30.0, f"a listener on port {port}")
+    assert child.is_running, child.output

@@ -309,6 +309,43 @@ async def test_altered_reconnect_token_is_refused_with_401(post_office: Example)
     assert await status_of_refusal(post_office.connect(f"ws?token={token[:-1]}")) == 401
 
 
+# --- cookies ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def signed_in() -> Iterator[tuple[Example, str]]:
+    with running("cookies", {}) as example:
+        answer = example.post("sign-in?user=ada", {})
+        yield example, f"session={answer.cookies['session']}"
+
+
+@pytest.mark.parametrize(
+    "origin", ["https://evil.example", "null", "http://127.0.0.1:1", "http://evil.localhost"]
+)
+async def test_page_of_another_site_cannot_connect_with_the_users_cookie(
+    signed_in: tuple[Example, str], origin: str
+) -> None:
+    site, cookie = signed_in
+    headers = {"Cookie": cookie, "Origin": origin}
+    assert await status_of_refusal(site.connect("ws", additional_headers=headers)) == 403
+
+
+@pytest.mark.parametrize("is_browser", [True, False])
+async def test_own_page_and_a_script_connect_with_the_users_cookie(
+    signed_in: tuple[Example, str], is_browser: bool
+) -> None:
+    site, cookie = signed_in
+    headers = {"Cookie": cookie, **({"Origin": site.http_url} if is_browser else {})}
+    async with site.connect("ws", additional_headers=headers) as ada:
+        await ada.send("hello")
+        assert await heard(ada) == {"from": "ada", "text": "hello"}
+
+
+async def test_visitor_without_a_session_is_refused_with_401(signed_in: tuple[Example, str]) -> None:
+    site, _ = signed_in
+    assert await status_of_refusal(site.connect("ws", additional_headers={"Origin": site.http_url})) == 401
+
+
 # --- all ----------------------------------------------------------------------------------------------------
 
 

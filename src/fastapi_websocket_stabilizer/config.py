@@ -1,10 +1,12 @@
 """Settings. The fields of release 1.1 come first, in its order; all are validated, at assignment too."""
 
+import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, field, fields
 from datetime import timedelta
+from difflib import get_close_matches
 from functools import wraps
 from typing import Annotated, Any, Literal, Self
 
@@ -14,6 +16,8 @@ from pydantic.dataclasses import dataclass
 
 from .exceptions import ConfigurationError
 from .models import JSON, CompressionMode, MemoryEvictionPolicy
+
+log: logging.Logger = logging.getLogger(__name__)
 
 MIN_KEY_BYTES = 32
 """Shortest secret of ``envelope_keys``."""
@@ -39,6 +43,10 @@ def _lower(value: object) -> object:
         if isinstance(value, str) and not isinstance(value, CompressionMode | MemoryEvictionPolicy)
         else value
     )
+
+
+def _upper(value: object) -> object:
+    return value.upper() if isinstance(value, str) else value
 
 
 def _redis_url(value: object) -> object:
@@ -88,12 +96,18 @@ def _describe(error: Any) -> str:
     name = ".".join(map(str, error["loc"][:1])) or "WebSocketConfig"
     rule: str = error["msg"].removeprefix("Value error, ")
     if error["type"] in ("unexpected_keyword_argument", "missing", "no_such_attribute"):
-        return f"{name} is not a setting"
+        return f"{name} is not a setting{_did_you_mean(name, WebSocketConfig.__dataclass_fields__)}"
     if re.match(r"\w+ must be ", rule):  # a rule over two fields names both itself
         return rule
     rule = rule.replace("Input should be", "must be").replace("must be greater than 0", "must be positive")
     value = _shown(name, error["input"])
     return f"{name} {rule if rule.startswith('must') else f'must be valid: {rule}'}, got {value[:200]}"
+
+
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a question about the name that ``name`` is like; "" when it is like none."""
+    found = get_close_matches(name, known, n=1)
+    return f": did you mean {found[0]}?" if found else ""
 
 
 @dataclass(config=ConfigDict(validate_assignment=True, extra="forbid"))
@@ -122,8 +136,10 @@ class WebSocketConfig:
     """False makes the token calls raise ``ConfigurationError``."""
     compression: Annotated[CompressionMode, BeforeValidator(_lower)] = CompressionMode.DEFLATE
     """permessage-deflate. ``none`` is obeyed under our uvicorn class; other servers negotiate it by themselves."""
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
-    """From which level on this manager logs."""
+    log_level: Annotated[
+        Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_upper)
+    ] = "INFO"
+    """From which level on this manager logs; lower case is taken, too."""
     enable_metrics: bool = False
     """Measure the duration of fan-outs too (``statistics().fan_out_seconds``); counters are always kept."""
     num_shards: PositiveInt = 16
@@ -202,18 +218,39 @@ class WebSocketConfig:
     def from_env(cls, environ: Mapping[str, str] | None = None, *, prefix: str = "WS_") -> Self:
         """Read settings from variables such as ``WS_HEARTBEAT_INTERVAL``; case does not matter.
 
-        Durations are seconds; an empty value is the default. Variables that name no setting are ignored.
+        Durations are seconds; an empty value is the default. A variable that begins with ``prefix`` and names no
+        setting is ignored, with a warning in the log; so is ``REDIS_URL`` without ``WS_REDIS_URL``.
 
         Raises:
-            ConfigurationError: A value cannot work.
+            ConfigurationError: A value cannot work; the error names the variable.
         """
-        given = {name.upper(): value for name, value in (os.environ if environ is None else environ).items()}
-        values: dict[str, Any] = {}
-        for setting in fields(cls):
-            text = given.get(f"{prefix}{setting.name}".upper(), "")
-            if text:
-                values[setting.name] = _from_text(setting.name, text)
-        return cls(**values)
+        environ = os.environ if environ is None else environ
+        variables = {f"{prefix}{setting.name}".upper(): setting.name for setting in fields(cls)}
+        read = {variables[name.upper()]: name for name in environ if name.upper() in variables}
+        read = {setting: name for setting, name in read.items() if environ[name]}
+        for advice in _misnamed(environ, prefix.upper(), variables):
+            log.warning(advice)
+        try:
+            values: dict[str, Any] = {
+                setting: _from_text(setting, environ[name]) for setting, name in read.items()
+            }
+            return cls(**values)
+        except ConfigurationError as error:
+            named = [name for setting, name in read.items() if re.search(rf"\b{setting}\b", str(error))]
+            raise ConfigurationError(f"{error} (set by {', '.join(named)})") from None
+
+    def doubts(self) -> list[str]:
+        """Return one sentence for each setting that can work and is probably not what was meant."""
+        found = []
+        if self.heartbeat_type == "custom" and self.heartbeat_message is None:
+            found.append('heartbeat_type is "custom" without a heartbeat_message: it does what "ping" does')
+        if self.redis_url is not None and self.redis_timeout_s > self.lease_ttl_s - self.renew_interval_s:
+            found.append(
+                f"redis_timeout_s ({self.redis_timeout_s:g}) is longer than lease_ttl_s - renew_interval_s"
+                f" ({self.lease_ttl_s - self.renew_interval_s:g}): one renewal that Redis does not answer"
+                " costs the lease; shorten redis_timeout_s or lengthen lease_ttl_s"
+            )
+        return found
 
     def __repr__(self) -> str:
         """Show what differs from the defaults; no password, no secret."""
@@ -226,9 +263,25 @@ class WebSocketConfig:
         return f"WebSocketConfig({', '.join(shown)})"
 
 
+# Kubernetes sets these for every service: one that is called "ws" must not look like a mistake.
+_OF_KUBERNETES = re.compile(r"_SERVICE_(HOST|PORT)|_PORT(_\d+_(TCP|UDP)|$)")
+
+
+def _misnamed(environ: Mapping[str, str], prefix: str, variables: Mapping[str, str]) -> list[str]:
+    """Return one sentence for each variable that was probably meant for a setting, and is none."""
+    names = [name for name in environ if prefix and name.upper().startswith(prefix)]
+    unknown = [n for n in names if n.upper() not in variables and not _OF_KUBERNETES.search(n.upper())]
+    found = [
+        f"the variable {name} names no setting and is ignored{_did_you_mean(name.upper(), variables)}"
+        for name in sorted(unknown)
+    ]
+    url = f"{prefix}REDIS_URL"
+    if prefix and environ.get("REDIS_URL") and not any(environ[n] for n in environ if n.upper() == url):
+        found.append(f"the variable REDIS_URL is set and is not read: did you mean {url}?")
+    return found
+
+
 def _from_text(name: str, text: str) -> object:
-    if name == "log_level":
-        return text.upper()
     if name == "reconnect_token_ttl":
         try:
             return timedelta(seconds=float(text))

@@ -113,11 +113,28 @@ def test_two_invalid_values_are_both_named() -> None:
         WebSocketConfig(num_shards=0, outbox_size=0)
 
 
-def test_unknown_setting_is_refused_by_name() -> None:
-    with pytest.raises(ConfigurationError, match=r"^heartbeat_intervall is not a setting$"):
-        WebSocketConfig(heartbeat_intervall=5)  # type: ignore[call-arg]
-    with pytest.raises(ConfigurationError, match=r"^heartbeat_intervall is not a setting$"):
-        setattr(WebSocketConfig(), "heartbeat_intervall", 3)  # noqa: B010 - type checkers know better
+@pytest.mark.parametrize(
+    ("name", "question"),
+    [
+        ("heartbeat_intervall", ": did you mean heartbeat_interval?"),
+        ("redisurl", ": did you mean redis_url?"),
+        ("lease_ttls", ": did you mean lease_ttl_s?"),
+        ("colour", ""),
+    ],
+)
+def test_unknown_setting_is_refused_by_name_with_the_one_it_is_like(name: str, question: str) -> None:
+    unknown: dict[str, Any] = {name: 5}
+    with pytest.raises(ConfigurationError) as constructed:
+        WebSocketConfig(**unknown)
+    with pytest.raises(ConfigurationError) as assigned:
+        setattr(WebSocketConfig(), name, 5)
+    assert {str(constructed.value), str(assigned.value)} == {f"{name} is not a setting{question}"}
+
+
+@pytest.mark.parametrize("level", ["debug", "Info", "CRITICAL"])
+def test_log_level_is_taken_in_any_case(level: str) -> None:
+    given: Any = level
+    assert WebSocketConfig(log_level=given).log_level == level.upper()
 
 
 def test_refused_assignment_of_an_unknown_setting_leaves_nothing_behind() -> None:
@@ -165,6 +182,23 @@ async def test_token_lifetime_that_ends_after_the_last_date_is_as_long_as_can_be
     manager = WebSocketConnectionManager(WebSocketConfig(reconnect_token_ttl=timedelta.max))
     token = manager.generate_reconnect_token("alice")
     assert await manager.validate_reconnect_token(token) == "alice"
+
+
+@pytest.mark.parametrize(
+    ("settings", "doubted"),
+    [
+        ({}, []),
+        ({"heartbeat_type": "custom"}, ["heartbeat_type"]),
+        ({"heartbeat_type": "custom", "heartbeat_message": "there?"}, []),
+        ({"redis_timeout_s": 20}, []),
+        ({"redis_timeout_s": 20, "redis_url": "redis://r"}, ["redis_timeout_s"]),
+        ({"redis_timeout_s": 7, "redis_url": "redis://r"}, []),
+    ],
+)
+def test_settings_that_work_and_were_hardly_meant_are_doubted(
+    settings: dict[str, Any], doubted: list[str]
+) -> None:
+    assert [doubt.split()[0] for doubt in WebSocketConfig(**settings).doubts()] == doubted
 
 
 # The environment
@@ -233,13 +267,63 @@ def test_empty_and_unknown_variables_are_ignored(environ: dict[str, str]) -> Non
         ("redis_url", "redis:6379"),
     ],
 )
-def test_invalid_variable_is_refused_by_the_name_of_the_setting(name: str, text: str) -> None:
-    with pytest.raises(ConfigurationError, match=f"^{name} must be"):
-        WebSocketConfig.from_env({f"WS_{name.upper()}": text})
+def test_invalid_variable_is_refused_by_its_name_and_that_of_the_setting(name: str, text: str) -> None:
+    variable = f"WS_{name.upper()}"
+    with pytest.raises(ConfigurationError, match=rf"^{name} must be .* \(set by {variable}\)$"):
+        WebSocketConfig.from_env({variable: text, "WS_MAX_ROOMS_PER_CONNECTION": "7"})
+
+
+def test_variables_that_contradict_each_other_are_both_named() -> None:
+    environ = {"ws_lease_ttl_s": "2", "WS_RENEW_INTERVAL_S": "1", "WS_NUM_SHARDS": "4"}
+    with pytest.raises(ConfigurationError, match=r"\(set by ws_lease_ttl_s, WS_RENEW_INTERVAL_S\)$"):
+        WebSocketConfig.from_env(environ)
+
+
+@pytest.mark.parametrize(
+    ("environ", "said"),
+    [
+        (
+            {"WS_REDISURL": "redis://r"},
+            ["WS_REDISURL names no setting and is ignored: did you mean WS_REDIS_URL?"],
+        ),
+        (
+            {"WS_REDIS_URI": "redis://r"},
+            ["WS_REDIS_URI names no setting and is ignored: did you mean WS_REDIS_URL?"],
+        ),
+        ({"WS_COLOUR": "red"}, ["WS_COLOUR names no setting and is ignored"]),
+        ({"REDIS_URL": "redis://r"}, ["REDIS_URL is set and is not read: did you mean WS_REDIS_URL?"]),
+        ({"REDIS_URL": "redis://r", "WS_REDIS_URL": "redis://r"}, []),
+        (
+            {
+                "WS_SERVICE_HOST": "10.0.0.1",
+                "WS_PORT": "tcp://10.0.0.1:80",
+                "WS_PORT_80_TCP_ADDR": "10.0.0.1",
+            },
+            [],
+        ),
+        ({"WS_REDIS_SERVICE_PORT_REDIS": "6379", "PATH": "/bin", "ws_num_shards": "4"}, []),
+    ],
+)
+def test_variable_that_was_meant_for_a_setting_is_named_in_the_log(
+    environ: dict[str, str], said: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    WebSocketConfig.from_env(environ)
+    assert [(r.levelname, r.getMessage()) for r in caplog.records] == [
+        ("WARNING", f"the variable {sentence}") for sentence in said
+    ]
+
+
+def test_question_about_a_variable_has_the_prefix(caplog: pytest.LogCaptureFixture) -> None:
+    WebSocketConfig.from_env({"REDIS_URL": "redis://r", "CHAT_NUMSHARDS": "4"}, prefix="chat_")
+    questions = [message.partition("did you mean ")[2] for message in caplog.messages]
+    assert questions == ["CHAT_NUM_SHARDS?", "CHAT_REDIS_URL?"]
 
 
 def test_keys_of_a_variable_are_counted_when_one_is_too_short() -> None:
-    with pytest.raises(ConfigurationError, match=r"^envelope_keys must be .* each, got 2 of them$"):
+    with pytest.raises(
+        ConfigurationError,
+        match=r"^envelope_keys must be .* each, got 2 of them \(set by WS_ENVELOPE_KEYS\)$",
+    ):
         WebSocketConfig.from_env({"WS_ENVELOPE_KEYS": f"{'k' * 32},short"})
 
 

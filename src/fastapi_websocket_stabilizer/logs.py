@@ -1,10 +1,54 @@
 """Logging: release 1.1's helpers, and the logger of one manager."""
 
 import logging
+import sys
 import time
 from typing import Any
 
 ROOT = "fastapi_websocket_stabilizer"
+EVENTS = "connections"
+"""The part of the log with a line for each connection, which nobody sees who has not configured logging."""
+_OF_ANY_RECORD = {*vars(logging.makeLogRecord({})), "message", "asctime"}
+
+
+class Line(logging.Formatter):
+    """Time, logger, level and message of a record, and behind them what it carries as ``extra``."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s - %(name)s - %(levelname)s - %(message)s", "%Y-%m-%d %H:%M:%S")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """Return the line without the traceback."""
+        extra = [f" {key}={value}" for key, value in vars(record).items() if key not in _OF_ANY_RECORD]
+        return super().formatMessage(record) + "".join(extra)
+
+
+class Fallback(logging.StreamHandler[Any]):
+    """Prints this library's log to stderr while the application has no handler for it.
+
+    Python would print bare messages. Uvicorn and ``fastapi run`` configure their own loggers only.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(Line())
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Leave out what another handler prints, and the line for each connection."""
+        is_seldom = record.levelno >= logging.WARNING or record.name != f"{ROOT}.{EVENTS}"
+        return is_seldom and not self._is_doubled() and bool(super().filter(record))
+
+    def _is_doubled(self) -> bool:
+        logger = logging.getLogger(ROOT)
+        return logger.handlers != [self] or not logger.propagate or logging.root.hasHandlers()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write to what is stderr now."""
+        self.stream = sys.stderr
+        super().emit(record)
+
+
+logging.getLogger(ROOT).addHandler(Fallback())
 
 
 def get_logger(name: str) -> logging.Logger:
@@ -18,18 +62,16 @@ def configure_logging(level: str = "INFO") -> None:
     logger.setLevel(level.upper())
     if not any(type(handler) is logging.StreamHandler for handler in logger.handlers):
         handler = logging.StreamHandler()
-        handler.setFormatter(
-            logging.Formatter("%(asctime)s - %(name)s - %(levelname)s - %(message)s", "%Y-%m-%d %H:%M:%S")
-        )
+        handler.setFormatter(Line())
         logger.addHandler(handler)
 
 
-def manager_logger(level: str) -> logging.Logger:
+def manager_logger(level: str, name: str = "manager") -> logging.Logger:
     """Return a logger of its own for one manager, so that ``log_level`` of one does not mute another.
 
     It is not in logging's table (which never forgets), and hands its records to this library's logger.
     """
-    logger = logging.Logger(f"{ROOT}.manager", level)
+    logger = logging.Logger(f"{ROOT}.{name}", level)
     logger.parent = logging.getLogger(ROOT)
     return logger
 

@@ -15,16 +15,12 @@ from .exceptions import BroadcastFailedError, ConnectionNotFoundError
 from .hooks import HookDecorators, OnMessage
 from .local.connection import Connection
 from .logs import manager_logger
-from .models import (
-    BroadcastResult,
-    Identity,
-    Message,
-    ShutdownReport,
-)
+from .models import BroadcastResult, Identity, Message, ShutdownReport
 from .names import check_client_id, check_each, check_room
 from .overview import Overview
-from .routes import add_websocket_route, check_open, connected, health_router, install_protocol
+from .routes import add_websocket_route, check_open, connected, health_router
 from .signals import shut_down_in_time
+from .startup import announce, install_protocol
 from .wire import Encoded
 
 Identify = Callable[..., Identity | Awaitable[Identity]]
@@ -57,7 +53,8 @@ class WebSocketConnectionManager(Overview, HookDecorators):
             BackendUnavailableError: Redis does not answer, and ``on_backend_loss`` is "refuse".
             ConfigurationError: Redis refuses us: wrong password or database, or too old; or it is no Redis.
         """
-        await self._registry.start()
+        if await self._registry.start():
+            announce(self._context)
 
     async def graceful_shutdown(self, timeout: float = 30.0) -> ShutdownReport:
         """Close every socket with 1001 within ``timeout`` seconds, release every entry and leave the registry.
@@ -84,7 +81,7 @@ class WebSocketConnectionManager(Overview, HookDecorators):
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         """``FastAPI(lifespan=manager.lifespan)``: started before the first request, shut down after the last."""
-        install_protocol(self._context)
+        install_protocol(self._context, app)
         await self.start()
         async with shut_down_in_time(self._registry, self.graceful_shutdown):
             yield
@@ -302,18 +299,18 @@ class WebSocketConnectionManager(Overview, HookDecorators):
         """Keep a value with a client's newest socket on this replica, for as long as it is connected.
 
         Raises:
-            ConnectionNotFoundError: The client is not connected to this replica.
+            ConnectionNotFoundError: The client is not connected to this replica; names the one that holds it.
             MemoryLimitExceededError: It does not fit; the old value is kept.
         """
-        connections = self._context.shards.of_client(client_id)
-        if not connections:
-            raise ConnectionNotFoundError(f"client {client_id!r} is not connected to this node")
-        await self._registry.node.budget.set_user_data(connections[-1], key, value)
+        await self._registry.user_data.set(client_id, key, value)
 
     async def get_user_data(self, client_id: str, key: str) -> Any | None:
-        """Return what ``set_user_data`` stored; None when there is nothing."""
-        connections = self._context.shards.of_client(client_id)
-        return connections[-1].user_data.get(key) if connections else None
+        """Return what ``set_user_data`` stored; None when there is nothing, or the client is not connected.
+
+        Raises:
+            ConnectionNotFoundError: The client is connected to another replica, which the error names.
+        """
+        return await self._registry.user_data.get(client_id, key)
 
     # Reconnect tokens
 

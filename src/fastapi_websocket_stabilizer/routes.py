@@ -1,7 +1,6 @@
 """FastAPI's side: routes that serve sockets, refusals as HTTP answers, health."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,29 +8,32 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Response, WebSocket, WebSocketDisconnect
 
 from . import close_codes
-from .cluster.context import LOSSES, Context
+from .cluster.context import LOSSES
 from .cluster.readiness import degraded
 from .cluster.refusal import UNREACHABLE, turn_away
 from .cluster.registry import Registry
 from .drain_route import add_drain_route
 from .exceptions import (
-    ConfigurationError,
     ConnectionLimitExceededError,
     ConnectionNotFoundError,
     ConnectionTimeoutError,
     DrainingError,
     InvalidNameError,
     MessageError,
+    NotStartedError,
     SlowConsumerError,
     WebSocketStabilizerError,
 )
 from .hooks import OnMessage
 from .local.connection import MAX_REASON_BYTES, Connection
 from .local.transport import is_accepted
-from .models import CompressionMode, Identity
+from .logs import Occasionally, get_logger
+from .models import Identity
 
 if TYPE_CHECKING:
     from .manager import WebSocketConnectionManager
+
+_unstarted = Occasionally(get_logger("routes"))
 
 RETRY_AFTER_S = 5
 """What a refused client is told to wait."""
@@ -99,6 +101,8 @@ def _refusal(error: WebSocketStabilizerError) -> HTTPException:
         return HTTPException(400, str(error))
     if isinstance(error, ConnectionLimitExceededError) and "max_connections_per_client" in str(error):
         return HTTPException(409, str(error))
+    if isinstance(error, NotStartedError):  # the answer has it, too, and no browser shows that
+        _unstarted.log(f"a WebSocket was refused: {error}")
     retry_after_s = 1 if isinstance(error, DrainingError) else RETRY_AFTER_S  # another node takes it
     text = UNREACHABLE if isinstance(error, LOSSES) else str(error)
     return HTTPException(503, text, headers={"Retry-After": str(retry_after_s)})
@@ -144,24 +148,6 @@ def add_websocket_route(
     return decorate
 
 
-def install_protocol(context: Context) -> None:
-    """Have uvicorn serve sockets with the class that makes broadcasts fast, and say which way they go."""
-    reason = "uvicorn_protocol is off"
-    if context.config.uvicorn_protocol:
-        try:
-            from . import uvicorn
-        except (ImportError, ConfigurationError) as error:
-            reason = str(error)
-        else:
-            reason = uvicorn.install(compress=context.config.compression is not CompressionMode.NONE)
-    if not reason:
-        context.protocol = uvicorn.NAME
-    # Where people look when a server starts; uvicorn shows its own loggers only.
-    server_log = logging.getLogger("uvicorn.error")
-    log = server_log if server_log.hasHandlers() else context.log
-    log.info("WebSockets go through %s%s", context.protocol, f" ({reason})" if reason else "")
-
-
 def health_router(registry: Registry) -> APIRouter:
     """Return the routes of ``manager.router``."""
     router = APIRouter()
@@ -171,13 +157,21 @@ def health_router(registry: Registry) -> APIRouter:
         return {"status": "alive"}
 
     @router.get("/readyz", include_in_schema=False)
-    async def readyz(response: Response) -> dict[str, str]:
+    async def readyz(response: Response) -> dict[str, str | int | None]:
         reason = registry.unready()
         if reason is not None:
             response.status_code = 503
             return {"status": "not ready", "reason": reason}
         context = registry.context
-        status = {"status": "ready", "node_id": context.node_id, "protocol": context.protocol}
+        status: dict[str, str | int | None] = {
+            "status": "ready",
+            "mode": "redis" if context.is_distributed else "memory",
+            "namespace": context.config.namespace,
+            "node": context.name,
+            "node_id": context.node_id,
+            "protocol": context.served.protocol,
+            "workers": context.served.workers,
+        }
         lacking = degraded(context)
         return status if lacking is None else {**status, "degraded": lacking}
 

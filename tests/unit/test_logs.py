@@ -1,12 +1,16 @@
 """Logging beyond release 1.1: one level per manager, and cheap lines. tests/compat has the rest."""
 
 import logging
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fastapi_websocket_stabilizer import logs
 from fastapi_websocket_stabilizer.logs import ROOT, StructuredLogger, configure_logging, manager_logger
 
 
@@ -74,3 +78,45 @@ def test_file_handler_of_the_application_does_not_replace_stderr(
     library_logger.warning("hello")
     file.close()
     assert "hello" in capsys.readouterr().err
+
+
+PROGRAM = """
+import logging
+import re
+import subprocess
+import sys
+from fastapi_websocket_stabilizer import configure_logging
+from fastapi_websocket_stabilizer.logs import EVENTS, manager_logger
+%s
+manager_logger("INFO").warning("hook failed", extra={"hook": "chat", "client_id": "ann"})
+manager_logger("INFO", EVENTS).info("[WS_CONNECTION] event=connected")
+"""
+TIME = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
+LINE = rf"{TIME} - {ROOT}\.manager - WARNING - hook failed hook=chat client_id=ann"
+EVENT = rf"{TIME} - {ROOT}\.connections - INFO - \[WS_CONNECTION\] event=connected"
+
+
+@pytest.mark.parametrize(
+    ("configuration", "printed"),
+    [
+        ("", LINE),
+        ("logging.getLogger('uvicorn').addHandler(logging.StreamHandler())", LINE),
+        ("configure_logging()", f"{LINE}\n{EVENT}"),
+        (
+            "logging.basicConfig(format='OWN %(message)s')",
+            r"OWN hook failed\nOWN \[WS_CONNECTION\] event=connected",
+        ),
+        ("logging.getLogger('fastapi_websocket_stabilizer').propagate = False", ""),
+    ],
+)
+def test_line_is_printed_once_by_the_application_or_else_by_the_library(
+    configuration: str, printed: str
+) -> None:
+    command = [sys.executable, "-c", PROGRAM % configuration]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+    assert re.fullmatch(printed, run.stderr.strip()), run.stderr
+
+
+def test_traceback_stands_below_what_the_record_carries() -> None:
+    record = logging.makeLogRecord({"msg": "hook failed", "hook": "chat", "exc_text": "Traceback"})
+    assert logs.Line().format(record).partition("hook failed")[2] == " hook=chat\nTraceback"

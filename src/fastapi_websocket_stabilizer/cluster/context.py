@@ -5,6 +5,7 @@ import logging
 import secrets
 import socket
 from collections.abc import Coroutine
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -28,6 +29,23 @@ LAST_WORDS_S = 1.0
 """Seconds that a cancelled task may take to end: it may be the application's, and catch what it should not."""
 LOSSES = (BackendUnavailableError, ConfigurationError)
 """What an outage raises: nobody answers, or one who does not know our password any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """How this process is served, as ``manager.lifespan`` found it.
+
+    Attributes:
+        protocol: What sockets go through; see ``uvicorn.py``.
+        reason: Why that is not our class; "" if it is.
+        workers: Processes that serve this application on one port; None when that is not known.
+        application: A name that tells this application from others; "" when there is none.
+    """
+
+    protocol: str = "asgi"
+    reason: str = "start() was called without manager.lifespan"
+    workers: int | None = None
+    application: str = ""
 
 
 class Tasks:
@@ -104,7 +122,7 @@ class Context:
         self.loop: asyncio.AbstractEventLoop | None = None  # the one that start() ran on
         self.thread = 0  # and its thread
         self.backend: Backend  # set by the registry, which knows what it delivers to
-        self.protocol: str = "asgi"  # how sockets are served; see uvicorn.py
+        self.served: Served = Served()
         self.is_draining: bool = False  # its clients are sent to other nodes
         self.is_distributed: bool = is_distributed
         self.degrades: bool = self.is_distributed and config.on_backend_loss == "degrade"

@@ -15,7 +15,7 @@ from ..exceptions import (
 from ..local.connection import Connection
 from ..local.gate import Gate
 from ..local.owner import Ended
-from ..logs import Occasionally, StructuredLogger
+from ..logs import EVENTS, Occasionally, StructuredLogger, manager_logger
 from ..models import CompressionMode, Message
 from ..names import ConnectionId, check_room
 from ..wire import Encoded, encode, encode_json
@@ -42,11 +42,11 @@ class Node:
         self.sender: Sender
         self.budget: Budget = Budget(context, self.end)
         self.gate: Gate = context.gate
-        self._events = StructuredLogger(context.log)
+        self._events = StructuredLogger(manager_logger(context.config.log_level, EVENTS))
         self._to_close: deque[tuple[Connection, int, str]] = deque()
         self._closers = 0
         self._joining: dict[tuple[Connection, str], asyncio.Task[None]] = {}
-        self._has_warned = False
+        self._has_warned = self._has_warned_of_start = False
         self._trouble = Occasionally(context.log)
 
     # What a connection asks.
@@ -115,6 +115,7 @@ class Node:
             context.counters.connections_rejected += 1
             await refuse(websocket, context.config.close_timeout_s)
         self._warn_of_compression()
+        self._warn_unless_started()
         self._check_metadata(metadata)
         if len(context.shards.of_client(client_id)) < context.config.max_connections_per_client:
             self._check_capacity()  # otherwise it replaces one
@@ -153,7 +154,7 @@ class Node:
             await self.reclaims.later(connection)
 
     def _warn_of_compression(self) -> None:
-        is_ours_to_say = self._context.protocol != "asgi"
+        is_ours_to_say = self._context.served.protocol != "asgi"
         if (
             self._context.config.compression is CompressionMode.NONE
             and not is_ours_to_say
@@ -163,6 +164,14 @@ class Node:
             self._context.log.warning(
                 'compression="none" cannot act on this server, which negotiates compression before the '
                 "application runs: switch it off there (uvicorn --ws-per-message-deflate false)"
+            )
+
+    def _warn_unless_started(self) -> None:
+        if self._context.loop is None and not self._has_warned_of_start:
+            self._has_warned_of_start = True
+            self._context.log.warning(
+                "a socket was registered before start(): no heartbeat runs; use "
+                "FastAPI(lifespan=manager.lifespan), or await manager.start() in your own lifespan"
             )
 
     def _check_metadata(self, metadata: dict[str, Any]) -> None:

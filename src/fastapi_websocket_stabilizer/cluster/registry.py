@@ -43,6 +43,7 @@ from .recovery import Recovery
 from .requests import Requests, parse
 from .sender import Sender
 from .tokens import Tokens
+from .user_data import UserData
 
 OpenBackend = Callable[[WebSocketConfig, Receive, Counters], SharedBackend]
 """Makes a node's backend of a registry that it shares with others; ``testing`` has one without Redis."""
@@ -85,6 +86,7 @@ class Registry:
             )
             self.directory = Directory(context, self.leases)
         self.node: Node = Node(context)
+        self.user_data: UserData = UserData(context, self.node.budget, self.directory)
         self.claims: Claims = Claims(context, self.leases, self._announce, self.node.end)
         self.sender: Sender = Sender(context, self.leases)
         self.drain: Drain = Drain(context, self.node, self.directory, self.leases)
@@ -168,14 +170,14 @@ class Registry:
             return "not started"
         return unready(self.context)
 
-    async def start(self) -> None:
-        """Connect, take a lease, and start the services; a no-op when that was done on this loop.
+    async def start(self) -> bool:
+        """Connect, take a lease, and start the services; False when that was done on this loop before.
 
         Raises:
             BackendUnavailableError, ConfigurationError: As ``Backend.start``; nothing is left behind.
         """
         if self.context.loop is running_loop():
-            return
+            return False
         if self.context.loop is not None and not self.context.loop.is_closed():
             raise WrongEventLoopError(
                 "the manager is already started on another event loop; shut it down there first"
@@ -191,6 +193,7 @@ class Registry:
             await self.context.backend.stop()
             raise
         self._start_services()
+        return True
 
     async def _join_others(self) -> None:
         context, self.context.is_away = self.context, False

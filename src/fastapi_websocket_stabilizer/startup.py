@@ -1,0 +1,77 @@
+"""The start of a process: how it is served, the one line that the log has about it, and what is probably wrong."""
+
+import sys
+from dataclasses import replace
+from typing import Any
+
+from fastapi import FastAPI
+
+from .cluster.context import Context, Served
+from .config import mask_password
+from .exceptions import ConfigurationError
+from .models import CompressionMode
+from .signals import find_server
+
+ALONE = (
+    "%d workers and no redis_url: each is a registry of its own, and a message reaches only the clients of the "
+    "worker that sends it; set redis_url (WS_REDIS_URL), or run one worker"
+)
+
+
+def install_protocol(context: Context, app: FastAPI) -> None:
+    """Have uvicorn serve sockets with the class that makes broadcasts fast, and note which way they go."""
+    reason = "uvicorn_protocol is off"
+    if context.config.uvicorn_protocol:
+        try:
+            from . import uvicorn
+        except (ImportError, ConfigurationError) as error:
+            reason = str(error)
+        else:
+            reason = uvicorn.install(compress=context.config.compression is not CompressionMode.NONE)
+    context.served = Served("asgi" if reason else uvicorn.NAME, reason, application=application_of(app))
+
+
+def application_of(app: FastAPI) -> str:
+    """Return the application's title, else the name under which uvicorn imported it; "" for neither."""
+    if app.title != FastAPI().title:
+        return app.title
+    imported = getattr(_server_config(), "app", None)
+    return imported if isinstance(imported, str) else ""
+
+
+def announce(context: Context) -> None:
+    """Log how this process takes part in the registry, and what it is probably not meant to be."""
+    config, log = context.config, context.log
+    context.served = served = replace(context.served, workers=count_workers())
+    where = f"Redis at {mask_password(config.redis_url)}" if config.redis_url else "one process in memory"
+    log.info(
+        'started: %s, namespace "%s", node %s (%s), %s; WebSockets go through %s',
+        where,
+        config.namespace,
+        context.name,
+        context.node_id,
+        "workers unknown" if served.workers is None else f"workers {served.workers}",
+        f"{served.protocol} ({served.reason})" if served.reason else served.protocol,
+    )
+    for doubt in config.doubts():
+        log.warning(doubt)
+    if not context.is_distributed and (served.workers or 1) > 1:
+        log.warning(ALONE, served.workers)
+
+
+def count_workers() -> int | None:
+    """Return how many processes uvicorn or gunicorn runs of this application; None where the server is another."""
+    gunicorn = sys.modules.get("gunicorn.workers.base")
+    frame = sys._getframe() if gunicorn else None
+    while frame is not None:  # the loop runs inside the worker's method
+        worker: Any = frame.f_locals.get("self")
+        if gunicorn is not None and isinstance(worker, gunicorn.Worker):
+            return int(worker.cfg.workers)
+        frame = frame.f_back
+    workers: int | None = getattr(_server_config(), "workers", None)
+    return workers
+
+
+def _server_config() -> Any:
+    """Return the configuration of the uvicorn that runs this process, if any."""
+    return getattr(find_server(), "config", None)

@@ -133,7 +133,7 @@ class Statistics:
         outbox_bytes: Bytes waiting in all outboxes.
         fan_out_queued_bytes: Bytes read from the bus and not yet fanned out.
         redis_queued_bytes: Bytes of commands not yet sent.
-        unheard_bytes: Bytes of own broadcasts that have not come back yet.
+        unheard_bytes: Bytes of own broadcasts that have not come back yet, and of messages behind them.
         bus_connected: Whether the bus is subscribed; True in one process.
         counters: Every total, by name.
         limits: Every bound in force, by name.

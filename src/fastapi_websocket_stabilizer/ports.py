@@ -30,12 +30,14 @@ class Bus(Protocol):
         """Publish to one node's inbox; return 1 if it took it, else 0."""
         ...
 
-    def publish_clients(self, envelope: Envelope, top: int) -> "asyncio.Future[list[list[NodeId]]]":
+    def publish_clients(
+        self, envelope: Envelope, top: int, but: Sequence[NodeId] = ()
+    ) -> "asyncio.Future[list[list[NodeId]]]":
         """Publish to the nodes that hold the ``top`` newest connections of the clients of ``envelope.parts``.
 
-        Each node gets one envelope with its own share of the parts. It has its place among the other messages
-        when this returns. The future has, for each client of each part, the nodes that took it: none when it is
-        not connected or its node does not listen.
+        Each node gets one envelope with its own share of the parts; the nodes in ``but`` get none. The message
+        has its place among the others when this returns. The future has, for each client of each part, the nodes
+        that took it: none when it is not connected or its node does not listen.
         """
         ...
 

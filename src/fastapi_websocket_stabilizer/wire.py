@@ -163,7 +163,7 @@ class Kind(IntEnum):
     REPLY = 4
     """The answer to the request or confirmation ``ask``."""
     SOCKET = 5
-    """Write ``body`` to one local socket: ``targets`` are its client and its connection_id."""
+    """Not sent and not obeyed any more: messages to a node's own sockets do not leave its process."""
 
 
 class Part(NamedTuple):

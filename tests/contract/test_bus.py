@@ -177,6 +177,17 @@ async def test_a_message_reaches_all_connections_that_a_client_may_have(open_pee
     assert [sorted(nodes) for nodes in took] == [[], ["n1", "n2"]]
 
 
+async def test_a_node_that_is_left_out_is_sent_nothing_and_keeps_its_rank(open_peer: OpenPeer) -> None:
+    peers = [await open_peer(f"n{i}") for i in range(3)]
+    for peer in peers:
+        await peer.backend.presence.claim(claim(f"{peer.node}.1", top=2))
+    sent = direct(part("hello", "nobody", "alice"))
+    took = await peers[0].backend.bus.publish_clients(sent, 2, [NodeId("n2"), NodeId("n")])
+    assert took == [[], ["n1"]], "n0 has been outranked, n2 is left out"
+    await hears_parts(peers[1], part("hello", "alice"))
+    assert peers[2].heard == []
+
+
 async def test_a_client_with_several_connections_on_a_node_is_named_to_it_once(open_peer: OpenPeer) -> None:
     peer = await open_peer("n1")
     for number in range(3):

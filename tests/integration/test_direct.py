@@ -2,15 +2,18 @@
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
 
 from fastapi_websocket_stabilizer import BackendUnavailableError, MessageError, WebSocketConnectionManager
+from fastapi_websocket_stabilizer.cluster import pending
 from fastapi_websocket_stabilizer.names import NodeId
 from fastapi_websocket_stabilizer.wire import Envelope, Form, Kind, Part, pack
 from tests.integration.cluster import (
+    LEASE_S,
     Managers,
     Publishing,
     Socket,
@@ -59,10 +62,20 @@ async def test_every_mix_of_calls_arrives_in_the_order_of_the_calls(
     for connection in (own, other):
         await connection.join("one")
         await connection.join("two")
+    await sends_in_order(here, own, (alice, bob), seed)
+    assert [counter(node, name) for node in (here, there) for name in ("bus_lost", "bus_duplicates")] == [
+        0
+    ] * 4
+
+
+async def sends_in_order(
+    node: WebSocketConnectionManager, own: Any, sockets: tuple[Socket, Socket], seed: int, count: int = 300
+) -> None:
+    """Send in every way, at random, without waiting; alice and bob must hear it in the order of the calls."""
     wanted: list[list[str]] = [[], []]
-    ways, choose = ways_to(here, own, wanted), random.Random(seed)
+    ways, choose = ways_to(node, own, wanted), random.Random(seed)
     calls: list[asyncio.Future[object]] = []
-    for number in range(300):
+    for number in range(count):
         send, heard = choose.choice(ways)
         for texts in heard:
             texts.append(str(number))
@@ -70,11 +83,53 @@ async def test_every_mix_of_calls_arrives_in_the_order_of_the_calls(
         if choose.random() < 0.1:  # the next calls are of a later tick
             await asyncio.sleep(choose.choice([0, 0, 0.001]))
     await asyncio.gather(*calls)
-    await hears(alice, *wanted[0])
-    await hears(bob, *wanted[1])
-    assert [counter(node, name) for node in (here, there) for name in ("bus_lost", "bus_duplicates")] == [
-        0
-    ] * 4
+    for socket, texts in zip(sockets, wanted, strict=True):
+        await hears(socket, *texts)
+
+
+@pytest.mark.parametrize("top", [1, 2], ids=["one socket", "several sockets"])
+@pytest.mark.parametrize("seed", range(3))
+async def test_calls_after_a_freeze_longer_than_the_lease_arrive_in_the_order_of_the_calls(
+    managers: Managers, top: int, seed: int
+) -> None:
+    here = await managers.start(max_connections_per_client=top)
+    there = await managers.start(max_connections_per_client=top, lease_ttl_s=60.0)  # it does not sweep us
+    alice, bob = Socket(), Socket()
+    own, other = await register(here, "alice", alice), await register(there, "bob", bob)
+    for connection in (own, other):
+        await connection.join("one")
+        await connection.join("two")
+    time.sleep(1.2 * LEASE_S)  # noqa: ASYNC251 - the freeze
+    await sends_in_order(here, own, (alice, bob), seed)
+    assert counter(here, "leases_refused") == 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_calls_that_wait_for_room_arrive_in_the_order_of_the_calls(
+    managers: Managers, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pending, "UNHEARD_LIMIT_BYTES", 5)
+    here, there = await managers.start_many(2)
+    alice, bob = Socket(), Socket()
+    own, other = await register(here, "alice", alice), await register(there, "bob", bob)
+    for connection in (own, other):
+        await connection.join("one")
+        await connection.join("two")
+    await sends_in_order(here, own, (alice, bob), seed)
+
+
+async def test_a_slow_client_that_is_waited_for_lets_no_later_message_pass(managers: Managers) -> None:
+    """A send to many writes to all of them before it waits for one."""
+    node = await managers.start()
+    slow, alice = StalledSocket(), await join(node, "alice")
+    await register(node, "slow", slow)
+    first = asyncio.create_task(node.send_to_clients(["slow", "alice"], "first"))
+    await asyncio.sleep(0)
+    second = asyncio.create_task(node.send_to_client("alice", "second"))
+    assert await second
+    slow.gate.set()
+    assert await first == 2
+    await hears(alice, "first", "second")
 
 
 async def test_sends_of_one_tick_are_one_script_call_and_one_envelope_a_node(

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from itertools import count
 from pathlib import Path
 from traceback import format_exception
@@ -26,6 +26,7 @@ from fastapi_websocket_stabilizer.backends.redis.urls import parse
 from fastapi_websocket_stabilizer.metrics import Counters
 from fastapi_websocket_stabilizer.names import NodeId
 from tests.integration.cluster import Managers, Socket, counter, join, knows, register
+from tests.integration.test_own_sockets import hear_besides_chatter, send_secrets
 from tests.support.certificates import Certificates, make_certificates
 from tests.support.clusters import RedisCluster
 from tests.support.process import free_port
@@ -262,6 +263,45 @@ async def test_what_goes_to_an_inbox_keeps_the_order_of_the_calls(
         await asyncio.gather(*calls)
         expected = [f"{number}" for number in range(200)]
         await eventually(lambda: [text for text in socket.received if text != "all"] == expected)
+
+
+async def test_no_server_sees_a_message_to_a_socket_of_the_sending_node(
+    cluster: RedisCluster, namespace: str
+) -> None:
+    managers = Managers(cluster.url, namespace)
+    here, there = await managers.start_many(2)
+    alice, carol, bob = Socket(), Socket(), await join(there, "bob")
+    own = await register(here, "alice", alice)
+    await register(here, "carol", carol)
+    wanted: tuple[list[str], list[str]] = ([], [])
+    async with AsyncExitStack() as stack:
+        seen = [await stack.enter_async_context(commands_at(server.port)) for server in cluster.servers]
+        await send_secrets(here, own, "bob", wanted=wanted)
+        await there.broadcast("last")
+        await eventually(lambda: any(b"last" in line for lines in seen for line in lines))
+    assert [line for lines in seen for line in lines if b"secret" in line] == []
+    await hear_besides_chatter((alice, [*wanted[0], "last"]), (carol, [*wanted[1], "last"]))
+    await eventually(lambda: "mixed 59" in bob.received)
+    await managers.close()
+
+
+@asynccontextmanager
+async def commands_at(port: int) -> AsyncIterator[list[bytes]]:
+    """Keep every command that a server carries out (``MONITOR``)."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"MONITOR\r\n")
+    assert await reader.readline() == b"+OK\r\n"
+    commands: list[bytes] = []
+
+    async def read() -> None:
+        while line := await reader.readline():
+            commands.append(line)
+
+    reading = asyncio.create_task(read())
+    yield commands
+    reading.cancel()
+    await asyncio.wait([reading])
+    writer.close()
 
 
 async def test_a_half_moved_slot_is_served_by_both_servers(cluster: RedisCluster, namespace: str) -> None:

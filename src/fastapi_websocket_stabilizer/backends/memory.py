@@ -97,10 +97,13 @@ class MemoryBackend:
     async def publish_node(self, node: NodeId, envelope: Envelope) -> int:
         return self._deliver("inbox", envelope, [node])
 
-    def publish_clients(self, envelope: Envelope, top: int) -> "asyncio.Future[list[list[NodeId]]]":
+    def publish_clients(
+        self, envelope: Envelope, top: int, but: Sequence[NodeId] = ()
+    ) -> "asyncio.Future[list[list[NodeId]]]":
         rows, shares = [], dict[NodeId, list[Part]]()
         for part in envelope.parts:
-            nodes = [self._newest_nodes(client_id, top) for client_id in part.targets]
+            newest = [self._newest_nodes(client_id, top) for client_id in part.targets]
+            nodes = [[node for node in row if node not in but] for row in newest]
             for node in dict.fromkeys(node for row in nodes for node in row):
                 targets = [c for c, row in zip(part.targets, nodes, strict=True) if node in row]
                 shares.setdefault(node, []).append(part._replace(targets=targets))

@@ -111,7 +111,7 @@ class Context:
         self.gate: Gate = Gate(lambda: self.config.max_concurrent_broadcast)
         self.sequencer: Sequencer = Sequencer()
         self.sequences: SequenceTracker = SequenceTracker()
-        self.unheard: Unheard = Unheard()
+        self.unheard: Unheard = Unheard(self.fan_out.submit)
         self.asks: Asks = Asks()
         self.subscribed: set[str] = set()
         self.name: str = config.node_name or socket.gethostname()
@@ -145,6 +145,11 @@ class Context:
         """Take a new node_id."""
         self.former_ids = [*self.former_ids, self.node_id][-FORMER_IDS:]
         self.node_id = new_node_id()
+
+    @property
+    def own_ids(self) -> tuple[NodeId, ...]:
+        """The present and former ids of this process; presence may still name a former one."""
+        return self.node_id, *self.former_ids
 
     def is_own(self, node: NodeId) -> bool:
         """Whether ``node`` is this process, under its present or a former id."""

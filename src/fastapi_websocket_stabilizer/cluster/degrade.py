@@ -5,8 +5,7 @@ that it is dropped if Redis brings it back after all: a PUBLISH without an answe
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 from ..exceptions import BackendUnavailableError
@@ -14,7 +13,7 @@ from ..logs import Occasionally
 from ..loops import running_loop
 from ..names import NodeId
 from ..ports import Bus
-from ..wire import Envelope, Kind
+from ..wire import Envelope
 from .context import LOSSES, Context
 
 Rows = list[list[NodeId]]
@@ -37,20 +36,37 @@ class DegradingBus:
         return await self._publish(f"room:{room}", envelope, partial(self._bus.publish_room, room))
 
     async def publish_node(self, node: NodeId, envelope: Envelope) -> int:
-        publish = partial(self._bus.publish_node, node)
-        if envelope.kind is Kind.SOCKET:
-            return await self._publish("inbox", envelope, publish)
         self._context.check_reachable()
-        return await publish(envelope)
+        return await self._bus.publish_node(node, envelope)
 
-    def publish_clients(self, envelope: Envelope, top: int) -> "asyncio.Future[Rows]":
+    def publish_clients(
+        self, envelope: Envelope, top: int, but: Sequence[NodeId] = ()
+    ) -> "asyncio.Future[Rows]":
+        """Reach no client while Redis is away: those of this node are none of the bus's."""
         answer: asyncio.Future[Rows] = running_loop().create_future()
-        if self._can_leave("inbox", envelope):
-            reply = self._bus.publish_clients(envelope, top)
-            reply.add_done_callback(partial(self._answered, envelope, answer))
+        if self._context.is_away:
+            answer.set_result(self._nobody(envelope))
         else:
-            answer.set_result(self._rows(envelope))
+            reply = self._bus.publish_clients(envelope, top, but)
+            reply.add_done_callback(partial(self._answered, envelope, answer))
         return answer
+
+    def _answered(
+        self, envelope: Envelope, answer: "asyncio.Future[Rows]", reply: "asyncio.Future[Rows]"
+    ) -> None:
+        error = None if reply.cancelled() else reply.exception()
+        if answer.cancelled():
+            return
+        if isinstance(error, LOSSES):
+            answer.set_result(self._nobody(envelope))
+        elif error is not None:
+            answer.set_exception(error)
+        else:
+            answer.set_result(reply.result())
+
+    def _nobody(self, envelope: Envelope) -> Rows:
+        self._count_loss()
+        return [[] for part in envelope.parts for _ in part.targets]
 
     async def subscribe_room(self, room: str) -> None:
         is_late = self._context.is_away or not self._context.backend.is_connected
@@ -87,46 +103,21 @@ class DegradingBus:
             self._alone(channel, envelope)
         return not context.is_away
 
-    def _answered(
-        self, envelope: Envelope, answer: "asyncio.Future[Rows]", reply: "asyncio.Future[Rows]"
-    ) -> None:
-        error = None if reply.cancelled() else reply.exception()
-        if answer.cancelled():
-            return
-        if isinstance(error, LOSSES):
-            is_here = self._alone("inbox", envelope)
-            answer.set_result([here if is_here else [] for here in self._rows(envelope)])
-        elif error is not None:
-            answer.set_exception(error)
-        elif self._context.backend.is_connected:
-            answer.set_result(reply.result())
-        else:
-            pairs = zip(reply.result(), self._rows(envelope), strict=True)
-            answer.set_result([there or here for there, here in pairs])
-
-    def _alone(self, channel: str, envelope: Envelope) -> bool:
-        """Deliver here, unless that was done; False when something newer was, so that it would come too late."""
+    def _alone(self, channel: str, envelope: Envelope) -> None:
+        """Deliver here, unless that was done, or something newer was."""
         context = self._context
         if channel.startswith("room:") and channel.removeprefix("room:") not in context.shards.rooms:
-            return True
+            return
         arrival = context.sequences.observe(channel, envelope.sender, envelope.sequence, 0)
         if arrival.late:
             context.counters.bus_late += 1
             context.unheard.heard(envelope.sequence, None)
-            return False
+            return
         if arrival.duplicate:
-            return True
-        context.counters.degraded += 1
-        self._trouble.log("Redis is away: messages reach the clients of this node only")
-        if envelope.kind is Kind.DIRECT:
-            here = [
-                part._replace(targets=[*filter(context.shards.has_client, part.targets)])
-                for part in envelope.parts
-            ]
-            envelope = replace(envelope, parts=tuple(part for part in here if part.targets))
+            return
+        self._count_loss()
         self._deliver(envelope)
-        return True
 
-    def _rows(self, envelope: Envelope) -> Rows:
-        has, own = self._context.shards.has_client, self._context.node_id
-        return [[own] if has(client_id) else [] for part in envelope.parts for client_id in part.targets]
+    def _count_loss(self) -> None:
+        self._context.counters.degraded += 1
+        self._trouble.log("Redis is away: messages reach the clients of this node only")

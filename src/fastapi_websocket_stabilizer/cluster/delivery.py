@@ -12,7 +12,7 @@ from ..local.connection import Connection
 from ..local.jobs import Job, Mail, Tally
 from ..local.owner import Limits
 from ..local.shards import Shards
-from ..names import ConnectionId, NodeId
+from ..names import NodeId
 from ..wire import Encoded, Envelope, Form, Kind
 from .context import Context
 
@@ -27,20 +27,19 @@ class Delivery:
         self._context = context
 
     def deliver(self, envelope: Envelope) -> None:
-        """Fan messages out, then tell whoever waits for them here or on the node that asked."""
-        kind, targets, is_own = envelope.kind, envelope.targets, self._context.is_own(envelope.sender)
-        if kind is Kind.DIRECT:
-            self._deliver_parts(envelope, is_own=is_own)
+        """Fan messages out, then answer the node that asked, or the call here that waits."""
+        if envelope.kind is Kind.DIRECT:
+            self._deliver_parts(envelope)
             return
-        done, message = partial(self._delivered, envelope, is_own), envelope.message()
-        if kind is Kind.SOCKET:
-            client_id, connection_id = targets
-            job: Job | Mail = Mail([(message, (client_id,))], ConnectionId(connection_id), done)
+        is_own = self._context.is_own(envelope.sender)
+        done = partial(self._delivered, envelope, is_own)
+        job = Job(envelope.message(), envelope.targets, frozenset(envelope.exclude), done)
+        if is_own:
+            self._context.unheard.arrived(envelope.sequence, job)
         else:
-            job = Job(message, targets, frozenset(envelope.exclude), done)
-        self._context.fan_out.submit(job)
+            self._context.fan_out.submit(job)
 
-    def _deliver_parts(self, envelope: Envelope, *, is_own: bool) -> None:
+    def _deliver_parts(self, envelope: Envelope) -> None:
         letters: list[tuple[Encoded, Sequence[str]]] = []
         for part in envelope.parts:
             letter = part.message(), part.targets
@@ -51,8 +50,7 @@ class Delivery:
                 letters = []
             else:
                 letters.append(letter)
-        done = partial(self._delivered, envelope, True) if is_own else None
-        self._context.fan_out.submit(Mail(letters, done=done))
+        self._context.fan_out.submit(Mail(letters))
 
     def _delivered(self, envelope: Envelope, comes_back: bool, tally: Tally) -> None:
         if comes_back:

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Sequence
 from functools import partial
-from itertools import chain
 
 from ..loops import running_loop
 from ..names import NodeId
@@ -22,7 +21,7 @@ Taken = list[list[NodeId]]
 class Batch:
     """What one script call sends."""
 
-    __slots__ = ("answers", "bytes", "clients", "comes_back", "parts", "previous", "sequence")
+    __slots__ = ("answers", "bytes", "clients", "parts", "previous", "sequence")
 
     def __init__(self, sequence: int, previous: int) -> None:
         self.sequence: int = sequence
@@ -31,8 +30,6 @@ class Batch:
         self.answers: list[asyncio.Future[Taken]] = []
         self.clients: int = 0
         self.bytes: int = 0
-        self.comes_back: bool = False
-        """Whether some of it may be for sockets of this node."""
 
     def has_room(self, clients: int, size: int) -> bool:
         return self.clients + clients <= CLIENTS_PER_CALL and self.bytes + size <= BYTES_PER_CALL
@@ -62,10 +59,14 @@ class Batch:
 
 
 class Direct:
-    """Collects direct sends. Nothing else is queued for Redis before what was collected until then."""
+    """Collects direct sends to clients of other nodes.
+
+    Nothing else is queued for Redis before what was collected until then. This node gets no share: what it sends
+    to its own sockets stays in the process.
+    """
 
     def __init__(self, context: Context) -> None:
-        self._context, self._unheard = context, context.unheard
+        self._context = context
         self._batch: Batch | None = None
 
     def send(self, client_ids: Sequence[str], message: Encoded, ask: int) -> "asyncio.Future[Taken]":
@@ -77,9 +78,6 @@ class Direct:
         size, batch = part_size(message, client_ids), self._batch
         if batch is None or not batch.has_room(len(client_ids), size):
             batch = self._open()
-        if any(map(self._context.shards.has_client, client_ids)):
-            batch.comes_back = True
-            self._unheard.expect(batch.sequence, size)
         return batch.add(Part(list(client_ids), message.form, message.payload, ask), size)
 
     def _open(self) -> Batch:
@@ -99,18 +97,14 @@ class Direct:
         context.counters.direct_batches += 1
         numbers, parts = (batch.sequence, batch.previous), tuple(batch.parts)
         envelope = Envelope(context.node_id, *numbers, Kind.DIRECT, parts=parts)
-        reply = context.backend.bus.publish_clients(envelope, context.config.max_connections_per_client)
-        reply.add_done_callback(partial(self._published, batch))
+        top = context.config.max_connections_per_client
+        reply = context.backend.bus.publish_clients(envelope, top, context.own_ids)
+        reply.add_done_callback(partial(_published, batch))
 
-    def _published(self, batch: Batch, reply: "asyncio.Future[Taken]") -> None:
-        error = reply.exception()
-        if error is not None:
-            self._unheard.heard(batch.sequence, None)
-            batch.reject(error)
-            return
-        taken = reply.result()
-        if batch.comes_back and any(map(self._context.is_own, set(chain.from_iterable(taken)))):
-            self._unheard.expire(batch.sequence, self._context.config.redis_timeout_s)
-        else:
-            self._unheard.heard(batch.sequence, None)
-        batch.resolve(taken)
+
+def _published(batch: Batch, reply: "asyncio.Future[Taken]") -> None:
+    error = reply.exception()
+    if error is not None:
+        batch.reject(error)
+    else:
+        batch.resolve(reply.result())

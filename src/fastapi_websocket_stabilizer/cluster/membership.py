@@ -16,6 +16,7 @@ from ..loops import running_loop
 from ..names import NodeId
 from ..ports import NodeStore, Renewal
 from .context import LOSSES
+from .turnstile import Turnstile
 
 REMEMBERED_DEAD = 4096
 """Nodes known to have lapsed; a lapsed node_id never lives again."""
@@ -71,7 +72,7 @@ class Membership:
         self._held_since_s = 0.0
         self._verified: asyncio.Future[None] | None = None
         self._reclaiming: asyncio.Future[None] | None = None  # after the lease was found lapsed
-        self._last_waiting: asyncio.Future[None] | None = None
+        self._turnstile = Turnstile(self.unverified)
         self._now_s: Callable[[], float] = lambda: 0.0  # the loop's, from the first lease on
         self._hurry = asyncio.Event()
         self._is_lost = False
@@ -192,34 +193,15 @@ class Membership:
 
     @property
     def must_wait(self) -> bool:
-        """Whether ``unverified()``, or somebody still waits who came before that was over."""
-        if self._last_waiting is None and self._now_s() - self._verified_at_s < self._config.lease_ttl_s:
-            return (
-                self._reclaiming is not None and not self._reclaiming.done()
-            )  # asked for each message: no call
-        return self._last_waiting is not None or self.unverified() is not None
+        """Whether ``unverified()``, or an earlier caller still waits for that."""
+        if self._turnstile.is_free and self._now_s() - self._verified_at_s < self._config.lease_ttl_s:
+            # Asked for each message, so it is written out instead of called.
+            return self._reclaiming is not None and not self._reclaiming.done()
+        return not self._turnstile.is_free or self.unverified() is not None
 
     async def verified(self) -> None:
-        """Wait until it is not ``unverified()``; who came first goes on first, so that nothing is overtaken."""
-        before, mine = self._last_waiting, running_loop().create_future()
-        self._last_waiting = mine
-        try:
-            if before is not None:
-                await asyncio.wait([before])
-            while (verified := self.unverified()) is not None:
-                await asyncio.wait([verified])
-        finally:
-            if (
-                before is not None and not before.done()
-            ):  # cancelled: who came later stays behind who came before
-                before.add_done_callback(lambda _: self._has_gone_on(mine))
-            else:
-                self._has_gone_on(mine)
-
-    def _has_gone_on(self, waiter: "asyncio.Future[None]") -> None:
-        waiter.set_result(None)
-        if self._last_waiting is waiter:
-            self._last_waiting = None
+        """Wait until it is not ``unverified()``. Callers go on in the order in which they came."""
+        await self._turnstile.passed()
 
     async def live_among(self, nodes: Iterable[NodeId]) -> set[NodeId]:
         """Return those that hold a lease; one that is not known is looked up before it is called dead."""

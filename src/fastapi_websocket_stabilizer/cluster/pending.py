@@ -1,52 +1,74 @@
 """What this node waits for: its own messages coming back, and answers of other nodes."""
 
 import asyncio
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from ..local.jobs import Tally
+from ..local.jobs import Job, Mail, Tally
 from ..loops import running_loop
 from ..names import NodeId
 from ..wire import Envelope
+from .turnstile import Turnstile
 
 UNHEARD_LIMIT_BYTES = 4 * 1024 * 1024
-"""Bytes of own messages on their way through Redis; the next sender waits."""
+"""Bytes of own messages that are on their way through Redis, or wait behind one; the next sender waits."""
+LATE_S = 0.1
+"""A deadline that is noticed later than that was missed by a process that stood still; it is put off by as much."""
 
 
 class Expected:
-    """One own publication on its way."""
+    """One own publication on its way.
 
-    __slots__ = ("deadline", "kept", "room", "size", "tally")
+    Attributes:
+        followers: Messages to own sockets that were sent after it and before the next publication.
+        is_over: It was delivered here, or given up.
+    """
 
-    def __init__(self, room: str) -> None:
+    __slots__ = (
+        "deadline", "followers", "is_over", "is_prolonged", "kept", "room", "sequence", "size", "tally"
+    )  # fmt: skip
+
+    def __init__(self, sequence: int, size: int, room: str) -> None:
         self.tally: asyncio.Future[Tally | None] = running_loop().create_future()
+        self.sequence: int = sequence
+        self.size: int = size
         self.room: str = room
-        self.size: int = 0
+        self.followers: list[Mail] = []
         self.deadline: asyncio.TimerHandle | None = None
         self.kept: tuple[str, Envelope] | None = None
+        self.is_over = self.is_prolonged = False
 
 
 class Unheard:
-    """Own publications that Redis will bring back to this node."""
+    """Own publications that Redis will bring back to this node, and messages to own sockets in between.
 
-    def __init__(self) -> None:
-        self._waiting: dict[int, Expected] = {}
-        self._senders: list[asyncio.Future[None]] = []
+    A message to a socket of this node never leaves the process. If own publications are on their way, it waits
+    here for the last of them and is fanned out right behind it.
+    """
+
+    def __init__(self, submit: Callable[[Job | Mail], None]) -> None:
+        self._submit = submit
+        self._waiting: dict[int, Expected] = {}  # until they were written to the sockets
+        self._line: deque[Expected] = deque()  # until they arrive, in the order of their sequences
+        self._held = 0  # own messages behind others, and senders that wait
+        self._fullness: asyncio.Future[None] | None = None
+        self._turnstile = Turnstile(self._full)
         self.bytes: int = 0
 
     def __bool__(self) -> bool:
-        return bool(self._waiting)
+        """Whether a message to an own socket would overtake another one of ours."""
+        return bool(self._waiting) or self._held > 0
+
+    # Publications
 
     def expect(self, sequence: int, size: int, room: str = "") -> "asyncio.Future[Tally | None]":
-        """Return what will be this node's tally, or None when the message will not be heard.
-
-        Messages that share an envelope are expected under one sequence.
-        """
-        expected = self._waiting.get(sequence)
-        if expected is None:
-            expected = self._waiting[sequence] = Expected(room)
-        expected.size += size
+        """Return what will be this node's tally, or None when the message will not be heard."""
+        expected = self._waiting[sequence] = Expected(sequence, size, room)
+        self._line.append(expected)
         self.bytes += size
         return expected.tally
 
@@ -56,18 +78,41 @@ class Unheard:
         if expected is not None:
             if expected.deadline is not None:
                 expected.deadline.cancel()
-            expected.deadline = running_loop().call_later(timeout_s, self.heard, sequence, None)
+            due_s = running_loop().time() + timeout_s
+            expected.deadline = running_loop().call_at(due_s, self._missed, expected, due_s)
+
+    def _missed(self, expected: Expected, due_s: float) -> None:
+        """Give it up, unless the process stood still: then it may be here already, and not be read yet."""
+        if running_loop().time() - due_s > LATE_S and not expected.is_prolonged:
+            expected.is_prolonged = True
+            self.expire(expected.sequence, LATE_S)
+        else:
+            self.heard(expected.sequence, None)
+
+    def arrived(self, sequence: int, job: Job) -> None:
+        """One came back: fan it out, and what was sent to own sockets before the next one behind it."""
+        while self._line and self._line[0].sequence < sequence:
+            self._release(self._line.popleft())  # overtaken: it comes no more, or has no order with this one
+        self._submit(job)
+        if self._line and self._line[0].sequence == sequence:
+            self._release(self._line.popleft())
+        self._advance()
 
     def heard(self, sequence: int, tally: Tally | None) -> None:
-        """It came back and was fanned out; or, with None, it will not."""
+        """It was written to the sockets here; or, with None, it will not come."""
         expected = self._waiting.pop(sequence, None)
         if expected is not None:
-            self.bytes -= expected.size
-            self._wake_senders()
+            expected.is_over = True
+            self._free(expected.size)
             if expected.deadline is not None:
                 expected.deadline.cancel()
             if not expected.tally.done():
                 expected.tally.set_result(tally)
+            self._advance()
+
+    def _advance(self) -> None:
+        while self._line and self._line[0].is_over:
+            self._release(self._line.popleft())
 
     def keep(self, channel: str, envelope: Envelope) -> None:
         """Remember what is on its way, if it is expected back."""
@@ -91,23 +136,57 @@ class Unheard:
             if room is None or room == expected.room:
                 self.heard(sequence, None)
 
+    # Messages to own sockets
+
+    def follow(self, mail: Mail) -> "asyncio.Future[None]":
+        """Fan ``mail`` out behind the last own publication; the future ends when it was written."""
+        written: asyncio.Future[None] = running_loop().create_future()
+        mail.done = partial(self._followed, mail.size, written)
+        self._held += 1
+        self.bytes += mail.size
+        if self._line:
+            self._line[-1].followers.append(mail)
+        else:  # all of them have arrived and are being written
+            self._submit(mail)
+        return written
+
+    def _release(self, expected: Expected) -> None:
+        for mail in expected.followers:
+            self._submit(mail)
+
+    def _followed(self, size: int, written: "asyncio.Future[None]", _: Tally) -> None:
+        self._held -= 1
+        self._free(size)
+        if not written.done():
+            written.set_result(None)
+
+    # The bound
+
     @property
-    def is_full(self) -> bool:
-        """Whether ``UNHEARD_LIMIT_BYTES`` are on their way."""
-        return self.bytes > UNHEARD_LIMIT_BYTES
+    def must_wait(self) -> bool:
+        """Whether ``UNHEARD_LIMIT_BYTES`` are on their way, or an earlier sender waits for that."""
+        return self.bytes > UNHEARD_LIMIT_BYTES or not self._turnstile.is_free
 
     async def room_for_more(self) -> None:
-        """Wait until less than ``UNHEARD_LIMIT_BYTES`` are on their way."""
-        while self.is_full:
-            sender: asyncio.Future[None] = running_loop().create_future()
-            self._senders.append(sender)
-            await sender
+        """Wait while ``must_wait``. Senders go on in the order in which they came."""
+        self._held += 1  # nothing may overtake them
+        try:
+            await self._turnstile.passed()
+        finally:
+            self._held -= 1
 
-    def _wake_senders(self) -> None:
-        senders, self._senders = self._senders, []
-        for sender in senders:
-            if not sender.done():
-                sender.set_result(None)
+    def _full(self) -> "asyncio.Future[None] | None":
+        if self.bytes <= UNHEARD_LIMIT_BYTES:
+            return None
+        if self._fullness is None:
+            self._fullness = running_loop().create_future()
+        return self._fullness
+
+    def _free(self, size: int) -> None:
+        self.bytes -= size
+        if self._fullness is not None and self.bytes <= UNHEARD_LIMIT_BYTES:
+            self._fullness.set_result(None)
+            self._fullness = None
 
 
 @dataclass(slots=True)
@@ -140,6 +219,15 @@ class Asks:
         self._last += 1
         self._open[self._last] = Answers(is_answer)
         return self._last
+
+    @contextmanager
+    def opened(self, is_answer: Callable[[Any], bool]) -> Iterator[int]:
+        """``open`` a question, and ``close`` it at the end of the block however that comes."""
+        ask = self.open(is_answer)
+        try:
+            yield ask
+        finally:
+            self.close(ask)
 
     def answered(self, ask: int, node: NodeId, answer: Any) -> None:
         """An answer arrived; one that nobody waits for any more is dropped.

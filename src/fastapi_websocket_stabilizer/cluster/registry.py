@@ -312,7 +312,7 @@ class Registry:
             self._malformed.log("envelope dropped", sender=envelope.sender, error=str(error))
 
     def _obey(self, envelope: Envelope) -> None:
-        if envelope.kind in (Kind.BROADCAST, Kind.DIRECT, Kind.SOCKET):
+        if envelope.kind in (Kind.BROADCAST, Kind.DIRECT):
             self.delivery.deliver(envelope)
         elif envelope.kind is Kind.REPLY:
             self.context.asks.answered(envelope.ask, envelope.sender, json.loads(envelope.body))
@@ -322,6 +322,8 @@ class Registry:
         elif envelope.kind is Kind.REQUEST:
             (client_id,), request = envelope.targets, parse(envelope.body)
             self.context.tasks.spawn(self.requests.serve(envelope, client_id, request), "serve")
+        else:
+            raise ValueError(f"nothing is done about a {envelope.kind.name} envelope")
 
     def _opened_at(self, client_id: str) -> float:
         connections = self.context.shards.of_client(client_id)

@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import NamedTuple
 
 from ..exceptions import BackendUnavailableError, BroadcastFailedError
 from ..local.backlog import TAKEN, Sent
@@ -15,12 +17,24 @@ from .delivery import settle, took, written
 from .direct import CLIENTS_PER_CALL, Direct, Taken
 from .membership import Membership as Leases
 
-Collected = tuple[Sequence[str], int, asyncio.Future[Taken]]
-"""Clients, the question that asks for a word about them, and the nodes that took their message."""
+
+class Posted(NamedTuple):
+    """Messages to sockets of this node; ``turn`` ends when they were written behind others, None: they are."""
+
+    mail: Mail
+    turn: "asyncio.Future[None] | None"
+
+
+class Asked(NamedTuple):
+    """Clients of other nodes, the question about them (0: none), and which nodes took their message."""
+
+    client_ids: Sequence[str]
+    ask: int
+    sent: "asyncio.Future[Taken]"
 
 
 class Sender:
-    """Sends through the bus, or straight to a local socket when that keeps the order."""
+    """Sends through the bus to other nodes, and to sockets of this node in the same order."""
 
     def __init__(self, context: Context, leases: Leases | None) -> None:
         self._context, self._leases = context, leases
@@ -31,25 +45,38 @@ class Sender:
         """Queue the direct sends that were collected in this tick."""
         self._direct.flush()
 
+    async def _in_turn(self) -> None:
+        """Wait until the lease is verified and there is room. Earlier calls go on first.
+
+        Raises:
+            BackendUnavailableError: There was no room within ``redis_timeout_s``. Under "refuse" at once, if Redis
+                is away.
+        """
+        if self._leases is not None and self._leases.must_wait:
+            await self._leases.verified()
+        if self._unheard.must_wait:
+            self._check_reachable()
+            await self._room_for_more()
+
     # To clients
 
     async def to_client(self, client_id: str, message: Encoded, confirm: float | None) -> bool:
         """``to_clients`` for one, which most sends are: as short as it can be."""
-        if confirm is not None or not self._context.is_distributed:
+        if self._leases is None or confirm is not None or self._context.config.max_connections_per_client > 1:
             return (await self.to_clients([client_id], message, confirm))[0]
-        if self._leases is not None and self._leases.must_wait:
-            await self._leases.verified()
-        own = self._own_socket(client_id)
-        if own is not None:
-            sent = own.push_or_hand_over(message)
-            is_taken = sent is TAKEN or await self._is_taken(own, sent)
-        else:
+        if has_others := self._leases.must_wait or bool(self._unheard):
+            await self._in_turn()
+        own = self._context.shards.newest(client_id)
+        if own is None:
             self._check_reachable()
-            if self._unheard.is_full:
-                await self._room_for_more()
             (nodes,) = await self._direct.send((client_id,), message, 0)
             is_taken = bool(nodes)
             self._context.counters.sends_unreachable += not is_taken
+        elif has_others and self._unheard:
+            is_taken = bool(await self._taken_here(self._post([client_id], message), None))
+        else:
+            sent = own.push_or_hand_over(message)
+            is_taken = sent is TAKEN or await self._is_taken(own, sent)
         if not is_taken:
             await asyncio.sleep(0)  # as in to_clients
         return is_taken
@@ -57,144 +84,101 @@ class Sender:
     async def to_clients(
         self, client_ids: Sequence[str], message: Encoded, confirm: float | None
     ) -> list[bool]:
-        """Send one message to each client; say for each whether it was taken."""
-        send = self._to_any_node if self._context.is_distributed else self._in_this_process
-        taken = await send(client_ids, message, confirm)
-        if not all(taken):
+        """Send one message to each client; return for each whether it was taken.
+
+        Everything is written or collected before anything is waited for, so no later message comes in between.
+        """
+        await self._in_turn()
+        posted = self._post([c for c in client_ids if self._context.shards.has_client(c)], message)
+        with ExitStack() as questions:
+            asked = self._collect(self._elsewhere(client_ids), message, confirm, questions)
+            taken = await self._taken_here(posted, confirm)
+            for each in asked:
+                taken |= await self._taken_there(each, confirm)
+        results = [c in taken for c in client_ids]
+        if not all(results):
             await asyncio.sleep(0)  # so that a socket which failed has been told to close, as in release 1.1
-        return taken
-
-    async def _to_any_node(
-        self, client_ids: Sequence[str], message: Encoded, confirm: float | None
-    ) -> list[bool]:
-        taken: dict[str, bool] = {}
-        for client_id in client_ids:
-            is_taken = await self._straight(client_id, message, confirm)
-            if is_taken is not None:
-                taken[client_id] = is_taken
-        remote = [c for c in client_ids if c not in taken]
-        if remote:
-            self._check_reachable()
-        if remote and self._unheard.is_full:
-            await self._room_for_more()
-        starts = range(0, len(remote), CLIENTS_PER_CALL)
-        chunks = [remote[start : start + CLIENTS_PER_CALL] for start in starts]
-        # All are collected before any is waited for: nothing that is sent later may come between.
-        for collected in [self._collect(chunk, message, confirm) for chunk in chunks]:
-            taken.update(await self._answer(collected, confirm))
-        return [taken[c] for c in client_ids]
-
-    async def _in_this_process(
-        self, client_ids: Sequence[str], message: Encoded, confirm: float | None
-    ) -> list[bool]:
-        if not self._unheard:
-            shards = self._context.shards
-            return [await self._to_local(shards.of_client(c), message, confirm) for c in client_ids]
-        # Behind the broadcasts that are still being fanned out.
-        tally, done = Tally(), asyncio.Event()
-
-        def finish(result: Tally) -> None:
-            nonlocal tally
-            tally = result
-            done.set()
-
-        self._context.fan_out.submit(Mail([(message, client_ids)], done=finish))
-        await done.wait()
-        await settle(tally, self._context.config)
-        return [took(self._context.shards, c, tally) for c in client_ids]
+        return results
 
     async def to_connection(self, connection: Connection, message: Encoded) -> str | None:
-        """Send to exactly this socket of ours; return the error, if any.
-
-        While something of ours is on its way through Redis, this takes the same way, not to overtake it.
-        """
-        await self._verified()
+        """Send to exactly this socket of ours; return the error, if any."""
+        await self._in_turn()
         if not self._unheard:
             return await connection.push_from_anywhere(message)
-        self._check_reachable()
-        if self._unheard.is_full:
-            await self._room_for_more()
-        sequence, previous = self._context.sequencer.next("inbox")
-        own, targets = self._context.node_id, (connection.client_id, connection.connection_id)
-        envelope = Envelope(
-            own, sequence, previous, Kind.SOCKET, targets, (), message.form, message.payload, 0, message
-        )
-        echo = self._unheard.expect(sequence, message.size)
-        try:
-            await self._context.backend.bus.publish_node(own, envelope)
-            tally = await self._echoed(echo, sequence)
-        except BaseException as error:
-            self._give_up_on(sequence, error)
-            raise
-        if tally is None:  # the connection is not to blame
-            raise BackendUnavailableError("it did not come back from Redis in time", outcome_unknown=True)
-        await settle(tally, self._context.config)
-        return tally.errors[0][1] if tally.errors else None if tally.succeeded else "connection has ended"
+        mail = Mail([(message, (connection.client_id,))], connection)
+        await self._unheard.follow(mail)
+        await settle(mail.tally, self._context.config)
+        errors = mail.tally.errors
+        return errors[0][1] if errors else None if mail.tally.succeeded else "connection has ended"
 
-    async def _straight(self, client_id: str, message: Encoded, confirm: float | None) -> bool | None:
-        """Write to the client's socket if it is here and nothing can be overtaken; None: it goes through Redis."""
-        if self._leases is not None and self._leases.must_wait:
-            await self._leases.verified()
-        own = self._own_socket(client_id)
-        if own is None:
-            return None
-        return await self._is_taken(own, own.push_or_hand_over(message), confirm)
+    def _post(self, client_ids: Sequence[str], message: Encoded) -> Posted:
+        """Write to sockets of this node now, or behind what is on its way. Nothing leaves the process."""
+        mail = Mail([(message, client_ids)])
+        if self._unheard and client_ids:
+            return Posted(mail, self._unheard.follow(mail))
+        for _ in mail.push(self._context.shards):
+            pass
+        return Posted(mail, None)
 
-    async def _is_taken(self, connection: Connection, sent: Sent, confirm: float | None = None) -> bool:
+    async def _is_taken(self, connection: Connection, sent: Sent) -> bool:
         error = await connection.settled(sent)
-        if confirm is not None:
-            error = error or await written(connection, confirm)
         self._context.counters.messages_failed += error is not None
         return error is None
 
-    def _own_socket(self, client_id: str) -> Connection | None:
-        """The client's socket if it is ours to write to at once: nothing of ours may be overtaken by it."""
-        if self._unheard or self._context.config.max_connections_per_client > 1:
-            return None
-        return self._context.shards.newest(client_id)
+    async def _taken_here(self, posted: Posted, confirm: float | None) -> set[str]:
+        """Return the clients of which a socket of this node took the message."""
+        mail, turn = posted
+        if turn is not None:
+            await turn
+        shards, counters, (_, client_ids) = self._context.shards, self._context.counters, mail.letters[0]
+        await settle(mail.tally, self._context.config)
+        counters.messages_failed += len(mail.tally.errors)
+        taken = {c for c in client_ids if took(shards, c, mail.tally)}
+        if confirm is None or not taken:
+            return taken
+        connections = [connection for c in taken for connection in shards.of_client(c)]
+        errors = await asyncio.gather(*(written(connection, confirm) for connection in connections))
+        counters.messages_failed += sum(error is not None for error in errors)
+        return {c.client_id for c, error in zip(connections, errors, strict=True) if error is None}
+
+    def _elsewhere(self, client_ids: Sequence[str]) -> Sequence[str]:
+        """Return the clients that may have a socket on another node."""
+        if self._leases is None:
+            return ()
+        if self._context.config.max_connections_per_client > 1:
+            return client_ids
+        return [c for c in client_ids if not self._context.shards.has_client(c)]
 
     def _check_reachable(self) -> None:
         """Under "refuse" raise at once: nothing of this node is to wait behind what cannot leave it."""
         if not self._context.degrades:
             self._context.check_reachable()
 
-    async def _verified(self) -> None:
-        if self._leases is not None and self._leases.must_wait:
-            await self._leases.verified()
+    def _collect(
+        self, client_ids: Sequence[str], message: Encoded, confirm: float | None, questions: ExitStack
+    ) -> list[Asked]:
+        if client_ids:
+            self._check_reachable()
+        asked = []
+        for start in range(0, len(client_ids), CLIENTS_PER_CALL):
+            chunk = client_ids[start : start + CLIENTS_PER_CALL]
+            ask = 0 if confirm is None else questions.enter_context(self._asks.opened(are_names))
+            asked.append(Asked(chunk, ask, self._direct.send(chunk, message, ask)))
+        return asked
 
-    async def _to_local(
-        self, connections: Sequence[Connection], message: Encoded, confirm: float | None = None
-    ) -> bool:
-        errors = [await connection.push_from_anywhere(message) for connection in connections]
-        if confirm is not None:
-            errors = [e or await written(c, confirm) for c, e in zip(connections, errors, strict=True)]
-        self._context.counters.messages_failed += sum(error is not None for error in errors)
-        return None in errors
-
-    def _collect(self, client_ids: Sequence[str], message: Encoded, confirm: float | None) -> "Collected":
-        ask = self._asks.open(are_names) if confirm is not None else 0
-        try:
-            return client_ids, ask, self._direct.send(client_ids, message, ask)
-        except BaseException:
-            self._asks.close(ask)
-            raise
-
-    async def _answer(self, collected: "Collected", confirm: float | None) -> dict[str, bool]:
-        client_ids, ask, sent = collected
-        try:
-            nodes = await sent
-        except BaseException:
-            self._asks.close(ask)
-            raise
-        took = {c: bool(row) for c, row in zip(client_ids, nodes, strict=True)}
-        self._context.counters.sends_unreachable += sum(not taken for taken in took.values())
+    async def _taken_there(self, asked: Asked, confirm: float | None) -> set[str]:
+        """Return the clients of which another node took the message."""
+        rows = await asked.sent
+        reached = {node for row in rows for node in row}
+        found = {c for c, row in zip(asked.client_ids, rows, strict=True) if row}
+        is_here = self._context.shards.has_client
+        unreachable = [c for c in asked.client_ids if c not in found and not is_here(c)]
+        self._context.counters.sends_unreachable += len(unreachable)
         if confirm is None:
-            return took
-        reached = {node for row in nodes for node in row}
-        written = await self._asks.gather(ask, len(reached), confirm)
-        self._context.counters.confirmations_missing += len(reached) - len(written)
-        names = {client_id for answer in written.values() for client_id in answer}
-        return {c: c in names for c in client_ids}
+            return found
+        answers = await self._asks.gather(asked.ask, len(reached), confirm)
+        self._context.counters.confirmations_missing += len(reached) - len(answers)
+        return {client_id for names in answers.values() for client_id in names}
 
     # To rooms and to all
 
@@ -202,10 +186,8 @@ class Sender:
         self, message: Encoded, exclude: Sequence[str], rooms: Sequence[str], confirm: float | None
     ) -> BroadcastResult:
         """Publish one message; every node, this one too, delivers it when it comes back from the bus."""
-        await self._verified()
+        await self._in_turn()
         self._check_reachable()
-        if self._unheard.is_full:
-            await self._room_for_more()
         self._context.counters.broadcasts += 1
         room = rooms[0] if len(rooms) == 1 else ""
         sequence, previous = self._context.sequencer.next(f"room:{room}" if room else "all")

@@ -101,7 +101,7 @@ class Connection:
             MessageError: It cannot be encoded or is too long; nothing was sent.
             ConnectionNotFoundError: The connection has ended. A ``ConnectionTimeoutError`` or a
                 ``SlowConsumerError`` when that is why.
-            BackendUnavailableError: It had to wait its turn behind a broadcast, and did not come back from Redis.
+            BackendUnavailableError: 4 MiB of earlier messages waited for Redis for ``redis_timeout_s``.
         """
         self._raise_if_ended()
         error = await self._owner.send(self, self._owner.encode(message))

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from ..loops import running_loop
-from ..names import ConnectionId
 from ..wire import Encoded
 from .backlog import Outcome
 from .connection import Connection
@@ -66,12 +65,12 @@ class Mail:
 
     Attributes:
         letters: Each message with the clients that it goes to.
-        connection_id: Only this connection.
+        connection: Only this connection, whatever its id is by then.
         done: Called with the tally when the last socket was written to.
     """
 
     letters: Sequence[tuple[Encoded, Sequence[str]]]
-    connection_id: ConnectionId | None = None
+    connection: Connection | None = None
     done: Callable[[Tally], None] | None = None
     tally: Tally = field(default_factory=Tally)
 
@@ -87,7 +86,7 @@ class Mail:
         for message, client_ids in self.letters:
             for client_id in client_ids:
                 for connection in shards.of_client(client_id):
-                    if self.connection_id is None or self.connection_id == connection.connection_id:
+                    if self.connection is None or self.connection is connection:
                         connection.used_at_s = now_s
                         self.tally.total += 1
                         self.tally.add(connection, message, loop)

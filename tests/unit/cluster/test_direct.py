@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -14,8 +15,7 @@ from fastapi_websocket_stabilizer.exceptions import BackendUnavailableError, Mes
 from fastapi_websocket_stabilizer.names import ConnectionId, NodeId
 from fastapi_websocket_stabilizer.ports import Claim
 from fastapi_websocket_stabilizer.wire import MAX_PART_BYTES, Encoded, Envelope, Form, encode
-from tests.support.waiting import eventually
-from tests.unit.fakes import connect, text, turns
+from tests.unit.fakes import text, turns
 
 OTHER = NodeId("other")
 
@@ -31,9 +31,11 @@ class Outside(MemoryBackend):
         self.replies: list[asyncio.Future[Any]] = []
         self.answers: list[asyncio.Future[Any]] = []
 
-    def publish_clients(self, envelope: Envelope, top: int) -> asyncio.Future[Any]:
+    def publish_clients(
+        self, envelope: Envelope, top: int, but: Sequence[NodeId] = ()
+    ) -> asyncio.Future[Any]:
         self.sent.append(envelope)
-        self.answers.append(super().publish_clients(envelope, top))
+        self.answers.append(super().publish_clients(envelope, top, but))
         self.replies.append(asyncio.get_running_loop().create_future())
         return self.replies[-1]
 
@@ -133,7 +135,7 @@ async def test_each_caller_learns_of_his_own_clients(
     answers = [say(direct, "1"), say(direct, "2", "nobody", "bob", "alice"), say(direct, "3", "nobody")]
     await turns(2)
     outside.reply()
-    assert await asyncio.gather(*answers) == [[[OTHER]], [[], [context.node_id], [OTHER]], [[]]]
+    assert await asyncio.gather(*answers) == [[[OTHER]], [[], [], [OTHER]], [[]]]
 
 
 async def test_message_too_large_for_an_envelope_is_its_callers_fault_alone(
@@ -167,42 +169,3 @@ async def test_error_reaches_every_caller_and_warns_of_none_that_is_gone(
     with pytest.raises(BackendUnavailableError) as caught:
         await answers[1]
     assert caught.value.outcome_unknown
-    assert not context.unheard
-
-
-async def test_what_may_come_back_keeps_later_messages_behind_it_from_the_call_on(
-    direct: Direct, outside: Outside, context: Context
-) -> None:
-    context.shards.add(connect("bob"))
-    say(direct, "1")
-    assert not context.unheard
-    say(direct, "2", "bob")
-    say(direct, "3", "bob")
-    assert context.unheard
-    await turns(2)
-    outside.reply()
-    await turns(2)
-    assert context.unheard, "it is on its way back"
-    context.unheard.heard(outside.sent[0].sequence, None)
-    assert (bool(context.unheard), context.unheard.bytes) == (False, 0)
-
-
-async def test_what_does_not_come_back_in_time_is_waited_for_no_longer(
-    direct: Direct, outside: Outside, context: Context
-) -> None:
-    context.shards.add(connect("bob"))
-    say(direct, "1", "bob")
-    await turns(2)
-    outside.reply()
-    await eventually(lambda: not context.unheard)
-
-
-async def test_what_no_own_node_took_does_not_come_back(
-    direct: Direct, outside: Outside, context: Context
-) -> None:
-    context.shards.add(connect("alice"))  # it connected elsewhere meanwhile
-    say(direct, "1")
-    await turns(2)
-    outside.reply()
-    await turns(2)
-    assert not context.unheard

@@ -1,15 +1,16 @@
 """What a node waits for: its own messages coming back, and other nodes' answers."""
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import pytest
 
 from fastapi_websocket_stabilizer.cluster.answers import are_names
-from fastapi_websocket_stabilizer.cluster.pending import UNHEARD_LIMIT_BYTES, Asks, Unheard
-from fastapi_websocket_stabilizer.local.jobs import Tally
+from fastapi_websocket_stabilizer.cluster.pending import LATE_S, UNHEARD_LIMIT_BYTES, Asks, Unheard
+from fastapi_websocket_stabilizer.local.jobs import Job, Mail, Tally, tell
 from fastapi_websocket_stabilizer.names import NodeId
-from tests.unit.fakes import Clock, turns
+from tests.unit.fakes import LIMIT, Clock, text, turns
 
 A, B = NodeId("a"), NodeId("b")
 
@@ -18,31 +19,22 @@ A, B = NodeId("a"), NodeId("b")
 
 
 async def test_message_that_came_back_brings_its_tally() -> None:
-    unheard, tally = Unheard(), Tally(total=3)
+    unheard, tally = Unheard(lambda _: None), Tally(total=3)
     waiting = unheard.expect(1, 100)
     assert (bool(unheard), unheard.bytes) == (True, 100)
     unheard.heard(1, tally)
     assert (await waiting is tally, bool(unheard), unheard.bytes) == (True, False, 0)
 
 
-async def test_messages_that_share_an_envelope_come_back_together() -> None:
-    unheard = Unheard()
-    unheard.expect(1, 100)
-    unheard.expect(1, 20)
-    assert unheard.bytes == 120
-    unheard.heard(1, None)
-    assert (bool(unheard), unheard.bytes) == (False, 0)
-
-
 async def test_message_that_nobody_expects_changes_nothing() -> None:
-    unheard = Unheard()
+    unheard = Unheard(lambda _: None)
     unheard.expect(1, 100)
     unheard.heard(2, Tally())
     assert unheard.bytes == 100
 
 
 async def test_message_is_heard_once() -> None:
-    unheard = Unheard()
+    unheard = Unheard(lambda _: None)
     waiting = unheard.expect(1, 100)
     unheard.heard(1, None)
     unheard.heard(1, Tally())
@@ -50,14 +42,14 @@ async def test_message_is_heard_once() -> None:
 
 
 async def test_message_whose_sender_gave_up_is_still_taken_off_the_sum() -> None:
-    unheard = Unheard()
+    unheard = Unheard(lambda _: None)
     unheard.expect(1, 100).cancel()
     unheard.heard(1, Tally())
     assert (bool(unheard), unheard.bytes) == (False, 0)
 
 
 async def test_a_lost_bus_gives_up_what_redis_took_and_keeps_what_it_may_still_bring() -> None:
-    unheard = Unheard()
+    unheard = Unheard(lambda _: None)
     taken, queued = unheard.expect(1, 100), unheard.expect(2, 20)
     unheard.expire(1, 3.0)  # its publish was answered
     unheard.give_up_published()
@@ -66,7 +58,7 @@ async def test_a_lost_bus_gives_up_what_redis_took_and_keeps_what_it_may_still_b
 
 @pytest.mark.parametrize(("room", "left"), [(None, 0), ("x", 5), ("y", 3)])
 async def test_giving_up_ends_all_or_those_of_one_room(room: str | None, left: int) -> None:
-    unheard = Unheard()
+    unheard = Unheard(lambda _: None)
     futures = [unheard.expect(1, 1), unheard.expect(2, 2, "x"), unheard.expect(3, 4, "y")]
     unheard.give_up(room)
     assert unheard.bytes == left
@@ -74,7 +66,7 @@ async def test_giving_up_ends_all_or_those_of_one_room(room: str | None, left: i
 
 
 async def test_sender_waits_while_too_much_is_on_its_way() -> None:
-    unheard = Unheard()
+    unheard = Unheard(lambda _: None)
     for sequence in (1, 2):
         unheard.expect(sequence, UNHEARD_LIMIT_BYTES)
     waiting = asyncio.create_task(unheard.room_for_more())
@@ -85,13 +77,13 @@ async def test_sender_waits_while_too_much_is_on_its_way() -> None:
 
 
 async def test_sender_does_not_wait_below_the_limit() -> None:
-    unheard = Unheard()
+    unheard = Unheard(lambda _: None)
     unheard.expect(1, UNHEARD_LIMIT_BYTES)
     await asyncio.wait_for(unheard.room_for_more(), 5)
 
 
 async def test_small_message_that_came_back_does_not_let_all_through() -> None:
-    unheard = Unheard()
+    unheard = Unheard(lambda _: None)
     unheard.expect(1, UNHEARD_LIMIT_BYTES * 2)
     unheard.expect(2, 1)
     waiting = asyncio.create_task(unheard.room_for_more())
@@ -105,7 +97,7 @@ async def test_small_message_that_came_back_does_not_let_all_through() -> None:
 
 def test_sender_may_wait_again_on_another_event_loop() -> None:
     """One manager of a module serves several lifespans, each on a loop of its own."""
-    unheard = Unheard()
+    unheard = Unheard(lambda _: None)
 
     async def wait_once() -> None:
         unheard.expect(1, UNHEARD_LIMIT_BYTES + 1)
@@ -116,6 +108,189 @@ def test_sender_may_wait_again_on_another_event_loop() -> None:
 
     for _ in range(2):
         asyncio.run(wait_once())
+
+
+# Messages to own sockets, behind own publications
+
+
+class Order:
+    """What was handed to the fan-out, in order; a test says when it was written."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Job | Mail] = []
+        self.unheard: Unheard = Unheard(self.jobs.append)
+
+    def expect(self, *sequences: int) -> None:
+        for sequence in sequences:
+            self.unheard.expect(sequence, 1)
+
+    def send(self, body: str) -> "asyncio.Future[None]":
+        return self.unheard.follow(Mail([(text(body), ("alice",))]))
+
+    def arrive(self, sequence: int) -> None:
+        done = partial(self.unheard.heard, sequence)
+        self.unheard.arrived(sequence, Job(text(f"#{sequence}"), done=done))
+
+    @property
+    def bodies(self) -> list[str | bytes]:
+        jobs = [job.message if isinstance(job, Job) else job.letters[0][0] for job in self.jobs]
+        return [message.payload for message in jobs]
+
+    def write(self) -> None:
+        for job in self.jobs:
+            tell(job)
+        self.jobs.clear()
+
+
+async def test_message_waits_for_the_last_publication_before_it_and_goes_right_behind_it() -> None:
+    order = Order()
+    order.expect(1, 2)
+    order.send("a")
+    order.send("b")
+    order.expect(3)
+    order.send("c")
+    order.arrive(1)
+    assert order.bodies == ["#1"]
+    order.arrive(2)
+    assert order.bodies == ["#1", "#2", "a", "b"]
+    order.arrive(3)
+    assert order.bodies == ["#1", "#2", "a", "b", "#3", "c"]
+
+
+async def test_message_behind_publications_that_have_arrived_is_fanned_out_behind_them() -> None:
+    order = Order()
+    order.expect(1)
+    order.arrive(1)
+    order.send("a")
+    assert order.bodies == ["#1", "a"]
+
+
+async def test_what_is_sent_next_stays_behind_a_message_that_is_not_written_yet() -> None:
+    order = Order()
+    order.expect(1)
+    order.arrive(1)
+    written = order.send("a")
+    assert (bool(order.unheard), order.unheard.bytes) == (True, 2)
+    order.write()
+    await written
+    assert (bool(order.unheard), order.unheard.bytes) == (False, 0)
+
+
+async def test_message_behind_a_publication_that_is_given_up_waits_for_the_one_before_that() -> None:
+    order = Order()
+    order.expect(1, 2)
+    order.send("a")
+    order.unheard.heard(2, None)
+    assert order.bodies == []
+    order.arrive(1)
+    assert order.bodies == ["#1", "a"]
+
+
+@pytest.mark.parametrize("end", ["heard", "give_up"])
+async def test_message_behind_a_publication_that_never_comes_is_fanned_out(end: str) -> None:
+    order = Order()
+    order.expect(1)
+    order.send("a")
+    if end == "heard":
+        order.unheard.heard(1, None)
+    else:
+        order.unheard.give_up()
+    assert order.bodies == ["a"]
+
+
+async def test_publication_that_comes_late_or_twice_releases_nothing_again() -> None:
+    order = Order()
+    order.expect(1)
+    order.send("a")
+    order.unheard.heard(1, None)
+    order.expect(2)
+    order.send("b")
+    order.arrive(1)
+    order.arrive(1)
+    assert order.bodies == ["a", "#1", "#1"]  # which of them is a repetition, the sequences decide
+    order.arrive(2)
+    assert order.bodies[3:] == ["#2", "b"]
+
+
+async def test_publication_that_overtakes_others_lets_go_of_what_waits_behind_them() -> None:
+    order = Order()
+    order.expect(1)
+    order.send("a")
+    order.expect(2)
+    order.send("b")
+    order.arrive(2)
+    assert order.bodies == ["a", "#2", "b"]
+    order.arrive(1)  # in a cluster, on another channel
+    assert order.bodies == ["a", "#2", "b", "#1"]
+
+
+async def test_cancelled_caller_takes_no_message_back() -> None:
+    order = Order()
+    order.expect(1)
+    order.send("a").cancel()
+    order.arrive(1)
+    order.write()
+    assert not order.unheard
+
+
+async def test_message_that_waits_counts_for_the_bound() -> None:
+    order = Order()
+    order.expect(1)
+    for _ in range(UNHEARD_LIMIT_BYTES // LIMIT + 1):
+        order.send("x" * LIMIT)
+    assert order.unheard.must_wait
+
+
+async def test_senders_go_on_in_the_order_in_which_they_came_and_no_newer_one_passes() -> None:
+    order, went = Order(), list[str]()
+
+    async def send(name: str) -> None:
+        if order.unheard.must_wait:
+            await order.unheard.room_for_more()
+        went.append(name)
+
+    order.unheard.expect(1, UNHEARD_LIMIT_BYTES + 1)
+    waiting = [asyncio.create_task(send(name)) for name in ("a", "b")]
+    await turns()
+    order.unheard.heard(1, None)
+    assert order.unheard, "nothing may overtake them although nothing is on its way"
+    await send("c")
+    await asyncio.gather(*waiting)
+    assert (went, bool(order.unheard), order.unheard.must_wait) == (["a", "b", "c"], False, False)
+
+
+async def test_deadline_gives_a_publication_up() -> None:
+    clock, order = Clock(), Order()
+    order.expect(1)
+    order.send("a")
+    order.unheard.expire(1, 3.0)
+    clock.advance(3.0)
+    await turns()
+    assert order.bodies == ["a"]
+
+
+async def test_deadline_that_passed_while_the_process_stood_still_is_put_off_once() -> None:
+    clock, order = Clock(), Order()
+    order.expect(1)
+    order.send("a")
+    order.unheard.expire(1, 3.0)
+    clock.advance(3.0 + 2 * LATE_S)
+    await turns()
+    assert order.bodies == []
+    clock.advance(3 * LATE_S)
+    await turns()
+    assert order.bodies == ["a"]
+
+
+async def test_publication_that_arrived_while_the_process_stood_still_keeps_its_place() -> None:
+    clock, order = Clock(), Order()
+    order.expect(1)
+    order.send("a")
+    order.unheard.expire(1, 3.0)
+    clock.advance(60.0)
+    await turns()
+    order.arrive(1)
+    assert order.bodies == ["#1", "a"]
 
 
 # Answers

@@ -14,6 +14,7 @@ from fastapi_websocket_stabilizer.local.jobs import Job, Mail, Tally
 from fastapi_websocket_stabilizer.local.owner import Ended
 from fastapi_websocket_stabilizer.local.shards import Shards
 from fastapi_websocket_stabilizer.metrics import Counters, Stopwatch
+from fastapi_websocket_stabilizer.names import ConnectionId
 from tests.unit.fakes import Node, Socket, connect, text, turns
 from tests.unit.lines import FakeLine, websocket_on
 
@@ -101,6 +102,24 @@ async def test_mail_for_clients_is_for_all_their_sockets(world: World) -> None:
     world.add("b")
     world.post("hi", "a", "nobody")
     assert (first.sent, world.received()) == (["hi"], {"a": ["hi"]})
+
+
+@pytest.mark.parametrize("change", ["none", "renamed", "ended"])
+async def test_mail_for_a_connection_is_for_no_other_and_follows_it_under_another_id(
+    world: World, worker: "asyncio.Task[None]", change: str
+) -> None:
+    world.add("a")
+    first, connection = world.sockets["a"], world.connections["a"]
+    world.add("a")
+    mail = Mail([(text("hi"), ["a"])], connection, world.tallies.append)
+    world.fan_out.submit(mail)
+    if change == "renamed":
+        world.shards.rename(connection, ConnectionId("another.1"))
+    elif change == "ended":
+        world.shards.remove(connection)
+    await turns()
+    assert (first.sent, world.sockets["a"].sent) == ([] if change == "ended" else ["hi"], [])
+    assert [tally.total for tally in world.tallies] == [int(change != "ended")]
 
 
 async def test_excluded_client_is_counted_and_not_written_to(world: World) -> None:

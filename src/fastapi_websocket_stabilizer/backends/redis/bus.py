@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Sequence
 
 from ...exceptions import BackendUnavailableError, WireError
 from ...logs import Occasionally
@@ -65,9 +66,11 @@ class RedisPublishing:
         data = pack(envelope) if self._signer is None else self._signer.pack(envelope, channel)
         return self._pipeline.send(self.command, channel, data, idempotent=False)
 
-    def publish_clients(self, envelope: Envelope, top: int) -> "asyncio.Future[list[list[NodeId]]]":
+    def publish_clients(
+        self, envelope: Envelope, top: int, but: Sequence[NodeId] = ()
+    ) -> "asyncio.Future[list[list[NodeId]]]":
         try:
-            keys, arguments = direct_call(self._keys, envelope, top, self._signer)
+            keys, arguments = direct_call(self._keys, envelope, top, but, self._signer)
         except BackendUnavailableError as error:  # no signature without Redis' time
             refused: asyncio.Future[list[list[NodeId]]] = asyncio.get_running_loop().create_future()
             refused.set_exception(error)
@@ -77,12 +80,12 @@ class RedisPublishing:
 
 
 def direct_call(
-    keys: Keys, envelope: Envelope, top: int, signer: Signer | None = None
+    keys: Keys, envelope: Envelope, top: int, but: Sequence[NodeId], signer: Signer | None
 ) -> tuple[list[str], list[Argument]]:
     """Return keys and arguments of ``clients_publish.lua``."""
     clients: list[str] = []
     arguments: list[Argument] = [top, keys.client_prefix_bytes, keys.inbox_prefix, keys.inbox_suffix]
-    arguments.append(pack_before_parts(envelope))
+    arguments += [pack_before_parts(envelope), f" {' '.join(but)} "]
     for part in envelope.parts:
         clients += map(keys.client, part.targets)
         arguments.append(pack_message(part) if signer is None else signer.pack_message(envelope, part))

@@ -7,7 +7,7 @@ make it known anywhere, but then nobody could say how many heard it; so the same
 import asyncio
 import re
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -32,6 +32,7 @@ from .urls import Address
 
 Taken = list[list[NodeId]]
 Lookups = dict[str, "asyncio.Future[list[bytes]]"]
+HoldersOf = Callable[["asyncio.Future[list[bytes]]"], list[NodeId]]
 
 
 class ClusterSubscriber:
@@ -214,11 +215,13 @@ class ClusterPublishing(RedisPublishing):
         self._turns.append(_Turn([], lambda: queued.set_result(self._queue(channel, envelope)), queued))
         return await (await asyncio.shield(queued))
 
-    def publish_clients(self, envelope: Envelope, top: int) -> "asyncio.Future[Taken]":
+    def publish_clients(
+        self, envelope: Envelope, top: int, but: Sequence[NodeId] = ()
+    ) -> "asyncio.Future[Taken]":
         names = dict.fromkeys(chain.from_iterable(part.targets for part in envelope.parts))
         lookups = {n: self._pipeline.send("HGETALL", self._keys.client(n), idempotent=True) for n in names}
         answer: asyncio.Future[Taken] = running_loop().create_future()
-        found = partial(self._publish_found, envelope, top, lookups, answer)
+        found = partial(self._publish_found, envelope, partial(_holders, top, but), lookups, answer)
         self._turns.append(_Turn(list(lookups.values()), found, answer))
         if self._worker is None:
             self._worker = asyncio.create_task(self._work(), name="redis-direct")
@@ -237,11 +240,11 @@ class ClusterPublishing(RedisPublishing):
         self._worker = None
 
     def _publish_found(
-        self, envelope: Envelope, top: int, lookups: "Lookups", answer: "asyncio.Future[Taken]"
+        self, envelope: Envelope, holders_of: "HoldersOf", lookups: "Lookups", answer: "asyncio.Future[Taken]"
     ) -> None:
         """Publish to those that were found; an error is the answer only if that is nobody."""
         errors = [error for lookup in lookups.values() if (error := lookup.exception()) is not None]
-        holders = {name: _holders(lookup, top) for name, lookup in lookups.items()}
+        holders = {name: holders_of(lookup) for name, lookup in lookups.items()}
         shares = _shares(envelope.parts, holders)
         replies = {
             node: self._queue(self._keys.inbox(node), replace(envelope, parts=tuple(parts)))
@@ -266,8 +269,8 @@ def _fail(answer: "asyncio.Future[Any]", error: BaseException) -> None:
         answer.exception()  # a caller that was cancelled will never ask; that is no leak to warn of
 
 
-def _holders(lookup: "asyncio.Future[list[bytes]]", top: int) -> list[NodeId]:
-    """Return the nodes of a client's newest connections; none if that could not be found out."""
+def _holders(top: int, but: Sequence[NodeId], lookup: "asyncio.Future[list[bytes]]") -> list[NodeId]:
+    """Return the nodes of a client's newest connections but those; none if that could not be found out."""
     reply = [] if lookup.exception() is not None else lookup.result()
     ranked = []
     for connection_id, value in zip(reply[::2], reply[1::2], strict=True):
@@ -275,7 +278,7 @@ def _holders(lookup: "asyncio.Future[list[bytes]]", top: int) -> list[NodeId]:
         if stamp and dot:  # else it is not ours
             ranked.append((int(stamp[0]), NodeId(node.decode(errors="replace"))))
     ranked.sort(reverse=True)
-    return list(dict.fromkeys(node for _, node in ranked[:top]))
+    return list(dict.fromkeys(node for _, node in ranked[:top] if node not in but))
 
 
 def _shares(parts: Iterable[Part], holders: dict[str, list[NodeId]]) -> dict[NodeId, list[Part]]:

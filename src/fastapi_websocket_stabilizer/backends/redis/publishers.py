@@ -280,7 +280,7 @@ class SyncPublisher:
             yield
 
     def _publish_clients(self, envelope: Envelope) -> list[list[NodeId]]:
-        keys, arguments = direct_call(self._keys, envelope, self._top, self._signer)
+        keys, arguments = direct_call(self._keys, envelope, self._top, (), self._signer)
         script = scripts.CLIENTS_PUBLISH
         try:
             reply = self._redis.evalsha(script.sha, len(keys), *keys, *arguments)

@@ -5,12 +5,13 @@
 -- ARGV[3]  inbox channel before the node_id
 -- ARGV[4]  inbox channel after it
 -- ARGV[5]  envelope before its parts
--- ARGV[message]  packed message for client i, at 5 + i; "" when it is that of client i - 1
+-- ARGV[6]  node_ids that get nothing, each between two spaces
+-- ARGV[message]  packed message for client i, at 6 + i; "" when it is that of client i - 1
 -- Returns  for each client the places of its nodes and a 0; the node_ids; how many heard each
 local top, prefix = tonumber(ARGV[1]), tonumber(ARGV[2])
 local places, nodes, shares, heard, message = {}, {}, {}, {}, nil
 for i, key in ipairs(KEYS) do
-  message = ARGV[5 + i] == '' and message or 5 + i
+  message = ARGV[6 + i] == '' and message or 6 + i
   local client, ranked, fields = string.sub(key, prefix + 1), {}, redis.pcall('HGETALL', key)
   for j = 1, #fields, 2 do
     local stamp, node = tonumber(string.match(fields[j + 1], '^%d+')), string.match(fields[j], '^([%w_-]+)%.[%w_-]+$')
@@ -19,14 +20,12 @@ for i, key in ipairs(KEYS) do
   table.sort(ranked, function(a, b) return a[1] > b[1] end)
   for j = 1, math.min(top, #ranked) do
     local node = ranked[j][2]
-    if not shares[node] then
+    if not shares[node] and not string.find(ARGV[6], ' ' .. node .. ' ', 1, true) then
       nodes[#nodes + 1], shares[node] = node, {place = #nodes + 1}
     end
     local share = shares[node]
-    if share.message ~= message then
-      share.message, share[#share + 1] = message, ARGV[message]
-    end
-    if share.client ~= i then -- once, however many of its connections are there
+    if share and share.message ~= message then share.message, share[#share + 1] = message, ARGV[message] end
+    if share and share.client ~= i then -- once, however many of its connections are there
       share.client, places[#places + 1] = i, share.place
       share[#share + 1] = struct.pack('>BI2', 0xda, #client) .. client -- msgpack: str 16
     end

@@ -176,6 +176,16 @@ async def test_binary_is_echoed(server: Server, way: str, client_id: str) -> Non
         assert await heard(client) == b"\x00\xff"
 
 
+@pytest.mark.parametrize("way", BEFORE_ACCEPT)
+@pytest.mark.parametrize("message", ["pong", '{"type": "pong"}'])
+async def test_pong_that_nothing_asked_for_is_a_message(
+    server: Server, way: str, client_id: str, message: str
+) -> None:
+    async with joined(server, "hall", way, client_id) as client:
+        await client.send(message)
+        assert await heard(client) == message
+
+
 MESSAGES = pytest.mark.parametrize(
     ("message", "frame"),
     [("text", "text"), (b"\x00\xff", b"\x00\xff"), ({"name": "ada"}, json.dumps({"name": "ada"}))],

@@ -40,10 +40,8 @@ class Heartbeats:
     def _ask(self, connection: Connection) -> None:
         if connection.line is not None and self._context.config.heartbeat_type == "ping":
             connection.line.ping()
-        elif connection.loop is running_loop():
-            connection.push(self._ping())
         else:
-            connection.hand_over(self._ping())
+            connection.ask(self._ping())
 
     def _ping(self) -> Encoded:
         config = self._context.config

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 from .. import close_codes
-from ..exceptions import ConnectionNotFoundError, ConnectionTimeoutError, SlowConsumerError
+from ..exceptions import ConnectionNotFoundError
 from ..loops import running_loop
 from ..models import Message
 from ..names import ConnectionId
@@ -18,7 +18,7 @@ from .backlog import TAKEN, Backlog, Outcome, Sent, settled
 from .heartbeat import Heartbeat
 from .line import Events, Line
 from .line_transport import LineTransport, open_transport
-from .owner import Ended, Owner, denial
+from .owner import Ended, Owner, check_alive, denial
 from .stepping import resume
 from .transport import Transport, is_accepted
 
@@ -42,7 +42,8 @@ class Connection:
     """
 
     __slots__ = (
-        "__weakref__", "_backlog", "_closing", "_deadline", "_is_finished", "_owner", "_transport", "_websocket",
+        "__weakref__", "_backlog", "_closing", "_deadline", "_is_finished", "_owner", "_transport", "_was_asked",
+        "_websocket",
         "client_id", "closed_with", "connection_id", "ended", "error", "heartbeat", "is_open", "loop",
         "memory_size", "metadata", "open_line", "opened_at_s", "patience_s", "rooms", "since", "stamp", "stays",
         "used_at_s", "user_data", "window_bits",
@@ -81,6 +82,7 @@ class Connection:
         self._backlog: Backlog | None = None  # made when a socket is slow for the first time
         self._closing: asyncio.Future[None] | None = None  # while somebody waits for the close to be over
         self._is_finished = False
+        self._was_asked = False  # by a JSON ping
         self._deadline: asyncio.Timeout | None = None  # of finish()
         self.open_line: Line | None = None
         self.window_bits: int = 0
@@ -103,7 +105,7 @@ class Connection:
                 ``SlowConsumerError`` when that is why.
             BackendUnavailableError: 4 MiB of earlier messages waited for Redis for ``redis_timeout_s``.
         """
-        self._raise_if_ended()
+        check_alive(self.ended, self.connection_id)
         error = await self._owner.send(self, self._owner.encode(message))
         if error is not None:
             raise ConnectionNotFoundError(f"connection {self.connection_id} failed: {error}")
@@ -118,7 +120,7 @@ class Connection:
 
     async def join(self, room: str) -> None:
         """Enter a room. When this returns, every message to the room published from now on is heard."""
-        self._raise_if_ended()
+        check_alive(self.ended, self.connection_id)
         await self._owner.join_room(self, room)
 
     async def leave(self, room: str) -> None:
@@ -126,7 +128,7 @@ class Connection:
         await self._owner.leave_room(self, room)
 
     async def __aiter__(self) -> AsyncIterator[str | bytes]:
-        """Yield what the client sends until the socket is closed; answers to pings are left out."""
+        """Yield what the client sends until the socket is closed; without the answers to JSON pings."""
         while self.ended is None:
             event = await self._websocket.receive()
             if event["type"] == "websocket.disconnect":
@@ -138,16 +140,16 @@ class Connection:
                 yield message
 
     def is_pong(self, message: str | bytes) -> bool:
-        """Whether this is an answer to release 1.1's JSON ping."""
-        return self._owner.is_pong(message)
+        """Whether this answers a JSON ping; on a socket that was never sent one it is an ordinary message."""
+        return self._was_asked and self._owner.is_pong(message)
 
-    def _raise_if_ended(self) -> None:
-        if self.ended is Ended.TIMED_OUT:
-            raise ConnectionTimeoutError(f"connection {self.connection_id} was closed: no sign of life")
-        if self.ended is Ended.SLOW:
-            raise SlowConsumerError(f"connection {self.connection_id} was closed: its peer does not read")
-        if self.ended is not None:
-            raise ConnectionNotFoundError(f"connection {self.connection_id} has ended: {self.ended.value}")
+    def ask(self, ping: Encoded) -> None:
+        """Push a ping that is a message, from any event loop; its answers are not handed to the application."""
+        self._was_asked = True
+        if self.loop is running_loop():
+            self.push(ping)
+        else:
+            self.hand_over(ping)
 
     # Writing. Nothing here waits for the peer.
 

@@ -5,7 +5,9 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol
 
 from .. import close_codes
+from ..exceptions import ConnectionNotFoundError, ConnectionTimeoutError, SlowConsumerError
 from ..models import Message
+from ..names import ConnectionId
 from ..wire import Encoded
 from .gate import Gate
 from .outbox import Policy
@@ -38,6 +40,19 @@ def denial(why: Ended | None, client_id: str, code: int, reason: str) -> tuple[H
     is_lasting = code not in close_codes.RECONNECT
     status = HTTPStatus.FORBIDDEN if is_lasting else HTTPStatus.SERVICE_UNAVAILABLE
     return status, f"closed before it was accepted: {reason}"
+
+
+def check_alive(why: Ended | None, connection_id: ConnectionId) -> None:
+    """Raise the error of a connection that has ended, by why it did."""
+    match why:
+        case None:
+            return
+        case Ended.TIMED_OUT:
+            raise ConnectionTimeoutError(f"connection {connection_id} was closed: no sign of life")
+        case Ended.SLOW:
+            raise SlowConsumerError(f"connection {connection_id} was closed: its peer does not read")
+        case _:
+            raise ConnectionNotFoundError(f"connection {connection_id} has ended: {why.value}")
 
 
 class Owner(Protocol):

@@ -308,7 +308,16 @@ async def test_connection_shows_who_it_is() -> None:
 
 async def test_iteration_yields_what_the_client_says_until_it_is_gone() -> None:
     socket = Asgi(said("a"), said("pong"), said(b"b"), said(""), {"type": "websocket.receive"}, GONE)
-    assert [message async for message in connect(socket=socket)] == ["a", b"b", "", b""]
+    assert [message async for message in connect(socket=socket)] == ["a", "pong", b"b", "", b""]
+
+
+async def test_answer_to_a_json_ping_is_not_yielded() -> None:
+    socket = Asgi(said("pong"), said("a"), said("pong"), GONE)
+    connection = connect(socket=socket)
+    messages = aiter(connection)
+    assert await anext(messages) == "pong"
+    connection.ask(text("ping"))
+    assert ([message async for message in messages], socket.sent) == (["a"], ["ping"])
 
 
 async def test_iteration_ends_when_the_connection_was_ended() -> None:

@@ -18,6 +18,7 @@ from .logs import manager_logger
 from .models import BroadcastResult, Identity, Message, ShutdownReport
 from .names import check_client_id, check_each, check_room
 from .overview import Overview
+from .redaction import tokens_redacted
 from .routes import add_websocket_route, check_open, connected, health_router
 from .signals import shut_down_in_time
 from .startup import announce, install_protocol
@@ -82,9 +83,10 @@ class WebSocketConnectionManager(Overview, HookDecorators):
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         """``FastAPI(lifespan=manager.lifespan)``: started before the first request, shut down after the last."""
         install_protocol(self._context, app)
-        await self.start()
-        async with shut_down_in_time(self._registry, self.graceful_shutdown):
-            yield
+        with tokens_redacted():
+            await self.start()
+            async with shut_down_in_time(self._registry, self.graceful_shutdown):
+                yield
 
     async def __aenter__(self) -> Self:
         await self.start()

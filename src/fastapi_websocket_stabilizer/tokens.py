@@ -6,6 +6,7 @@ chooses between the names of the two errors.
 
 import hashlib
 import hmac
+import re
 import secrets
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from datetime import UTC, datetime, timedelta
 from .exceptions import InvalidTokenError, TokenExpiredError
 from .names import MAX_NAME_BYTES
 
+PATTERN = re.compile(r"\d{10,}D[0-9a-f]{40}D[\w-]*D[0-9a-f]{64}".replace("D", r"(?:\.|%2[eE])"))
+"""A token in a URL or any other text."""
 KEY_ID_LENGTH = 8
 MAX_TOKEN_LENGTH = 256 + MAX_NAME_BYTES * 4 // 3
 

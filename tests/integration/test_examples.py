@@ -309,6 +309,19 @@ async def test_altered_reconnect_token_is_refused_with_401(post_office: Example)
     assert await status_of_refusal(post_office.connect(f"ws?token={token[:-1]}")) == 401
 
 
+@pytest.mark.parametrize("level", ["info", "debug", "trace"])
+async def test_reconnect_token_is_in_no_line_of_uvicorns_log(level: str) -> None:
+    with running("authenticated", {"UVICORN_LOG_LEVEL": level}) as example:
+        token = example.post("reconnect-token", BEARER).json()["token"]
+        example.get(f"nothing-here?token={token}")
+        async with example.connect(f"ws?token={token}") as ada:
+            await ada.send("hello")
+            await heard(ada)
+        assert await status_of_refusal(example.connect(f"ws?token={token}")) == 401
+        lines = [line for line in example.process.output.splitlines() if "?token=" in line]
+        assert (len(lines) >= 3, token in example.process.output) == (True, False)
+
+
 # --- cookies ------------------------------------------------------------------------------------------------
 
 

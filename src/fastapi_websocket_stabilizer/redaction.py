@@ -1,0 +1,41 @@
+"""Keeps reconnect tokens out of uvicorn's logs, which show the query string of every request."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from .tokens import PATTERN
+
+UVICORN_LOGGERS = ("uvicorn.access", "uvicorn.error", "uvicorn.asgi")
+"""They log accepted and refused handshakes, HTTP requests, and at the levels debug and trace whole requests."""
+REDACTED = "<reconnect token>"
+
+
+class TokenFilter(logging.Filter):
+    """Replaces reconnect tokens in the arguments of log records, whatever parameter or path they are part of."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Redact the record and let it pass."""
+        if isinstance(record.args, tuple):  # the formatter of uvicorn.access needs their number
+            record.args = tuple(_redacted(value) for value in record.args)
+        return True
+
+
+def _redacted(value: object) -> object:
+    text = str(value)
+    redacted = PATTERN.sub(REDACTED, text)
+    return value if redacted == text else redacted
+
+
+@contextmanager
+def tokens_redacted() -> Iterator[None]:
+    """Redact tokens in uvicorn's logs for the length of a block."""
+    token_filter = TokenFilter()
+    loggers = [logging.getLogger(name) for name in UVICORN_LOGGERS]
+    for logger in loggers:
+        logger.addFilter(token_filter)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(token_filter)

@@ -239,6 +239,15 @@ class WebSocketConfig:
             named = [name for setting, name in read.items() if re.search(rf"\b{setting}\b", str(error))]
             raise ConfigurationError(f"{error} (set by {', '.join(named)})") from None
 
+    def shared(self) -> dict[str, float | str | bool]:
+        """Return the settings that all nodes of a registry need alike, without secrets."""
+        return {
+            "max_connections_per_client": self.max_connections_per_client,
+            "on_client_overflow": self.on_client_overflow,
+            "lease_ttl_s": self.lease_ttl_s,
+            "signed": bool(self.envelope_keys),
+        }
+
     def doubts(self) -> list[str]:
         """Return one sentence for each setting that can work and is probably not what was meant."""
         found = []

@@ -160,3 +160,17 @@ def test_line_of_a_failed_hook_names_hook_and_level_under_uvicorn() -> None:
         assert "fail" in line
         assert "RuntimeError: the hook's own trouble" in server.process.output
         assert "WS_CONNECTION" not in server.process.output
+
+
+def test_replicas_whose_settings_must_agree_and_do_not_name_each_other(
+    redis_url: str, namespace: str
+) -> None:
+    common = {"WS_REDIS_URL": redis_url, "WS_NAMESPACE": namespace, "WS_RENEW_INTERVAL_S": "0.3"}
+    one, two = {"WS_NODE_NAME": "web-1"}, {"WS_NODE_NAME": "web-2", "WS_MAX_CONNECTIONS_PER_CLIENT": "5"}
+    with started("uvicorn", **common, **one) as first, started("uvicorn", **common, **two) as second:
+        first.eventually_has(
+            "WARNING", "max_connections_per_client is 1 on this node (web-1) and 5 on node web-2"
+        )
+        second.eventually_has(
+            "WARNING", "max_connections_per_client is 5 on this node (web-2) and 1 on node web-1"
+        )

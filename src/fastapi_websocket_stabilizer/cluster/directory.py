@@ -33,6 +33,8 @@ class Directory:
                 "version": __about__.__version__,
                 "started": context.started.timestamp(),
                 "draining": context.is_draining,
+                "application": context.served.application,
+                "settings": context.config.shared(),
             },
             "node info",
         )
@@ -65,7 +67,7 @@ class Directory:
         if local is not None:
             return PresenceEntry(client_id, entry.connection_id, node, local.since, local.metadata)
         try:
-            body = _object(entry.entry or b'{"since": 0, "metadata": {}}')
+            body = read_object(entry.entry or b'{"since": 0, "metadata": {}}')
             since, metadata = datetime.fromtimestamp(body["since"], UTC), _dict(body["metadata"])
         except FOREIGN:
             self._context.counters.redis_malformed += 1
@@ -126,7 +128,7 @@ class Directory:
 def node_info(node: NodeId, info: bytes, connections: int) -> NodeInfo | None:
     """Return what a node said of itself, and how many connections its index has; None when we did not write that."""
     try:
-        body = _object(info)
+        body = read_object(info)
         started = datetime.fromtimestamp(body["started"], UTC)
         name, version, is_draining = str(body["name"]), str(body["version"]), bool(body["draining"])
     except FOREIGN:
@@ -134,7 +136,8 @@ def node_info(node: NodeId, info: bytes, connections: int) -> NodeInfo | None:
     return NodeInfo(node, name, version, started, connections, is_draining)
 
 
-def _object(data: bytes) -> dict[str, Any]:
+def read_object(data: bytes) -> dict[str, Any]:
+    """Return a JSON object; raises one of ``FOREIGN`` when it is none."""
     return _dict(json.loads(data))
 
 

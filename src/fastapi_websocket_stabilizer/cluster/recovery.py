@@ -8,6 +8,7 @@ from ..local.connection import Connection
 from ..models import BusGap
 from ..names import NodeId, node_of
 from ..ports import Entry, Membership, Renewal
+from .agreement import Agreement
 from .claims import Claims
 from .context import LOSSES, Context
 from .degrade import DegradingBus
@@ -26,6 +27,7 @@ class Recovery:
     def __init__(self, context: Context, tokens: Tokens, announce: Announcer) -> None:
         self._context, self._tokens = context, tokens
         self.sweeper: Sweeper = Sweeper(context, announce)
+        self._agreement = Agreement(context)
         self.bus: DegradingBus | None = None  # unless the policy is "refuse"
         self._sweeping: set[NodeId] = set()
         self._is_catching_up = self._must_compare = self._must_tidy = False
@@ -83,6 +85,7 @@ class Recovery:
     def beat(self, renewal: Renewal) -> None:
         """The lease is held: go on with what was not done yet."""
         self._context.tasks.spawn(self._catch_up(), "catch-up")
+        self._agreement.meet(renewal.live)
         if self._leases.may_sweep():
             for node in renewal.lapsed:
                 self._start_sweep(node, self.sweeper.sweep)

@@ -9,7 +9,12 @@ from typing import Any
 import pytest
 import redis.asyncio
 
-from fastapi_websocket_stabilizer import BackendUnavailableError, Connection, WebSocketConnectionManager
+from fastapi_websocket_stabilizer import (
+    BackendUnavailableError,
+    ConfigurationError,
+    Connection,
+    WebSocketConnectionManager,
+)
 from fastapi_websocket_stabilizer.backends.redis.client import ConnectionFactory
 from fastapi_websocket_stabilizer.backends.redis.pipeline import Pipeline
 from fastapi_websocket_stabilizer.metrics import Counters
@@ -415,6 +420,27 @@ async def test_nobody_gets_the_reply_of_a_cancelled_caller(managers: Managers) -
         await asyncio.gather(*(read(chance.randrange(100)) for _ in range(5)))
     ends = await asyncio.gather(*victims, return_exceptions=True)
     assert {type(end) for end in ends} == {asyncio.CancelledError}
+
+
+async def test_nothing_is_kept_of_a_request_that_is_cancelled_or_cannot_be_sent(
+    own_managers: Managers, server: RedisServer
+) -> None:
+    node, there = await own_managers.start_many(2, on_backend_loss="refuse")
+    await register(there, "bob")
+    chance = random.Random(7)
+    for _ in range(300):
+        call = asyncio.create_task(node.join("bob", "room"))
+        for _ in range(chance.randrange(12)):
+            await asyncio.sleep(0)
+        call.cancel()
+        await asyncio.wait([call])
+    assert node._context.asks._open == {}
+    with server.client() as client:
+        client.execute_command("ACL", "SETUSER", "default", "-publish")
+        with pytest.raises((BackendUnavailableError, ConfigurationError)):
+            await node.leave("bob", "room")
+        client.execute_command("ACL", "SETUSER", "default", "+publish")
+    assert node._context.asks._open == {}
 
 
 async def test_cancelled_connects_leave_nothing_behind(managers: Managers) -> None:

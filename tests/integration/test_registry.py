@@ -34,6 +34,7 @@ from tests.integration.cluster import (
     knows,
     register,
 )
+from tests.support.servers import RedisServer
 from tests.support.waiting import eventually
 
 # Messages
@@ -299,6 +300,24 @@ async def test_a_client_may_have_several_sockets_that_all_hear(managers: Manager
     await everyone_hears(sockets[1:], "hello")
     await nodes[0].disconnect("alice")
     assert [socket.is_open for socket in sockets] == [False] * 3
+
+
+async def test_a_client_may_exceed_a_full_node_by_one_socket_while_its_claims_wait(
+    own_managers: Managers, server: RedisServer
+) -> None:
+    node = await own_managers.start(max_connections=10, redis_timeout_s=20.0, lease_ttl_s=60.0)
+    sockets = [await join(node, f"client {number}") for number in range(10)]
+    server.freeze()
+    calls = [asyncio.create_task(register(node, "client 0")) for _ in range(100)]
+    await eventually(lambda: sum(call.done() for call in calls) == 99)
+    refusals = {type(call.exception()) for call in calls if call.done()}
+    assert refusals == {ConnectionLimitExceededError}
+    assert node.get_connection_count() == 11
+    server.thaw()
+    await asyncio.wait(calls)
+    assert [call.exception() for call in calls].count(None) == 1
+    await eventually(lambda: sockets[0].closed_with == REPLACED)
+    assert node.get_connection_count() == 10
 
 
 async def test_one_socket_too_many_is_refused_under_reject(managers: Managers) -> None:

@@ -117,10 +117,10 @@ class Node:
         self._warn_of_compression()
         self._warn_unless_started()
         self._check_metadata(metadata)
-        if len(context.shards.of_client(client_id)) < context.config.max_connections_per_client:
-            self._check_capacity()  # otherwise it replaces one
+        self._check_capacity_for(client_id)
         await self.claims.verified()
         size = await self.budget.admit(client_id, metadata)
+        self._check_capacity_for(client_id)  # others may have come in between
         connection = Connection(self, client_id, context.next_connection_id(), websocket, metadata)
         # Before the claim is queued: evicts and messages that overtake its reply must find the connection.
         context.shards.add(connection)
@@ -182,6 +182,11 @@ class Node:
             and (size := len(encode_json(metadata, "metadata"))) > limit
         ):
             raise MessageError(f"metadata has {size} bytes as JSON, max_metadata_size is {limit}")
+
+    def _check_capacity_for(self, client_id: str) -> None:
+        """Admit one socket that replaces another; the next one must fit until the replaced one is gone."""
+        if len(self._context.shards.of_client(client_id)) != self._context.config.max_connections_per_client:
+            self._check_capacity()
 
     def _check_capacity(self) -> None:
         limit, connections = self._context.config.max_connections, len(self._context.shards)

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import Any
 
 from .. import close_codes, exceptions
@@ -56,33 +55,26 @@ class Requests:
         """
         if not nodes:
             return 0
-        ask = self._asks.open(is_outcome)
-        envelope = Envelope(
-            self._context.node_id,
-            0,
-            0,
-            Kind.REQUEST,
-            (client_id,),
-            (),
-            Form.JSON,
-            json.dumps(request),
-            ask,
-        )
-        took = []
-        for node in nodes:
-            # Numbered when it is sent: while one is awaited, others are sent, and none may look like a repetition.
-            sequence, previous = self._context.sequencer.next("inbox")
-            numbered = replace(envelope, sequence=sequence, previous=previous)
-            took.append(await self._context.backend.bus.publish_node(node, numbered))
-        timeout_s = self._context.config.redis_timeout_s
-        answers = await self._asks.gather(ask, sum(took), timeout_s)
-        if len(answers) < sum(took):
-            missing = sorted(set(nodes) - set(answers))
+        with self._asks.opened(is_outcome) as ask:
+            took = await self._publish(nodes, client_id, request, ask)
+            answers = await self._asks.gather(ask, took, self._context.config.redis_timeout_s)
+        if len(answers) < took:
+            missing, timeout_s = sorted(set(nodes) - set(answers)), self._context.config.redis_timeout_s
             raise BackendUnavailableError(
                 f"{request['do']} {client_id!r}: no answer from {missing} within {timeout_s:g} s",
                 outcome_unknown=True,
             )
         return sum(_touched(answer) for answer in answers.values())
+
+    async def _publish(self, nodes: list[NodeId], client_id: str, request: dict[str, Any], ask: int) -> int:
+        """Send the request to the nodes; return how many took it."""
+        own, body, took = self._context.node_id, json.dumps(request), 0
+        for node in nodes:
+            # Numbered when it is sent: while one is awaited, others are sent, and none may look like a repetition.
+            sequence, previous = self._context.sequencer.next("inbox")
+            envelope = Envelope(own, sequence, previous, Kind.REQUEST, (client_id,), (), Form.JSON, body, ask)
+            took += await self._context.backend.bus.publish_node(node, envelope)
+        return took
 
     async def serve(self, envelope: Envelope, client_id: str, request: dict[str, Any]) -> None:
         """Carry out another node's request and answer it."""

@@ -3,6 +3,7 @@
 WebSocketStabilizerError
 ├── ConnectionNotFoundError       nobody by that id: stop addressing it
 │   └── InvalidNameError          a client id or room name that no client can have (also ValueError)
+├── InvalidCursorError            a page that does not exist: begin without a cursor (also ValueError)
 ├── ConnectionLimitExceededError  full: refuse the newcomer
 ├── ConnectionTimeoutError        the peer stopped answering: it was closed
 ├── SlowConsumerError             the peer stopped reading: it was closed
@@ -31,6 +32,10 @@ class ConnectionNotFoundError(WebSocketStabilizerError):
 
 class InvalidNameError(ConnectionNotFoundError, ValueError):
     """A client id or room name is empty, too long, not a string or has control characters."""
+
+
+class InvalidCursorError(WebSocketStabilizerError, ValueError):
+    """``room_members`` was given a cursor that no page has."""
 
 
 class ConnectionLimitExceededError(WebSocketStabilizerError):

@@ -36,7 +36,11 @@ class Overview:
             yield entry
 
     async def room_members(self, room: str, limit: int = 100, cursor: str | None = None) -> RoomPage:
-        """Return up to ``limit`` members of a room; go on with ``page.cursor`` until it is None."""
+        """Return up to ``limit`` members of a room; go on with ``page.cursor`` until it is None.
+
+        Raises:
+            InvalidCursorError: No page has this ``cursor``; it may come from a client's query (a ``ValueError``).
+        """
         self._check_readable()
         return await self._registry.directory.room_members(check_room(room), max(1, limit), cursor)
 

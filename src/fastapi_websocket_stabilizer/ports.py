@@ -125,7 +125,11 @@ class RoomStore(Protocol):
         ...
 
     async def members(self, room: str, cursor: str, limit: int) -> tuple[list[tuple[ConnectionId, str]], str]:
-        """Return up to ``limit`` (connection_id, client_id) from ``cursor`` ("" at first) and the next cursor."""
+        """Return up to ``limit`` (connection_id, client_id) from ``cursor`` ("" at first) and the next cursor.
+
+        Raises:
+            InvalidCursorError: It is no cursor of this store.
+        """
         ...
 
     async def counts(self, room: str) -> dict[NodeId, int]:

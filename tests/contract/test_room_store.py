@@ -1,5 +1,8 @@
 """``ports.RoomStore`` on every backend."""
 
+import pytest
+
+from fastapi_websocket_stabilizer import InvalidCursorError
 from fastapi_websocket_stabilizer.names import ConnectionId, NodeId
 from fastapi_websocket_stabilizer.ports import Backend, Membership
 from tests.contract.support import AWKWARD_NAMES, fill, lines, rest_of
@@ -48,6 +51,13 @@ async def test_pages_of_a_small_room_hold_each_member_once(backend: Backend) -> 
 async def test_pages_of_a_large_room_hold_every_member(backend: Backend) -> None:
     members = await fill(backend.rooms, "lobby", range(MANY))
     assert set(await rest_of(backend.rooms, "lobby", "", 64)) == set(members)
+
+
+@pytest.mark.parametrize("cursor", ["zzz", "-1", "0x1", "9" * 20, "9" * 21])
+async def test_a_cursor_of_no_page_is_refused_by_name(backend: Backend, cursor: str) -> None:
+    await backend.rooms.join("lobby", "alice", C1)
+    with pytest.raises(InvalidCursorError, match=f"^cursor must be page.cursor, got '{cursor}'$"):
+        await backend.rooms.members("lobby", cursor, 10)
 
 
 async def test_who_stays_is_on_a_page_though_others_leave_between_pages(backend: Backend) -> None:

@@ -15,6 +15,7 @@ ERRORS = [
 ]
 ALSO = {
     "InvalidNameError": ValueError,
+    "InvalidCursorError": ValueError,
     "MessageError": ValueError,
     "ConfigurationError": ValueError,
     "NotStartedError": RuntimeError,

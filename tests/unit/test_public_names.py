@@ -8,7 +8,7 @@ PUBLIC = [
     "Publisher", "SyncPublisher",
     "Connection", "Identity", "BroadcastResult", "ShutdownReport", "PresenceEntry", "PresenceEvent",
     "BusGap", "RoomMember", "RoomPage", "NodeInfo", "Statistics",
-    "WebSocketStabilizerError", "ConnectionNotFoundError", "InvalidNameError", "ConnectionLimitExceededError",
+    "WebSocketStabilizerError", "ConnectionNotFoundError", "InvalidNameError", "InvalidCursorError", "ConnectionLimitExceededError",
     "ConnectionTimeoutError", "SlowConsumerError", "MemoryLimitExceededError", "MessageError", "BroadcastFailedError",
     "TokenExpiredError", "InvalidTokenError", "ShutdownError", "DrainingError", "NotStartedError",
     "WrongEventLoopError",

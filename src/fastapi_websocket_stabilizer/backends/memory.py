@@ -5,6 +5,7 @@ Several managers may share a ``MemoryHub``. Nothing here waits, so it works on a
 """
 
 import asyncio
+import re
 import threading
 import time
 from collections import OrderedDict
@@ -13,6 +14,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
+from ..exceptions import InvalidCursorError
 from ..loops import running_loop
 from ..metrics import Counters
 from ..names import ConnectionId, NodeId, node_of
@@ -297,6 +299,8 @@ class _Rooms:
             return was_there
 
     async def members(self, room: str, cursor: str, limit: int) -> tuple[list[tuple[ConnectionId, str]], str]:
+        if cursor and not re.fullmatch(r".+\.[0-9]+", cursor):  # it is the last page's last connection_id
+            raise InvalidCursorError(f"cursor must be page.cursor, got {cursor!r}")
         with self._hub.lock:
             found = sorted(item for item in self._hub.rooms.get(room, {}).items() if item[0] > cursor)
         return found[:limit], found[limit - 1][0] if len(found) > limit else ""

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from .. import __about__
+from ..exceptions import InvalidCursorError
 from ..models import NodeInfo, PresenceEntry, RoomMember, RoomPage
 from ..names import NodeId, node_of
 from ..ports import Entry
@@ -90,6 +91,8 @@ class Directory:
 
     async def room_members(self, room: str, limit: int, cursor: str | None) -> RoomPage:
         """One page of a room."""
+        if not isinstance(cursor, str | None):
+            raise InvalidCursorError(f"cursor must be page.cursor, got {cursor!r}")
         found, next_cursor = await self._context.backend.rooms.members(room, cursor or "", limit)
         live = await self._live([node_of(connection_id) for connection_id, _ in found])
         members = tuple(

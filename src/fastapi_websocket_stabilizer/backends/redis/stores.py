@@ -5,11 +5,13 @@ cluster, where they may be on different servers, confirmed before the entry is s
 """
 
 import asyncio
+import re
 import secrets
 import time
 from collections.abc import Sequence
 from functools import partial
 
+from ...exceptions import InvalidCursorError
 from ...names import ConnectionId, NodeId, node_of
 from ...ports import Claim, Claimed, Entry, Membership, Renewal
 from . import reading, scripts
@@ -20,6 +22,9 @@ from .guard import RedisClock
 from .keys import Keys
 from .reading import Reader
 from .scripts import Script
+
+SCAN_CURSORS = 2**64
+"""Cursors of HSCAN are below it; Redis refuses others."""
 
 
 class IndexLine:
@@ -115,6 +120,8 @@ class RedisRooms:
         # HSCAN gives a small hash (up to hash-max-listpack-entries) whole, whatever COUNT says: the cursor
         # also remembers after which member of such an answer to go on.
         scan, _, last = cursor.partition(">")
+        if not re.fullmatch(r"[0-9]{0,20}", scan) or int(scan or 0) >= SCAN_CURSORS:
+            raise InvalidCursorError(f"cursor must be page.cursor, got {cursor!r}")
         key = self._keys.room(room)
         call = self._pipeline.send("HSCAN", key, scan or "0", "COUNT", limit, idempotent=True)
         reply: tuple[bytes, list[bytes]] = await self._reader.reply(call, (b"0", []))

@@ -25,6 +25,12 @@ def main() -> None:
 def demo(
     replicas: Annotated[int, typer.Option(min=1, max=9, help="How many replicas to run.")] = 3,
     port: Annotated[int, typer.Option(min=1, max=65535, help="First port; busy ones are skipped.")] = 8000,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 accepts other machines.")
+    ] = "127.0.0.1",
+    open_browser: Annotated[
+        bool, typer.Option("--open", help="Open the first replica's page in a browser.")
+    ] = False,
 ) -> None:
     """Run a chat on several replicas and one embedded Valkey, to look at and to kill."""
     if sys.platform == "win32":
@@ -34,7 +40,7 @@ def demo(
     from .demo.terminal import run_demo
 
     try:
-        run_demo(replicas, port)
+        run_demo(replicas, host, port, open_browser=open_browser)
     except DemoError as error:
         _fail(str(error))
 

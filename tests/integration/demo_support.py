@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 from playwright.async_api import Browser, Locator, Page, async_playwright
+from redis import Redis
 
 from tests.support.process import ChildProcess, free_port
 from tests.support.requirements import missing
@@ -38,10 +39,20 @@ class Demo:
             if _state_and_parent(int(process.name))[1] == self.process.pid
         }
 
+    def directory(self) -> Path:
+        """Return the demo's temporary directory, which a replica's command names."""
+        command = next(command for command in self.children().values() if "uvicorn" in command)
+        return Path(command.split("--app-dir ")[1].split()[0])
+
+    def stored_keys(self) -> list[str]:
+        """Return the names of all keys in the demo's Valkey."""
+        with Redis(unix_socket_path=str(self.directory() / "valkey.sock")) as valkey:
+            return [key.decode() for key in valkey.scan_iter()]
+
 
 @contextmanager
-def running_demo() -> Iterator[Demo]:
-    with ChildProcess([*DEMO, "--port", str(free_port())]) as process:
+def running_demo(*options: str) -> Iterator[Demo]:
+    with ChildProcess([*DEMO, "--port", str(free_port()), *options]) as process:
         yield Demo(process)
 
 
@@ -77,10 +88,14 @@ class Tab:
         self.page = page
         self.messages = page.locator("#messages li")
         self.events = page.locator("#log li")
+        self.notice = page.locator("#notice")
+        self.people = page.locator(".people button")
 
     @classmethod
-    async def open(cls, browser: Browser, url: str, name: str) -> "Tab":
-        page = await browser.new_page()
+    async def open(
+        cls, browser: Browser, url: str, name: str, *, width: int = 1280, height: int = 800
+    ) -> "Tab":
+        page = await browser.new_page(viewport={"width": width, "height": height})
         await page.goto(f"{url}/?name={name}")
         tab = cls(page)
         await tab.person(name).wait_for()
@@ -89,6 +104,9 @@ class Tab:
     def person(self, name: str, replica: str | None = None) -> Locator:
         card = f'[data-replica="{replica}"]' if replica else ".replica"
         return self.page.locator(f"{card} .people").get_by_role("button", name=name, exact=True)
+
+    def people_on(self, replica: str) -> Locator:
+        return self.replica(replica).locator(".people button")
 
     def replica(self, name: str) -> Locator:
         return self.page.locator(f'[data-replica="{name}"]')
@@ -103,3 +121,14 @@ class Tab:
 
     async def toggle_room(self, room: str) -> None:
         await self.page.get_by_role("button", name=f"#{room}").click()
+
+    async def kill(self, replica: str) -> None:
+        await self.replica(replica).get_by_role("button", name="kill -9").click()
+
+    async def rename(self, name: str) -> None:
+        await self.page.get_by_label("You are").fill(name)
+        await self.page.get_by_label("You are").press("Enter")
+
+    async def invite(self) -> None:
+        """Add six guests, who belong to this tab."""
+        await self.page.locator("#invite").click()

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from fastapi import Depends, FastAPI, Header, HTTPException, Query
+from fastapi import BackgroundTasks, Depends, FastAPI, Header, HTTPException, Query
 from fastapi.responses import FileResponse
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
@@ -29,9 +29,9 @@ from fastapi_websocket_stabilizer import (
     WebSocketConnectionManager,
 )
 
+HOST = os.environ.get("DEMO_HOST", "127.0.0.1")
 REPLICA = os.environ.get("DEMO_REPLICA", "replica-1")
 REPLICAS: dict[str, int] = json.loads(os.environ.get("DEMO_REPLICAS", '{"replica-1": 8000}'))
-ORIGINS = {f"http://{host}:{port}" for host in ("127.0.0.1", "localhost") for port in REPLICAS.values()}
 REFRESH_S = 1.0
 
 Room = Literal["tea", "music", "chess"]
@@ -90,10 +90,8 @@ async def chat(connection: Connection, message: str | bytes) -> None:
         return
     if isinstance(command, Say):
         await say(connection, command)
-    elif command.kind == "join":
-        await connection.join(command.room)
     else:
-        await connection.leave(command.room)
+        await move(connection, command)
 
 
 async def say(connection: Connection, said: Say) -> None:
@@ -107,9 +105,29 @@ async def say(connection: Connection, said: Say) -> None:
         await manager.broadcast(message, room=said.room)
 
 
-def own_page(origin: Annotated[str, Header()] = "") -> None:
-    """Refuse other web sites: a browser says which one it acts for."""
-    if origin not in ORIGINS:
+async def move(connection: Connection, command: Move) -> None:
+    """Enter or leave a room, and report it to every tab."""
+    if command.kind == "join":
+        await connection.join(command.room)
+        what = f"entered #{command.room}"
+    else:
+        await connection.leave(command.room)
+        what = f"left #{command.room}"
+    await report(secrets.token_hex(8), connection.client_id, connection.connection_id, what)
+
+
+async def report(event_id: str, client_id: str, connection_id: str, what: str) -> None:
+    """Send an event to every tab. A tab receives it once more for each guest, so the event has an id."""
+    news = {"event": event_id, "id": client_id, "connection": connection_id, "what": what}
+    await manager.broadcast({"kind": "news", **news})
+
+
+def own_page(origin: Annotated[str, Header()] = "", host: Annotated[str, Header()] = "") -> None:
+    """Refuse pages of other web sites. A browser sends the site of the page as ``Origin``."""
+    names = {"127.0.0.1", "localhost", HOST}
+    if HOST == "0.0.0.0":  # reachable by any name of this machine
+        names.add(host.rpartition(":")[0])
+    if origin not in {f"http://{name}:{port}" for name in names for port in REPLICAS.values()}:
         raise HTTPException(403, "not from a page of this demo")
 
 
@@ -136,6 +154,7 @@ async def welcome(connection: Connection) -> None:
         {
             "kind": "welcome",
             "id": connection.client_id,
+            "connection": connection.connection_id,
             "replica": REPLICA,
             "token": await manager.issue_reconnect_token(connection.client_id),
         }
@@ -145,9 +164,10 @@ async def welcome(connection: Connection) -> None:
 
 @manager.on_presence
 async def changed(event: PresenceEvent) -> None:
-    """Show everyone at once who came or went; this runs on one replica only."""
-    news = {"id": event.client_id, "what": event.kind, "room": event.room}
-    await manager.broadcast(await overview() | {"news": news})
+    """Show every change to everyone at once. This runs on one replica only."""
+    if event.kind == "left":
+        await report(event.event_id, event.client_id, event.connection_id, "left")
+    await manager.broadcast(await overview())
 
 
 async def refresh() -> None:
@@ -191,6 +211,6 @@ async def replicas() -> dict[str, int]:
 
 
 @app.post("/kill", dependencies=[Depends(own_page)])
-async def kill() -> None:
-    """End this replica as an out-of-memory kill would: no goodbye to anyone."""
-    os.kill(os.getpid(), signal.SIGKILL)
+async def kill(tasks: BackgroundTasks) -> None:
+    """End this replica as an out-of-memory kill would, once the answer is sent: no socket is closed."""
+    tasks.add_task(os.kill, os.getpid(), signal.SIGKILL)

@@ -1,6 +1,7 @@
 """Runs an embedded Valkey and the replicas, and brings a killed replica back."""
 
 import asyncio
+import errno
 import json
 import os
 import signal
@@ -15,9 +16,12 @@ from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import urlsplit
 
 RESTART_DELAY_S = 9.0
 """Longer than the page's pause: people vanish, come back elsewhere, and only then their replica does."""
+
+ALL_ADDRESSES = "0.0.0.0"
 
 _START_TIMEOUT_S = 30.0
 _STOP_TIMEOUT_S = 4.0
@@ -37,12 +41,13 @@ class Replica:
     """What a replica is called and where it listens."""
 
     name: str
+    host: str
     port: int
 
     @property
     def url(self) -> str:
-        """Where a browser finds it."""
-        return f"http://127.0.0.1:{self.port}"
+        """The page's URL for a browser on this machine."""
+        return f"http://{'127.0.0.1' if self.host == ALL_ADDRESSES else self.host}:{self.port}"
 
 
 class Observer(Protocol):
@@ -55,28 +60,27 @@ class Observer(Protocol):
         """Hear that a replica is gone and will be restarted after ``RESTART_DELAY_S``."""
 
 
-def choose_replicas(count: int, first_port: int) -> list[Replica]:
-    """Return ``count`` replicas on the free ports from ``first_port`` on.
+def choose_replicas(count: int, host: str, first_port: int) -> list[Replica]:
+    """Return ``count`` replicas on the free ports of ``host`` from ``first_port`` on.
 
     Raises:
-        DemoError: There are not enough free ports.
+        DemoError: There are not enough free ports, or ``host`` is no address of this machine.
     """
     candidates = range(first_port, min(first_port + _PORTS_TO_TRY, 65536))
-    ports = list(islice(filter(_is_free, candidates), count))
+    ports = list(islice((port for port in candidates if _is_free(host, port)), count))
     if len(ports) < count:
         raise DemoError(f"no {count} free ports from {first_port} to {candidates[-1]}: try another --port")
-    return [Replica(f"replica-{number}", port) for number, port in enumerate(ports, 1)]
+    return [Replica(f"replica-{number}", host, port) for number, port in enumerate(ports, 1)]
 
 
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(
-            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-        )  # as uvicorn does: TIME_WAIT is no obstacle
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
+def _is_free(host: str, port: int) -> bool:
+    try:
+        socket.create_server((host, port)).close()
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
             return False
+        hint = "try another --host (an IPv4 address or a name) or --port"
+        raise DemoError(f"cannot listen on {host}:{port}: {error.strerror}; {hint}") from None
     return True
 
 
@@ -160,6 +164,7 @@ class _Runner:
         self._replica, self._group, self._observer = replica, group, observer
         self._environment = {
             "DEMO_REDIS_URL": f"unix://{group.socket_path}",
+            "DEMO_HOST": replica.host,
             "DEMO_REPLICA": replica.name,
             "DEMO_REPLICAS": json.dumps({each.name: each.port for each in replicas}),
         }
@@ -169,7 +174,7 @@ class _Runner:
         while True:
             process = await self._start()
             try:
-                if await _answers(process, lambda: asyncio.open_connection("127.0.0.1", self._replica.port)):
+                if await _answers(process, self._connect):
                     was_ready = True
                     self._observer.ready(self._replica, process.pid)
                 returncode = await process.wait()
@@ -180,12 +185,16 @@ class _Runner:
             self._observer.ended(self._replica, process.pid, returncode)
             await asyncio.sleep(RESTART_DELAY_S)
 
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        address = urlsplit(self._replica.url)
+        return await asyncio.open_connection(address.hostname, address.port)
+
     async def _start(self) -> Process:
         # -P and --app-dir: a module in the current directory must not shadow one of ours.
         return await self._group.spawn(
             *(sys.executable, "-P", "-m", "uvicorn", f"{__package__}.app:app"),
             *("--app-dir", str(self._group.directory)),
-            *("--host", "127.0.0.1", "--port", str(self._replica.port)),
+            *("--host", self._replica.host, "--port", str(self._replica.port)),
             *("--log-level", "warning", "--timeout-graceful-shutdown", "2"),
             **self._environment,
         )

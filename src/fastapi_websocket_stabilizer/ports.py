@@ -166,12 +166,14 @@ class Renewal:
         live: Remaining lease of every live node in ms.
         lapsed: Nodes to sweep: their lease lapsed, or their sweeper did.
         epoch: One life of the store's content: another one after it was emptied.
+        secret: SHA-1 of the registry's secret; "" when the store has none.
     """
 
     held: bool
     live: dict[NodeId, int]
     lapsed: tuple[NodeId, ...]
     epoch: str = field(default="", compare=False)
+    secret: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

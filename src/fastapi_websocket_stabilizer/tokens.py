@@ -81,5 +81,10 @@ class Signer:
         return hmac.new(self._secret, body.encode(), "sha256").hexdigest()
 
 
+def sha1(secret: bytes) -> str:
+    """Return what tells one secret from another ("" for none), as Redis computes it."""
+    return hashlib.sha1(secret, usedforsecurity=False).hexdigest() if secret else ""
+
+
 def _digest(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()[:32]

@@ -19,6 +19,7 @@ from ..loops import running_loop
 from ..metrics import Counters
 from ..names import ConnectionId, NodeId, node_of
 from ..ports import Claim, Claimed, Entry, Membership, Receive, Renewal
+from ..tokens import sha1
 from ..wire import Envelope, Part
 
 MAX_TOKENS = 1_000_000
@@ -218,7 +219,7 @@ class MemoryBackend:
             live = {n: deadline - now_ms for n, deadline in self._hub.leases.items() if deadline > now_ms}
             lapsed = [n for n, deadline in self._hub.leases.items() if deadline <= now_ms]
             lapsed += [n for n, deadline in self._hub.fences.items() if deadline <= now_ms]
-            return Renewal(held, live, tuple(lapsed), "memory")
+            return Renewal(held, live, tuple(lapsed), "memory", sha1(self._hub.secret))
 
     async def infos(self, nodes: Sequence[NodeId]) -> list[tuple[bytes | None, int]]:
         with self._hub.lock:

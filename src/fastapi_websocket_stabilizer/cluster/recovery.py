@@ -84,6 +84,7 @@ class Recovery:
 
     def beat(self, renewal: Renewal) -> None:
         """The lease is held: go on with what was not done yet."""
+        self._must_share_secret |= not self._tokens.is_shared_as(renewal.secret)
         self._context.tasks.spawn(self._catch_up(), "catch-up")
         self._agreement.meet(renewal.live)
         if self._leases.may_sweep():

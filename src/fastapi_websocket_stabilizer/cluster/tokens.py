@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from ..exceptions import ConfigurationError, NotStartedError
 from ..names import check_client_id
-from ..tokens import Signer
+from ..tokens import Signer, sha1
 from .context import Context
 
 LONGEST_TTL = timedelta(days=36500)
@@ -28,6 +28,10 @@ class Tokens:
         if self._is_shared:
             self._secret = await self._context.backend.tokens.share_secret(self._secret)
             self._signer = Signer(self._secret)
+
+    def is_shared_as(self, found: str) -> bool:
+        """Whether the store has our secret, of which a beat brings the SHA-1."""
+        return not self._is_shared or sha1(self._secret) == found
 
     def sign(self, client_id: str) -> tuple[str, str, int]:
         """Return a token, its digest and its lifetime in ms.

@@ -186,16 +186,17 @@ class RedisNodes:
         await self._leases.call(scripts.NODE_REGISTER, keys, node, ttl_ms, info, idempotent=True)
 
     async def renew(self, node: NodeId, info: bytes, ttl_ms: int) -> Renewal:
-        keys = [self._keys.leases, self._keys.dead, self._keys.info(node), self._keys.epoch]
+        shared = self._keys.epoch, self._keys.secret
+        keys = [self._keys.leases, self._keys.dead, self._keys.info(node), *shared]
         asked_at_s = time.monotonic()
-        held, now_ms, live, lapsed, epoch = await self._leases.call(
+        held, now_ms, live, lapsed, epoch, secret = await self._leases.call(
             scripts.NODE_RENEW, keys, node, ttl_ms, info, secrets.token_hex(8), idempotent=True
         )
         if self._clock is not None:
             self._clock.learn(asked_at_s, now_ms / 1000)
         remaining = {n: deadline - now_ms for n, deadline in self._reader.each(reading.lease, live)}
         lapsed = tuple(self._reader.each(reading.node, lapsed, 1))
-        return Renewal(bool(held), remaining, lapsed, epoch.decode(errors="replace"))
+        return Renewal(bool(held), remaining, lapsed, epoch.decode(errors="replace"), secret.decode())
 
     async def infos(self, nodes: Sequence[NodeId]) -> list[tuple[bytes | None, int]]:
         calls = [

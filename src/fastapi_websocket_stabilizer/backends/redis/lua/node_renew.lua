@@ -3,11 +3,13 @@
 -- KEYS[2]  nodes under sweep: node_id -> deadline of the sweeper
 -- KEYS[3]  info of the node
 -- KEYS[4]  epoch: says whether this is still the content that it was
+-- KEYS[5]  secret that signs reconnect tokens
 -- ARGV[1]  node_id
 -- ARGV[2]  lifetime of the lease in ms
 -- ARGV[3]  info
 -- ARGV[4]  epoch for a server that has none
--- Returns  {1 if held else 0, now, {node_id, deadline, ...} of the living, {node_id, ...} to be swept, epoch}
+-- Returns  {1 if held else 0, now, {node_id, deadline, ...} of the living, {node_id, ...} to be swept, epoch,
+--           SHA-1 of the secret or ""}
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 if type(redis.pcall('ZSCORE', KEYS[1], ARGV[1])) == 'table' then redis.call('UNLINK', KEYS[1]) end -- it is not ours
@@ -27,4 +29,5 @@ for _, node in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now)) do
   lapsed[#lapsed + 1] = node
 end
 local live = redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. now, '+inf', 'WITHSCORES')
-return {held, now, live, lapsed, epoch}
+local secret = redis.pcall('GET', KEYS[5])
+return {held, now, live, lapsed, epoch, type(secret) == 'string' and redis.sha1hex(secret) or ''}

@@ -84,6 +84,8 @@ class Counters:
     """Commands that a server of the cluster did not execute, and that were sent again."""
     releases_dropped: int = 0
     """Releases forgotten because too many waited for Redis to come back."""
+    leases_shortened: int = 0
+    """Leases of other nodes that ended later than they can: Redis' clock was stepped back."""
     leases_refused: int = 0
     """Times this node found its lease gone and registered again under a new node_id."""
     nodes_swept: int = 0

@@ -217,6 +217,10 @@ class NodeStore(Protocol):
         """Keep a node that we are sweeping."""
         ...
 
+    async def shorten(self, node: NodeId, ttl_ms: int) -> bool:
+        """Have a lease end within ``ttl_ms``; True when it lasted longer."""
+        ...
+
     async def connections(self, node: NodeId, cursor: str, limit: int) -> tuple[list[Membership], str]:
         """Return about ``limit`` of a node's connections from ``cursor`` ("" at first) and the next cursor."""
         ...

@@ -1,7 +1,8 @@
 """Reconnect tokens: ``<expiry>.<key id><nonce>.<client id>.<signature>``, four parts as in release 1.1.
 
-The record in the store decides; the signature keeps guesses away from the store, and the signed expiry only
-chooses between the names of the two errors.
+The record in the store decides, the signature keeps guesses away from it, and the signed expiry chooses between the
+names of the two errors. A token that expired long ago by our own clock is refused whatever the store has: the clock
+of the store may have been stepped back.
 """
 
 import hashlib
@@ -18,6 +19,8 @@ from .names import MAX_NAME_BYTES
 PATTERN = re.compile(r"\d{10,}D[0-9a-f]{40}D[\w-]*D[0-9a-f]{64}".replace("D", r"(?:\.|%2[eE])"))
 """A token in a URL or any other text."""
 KEY_ID_LENGTH = 8
+CLOCKS_DIFFER = timedelta(minutes=1)
+"""What the clocks of two machines may differ by; one that is ahead by more refuses tokens that are still good."""
 MAX_TOKEN_LENGTH = 256 + MAX_NAME_BYTES * 4 // 3
 
 
@@ -27,15 +30,21 @@ class Ticket:
 
     Attributes:
         digest: Names its record; the token itself is nowhere kept.
+        expired: How long ago it expired by our own clock; negative before.
     """
 
     client_id: str
     digest: str
-    is_past: bool
+    expired: timedelta
+
+    @property
+    def is_long_past(self) -> bool:
+        """Whether it has expired by the clock of whatever machine issued it."""
+        return self.expired > CLOCKS_DIFFER
 
     def unredeemed(self) -> Exception:
         """Why the store does not know it."""
-        if self.is_past:
+        if self.expired >= timedelta(0):
             return TokenExpiredError("reconnect token has expired; let the client sign in again")
         return InvalidTokenError("reconnect token was already used, or its record is gone")
 
@@ -73,9 +82,9 @@ class Signer:
             raise InvalidTokenError(
                 "reconnect token was altered" if known else "reconnect token was signed with another secret"
             )
-        is_past = datetime.fromtimestamp(int(parts[0]) / 1000, UTC) <= datetime.now(UTC)
+        expired = datetime.now(UTC) - datetime.fromtimestamp(int(parts[0]) / 1000, UTC)
         name = parts[2] + "=" * (-len(parts[2]) % 4)
-        return Ticket(urlsafe_b64decode(name).decode(), _digest(token), is_past)
+        return Ticket(urlsafe_b64decode(name).decode(), _digest(token), expired)
 
     def _signature(self, body: str) -> str:
         return hmac.new(self._secret, body.encode(), "sha256").hexdigest()

@@ -4,6 +4,7 @@ import asyncio
 
 from fastapi_websocket_stabilizer.names import ConnectionId, NodeId
 from fastapi_websocket_stabilizer.ports import Backend, Membership, Renewal
+from fastapi_websocket_stabilizer.tokens import sha1
 from tests.contract.conftest import OpenPeer
 from tests.contract.support import claim, lines
 from tests.support.waiting import eventually
@@ -48,6 +49,22 @@ async def test_renewing_extends_a_held_lease_and_the_info(backend: Backend) -> N
     assert renewal.held
     assert renewal.live[N1] > 5_000
     assert await backend.nodes.infos([N1]) == [(b"new", 0)]
+
+
+async def test_a_lease_that_lasts_too_long_is_shortened_and_no_other(backend: Backend) -> None:
+    await backend.nodes.register(N1, b"", LONG_MS)
+    assert not await backend.nodes.shorten(N1, 2 * LONG_MS)
+    assert (await look(backend)).live[N1] > LONG_MS - 5_000
+    assert await backend.nodes.shorten(N1, 1_000)
+    assert (await look(backend)).live[N1] <= 1_000
+    assert not await backend.nodes.shorten(NodeId("unknown"), 1_000)
+    assert list((await look(backend)).live) == [N1]
+
+
+async def test_a_beat_tells_whether_the_store_has_the_secret(backend: Backend) -> None:
+    assert (await look(backend)).secret == ""
+    secret = await backend.tokens.share_secret(b"one")
+    assert (await look(backend)).secret == sha1(secret)
 
 
 async def test_a_node_that_never_registered_holds_no_lease(backend: Backend) -> None:

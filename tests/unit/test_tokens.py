@@ -21,7 +21,15 @@ TOKEN, DIGEST = SIGNER.sign("a.b:{ü}", HOUR)
 def test_token_says_who_it_was_made_for(client_id: str) -> None:
     token, digest = SIGNER.sign(client_id, HOUR)
     ticket = SIGNER.read(token)
-    assert (ticket.client_id, ticket.digest, ticket.is_past) == (client_id, digest, False)
+    assert (ticket.client_id, ticket.digest, ticket.is_long_past) == (client_id, digest, False)
+    assert ticket.expired < timedelta(0)
+
+
+@pytest.mark.parametrize(("ago_s", "is_long_past"), [(1, False), (59, False), (61, True)])
+def test_token_is_long_past_when_no_clock_of_ours_would_still_take_it(ago_s: int, is_long_past: bool) -> None:
+    token, _ = SIGNER.sign("alice", -timedelta(seconds=ago_s))
+    ticket = SIGNER.read(token)
+    assert (ticket.is_long_past, type(ticket.unredeemed())) == (is_long_past, TokenExpiredError)
 
 
 @given(legal_names)

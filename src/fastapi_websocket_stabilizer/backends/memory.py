@@ -250,6 +250,14 @@ class MemoryBackend:
             if node in self._hub.fences:
                 self._hub.fences[node] = self._hub.now_ms() + ttl_ms
 
+    async def shorten(self, node: NodeId, ttl_ms: int) -> bool:
+        with self._hub.lock:
+            latest_ms = self._hub.now_ms() + ttl_ms
+            is_longer = self._hub.leases.get(node, 0) > latest_ms
+            if is_longer:
+                self._hub.leases[node] = latest_ms
+            return is_longer
+
     async def connections(self, node: NodeId, cursor: str, limit: int) -> tuple[list[Membership], str]:
         return self._lines(node, are_rooms=False)
 

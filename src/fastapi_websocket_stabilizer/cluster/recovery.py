@@ -11,6 +11,7 @@ from ..ports import Entry, Membership, Renewal
 from .agreement import Agreement
 from .claims import Claims
 from .context import LOSSES, Context
+from .deadlines import Deadlines
 from .degrade import DegradingBus
 from .membership import Membership as Leases
 from .presence import Announcer
@@ -28,6 +29,7 @@ class Recovery:
         self._context, self._tokens = context, tokens
         self.sweeper: Sweeper = Sweeper(context, announce)
         self._agreement = Agreement(context)
+        self._deadlines = Deadlines(context)
         self.bus: DegradingBus | None = None  # unless the policy is "refuse"
         self._sweeping: set[NodeId] = set()
         self._is_catching_up = self._must_compare = self._must_tidy = False
@@ -87,6 +89,7 @@ class Recovery:
         self._must_share_secret |= not self._tokens.is_shared_as(renewal.secret)
         self._context.tasks.spawn(self._catch_up(), "catch-up")
         self._agreement.meet(renewal.live)
+        self._deadlines.look(renewal.live)
         if self._leases.may_sweep():
             for node in renewal.lapsed:
                 self._start_sweep(node, self.sweeper.sweep)

@@ -75,6 +75,8 @@ class Tokens:
             InvalidTokenError: Altered, foreign, or used before.
         """
         ticket = self._ready().read(token)
+        if self._context.is_distributed and ticket.is_long_past:
+            raise ticket.unredeemed()
         if not await self._context.backend.tokens.redeem(ticket.digest, ticket.client_id):
             raise ticket.unredeemed()
         self._context.counters.tokens_redeemed += 1

@@ -220,6 +220,10 @@ class RedisNodes:
     async def extend_fence(self, node: NodeId, ttl_ms: int) -> None:
         await self._pipeline.call(scripts.NODE_FENCE_EXTEND, [self._keys.dead], node, ttl_ms, idempotent=True)
 
+    async def shorten(self, node: NodeId, ttl_ms: int) -> bool:
+        call = self._pipeline.call(scripts.NODE_SHORTEN, [self._keys.leases], node, ttl_ms, idempotent=True)
+        return bool(await call)
+
     async def connections(self, node: NodeId, cursor: str, limit: int) -> tuple[list[Membership], str]:
         return await self._lines(node, self._keys.connections(node), cursor, limit)
 

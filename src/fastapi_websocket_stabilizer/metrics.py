@@ -92,6 +92,8 @@ class Counters:
     entries_swept: int = 0
     tokens_issued: int = 0
     tokens_redeemed: int = 0
+    redemptions_forgotten: int = 0
+    """Redeemed tokens that a Redis with older content may let in again: 100,000 newer ones were redeemed here."""
     tokens_dropped: int = 0
     """In memory mode: oldest tokens forgotten because too many were outstanding."""
 

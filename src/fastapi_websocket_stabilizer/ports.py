@@ -148,6 +148,10 @@ class TokenStore(Protocol):
         """Take the record: True once, False when it is unknown, expired or was taken before."""
         ...
 
+    async def revoke(self, digest: str, client_id: str) -> None:
+        """Drop the record, if there is one."""
+        ...
+
     def issue_now(self, digest: str, client_id: str, ttl_ms: int) -> None:
         """The same without waiting: it may be redeemed in vain until the record is there."""
         ...

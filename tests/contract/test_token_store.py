@@ -32,6 +32,13 @@ async def test_a_token_is_not_redeemed_for_another_client(backend: Backend) -> N
     assert not await backend.tokens.redeem("digest", "bob")
 
 
+async def test_a_token_that_is_revoked_is_not_redeemed(backend: Backend) -> None:
+    await backend.tokens.issue("digest", "alice", LONG_MS)
+    for _ in range(2):
+        await backend.tokens.revoke("digest", "alice")
+    assert not await backend.tokens.redeem("digest", "alice")
+
+
 async def test_a_token_expires_by_itself(backend: Backend) -> None:
     await backend.tokens.issue("long", "alice", LONG_MS)
     for number in range(100):

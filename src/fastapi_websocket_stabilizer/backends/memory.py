@@ -198,6 +198,10 @@ class MemoryBackend:
             found, deadline_ms = self._hub.tokens.pop(digest, ("", 0))
         return found == client_id and self._hub.now_ms() < deadline_ms
 
+    async def revoke(self, digest: str, client_id: str) -> None:
+        with self._hub.lock:
+            self._hub.tokens.pop(digest, None)
+
     async def share_secret(self, offer: bytes) -> bytes:
         with self._hub.lock:
             self._hub.secret = self._hub.secret or offer

@@ -33,7 +33,7 @@ class Recovery:
         self.bus: DegradingBus | None = None  # unless the policy is "refuse"
         self._sweeping: set[NodeId] = set()
         self._is_catching_up = self._must_compare = self._must_tidy = False
-        self._must_share_secret = self._is_asked_again = False
+        self._must_share_secret = self._must_revoke = self._is_asked_again = False
 
     def attach(self, leases: Leases, claims: Claims, reclaims: Reclaims) -> None:
         """Say whom it listens to and what it works with."""
@@ -65,7 +65,8 @@ class Recovery:
         context.counters.leases_refused += 1
         context.rename()
         context.log.warning("lease lapsed; registering again", extra={"node_id": context.node_id})
-        self._must_share_secret = True  # whoever forgot the lease may have forgotten the secret, too
+        # A Redis that forgot the lease may have forgotten the secret, and that a token was redeemed.
+        self._must_share_secret = self._must_revoke = True
         self._reclaims.rename_all()  # before anything can fail: the next beat may find the new lease held
         with suppress(*LOSSES):  # heard as soon as the bus is back; until then it is deaf
             await context.backend.rename(context.node_id)
@@ -81,7 +82,7 @@ class Recovery:
 
     def moved(self) -> None:
         """Another server answers, or one that was emptied: what it knows of us may be old."""
-        self._must_share_secret = self._must_tidy = True
+        self._must_share_secret = self._must_revoke = self._must_tidy = True
         self._reclaims.all_again()
 
     def beat(self, renewal: Renewal) -> None:
@@ -137,6 +138,9 @@ class Recovery:
         if self._must_share_secret:
             await self._tokens.share_secret()
             self._must_share_secret = False
+        if self._must_revoke:
+            await self._tokens.revoke_redeemed()
+            self._must_revoke = False
         await self._reclaims.run()
         await self._claims.release_pending()
         await self._claims.repeat_evicts()

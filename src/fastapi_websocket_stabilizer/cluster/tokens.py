@@ -1,14 +1,20 @@
 """Reconnect tokens of one registry: redeemed once, on whichever node."""
 
+import asyncio
 import secrets
 import threading
+from collections import OrderedDict
 from datetime import timedelta
 
 from ..exceptions import ConfigurationError, NotStartedError
+from ..loops import running_loop
 from ..names import check_client_id
-from ..tokens import Signer, sha1
+from ..tokens import CLOCKS_DIFFER, Signer, Ticket, sha1
 from .context import Context
 
+MAX_REDEEMED = 100_000
+"""Redeemed tokens remembered until they expire, about 300 bytes each; the oldest is forgotten first."""
+REVOKED_AT_ONCE = 500
 LONGEST_TTL = timedelta(days=36500)
 """What a date in a token and an expiry in Redis can still express."""
 
@@ -22,6 +28,8 @@ class Tokens:
         self._is_shared = context.is_distributed and secret is None
         self._secret = secret.encode() if secret else secrets.token_bytes(32)
         self._signer = None if self._is_shared else Signer(self._secret)
+        # Digest -> client, and until when the token can be redeemed on the monotonic clock.
+        self._redeemed: OrderedDict[str, tuple[str, float]] = OrderedDict()
 
     async def share_secret(self) -> None:
         """Agree with the other nodes on a secret, and offer it again to a store that forgot it."""
@@ -77,10 +85,31 @@ class Tokens:
         ticket = self._ready().read(token)
         if self._context.is_distributed and ticket.is_long_past:
             raise ticket.unredeemed()
+        if ticket.digest in self._redeemed:  # and Redis may have come back from a snapshot of before
+            raise ticket.unredeemed()
         if not await self._context.backend.tokens.redeem(ticket.digest, ticket.client_id):
             raise ticket.unredeemed()
         self._context.counters.tokens_redeemed += 1
+        if self._context.is_distributed:
+            self._remember(ticket)
         return ticket.client_id
+
+    def _remember(self, ticket: Ticket) -> None:
+        now_s, redeemed = running_loop().time(), self._redeemed
+        while redeemed and next(iter(redeemed.values()))[1] < now_s:
+            redeemed.popitem(last=False)
+        lasts_s = (CLOCKS_DIFFER - ticket.expired).total_seconds()
+        redeemed[ticket.digest] = ticket.client_id, now_s + lasts_s
+        if len(redeemed) > MAX_REDEEMED:
+            redeemed.popitem(last=False)
+            self._context.counters.redemptions_forgotten += 1
+
+    async def revoke_redeemed(self) -> None:
+        """Drop the records of redeemed tokens again: a restored or promoted Redis may have them back."""
+        redeemed = [(digest, client_id) for digest, (client_id, _) in self._redeemed.items()]
+        for start in range(0, len(redeemed), REVOKED_AT_ONCE):
+            some = redeemed[start : start + REVOKED_AT_ONCE]
+            await asyncio.gather(*(self._context.backend.tokens.revoke(*each) for each in some))
 
     def _ready(self) -> Signer:
         if not self._context.config.enable_reconnect:

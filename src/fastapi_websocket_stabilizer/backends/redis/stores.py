@@ -156,6 +156,9 @@ class RedisTokens:
         call = self._pipeline.send("GETDEL", self._keys.token(digest, client_id), idempotent=False)
         return bool(await self._reader.reply(call, None) == client_id.encode())
 
+    async def revoke(self, digest: str, client_id: str) -> None:
+        await self._pipeline.send("UNLINK", self._keys.token(digest, client_id), idempotent=True)
+
     async def share_secret(self, offer: bytes) -> bytes:
         keys = [self._keys.secret]
         secret: bytes = await self._pipeline.call(scripts.AGREE, keys, offer, idempotent=True)

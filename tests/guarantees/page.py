@@ -43,8 +43,8 @@ ENDING = """
   among the messages of the others. Each manager's messages keep their order.
 - **A token once, if Redis forgets that it was redeemed.** A Redis that comes back from a snapshot, or a promoted
   replica of it, may have the record of a redeemed token again. The replica that redeemed it refuses it at once, and
-  deletes the record again with its next beat; until then another replica may redeem it. If that replica has ended, the
-  token can be redeemed once more within its lifetime. `appendonly yes` with `appendfsync always` leaves no such record.
+  deletes the record again with its next beat; until then another replica may redeem it. If that replica has ended,
+  the token can be redeemed once more within its lifetime. `appendfsync always` leaves no such record.
 - **A Redis whose clock steps back** while a replica is frozen for longer than its lease: a socket that has taken a
   client over meanwhile may have to give it back.
 - **Order between paths in a cluster of Redis servers.** There, order holds per channel: direct messages, each room,

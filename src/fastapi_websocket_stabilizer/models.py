@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from pydantic import BaseModel
 
@@ -68,6 +68,25 @@ class ShutdownReport:
     closed_count: int
     failed_count: int
     duration_seconds: float
+
+
+class Metadata(dict[str, Any]):
+    """What a connection was registered with. Read-only: the other replicas would not see a change."""
+
+    __slots__ = ()
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise TypeError(
+            "metadata cannot be changed after connect, since other replicas would not see it: give it to connect "
+            "or Identity, or keep what changes in connection.user_data or a store that all replicas share"
+        )
+
+    __setitem__ = __delitem__ = __ior__ = _refuse
+    clear = pop = popitem = setdefault = update = _refuse
+
+    def __reduce__(self) -> tuple[type[dict[str, Any]], tuple[dict[str, Any]]]:
+        """Be copied and pickled as a plain dict."""
+        return dict, (dict(self),)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from ..local.connection import Connection
 from ..local.gate import Gate
 from ..local.owner import Ended
 from ..logs import EVENTS, Occasionally, StructuredLogger, manager_logger
-from ..models import CompressionMode, Message
+from ..models import CompressionMode, Message, Metadata
 from ..names import ConnectionId, check_room
 from ..wire import Encoded, encode, encode_json
 from .budget import Budget
@@ -110,7 +110,7 @@ class Node:
             DrainingError: The node sends its clients elsewhere; an accepted socket was closed with 1012.
             BackendUnavailableError, ConfigurationError: Not under "degrade"; an accepted one was closed with 1013.
         """
-        context, metadata = self._context, {} if metadata is None else metadata
+        context, metadata = self._context, Metadata(metadata or {})
         if context.is_draining:
             context.counters.connections_rejected += 1
             await refuse(websocket, context.config.close_timeout_s)

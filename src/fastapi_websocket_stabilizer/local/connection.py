@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import Future as ThreadFuture
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -32,7 +32,7 @@ class Connection:
     Attributes:
         client_id: The id that the application addresses.
         connection_id: ``<node_id>.<counter>``, never used twice; changes if the node's lease lapsed.
-        metadata: What ``connect`` was given; shown in presence.
+        metadata: What ``connect`` was given, read-only; shown in presence.
         rooms: Rooms it is in.
         user_data: Anything the application wants to keep with it; stays on this node.
         since: When it was registered, UTC.
@@ -60,7 +60,7 @@ class Connection:
         self.loop: asyncio.AbstractEventLoop = running_loop()
         self.client_id: str = client_id
         self.connection_id: ConnectionId = connection_id
-        self.metadata: dict[str, Any] = metadata
+        self.metadata: Mapping[str, Any] = metadata
         self.rooms: set[str] = set()
         self.stays: dict[str, int] = {}  # see ports.Membership
         self.user_data: dict[str, Any] = {}

@@ -154,7 +154,7 @@ async def test_data_changed_in_place_is_seen_by_the_next_measurement() -> None:
     world = World(max_total_memory=3 * ONE, memory_eviction_policy="fifo")
     alice = await world.add("a", 0.0)
     await world.add("b", 1.0)
-    alice.metadata["x"] = "x" * 2 * ONE
+    alice.metadata = {"x": "x" * 2 * ONE}
     await world.budget.measure_all()
     assert (world.evicted, world.budget.total_bytes) == (["a"], world.measured())
 

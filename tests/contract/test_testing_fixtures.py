@@ -58,7 +58,7 @@ def test_the_documentation_is_a_project_whose_tests_pass(tmp_path: Path) -> None
     document = DOCUMENT.read_text()
     blocks = re.findall(r"```python\n(.*?)```", document, re.DOTALL)
     (conftest,) = [block for block in blocks if "pytest_plugins" in block]
-    tests = [block for block in blocks if "async def test_" in block]
+    tests = [block for block in blocks if "def test_" in block]
     assert len(blocks) == len(tests) + 1
     settings = "asyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\nfilterwarnings = error"
     said = run(tmp_path, conftest, "\n".join(tests), settings)

@@ -55,6 +55,16 @@ async def test_rooms_and_presence_are_the_same_everywhere() -> None:
         assert alice.received == []
 
 
+@pytest.mark.parametrize("message", ["hello", ""])
+async def test_quiet_waits_for_a_broadcast_to_a_room_whose_members_are_elsewhere(message: str) -> None:
+    async with MemoryCluster(3) as cluster:
+        first, _, third = cluster.managers
+        alice = await cluster.connect(third, "alice", rooms=["lobby"])
+        await first.broadcast(message, room="lobby")
+        await cluster.quiet()
+        assert alice.received == [message]
+
+
 async def test_a_client_that_comes_again_elsewhere_replaces_its_older_socket() -> None:
     async with MemoryCluster() as cluster:
         first, second = cluster.managers

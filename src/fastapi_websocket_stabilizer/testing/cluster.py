@@ -10,6 +10,7 @@ from .. import serving
 from ..cluster.registry import Registry
 from ..config import WebSocketConfig
 from ..local.connection import Connection
+from ..local.jobs import Mail, Tally
 from ..manager import WebSocketConnectionManager
 from ..names import NodeId
 from .links import MemoryLink, SharedHub
@@ -45,6 +46,14 @@ class MemoryManager(WebSocketConnectionManager):
         leases = self._registry.leases
         assert leases is not None  # a shared registry has them
         await leases.beat()
+
+    async def quiet(self) -> None:
+        """Wait until what it was told by now is written to its sockets, and its background tasks have ended."""
+        context = self._registry.context
+        written: asyncio.Future[Tally] = asyncio.get_running_loop().create_future()
+        context.fan_out.submit(Mail((), done=written.set_result))  # behind everything else
+        await written
+        await context.tasks.idle()
 
 
 class MemoryCluster:
@@ -179,9 +188,9 @@ class MemoryCluster:
             await self.quiet()
 
     async def quiet(self) -> None:
-        """Wait until no manager has work that it does in the background."""
+        """Wait until every manager has written what the others published, and does nothing in the background."""
         for manager in self.managers * 2:  # a second time: the last may have given the first something to do
-            await manager.registry.context.tasks.idle()
+            await manager.quiet()
 
 
 async def _serve(

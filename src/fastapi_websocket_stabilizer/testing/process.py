@@ -22,7 +22,13 @@ STOP_TIMEOUT_S = 5.0
 
 
 class ChildProcess:
-    """One running process, ended with the block, with the interpreter, or by the kernel if we are killed."""
+    """One running process, ended with the block, with the interpreter, or by the kernel if we are killed.
+
+    Args:
+        command: The program and its arguments.
+        environment: Variables that are added to those of this process.
+        directory: Where it starts; None is the directory of this process.
+    """
 
     def __init__(
         self,

@@ -13,10 +13,13 @@ def check(code: int) -> int:
     Raises:
         ConfigurationError: RFC 6455 §7.4 reserves it, or it is out of range.
     """
-    if 3000 <= code <= 4999 or (1000 <= code <= 1014 and code not in (1004, NO_STATUS, 1006)):
+    if 3000 <= code <= 4999 or (1000 <= code <= 1014 and code not in (1004, NO_STATUS, ABNORMAL)):
         return code
     raise ConfigurationError(f"code must be 1000-1003, 1007-1014 or 3000-4999, got {code}")
 
+
+MAX_REASON_BYTES = 123
+"""What RFC 6455 §5.5 leaves for the reason in a close frame."""
 
 NORMAL = 1000
 """Closed on purpose (also "reconnected": a newer socket of the same client took over). Do not reconnect."""
@@ -50,3 +53,6 @@ RECONNECT = frozenset({GOING_AWAY, SERVICE_RESTART, TRY_AGAIN_LATER, HEARTBEAT_T
 
 NO_STATUS = 1005
 """The peer gave no code, or vanished. Never sent."""
+
+ABNORMAL = 1006
+"""The TCP connection ended before the handshake. Never sent."""

@@ -189,6 +189,8 @@ class WebSocketConfig:
     """Seconds that one send to a socket may take before it is given up as a slow consumer."""
     close_timeout_s: FiniteFloat = 2.0
     """Seconds that closing one socket may take before it is forgotten."""
+    inbound_frames_per_turn: PositiveInt = 8
+    """Frames of one socket that are parsed in one turn of the event loop; the others wait for the next turns."""
     lease_ttl_s: FiniteFloat = 10.0
     """Seconds after which a silent node is dead; its clients are shown no longer than this."""
     renew_interval_s: FiniteFloat = 3.0

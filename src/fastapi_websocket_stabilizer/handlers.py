@@ -10,7 +10,7 @@ from .exceptions import ConnectionNotFoundError
 from .local.connection import Connection
 from .local.owner import Ended
 
-_QUIET = (Ended.REPLACED, Ended.TIMED_OUT, Ended.SLOW, Ended.EVICTED, Ended.SHUTDOWN)
+_QUIET = (Ended.GONE, Ended.REPLACED, Ended.TIMED_OUT, Ended.SLOW, Ended.EVICTED, Ended.SHUTDOWN)
 
 PRUNE_AT = 256
 """Connections that one task may have registered before those that have ended are forgotten."""

@@ -35,6 +35,8 @@ class Counters:
     """Violations of the WebSocket protocol, or text that is not UTF-8; closed with 1002 or 1007."""
     sockets_paused: int = 0
     """Times that a socket's write buffer was full and its messages waited in its outbox."""
+    reads_deferred: int = 0
+    """Times that a socket was not read on, since more had come in than ``inbound_frames_per_turn``."""
     sends_deferred: int = 0
     """Sends that waited because ``max_concurrent_broadcast`` others were under way."""
     sends_unreachable: int = 0

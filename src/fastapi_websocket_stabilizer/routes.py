@@ -25,7 +25,7 @@ from .exceptions import (
     WebSocketStabilizerError,
 )
 from .hooks import OnMessage
-from .local.connection import MAX_REASON_BYTES, Connection
+from .local.connection import Connection
 from .local.transport import is_accepted
 from .logs import Occasionally, get_logger
 from .models import Identity
@@ -81,7 +81,7 @@ async def _register(
         if is_accepted(websocket):
             if isinstance(error, (DrainingError, *LOSSES)):
                 raise  # it was closed, with a word about when to come back
-            reason = str(error).encode()[:MAX_REASON_BYTES].decode(errors="ignore")
+            reason = str(error).encode()[: close_codes.MAX_REASON_BYTES].decode(errors="ignore")
             within_s = manager.config.close_timeout_s
             await turn_away(websocket, close_codes.TRY_AGAIN_LATER, reason, within_s)
             raise

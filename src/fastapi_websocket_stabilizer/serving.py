@@ -57,10 +57,11 @@ class Inbox:
             if event["type"] == "websocket.disconnect":
                 await self._hang_up(event)
                 return  # nothing comes after it
-            if self._connection.ended is None:  # a client that was sent away gives no more orders
+            if self._connection.is_heard:
                 await self._receive(event)
+            if not events:
+                self._line.resume_reading()  # which may bring the next one
         self._events = None
-        self._line.resume_reading()
 
     async def _receive(self, event: AsgiEvent) -> None:
         message = event.get("text")

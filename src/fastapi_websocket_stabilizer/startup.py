@@ -27,7 +27,10 @@ def install_protocol(context: Context, app: FastAPI) -> None:
         except (ImportError, ConfigurationError) as error:
             reason = str(error)
         else:
-            reason = uvicorn.install(compress=context.config.compression is not CompressionMode.NONE)
+            reason = uvicorn.install(
+                compress=context.config.compression is not CompressionMode.NONE,
+                max_message_size=context.config.max_message_size,
+            )
     context.served = Served("asgi" if reason else uvicorn.NAME, reason, application=application_of(app))
 
 

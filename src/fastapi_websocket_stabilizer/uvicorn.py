@@ -9,6 +9,7 @@ import asyncio
 import os
 from importlib.metadata import version
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 from starlette.types import Message as AsgiEvent
 from starlette.websockets import WebSocketDisconnect
@@ -16,11 +17,8 @@ from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
 from uvicorn.config import Config
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.server import Server, ServerState
-from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPerMessageDeflateFactory
 from websockets.frames import Frame
 from websockets.http11 import Request
-from websockets.protocol import Protocol as FrameProtocol
-from websockets.protocol import State
 
 from . import close_codes, frames
 from .exceptions import ConfigurationError
@@ -51,35 +49,19 @@ def _check_releases() -> None:
 _check_releases()
 
 # Below the check: older releases may lack what is used here.
-from uvicorn.protocols.websockets.websockets_sansio_impl import (  # noqa: E402 - see the line above
-    WebSocketsSansIOProtocol,
-)
+from .receiving import ReceivingProtocol  # noqa: E402 - see the line above
 
 NAME = "fastapi_websocket_stabilizer.uvicorn:WebSocketProtocol"
-MAX_FRAGMENTS = 16_384
-"""Frames of one inbound message; empty ones cost no memory but time. One more closes with 1008."""
-INFLATED_PER_TURN = 8192
-"""Compressed bytes that are parsed before the application has taken what they hold."""
-DEFLATE = ServerPerMessageDeflateFactory(
-    # Without context takeover one compressed frame serves every socket, and an idle one keeps no 7 KiB decoder.
-    server_no_context_takeover=True,
-    client_no_context_takeover=True,
-    server_max_window_bits=frames.WINDOW_BITS,
-    client_max_window_bits=frames.WINDOW_BITS,
-    compress_settings={"memLevel": frames.MEMORY_LEVEL},
-)
 
 
-class WebSocketProtocol(GatheredWrites, WebSocketsSansIOProtocol):
+class WebSocketProtocol(GatheredWrites, ReceivingProtocol):
     """One WebSocket: uvicorn's, and a ``Line`` for the manager that registers it."""
 
     # Uvicorn's attributes that are set here too.
     close_timeout: float
     close_timer: asyncio.TimerHandle | None
     scope: Any
-    frames: list[bytes]
     queue: asyncio.Queue[ASGIReceiveEvent]
-    read_paused: bool
     writable: asyncio.Event
     # Those of GatheredWrites.
     turn: Turn
@@ -93,16 +75,10 @@ class WebSocketProtocol(GatheredWrites, WebSocketsSansIOProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        if self.conn.available_extensions:
-            self.conn.available_extensions = [DEFLATE]
         self.writable = cast("asyncio.Event", Flag())
         self.scope = None
-        self.window_bits: int = 0
         self.is_parked: bool = False
-        self._observers: tuple[LineObserver, ...] = ()  # one, unless it is registered under several ids
-        self._unread = b""
         self.turn = Turn.of(self.loop)
-        self._fragments = 0
 
     # The handshake, and what the application sends by itself
 
@@ -111,12 +87,6 @@ class WebSocketProtocol(GatheredWrites, WebSocketsSansIOProtocol):
         if self.close_sent:
             return
         self.scope["extensions"][EXTENSION] = self
-        for extension in self.conn.extensions:
-            self.window_bits = cast("PerMessageDeflate", extension).local_max_window_bits
-        # Forget the request: a parser that has read it keeps it.
-        del self.request
-        self.conn.parser = FrameProtocol.parse(self.conn)
-        next(self.conn.parser)
 
     def start_keepalive(self) -> None:
         if not self._observers:
@@ -136,7 +106,13 @@ class WebSocketProtocol(GatheredWrites, WebSocketsSansIOProtocol):
             if not self.handshake_complete and not self.close_sent:  # nor refused with an HTTP answer
                 self.logger.error("ASGI callable returned without completing handshake.")
                 self.send_500_response()
-        if not self.is_parked and self.close_timer is None:
+        if not self.is_parked:
+            self._application_ended()
+
+    def _application_ended(self) -> None:
+        for observer in self._observers:
+            observer.abandoned()
+        if self.close_timer is None:
             self._cut()
             self.transport.close()
             self._abort_unless_closed()
@@ -146,6 +122,10 @@ class WebSocketProtocol(GatheredWrites, WebSocketsSansIOProtocol):
             self._cut()
         if message["type"] != "websocket.send" or not self.is_open:
             await super().send(message)
+            if self.is_open:
+                self.accepted()
+            elif self.close_sent:
+                self.resume_reading()  # the peer's close frame may be behind other messages
             return
         await self.writable.wait()
         text, data = message.get("text"), message.get("bytes")
@@ -159,10 +139,7 @@ class WebSocketProtocol(GatheredWrites, WebSocketsSansIOProtocol):
     async def receive(self) -> ASGIReceiveEvent:
         if self.is_parked:  # the application is over; what comes in goes to the inbox
             return {"type": "websocket.disconnect", "code": close_codes.NO_STATUS}
-        event = await self.queue.get()
-        if self.queue.empty():
-            self.resume_reading()
-        return event
+        return await super().receive()
 
     # What the manager calls
 
@@ -176,19 +153,13 @@ class WebSocketProtocol(GatheredWrites, WebSocketsSansIOProtocol):
         """Whether the write buffer is over its high-water mark."""
         return not self.writable.is_set()
 
-    @property
-    def is_reading(self) -> bool:
-        """False while the application does not keep up with what comes in."""
-        return not self.read_paused or self.disconnected
-
     def attach(self, observer: LineObserver, limits: Limits) -> None:
         """Bound the buffers, and tell the observer what happens; its heartbeat replaces uvicorn's."""
         self._observers = (*self._observers, observer)
         self.close_timeout = limits.close_timeout_s
         self.stop_keepalive()
-        self.conn.max_message_size = min(
-            self.conn.max_message_size or limits.max_message_size, limits.max_message_size
-        )
+        self.limit_messages(limits.max_message_size)
+        self.frames_at_once = limits.inbound_frames_per_turn
         self.transport.set_write_buffer_limits(WRITE_BUFFER_BYTES)
         peer = self.transport.get_extra_info("socket")
         if peer is not None:
@@ -238,91 +209,11 @@ class WebSocketProtocol(GatheredWrites, WebSocketsSansIOProtocol):
         self.scope = None
         del self.response, self.app_state  # only the application needs them
 
-    def resume_reading(self) -> None:
-        """Read again."""
-        if self.read_paused:
-            self.read_paused = False
-            self.transport.resume_reading()
-            unread, self._unread = self._unread, b""
-            self._parse(unread)
-
-    # What the transport says
-
-    def data_received(self, data: bytes) -> None:
-        for observer in self._observers:
-            observer.heard()
-        if self._unread or (self.window_bits and len(data) > INFLATED_PER_TURN):
-            self._parse(self._unread + data)
-        else:
-            super().data_received(data)
-
-    def _parse(self, data: bytes) -> None:
-        """Parse in pieces, and no more than the application takes: a little deflate may be a lot of messages."""
-        while data and not self.read_paused and not self.transport.is_closing():
-            super().data_received(data[:INFLATED_PER_TURN])
-            data = data[INFLATED_PER_TURN:]
-        self._unread = data
-
-    # The parser holds its last frame until the next one: an idle socket must not keep what it last said.
-
-    def handle_text(self, event: Frame) -> None:
-        super().handle_text(event)
-        event.data = b""
-
-    def handle_bytes(self, event: Frame) -> None:
-        super().handle_bytes(event)
-        event.data = b""
-
-    def handle_cont(self, event: Frame) -> None:
-        if self.close_sent:
-            return
-        self._fragments += 1
-        if self._fragments >= MAX_FRAGMENTS:  # the first frame is not counted here
-            self._refuse(close_codes.POLICY_VIOLATION, f"more than {MAX_FRAGMENTS} fragments")
-            return
-        # One growing buffer: a list of fragments would cost 60 bytes for each empty one.
-        message = cast("list[Any]", self.frames)
-        if not isinstance(message[0], bytearray):
-            message[0] = bytearray(message[0])
-        message[0] += event.data
-        event.data = b""
-        if event.fin:
-            self._fragments = 0
-            self.send_receive_event_to_app()
-
-    def send_receive_event_to_app(self) -> None:
-        data, self.frames = bytes(self.frames[0]), []
-        if self.close_sent:
-            return  # too late; reading goes on, up to the peer's close frame
-        if self.curr_msg_data_type == "bytes":
-            self.queue.put_nowait({"type": "websocket.receive", "bytes": data})
-        else:
-            try:
-                self.queue.put_nowait({"type": "websocket.receive", "text": data.decode()})
-            except UnicodeDecodeError:  # uvicorn would log a traceback for each
-                self._refuse(close_codes.INVALID_DATA, "text is not UTF-8")
-                return
-        if not self.read_paused:
-            self.read_paused = True
-            self.transport.pause_reading()
-
-    def _refuse(self, code: int, reason: str) -> None:
-        if self.conn.state is State.OPEN:  # else a close that came with it was answered already
-            self.conn.fail(code, reason)
-        self.handle_parser_exception()
-
-    def handle_ping(self) -> None:
-        if self.transport.is_closing() or (self.is_paused and self.conn.state is State.OPEN):
-            self.conn.data_to_send()  # a peer that reads no pongs gets none, and does not fill our memory
-        else:
-            super().handle_ping()
+    # What the transport and the parser say
 
     def handle_parser_exception(self) -> None:
         self._cut()
         super().handle_parser_exception()
-        if self.conn.close_sent is not None:
-            for observer in self._observers:
-                observer.refused(self.conn.close_sent.code)
         self._abort_unless_closed()
 
     def handle_close(self, event: Frame) -> None:
@@ -336,12 +227,15 @@ class WebSocketProtocol(GatheredWrites, WebSocketsSansIOProtocol):
             observer.paused()
 
     def eof_received(self) -> None:
+        super().eof_received()
         self._cut()
         self._abort_unless_closed()  # the transport closes, once the peer has read what is buffered
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._cut()
         super().connection_lost(exc)
+        for observer in self._observers:
+            observer.gone("its socket is closed")
         if self.scope is not None:
             self.scope["extensions"].pop(EXTENSION, None)  # a reference to ourselves
 
@@ -364,10 +258,15 @@ class WebSocketProtocol(GatheredWrites, WebSocketsSansIOProtocol):
             self.close_timer = self.loop.call_later(self.close_timeout, self.abort)
 
 
-def install(*, compress: bool) -> str:
+def install(*, compress: bool, max_message_size: int) -> str:
     """Have the uvicorn that runs this process serve new sockets with ``WebSocketProtocol``.
 
     Called in lifespan startup: the handler of SIGTERM is then the method of the server that is starting.
+
+    Args:
+        compress: Whether compression may be agreed on.
+        max_message_size: Bytes of an inbound message, also before a manager registers its socket. Where several
+            managers share a server, the largest value counts until then.
 
     Returns:
         Why not; empty when it is installed.
@@ -375,9 +274,17 @@ def install(*, compress: bool) -> str:
     server = find_server()
     if not isinstance(server, Server):
         return "the server is not uvicorn, or does not run in the main thread"
-    chosen = server.config.ws_protocol_class
+    config = server.config
+    chosen = config.ws_protocol_class
     if not isinstance(chosen, type) or not issubclass(WebSocketProtocol, chosen):
         return f"uvicorn was told to use {getattr(chosen, '__name__', chosen)}"
-    server.config.ws_protocol_class = WebSocketProtocol
-    server.config.ws_per_message_deflate &= compress
+    config.ws_protocol_class = WebSocketProtocol
+    config.ws_per_message_deflate &= compress
+    uvicorns = _uvicorns_limit.setdefault(config, config.ws_max_size)
+    others = 0 if config.ws_max_size == uvicorns else config.ws_max_size
+    config.ws_max_size = min(uvicorns, max(others, max_message_size))
     return ""
+
+
+_uvicorns_limit: WeakKeyDictionary[Config, int] = WeakKeyDictionary()
+"""``ws_max_size`` as uvicorn was told."""

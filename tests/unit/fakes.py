@@ -83,7 +83,7 @@ class Node:
         self.ended: list[tuple[str, Ended, int, str]] = []
         self.dropped_messages = 0
         self.refused_codes: list[int] = []
-        self.pauses = 0
+        self.pauses = self.deferrals = 0
         self.room_calls: list[tuple[str, str]] = []
 
     def limits(self) -> Any:
@@ -112,6 +112,12 @@ class Node:
             connection.end(why)
             connection.error = error
             self.lost_connections.append((connection.client_id, why, error))
+
+    def gone(self, connection: Connection) -> None:
+        self.lost(connection, Ended.GONE, connection.error)
+
+    def deferred(self) -> None:
+        self.deferrals += 1
 
     async def end(self, connection: Connection, why: Ended, code: int, reason: str) -> None:
         if connection.ended is None:

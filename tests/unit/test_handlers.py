@@ -83,7 +83,7 @@ async def test_end_by_the_handler_or_by_a_failed_send_is_an_error(ended: Ended) 
 
 
 def test_every_way_to_end_is_either_quiet_or_an_error() -> None:
-    assert len(Ended) == 7
+    assert len(Ended) == 8
 
 
 def live_and_ended(count: int) -> tuple[Connection, list[Connection]]:

@@ -71,7 +71,7 @@ async def test_two_managers_share_one_handler(server: Server) -> None:
 async def test_websocket_class_is_installed_behind_our_handler_too(server: Server) -> None:
     with draining_on_sigterm(registry()):
         assert server.config.ws_protocol_class is WebSocketsSansIOProtocol
-        assert install(compress=True) == ""
+        assert install(compress=True, max_message_size=2**20) == ""
     assert server.config.ws_protocol_class is WebSocketProtocol
 
 

@@ -36,7 +36,7 @@ def starting(**options: Any) -> Server:
 @pytest.mark.parametrize("ws", ["auto", "websockets-sansio", NAME])
 def test_server_gets_the_class(ws: Any) -> None:
     server = starting(ws=ws)
-    assert install(compress=True) == ""
+    assert install(compress=True, max_message_size=2**20) == ""
     assert server.config.ws_protocol_class is WebSocketProtocol
     assert server.config.ws_per_message_deflate
 
@@ -44,7 +44,7 @@ def test_server_gets_the_class(ws: Any) -> None:
 @pytest.mark.usefixtures("sigterm")
 def test_compression_can_be_switched_off() -> None:
     server = starting()
-    assert install(compress=False) == ""
+    assert install(compress=False, max_message_size=2**20) == ""
     assert not server.config.ws_per_message_deflate
 
 
@@ -53,12 +53,12 @@ def test_compression_can_be_switched_off() -> None:
 def test_another_choice_is_respected(ws: Any, named: str) -> None:
     server = starting(ws=ws)
     chosen = server.config.ws_protocol_class
-    assert install(compress=True) == f"uvicorn was told to use {named}"
+    assert install(compress=True, max_message_size=2**20) == f"uvicorn was told to use {named}"
     assert server.config.ws_protocol_class is chosen
 
 
 def test_without_uvicorn_nothing_happens() -> None:
-    assert install(compress=True).startswith("the server is not uvicorn")
+    assert install(compress=True, max_message_size=2**20).startswith("the server is not uvicorn")
 
 
 @pytest.mark.usefixtures("sigterm")

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict
 from typing import Any
 
-from fastapi import FastAPI, HTTPException, Request, WebSocket
+from fastapi import FastAPI, HTTPException, Request, WebSocket, WebSocketDisconnect
 
 from fastapi_websocket_stabilizer import (
     BroadcastFailedError,
@@ -62,6 +62,25 @@ async def echo(connection: Connection, message: str | bytes) -> None:
     received[connection.client_id] += 1
     with suppress(ConnectionNotFoundError):  # it has closed meanwhile
         await connection.send(message)
+
+
+async def gate(client_id: str) -> None:
+    """Hold a client at the door for as long as its gate is shut."""
+    await gates.setdefault(client_id, asyncio.Event()).wait()
+
+
+@manager.websocket(app, "/door-parked/{client_id}", on_message=echo)
+async def identify_at_the_door(client_id: str) -> Identity:
+    await gate(client_id)
+    return Identity(client_id)
+
+
+@app.websocket("/door-loop/{client_id}")
+async def loop_behind_the_door(websocket: WebSocket, client_id: str) -> None:
+    await gate(client_id)
+    async with manager.connection(websocket, client_id) as connection:
+        async for message in connection:
+            await echo(connection, message)
 
 
 @manager.websocket(app, "/parked/{client_id}", on_message=echo)
@@ -137,7 +156,7 @@ async def raw_closing(websocket: WebSocket, client_id: str) -> None:
 
 
 async def answer_later(connection: Connection, message: str | bytes) -> None:
-    await gates.setdefault(connection.client_id, asyncio.Event()).wait()
+    await gate(connection.client_id)
     await connection.send(str(len(message)))
 
 
@@ -180,7 +199,64 @@ async def identify_failing(client_id: str) -> Identity:
     return Identity(client_id)
 
 
+# Handlers that store a message and then write to its sender, as a chat does.
+
+stored: dict[str, list[str]] = {}
+
+
+async def store(connection: Connection, message: str | bytes) -> None:
+    stored.setdefault(connection.client_id, []).append(str(message))
+    await asyncio.sleep(0)  # as long as a database is asked
+    await manager.broadcast(message, room=connection.client_id)
+    await connection.send("stored")
+
+
+@manager.websocket(app, "/storing-parked/{client_id}", on_message=store)
+async def identify_storing(client_id: str) -> Identity:
+    return Identity(client_id, rooms=[client_id])
+
+
+@app.websocket("/storing-served/{client_id}")
+async def storing_served(websocket: WebSocket, client_id: str) -> None:
+    await manager.serve(websocket, client_id, rooms=[client_id], on_message=store)
+
+
+@app.websocket("/storing-loop/{client_id}")
+async def storing_loop(websocket: WebSocket, client_id: str) -> None:
+    async with manager.connection(websocket, client_id, rooms=[client_id]) as connection:
+        async for message in connection:
+            await store(connection, message)
+
+
+@app.websocket("/storing-classic/{client_id}")
+async def storing_classic(websocket: WebSocket, client_id: str) -> None:
+    await websocket.accept()
+    connection = await manager.connect(client_id, websocket)
+    await manager.join(client_id, client_id)
+    try:
+        while True:
+            message = await websocket.receive_text()
+            if message == "take your time":
+                await gate(client_id)
+            await store(connection, message)
+    except WebSocketDisconnect:
+        await manager.disconnect(client_id)
+
+
+@app.websocket("/closing-itself/{client_id}")
+async def closing_itself(websocket: WebSocket, client_id: str) -> None:
+    """Close through Starlette, and read on."""
+    async with manager.connection(websocket, client_id) as connection:
+        async for message in connection:
+            await websocket.close(4002, str(message))
+
+
 # The controls
+
+
+@app.get("/stored/{client_id}")
+async def read_stored(client_id: str) -> list[str]:
+    return stored.get(client_id, [])
 
 
 @app.get("/clients")

@@ -4,7 +4,7 @@ import pytest
 
 from tests.support.waiting import eventually
 from tests.wire.raw import Frame, Op, close, text
-from tests.wire.servers import Server
+from tests.wire.servers import UVLOOP, Fleet, Server
 
 KIB = 1024
 BOUND_MIB = 12.0
@@ -35,6 +35,15 @@ async def test_fragments_below_the_cap_are_a_message(server: Server, way: str, c
         for _ in range(2):  # the count starts again with each message
             client.write(Frame(Op.TEXT, b"x", fin=False).encode() + pieces + Frame(Op.CONT, b"x").encode())
             assert await client.message() == "x" * MAX_FRAGMENTS
+
+
+async def test_fragments_are_bounded_by_the_size_of_a_message(fleet: Fleet, way: str, client_id: str) -> None:
+    """4 MiB in fragments of 64 bytes are 65,536 frames; the limit is that of the settings."""
+    server = fleet.get(UVLOOP.but("long-messages", environment={"WS_MAX_MESSAGE_SIZE": str(16 * 2**20)}))
+    piece = Frame(Op.CONT, b"x" * 64, fin=False).encode()
+    async with server.connected(f"{way}/{client_id}") as client:
+        client.write(Frame(Op.TEXT, fin=False).encode() + piece * 65_536 + Frame(Op.CONT).encode())
+        assert await client.message() == "x" * 4 * 2**20
 
 
 async def test_unfinished_message_costs_its_size_only(server: Server, way: str, client_id: str) -> None:

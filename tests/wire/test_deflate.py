@@ -76,6 +76,48 @@ async def test_prepared_messages_arrive_uncorrupted(
             assert await client.message() == content
 
 
+LIMIT = 2**20
+NOISE = random.Random(1).randbytes(LIMIT + 1)
+"""Bytes that deflate makes longer."""
+
+
+@pytest.mark.parametrize("size", [LIMIT - 40, LIMIT])
+async def test_limit_counts_the_bytes_of_a_message_and_not_of_its_compressed_form(
+    server: Server, way: str, client_id: str, size: int
+) -> None:
+    packed = deflated(NOISE[:size])
+    assert len(packed) > LIMIT
+    async with server.connected(f"{way}/{client_id}", offering("permessage-deflate")) as client:
+        client.send(Frame(Op.BINARY, packed, rsv=RSV1))
+        assert await client.message() == NOISE[:size]
+
+
+async def test_message_over_the_limit_is_refused_when_it_is_inflated(
+    server: Server, way: str, client_id: str
+) -> None:
+    async with server.connected(f"{way}/{client_id}", offering("permessage-deflate")) as client:
+        client.send(Frame(Op.BINARY, deflated(NOISE), rsv=RSV1))
+        assert await client.ending() == (1009, f"{LIMIT + 1} bytes, the limit is {LIMIT}")
+    await server.left(client_id)
+
+
+async def test_client_that_would_keep_its_context_is_not_compressed_for(
+    server: Server, client_id: str
+) -> None:
+    """Tornado's client overlooks ``client_no_context_takeover``."""
+    headers = {**offering("permessage-deflate; client_max_window_bits"), "User-Agent": "Tornado/6.6.1"}
+    async with server.connected(f"parked/{client_id}", headers) as client:
+        assert client.answer.deflate is None
+        assert await client.say("x" * 5000) == "x" * 5000
+
+
+async def test_window_is_named_only_to_a_client_that_asked(server: Server, client_id: str) -> None:
+    """Some clients refuse a parameter that they did not offer."""
+    async with server.connected(f"parked/{client_id}", offering("permessage-deflate")) as client:
+        assert client.answer.deflate is not None
+        assert "server_max_window_bits" not in client.answer.deflate
+
+
 @offers
 async def test_answer_grants_what_was_offered_and_no_more(server: Server, client_id: str, offer: str) -> None:
     async with server.connected(f"parked/{client_id}", offering(offer)) as client:

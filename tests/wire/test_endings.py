@@ -208,7 +208,7 @@ async def test_little_deflate_is_not_a_lot_of_messages_at_once() -> None:
         client.write(bomb * 200)
         await taken.wait()
         (protocol,) = served.server.server_state.connections
-        waiting = len(protocol._unread)  # type: ignore[union-attr]  # ours
+        waiting = len(protocol._reader.buffer)  # type: ignore[union-attr]  # ours
         may_go.set()  # whatever comes of it, or the server would wait for the handler
         assert waiting > 0, "the rest waits, compressed"
         await eventually(lambda: heard == [100_000] * 200)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.waiting import eventually
 from tests.wire.app import CHAT
-from tests.wire.raw import close, request, text
+from tests.wire.raw import Frame, Op, close, closing, request, text
 from tests.wire.servers import Server
 
 
@@ -162,6 +162,46 @@ async def test_message_sent_before_101_came_is_not_lost(server: Server, way: str
         answer = await client.say("late")
         # The kernel may have handed both segments over as one.
         assert answer == "late" or (answer, await client.message()) == ("early", "late")
+
+
+EARLY = {
+    "ping": ([Frame(Op.PING, b"early")], Frame(Op.PONG, b"early", mask=None)),
+    "close": ([close(4001, b"no")], Frame(Op.CLOSE, close(4001, b"no").payload, mask=None)),
+    "violation": ([Frame(3, rsv=7)], None),
+}
+
+
+@pytest.mark.parametrize(("frames", "answer"), EARLY.values(), ids=EARLY)
+async def test_nothing_is_read_before_the_application_accepts(
+    server: Server, way: str, client_id: str, frames: list[Frame], answer: Frame | None
+) -> None:
+    """The frames arrive while the application decides; an answer to them may not come before 101."""
+    async with server.dialled() as client:
+        client.write(request(f"door-{way}/{client_id}"))
+        await client.drain()
+        client.send(*frames)
+        await client.drain()
+        await server.ask("PUT", f"gates/{client_id}")
+        assert (await client.shake_hands()).status == 101
+        first = await client.frame()
+        assert first is not None
+        assert first == answer or (answer is None and closing(first)[0] == 1002)
+    await eventually(partial(is_gone, server, client_id), what="no socket of the client")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"Cookie": "x" * 9000}, {f"X-{number}": "y" for number in range(140)}, {"Content-Length": "5"}],
+    ids=["long header", "many headers", "body"],
+)
+async def test_request_that_the_parser_gives_up_on_is_answered(
+    server: Server, client_id: str, headers: dict[str, str]
+) -> None:
+    async with server.dialled() as client:
+        client.write(request(f"parked/{client_id}", headers))
+        assert 400 <= (await client.shake_hands()).status < 500
+        assert await client.rest() == []
+    assert not await server.is_registered(client_id)
 
 
 async def test_request_to_register_a_legal_name_only(server: Server, way: str) -> None:

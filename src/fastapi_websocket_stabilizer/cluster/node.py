@@ -75,6 +75,9 @@ class Node:
     def paused(self) -> None:
         self._context.counters.sockets_paused += 1
 
+    def deferred(self) -> None:
+        self._context.counters.reads_deferred += 1
+
     def is_pong(self, message: str | bytes) -> bool:
         return message in PONGS
 
@@ -220,6 +223,15 @@ class Node:
             self.expire(connection, why, close_codes.SLOW_CONSUMER, "slow consumer")
         else:
             self.expire(connection, why, close_codes.NORMAL, "normal closure")
+
+    def gone(self, connection: Connection) -> None:
+        """Forget and release a connection whose socket is closed; ``on_disconnect`` follows its last message."""
+        if self._forget(connection, Ended.GONE):
+            self._events.log_connection("gone", connection.client_id, error=connection.error)
+            wind_up = self._wind_up(
+                connection, connection.connection_id, close_codes.ABNORMAL, connection.error
+            )
+            self._context.tasks.spawn(wind_up, f"close-{connection.connection_id}")
 
     def expire(self, connection: Connection, why: Ended, code: int, reason: str) -> None:
         """Forget a socket now; close it soon, at most ``max_concurrent_cleanup`` at a time."""

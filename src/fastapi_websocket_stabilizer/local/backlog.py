@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from ..wire import Encoded
 from .outbox import Outbox, Put
-from .owner import Ended, Limits, Owner
+from .owner import HOPELESS, Ended, Limits, Owner
 from .transport import Transport
 
 if TYPE_CHECKING:
@@ -99,13 +99,13 @@ class Backlog:
             if first is not None:
                 await self._transport.complete(first, deadline_s)
             await self._transport.drained()
-            while self._outbox and connection.ended is not Ended.FAILED:
+            while self._outbox and connection.ended not in (Ended.FAILED, Ended.GONE):
                 await self._transport.complete(self._transport.send(self._outbox.pop()), deadline_s)
                 await self._transport.drained()
         except TimeoutError:
             self._owner.lost(connection, Ended.SLOW, f"took nothing for write_timeout_s={deadline_s:g}")
         except Exception as error:  # noqa: BLE001 - whatever a socket raises, it is the socket that failed
-            self._owner.lost(connection, Ended.FAILED, str(error) or type(error).__name__)
+            connection.failed(error)
 
     def _writer_ended(self, _: "asyncio.Task[None]") -> None:
         self._writer = None
@@ -119,7 +119,7 @@ class Backlog:
     def _settle(self, *, is_written: bool) -> None:
         if self._settled is not None:
             settled, self._settled = self._settled, None
-            is_lost = self._connection.ended in (Ended.FAILED, Ended.SLOW) or not is_written
+            is_lost = self._connection.ended in HOPELESS or not is_written
             error = self._connection.error or "the connection ended before it was written"
             settled.set_result(error if is_lost else None)
 
@@ -143,7 +143,7 @@ class Backlog:
 
     async def flush(self) -> None:
         """Write what is left before a close, unless the socket takes nothing any more."""
-        is_hopeless = self._connection.ended in (Ended.FAILED, Ended.SLOW)
+        is_hopeless = self._connection.ended in HOPELESS
         if self._writer is None and self._outbox and self._connection.is_open and not is_hopeless:
             self.write_after(None)  # it had waited for the gate
         if self._writer is not None:

@@ -3,10 +3,12 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator, Mapping
-from concurrent.futures import Future as ThreadFuture
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, cast
+
+from starlette.websockets import WebSocketDisconnect
 
 from .. import close_codes
 from ..exceptions import ConnectionNotFoundError
@@ -14,16 +16,15 @@ from ..loops import running_loop
 from ..models import Message
 from ..names import ConnectionId
 from ..wire import Encoded
-from .backlog import TAKEN, Backlog, Outcome, Sent, settled
+from .backlog import TAKEN, Backlog, Sent, settled
+from .closing import Closing
+from .handover import hand_over
 from .heartbeat import Heartbeat
 from .line import Events, Line
 from .line_transport import LineTransport, open_transport
 from .owner import Ended, Owner, check_alive, denial
 from .stepping import resume
 from .transport import Transport, is_accepted
-
-MAX_REASON_BYTES = 123
-"""What RFC 6455 §5.5 leaves for the reason in a close frame."""
 
 
 class Connection:
@@ -42,9 +43,8 @@ class Connection:
     """
 
     __slots__ = (
-        "__weakref__", "_backlog", "_closing", "_deadline", "_is_finished", "_owner", "_transport", "_was_asked",
-        "_websocket",
-        "client_id", "closed_with", "connection_id", "ended", "error", "heartbeat", "is_open", "loop",
+        "__weakref__", "_backlog", "_closing", "_owner", "_transport", "_was_asked", "_websocket", "client_id",
+        "closed_with", "connection_id", "ended", "error", "heartbeat", "is_open", "loop",
         "memory_size", "metadata", "open_line", "opened_at_s", "patience_s", "rooms", "since", "stamp", "stays",
         "used_at_s", "user_data", "window_bits",
     )  # fmt: skip
@@ -80,10 +80,8 @@ class Connection:
         self._owner = owner
         self._websocket = websocket
         self._backlog: Backlog | None = None  # made when a socket is slow for the first time
-        self._closing: asyncio.Future[None] | None = None  # while somebody waits for the close to be over
-        self._is_finished = False
+        self._closing: Closing | None = None  # made when it ends
         self._was_asked = False  # by a JSON ping
-        self._deadline: asyncio.Timeout | None = None  # of finish()
         self.open_line: Line | None = None
         self.window_bits: int = 0
         self._transport: Transport = open_transport(websocket, self, owner.limits)
@@ -99,15 +97,19 @@ class Connection:
 
         Returns when the message was written or waits in the outbox; a slow peer does not hold the caller.
 
+        A message to a peer that has just gone is dropped, so that the handler can go on with what the peer had sent.
+
         Raises:
             MessageError: It cannot be encoded or is too long; nothing was sent.
             ConnectionNotFoundError: The connection has ended. A ``ConnectionTimeoutError`` or a
                 ``SlowConsumerError`` when that is why.
             BackendUnavailableError: 4 MiB of earlier messages waited for Redis for ``redis_timeout_s``.
         """
-        check_alive(self.ended, self.connection_id)
-        error = await self._owner.send(self, self._owner.encode(message))
-        if error is not None:
+        encoded = self._owner.encode(message)
+        if self._is_over():
+            return
+        error = await self._owner.send(self, encoded)
+        if error is not None and not self._is_being_read_out:
             raise ConnectionNotFoundError(f"connection {self.connection_id} failed: {error}")
 
     async def close(self, code: int = close_codes.NORMAL, reason: str = "normal closure") -> None:
@@ -116,12 +118,17 @@ class Connection:
         Raises:
             ConfigurationError: ``code`` may not be sent.
         """
-        await self._owner.end(self, Ended.RELEASED, close_codes.check(code), reason)
+        close_codes.check(code)
+        self.read_out()
+        await self._owner.end(self, Ended.RELEASED, code, reason)
 
     async def join(self, room: str) -> None:
-        """Enter a room. When this returns, every message to the room published from now on is heard."""
-        check_alive(self.ended, self.connection_id)
-        await self._owner.join_room(self, room)
+        """Enter a room. When this returns, every message to the room published from now on is heard.
+
+        Does nothing for a peer that has just gone.
+        """
+        if not self._is_over():
+            await self._owner.join_room(self, room)
 
     async def leave(self, room: str) -> None:
         """Leave a room. What is published to it later is not written; what waits in the outbox still is."""
@@ -129,7 +136,7 @@ class Connection:
 
     async def __aiter__(self) -> AsyncIterator[str | bytes]:
         """Yield what the client sends until the socket is closed; without the answers to JSON pings."""
-        while self.ended is None:
+        while self.is_heard:
             event = await self._websocket.receive()
             if event["type"] == "websocket.disconnect":
                 return
@@ -151,6 +158,22 @@ class Connection:
         else:
             self.hand_over(ping)
 
+    @property
+    def is_heard(self) -> bool:
+        """Whether what the client sent goes to the application: not after it was sent away."""
+        return self.ended is None or self.ended is Ended.GONE
+
+    @property
+    def _is_being_read_out(self) -> bool:
+        """Whether the peer is gone, and the application still takes what it sent before."""
+        return self.ended is Ended.GONE and not self._is_finished
+
+    def _is_over(self) -> bool:
+        """Return True for a peer that has just gone, and raise when the connection has ended otherwise."""
+        if not self._is_being_read_out:
+            check_alive(self.ended, self.connection_id)
+        return self.ended is not None
+
     # Writing. Nothing here waits for the peer.
 
     async def push_from_anywhere(self, message: Encoded) -> str | None:
@@ -167,25 +190,9 @@ class Connection:
         return sent.error if sent.pending is None else await settled(sent.pending, self._owner.limits())
 
     def hand_over(self, message: Encoded) -> Sent:
-        """Push from another event loop's thread; the word about it is pending."""
-        answer: Outcome = ThreadFuture()
-
-        def push() -> None:
-            try:
-                sent = self.push(message)
-            except Exception as error:  # noqa: BLE001 - whoever waits in another thread must hear of it
-                sent = Sent(str(error) or type(error).__name__)
-            if sent.pending is None:
-                answer.set_result(sent.error)
-            else:
-                sent.pending.add_done_callback(lambda pending: answer.set_result(pending.result()))
-
-        try:
-            self.loop.call_soon_threadsafe(push)
-        except RuntimeError:  # that loop is closed, and its sockets with it
-            self._owner.lost(self, Ended.FAILED, "its event loop is closed")
-            return Sent("its event loop is closed")
-        return Sent(pending=answer)
+        """Push from another event loop's thread; the outcome is pending."""
+        lost = partial(self._owner.lost, self, Ended.FAILED)
+        return hand_over(self.loop, partial(self.push, message), lost)
 
     def push(self, message: Encoded) -> Sent:
         """Write, or let the outbox take it.
@@ -194,7 +201,10 @@ class Connection:
         costs no task. A send that waits is finished by this connection's writer.
         """
         if self.open_line is not None:
-            self.open_line.write_soon(message.frame(self.window_bits))
+            try:
+                self.open_line.write_soon(message.frame(self.window_bits))
+            except Exception as error:  # noqa: BLE001 - whatever a socket raises, it is the socket that failed
+                return self.failed(error)
             self._owner.wrote(1)
             return TAKEN
         if self.ended is not None:
@@ -209,6 +219,9 @@ class Connection:
             sent = self._queue().put(message)
             self._owner.gate.wait(self._queue().start)
             return sent
+        return self._begin_to_send(message)
+
+    def _begin_to_send(self, message: Encoded) -> Sent:
         try:
             send = self._transport.send(message)
             waiting_for = send.send(None)
@@ -216,8 +229,7 @@ class Connection:
             self._owner.wrote(1)
             return TAKEN
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - no await of ours: the socket failed
-            self._owner.lost(self, Ended.FAILED, str(error) or type(error).__name__)
-            return Sent(self.error or type(error).__name__)
+            return self.failed(error)
         self._queue().write_after(resume(send, waiting_for))
         return self._queue().taken()
 
@@ -227,9 +239,18 @@ class Connection:
             if self.open_line is not None:
                 self.open_line.write_now(frames)
         except Exception as error:  # noqa: BLE001 - whatever a socket raises, it is the socket that failed
-            self._owner.lost(self, Ended.FAILED, str(error) or type(error).__name__)
+            self.failed(error)
             return False
         return True
+
+    def failed(self, error: BaseException) -> Sent:
+        """End: a write raised. With ``OSError`` (ASGI) or ``WebSocketDisconnect`` the peer is gone."""
+        reason = str(error) or type(error).__name__
+        if isinstance(error, OSError | WebSocketDisconnect) and not self._transport.awaited:
+            self.gone(reason)
+        else:
+            self._owner.lost(self, Ended.FAILED, reason)
+        return Sent(self.error or reason)
 
     def _queue(self) -> Backlog:
         if self._backlog is None:
@@ -269,61 +290,42 @@ class Connection:
         self.ended, self.open_line = why, None
 
     async def finish(self, code: int, reason: str) -> bool:
-        """Write what is queued, close the socket, wake whoever waits in ``receive``; all under one deadline.
+        """Close the socket; return whether it took the close within ``close_timeout_s``.
 
-        That is ``close_timeout_s``, or ``patience_s`` for a peer that is slow.
-        Returns whether the socket took the close.
+        A peer that is slow has ``patience_s``. With one that is gone, what it sent before goes to the application.
         """
-        reason = (reason or "").encode(errors="replace")[:MAX_REASON_BYTES].decode(errors="ignore")
-        try:
-            if not self.is_open and self.ended is not Ended.RELEASED:
-                # Its handler is about to accept it.
-                self._transport.deny(*denial(self.ended, self.client_id, code, reason))
-                return True
-            async with asyncio.timeout(self._owner.limits().close_timeout_s) as self._deadline:
-                if self._backlog is not None:
-                    await self._backlog.flush_patiently(self._deadline)
-                await self._transport.close(code, reason, self.left_s)
-        except TimeoutError:
-            return False
-        except Exception:  # noqa: BLE001 - a socket that cannot even be closed is gone
-            return False
-        else:
+        if self.ended is Ended.GONE:
+            await self._close.read_out()
             return True
-        finally:
-            self._transport.interrupt(code, reason)
-            if self._backlog is not None:
-                self._backlog.drop()
-            self._is_finished = True
-            if self._closing is not None:
-                self._closing.set_result(None)
+        if not self.is_open and self.ended is not None and self.ended is not Ended.RELEASED:
+            # Its handler is about to accept it.
+            self._close.deny(*denial(self.ended, self.client_id, code, reason))
+            return True
+        return await self._close.finish(code, reason)
 
     @property
-    def left_s(self) -> float:
-        """Seconds until the deadline of the close that is under way."""
-        deadline_s = None if self._deadline is None else self._deadline.when()
-        return 0.0 if deadline_s is None else max(0.0, deadline_s - self.loop.time())
+    def _close(self) -> Closing:
+        if self._closing is None:
+            self._closing = Closing(self.loop, self._owner.limits, self._transport, self._backlog)
+        return self._closing
+
+    @property
+    def _is_finished(self) -> bool:
+        return self._closing is not None and self._closing.is_finished
 
     def abort(self) -> None:
         """Wait no longer for the close that is under way."""
-        if self._deadline is not None and not self._is_finished and not self._deadline.expired():
-            self._deadline.reschedule(self.loop.time())
+        if self._closing is not None:
+            self._closing.abort()
 
     async def wait_closed(self) -> None:
         """Wait for the close that somebody else began: a handler that ends sooner has the server close first."""
-        if self._is_finished or self.ended is None or self.loop is not running_loop():
-            return
-        if self._closing is None:
-            self._closing = self.loop.create_future()
-        # finish() has a deadline; it may wait for its turn for as long (max_concurrent_cleanup).
-        await asyncio.wait([self._closing], timeout=2 * self._owner.limits().close_timeout_s + self.left_s)
+        if self.ended is not None and self.loop is running_loop():
+            await self._close.wait()
 
     def let_go(self) -> None:
         """Give the socket back as it was, open."""
-        self._is_finished = True
-        self._transport.detach()
-        if self._backlog is not None:
-            self._backlog.cancel()
+        self._close.let_go()
 
     # What the socket says.
 
@@ -383,6 +385,27 @@ class Connection:
     def hung_up(self, code: int, reason: str) -> None:
         """The peer is gone; what the handler does about it ends the connection."""
         self.closed_with = (code, reason)
+        self.read_out()
+
+    def read_out(self) -> None:
+        """Nothing more goes to the application."""
+        if self.ended is Ended.GONE:
+            self._close.was_read_out()
+
+    def gone(self, error: str) -> None:
+        """The socket is closed: release it, while the application takes what came before that."""
+        if self.ended is None:
+            self.error = error
+            self._owner.gone(self)
+
+    def abandoned(self) -> None:
+        """The application has ended without a word about this connection."""
+        self.gone("the application has ended")
+        self.read_out()
+
+    def deferred(self) -> None:
+        """More came in than one turn of the event loop is to handle."""
+        self._owner.deferred()
 
     def refused(self, code: int) -> None:
         """The server refused what came in."""

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 from ..loops import running_loop
 from ..wire import Encoded
-from .backlog import Outcome
+from .backlog import TAKEN, Outcome
 from .connection import Connection
+from .owner import Ended
 from .shards import Connections, Shard, Shards
 
 log: logging.Logger = logging.getLogger(__name__)
@@ -33,6 +34,8 @@ class Tally:
         sent = connection.push(message) if connection.loop is loop else connection.hand_over(message)
         if sent.pending is not None:
             self.pending.append((connection.client_id, sent.pending))
+        elif connection.ended is Ended.GONE:
+            self.total -= 1  # it had left before this message
         elif sent.error is not None:
             self.errors.append((connection.client_id, sent.error))
         else:
@@ -151,17 +154,16 @@ class Run:
                 self._write_part(connection, write, now_s)
             else:
                 connection.used_at_s = now_s
-                if write(connection, frames[connection.window_bits]):
+                try:
+                    is_written = write(connection, frames[connection.window_bits])
+                except Exception as error:  # noqa: BLE001 - its frame cannot be made: that is this socket's trouble
+                    is_written = connection.failed(error) is TAKEN
+                if is_written:
                     reached += 1
                 else:
-                    self._failed(connection)
+                    _count_failed(connection, self.jobs)
         self._reached += reached
         self._written += reached * len(self.jobs)
-
-    def _failed(self, connection: Connection) -> None:
-        for job in self.jobs:
-            job.tally.total += 1
-            job.tally.errors.append((connection.client_id, connection.error))
 
     def _push(self, connection: Connection, loop: asyncio.AbstractEventLoop, now_s: float) -> None:
         for job in self.jobs:
@@ -175,18 +177,27 @@ class Run:
     def _write_part(
         self, connection: Connection, write: Callable[[Connection, bytes], bool], now_s: float
     ) -> None:
-        frames = []
+        jobs = []
         for job in self.jobs:
-            job.tally.total += 1
             if connection.client_id in job.exclude:
+                job.tally.total += 1
                 job.tally.excluded += 1
             else:
-                job.tally.succeeded += 1
-                frames.append(job.message.frame(connection.window_bits))
-        if frames:
-            connection.used_at_s = now_s
-            self._written += len(frames)
-            write(connection, b"".join(frames))
+                jobs.append(job)
+        if not jobs:
+            return
+        connection.used_at_s = now_s
+        try:
+            is_written = write(connection, b"".join([j.message.frame(connection.window_bits) for j in jobs]))
+        except Exception as error:  # noqa: BLE001 - as in write()
+            is_written = connection.failed(error) is TAKEN
+        if not is_written:
+            _count_failed(connection, jobs)
+            return
+        self._written += len(jobs)
+        for job in jobs:
+            job.tally.total += 1
+            job.tally.succeeded += 1
 
     def finish(self) -> int:
         """Tell whoever waits; return how many messages went to lines."""
@@ -195,6 +206,14 @@ class Run:
             job.tally.succeeded += self._reached
             tell(job)
         return self._written
+
+
+def _count_failed(connection: Connection, jobs: Iterable[Job]) -> None:
+    """Count messages that a socket did not take; one that had left before them was no target."""
+    if connection.ended is not Ended.GONE:
+        for job in jobs:
+            job.tally.total += 1
+            job.tally.errors.append((connection.client_id, connection.error))
 
 
 def _targets(job: Job, shard: Shard) -> Iterable[Connection]:

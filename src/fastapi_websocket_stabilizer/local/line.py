@@ -113,8 +113,20 @@ class LineObserver(Observer, Protocol):
         """The write buffer is over its high-water mark."""
         ...
 
+    def deferred(self) -> None:
+        """The peer has sent more than one turn of the event loop is to handle."""
+        ...
+
     def refused(self, code: int) -> None:
         """What came in was refused with this close code."""
+        ...
+
+    def gone(self, error: str) -> None:
+        """The socket is closed; messages that came before may still wait for the application."""
+        ...
+
+    def abandoned(self) -> None:
+        """The ASGI application has ended, and the server closes the socket."""
         ...
 
     def cut(self) -> None:

@@ -68,6 +68,8 @@ class LineTransport(AsgiTransport):
         except BaseException:  # the deadline of whoever closes: it will not come through
             self._line.abort()
             raise
+        finally:
+            self.interrupt(code, reason)
 
     def interrupt(self, code: int, reason: str) -> None:
         if self._line.is_open:  # the deadline passed before a close frame could be written

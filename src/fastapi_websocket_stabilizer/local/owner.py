@@ -23,6 +23,8 @@ class Ended(Enum):
     """By its own handler, or by a call for this client."""
     FAILED = "failed"
     """A send raised."""
+    GONE = "gone"
+    """The socket was closed, and the application did not read up to its end."""
     REPLACED = "replaced"
     """A newer socket of the client took over."""
     TIMED_OUT = "timed out"
@@ -30,6 +32,10 @@ class Ended(Enum):
     EVICTED = "evicted"
     """Closed to free memory, by a call elsewhere, or because it said too much."""
     SHUTDOWN = "shutdown"
+
+
+HOPELESS = (Ended.FAILED, Ended.GONE, Ended.SLOW)
+"""Ends after which nothing more can be written."""
 
 
 def denial(why: Ended | None, client_id: str, code: int, reason: str) -> tuple[HTTPStatus, str]:
@@ -82,8 +88,16 @@ class Owner(Protocol):
         """A socket's write buffer is full."""
         ...
 
+    def deferred(self) -> None:
+        """A socket has sent more than one turn of the event loop is to handle."""
+        ...
+
     def lost(self, connection: "Connection", why: Ended, error: str) -> None:
         """Forget the connection now and close its socket soon; called from its own loop."""
+        ...
+
+    def gone(self, connection: "Connection") -> None:
+        """Release the connection now: its socket is closed. Called from its own loop."""
         ...
 
     async def end(self, connection: "Connection", why: Ended, code: int, reason: str) -> None: ...
@@ -101,6 +115,7 @@ class Limits(Protocol):
     heartbeat_interval: float
     heartbeat_timeout: float
     max_message_size: int
+    inbound_frames_per_turn: int
     outbox_size: int
     outbox_policy: Policy
     write_timeout_s: float

@@ -36,6 +36,11 @@ class Transport(Protocol):
         """Where prepared frames may be written, on a server that has lines."""
         ...
 
+    @property
+    def is_receiving(self) -> bool:
+        """Whether the application waits in ``receive()``."""
+        ...
+
     def send(self, message: Encoded) -> Coroutine[Any, Any, None]: ...
 
     async def drained(self) -> None:
@@ -91,6 +96,10 @@ class MethodTransport(_Lineless):
 
     def send(self, message: Encoded) -> Coroutine[Any, Any, None]:
         return _send_by_method(self._socket, message, message.value if message.form is Form.JSON else None)
+
+    @property
+    def is_receiving(self) -> bool:
+        return False
 
     async def close(self, code: int, reason: str, within_s: float = 0.0) -> None:
         await self._socket.close(code=code, reason=reason)
@@ -185,6 +194,10 @@ class AsgiTransport(_Lineless):
     async def _refuse(self) -> None:
         ended = self._ended or {}
         raise WebSocketDisconnect(ended.get("code", close_codes.NO_STATUS), ended.get("reason"))
+
+    @property
+    def is_receiving(self) -> bool:
+        return self._waiting is not None
 
     def detach(self) -> None:
         self._websocket._receive, self._websocket._send = self._inner_receive, self._inner_send

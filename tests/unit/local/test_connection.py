@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Message as AsgiEvent
 from starlette.websockets import WebSocket
 
+from fastapi_websocket_stabilizer.close_codes import MAX_REASON_BYTES
 from fastapi_websocket_stabilizer.exceptions import (
     ConnectionNotFoundError,
     ConnectionTimeoutError,
@@ -20,7 +21,7 @@ from fastapi_websocket_stabilizer.exceptions import (
     SlowConsumerError,
 )
 from fastapi_websocket_stabilizer.local.backlog import settled
-from fastapi_websocket_stabilizer.local.connection import MAX_REASON_BYTES, Connection
+from fastapi_websocket_stabilizer.local.connection import Connection
 from fastapi_websocket_stabilizer.local.owner import Ended
 from tests.unit.fakes import Clock, Node, Socket, connect, text, turns
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from fastapi_websocket_stabilizer.frames import COMPRESS_FROM_BYTES
 from fastapi_websocket_stabilizer.local import fanout
 from fastapi_websocket_stabilizer.local.connection import Connection
 from fastapi_websocket_stabilizer.local.fanout import FanOut
@@ -501,8 +502,10 @@ async def test_worker_that_is_stopped_between_shards_tells_whoever_waits(
 class Broken(FakeLine):
     """A line that raises."""
 
+    error: Exception = ValueError("broken")
+
     def write_now(self, data: bytes) -> None:
-        raise OSError("broken")
+        raise self.error
 
 
 async def test_line_that_fails_is_the_failure_of_its_socket_alone(lines: Lines) -> None:
@@ -517,6 +520,45 @@ async def test_line_that_fails_is_the_failure_of_its_socket_alone(lines: Lines) 
     lines.world.submit("3")
     await turns()
     assert lines.written()["good"][-1] == frame("3"), "the worker goes on"
+
+
+async def test_line_whose_peer_has_left_is_no_target_of_a_message(lines: Lines) -> None:
+    lines.add("good")
+    left = Broken()
+    left.error = BrokenPipeError("left")
+    lines.world.add("left", socket=websocket_on(left))
+    lines.world.submit("1")
+    await turns()
+    assert lines.written() == {"good": [frame("1")]}
+    assert lines.world.tallies == [Tally(total=1, succeeded=1)]
+    assert lines.world.node.lost_connections == [("left", Ended.GONE, "left")]
+
+
+@pytest.mark.parametrize("excluded", [(), ("bad",)], ids=["for all", "excluded from one of two"])
+async def test_frame_that_cannot_be_made_is_the_failure_of_its_socket_alone(
+    lines: Lines, excluded: tuple[str, ...]
+) -> None:
+    """zlib refuses the window that the socket has agreed to."""
+    big = "x" * COMPRESS_FROM_BYTES
+    lines.add("good")
+    bad = FakeLine(window_bits=8)
+    lines.world.add("bad", socket=websocket_on(bad))
+    lines.world.submit("small", exclude=frozenset(excluded))
+    lines.world.submit(big)
+    await turns()
+    assert [tally.errors for tally in lines.world.tallies][-1] == [("bad", "Invalid initialization option")]
+    assert lines.written()["good"][-1].endswith(frame(big))
+    assert lines.world.node.lost_connections == [("bad", Ended.FAILED, "Invalid initialization option")]
+
+
+async def test_frame_that_cannot_be_made_does_not_stop_direct_messages_to_others(lines: Lines) -> None:
+    big = "x" * COMPRESS_FROM_BYTES
+    lines.world.add("bad", socket=websocket_on(FakeLine(window_bits=8)))
+    lines.add("good")
+    lines.world.fan_out.submit(Mail([(text(big), ("bad", "good")), (text("next"), ("good",))]))
+    await turns()
+    assert lines.written()["good"][-1].endswith(frame(big, "next"))
+    assert lines.world.node.lost_connections == [("bad", Ended.FAILED, "Invalid initialization option")]
 
 
 async def test_one_who_cannot_be_told_does_not_keep_it_from_the_others(

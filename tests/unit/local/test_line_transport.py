@@ -133,7 +133,7 @@ async def test_nothing_is_written_once_the_line_was_cut() -> None:
     line.is_open = False
     connection.cut()
     assert connection.push(text("late")).error
-    assert (line.writes, node.lost_connections[0][1]) == ([], Ended.FAILED)
+    assert (line.writes, node.lost_connections[0][1]) == ([], Ended.GONE)
 
 
 async def test_parked_connection_lets_go_of_its_websocket() -> None:

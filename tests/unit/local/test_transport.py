@@ -67,6 +67,12 @@ class Server:
     def heard(self) -> None:
         self.told.append("heard")
 
+    def deferred(self) -> None: ...
+
+    def gone(self, error: str) -> None: ...
+
+    def abandoned(self) -> None: ...
+
     def hung_up(self, code: int, reason: str) -> None:
         self.told.append(("hung up", code, reason))
 

@@ -1,0 +1,74 @@
+"""Shares each turn of the event loop among the sockets whose peers sent more than one turn is to handle."""
+
+from asyncio import AbstractEventLoop
+from collections import deque
+from typing import ClassVar, Protocol, Self
+from weakref import WeakKeyDictionary
+
+FRAMES_PER_TURN = 32
+"""Frames that all sockets together continue with in one turn: 0.3 ms of parsing. A socket's first ones are extra."""
+BYTES_PER_FRAME = 4096
+"""Bytes of content, inflated, that cost as much as one more frame."""
+MESSAGE_COST = 8
+"""Frames that a message counts for: the application handles it in the same turn."""
+
+
+class Reads(Protocol):
+    """A socket with unparsed input."""
+
+    def parse_on(self) -> None:
+        """Parse the next part; call ``Intake.spend`` for it, and ``Intake.wait`` if more is left."""
+        ...
+
+
+class Intake:
+    """The budget of one event loop for input that has to wait.
+
+    A socket that sends little is parsed when its bytes arrive and never comes here. One that sends more than its
+    share waits, is not read meanwhile, and continues in the next turns, in the order of arrival.
+    """
+
+    _by_loop: ClassVar[WeakKeyDictionary[AbstractEventLoop, Self]] = WeakKeyDictionary()
+
+    def __init__(self, loop: AbstractEventLoop) -> None:
+        self._call_soon = loop.call_soon
+        self._waiting: deque[Reads] = deque()
+        self._left = FRAMES_PER_TURN
+        self._is_scheduled = False
+
+    @classmethod
+    def of(cls, loop: AbstractEventLoop) -> Self:
+        """Return the one of an event loop."""
+        intake = cls._by_loop.get(loop)
+        if intake is None:
+            intake = cls._by_loop[loop] = cls(loop)
+        return intake
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether further input has to wait for the next turn."""
+        return self._left <= 0 or bool(self._waiting)
+
+    def spend(self, frames: int) -> None:
+        """Charge this turn."""
+        self._left -= frames
+        self._schedule()
+
+    def wait(self, socket: Reads) -> None:
+        """Have ``socket.parse_on`` called in a later turn, once."""
+        self._waiting.append(socket)
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self._call_soon(self._begin_turn)
+
+    def _begin_turn(self) -> None:
+        self._is_scheduled, self._left = False, FRAMES_PER_TURN
+        for _ in range(len(self._waiting)):  # each at most once
+            if self._left <= 0:
+                break
+            self._waiting.popleft().parse_on()
+        if self._waiting:
+            self._schedule()

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from uvicorn.config import Config
 
 from tests.wire import strategies
+from tests.wire.app import manager
 from tests.wire.harness import Conversation, Heard, Trouble, configured, until
 from tests.wire.model import Expected, expected
 from tests.wire.raw import Frame, Op, close
@@ -65,7 +66,9 @@ def bench() -> Iterator[Bench]:
     logging.getLogger().addHandler(trouble)
     with asyncio.Runner() as runner:
         runner.get_loop().set_exception_handler(trouble.handle_exception)
+        runner.run(manager.start())
         yield Bench(runner, trouble)
+        runner.run(manager.graceful_shutdown())
     logging.getLogger().removeHandler(trouble)
 
 

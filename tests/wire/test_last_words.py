@@ -26,12 +26,13 @@ async def test_all_that_came_before_a_close_is_handled_though_the_handler_writes
     any_server: Server, client_id: str, kept: str
 ) -> None:
     """The handler writes to the client after each message, and the client's close has arrived already."""
+    failures = await any_server.counter("hooks_failed")
     async with any_server.connected(f"storing-{kept}/{client_id}") as client:
         client.send(*map(text, WORDS), close(4002, b"done"))
         await client.rest()
     assert (await any_server.left(client_id)) == ["4002 done"]
     assert await any_server.ask("GET", f"stored/{client_id}") == WORDS
-    assert await any_server.counter("hooks_failed") == 0
+    assert await any_server.counter("hooks_failed") == failures
 
 
 @pytest.mark.parametrize("kept", KEPT)

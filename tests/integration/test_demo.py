@@ -110,5 +110,5 @@ def test_without_typer_the_command_says_how_to_install_it() -> None:
     code = "import sys; sys.modules['typer'] = None; import fastapi_websocket_stabilizer.cli"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 1
-    expected = "stabilizer needs typer: pip install 'fastapi-websocket-stabilizer[demo]'\n"
+    expected = "stabilizer needs typer: pip install 'fastapi-websocket-stabilizer[cli]'\n"
     assert result.stderr == expected

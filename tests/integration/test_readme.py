@@ -3,6 +3,8 @@
 import ast
 import inspect
 import re
+import shlex
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -30,7 +32,7 @@ SHELL = [text.strip() for language, text in BLOCKS if language == "bash"]
 
 def test_every_block_is_of_a_kind_that_is_run() -> None:
     assert {language for language, _ in BLOCKS} == {"python", "bash"}
-    assert (len(APPS), len(SHELL)) == (2, 3)
+    assert (len(APPS), len(SHELL)) == (2, 4)
 
 
 class Socket:
@@ -82,6 +84,21 @@ def test_quick_start_is_one_lobby_over_two_replicas(tmp_path: Path, redis_url: s
             connect(f"{one}/ws?name=root")
 
 
+def test_client_of_the_quick_start_is_sent_what_it_types(tmp_path: Path) -> None:
+    with serving(APPS[0], tmp_path) as address:
+        command = shlex.split(SHELL[3].splitlines()[1].replace("ws://127.0.0.1:8000", address))
+        with subprocess.Popen(
+            [sys.executable, *command[1:]], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as client:
+            assert client.stdin is not None
+            assert client.stdout is not None
+            client.stdin.write("hello\n")
+            client.stdin.flush()
+            said = next(line for line in client.stdout if "from" in line)
+            client.stdin.close()
+    assert '{"from":"ann","text":"hello"}' in said
+
+
 def _hears(speaker: ClientConnection, listener: ClientConnection) -> bool:
     speaker.send("hello")
     return listener.recv(timeout=1) == '{"from":"ann","text":"hello"}'
@@ -104,6 +121,20 @@ def test_installed_extras_and_commands_exist() -> None:
     }
     assert named <= set(project["optional-dependencies"])
     assert "stabilizer" in project["scripts"]
+
+
+def test_links_work_on_the_page_of_the_index_too() -> None:
+    urls = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]
+    files = f"{urls['Homepage']}/blob/main/"
+    targets = re.findall(r"\]\(([^)]+)\)", README)
+    assert [target for target in targets if not target.startswith(files)] == []
+    assert [
+        target for target in targets if not (ROOT / target.removeprefix(files).partition("#")[0]).exists()
+    ] == []
+
+
+def test_quick_start_does_not_install_release_1() -> None:
+    assert ">=2" in SHELL[2]
 
 
 def test_ci_runs_the_test_command_of_this_page() -> None:

@@ -16,7 +16,6 @@ from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import urlsplit
 
 RESTART_DELAY_S = 9.0
 """Longer than the page's pause: people vanish, come back elsewhere, and only then their replica does."""
@@ -45,9 +44,14 @@ class Replica:
     port: int
 
     @property
+    def local_host(self) -> str:
+        """The host to connect to from this machine."""
+        return "127.0.0.1" if self.host == ALL_ADDRESSES else self.host
+
+    @property
     def url(self) -> str:
         """The page's URL for a browser on this machine."""
-        return f"http://{'127.0.0.1' if self.host == ALL_ADDRESSES else self.host}:{self.port}"
+        return f"http://{self.local_host}:{self.port}"
 
 
 class Observer(Protocol):
@@ -170,11 +174,12 @@ class _Runner:
         }
 
     async def run(self) -> None:
+        host, port = self._replica.local_host, self._replica.port
         was_ready = False
         while True:
             process = await self._start()
             try:
-                if await _answers(process, self._connect):
+                if await _answers(process, lambda: asyncio.open_connection(host, port)):
                     was_ready = True
                     self._observer.ready(self._replica, process.pid)
                 returncode = await process.wait()
@@ -184,10 +189,6 @@ class _Runner:
                 raise DemoError(f"{self._replica.name} did not start (exit code {returncode})")
             self._observer.ended(self._replica, process.pid, returncode)
             await asyncio.sleep(RESTART_DELAY_S)
-
-    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        address = urlsplit(self._replica.url)
-        return await asyncio.open_connection(address.hostname, address.port)
 
     async def _start(self) -> Process:
         # -P and --app-dir: a module in the current directory must not shadow one of ours.

@@ -5,7 +5,7 @@ import signal
 import threading
 import webbrowser
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.panel import Panel
 from rich.table import Table
 
@@ -69,10 +69,7 @@ class _Screen:
             lines.append(_OPEN_TO_ALL)
         for line in lines:
             hints.add_row("[dim]→[/dim]", line)
-        page = Table.grid()
-        for part in (table, "", hints):
-            page.add_row(part)
-        panel = Panel(page, title="stabilizer demo", padding=(1, 2), expand=False)
+        panel = Panel(Group(table, "", hints), title="stabilizer demo", padding=(1, 2), expand=False)
         self._console.print(panel, soft_wrap=False)
         self._console.print("[dim]Ctrl-C ends everything.[/dim]\n")
         if self._open_browser:  # a thread, since a browser for the terminal returns only when it is closed

@@ -205,6 +205,8 @@ class WebSocketConfig:
     """Under uvicorn, have ``manager.lifespan`` drain on SIGTERM before the server stops."""
     drain_secret: Annotated[str, MinLen(16)] | None = field(default=None, repr=False)
     """Bearer token of ``POST /drain``, at least 16 characters; None: the route answers 403."""
+    keep_handshake: bool = False
+    """Keep the request that opened a parked socket for ``connection.handshake``: 1 to 3 KiB each."""
     uvicorn_protocol: bool = True
     """Have ``manager.lifespan`` install ``fastapi_websocket_stabilizer.uvicorn`` when the server is uvicorn."""
 

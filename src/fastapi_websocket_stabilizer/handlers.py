@@ -4,7 +4,7 @@ Release 1.1's pattern ends with ``except WebSocketDisconnect: await manager.disc
 handler of a socket that was replaced meanwhile, that call must not close its successor.
 """
 
-from contextvars import ContextVar
+from contextvars import Context, ContextVar, copy_context
 
 from .exceptions import ConnectionNotFoundError
 from .local.connection import Connection
@@ -32,12 +32,21 @@ class _Held:
 
 # Set in the context of the task that called connect(); a task made from it shares the object. Lost where
 # connect() itself runs in a task of its own (gather, wait_for before Python 3.12).
-_held: ContextVar[_Held] = ContextVar("fws_held_connections")
+_held: ContextVar[_Held | None] = ContextVar("fws_held_connections", default=None)
+
+
+def surroundings() -> Context | None:
+    """Return the calling handler's context variables without this module's; None if there are no others."""
+    context = copy_context()
+    if len(context) == (_held in context):
+        return None
+    context.run(_held.set, None)
+    return context
 
 
 def remember(registry: object, connection: Connection) -> None:
     """Note that the calling handler registered this connection."""
-    held = _held.get(None)
+    held = _held.get()
     if held is None:
         held = _Held()
         _held.set(held)
@@ -46,7 +55,7 @@ def remember(registry: object, connection: Connection) -> None:
 
 def mine(registry: object, client_id: str) -> Connection | None:
     """Return the connection that the calling handler registered for this client, if any."""
-    held = _held.get(None)
+    held = _held.get()
     return None if held is None else held.connections.get((registry, client_id))
 
 

@@ -98,9 +98,16 @@ class WebSocketConnectionManager(Overview, HookDecorators):
     # Connections
 
     async def connect(
-        self, client_id: str, websocket: WebSocket, metadata: dict[str, Any] | None = None
+        self,
+        client_id: str,
+        websocket: WebSocket,
+        metadata: dict[str, Any] | None = None,
+        *,
+        state: Any = None,
     ) -> Connection:
         """Register an accepted socket; the client's older one, on whichever replica, is closed with 1000.
+
+        ``state`` becomes ``connection.state``: private to this replica, and there before ``on_connect`` runs.
 
         Raises:
             InvalidNameError: ``client_id`` is empty or not a legal name (a ``ConnectionNotFoundError``).
@@ -112,7 +119,7 @@ class WebSocketConnectionManager(Overview, HookDecorators):
         """
         check_client_id(client_id)
         self._registry.check_usable()
-        connection = await self._registry.node.connect(client_id, websocket, metadata)
+        connection = await self._registry.node.connect(client_id, websocket, metadata, state)
         handlers.remember(self._registry, connection)
         return connection
 
@@ -138,6 +145,7 @@ class WebSocketConnectionManager(Overview, HookDecorators):
         metadata: Mapping[str, Any] | None = None,
         rooms: Iterable[str] = (),
         subprotocol: str | None = None,
+        state: Any = None,
     ) -> AsyncIterator[Connection]:
         """Register a socket for the length of a block, and release exactly it.
 
@@ -150,7 +158,8 @@ class WebSocketConnectionManager(Overview, HookDecorators):
                 503: anything that may be tried again.
             WebSocketStabilizerError: Refused after accept, as ``connect``; the socket was closed.
         """
-        async with connected(self, websocket, client_id, metadata, rooms, subprotocol) as connection:
+        identity = Identity(client_id, metadata or {}, tuple(rooms), subprotocol, state)
+        async with connected(self, websocket, identity) as connection:
             yield connection
 
     async def serve(
@@ -161,6 +170,7 @@ class WebSocketConnectionManager(Overview, HookDecorators):
         metadata: Mapping[str, Any] | None = None,
         rooms: Iterable[str] = (),
         subprotocol: str | None = None,
+        state: Any = None,
         on_message: OnMessage | None = None,
         park: bool = False,
     ) -> None:
@@ -173,8 +183,9 @@ class WebSocketConnectionManager(Overview, HookDecorators):
             HTTPException, WebSocketStabilizerError: As ``connection``.
         """
         handle = on_message or self._hooks.on_message
+        identity = Identity(client_id, metadata or {}, tuple(rooms), subprotocol, state)
         with suppress(WebSocketDisconnect):  # gone before it was served
-            async with connected(self, websocket, client_id, metadata, rooms, subprotocol) as connection:
+            async with connected(self, websocket, identity) as connection:
                 await serving.serve(self._registry, connection, handle, park=park)
 
     def websocket(

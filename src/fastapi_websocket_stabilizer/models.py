@@ -98,12 +98,14 @@ class Identity:
         metadata: Public facts about the connection, shown in presence; JSON.
         rooms: Rooms to join before the first message.
         subprotocol: The WebSocket subprotocol to accept with.
+        state: Anything for ``connection.state``; private to this replica, in no presence entry.
     """
 
     client_id: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
     rooms: Sequence[str] = ()
     subprotocol: str | None = None
+    state: Any = None
 
 
 @dataclass(frozen=True, slots=True)

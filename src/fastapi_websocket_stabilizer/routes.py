@@ -1,7 +1,7 @@
 """FastAPI's side: routes that serve sockets, refusals as HTTP answers, health."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,21 +42,16 @@ INTERNAL_ERROR = (1011, "internal error")
 
 @asynccontextmanager
 async def connected(
-    manager: "WebSocketConnectionManager",
-    websocket: WebSocket,
-    client_id: str,
-    metadata: Mapping[str, Any] | None,
-    rooms: Iterable[str],
-    subprotocol: str | None,
+    manager: "WebSocketConnectionManager", websocket: WebSocket, identity: Identity
 ) -> AsyncIterator[Connection]:
     """Claim, accept, join, and release exactly this socket; see ``WebSocketConnectionManager.connection``."""
-    connection = await _register(manager, websocket, client_id, dict(metadata or {}))
+    connection = await _register(manager, websocket, identity)
     code, reason = close_codes.NORMAL, "normal closure"
     has_begun = False
     try:
         if not is_accepted(websocket):
-            await websocket.accept(subprotocol)
-        for room in rooms:
+            await websocket.accept(identity.subprotocol)
+        for room in identity.rooms:
             await connection.join(room)
         has_begun = True
         yield connection
@@ -73,10 +68,11 @@ async def connected(
 
 
 async def _register(
-    manager: "WebSocketConnectionManager", websocket: WebSocket, client_id: str, metadata: dict[str, Any]
+    manager: "WebSocketConnectionManager", websocket: WebSocket, identity: Identity
 ) -> Connection:
     try:
-        return await manager.connect(client_id, websocket, metadata)
+        metadata = dict(identity.metadata)
+        return await manager.connect(identity.client_id, websocket, metadata, state=identity.state)
     except WebSocketStabilizerError as error:
         if is_accepted(websocket):
             if isinstance(error, (DrainingError, *LOSSES)):
@@ -135,6 +131,7 @@ def add_websocket_route(
                 metadata=identity.metadata,
                 rooms=identity.rooms,
                 subprotocol=identity.subprotocol,
+                state=identity.state,
                 on_message=on_message,
                 park=True,
             )

@@ -29,16 +29,18 @@ async def serve(registry: Registry, connection: Connection, handle: OnMessage | 
 class Inbox:
     """Hands what comes in to the application, in order, one message at a time.
 
+    The application's code runs with the context variables of the handler that parked the socket.
     A task lives only while there is something to hand over. Bounded by what one read of the socket brings:
     the line reads no more until all of it is handled.
     """
 
-    __slots__ = ("_connection", "_events", "_handle", "_line", "_registry")
+    __slots__ = ("_connection", "_events", "_handle", "_line", "_registry", "_variables")
 
     def __init__(
         self, registry: Registry, connection: Connection, line: Line, handle: OnMessage | None
     ) -> None:
         self._registry, self._connection, self._line, self._handle = registry, connection, line, handle
+        self._variables = handlers.surroundings()
         self._events: deque[AsgiEvent] | None = None  # not None: a task is at work
 
     def put_nowait(self, event: AsgiEvent) -> None:
@@ -48,7 +50,8 @@ class Inbox:
             return
         self._events = deque((event,))
         name = f"on-message-{self._connection.connection_id}"
-        self._registry.context.tasks.spawn(self._hand_over(self._events), name)
+        variables = None if self._variables is None else self._variables.copy()
+        self._registry.context.tasks.spawn(self._hand_over(self._events), name, variables)
 
     async def _hand_over(self, events: deque[AsgiEvent]) -> None:
         handlers.remember(self._registry, self._connection)

@@ -14,6 +14,7 @@ from types import CodeType
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
@@ -55,7 +56,7 @@ async def test_snippet_runs_as_it_stands(snippet: str, redis_url: str, namespace
     ) as manager:
         for client_id in ("ann", "bob"):
             await manager.connect(client_id, Socket())  # type: ignore[arg-type]  # a mock, as 1.1's users have
-        names: dict[str, Any] = {"manager": manager, "redis_url": redis_url}
+        names: dict[str, Any] = {"manager": manager, "redis_url": redis_url, "app": FastAPI()}
         outcome = eval(code, names)
         if inspect.isawaitable(outcome):
             await outcome

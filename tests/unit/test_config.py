@@ -41,6 +41,7 @@ NEW: dict[str, tuple[Any, Any]] = {  # default, and another value
     "drain_over_s": (20.0, 5.0),
     "drain_on_sigterm": (True, False),
     "drain_secret": (None, "0123456789abcdef"),
+    "keep_handshake": (False, True),
     "uvicorn_protocol": (True, False),
 }
 
@@ -78,6 +79,7 @@ INVALID: list[tuple[str, Any]] = [
     ("drain_over_s", 0),
     ("drain_over_s", float("inf")),
     ("drain_secret", "short"),
+    ("keep_handshake", "perhaps"),
     ("uvicorn_protocol", "perhaps"),
     ("lease_ttl_s", 0),
     ("renew_interval_s", float("nan")),

@@ -1,6 +1,7 @@
 """What the parts of one node share."""
 
 import asyncio
+import contextvars
 import logging
 import secrets
 import socket
@@ -55,8 +56,11 @@ class Tasks:
         self._log, self._trouble = log, Occasionally(log)
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    def spawn(self, coroutine: Coroutine[Any, Any, Any], name: str) -> "asyncio.Task[Any]":
-        task = running_loop().create_task(coroutine, name=name)
+    def spawn(
+        self, coroutine: Coroutine[Any, Any, Any], name: str, context: contextvars.Context | None = None
+    ) -> "asyncio.Task[Any]":
+        """Start a task, in a copy of the caller's context variables unless it is given one."""
+        task = running_loop().create_task(coroutine, name=name, context=context)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task

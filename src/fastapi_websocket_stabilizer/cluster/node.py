@@ -103,7 +103,9 @@ class Node:
             raise
         self._check_capacity()
 
-    async def connect(self, client_id: str, websocket: Any, metadata: dict[str, Any] | None) -> Connection:
+    async def connect(
+        self, client_id: str, websocket: Any, metadata: dict[str, Any] | None, state: Any = None
+    ) -> Connection:
         """Register a socket and close those that it displaces.
 
         Raises:
@@ -124,7 +126,7 @@ class Node:
         await self.claims.verified()
         size = await self.budget.admit(client_id, metadata)
         self._check_capacity_for(client_id)  # others may have come in between
-        connection = Connection(self, client_id, context.next_connection_id(), websocket, metadata)
+        connection = Connection(self, client_id, context.next_connection_id(), websocket, metadata, state)
         # Before the claim is queued: evicts and messages that overtake its reply must find the connection.
         context.shards.add(connection)
         self.budget.add(connection, size)

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, cast
 
+from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocketDisconnect
 
 from .. import close_codes
@@ -24,7 +25,7 @@ from .line import Events, Line
 from .line_transport import LineTransport, open_transport
 from .owner import Ended, Owner, check_alive, denial
 from .stepping import resume
-from .transport import Transport, is_accepted
+from .transport import Transport, handshake_of, is_accepted
 
 
 class Connection:
@@ -36,6 +37,8 @@ class Connection:
         metadata: What ``connect`` was given, read-only; shown in presence.
         rooms: Rooms it is in.
         user_data: Anything the application wants to keep with it; stays on this node.
+        state: The application's own: ``Identity.state``, or anything assigned here. Private to this node, not
+            part of the memory limits.
         since: When it was registered, UTC.
         open_line: What prepared frames may be written to right now; None when this socket has no line, or
             something waits in front of it.
@@ -43,10 +46,10 @@ class Connection:
     """
 
     __slots__ = (
-        "__weakref__", "_backlog", "_closing", "_owner", "_transport", "_was_asked", "_websocket", "client_id",
-        "closed_with", "connection_id", "ended", "error", "heartbeat", "is_open", "loop",
-        "memory_size", "metadata", "open_line", "opened_at_s", "patience_s", "rooms", "since", "stamp", "stays",
-        "used_at_s", "user_data", "window_bits",
+        "__weakref__", "_backlog", "_closing", "_handshake", "_owner", "_transport", "_was_asked", "_websocket",
+        "client_id", "closed_with", "connection_id", "ended", "error", "heartbeat", "is_open", "loop",
+        "memory_size", "metadata", "open_line", "opened_at_s", "patience_s", "rooms", "since", "stamp", "state",
+        "stays", "used_at_s", "user_data", "window_bits",
     )  # fmt: skip
 
     def __init__(
@@ -56,6 +59,7 @@ class Connection:
         connection_id: ConnectionId,
         websocket: Any,
         metadata: dict[str, Any],
+        state: Any = None,
     ) -> None:
         self.loop: asyncio.AbstractEventLoop = running_loop()
         self.client_id: str = client_id
@@ -64,6 +68,7 @@ class Connection:
         self.rooms: set[str] = set()
         self.stays: dict[str, int] = {}  # see ports.Membership
         self.user_data: dict[str, Any] = {}
+        self.state: Any = state
         self.since: datetime = datetime.now(UTC)
         self.stamp: int = 0
         self.memory_size: int = 0
@@ -79,6 +84,7 @@ class Connection:
         self.closed_with: tuple[int, str] | None = None
         self._owner = owner
         self._websocket = websocket
+        self._handshake: HTTPConnection | None = None  # of a parked socket
         self._backlog: Backlog | None = None  # made when a socket is slow for the first time
         self._closing: Closing | None = None  # made when it ends
         self._was_asked = False  # by a JSON ping
@@ -363,8 +369,19 @@ class Connection:
         """Whether the socket does without its ASGI application."""
         return self._websocket is None
 
+    @property
+    def handshake(self) -> HTTPConnection | None:
+        """The request that opened the socket, with ``client``, ``headers``, ``url``, ``path_params``, ``app``.
+
+        None for an object that is no Starlette WebSocket. A parked socket has it with ``keep_handshake`` only,
+        which costs 1 to 3 KiB a connection.
+        """
+        return self._handshake if self.is_parked else handshake_of(self._websocket)
+
     def park(self, inbox: Events) -> None:
         """Keep the socket when its ASGI application returns; what comes in goes to ``inbox``."""
+        if self._owner.limits().keep_handshake:
+            self._handshake = handshake_of(self._websocket)
         self._websocket = None
         cast("LineTransport", self._transport).park(inbox)
 

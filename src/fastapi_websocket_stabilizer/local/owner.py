@@ -120,3 +120,4 @@ class Limits(Protocol):
     outbox_policy: Policy
     write_timeout_s: float
     close_timeout_s: float
+    keep_handshake: bool

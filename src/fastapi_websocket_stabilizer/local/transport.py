@@ -8,6 +8,7 @@ from types import CoroutineType
 from typing import Any, Protocol, cast
 
 from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
 from starlette.types import Message as AsgiEvent
 from starlette.types import Receive, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
@@ -19,6 +20,13 @@ from .owner import Limits
 
 RETRY_AFTER_S = 1
 """Seconds that a client waits before it tries again, when its connection ended before it was accepted."""
+
+
+HANDSHAKE = (
+    "type", "http_version", "scheme", "server", "client", "root_path", "path", "query_string", "headers",
+    "subprotocols", "path_params", "app", "state", "session", "user", "auth",
+)  # fmt: skip
+"""Parts of an ASGI scope, and of what Starlette puts into it, that describe the request."""
 
 
 class Transport(Protocol):
@@ -286,6 +294,14 @@ def _is_plain(websocket: WebSocket) -> bool:
         getattr(type(websocket), name) is getattr(WebSocket, name)
         for name in ("send", "send_text", "send_bytes", "send_json")
     )
+
+
+def handshake_of(websocket: object) -> HTTPConnection | None:
+    """Return the request that opened a socket, without what only its ASGI application needs."""
+    if not issubclass(type(websocket), WebSocket):
+        return None
+    scope = cast("WebSocket", websocket).scope
+    return HTTPConnection({key: scope[key] for key in HANDSHAKE if key in scope})
 
 
 def is_accepted(websocket: object) -> bool:

@@ -591,7 +591,7 @@ async def test_a_token_made_on_another_thread_is_redeemed(managers: Managers) ->
 
 async def test_a_shutdown_from_another_event_loop_is_refused(managers: Managers) -> None:
     node = await managers.start()
-    with pytest.raises(WrongEventLoopError):
+    with pytest.raises(WrongEventLoopError, match=r"run_coroutine_threadsafe.*SyncPublisher"):
         await asyncio.to_thread(lambda: asyncio.run(node.graceful_shutdown()))
     alice = await join(node, "alice")
     await node.broadcast("still here")

@@ -436,6 +436,33 @@ async def test_a_publisher_reaches_clients_rooms_and_all(managers: Managers) -> 
     await hears(sockets[1], "to two", {"to": "all"}, "to rooms")
 
 
+async def test_publisher_of_a_namespace_without_replicas_names_it_in_the_log_once(
+    managers: Managers, namespace: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    alice = await join(await managers.start(), "alice", "room")
+    elsewhere = f"{namespace}-elsewhere"
+
+    def publish(name: str) -> list[object]:
+        with SyncPublisher(managers.url, namespace=name) as publisher:
+            return [publisher.send_to_client("nobody", "hello"), publisher.broadcast("hello", room="empty")]
+
+    for _ in range(2):
+        async with Publisher(managers.url, namespace=managers.namespace) as publisher:
+            assert not await publisher.send_to_client("nobody", "hello")
+        assert await asyncio.to_thread(publish, managers.namespace) == [False, 0]
+    assert caplog.messages == []
+    async with Publisher(managers.url, namespace=elsewhere) as publisher:
+        assert [await publisher.send_to_client("alice", "hello"), await publisher.broadcast("hello")] == [
+            False,
+            0,
+        ]
+    assert await asyncio.to_thread(publish, elsewhere) == [False, 0]
+    [first, second] = caplog.messages
+    assert first == second
+    assert first.startswith(f"no replica is in namespace {elsewhere!r} of Redis at redis")
+    assert alice.received == []
+
+
 async def test_messages_of_a_publisher_arrive_in_the_order_of_its_calls(managers: Managers) -> None:
     node = await managers.start()
     alice = await join(node, "alice", "room")

@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import pytest
 
-from fastapi_websocket_stabilizer import ConfigurationError, SyncPublisher
+from fastapi_websocket_stabilizer import BackendUnavailableError, ConfigurationError, Publisher, SyncPublisher
 from tests.integration.cluster import Managers
 from tests.integration.test_topologies import binary_of
 from tests.support.clusters import RedisCluster
@@ -44,6 +44,14 @@ async def test_one_server_of_a_cluster_is_no_server(cluster: RedisCluster, names
             break
         else:
             pytest.fail("everybody was looked for at one server")
+
+
+async def test_tls_to_a_server_without_it_names_the_scheme(group: SentinelGroup, namespace: str) -> None:
+    publisher = Publisher(f"rediss://127.0.0.1:{group.primary.port}", namespace=namespace, timeout_s=0.5)
+    with pytest.raises(
+        BackendUnavailableError, match=r"no answer within 0.5 s; a server without TLS .* redis://$"
+    ):
+        await publisher.broadcast("hello")
 
 
 async def test_a_sentinel_is_no_server(group: SentinelGroup, namespace: str) -> None:

@@ -219,6 +219,14 @@ def test_number_that_json_lacks_becomes_null(value: float) -> None:
     assert encode([value], LIMIT).payload == "[null]"
 
 
+@pytest.mark.parametrize(
+    ("value", "payload"),
+    [([{7}], "[[7]]"), ({4: 1}, '{"4":1}'), ({(1, 2): 3}, '{"1,2":3}'), ([("a",)], '[["a"]]')],
+)
+def test_set_and_tuple_become_lists_and_a_key_becomes_a_string(value: Any, payload: str) -> None:
+    assert encode(value, LIMIT).payload == payload
+
+
 @pytest.mark.parametrize("value", [None, 7, 1.5, ("a",), {"a"}, object()])
 def test_other_type_is_refused_by_name(value: Any) -> None:
     with pytest.raises(MessageError, match=f"got {type(value).__name__}$"):

@@ -149,7 +149,8 @@ class Registry:
     def _check_loop(self) -> None:
         if self.context.loop is not running_loop():
             raise WrongEventLoopError(
-                "a manager with a redis_url works on the event loop that start() ran on"
+                "a manager with a redis_url works on the event loop that start() ran on: call it in an async def "
+                "endpoint, from a thread with asyncio.run_coroutine_threadsafe(call, loop), or use SyncPublisher"
             )
 
     @property

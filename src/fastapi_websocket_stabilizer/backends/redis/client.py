@@ -113,6 +113,8 @@ class ConnectionFactory:
             return error
         if isinstance(error, TimeoutError | redis_errors.TimeoutError):
             why = f"no answer within {self.timeout_s:g} s"
+            if operation == "connect" and self.address.startswith("rediss"):
+                why += "; a server without TLS does not answer either: then the scheme is redis://"
         else:
             # Redis names the user whom it refuses.
             why = re.sub(r"\bUser \S+", "User ***", mask_password(str(error))) or type(error).__name__

@@ -1,12 +1,13 @@
 """``Publisher`` and ``SyncPublisher``: the sending half of a node, without a lease and without sockets."""
 
 import asyncio
+import logging
 import os
 import secrets
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Self
 
 import redis as sync_redis
@@ -15,7 +16,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from ...config import check_envelope_keys
-from ...exceptions import ConfigurationError
+from ...exceptions import BackendUnavailableError, ConfigurationError
 from ...local.order import Sequencer
 from ...metrics import Counters
 from ...models import Message
@@ -29,6 +30,8 @@ from .guard import Signer
 from .keys import Keys
 from .topology import topology_at
 from .urls import UNNAMED, parse
+
+log: logging.Logger = logging.getLogger(__name__)
 
 DEFAULT_MAX_MESSAGE_SIZE = 1048576
 CLIENTS_PER_CALL = 500
@@ -58,6 +61,20 @@ class _Outgoing:
         """An order to one node; nobody waits for an answer."""
         sequence, previous = self._sequencer.next("inbox")
         return Envelope(self._sender, sequence, previous, Kind.REQUEST, (node,), (), Form.JSON, body)
+
+
+class _Doubt:
+    """Whether the namespace has a replica at all: asked once, when a message has reached none."""
+
+    def __init__(self, keys: Keys, namespace: str, address: str) -> None:
+        self.question = ("ZRANGEBYSCORE", keys.leases, "-inf", "+inf", "LIMIT", "0", "1")
+        self.is_open: bool = True
+        self._where = (namespace, address)
+
+    def answer(self, nodes: Sequence[object]) -> None:
+        """Log what to check when there is none."""
+        if not nodes:
+            log.warning("no replica is in namespace %r of Redis at %s: is it the registry's?", *self._where)
 
 
 def _signer(envelope_keys: Sequence[str], keys: Keys) -> Signer | None:
@@ -91,9 +108,9 @@ class Publisher:
         max_connections_per_client: int = 1,
         envelope_keys: Sequence[str] = (),
     ) -> None:
-        keys = Keys(namespace)
-        self._signer = _signer(envelope_keys, keys)
-        self._topology = topology_at(parse(redis_url), timeout_s, Counters())
+        location, keys = parse(redis_url), Keys(namespace)
+        self._signer, self._doubt = _signer(envelope_keys, keys), _Doubt(keys, namespace, location.shown)
+        self._topology = topology_at(location, timeout_s, Counters())
         self._pipeline = self._topology.commands("publisher")
         self._bus = self._topology.publishing(keys, self._pipeline, self._signer)
         self._limit, self._top = max_message_size, max_connections_per_client
@@ -118,7 +135,7 @@ class Publisher:
         # All are queued before any is waited for: nothing that is sent later may come between.
         envelopes = [self._outgoing.direct(chunk, encoded) for chunk in chunks]
         replies = [self._bus.publish_clients(envelope, self._top) for envelope in envelopes]
-        return sum([sum(map(bool, await reply)) for reply in replies])
+        return await self._looked_at(sum([sum(map(bool, await reply)) for reply in replies]))
 
     async def broadcast(
         self,
@@ -134,8 +151,18 @@ class Publisher:
         await self._start()
         envelope = self._outgoing.broadcast(encoded, exclude, rooms)
         if len(rooms) == 1:
-            return await self._bus.publish_room(rooms[0], envelope)
-        return await self._bus.publish_all(envelope)
+            return await self._looked_at(await self._bus.publish_room(rooms[0], envelope))
+        return await self._looked_at(await self._bus.publish_all(envelope))
+
+    async def _looked_at(self, reached: int) -> int:
+        """Return what was reached; when that is nothing for the first time, look whether anybody is there."""
+        if not reached and self._doubt.is_open:
+            self._doubt.is_open = False
+            with suppress(
+                BackendUnavailableError, ConfigurationError
+            ):  # a user that may publish may not look
+                self._doubt.answer(await self._pipeline.send(*self._doubt.question, idempotent=True))
+        return reached
 
     async def close(self) -> None:
         """Send what is queued and let go of Redis; a later call connects again."""
@@ -200,6 +227,7 @@ class SyncPublisher:
             return
         # Translates errors only; it opens no connection.
         self._errors = ConnectionFactory(location, timeout_s)
+        self._doubt = _Doubt(self._keys, namespace, location.shown)
         self._redis: Any = sync_redis.Redis.from_url(
             redis_url,
             **UNNAMED,
@@ -234,7 +262,7 @@ class SyncPublisher:
             with self._publishing():
                 envelope = self._outgoing.direct(names[start : start + CLIENTS_PER_CALL], encoded)
                 taken += sum(map(bool, self._publish_clients(envelope)))
-        return taken
+        return self._looked_at(taken)
 
     def broadcast(
         self,
@@ -253,7 +281,15 @@ class SyncPublisher:
         with self._publishing():
             envelope = self._outgoing.broadcast(encoded, exclude, rooms)
             data = pack(envelope) if self._signer is None else self._signer.pack(envelope, channel)
-            return int(self._redis.publish(channel, data))
+            reached = int(self._redis.publish(channel, data))
+        return self._looked_at(reached)
+
+    def _looked_at(self, reached: int) -> int:
+        if not reached and self._doubt.is_open:
+            self._doubt.is_open = False
+            with suppress(redis_errors.RedisError):  # a user that may publish may not look
+                self._doubt.answer(self._redis.execute_command(*self._doubt.question))
+        return reached
 
     def close(self) -> None:
         """Let go of Redis; a later call connects again."""

@@ -6,6 +6,13 @@ reconnect, 4500-4999 ask it not to.
 
 from .exceptions import ConfigurationError
 
+ALLOWED = "1000-1003, 1007-1014 or 3000-4999"
+
+
+def is_allowed(code: int) -> bool:
+    """Whether a code may be sent."""
+    return 3000 <= code <= 4999 or (1000 <= code <= 1014 and code not in (1004, NO_STATUS, ABNORMAL))
+
 
 def check(code: int) -> int:
     """Return a code that may be sent.
@@ -13,16 +20,19 @@ def check(code: int) -> int:
     Raises:
         ConfigurationError: RFC 6455 §7.4 reserves it, or it is out of range.
     """
-    if 3000 <= code <= 4999 or (1000 <= code <= 1014 and code not in (1004, NO_STATUS, ABNORMAL)):
+    if is_allowed(code):
         return code
-    raise ConfigurationError(f"code must be 1000-1003, 1007-1014 or 3000-4999, got {code}")
+    raise ConfigurationError(f"code must be {ALLOWED}, got {code}")
 
 
 MAX_REASON_BYTES = 123
 """What RFC 6455 §5.5 leaves for the reason in a close frame."""
 
 NORMAL = 1000
-"""Closed on purpose (also "reconnected": a newer socket of the same client took over). Do not reconnect."""
+"""Closed on purpose; do not reconnect.
+
+Also "reconnected", when a newer socket of the same client took over, unless ``displaced_code`` is set.
+"""
 
 GOING_AWAY = 1001
 """The server process ends. Reconnect."""

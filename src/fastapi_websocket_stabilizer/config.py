@@ -11,9 +11,17 @@ from functools import wraps
 from typing import Annotated, Any, Literal, Self
 
 from annotated_types import Gt, MinLen
-from pydantic import AllowInfNan, BeforeValidator, ConfigDict, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    AllowInfNan,
+    BeforeValidator,
+    ConfigDict,
+    ValidationError,
+    model_validator,
+)
 from pydantic.dataclasses import dataclass
 
+from . import close_codes
 from .exceptions import ConfigurationError
 from .models import JSON, CompressionMode, MemoryEvictionPolicy
 
@@ -57,6 +65,12 @@ def _redis_url(value: object) -> object:
             "must be a redis://, rediss://, unix://, redis+sentinel:// or redis+cluster:// URL"
             " (rediss+sentinel:// and rediss+cluster:// with TLS)"
         )
+    return value
+
+
+def _close_code(value: int) -> int:
+    if not close_codes.is_allowed(value):
+        raise ValueError(f"must be {close_codes.ALLOWED}")
     return value
 
 
@@ -177,6 +191,8 @@ class WebSocketConfig:
     """Sockets of one client in the whole registry."""
     on_client_overflow: Literal["replace", "reject"] = "replace"
     """One socket too many closes the oldest, or is itself refused."""
+    displaced_code: Annotated[int, AfterValidator(_close_code)] = close_codes.NORMAL
+    """Close code of a socket that a newer one of its client displaces; the reason is always "reconnected"."""
     max_metadata_size: PositiveInt = 16384
     """Bytes of one connection's metadata as JSON."""
     max_rooms_per_connection: PositiveInt = 1000

@@ -7,7 +7,6 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
-from .. import close_codes
 from ..exceptions import ConnectionLimitExceededError, MessageError
 from ..local.connection import Connection
 from ..local.owner import Ended
@@ -15,6 +14,7 @@ from ..models import PresenceEvent
 from ..names import ConnectionId, NodeId, node_of
 from ..ports import Claim, Claimed, Membership
 from ..wire import Envelope, Kind, encode_json
+from .contests import Contests
 from .context import LOSSES, Context
 from .membership import Membership as Leases
 from .presence import Announcer, client_joined, client_left, is_gone, room_joined, room_left
@@ -36,6 +36,7 @@ class Claims:
     def __init__(self, context: Context, leases: Leases | None, announce: Announcer, end: End) -> None:
         self._context, self._leases, self._announce = context, leases, announce
         self.end: End = end
+        self._contests = Contests(context.log)
         # Outranked connections on other nodes, until their entry is gone; the evict is repeated each beat.
         self._displaced: dict[ConnectionId, str] = {}
         # Releases that Redis did not take; repeated each beat.
@@ -135,8 +136,7 @@ class Claims:
         for connection_id in outranked:
             local = self._context.shards.get(connection_id)
             if local is not None:
-                self._context.counters.connections_displaced += 1
-                await self.end(local, Ended.REPLACED, close_codes.NORMAL, REPLACED)
+                await self._replace(local)
             elif not self._context.is_own(node_of(connection_id)):
                 self._displaced[connection_id] = client_id
                 with suppress(*LOSSES):  # the beat repeats it
@@ -152,8 +152,13 @@ class Claims:
         """Another node's claim outranks this connection."""
         connection = self._context.shards.get(connection_id)
         if connection is not None:
-            self._context.counters.connections_displaced += 1
-            await self.end(connection, Ended.REPLACED, close_codes.NORMAL, REPLACED)
+            await self._replace(connection)
+
+    async def _replace(self, connection: Connection) -> None:
+        code = self._context.config.displaced_code
+        self._context.counters.connections_displaced += 1
+        self._contests.displaced(connection.client_id, code)
+        await self.end(connection, Ended.REPLACED, code, REPLACED)
 
     async def release(self, lines: list[Membership], *, is_repeated: bool = False) -> Report:
         """Undo places in rooms and in presence; return what is still to be done about it.

@@ -1,8 +1,10 @@
 """The demo's page: what people see of the registry in a real browser, also while replicas are killed."""
 
 import re
+import tomllib
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from time import monotonic
 
 import pytest
@@ -15,6 +17,8 @@ from tests.support.waiting import eventually
 VANISH_MS = 6_000
 RETURN_MS = 15_000
 RESTART_MS = 30_000
+
+PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
 
 
 @pytest.fixture
@@ -288,8 +292,10 @@ async def test_the_labels_of_buttons_are_in_their_middle(demo: Demo) -> None:
             await nora.page.close()
 
 
-async def test_the_page_names_the_library(demo: Demo) -> None:
+async def test_the_page_names_the_library_and_links_to_its_home(demo: Demo) -> None:
     async with running_browser() as browser:
         nora = await Tab.open(browser, demo.urls[0], "Nora")
         about = nora.page.get_by_text("fastapi-websocket-stabilizer is a distributed connection registry")
         await expect(about).to_be_in_viewport(ratio=1)
+        link = nora.page.get_by_role("link", name="fastapi-websocket-stabilizer")
+        await expect(link).to_have_attribute("href", PROJECT["urls"]["Homepage"])

@@ -5,6 +5,7 @@ from typing import Any, cast
 
 from uvicorn._types import ASGIReceiveEvent
 from uvicorn.config import Config
+from uvicorn.logging import TRACE_LOG_LEVEL
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 from websockets.extensions.permessage_deflate import PerMessageDeflate
@@ -165,6 +166,8 @@ class ReceivingProtocol(WebSocketsSansIOProtocol):
         if self.close_timer is not None:
             self.close_timer.cancel()
             self.close_timer = None
+        self.transport.close()  # a send that waited for room must find the socket closed
+        self.logger.log(TRACE_LOG_LEVEL, "%s:%d - WebSocket connection lost", *(self.client or ("", 0)))
         if not self._is_accepted or self._reader is None:
             self.queue.put_nowait(self._last)
         elif not self._is_full and not self._is_waiting:

@@ -1,16 +1,19 @@
 """How the WebSocket class gets into uvicorn, and when it does not. On the wire it is tested in ``tests/wire``."""
 
+import asyncio
 import logging
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from fastapi import FastAPI
 from uvicorn import Config, Server
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from uvicorn.server import ServerState
 
 from fastapi_websocket_stabilizer import CompressionMode, WebSocketConfig, WebSocketConnectionManager
 from fastapi_websocket_stabilizer.uvicorn import NAME, WebSocketProtocol, install
@@ -59,6 +62,16 @@ def test_another_choice_is_respected(ws: Any, named: str) -> None:
 
 def test_without_uvicorn_nothing_happens() -> None:
     assert install(compress=True, max_message_size=2**20).startswith("the server is not uvicorn")
+
+
+@pytest.mark.usefixtures("sigterm")
+async def test_lost_connection_closes_its_transport() -> None:
+    """A send that waited for room checks the transport before it writes."""
+    transport = Mock(spec=asyncio.Transport, get_extra_info=Mock(return_value=None))
+    protocol = WebSocketProtocol(starting().config, ServerState(), {})
+    protocol.connection_made(transport)
+    protocol.connection_lost(None)
+    transport.close.assert_called_once_with()
 
 
 @pytest.mark.usefixtures("sigterm")

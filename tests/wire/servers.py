@@ -57,7 +57,8 @@ class Row:
 UVLOOP = Row("uvloop")
 ASYNCIO = Row("asyncio", "asyncio", "h11")
 BOTH_LOOPS = (UVLOOP, ASYNCIO)
-STOCK_ROW = Row("stock", protocol=STOCK)
+# The lifespan of the manager replaces uvicorn's class, named or not, unless this setting is off.
+STOCK_ROW = Row("stock", protocol=STOCK, environment={"WS_UVICORN_PROTOCOL": "false"})
 
 
 class Authority:

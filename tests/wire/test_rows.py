@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.waiting import eventually
 from tests.wire.raw import RSV1, Frame, Op, close, deflated, text
 from tests.wire.servers import ASYNCIO, BOTH_LOOPS, STOCK_ROW, UVLOOP, Fleet, Row, Server, running
 
@@ -169,6 +170,22 @@ async def test_uvicorns_own_limits_hold(row: Row) -> None:
             async with server.connected(f"{way}/eve") as client:
                 client.send(text("x" * 1001))
                 assert (await client.ending())[0] == 1009
+
+
+async def test_stock_row_is_served_by_uvicorns_own_class(fleet: Fleet) -> None:
+    """It is what our class is compared with, so it must not be our class."""
+    assert not is_ours(await agreed(fleet.get(STOCK_ROW), "raw/ada"))
+
+
+async def test_trace_log_has_the_beginning_and_the_end_of_a_socket() -> None:
+    """As with uvicorn's own class."""
+    with running(UVLOOP.but("trace", options=("--log-level", "trace"))) as server:
+        async with server.connected("raw/ada"):
+            pass
+        await eventually(
+            lambda: "WebSocket connection lost" in server.process.output, what="the end is logged"
+        )
+        assert "WebSocket connection made" in server.process.output
 
 
 async def test_close_of_an_endpoint_without_a_manager(server: Server, client_id: str) -> None:

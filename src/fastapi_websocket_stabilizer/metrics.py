@@ -86,6 +86,8 @@ class Counters:
     """Commands that a server of the cluster did not execute, and that were sent again."""
     releases_dropped: int = 0
     """Releases forgotten because too many waited for Redis to come back."""
+    entries_repaired: int = 0
+    """Connections that were claimed again since Redis had lost something of them alone."""
     leases_shortened: int = 0
     """Leases of other nodes that ended later than they can: Redis' clock was stepped back."""
     leases_refused: int = 0

@@ -132,6 +132,10 @@ class RoomStore(Protocol):
         """
         ...
 
+    async def is_empty(self, room: str) -> bool:
+        """Return whether the room has no member."""
+        ...
+
     async def counts(self, room: str) -> dict[NodeId, int]:
         """Return how many members each node has."""
         ...
@@ -231,6 +235,10 @@ class NodeStore(Protocol):
 
     async def memberships(self, node: NodeId, cursor: str, limit: int) -> tuple[list[Membership], str]:
         """The same for its connections' places in rooms."""
+        ...
+
+    async def index_sizes(self, node: NodeId) -> tuple[int, int]:
+        """Return how many connections and how many places in rooms a node's index has."""
         ...
 
     async def forget(self, node: NodeId, lines: Sequence[Membership]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from fastapi_websocket_stabilizer.cluster.claims import Claims
 from fastapi_websocket_stabilizer.cluster.membership import Membership
+from fastapi_websocket_stabilizer.cluster.recovery import Recovery
 from fastapi_websocket_stabilizer.cluster.sender import Sender
 from fastapi_websocket_stabilizer.cluster.sweep import Sweeper
 
@@ -92,8 +93,23 @@ FAULTS: dict[str, tuple[type, str, Wrap]] = {
 }
 
 
+async def _inspect_nothing(_: Any) -> None:
+    """Repair nothing."""
+
+
+@contextmanager
+def without_inspection() -> Iterator[None]:
+    """Have no node look at its keys each beat: that repairs within a beat what a fault of the protocol breaks."""
+    sound = Recovery._inspect
+    setattr(Recovery, "_inspect", _inspect_nothing)  # noqa: B010 - a method, for mypy
+    try:
+        yield
+    finally:
+        setattr(Recovery, "_inspect", sound)  # noqa: B010
+
+
 def sow(name: str) -> None:
-    """Put a fault into this process for good.
+    """Put a fault into this process for good, and leave nothing that would repair it.
 
     Raises:
         KeyError: There is no such fault.
@@ -101,6 +117,7 @@ def sow(name: str) -> None:
     """
     owner, method, wrap = FAULTS[name]
     setattr(owner, method, wrap(getattr(owner, method)))
+    setattr(Recovery, "_inspect", _inspect_nothing)  # noqa: B010
 
 
 @contextmanager
@@ -108,8 +125,9 @@ def sown(name: str) -> Iterator[None]:
     """Have a fault in this process for the length of a block."""
     owner, method, _ = FAULTS[name]
     sound = getattr(owner, method)
-    sow(name)
-    try:
-        yield
-    finally:
-        setattr(owner, method, sound)
+    with without_inspection():
+        sow(name)
+        try:
+            yield
+        finally:
+            setattr(owner, method, sound)

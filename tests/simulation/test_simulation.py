@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 from multiprocessing import get_context
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 
 from fastapi_websocket_stabilizer.cluster.drain import Drain
 from fastapi_websocket_stabilizer.ports import Renewal
-from tests.chaos.seeded import FAULTS, sown
+from tests.chaos.seeded import FAULTS, sown, without_inspection
 from tests.simulation.loop import NODE, VirtualLoop
 from tests.simulation.node import Node, Socket
 from tests.simulation.schedule import BEAT_S, LEASE_S, Schedule, Step, plan
@@ -41,7 +42,9 @@ def violations(seeds: range, loop: VirtualLoop | None = None) -> list[str]:
     loop = loop or VirtualLoop()
     found = []
     for seed in seeds:
-        found += [f"seed {seed}: {violation}" for violation in simulate(loop, plan(seed))]
+        # Every second seed: what repairs keys with each beat would also repair what the protocol did wrong.
+        with without_inspection() if seed % 2 else nullcontext():
+            found += [f"seed {seed}: {violation}" for violation in simulate(loop, plan(seed))]
     return found
 
 

@@ -272,6 +272,9 @@ class MemoryBackend:
         with self._hub.lock:
             return [x for x in self._hub.index.get(node, ()) if (x.room is not None) is are_rooms], ""
 
+    async def index_sizes(self, node: NodeId) -> tuple[int, int]:
+        return len(self._lines(node, are_rooms=False)[0]), len(self._lines(node, are_rooms=True)[0])
+
     async def forget(self, node: NodeId, lines: Sequence[Membership]) -> None:
         with self._hub.lock:
             index = self._hub.index.get(node, {})
@@ -317,6 +320,10 @@ class _Rooms:
         with self._hub.lock:
             found = sorted(item for item in self._hub.rooms.get(room, {}).items() if item[0] > cursor)
         return found[:limit], found[limit - 1][0] if len(found) > limit else ""
+
+    async def is_empty(self, room: str) -> bool:
+        with self._hub.lock:
+            return not self._hub.rooms.get(room)
 
     async def counts(self, room: str) -> dict[NodeId, int]:
         counts: dict[NodeId, int] = {}

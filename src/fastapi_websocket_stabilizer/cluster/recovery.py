@@ -13,6 +13,7 @@ from .claims import Claims
 from .context import LOSSES, Context
 from .deadlines import Deadlines
 from .degrade import DegradingBus
+from .inspection import Inspection
 from .membership import Membership as Leases
 from .presence import Announcer
 from .reclaims import BATCH, Reclaims, pause
@@ -38,6 +39,7 @@ class Recovery:
     def attach(self, leases: Leases, claims: Claims, reclaims: Reclaims) -> None:
         """Say whom it listens to and what it works with."""
         self._leases, self._claims, self._reclaims = leases, claims, reclaims
+        self._inspection = Inspection(self._context, reclaims)
 
     # What the lease says
 
@@ -146,6 +148,12 @@ class Recovery:
         await self._claims.repeat_evicts()
         await self._compare()
         await self._tidy()
+        await self._inspect()
+
+    async def _inspect(self) -> None:
+        """Look at a few of our keys: one that was deleted alone changes no epoch."""
+        await self._inspection.look()
+        await self._compare_some(self._inspection.connections())
 
     async def _compare(self) -> None:
         """After a gap: close what was displaced, and claim what was removed, without a word that reached us."""
@@ -180,6 +188,7 @@ class Recovery:
         ids = [entry.connection_id for entry in entries]
         if connection.connection_id not in ids:
             self._reclaims.again(connection)
+            self._context.counters.entries_repaired += 1
         elif ids.index(connection.connection_id) >= self._context.config.max_connections_per_client:
             displace = self._claims.displace(connection.client_id, (connection.connection_id,))
             self._context.tasks.spawn(displace, "displace")

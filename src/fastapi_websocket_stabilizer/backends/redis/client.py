@@ -1,6 +1,7 @@
 """Connections to Redis and what its errors mean here; the one file that translates redis-py's."""
 
 import asyncio
+import logging
 import random
 import re
 import ssl
@@ -13,13 +14,19 @@ from redis.asyncio import Connection
 
 from ...config import mask_password
 from ...exceptions import BackendUnavailableError, ConfigurationError
+from ...logs import Occasionally
 from .sentinels import Sentinels, UnknownServiceError
 from .sockets import open_connection
 from .urls import Address, Location, parse
 
 OLDEST_VERSION = (6, 2)
 """The first Redis with GETDEL; every Valkey is newer."""
-
+KEEPS_EVERYTHING = "noeviction"
+EVICTS = (
+    "Redis at {} evicts keys (maxmemory-policy {}, maxmemory {}): leases, presence and tokens may go; "
+    "CONFIG SET maxmemory-policy noeviction"
+)
+_evicting = Occasionally(logging.getLogger(__name__))
 
 _PHRASES = {
     "DB index": "the database number",
@@ -169,9 +176,9 @@ def count_bytes(connection: Connection, count: Callable[[int], None]) -> None:
     reader.feed_data = feed_data  # type: ignore[assignment,method-assign]  # redis-py tells nobody what it reads
 
 
-async def server_info(connection: Connection) -> dict[str, str]:
-    """Return what INFO says about the server."""
-    await connection.send_command("INFO", "server")
+async def server_info(connection: Connection, *section: str) -> dict[str, str]:
+    """Return what INFO says about one section, or about those that it shows by default."""
+    await connection.send_command("INFO", *section)
     lines = (await connection.read_response()).decode().splitlines()
     return dict(line.split(":", 1) for line in lines if ":" in line)
 
@@ -189,7 +196,7 @@ async def check_server(connection: Connection, address: str, *, is_in_cluster: b
             Sentinel, or of a cluster that the URL does not speak of.
     """
     info = await server_info(connection)
-    mode = server_mode(info)
+    mode, policy = server_mode(info), info.get("maxmemory_policy", KEEPS_EVERYTHING)
     if mode == "sentinel" or (mode == "cluster" and not is_in_cluster):
         raise ConfigurationError(
             f"Redis at {address} runs as {mode}; redis_url must begin with redis+{mode}://"
@@ -198,6 +205,8 @@ async def check_server(connection: Connection, address: str, *, is_in_cluster: b
     numbers = re.match(r"(\d+)\.(\d+)", found)
     if numbers is None or (int(numbers[1]), int(numbers[2])) < OLDEST_VERSION:
         raise ConfigurationError(f"Redis at {address} is {found}; {oldest} or newer is needed")
+    if policy != KEEPS_EVERYTHING:
+        _evicting.log(EVICTS.format(address, policy, info.get("maxmemory", "0")))
     return str(info.get("run_id", ""))
 
 

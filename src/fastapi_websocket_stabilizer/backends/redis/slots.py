@@ -196,7 +196,7 @@ class SlotTable:
         try:
             with factory.translated("INFO"):
                 async with asyncio.timeout(factory.timeout_s):
-                    info = await server_info(connection)
+                    info = await server_info(connection, "server")
         finally:
             await close(connection)
         return int(info.get("redis_version", "0").partition(".")[0])

@@ -130,6 +130,10 @@ class RedisRooms:
             return found[:limit], f"{scan or '0'}>{found[limit - 1][0]}"
         return found, "" if reply[0] == b"0" else reply[0].decode()
 
+    async def is_empty(self, room: str) -> bool:
+        call = self._pipeline.send("HLEN", self._keys.room(room), idempotent=True)
+        return not await self._reader.reply(call, 0)
+
     async def counts(self, room: str) -> dict[NodeId, int]:
         call = self._pipeline.send("HGETALL", self._keys.room_counts(room), idempotent=True)
         return dict(self._reader.each(reading.count, await self._reader.reply(call, [])))
@@ -238,6 +242,12 @@ class RedisNodes:
         reply: tuple[bytes, list[bytes]] = await self._reader.reply(call, (b"0", []))
         lines = self._reader.each(partial(reading.line, node), reply[1])
         return lines, "" if reply[0] == b"0" else reply[0].decode()
+
+    async def index_sizes(self, node: NodeId) -> tuple[int, int]:
+        keys = self._keys.connections(node), self._keys.memberships(node)
+        connections, memberships = [self._pipeline.send("HLEN", key, idempotent=True) for key in keys]
+        read = self._reader.reply
+        return await read(connections, 0), await read(memberships, 0)
 
     async def forget(self, node: NodeId, lines: Sequence[Membership]) -> None:
         calls = []

@@ -8,8 +8,7 @@
 -- ARGV[2]  lifetime of the lease in ms
 -- ARGV[3]  info
 -- ARGV[4]  epoch for a server that has none
--- Returns  {1 if held else 0, now, {node_id, deadline, ...} of the living, {node_id, ...} to be swept, epoch,
---           SHA-1 of the secret or ""}
+-- Returns  {1 if held else 0, now, {node_id, deadline, ...} living, {node_id, ...} to be swept, epoch, SHA-1 of secret}
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 if type(redis.pcall('ZSCORE', KEYS[1], ARGV[1])) == 'table' then redis.call('UNLINK', KEYS[1]) end -- it is not ours

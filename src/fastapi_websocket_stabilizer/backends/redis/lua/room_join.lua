@@ -12,6 +12,7 @@ if type(new) == 'table' then
   redis.call('UNLINK', KEYS[1]) -- no hash: it is not ours
   new = redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 end
+if new == 1 and redis.call('HLEN', KEYS[1]) == 1 then redis.call('UNLINK', KEYS[2]) end -- of members that are lost
 if type(redis.pcall('HINCRBY', KEYS[2], ARGV[3], new)) == 'table' then -- no number, or no hash
   if type(redis.pcall('HDEL', KEYS[2], ARGV[3])) == 'table' then redis.call('UNLINK', KEYS[2]) end
   redis.call('HSET', KEYS[2], ARGV[3], 1)

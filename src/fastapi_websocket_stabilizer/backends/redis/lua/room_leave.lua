@@ -10,8 +10,6 @@ if type(removed) == 'table' then -- no hash: it is not ours; else the server tak
 end
 if removed == 1 then
   local left = redis.pcall('HINCRBY', KEYS[2], ARGV[2], -1)
-  if type(left) == 'table' or left <= 0 then -- a table: no number, or no hash
-    redis.pcall('HDEL', KEYS[2], ARGV[2])
-  end
+  if type(left) == 'table' or left <= 0 then redis.pcall('HDEL', KEYS[2], ARGV[2]) end -- a table: no number, or no hash
 end
 return removed

@@ -47,8 +47,7 @@ class Hooks:
             if arguments and _is_end_of(arguments[0], error):
                 return
             self._counters.hooks_failed += 1
-            name = getattr(hook, "__qualname__", repr(hook))
-            self._log.exception("hook failed", extra={"hook": name})
+            self._log.exception("hook failed", extra=_named(hook, arguments))
 
 
 class HookDecorators:
@@ -87,3 +86,11 @@ def _is_end_of(subject: object, error: BaseException) -> bool:
     """Whether a hook only found that its connection is over."""
     is_about_an_end = isinstance(error, ConnectionNotFoundError | ConnectionTimeoutError | SlowConsumerError)
     return is_about_an_end and isinstance(subject, Connection) and subject.ended is not None
+
+
+def _named(hook: Callable[..., Any], arguments: tuple[Any, ...]) -> dict[str, str]:
+    """Return what a line of the log carries about a hook: its name, and the client that it was called for."""
+    named = {"hook": getattr(hook, "__qualname__", repr(hook))}
+    if arguments and isinstance(arguments[0], Connection | PresenceEvent):
+        named["client_id"] = arguments[0].client_id
+    return named

@@ -23,7 +23,7 @@ class Line(logging.Formatter):
         return super().formatMessage(record) + "".join(extra)
 
 
-class Fallback(logging.StreamHandler[Any]):
+class Fallback(logging.Handler):
     """Prints this library's log to stderr while the application has no handler for it.
 
     Python would print bare messages. Uvicorn and ``fastapi run`` configure their own loggers only.
@@ -44,8 +44,10 @@ class Fallback(logging.StreamHandler[Any]):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write to what is stderr now."""
-        self.stream = sys.stderr
-        super().emit(record)
+        try:
+            sys.stderr.write(self.format(record) + "\n")
+        except Exception:  # noqa: BLE001 - as every handler: a line that fails ends nothing else
+            self.handleError(record)
 
 
 logging.getLogger(ROOT).addHandler(Fallback())

@@ -70,19 +70,45 @@ class ShutdownReport:
     duration_seconds: float
 
 
+READ_ONLY = (
+    "metadata cannot be changed after connect, since other replicas would not see it: give it to connect "
+    "or Identity, or keep what changes in connection.user_data or a store that all replicas share"
+)
+
+
 class Metadata(dict[str, Any]):
     """What a connection was registered with. Read-only: the other replicas would not see a change."""
 
     __slots__ = ()
 
-    def _refuse(self, *_: object, **__: object) -> NoReturn:
-        raise TypeError(
-            "metadata cannot be changed after connect, since other replicas would not see it: give it to connect "
-            "or Identity, or keep what changes in connection.user_data or a store that all replicas share"
-        )
+    def __setitem__(self, key: str, value: Any) -> NoReturn:
+        raise TypeError(READ_ONLY)
 
-    __setitem__ = __delitem__ = __ior__ = _refuse
-    clear = pop = popitem = setdefault = update = _refuse
+    def __delitem__(self, key: str) -> NoReturn:
+        raise TypeError(READ_ONLY)
+
+    def __ior__(self, other: object) -> NoReturn:  # type: ignore[misc]  # it is not what | returns
+        raise TypeError(READ_ONLY)
+
+    def clear(self) -> NoReturn:
+        """Raise TypeError, as each method below."""
+        raise TypeError(READ_ONLY)
+
+    def pop(self, *_: Any) -> NoReturn:
+        """Raise TypeError."""
+        raise TypeError(READ_ONLY)
+
+    def popitem(self) -> NoReturn:
+        """Raise TypeError."""
+        raise TypeError(READ_ONLY)
+
+    def setdefault(self, *_: Any) -> NoReturn:
+        """Raise TypeError."""
+        raise TypeError(READ_ONLY)
+
+    def update(self, *_: Any, **__: Any) -> NoReturn:
+        """Raise TypeError."""
+        raise TypeError(READ_ONLY)
 
     def __reduce__(self) -> tuple[type[dict[str, Any]], tuple[dict[str, Any]]]:
         """Be copied and pickled as a plain dict."""

@@ -10,6 +10,8 @@ import pytest
 from fastapi_websocket_stabilizer.hooks import Hooks
 from fastapi_websocket_stabilizer.local.owner import Ended
 from fastapi_websocket_stabilizer.metrics import Counters
+from fastapi_websocket_stabilizer.models import PresenceEvent
+from fastapi_websocket_stabilizer.names import ConnectionId, NodeId
 from tests.unit.fakes import connect, turns
 
 
@@ -53,6 +55,17 @@ async def test_failing_hook_is_logged_and_counted_and_the_next_one_runs(
     [record] = caplog.records
     assert (record.levelname, record.exc_info is not None) == ("ERROR", True)
     assert "fail" in vars(record)["hook"]
+
+
+async def test_line_of_a_failed_hook_carries_its_client(
+    hooks: Hooks, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(event: PresenceEvent) -> None:
+        raise ValueError("at once")
+
+    node = NodeId("n1")
+    await hooks.call(fail, PresenceEvent("1", "joined", "ann", ConnectionId("n1.1"), None, node))
+    assert vars(caplog.records[0])["client_id"] == "ann"
 
 
 async def test_hook_that_is_cancelled_is_cancelled(hooks: Hooks, counters: Counters) -> None:

@@ -27,7 +27,8 @@ def own_page(host: Annotated[str, Header()], origin: Annotated[str | None, Heade
 
 
 async def say(connection: Connection, message: str | bytes) -> None:
-    await manager.broadcast({"from": connection.client_id, "text": message})
+    if isinstance(message, str):  # a binary frame comes as bytes
+        await manager.broadcast({"from": connection.client_id, "text": message})
 
 
 @manager.websocket(app, "/ws", on_message=say)

@@ -26,7 +26,8 @@ EVENTS = {"room_joined": "came", "room_left": "left"}
 
 
 async def say(connection: Connection, message: str | bytes) -> None:
-    await manager.broadcast({"from": connection.client_id, "text": message}, room=connection.rooms)
+    if isinstance(message, str):  # a binary frame comes as bytes
+        await manager.broadcast({"from": connection.client_id, "text": message}, room=connection.rooms)
 
 
 @manager.websocket(app, "/ws/{room}", on_message=say)

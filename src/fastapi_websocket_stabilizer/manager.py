@@ -9,6 +9,7 @@ from typing import Any, Self
 from fastapi import APIRouter, FastAPI, WebSocket, WebSocketDisconnect
 
 from . import close_codes, handlers, serving
+from .arguments import check_confirm, exclusions_of
 from .cluster.registry import Registry
 from .config import WebSocketConfig
 from .exceptions import BroadcastFailedError, ConnectionNotFoundError
@@ -16,7 +17,7 @@ from .hooks import HookDecorators, OnMessage
 from .local.connection import Connection
 from .logs import manager_logger
 from .models import BroadcastResult, Identity, Message, ShutdownReport
-from .names import check_client_id, check_each, check_room
+from .names import as_list, check_client_id, check_each, check_room
 from .overview import Overview
 from .redaction import tokens_redacted
 from .routes import add_websocket_route, check_open, connected, health_router
@@ -101,7 +102,7 @@ class WebSocketConnectionManager(Overview, HookDecorators):
         self,
         client_id: str,
         websocket: WebSocket,
-        metadata: dict[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
         *,
         state: Any = None,
     ) -> Connection:
@@ -158,7 +159,7 @@ class WebSocketConnectionManager(Overview, HookDecorators):
                 503: anything that may be tried again.
             WebSocketStabilizerError: Refused after accept, as ``connect``; the socket was closed.
         """
-        identity = Identity(client_id, metadata or {}, tuple(rooms), subprotocol, state)
+        identity = Identity(client_id, metadata or {}, as_list(rooms), subprotocol, state)
         async with connected(self, websocket, identity) as connection:
             yield connection
 
@@ -183,7 +184,7 @@ class WebSocketConnectionManager(Overview, HookDecorators):
             HTTPException, WebSocketStabilizerError: As ``connection``.
         """
         handle = on_message or self._hooks.on_message
-        identity = Identity(client_id, metadata or {}, tuple(rooms), subprotocol, state)
+        identity = Identity(client_id, metadata or {}, as_list(rooms), subprotocol, state)
         with suppress(WebSocketDisconnect):  # gone before it was served
             async with connected(self, websocket, identity) as connection:
                 await serving.serve(self._registry, connection, handle, park=park)
@@ -240,9 +241,11 @@ class WebSocketConnectionManager(Overview, HookDecorators):
 
         Raises:
             MessageError: It cannot be encoded or is longer than ``max_message_size``; nothing was sent.
+            ConfigurationError: ``confirm`` is no positive number.
             BackendUnavailableError: Redis did not answer, and ``on_backend_loss`` is "refuse".
         """
         name, encoded = check_client_id(client_id), self._encode(message)
+        check_confirm(confirm)
         return await self._registry.sender.to_client(name, encoded, confirm)
 
     async def send_to_clients(self, client_ids: Iterable[str], message: Message) -> int:
@@ -261,8 +264,13 @@ class WebSocketConnectionManager(Overview, HookDecorators):
         exclude_client: str | Iterable[str] | None = None,
         room: str | Iterable[str] | None = None,
         confirm: float | None = None,
+        *,
+        exclude_connection: Connection | str | Iterable[Connection | str] | None = None,
     ) -> BroadcastResult:
         """Send to everybody, or to the members of one room or several (each socket once).
+
+        ``exclude_connection`` takes connections of any replica, or their ``connection_id``; other sockets of the
+        same client get the message.
 
         The result counts this replica's sockets; with ``confirm`` (seconds) all replicas' that answered. Without
         Redis it reaches this replica's alone, and ``nodes`` is 1.
@@ -270,10 +278,13 @@ class WebSocketConnectionManager(Overview, HookDecorators):
         Raises:
             BroadcastFailedError: Every socket that it was meant for failed.
             MessageError: It cannot be encoded or is longer than ``max_message_size``; nothing was sent.
+            ConfigurationError: ``confirm`` is no positive number.
             BackendUnavailableError: Redis did not answer, and ``on_backend_loss`` is "refuse".
         """
         encoded = self._encode(message)
+        check_confirm(confirm)
         exclude, rooms = check_each(exclude_client or None, check_client_id), check_each(room, check_room)
+        exclude += exclusions_of(exclude_connection)
         if room is not None and not rooms:
             return BroadcastResult(0, 0, 0)  # no room is nobody, not everybody
         try:

@@ -8,6 +8,7 @@ from typing import Any, Literal, NoReturn
 
 from pydantic import BaseModel
 
+from .exceptions import MessageError
 from .names import ConnectionId, NodeId
 
 JSON = dict[str, Any] | list[Any]
@@ -113,6 +114,17 @@ class Metadata(dict[str, Any]):
     def __reduce__(self) -> tuple[type[dict[str, Any]], tuple[dict[str, Any]]]:
         """Be copied and pickled as a plain dict."""
         return dict, (dict(self),)
+
+
+def as_metadata(given: Mapping[str, Any] | None) -> Metadata:
+    """Return metadata as a connection holds it.
+
+    Raises:
+        MessageError: It is no mapping.
+    """
+    if given is not None and not isinstance(given, Mapping):
+        raise MessageError(f"metadata must be a dict, got {type(given).__name__}: give the value a name")
+    return Metadata(given or {})
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,12 +51,17 @@ def check_each(value: str | Iterable[str] | None, check: Callable[[object], str]
     """
     if value is None:
         return []
-    return list(dict.fromkeys(map(check, [value] if isinstance(value, str) else value)))
+    return list(dict.fromkeys(map(check, as_list(value))))
+
+
+def as_list(value: Iterable[str]) -> list[str]:
+    """Return one name or several as a list: a bare string is one."""
+    return [value] if isinstance(value, str) else list(value)
 
 
 def _check(what: str, name: object) -> str:
     if not isinstance(name, str):
-        raise InvalidNameError(f"{what} must be a string, got {type(name).__name__}")
+        raise InvalidNameError(f"{what} must be a string, got {type(name).__name__}: convert it with str()")
     if not name:
         raise InvalidNameError(f"{what} cannot be empty")
     if _FORBIDDEN.search(name):

@@ -14,6 +14,7 @@ from .cluster.refusal import UNREACHABLE, turn_away
 from .cluster.registry import Registry
 from .drain_route import add_drain_route
 from .exceptions import (
+    ConfigurationError,
     ConnectionLimitExceededError,
     ConnectionNotFoundError,
     ConnectionTimeoutError,
@@ -24,11 +25,12 @@ from .exceptions import (
     SlowConsumerError,
     WebSocketStabilizerError,
 )
-from .hooks import OnMessage
+from .hooks import OnMessage, check_hook, name_of
 from .local.connection import Connection
 from .local.transport import is_accepted
 from .logs import Occasionally, get_logger
-from .models import Identity
+from .models import Identity, as_metadata
+from .names import check_client_id, check_each, check_room
 
 if TYPE_CHECKING:
     from .manager import WebSocketConnectionManager
@@ -45,13 +47,13 @@ async def connected(
     manager: "WebSocketConnectionManager", websocket: WebSocket, identity: Identity
 ) -> AsyncIterator[Connection]:
     """Claim, accept, join, and release exactly this socket; see ``WebSocketConnectionManager.connection``."""
-    connection = await _register(manager, websocket, identity)
+    connection, rooms = await _register(manager, websocket, identity)
     code, reason = close_codes.NORMAL, "normal closure"
     has_begun = False
     try:
         if not is_accepted(websocket):
             await websocket.accept(identity.subprotocol)
-        for room in identity.rooms:
+        for room in rooms:
             await connection.join(room)
         has_begun = True
         yield connection
@@ -69,10 +71,12 @@ async def connected(
 
 async def _register(
     manager: "WebSocketConnectionManager", websocket: WebSocket, identity: Identity
-) -> Connection:
+) -> tuple[Connection, list[str]]:
+    _check_types(identity)
     try:
-        metadata = dict(identity.metadata)
-        return await manager.connect(identity.client_id, websocket, metadata, state=identity.state)
+        rooms = check_each(identity.rooms, check_room)
+        client_id, metadata = identity.client_id, identity.metadata
+        return await manager.connect(client_id, websocket, metadata, state=identity.state), rooms
     except WebSocketStabilizerError as error:
         if is_accepted(websocket):
             if isinstance(error, (DrainingError, *LOSSES)):
@@ -82,6 +86,18 @@ async def _register(
             await turn_away(websocket, close_codes.TRY_AGAIN_LATER, reason, within_s)
             raise
         raise _refusal(error) from error
+
+
+def _check_types(identity: Identity) -> None:
+    """Raise for mistakes of the application, which no client can cause: they belong in the log, not in an answer.
+
+    Raises:
+        InvalidNameError: The client id is no string.
+        MessageError: The metadata is no mapping.
+    """
+    if not isinstance(identity.client_id, str):
+        check_client_id(identity.client_id)
+    as_metadata(identity.metadata)
 
 
 def _is_the_end_of(connection: Connection, error: BaseException) -> bool:
@@ -121,10 +137,17 @@ def add_websocket_route(
     manager: "WebSocketConnectionManager", app: FastAPI | APIRouter, path: str, on_message: OnMessage | None
 ) -> Callable[[Any], Any]:
     """Return the decorator behind ``manager.websocket``."""
+    if on_message is not None:
+        check_hook("on_message", on_message, "connection", "message")
 
     def decorate(identify: Any) -> Any:
         # A dependency, so that FastAPI resolves its parameters as those of any other.
         async def endpoint(websocket: WebSocket, identity: Annotated[Identity, Depends(identify)]) -> None:
+            if not isinstance(identity, Identity):
+                raise ConfigurationError(
+                    f"{name_of(identify)}, which identifies clients of {path}, must return an Identity, "
+                    f"got {type(identity).__name__}: return Identity(client_id)"
+                )
             await manager.serve(
                 websocket,
                 identity.client_id,

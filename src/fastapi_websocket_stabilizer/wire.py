@@ -179,6 +179,10 @@ class Part(NamedTuple):
         return _message(self.form, self.body)
 
 
+CONNECTION = "\0"
+"""Begins an exclusion that is a connection_id. No client id begins so: releases before it exclude nothing by it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Envelope:
     """One message between nodes.

@@ -12,6 +12,7 @@ from fastapi_websocket_stabilizer import (
     Connection,
     ConnectionLimitExceededError,
     ConnectionNotFoundError,
+    InvalidNameError,
     InvalidTokenError,
     PresenceEvent,
     Publisher,
@@ -102,6 +103,30 @@ async def test_a_broadcast_leaves_out_whom_it_excludes_wherever_they_are(manager
     await everyone_hears(sockets[4:], "but one", "but two", "all")
     await hears(sockets[1], "but two", "all")
     await everyone_hears(sockets[2:4], "but one", "all")
+
+
+async def test_a_broadcast_leaves_out_single_connections_wherever_they_are(managers: Managers) -> None:
+    nodes = await managers.start_many(2, max_connections_per_client=2)
+    sockets = [Socket() for _ in range(4)]
+    ann_here, ann_there, _, bob_there = [
+        await register(nodes[number % 2], client_id, sockets[number])
+        for number, client_id in enumerate(("ann", "ann", "bob", "bob"))
+    ]
+    for connection in (ann_here, ann_there, bob_there):
+        await connection.join("lobby")
+    await nodes[0].broadcast("to all but two", exclude_connection=[ann_here, bob_there.connection_id])
+    await nodes[0].broadcast("to the room but one", room="lobby", exclude_connection=ann_there)
+    result = await nodes[1].broadcast(
+        "counted", exclude_connection=ann_here, exclude_client="bob", confirm=2.0
+    )
+    assert (result.total, result.succeeded, result.missing) == (4, 1, [])
+    await nodes[0].broadcast("to all")
+    await hears(sockets[0], "to the room but one", "to all")
+    await hears(sockets[1], "to all but two", "counted", "to all")
+    await hears(sockets[2], "to all but two", "to all")
+    await hears(sockets[3], "to the room but one", "to all")
+    with pytest.raises(InvalidNameError, match="exclude_connection must be a Connection"):
+        await nodes[0].broadcast("to all", exclude_connection=[7])  # type: ignore[list-item]  # the mistake
 
 
 async def test_a_confirmed_broadcast_counts_the_sockets_of_all_nodes(managers: Managers) -> None:

@@ -9,8 +9,15 @@ from fastapi import Depends, FastAPI, HTTPException, WebSocket
 from fastapi.testclient import TestClient
 from starlette.testclient import WebSocketDenialResponse
 
-from fastapi_websocket_stabilizer import Identity, WebSocketConfig, WebSocketConnectionManager
-from fastapi_websocket_stabilizer.testing import MemoryCluster
+from fastapi_websocket_stabilizer import (
+    ConfigurationError,
+    Identity,
+    InvalidNameError,
+    MessageError,
+    WebSocketConfig,
+    WebSocketConnectionManager,
+)
+from fastapi_websocket_stabilizer.testing import FakeWebSocket, MemoryCluster
 
 Close = Callable[[WebSocketConnectionManager], Any]
 
@@ -74,3 +81,83 @@ async def test_door_is_closed_without_redis_under_refuse_only() -> None:
             await manager.check_open()
         manager.registry.context.degrades = True
         await manager.check_open()
+
+
+# Mistakes of the application are raised by name, so that the log has them; a client's are an HTTP answer.
+
+
+def mistaken(identify: Callable[[], Any]) -> FastAPI:
+    app = FastAPI()
+    WebSocketConnectionManager(WebSocketConfig(log_level="ERROR")).websocket(app, "/ws")(identify)
+    return app
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "words"),
+    [
+        ("ann", ConfigurationError, ("who", "/ws", "must return an Identity", "got str", "return Identity(")),
+        (None, ConfigurationError, ("who", "/ws", "must return an Identity", "got NoneType")),
+        (Identity(7), InvalidNameError, ("client_id must be a string", "got int", "str()")),  # type: ignore[arg-type]  # the mistake
+        (Identity("ann", metadata="admin"), MessageError, ("metadata must be a dict", "got str")),  # type: ignore[arg-type]  # the mistake
+    ],
+)  # fmt: skip
+def test_mistake_of_identify_is_an_error_that_says_what_to_do(
+    answer: Any, error: type[Exception], words: tuple[str, ...]
+) -> None:
+    def who() -> Any:
+        return answer
+
+    with pytest.raises(error) as caught, TestClient(mistaken(who)).websocket_connect("/ws"):
+        pass
+    assert [word for word in words if word not in str(caught.value)] == []
+
+
+@pytest.mark.parametrize(
+    "identity", [Identity("\x01"), Identity("ann", rooms=["\x01"])], ids=["client id", "room"]
+)
+def test_illegal_name_from_a_client_is_refused_with_400_before_accept(identity: Identity) -> None:
+    refused = refusal(mistaken(lambda: identity), "/ws")
+    assert (refused.status_code, "control characters" in refused.json()["detail"]) == (400, True)
+
+
+async def test_one_room_may_be_given_as_a_bare_string() -> None:
+    manager = WebSocketConnectionManager(WebSocketConfig(log_level="ERROR"))
+    app = FastAPI()
+    manager.websocket(app, "/ours")(lambda: Identity("ann", rooms="lobby"))
+
+    async def own(websocket: WebSocket) -> None:
+        async with manager.connection(websocket, "bob", rooms="lobby") as connection:
+            async for _ in connection:
+                pass
+
+    app.add_api_websocket_route("/own", own)
+    client = TestClient(app)
+    with client.websocket_connect("/ours"), client.websocket_connect("/own"):
+        assert await manager.room_count("lobby") == 2
+
+
+@pytest.mark.parametrize("confirm", ["2", -1, 0, float("nan"), float("inf"), [1]])
+async def test_confirm_must_be_a_positive_number_of_seconds(confirm: Any) -> None:
+    manager = WebSocketConnectionManager(WebSocketConfig(log_level="ERROR"))
+    for call in (
+        manager.send_to_client("ann", "hi", confirm=confirm),
+        manager.broadcast("hi", confirm=confirm),
+    ):
+        with pytest.raises(
+            ConfigurationError, match="confirm must be a positive number of seconds"
+        ) as caught:
+            await call
+        assert repr(confirm) in str(caught.value)
+
+
+async def test_one_client_may_be_given_as_a_bare_string() -> None:
+    manager = WebSocketConnectionManager(WebSocketConfig(log_level="ERROR"))
+    ann = FakeWebSocket()
+    await manager.connect("ann", ann)
+    assert (await manager.send_to_clients("ann", "hi"), ann.received) == (1, ["hi"])
+
+
+async def test_metadata_that_is_no_dict_is_refused_by_name() -> None:
+    manager = WebSocketConnectionManager(WebSocketConfig(log_level="ERROR"))
+    with pytest.raises(MessageError, match="metadata must be a dict, got str"):
+        await manager.connect("ann", FakeWebSocket(), "admin")  # type: ignore[arg-type]  # the mistake

@@ -13,9 +13,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import BaseModel, field_serializer
 
-from fastapi_websocket_stabilizer.exceptions import MessageError, WireError
-from fastapi_websocket_stabilizer.names import NodeId
+from fastapi_websocket_stabilizer.exceptions import InvalidNameError, MessageError, WireError
+from fastapi_websocket_stabilizer.names import NodeId, check_client_id
 from fastapi_websocket_stabilizer.wire import (
+    CONNECTION,
     MAX_ENVELOPE_BYTES,
     MAX_PART_BYTES,
     OLDEST_READER,
@@ -445,3 +446,11 @@ def test_envelope_over_the_limit_is_neither_sent_nor_read() -> None:
 def test_encoded_message_decodes_its_value_once() -> None:
     encoded = Encoded(Form.JSON, '{"a": 1}', 8)
     assert encoded.value is encoded.value
+
+
+def test_exclusion_of_a_connection_is_a_name_that_no_client_can_have() -> None:
+    """A release that knows no such exclusion reads it as a client that is not there."""
+    with pytest.raises(InvalidNameError):
+        check_client_id(CONNECTION + "node.1")
+    envelope = Envelope(NodeId("node"), 1, 0, Kind.BROADCAST, exclude=(CONNECTION + "node.1",))
+    assert unpack(pack(envelope)).exclude == (CONNECTION + "node.1",)

@@ -12,8 +12,8 @@ from ..local.connection import Connection
 from ..local.jobs import Job, Mail, Tally
 from ..local.owner import Limits
 from ..local.shards import Shards
-from ..names import NodeId
-from ..wire import Encoded, Envelope, Form, Kind
+from ..names import ConnectionId, NodeId
+from ..wire import CONNECTION, Encoded, Envelope, Form, Kind
 from .context import Context
 
 MAX_REPORTED_ERRORS = 100
@@ -33,11 +33,19 @@ class Delivery:
             return
         is_own = self._context.is_own(envelope.sender)
         done = partial(self._delivered, envelope, is_own)
-        job = Job(envelope.message(), envelope.targets, frozenset(envelope.exclude), done)
+        exclude = envelope.exclude
+        spared = frozenset(filter(None, map(self._spared, exclude))) if exclude else frozenset()
+        job = Job(envelope.message(), envelope.targets, frozenset(exclude), done, spared)
         if is_own:
             self._context.unheard.arrived(envelope.sequence, job)
         else:
             self._context.fan_out.submit(job)
+
+    def _spared(self, name: str) -> Connection | None:
+        """Return the connection here that an exclusion names; None for a client, and for one elsewhere."""
+        if not name.startswith(CONNECTION):
+            return None
+        return self._context.shards.get(ConnectionId(name.removeprefix(CONNECTION)))
 
     def _deliver_parts(self, envelope: Envelope) -> None:
         letters: list[tuple[Encoded, Sequence[str]]] = []
@@ -83,9 +91,12 @@ class Delivery:
         if envelope.kind is Kind.DIRECT:
             found = [connection for c in envelope.targets for connection in shards.of_client(c)]
         else:
-            rooms = set(envelope.targets)
+            rooms, exclude = set(envelope.targets), set(envelope.exclude)
             found = [
-                c for c in shards if (not rooms or rooms & c.rooms) and c.client_id not in envelope.exclude
+                c
+                for c in shards
+                if (not rooms or rooms & c.rooms)
+                and exclude.isdisjoint((c.client_id, CONNECTION + c.connection_id))
             ]
         return [connection for connection in found if connection.is_writing]
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
 from .. import close_codes
@@ -16,7 +16,7 @@ from ..local.connection import Connection
 from ..local.gate import Gate
 from ..local.owner import Ended
 from ..logs import EVENTS, Occasionally, StructuredLogger, manager_logger
-from ..models import CompressionMode, Message, Metadata
+from ..models import CompressionMode, Message, as_metadata
 from ..names import ConnectionId, check_room
 from ..wire import Encoded, encode, encode_json
 from .budget import Budget
@@ -104,7 +104,7 @@ class Node:
         self._check_capacity()
 
     async def connect(
-        self, client_id: str, websocket: Any, metadata: dict[str, Any] | None, state: Any = None
+        self, client_id: str, websocket: Any, given: Mapping[str, Any] | None, state: Any = None
     ) -> Connection:
         """Register a socket and close those that it displaces.
 
@@ -115,7 +115,7 @@ class Node:
             DrainingError: The node sends its clients elsewhere; an accepted socket was closed with 1012.
             BackendUnavailableError, ConfigurationError: Not under "degrade"; an accepted one was closed with 1013.
         """
-        context, metadata = self._context, Metadata(metadata or {})
+        context, metadata = self._context, as_metadata(given)
         if context.is_draining:
             context.counters.connections_rejected += 1
             await refuse(websocket, context.config.close_timeout_s)

@@ -48,6 +48,8 @@ class Job:
 
     Attributes:
         rooms: Only members of these rooms, each socket once; empty means everybody.
+        exclude: Clients that it does not go to.
+        spared: Connections that it does not go to.
         done: Called with the tally when the last socket was written to.
     """
 
@@ -55,11 +57,19 @@ class Job:
     rooms: tuple[str, ...] = ()
     exclude: frozenset[str] = frozenset()
     done: Callable[[Tally], None] | None = None
+    spared: frozenset[Connection] = frozenset()
     tally: Tally = field(default_factory=Tally)
 
     @property
     def size(self) -> int:
         return self.message.size
+
+    def excludes(self, connection: Connection) -> bool:
+        return connection.client_id in self.exclude or connection in self.spared
+
+    def partly_excluded(self) -> set[str]:
+        """Return the clients with a connection that the message does not go to."""
+        return {*self.exclude, *(connection.client_id for connection in self.spared)}
 
 
 @dataclass(slots=True, eq=False)
@@ -125,14 +135,14 @@ class Run:
         self.jobs: list[Job] = [job]
         self.size: int = job.message.size
         self.frames: _Frames = _Frames(self.jobs)
-        self._excluded: set[str] = set(job.exclude)  # who does not get all of it
+        self._excluded: set[str] = job.partly_excluded()  # clients with a socket that does not get all of it
         self._reached = 0  # sockets that got all of it
         self._written = 0  # messages, on all lines
 
     def add(self, job: Job) -> None:
         self.jobs.append(job)
         self.size += job.message.size
-        self._excluded |= job.exclude
+        self._excluded |= job.partly_excluded()
 
     def targets(self, shard: Shard) -> tuple[Connection, ...]:
         # A copy: a send that fails takes its connection out of the tables.
@@ -168,7 +178,7 @@ class Run:
     def _push(self, connection: Connection, loop: asyncio.AbstractEventLoop, now_s: float) -> None:
         for job in self.jobs:
             job.tally.total += 1
-            if connection.client_id in job.exclude:
+            if job.excludes(connection):
                 job.tally.excluded += 1
             else:
                 connection.used_at_s = now_s
@@ -179,7 +189,7 @@ class Run:
     ) -> None:
         jobs = []
         for job in self.jobs:
-            if connection.client_id in job.exclude:
+            if job.excludes(connection):
                 job.tally.total += 1
                 job.tally.excluded += 1
             else:

@@ -419,6 +419,19 @@ async def test_who_is_left_out_of_all_gets_no_write(lines: Lines) -> None:
     assert (lines.written(), lines.world.tallies) == ({}, [Tally(total=1, excluded=1)])
 
 
+async def test_spared_connection_is_left_out_of_one_message_and_its_clients_others_are_not(
+    lines: Lines,
+) -> None:
+    for client_id in "ab":
+        lines.add(client_id)
+    spared = lines.world.connections["a"]
+    lines.world.submit("not to a", spared=frozenset({spared}))
+    lines.world.submit("to all")
+    await turns()
+    assert lines.written() == {"a": [frame("to all")], "b": [frame("not to a", "to all")]}
+    assert lines.world.tallies == [Tally(total=2, excluded=1, succeeded=1), Tally(total=2, succeeded=2)]
+
+
 async def test_different_rooms_and_clients_of_one_batch_are_joined_in_order(lines: Lines) -> None:
     lines.add("a", "x", "y")
     lines.add("b", "y")

@@ -199,21 +199,26 @@ class WebSocketConnectionManager(Overview, HookDecorators):
         return add_websocket_route(self, app, path, on_message)
 
     async def disconnect(
-        self, client_id: str, code: int = close_codes.NORMAL, reason: str = "normal closure"
+        self,
+        client_id: str,
+        code: int = close_codes.NORMAL,
+        reason: str = "normal closure",
+        *,
+        connection_id: str | None = None,
     ) -> None:
-        """Close a client's sockets, on whichever replica, and release them.
+        """Close a client's sockets, on whichever replica, and release them; or with ``connection_id`` one of them.
 
         In the handler that registered a socket with ``connect`` it means exactly that socket, and returns
         quietly when that one was replaced, timed out or closed by somebody else meanwhile.
 
         Raises:
-            ConnectionNotFoundError: The client is not connected.
+            ConnectionNotFoundError: The client is not connected, or has no such connection.
             ConfigurationError: ``code`` may not be sent.
             BackendUnavailableError: Another replica, or Redis, did not answer; it may still happen.
         """
         check_client_id(client_id)
         close_codes.check(code)
-        mine = handlers.mine(self._registry, client_id)
+        mine = handlers.mine(self._registry, client_id) if connection_id is None else None
         if mine is not None:
             if mine.ended is not None:
                 handlers.check_ended(mine)
@@ -222,7 +227,8 @@ class WebSocketConnectionManager(Overview, HookDecorators):
         if self._registry.is_closed:
             raise ConnectionNotFoundError(f"client {client_id!r} is not connected: the manager was shut down")
         self._registry.check_usable()
-        await self._registry.act(client_id, {"do": "close", "code": code, "reason": reason})
+        request = {"do": "close", "code": code, "reason": reason, "connection_id": connection_id}
+        await self._registry.act(client_id, request)
 
     async def handle_pong(self, client_id: str) -> None:
         """Note that a client of this replica answered a ping. ``serve`` and iteration do it by themselves."""

@@ -237,6 +237,22 @@ async def test_nothing_can_be_done_with_a_client_that_is_not_connected(
         await getattr(node, method)("nobody", *arguments)
 
 
+async def test_one_of_a_clients_connections_is_closed_wherever_it_is(managers: Managers) -> None:
+    here, there = await managers.start_many(2, max_connections_per_client=3)
+    sockets = [Socket(), Socket(), Socket()]
+    first, second, third = [
+        await register(node, "bob", socket)
+        for node, socket in zip((here, there, there), sockets, strict=True)
+    ]
+    await here.disconnect("bob", 4001, "kicked", connection_id=second.connection_id)
+    assert [socket.closed_with for socket in sockets] == [None, (4001, "kicked"), None]
+    await here.disconnect("bob", connection_id=first.connection_id)
+    assert [socket.is_open for socket in sockets] == [False, False, True]
+    with pytest.raises(ConnectionNotFoundError, match="client 'bob' has no connection"):
+        await here.disconnect("bob", connection_id=second.connection_id)
+    assert [entry.connection_id for entry in await here.presence("bob")] == [third.connection_id]
+
+
 async def test_a_client_is_disconnected_by_a_call_on_another_node(managers: Managers) -> None:
     here, there = await managers.start_many(2)
     bob = await join(there, "bob", "room")

@@ -342,7 +342,7 @@ class Registry:
     # Operations on a client, wherever its sockets are
 
     async def act(self, client_id: str, request: dict[str, Any]) -> None:
-        """Carry out a request on every connection of a client, here and on other nodes.
+        """Carry out a request on every connection of a client, or on the one that it names, here and elsewhere.
 
         Raises:
             ConnectionNotFoundError: The client is not connected.
@@ -355,7 +355,9 @@ class Registry:
             if isinstance(error, BaseException):
                 raise error
         if not any(touched):
-            raise ConnectionNotFoundError(f"client {client_id!r} is not connected")
+            only = request.get("connection_id")
+            lacks = "is not connected" if only is None else f"has no connection {only!r}"
+            raise ConnectionNotFoundError(f"client {client_id!r} {lacks}")
 
     async def _act_elsewhere(self, client_id: str, request: dict[str, Any]) -> int:
         if not self.context.is_distributed:
@@ -378,7 +380,8 @@ class Registry:
         """
         if request["do"] == "drain":
             return (await self.drain.run(request["over_s"])).closed_count
-        connections = self.context.shards.of_client(client_id)
+        only = request.get("connection_id")
+        connections = [c for c in self.context.shards.of_client(client_id) if only in (None, c.connection_id)]
         for connection in connections:
             match request["do"]:
                 case "join":

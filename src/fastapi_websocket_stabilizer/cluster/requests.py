@@ -33,8 +33,12 @@ def parse(body: str | bytes) -> dict[str, Any]:
             return {"do": do, "room": check_room(room)}
         case {"do": "drain", "over_s": float(over_s)} if 0 < over_s < float("inf"):
             return {"do": "drain", "over_s": over_s}
-        case {"do": "close", "code": int(code), "reason": str(reason)}:
-            return {"do": "close", "code": close_codes.check(code), "reason": reason}
+        case {"do": "close", "code": int(code), "reason": str(reason), **others}:
+            only = others.get("connection_id")
+            if only is None or isinstance(only, str):
+                close_codes.check(code)
+                return {"do": "close", "code": code, "reason": reason, "connection_id": only}
+            raise ValueError(f"connection_id must be a string, got {only!r}"[:200])
         case request:
             raise ValueError(f"unknown request {request!r}"[:200])
 

@@ -109,6 +109,7 @@ class MemoryCluster:
         *,
         rooms: Iterable[str] = (),
         metadata: dict[str, Any] | None = None,
+        state: Any = None,
     ) -> FakeWebSocket:
         """Connect a client to a manager, with a handler that serves it, and return its socket.
 
@@ -116,7 +117,7 @@ class MemoryCluster:
         """
         socket = FakeWebSocket()
         registered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        block = manager.connection(socket, client_id, metadata=metadata, rooms=rooms)
+        block = manager.connection(socket, client_id, metadata=metadata, rooms=rooms, state=state)
         handler = asyncio.create_task(_serve(manager, block, registered), name=f"handler-{client_id}")
         self._handlers[handler] = (manager, socket)
         handler.add_done_callback(self._handlers.pop)

@@ -19,8 +19,14 @@ class Line(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         """Return the line without the traceback."""
-        extra = [f" {key}={value}" for key, value in vars(record).items() if key not in _OF_ANY_RECORD]
+        extra = [f" {key}={_line(value)}" for key, value in vars(record).items() if key not in _OF_ANY_RECORD]
         return super().formatMessage(record) + "".join(extra)
+
+
+def _line(value: object) -> str:
+    """Return a value as part of one line: what a stranger wrote must not look like a line of its own."""
+    text = str(value)
+    return text if text.isprintable() else repr(text)
 
 
 class Fallback(logging.Handler):

@@ -169,8 +169,8 @@ def test_replicas_whose_settings_must_agree_and_do_not_name_each_other(
     one, two = {"WS_NODE_NAME": "web-1"}, {"WS_NODE_NAME": "web-2", "WS_MAX_CONNECTIONS_PER_CLIENT": "5"}
     with started("uvicorn", **common, **one) as first, started("uvicorn", **common, **two) as second:
         first.eventually_has(
-            "WARNING", "max_connections_per_client is 1 on this node (web-1) and 5 on node web-2"
+            "WARNING", "max_connections_per_client is 1 on this node ('web-1') and 5 on node 'web-2'"
         )
         second.eventually_has(
-            "WARNING", "max_connections_per_client is 5 on this node (web-2) and 1 on node web-1"
+            "WARNING", "max_connections_per_client is 5 on this node ('web-2') and 1 on node 'web-1'"
         )

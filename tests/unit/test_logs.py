@@ -120,3 +120,12 @@ def test_line_is_printed_once_by_the_application_or_else_by_the_library(
 def test_traceback_stands_below_what_the_record_carries() -> None:
     record = logging.makeLogRecord({"msg": "hook failed", "hook": "chat", "exc_text": "Traceback"})
     assert logs.Line().format(record).partition("hook failed")[2] == " hook=chat\nTraceback"
+
+
+def test_value_that_a_stranger_wrote_makes_no_line_of_its_own() -> None:
+    record = logging.makeLogRecord(
+        {"msg": "envelope dropped", "sender": "x\n2026-11-29 - CRITICAL - \x1b[31m"}
+    )
+    assert (
+        logs.Line().format(record).endswith(r"envelope dropped sender='x\n2026-11-29 - CRITICAL - \x1b[31m'")
+    )

@@ -53,7 +53,7 @@ class Agreement:
         if (name, value) not in self._told and len(self._told) < MAX_TOLD:
             self._told.add((name, value))
             self._context.log.warning(
-                "replicas of one registry differ: %s is %r on this node (%s) and %s on node %s; %s",
+                "replicas of one registry differ: %s is %r on this node (%r) and %s on node %r; %s",
                 name,
                 mine,
                 self._context.name,

@@ -40,11 +40,11 @@ async def test_setting_that_differs_is_logged_once_by_each_node_with_both_names_
     setattr(cluster.managers[0].config, name, value)
     for _ in range(2):
         await cluster.beat()
-    first, *others = sorted(told(caplog), key=lambda line: "(manager-0)" not in line)
-    assert f"{shown} on this node (manager-0) and {usual} on node manager-" in first
+    first, *others = sorted(told(caplog), key=lambda line: "('manager-0')" not in line)
+    assert f"{shown} on this node ('manager-0') and {usual} on node 'manager-" in first
     assert len(others) == 2
     assert all(
-        f"is {usual} on this node" in line and "on node manager-0; all replicas" in line for line in others
+        f"is {usual} on this node" in line and "on node 'manager-0'; all replicas" in line for line in others
     )
     assert KEY not in caplog.text
 
@@ -64,7 +64,9 @@ async def test_another_application_in_the_same_registry_is_logged(
         manager.registry.context.served = Served(application=application)
     await cluster.beat()
     assert len(told(caplog)) == 2
-    assert "application is 'Orders' on this node (manager-0) and 'Chat' on node manager-1" in told(caplog)[0]
+    assert (
+        "application is 'Orders' on this node ('manager-0') and 'Chat' on node 'manager-1'" in told(caplog)[0]
+    )
     assert told(caplog)[0].endswith("give each application a namespace of its own")
 
 
@@ -76,7 +78,7 @@ async def test_node_that_comes_later_is_compared(
         manager.config.on_client_overflow = "reject"
     await cluster.add()
     await cluster.beat()
-    assert sum("on node manager-3" in line for line in told(caplog)) == 3
+    assert sum("on node 'manager-3'" in line for line in told(caplog)) == 3
 
 
 @pytest.mark.parametrize(

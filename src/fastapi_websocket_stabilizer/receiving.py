@@ -61,7 +61,7 @@ class ReceivingProtocol(WebSocketsSansIOProtocol):
         self._reader: FrameReader | None = None  # since the handshake was read
         self._is_full = True  # the application has to accept the socket, or to take a message, first
         self._is_waiting = False  # for a later turn of the event loop
-        self._is_accepted = self._has_peer_gone = False
+        self._is_accepted = self._has_peer_gone = self._is_refused = False
         self._fragments = 0
         self._max_message_size: int = self.conn.max_message_size or 0  # 0: no bound
         self._last: ASGIReceiveEvent | None = None  # the disconnect, behind what was received before it
@@ -305,6 +305,7 @@ class ReceivingProtocol(WebSocketsSansIOProtocol):
     def handle_parser_exception(self) -> None:
         if self.disconnected:
             return  # there is no peer to refuse
+        self._is_refused = True
         super().handle_parser_exception()
         if self.conn.close_sent is not None:
             for observer in self._observers:

@@ -118,14 +118,8 @@ class WebSocketProtocol(GatheredWrites, ReceivingProtocol):
             self._abort_unless_closed()
 
     async def send(self, message: ASGISendEvent) -> None:
-        if message["type"] == "websocket.close":
-            self._cut()
         if message["type"] != "websocket.send" or not self.is_open:
-            await super().send(message)
-            if self.is_open:
-                self.accepted()
-            elif self.close_sent:
-                self.resume_reading()  # the peer's close frame may be behind other messages
+            await self._send_other(message)
             return
         await self.writable.wait()
         text, data = message.get("text"), message.get("bytes")
@@ -135,6 +129,18 @@ class WebSocketProtocol(GatheredWrites, ReceivingProtocol):
             self.write_soon(Encoded(Form.BINARY, data, len(data)).frame(self.window_bits))
         elif text is not None:
             self.write_soon(Encoded(Form.TEXT, text, len(text)).frame(self.window_bits))
+
+    async def _send_other(self, message: ASGISendEvent) -> None:
+        """Send anything but a message to an open socket."""
+        if message["type"] == "websocket.close":
+            self._cut()
+        if self._is_refused:  # for what its peer sent; uvicorn would blame the application, with a traceback
+            raise ClientDisconnected
+        await super().send(message)
+        if self.is_open:
+            self.accepted()
+        elif self.close_sent:
+            self.resume_reading()  # the peer's close frame may be behind other messages
 
     async def receive(self) -> ASGIReceiveEvent:
         if self.is_parked:  # the application is over; what comes in goes to the inbox

@@ -144,7 +144,10 @@ async def raw(websocket: WebSocket, client_id: str) -> None:
     """Serve without the manager."""
     await websocket.accept(admit(websocket, client_id))
     while (event := await websocket.receive())["type"] == "websocket.receive":
-        await websocket.send({"type": "websocket.send", **{key: event.get(key) for key in ("text", "bytes")}})
+        with suppress(WebSocketDisconnect):  # it has closed
+            await websocket.send(
+                {"type": "websocket.send", **{key: event.get(key) for key in ("text", "bytes")}}
+            )
     diary.setdefault(client_id, []).append(str(event["code"]))
 
 

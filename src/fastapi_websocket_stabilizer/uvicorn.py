@@ -29,8 +29,8 @@ from .local.owner import Limits
 from .signals import find_server
 from .wire import Encoded, Form
 
-OLDEST = {"uvicorn": "0.52.1", "websockets": "16.0"}
-"""The first with flow control on writes, and the first whose parser bounds messages and fragments apart."""
+OLDEST = {"uvicorn": "0.52.1", "websockets": "16.1"}
+"""The first with flow control on writes, and the first that refuses a compressed continuation frame (RFC 7692 §6)."""
 
 
 def _release(number: str) -> tuple[int, ...]:

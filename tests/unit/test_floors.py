@@ -1,0 +1,31 @@
+"""The oldest releases that pyproject.toml allows, as ``python -m tests.floors`` installs them."""
+
+import tomllib
+
+import pytest
+
+from fastapi_websocket_stabilizer.uvicorn import OLDEST
+from tests.floors import PROJECT, floors
+
+EXTRAS = {"cli": ["typer>=0.16"], "dev": ["pytest>=8.3"], "benchmarks": ["channels_redis>=4.3"]}
+
+
+def test_floors_are_the_lower_bounds_of_what_users_install() -> None:
+    project = {"dependencies": ["redis>=6.0", "msgpack>=1.2.0"], "optional-dependencies": EXTRAS}
+    assert floors(project) == ["msgpack==1.2.0", "redis==6.0", "typer==0.16"]
+
+
+def test_extra_that_names_other_extras_adds_nothing() -> None:
+    extras = {"demo": ["fastapi-websocket-stabilizer[cli]"], **EXTRAS}
+    assert floors({"dependencies": [], "optional-dependencies": extras}) == ["typer==0.16"]
+
+
+@pytest.mark.parametrize("requirement", ["redis", "redis<9", "redis>=6,<9"])
+def test_requirement_without_a_plain_lower_bound_is_named(requirement: str) -> None:
+    with pytest.raises(ValueError, match="has no lower bound"):
+        floors({"dependencies": [requirement], "optional-dependencies": {}})
+
+
+def test_protocol_class_requires_the_floors_of_pyproject() -> None:
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    assert {f"{package}=={release}" for package, release in OLDEST.items()} <= set(floors(project))

@@ -157,7 +157,7 @@ def test_line_of_a_failed_hook_names_hook_and_level_under_uvicorn() -> None:
         with connect(f"ws://127.0.0.1:{server.port}/ws/ann", proxy=None) as socket:
             socket.send("hello")
             [line] = server.eventually_has("ERROR", "hook")
-        assert "hook=fail client_id=ann" in line
+        assert "hook fail failed for client 'ann'" in line
         assert "RuntimeError: the hook's own trouble" in server.process.output
         assert "WS_CONNECTION" not in server.process.output
 

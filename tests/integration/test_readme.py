@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import json
 import re
 import shlex
 import subprocess
@@ -72,6 +73,13 @@ def serving(app: str, directory: Path, **environment: str) -> Iterator[str]:
         eventually_sync(lambda: "Uvicorn running on" in process.output, what="the app starts")
         yield f"ws://127.0.0.1:{port}"
         assert "ERROR" not in process.output, process.output
+
+
+def test_quick_start_takes_a_binary_frame_for_no_text(tmp_path: Path) -> None:
+    with serving(APPS[0], tmp_path) as address, connect(f"{address}/ws?name=ann") as ann:
+        ann.send(b"\xff")
+        ann.send("hello")
+        assert json.loads(ann.recv(timeout=10)) == {"from": "ann", "text": "hello"}
 
 
 def test_quick_start_is_one_lobby_over_two_replicas(tmp_path: Path, redis_url: str, namespace: str) -> None:

@@ -477,6 +477,24 @@ async def test_a_publisher_reaches_clients_rooms_and_all(managers: Managers) -> 
     await hears(sockets[1], "to two", {"to": "all"}, "to rooms")
 
 
+async def test_publishers_leave_out_single_connections(managers: Managers) -> None:
+    node = await managers.start(max_connections_per_client=2)
+    tab, phone = Socket(), Socket()
+    spared = (await register(node, "ann", tab)).connection_id
+    await register(node, "ann", phone)
+
+    def publish() -> None:
+        with SyncPublisher(managers.url, namespace=managers.namespace) as publisher:
+            publisher.broadcast("from a script", exclude_connection=spared)
+
+    async with Publisher(managers.url, namespace=managers.namespace) as publisher:
+        await publisher.broadcast("from a worker", exclude_connection=[spared])
+        await asyncio.to_thread(publish)
+        await publisher.broadcast("to all")
+    await hears(tab, "to all")
+    await hears(phone, "from a worker", "from a script", "to all")
+
+
 async def test_publisher_of_a_namespace_without_replicas_names_it_in_the_log_once(
     managers: Managers, namespace: str, caplog: pytest.LogCaptureFixture
 ) -> None:

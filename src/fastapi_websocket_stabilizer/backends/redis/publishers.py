@@ -20,8 +20,8 @@ from ...exceptions import BackendUnavailableError, ConfigurationError
 from ...local.order import Sequencer
 from ...metrics import Counters
 from ...models import Message
-from ...names import NodeId, check_client_id, check_each, check_room
-from ...wire import Encoded, Envelope, Form, Kind, Part, encode, pack, part_size
+from ...names import NodeId, as_list, check_client_id, check_each, check_room
+from ...wire import CONNECTION, Encoded, Envelope, Form, Kind, Part, encode, pack, part_size
 from . import scripts
 from .background import Background
 from .bus import direct_call, direct_reply
@@ -142,10 +142,16 @@ class Publisher:
         message: Message,
         exclude_client: str | Iterable[str] | None = None,
         room: str | Iterable[str] | None = None,
+        *,
+        exclude_connection: str | Iterable[str] | None = None,
     ) -> int:
-        """Send to everybody or to rooms; return how many nodes took it. Raises as ``send_to_client``."""
+        """Send to everybody or to rooms; return how many nodes took it. Raises as ``send_to_client``.
+
+        ``exclude_connection`` takes ids of connections; other sockets of the same client get the message.
+        """
         encoded = encode(message, self._limit)
         exclude, rooms = check_each(exclude_client or None, check_client_id), check_each(room, check_room)
+        exclude += [CONNECTION + each for each in as_list(exclude_connection or ())]
         if room is not None and not rooms:
             return 0
         await self._start()
@@ -269,12 +275,22 @@ class SyncPublisher:
         message: Message,
         exclude_client: str | Iterable[str] | None = None,
         room: str | Iterable[str] | None = None,
+        *,
+        exclude_connection: str | Iterable[str] | None = None,
     ) -> int:
-        """Send to everybody or to rooms; return how many nodes took it. Raises as ``send_to_client``."""
+        """Send to everybody or to rooms; return how many nodes took it. Raises as ``send_to_client``.
+
+        ``exclude_connection`` takes ids of connections; other sockets of the same client get the message.
+        """
         if self._background is not None:
-            return self._background.run(lambda each: each.broadcast(message, exclude_client, room))
+            return self._background.run(
+                lambda each: each.broadcast(
+                    message, exclude_client, room, exclude_connection=exclude_connection
+                )
+            )
         encoded = encode(message, self._limit)
         exclude, rooms = check_each(exclude_client or None, check_client_id), check_each(room, check_room)
+        exclude += [CONNECTION + each for each in as_list(exclude_connection or ())]
         if room is not None and not rooms:
             return 0
         channel = self._keys.room(rooms[0]) if len(rooms) == 1 else self._keys.all

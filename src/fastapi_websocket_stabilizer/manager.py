@@ -154,9 +154,10 @@ class WebSocketConnectionManager(Overview, HookDecorators):
         status. The block ends quietly when the client disconnects.
 
         Raises:
-            HTTPException: Refused before accept; FastAPI answers with it. 400: illegal ``client_id`` or metadata.
+            HTTPException: Refused before accept; FastAPI answers with it. 400: illegal client id, room or metadata.
                 409: the client is full, or a newer connection of it took over. 403: ``disconnect`` ended it.
                 503: anything that may be tried again.
+            InvalidNameError, MessageError: ``client_id`` is no string, ``metadata`` is no dict.
             WebSocketStabilizerError: Refused after accept, as ``connect``; the socket was closed.
         """
         identity = Identity(client_id, metadata or {}, as_list(rooms), subprotocol, state)
@@ -194,7 +195,10 @@ class WebSocketConnectionManager(Overview, HookDecorators):
     ) -> Callable[[Identify], Identify]:
         """Make a WebSocket route of a function that only says who connects; its parameters are FastAPI's.
 
-        It runs before accept: an ``HTTPException`` there is an HTTP answer to the client.
+        It runs before accept and after ``check_open``: an ``HTTPException`` there is an HTTP answer to the client.
+
+        Raises:
+            ConfigurationError: ``on_message`` takes other parameters; at a handshake, if no ``Identity`` is returned.
         """
         return add_websocket_route(self, app, path, on_message)
 

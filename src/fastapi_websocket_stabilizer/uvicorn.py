@@ -29,8 +29,8 @@ from .local.owner import Limits
 from .signals import find_server
 from .wire import Encoded, Form
 
-OLDEST = {"uvicorn": "0.52.1", "websockets": "16.1"}
-"""The first with flow control on writes, and the first that refuses a compressed continuation frame (RFC 7692 §6)."""
+OLDEST = {"uvicorn": "0.53.0", "websockets": "17.0"}
+"""The first two that agree on how header values are encoded; else one that is not ASCII fails the handshake."""
 
 
 def _release(number: str) -> tuple[int, ...]:

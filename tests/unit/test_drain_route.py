@@ -3,6 +3,7 @@
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from starlette.types import Receive, Scope, Send
 
 from fastapi_websocket_stabilizer import WebSocketConfig, WebSocketConnectionManager
 
@@ -13,7 +14,11 @@ ADDRESSES = ["127.0.0.1", "::1", "::ffff:127.0.0.1", "203.0.113.9", "2001:db8::1
 def client_of(address: str, **settings: str) -> TestClient:
     app = FastAPI()
     app.include_router(WebSocketConnectionManager(WebSocketConfig(**settings)).router)  # type: ignore[arg-type]  # checked there
-    return TestClient(app, client=(address, 50_000))
+
+    async def from_address(scope: Scope, receive: Receive, send: Send) -> None:
+        await app({**scope, "client": (address, 50_000)}, receive, send)
+
+    return TestClient(from_address)  # its parameter ``client`` came with Starlette 0.42
 
 
 def post(address: str, *, secret: str | None = None, **headers: str) -> tuple[int, str | None]:

@@ -97,7 +97,7 @@ async def test_lifespan_installs_it_and_says_so(
 
 
 @pytest.mark.parametrize(
-    ("package", "found", "needed"), [("uvicorn", "0.52.0", "0.52.1"), ("websockets", "16.0", "16.1")]
+    ("package", "found", "needed"), [("uvicorn", "0.52.1", "0.53.0"), ("websockets", "16.1", "17.0")]
 )
 def test_older_release_is_refused_by_name_and_the_application_runs_without(
     package: str, found: str, needed: str

@@ -221,7 +221,8 @@ class PresenceEvent:
     """A client's first connection, its last one gone, or a connection entering or leaving a room.
 
     Attributes:
-        event_id: The same when an event is reported again because the process reporting it died.
+        event_id: The same when an event is reported again because the process that reported it died. The ids of the
+            ``joined`` and the ``left`` of one visit begin alike.
         room: The room of a ``room_*`` event, else None.
         node: The node that held the connection.
     """

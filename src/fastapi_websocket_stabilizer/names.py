@@ -6,6 +6,7 @@ can collide with no other key, and Redis reads the hash tag before it, so it can
 """
 
 import binascii
+import hashlib
 import re
 from collections.abc import Callable, Iterable
 from typing import NewType
@@ -78,6 +79,11 @@ def _check(what: str, name: object) -> str:
 def partition(name: str) -> str:
     """Return the two hex digits of the hash tag of ``name``: Redis' own CRC16, modulo 256."""
     return f"{binascii.crc_hqx(name.encode(), 0) % PARTITIONS:02x}"
+
+
+def visit_of(connection_id: str) -> str:
+    """Return the name of the visit that a client begins with this connection: 64 bits without its node_id."""
+    return hashlib.sha1(connection_id.encode(), usedforsecurity=False).hexdigest()[:16]
 
 
 def node_of(connection_id: str) -> NodeId:

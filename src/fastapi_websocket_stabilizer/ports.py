@@ -59,6 +59,7 @@ class Claim:
             else has it; 0 for a new one; below 0 for one that waited so many microseconds for the store.
         replaces: The connection_id under which the same socket was claimed before, or "".
         entry: What presence shows: JSON.
+        visit: The visit that goes on if the store knows no connection of the client any more; "" to begin one.
     """
 
     client_id: str
@@ -67,6 +68,7 @@ class Claim:
     entry: bytes
     stamp: int = 0
     replaces: str = ""
+    visit: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +77,32 @@ class Claimed:
 
     Attributes:
         stamp: The rank given; 0 when the claim was refused.
-        first: No connection of the client was registered before.
+        first: The visit began with this connection, and ``reported`` has not confirmed that.
         others: Outranked connections; of a refused claim, the connections that hold the places.
+        visit: The client's present visit, ``names.visit_of`` the connection that it began with. It lasts until the
+            client has no connection left.
     """
 
     stamp: int
     first: bool
     others: tuple[ConnectionId, ...]
+    visit: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """The answer to a removal. A repeated one has the same answer, until ``reported`` confirms "left".
+
+    Attributes:
+        was_there: This call removed the connection, or an earlier one that ``reported`` has not confirmed.
+        joined: The visit (in a room, the stay) that began with this connection, if ``reported`` has not confirmed
+            that; else "".
+        left: The visit (the stay) that ended with it, if ``reported`` has not confirmed that; else "".
+    """
+
+    was_there: bool
+    joined: str
+    left: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +112,32 @@ class Entry:
     connection_id: ConnectionId
     stamp: int
     entry: bytes
+    visit: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """One line of a node's index: a connection, or its place in a room (``room`` is not None).
+
+    Attributes:
+        stay: Tells one stay of a connection in a room from the next; part of the ids of its events.
+        visit: The visit, or the stay, of which this node knows that it had begun; else "". Not in the store.
+    """
+
+    connection_id: ConnectionId
+    client_id: str
+    room: str | None
+    stay: int = field(default=0, compare=False)
+    visit: str = field(default="", compare=False)
+
+    @property
+    def stay_id(self) -> str:
+        """Names this stay among all stays in the room."""
+        return f"{self.connection_id}:{self.stay}"
+
+    def event(self, kind: str) -> str:
+        """Name an event of this stay, or of this connection's visit, in the store."""
+        return f"{self.connection_id}:{kind}" if self.room is None else f"{self.stay_id}:{kind}:{self.room}"
 
 
 class PresenceStore(Protocol):
@@ -100,12 +147,16 @@ class PresenceStore(Protocol):
         """Enter a connection; the ``top`` highest stamps are the client's, whatever the order of calls."""
         ...
 
-    async def claim_if_free(self, claim: Claim) -> Claimed:
-        """Enter a connection only if the client has fewer than ``top`` others."""
+    async def claim_if_free(self, claim: Claim, dead: Sequence[ConnectionId] = ()) -> Claimed:
+        """Enter a connection only if the client has fewer than ``top`` others, not counting those in ``dead``."""
         ...
 
-    async def release(self, client_id: str, connection_id: ConnectionId) -> bool:
-        """Remove exactly this connection; True when it was there and was the client's last. Idempotent."""
+    async def release(self, client_id: str, connection_id: ConnectionId) -> Removed:
+        """Remove exactly this connection. Idempotent."""
+        ...
+
+    async def reported(self, place: Membership, *kinds: str) -> None:
+        """Confirm that the application was told that the visit or stay "joined", "left", or both."""
         ...
 
     async def entries(self, client_ids: Sequence[str]) -> list[list[Entry]]:
@@ -116,12 +167,15 @@ class PresenceStore(Protocol):
 class RoomStore(Protocol):
     """Which connections are in a room."""
 
-    async def join(self, room: str, client_id: str, connection_id: ConnectionId, stay: int = 0) -> bool:
-        """Enter a connection; True when it was not there."""
+    async def join(self, place: Membership, *, replaces: str = "", is_known: bool = False) -> bool:
+        """Enter a connection; True until ``reported`` confirms that it was not there, unless that is known.
+
+        It takes the place of ``replaces``, the connection_id under which the same socket was there before.
+        """
         ...
 
-    async def leave(self, room: str, connection_id: ConnectionId) -> bool:
-        """Remove a connection; True when it was there."""
+    async def leave(self, place: Membership) -> Removed:
+        """Remove a connection, unless it is there for another stay. Idempotent."""
         ...
 
     async def members(self, room: str, cursor: str, limit: int) -> tuple[list[tuple[ConnectionId, str]], str]:
@@ -184,25 +238,11 @@ class Renewal:
     secret: str = field(default="", compare=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Membership:
-    """One line of a node's index: a connection, or its place in a room (``room`` is not None).
-
-    Attributes:
-        stay: Tells one stay of a connection in a room from the next; part of the ids of its events.
-    """
-
-    connection_id: ConnectionId
-    client_id: str
-    room: str | None
-    stay: int = field(default=0, compare=False)
-
-
 class NodeStore(Protocol):
     """Leases of nodes, counted by the store's clock, and the index of what a sweep must undo."""
 
-    async def register(self, node: NodeId, info: bytes, ttl_ms: int) -> None:
-        """Take a lease."""
+    async def register(self, node: NodeId, info: bytes, ttl_ms: int) -> str:
+        """Take a lease; return the epoch, as ``renew`` does."""
         ...
 
     async def renew(self, node: NodeId, info: bytes, ttl_ms: int) -> Renewal:

@@ -1,8 +1,12 @@
 """The application of the replicas: numbered messages on command, and every presence event in a file."""
 
+import asyncio
 import json
 import os
+import random
+import time
 from collections import defaultdict
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -24,6 +28,8 @@ from tests.chaos.schedule import ROOMS
 
 DRAIN_OVER_S = 1.5
 """A roll must be over, with uvicorn's own time-out, before a supervisor loses patience."""
+
+LONGEST_HOOK_S = 0.02
 
 if seeded.SOWN in os.environ:
     seeded.sow(os.environ[seeded.SOWN])
@@ -54,9 +60,11 @@ class UnknownOutcomeError(Exception):
 
 
 @manager.on_presence
-def note(event: PresenceEvent) -> None:
-    line = [name, event.event_id, event.kind, event.client_id, event.connection_id]
+async def note(event: PresenceEvent) -> None:
+    at_s = time.monotonic()  # one clock for all processes of a machine
+    line = [name, event.event_id, event.kind, event.client_id, event.connection_id, event.room or "", at_s]
     events.write(json.dumps(line) + "\n")
+    await asyncio.sleep(random.uniform(0, LONGEST_HOOK_S))
 
 
 @app.websocket("/ws/{client_id}")
@@ -68,6 +76,16 @@ async def serve(websocket: WebSocket, client_id: str, room: list[str] = Query(de
         async for _ in connection:
             pass
     held.discard(connection)
+
+
+@app.websocket("/hasty/{client_id}")
+async def hurry(websocket: WebSocket, client_id: str, within_s: float) -> None:
+    await websocket.accept()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(within_s):
+            await manager.connect(client_id, websocket)
+    await websocket.close()
+    await manager.disconnect(client_id)
 
 
 async def say(kind: str, target: str, size: int) -> str:
@@ -90,7 +108,7 @@ async def broadcast(padded: str, room: str | None, text: str) -> None:
         await manager.broadcast(padded, room=room)
     finally:
         if manager.statistics().counters["degraded"] != before:
-            events.write(json.dumps([name, text, ALONE, "", ""]) + "\n")
+            events.write(json.dumps([name, text, ALONE, "", "", "", 0.0]) + "\n")
 
 
 async def join(client_id: str, room: str) -> None:

@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from itertools import pairwise
 
-from tests.chaos.history import Call, Final, History, Process, Socket, parts_of
+from tests.chaos.history import Call, Event, Fault, Final, History, Process, Socket, parts_of
 
 SLACK_S = 3.0
 """What a busy machine may be late."""
@@ -156,15 +156,75 @@ def death(history: History) -> Iterable[str]:
                 yield f"{seen.process} lists {count} of {name}, dead for {after_s:.1f} s"
 
 
-def left_once(history: History) -> Iterable[str]:
-    """Each leave has one report, unless its reporter could not say that he had made it."""
-    reporters = defaultdict(list)
+def reported_once(history: History) -> Iterable[str]:
+    """Each event has one report, unless a reporter was cut off before it could confirm that, or Redis lost it."""
+    reports = defaultdict(list)
     for event in history.events:
-        reporters[event.event_id].append(event.process)
-    for event_id, names in reporters.items():
-        is_excused = any(_is_hit(history, name) for name in names) or _lost_data(history)
-        if len(names) > 1 and not is_excused:
-            yield f"{event_id} was reported by {names}"
+        reports[event.event_id].append(event)
+    for event_id, events in reports.items():
+        start_s, end_s = min(e.at_s for e in events) - SLACK_S, max(e.at_s for e in events) + SLACK_S
+        was_lost = any(
+            f.kind in LOSSES and start_s <= f.ended_s and f.began_s <= end_s for f in history.faults
+        )
+        is_excused = was_lost or any(_is_hit(history, e.process, start_s, end_s) for e in events)
+        if len(events) > 1 and not is_excused:
+            yield f"{event_id} was reported by {[event.process for event in events]}"
+
+
+def joins_and_leaves(history: History) -> Iterable[str]:
+    """Each visit of a client that was reported as begun was reported as ended, and the reverse.
+
+    Every replica has stopped: nobody is left. Whether a client is there, and was, Redis alone knows of a replica
+    that does not answer for it. So a visit may stay open if Redis lost its content while a replica with a socket of
+    the client was dead and not swept yet, or without its lease.
+    """
+    begun, ended = _told(history, "joined"), _told(history, "left")
+    for visit in begun.keys() ^ ended.keys():
+        event = begun.get(visit) or ended[visit]
+        if not any(at_s >= event.at_s - SLACK_S for at_s in _unknowable(history, event.client)):
+            yield f"{event.client} {event.kind} as {visit} on {event.process}, and never the reverse"
+
+
+def room_joins_and_leaves(history: History) -> Iterable[str]:
+    """The same of stays in rooms; they are counted, since a stay has another name after its node lost its lease."""
+    stays: dict[tuple[str, str], int] = Counter()
+    for kind, sign in (("room_joined", 1), ("room_left", -1)):
+        for event in _told(history, kind).values():
+            stays[event.client, event.room] += sign
+    for (client, room), more in stays.items():
+        if abs(more) > len(_unknowable(history, client)):
+            yield f"{client} joined {room} {more} times more than it left it"
+
+
+def _told(history: History, kind: str) -> dict[str, Event]:
+    """Return the first report of each event of a kind, by the name of the visit or stay."""
+    events = sorted((e for e in history.events if e.kind == kind), key=lambda event: -event.at_s)
+    return {e.event_id.partition(f":{kind.removeprefix('room_')}")[0] + e.room: e for e in events}
+
+
+def _unknowable(history: History, client: str) -> list[float]:
+    """Return when Redis lost what it alone knew of a client."""
+    sockets = [socket for socket in history.sockets if socket.client == client]
+    return [
+        loss.began_s
+        for loss in history.faults
+        if loss.kind in LOSSES and any(_was_absent(history, socket, loss) for socket in sockets)
+    ]
+
+
+def _was_absent(history: History, socket: Socket, loss: Fault) -> bool:
+    """Whether Redis lost its content while the process of a socket was dead and not swept, or without its lease."""
+    noticed_s = 2 * history.beat_s + SLACK_S
+    for fault in history.faults:
+        if fault.kind not in SEPARATIONS or fault.target not in {socket.process, "redis"}:
+            continue
+        lasts_s = history.lease_s if fault.kind == "kill" else fault.ended_s - fault.began_s
+        start_s, end_s = fault.began_s - noticed_s, fault.began_s + lasts_s + noticed_s
+        was_there = socket.asked_s <= loss.ended_s and (socket.closed_s or start_s) >= start_s
+        is_long = lasts_s > history.lease_s - history.beat_s
+        if was_there and is_long and start_s <= loss.ended_s and loss.began_s <= end_s:
+            return True
+    return False
 
 
 def left_at_all(history: History) -> Iterable[str]:
@@ -269,7 +329,9 @@ CHECKS: dict[str, Check] = {
     "no ghost": no_ghost,
     "rooms": rooms,
     "death": death,
-    "left once": left_once,
+    "reported once": reported_once,
+    "joins and leaves": joins_and_leaves,
+    "room joins and leaves": room_joins_and_leaves,
     "left at all": left_at_all,
     "no call hangs": no_call_hangs,
     "named errors": named_errors,

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Callable
+from contextlib import suppress
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, WebSocketException
@@ -13,6 +14,14 @@ from tests.chaos.replicas import Replica
 
 GREETING = "registered"
 LONGEST_OPENING_S = 15.0
+
+
+async def connect_in_haste(replica: Replica, socket: Socket, within_s: float) -> None:
+    """Open a socket whose registration is cancelled after a time, or which is closed as soon as it is registered."""
+    url = f"ws://127.0.0.1:{replica.port}/hasty/{socket.client}?within_s={within_s}"
+    with suppress(OSError, TimeoutError, ConnectionClosed, WebSocketException):
+        async with asyncio.timeout(LONGEST_OPENING_S), connect(url, proxy=None, close_timeout=1) as link:
+            await link.wait_closed()
 
 
 class Client:

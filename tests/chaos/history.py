@@ -72,6 +72,8 @@ class Event:
     kind: str
     client: str
     connection_id: str
+    room: str = ""
+    at_s: float = 0.0
 
 
 @dataclass(slots=True)

@@ -125,7 +125,7 @@ def environment_of(
     return told | ({SOWN: sown} if sown else {})
 
 
-def read_events(directory: Path, history: History) -> None:
+def read_events(directory: Path, history: History, start_s: float) -> None:
     """Add what the replicas have reported, those that are dead, too."""
     path = directory / "events.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
@@ -133,6 +133,7 @@ def read_events(directory: Path, history: History) -> None:
         if event.kind == ALONE:
             history.alone.append(event.event_id)
         else:
+            event.at_s -= start_s
             history.events.append(event)
 
 

@@ -1,6 +1,7 @@
 """One chaos run: carries out a schedule, waits until all has settled, asks everybody, and returns the history."""
 
 import asyncio
+import random
 import secrets
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
@@ -11,10 +12,10 @@ import redis
 
 from fastapi_websocket_stabilizer.testing import RedisServer, TcpProxy, eventually
 from tests.chaos.checker import is_settled
-from tests.chaos.crowd import Client
-from tests.chaos.history import Fault, Final, History, Seen
+from tests.chaos.crowd import Client, connect_in_haste
+from tests.chaos.history import Fault, Final, History, Seen, Socket
 from tests.chaos.replicas import Replica, all_up, environment_of, read_events
-from tests.chaos.schedule import ROOMS, Schedule, Step
+from tests.chaos.schedule import HASTY, ROOMS, Schedule, Step
 
 LEASE_S, BEAT_S, TIMEOUT_S = 2.0, 0.5, 1.0
 CALL_LIMIT_S = 4 * TIMEOUT_S + LEASE_S
@@ -24,6 +25,8 @@ SWEPT_S = LEASE_S + 2 * BEAT_S
 SETTLED_S = SWEPT_S + 2 * TIMEOUT_S + 3.0
 LOOK_EVERY_S = 0.7
 PROBES_S = 3.0
+HASTY_S = 0.02
+"""Seconds that a hasty client's registration may take at most: about as long as it does."""
 
 
 class Run:
@@ -38,6 +41,7 @@ class Run:
         self._namespace = f"chaos-{secrets.token_hex(4)}"
         self._tasks: set[asyncio.Task[None]] = set()
         self._redis_is_up = True
+        self._rng = random.Random(schedule.seed)
 
     def now_s(self) -> float:
         return self._loop.time() - self._start_s
@@ -106,6 +110,14 @@ class Run:
 
     async def _move(self, step: Step, replica: Replica, client: Client) -> None:
         client.come(replica)
+
+    async def _hasty(self, step: Step, replica: Replica, client: Client) -> None:
+        """Connect a client that gives up soon, often before it is registered."""
+        within_s = self._rng.uniform(0, HASTY_S)
+        socket = Socket(f"hasty-{step.client % HASTY}", replica.name, self.now_s())
+        self.history.sockets.append(socket)
+        await connect_in_haste(replica, socket, within_s)
+        socket.closed_s = self.now_s()
 
     async def _hang_up(self, step: Step, replica: Replica, client: Client) -> None:
         client.hang_up()
@@ -262,7 +274,7 @@ class Run:
         for socket in was_open:  # the end of the run is not the end of these
             socket.closed_s, socket.code, socket.reason = None, 0, ""
         self.history.calls = [call for call in self.history.calls if call.began_s < ended_s]
-        read_events(self._directory, self.history)
+        read_events(self._directory, self.history, self._start_s)
         with self.server.client() as client:
             keys = [str(key) for key in client.scan_iter(f"{self._namespace}:*")]
         self.history.leftovers = [

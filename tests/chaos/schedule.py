@@ -8,7 +8,11 @@ FAULTS = {
     "kill": 4, "freeze": 4, "cut": 3, "blackhole": 3, "throttle": 2, "restart empty": 1, "flush": 1,
     "kill pubsub": 3, "freeze redis": 1, "slow reader": 4, "roll": 3,
 }  # fmt: skip
-ACTIONS = {"move": 9, "hang up": 2, "join": 5, "leave": 2, "direct": 14, "all": 6, "room": 8}
+ACTIONS = {
+    "move": 9, "hasty": 2, "hang up": 2, "join": 5, "leave": 2, "direct": 14, "all": 6, "room": 8,
+}  # fmt: skip
+HASTY = 20
+"""Clients that only ever connect with a time limit."""
 PER_SECOND = 40.0
 
 

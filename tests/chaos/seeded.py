@@ -1,4 +1,4 @@
-"""Five faults, sown into the product on purpose: a proof that finds none of them proves nothing.
+"""Faults, sown into the product on purpose: a proof that finds none of them proves nothing.
 
 They are sown from outside, by replacing a method; the product knows nothing of it. ``SOWN`` in the environment of
 a replica names one (``tests.chaos.app``); the simulation sows them in its own process.
@@ -11,6 +11,8 @@ from typing import Any
 
 from fastapi_websocket_stabilizer.cluster.claims import Claims
 from fastapi_websocket_stabilizer.cluster.membership import Membership
+from fastapi_websocket_stabilizer.cluster.presence import Reports, left
+from fastapi_websocket_stabilizer.cluster.reclaims import Reclaims
 from fastapi_websocket_stabilizer.cluster.recovery import Recovery
 from fastapi_websocket_stabilizer.cluster.sender import Sender
 from fastapi_websocket_stabilizer.cluster.sweep import Sweeper
@@ -31,16 +33,16 @@ def _fence_off(renew: Any) -> Any:
     return renew_whatever_happened
 
 
-def _sweep_without_compare(was_last: Any) -> Any:
+def _sweep_without_compare(undo: Any) -> Any:
     """A sweep removes the client, not only the dead node's connection of it."""
 
-    async def was_last_and_now_is(self: Any, line: Any) -> bool:
+    async def undo_all(self: Any, line: Any) -> None:
         (entries,) = await self._backend.presence.entries([line.client_id])
         for entry in entries:
             await self._backend.presence.release(line.client_id, entry.connection_id)
-        return bool(await was_last(self, line))
+        await undo(self, line)
 
-    return was_last_and_now_is
+    return undo_all
 
 
 def _dropped_evict(evict: Any) -> Any:
@@ -84,12 +86,56 @@ def _deletion_on_zero_receivers(to_client: Any) -> Any:
     return send_or_delete
 
 
+def _unreported_leave(follow: Any) -> Any:
+    """A leave that a node notices of its own connection is confirmed and not reported."""
+
+    async def report_nothing(self: Any, place: Any, event: Any) -> None:
+        """Drop it."""
+
+    return report_nothing
+
+
+def _leave_by_guess(undo: Any) -> Any:
+    """A sweep takes a client that is not there for one that it has just removed, and makes a name for that."""
+
+    async def undo_and_guess(self: Any, line: Any) -> None:
+        await undo(self, line)
+        (entries,) = await self._backend.presence.entries([line.client_id])
+        if not entries:
+            await self._reports.report(left(line, f"{line.connection_id}:guessed"))
+
+    return undo_and_guess
+
+
+def _joined_again(claim: Any) -> Any:
+    """A connection that is claimed again begins another visit if Redis knows of none."""
+
+    async def claim_anew(self: Any, connection: Any, former: Any) -> Any:
+        connection.visit = ""
+        return await claim(self, connection, former)
+
+    return claim_anew
+
+
+def _cancelled_is_left(has_begun: Any) -> Any:
+    """A connection whose claim was cancelled is taken for one that was reported."""
+
+    def has_surely_begun(self: Any, place: Any) -> bool:
+        return True
+
+    return has_surely_begun
+
+
 FAULTS: dict[str, tuple[type, str, Wrap]] = {
     "fence off": (Membership, "_renew", _fence_off),
-    "sweep without compare": (Sweeper, "_was_last", _sweep_without_compare),
+    "sweep without compare": (Sweeper, "_undo", _sweep_without_compare),
     "dropped evict": (Claims, "_evict", _dropped_evict),
     "doubled publish": (Sender, "broadcast", _doubled_publish),
     "deletion on zero receivers": (Sender, "to_client", _deletion_on_zero_receivers),
+    "unreported leave": (Reports, "follow", _unreported_leave),
+    "leave by guess": (Sweeper, "_undo", _leave_by_guess),
+    "joined again": (Reclaims, "_claim", _joined_again),
+    "cancelled is left": (Reports, "has_begun", _cancelled_is_left),
 }
 
 

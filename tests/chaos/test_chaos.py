@@ -24,17 +24,24 @@ EVERYBODY = range(CROWD)
 MOVES = [Step(1.0 + n / 20, "move", 1, n) for n in EVERYBODY[::2]]
 DIRECT = [Step(1.0 + n / 100, "direct", 1, 2 * (n % 6)) for n in range(200)]
 DEAF = [Step(1.2 + n / 10, "kill pubsub") for n in range(15)]
+FROZEN = [Step(1.0, "freeze", 0, lasts_s=1.8 * LEASE_S)]
+HASTY = [Step(1.0 + n / 100, "hasty", n % 2, n % CROWD) for n in range(100)]
 UNHEARD = sorted([*DIRECT, *DEAF], key=lambda step: step.at_s)
 
 PROVOKED = {
     # Swept while it is frozen, it goes on under the lease of before.
-    "fence off": ([Step(1.0, "freeze", 0, lasts_s=1.8 * LEASE_S)], 4.8, "listed"),
+    "fence off": (FROZEN, 4.8, "listed"),
     # Its clients have come back elsewhere when it is swept.
     "sweep without compare": ([Step(1.0, "kill", 0)], 2.0, "listed"),
     "dropped evict": (MOVES, 2.0, "one socket"),
     "doubled publish": ([Step(1.0, "all", 0)], 1.5, "at most once"),
     # For a moment nobody listens.
     "deletion on zero receivers": (UNHEARD, 3.5, "listed"),
+    "unreported leave": ([Step(1.0, "hang up", 0, client) for client in EVERYBODY], 2.0, "joins and leaves"),
+    # Its clients are nowhere else when it is swept.
+    "leave by guess": (FROZEN, 4.8, "joins and leaves"),
+    "joined again": ([Step(1.0, "flush")], 2.0, "joins and leaves"),
+    "cancelled is left": (HASTY, 2.5, "joins and leaves"),
 }
 
 

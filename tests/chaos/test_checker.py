@@ -1,6 +1,7 @@
 """The checker finds each broken promise in a history made by hand, and nothing in a good one."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,16 @@ def good() -> History:
         Call("r0.1", "say", 2.0, 2.1, "ok"),
         Call("r0.1", "join", 2.0, 6.5, "BackendUnavailableError"),
     ]
-    history.events = [Event("r0.1", "n0.1:joined", "joined", ALICE, "n0.1")]
+    history.events = [
+        Event("r0.1", "a:joined", "joined", ALICE, "n0.1", at_s=1.1),
+        Event("r0.1", "n0.1:1:joined:lobby", "room_joined", ALICE, "n0.1", "lobby", at_s=1.2),
+        Event("r1.1", "b:joined", "joined", BOB, "n1.1", at_s=1.1),
+        Event("r0.1", "b:left", "left", BOB, "n1.1", at_s=12.0),
+        Event("r1.2", "c:joined", "joined", BOB, "n2.1", at_s=12.5),
+        Event("r1.2", "c:left", "left", BOB, "n2.1", at_s=20.0),
+        Event("r0.1", "n0.1:1:left:lobby", "room_left", ALICE, "n0.1", "lobby", at_s=20.0),
+        Event("r0.1", "a:left", "left", ALICE, "n0.1", at_s=20.0),
+    ]
     names = {"n0": "r0.1", "n1": "r1.1", "n2": "r1.2"}
     history.seen = [Seen("r0.1", 11.0, [(ALICE, "n0"), (BOB, "n1")], names)]
     rooms = {"lobby": [ALICE, BOB]}
@@ -83,8 +93,23 @@ def shows_the_dead(history: History) -> None:
 
 
 def reports_twice(history: History) -> None:
-    history.faults = []
-    history.events += [Event(name, "n0.1:left", "left", ALICE, "n0.1") for name in ("r0.1", "r1.2")]
+    history.events.append(replace(history.events[-1], process="r1.2"))
+
+
+def reports_a_leave_under_two_names(history: History) -> None:
+    history.events.append(Event("r1.2", "n0.1:left", "left", ALICE, "n0.1", at_s=20.0))
+
+
+def reports_no_leave(history: History) -> None:
+    del history.events[3]
+
+
+def reports_that_a_client_came_again(history: History) -> None:
+    history.events.append(Event("r0.1", "d:joined", "joined", ALICE, "n0.2", at_s=15.0))
+
+
+def reports_no_leave_of_a_room(history: History) -> None:
+    del history.events[-2]
 
 
 def reports_nobody(history: History) -> None:
@@ -121,7 +146,11 @@ def leaves_keys(history: History) -> None:
         (lists_a_ghost, "no ghost"),
         (misses_a_member, "rooms"),
         (shows_the_dead, "death"),
-        (reports_twice, "left once"),
+        (reports_twice, "reported once"),
+        (reports_a_leave_under_two_names, "joins and leaves"),
+        (reports_no_leave, "joins and leaves"),
+        (reports_that_a_client_came_again, "joins and leaves"),
+        (reports_no_leave_of_a_room, "room joins and leaves"),
         (reports_nobody, "left at all"),
         (hangs, "no call hangs"),
         (fails_without_a_name, "named errors"),
@@ -162,8 +191,33 @@ def test_a_message_whose_call_failed_may_come_late() -> None:
 def test_a_leave_may_be_reported_again_when_its_reporter_was_cut_off() -> None:
     history = good()
     reports_twice(history)
-    history.faults.append(Fault("cut", "r0.1", 9.0, 12.0))
+    history.faults.append(Fault("cut", "r0.1", 19.0, 22.0))
     assert violations(history) == []
+
+
+def test_a_leave_is_not_excused_by_what_was_cut_off_long_before() -> None:
+    history = good()
+    reports_twice(history)
+    history.faults.append(Fault("cut", "r0.1", 2.0, 5.0))
+    assert [violation.partition(":")[0] for violation in violations(history)] == ["reported once"]
+
+
+@pytest.mark.parametrize("spoil", [reports_no_leave, reports_no_leave_of_a_room])
+def test_what_redis_lost_of_a_replica_that_did_not_answer_for_it_nobody_can_report(
+    spoil: Callable[[History], None],
+) -> None:
+    history = good()
+    spoil(history)
+    history.faults.append(Fault("flush", "redis", 10.5, 10.5))
+    history.faults.append(Fault("freeze", "r0.1", 9.0, 12.0))
+    assert violations(history) == []
+
+
+def test_a_loss_of_redis_excuses_nothing_of_a_replica_that_was_there() -> None:
+    history = good()
+    reports_that_a_client_came_again(history)
+    history.faults.append(Fault("flush", "redis", 14.0, 14.0))
+    assert [violation.partition(":")[0] for violation in violations(history)] == ["joins and leaves"]
 
 
 def test_a_replica_that_was_cut_off_may_show_the_dead_a_little_longer() -> None:

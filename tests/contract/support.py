@@ -39,6 +39,10 @@ def claim(connection_id: str, client_id: str = "alice", *, top: int = 1, stamp: 
     return Claim(client_id, ConnectionId(connection_id), top, connection_id.encode(), stamp)
 
 
+def place(connection_id: str, room: str = "lobby", client_id: str = "alice", stay: int = 1) -> Membership:
+    return Membership(ConnectionId(connection_id), client_id, room, stay)
+
+
 async def holders(backend: Backend, client_id: str = "alice") -> list[str]:
     """Return the client's connections, the newest first."""
     return [entry.connection_id for entry in (await backend.presence.entries([client_id]))[0]]
@@ -72,5 +76,5 @@ async def fill(rooms: RoomStore, room: str, numbers: Iterable[int]) -> list[str]
     """Put clients ``c<number>`` in a room; return their connections."""
     ids = [ConnectionId(f"n{number % 3}.{number}") for number in numbers]
     for connection_id in ids:
-        await rooms.join(room, f"c{connection_id}", connection_id)
+        await rooms.join(place(connection_id, room, f"c{connection_id}"))
     return list(ids)

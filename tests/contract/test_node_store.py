@@ -6,7 +6,7 @@ from fastapi_websocket_stabilizer.names import ConnectionId, NodeId
 from fastapi_websocket_stabilizer.ports import Backend, Membership, Renewal
 from fastapi_websocket_stabilizer.tokens import sha1
 from tests.contract.conftest import OpenPeer
-from tests.contract.support import claim, lines
+from tests.contract.support import claim, lines, place
 from tests.support.waiting import eventually
 
 N1, N2 = NodeId("n1"), NodeId("n2")
@@ -138,7 +138,7 @@ async def test_extending_a_fence_that_is_gone_does_not_bring_it_back(backend: Ba
 async def test_infos_count_connections_and_not_their_rooms(backend: Backend) -> None:
     await backend.nodes.register(N1, b"one", LONG_MS)
     await backend.presence.claim(claim("n1.1"))
-    await backend.rooms.join("lobby", "alice", ConnectionId("n1.1"))
+    await backend.rooms.join(place("n1.1"))
     assert await backend.nodes.infos([N1, N2]) == [(b"one", 1), (None, 0)]
 
 
@@ -151,11 +151,11 @@ async def test_the_info_ends_with_the_lease(backend: Backend) -> None:
 async def test_an_index_is_read_whole_and_forgotten_line_by_line(backend: Backend) -> None:
     for number in range(700):
         await backend.presence.claim(claim(f"n1.{number}", f"client {number}"))
-    await backend.rooms.join("a room", "client 1", ConnectionId("n1.1"))
+    in_a_room = place("n1.1", "a room", "client 1")
+    await backend.rooms.join(in_a_room)
     expected = {Membership(ConnectionId(f"n1.{i}"), f"client {i}", None) for i in range(700)}
-    place = Membership(ConnectionId("n1.1"), "client 1", "a room")
-    assert await lines(backend, N1) == {*expected, place}
-    gone = [*list(expected)[:650], place]
+    assert await lines(backend, N1) == {*expected, in_a_room}
+    gone = [*list(expected)[:650], in_a_room]
     await backend.nodes.forget(N1, gone)
     assert await lines(backend, N1) == expected - set(gone)
 
@@ -168,7 +168,7 @@ async def test_forgetting_nothing_is_allowed(backend: Backend) -> None:
 async def test_retiring_drops_lease_info_and_index(backend: Backend) -> None:
     await backend.nodes.register(N1, b"one", LONG_MS)
     await backend.presence.claim(claim("n1.1"))
-    await backend.rooms.join("lobby", "alice", ConnectionId("n1.1"))
+    await backend.rooms.join(place("n1.1"))
     await backend.nodes.retire(N1)
     assert await look(backend) == Renewal(held=False, live={}, lapsed=())
     assert await backend.nodes.infos([N1]) == [(None, 0)]
@@ -200,6 +200,6 @@ async def test_a_node_id_that_another_sweeps_is_not_given_twice(backend: Backend
 
 async def test_the_index_tells_one_stay_in_a_room_from_the_next(backend: Backend) -> None:
     for stay in (1, 2):
-        await backend.rooms.join("lobby", "alice", ConnectionId("n1.1"), stay)
+        await backend.rooms.join(place("n1.1", stay=stay))
     found, _ = await backend.nodes.memberships(N1, "", 10)
     assert [(line.room, line.client_id, line.stay) for line in found] == [("lobby", "alice", 2)]

@@ -11,12 +11,16 @@ import redis.asyncio
 from fastapi_websocket_stabilizer import WebSocketConfig
 from fastapi_websocket_stabilizer.backends.redis import RedisBackend
 from fastapi_websocket_stabilizer.metrics import Counters
-from fastapi_websocket_stabilizer.names import ConnectionId, NodeId
-from fastapi_websocket_stabilizer.ports import Backend, Membership
-from tests.contract.support import AWKWARD_NAMES, claim, holders, lines
+from fastapi_websocket_stabilizer.names import ConnectionId, NodeId, visit_of
+from fastapi_websocket_stabilizer.ports import Backend, Membership, Removed
+from tests.contract.support import AWKWARD_NAMES, claim, holders, lines, place
 from tests.support.servers import RedisServer
 
 N1 = NodeId("n1")
+
+
+def presence(connection_id: str) -> Membership:
+    return Membership(ConnectionId(connection_id), "alice", None)
 
 
 async def test_the_first_claim_of_a_client_is_told_so(backend: Backend) -> None:
@@ -136,23 +140,96 @@ async def test_simultaneous_claims_of_a_free_place_have_one_winner(backend: Back
 async def test_release_removes_exactly_one_connection_and_tells_the_last(backend: Backend) -> None:
     for i in range(2):
         await backend.presence.claim(claim(f"n1.{i}", top=2))
-    assert not await backend.presence.release("alice", ConnectionId("n1.0"))
+    assert not (await backend.presence.release("alice", ConnectionId("n1.0"))).left
     assert await holders(backend) == ["n1.1"]
-    assert await backend.presence.release("alice", ConnectionId("n1.1"))
-
-
-async def test_release_of_what_a_sweeper_removed_is_not_the_last(backend: Backend) -> None:
-    await backend.presence.claim(claim("n1.1"))
-    answers = [await backend.presence.release("alice", ConnectionId("n1.1")) for _ in range(2)]
-    assert answers == [True, False]
+    assert (await backend.presence.release("alice", ConnectionId("n1.1"))).left == visit_of("n1.0")
 
 
 async def test_release_of_a_replaced_connection_leaves_its_successor(backend: Backend) -> None:
     await backend.presence.claim(claim("n1.1"))
     await backend.presence.claim(claim("n2.1"))
     for _ in range(2):
-        assert not await backend.presence.release("alice", ConnectionId("n1.1"))
+        assert not (await backend.presence.release("alice", ConnectionId("n1.1"))).left
     assert await holders(backend) == ["n2.1"]
+
+
+# Visits: what is to be reported stays noted until it is confirmed
+
+
+async def test_claim_that_is_repeated_is_the_first_until_that_is_confirmed(backend: Backend) -> None:
+    answers = [await backend.presence.claim(claim("n1.1")) for _ in range(2)]
+    await backend.presence.reported(presence("n1.1"), "joined")
+    answers.append(await backend.presence.claim(claim("n1.1")))
+    assert [answer.first for answer in answers] == [True, True, False]
+
+
+async def test_release_that_is_repeated_has_the_same_answer_until_that_is_confirmed(backend: Backend) -> None:
+    await backend.presence.claim(claim("n1.1"))
+    await backend.presence.reported(presence("n1.1"), "joined")
+    gone = [await backend.presence.release("alice", ConnectionId("n1.1")) for _ in range(2)]
+    assert gone == [Removed(was_there=True, joined="", left=visit_of("n1.1"))] * 2
+    await backend.presence.reported(presence("n1.1"), "left")
+    gone = [await backend.presence.release("alice", ConnectionId("n1.1"))]
+    assert gone == [Removed(was_there=False, joined="", left="")]
+
+
+async def test_release_that_is_repeated_is_not_the_last_because_the_client_left_meanwhile(
+    backend: Backend,
+) -> None:
+    for connection_id in ("n1.1", "n2.1"):
+        await backend.presence.claim(claim(connection_id))
+    await backend.presence.release("alice", ConnectionId("n1.1"))
+    assert (await backend.presence.release("alice", ConnectionId("n2.1"))).left == visit_of("n1.1")
+    again = await backend.presence.release("alice", ConnectionId("n1.1"))
+    assert (again.was_there, again.left) == (True, "")
+
+
+async def test_release_that_is_repeated_is_the_last_though_the_client_came_back(backend: Backend) -> None:
+    await backend.presence.claim(claim("n1.1"))
+    await backend.presence.release("alice", ConnectionId("n1.1"))
+    assert (await backend.presence.claim(claim("n2.1"))).first
+    assert (await backend.presence.release("alice", ConnectionId("n1.1"))).left == visit_of("n1.1")
+
+
+async def test_release_names_a_join_that_nothing_confirmed(backend: Backend) -> None:
+    await backend.presence.claim(claim("n1.1"))
+    assert (await backend.presence.release("alice", ConnectionId("n1.1"))).joined
+
+
+@pytest.mark.parametrize("way", ["claim", "claim_if_free"])
+async def test_visit_goes_on_with_every_further_connection(backend: Backend, way: str) -> None:
+    enter = getattr(backend.presence, way)
+    visits = [(await enter(claim(f"n{number}.1", top=3))).visit for number in (1, 2, 3)]
+    await backend.presence.release("alice", ConnectionId("n1.1"))
+    visits += [entry.visit for entry in (await backend.presence.entries(["alice"]))[0]]
+    assert visits == [visit_of("n1.1")] * 5
+
+
+async def test_visit_goes_on_under_a_new_id_of_its_socket(backend: Backend) -> None:
+    before = await backend.presence.claim(claim("n1.1"))
+    again = await backend.presence.claim(replace(claim("n9.1", stamp=before.stamp), replaces="n1.1"))
+    assert (again.visit, again.first) == (before.visit, False)
+
+
+async def test_visit_that_the_store_lost_goes_on_and_is_not_the_first(backend: Backend) -> None:
+    lost = replace(claim("n9.1", stamp=1_000), visit=visit_of("n1.1"))
+    answer = await backend.presence.claim(lost)
+    assert (answer.visit, answer.first) == (visit_of("n1.1"), False)
+
+
+async def test_visit_that_another_claim_began_is_not_replaced_by_a_lost_one(backend: Backend) -> None:
+    await backend.presence.claim(claim("n2.1"))
+    assert (await backend.presence.claim(replace(claim("n9.1"), visit=visit_of("n1.1")))).visit == visit_of(
+        "n2.1"
+    )
+
+
+async def test_connections_of_the_dead_hold_no_place_and_the_visit_goes_on(backend: Backend) -> None:
+    await backend.presence.claim_if_free(claim("n1.1"))
+    claimed = await backend.presence.claim_if_free(claim("n2.1"), [ConnectionId("n1.1")])
+    assert (bool(claimed.stamp), claimed.first, claimed.visit) == (True, False, visit_of("n1.1"))
+    assert await holders(backend) == ["n2.1", "n1.1"]
+    assert not (await backend.presence.release("alice", ConnectionId("n1.1"))).left
 
 
 async def test_the_index_has_a_claim_before_it_is_answered_and_until_it_is_forgotten(
@@ -175,7 +252,7 @@ async def test_redis_sees_the_index_written_before_the_entry(redis_row: RedisSer
     async with redis.asyncio.Redis.from_url(redis_row.url) as client, client.monitor() as monitor:
         await backend.presence.claim(claim("n1.1"))
         await backend.presence.claim_if_free(claim("n1.2", "bob"))
-        await backend.rooms.join("lobby", "alice", ConnectionId("n1.1"))
+        await backend.rooms.join(place("n1.1"))
         await client.echo("end")
         commands = await commands_until(monitor, "ECHO end")
     await backend.stop()

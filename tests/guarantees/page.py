@@ -37,8 +37,10 @@ ENDING = """
   happened, not to whom. A client that is away gets nothing.
 - **Consensus.** Redis replication is asynchronous, so a failover can forget the last claims. Stamps and repeated
   claims repair that: once everything has settled, the socket that claimed last is the client's.
-- **A hook exactly once.** A leave is reported once, and again with the same `event_id` only if the process that
-  reported it died in the hook, or if the hook took longer than a lease.
+- **A hook exactly once.** A presence event is reported once, and again with the same `event_id` only if the process
+  that reported it died or was cut off from Redis before it confirmed that, or if Redis has just lost its content.
+- **A leave that Redis forgot.** If Redis loses its content while a replica is dead and not swept yet, nothing says
+  who was on it: their leaves are not reported.
 - **One order for all while Redis is away.** What a replica then delivers to its own clients alone has another place
   among the messages of the others. Each manager's messages keep their order.
 - **A token once, if Redis forgets that it was redeemed.** A Redis that comes back from a snapshot, or a promoted

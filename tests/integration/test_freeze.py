@@ -11,7 +11,7 @@ import pytest
 
 from fastapi_websocket_stabilizer.backends.redis import RedisBackend
 from fastapi_websocket_stabilizer.metrics import Counters
-from fastapi_websocket_stabilizer.names import ConnectionId, NodeId
+from fastapi_websocket_stabilizer.names import ConnectionId, NodeId, visit_of
 from fastapi_websocket_stabilizer.ports import Claim
 from tests.integration.cluster import (
     LEASE_S,
@@ -154,10 +154,11 @@ async def test_a_sweep_whose_sweeper_is_killed_half_way_is_finished_by_another(
         await survivor.start()
     await eventually(lambda: not keys_with(managers.url, ghost.node), 20, what="swept to the end")
     await eventually(lambda: sum(counter(survivor, "nodes_swept") for survivor in survivors) >= 1)
-    of_ghost = [event_id for event_id in heard if event_id.startswith(ghost.node)]
+    expected = {f"{visit_of(f'{ghost.node}.{number}')}:left" for number in range(len(names))}
+    of_ghost = [event_id for event_id in heard if event_id in expected]
     assert len(of_ghost) == len(set(of_ghost)), "a survivor reported one twice"
     reported = {event["event_id"] for event in first} | set(of_ghost)
-    assert reported == {f"{ghost.node}.{number}:left" for number in range(len(names))}
+    assert reported == expected
 
 
 async def has_events(replica: Replica, count: int) -> bool:

@@ -21,7 +21,7 @@ from fastapi_websocket_stabilizer.backends.redis import RedisBackend
 from fastapi_websocket_stabilizer.cluster.inspection import PER_BEAT
 from fastapi_websocket_stabilizer.metrics import Counters
 from fastapi_websocket_stabilizer.names import ConnectionId, NodeId
-from fastapi_websocket_stabilizer.ports import Claim
+from fastapi_websocket_stabilizer.ports import Claim, Membership
 from tests.integration.cluster import (
     BEAT_S,
     LEASE_S,
@@ -183,7 +183,7 @@ class Ghost:
             WebSocketConfig(redis_url=managers.url, namespace=managers.namespace), ear, Counters()
         )
 
-    async def leave_behind(self, *names: str, room: str = "") -> None:
+    async def leave_behind(self, *names: str, room: str = "", is_reported: bool = True) -> None:
         """Claim clients for a lease that begins now and is never renewed."""
         await self._backend.start(self.node)
         info = b'{"name": "ghost", "version": "0", "started": 0, "draining": false}'
@@ -191,8 +191,12 @@ class Ghost:
         for number, name in enumerate(names):
             connection_id = ConnectionId(f"{self.node}.{number}")
             await self._backend.presence.claim(Claim(name, connection_id, 1, b'{"since": 0, "metadata": {}}'))
+            places = [Membership(connection_id, name, None)]
             if room:
-                await self._backend.rooms.join(room, name, connection_id)
+                places.append(Membership(connection_id, name, room))
+                await self._backend.rooms.join(places[-1])
+            for place in places if is_reported else ():
+                await self._backend.presence.reported(place, "joined")
         await self._backend.stop()
 
 

@@ -65,6 +65,11 @@ class SimLink(MemoryLink):
         arrives_s: float = self._loop.now_s + LONGEST_LATENCY_S * self._rng.random() ** 3
         return max(arrives_s, last_s + TICK_S)
 
+    async def stop(self) -> None:
+        await super().stop()
+        self._life += 1
+        self._under_way.clear()
+
     # Commands
 
     def call(self, method: Any, *args: Any, **named: Any) -> Any:
@@ -89,7 +94,8 @@ class SimLink(MemoryLink):
         command = Command(run, self._loop.create_future(), repeats=repeats)
         self._under_way[command] = None
         deadline = self._loop.call_later(self.config.redis_timeout_s, self._fail, command, "no answer")
-        command.reply.add_done_callback(lambda _: deadline.cancel())
+        # One whose caller was cancelled is under way until its deadline.
+        command.reply.add_done_callback(lambda reply: reply.cancelled() or deadline.cancel())
         if not self.is_cut:
             self._send(command)
         return command.reply

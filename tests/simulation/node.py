@@ -5,7 +5,7 @@ import contextvars
 import json
 import random
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fastapi_websocket_stabilizer import (
@@ -18,13 +18,12 @@ from fastapi_websocket_stabilizer import (
 from fastapi_websocket_stabilizer.cluster.registry import Registry
 from tests.simulation.loop import NODE
 from tests.simulation.network import SimHub, SimLink
-from tests.simulation.schedule import BEAT_S, LEASE_S
+from tests.simulation.schedule import BEAT_S, LEASE_S, Policy
 
 TIMEOUT_S = 0.5
 CONFIG = WebSocketConfig(
     lease_ttl_s=LEASE_S, renew_interval_s=BEAT_S, redis_timeout_s=TIMEOUT_S, num_shards=1,
     heartbeat_interval=3600.0, heartbeat_timeout=3600.0, log_level="CRITICAL",
-    on_backend_loss="refuse",
 )  # fmt: skip
 Note = Callable[[str, PresenceEvent], None]
 
@@ -32,9 +31,9 @@ Note = Callable[[str, PresenceEvent], None]
 class SimManager(WebSocketConnectionManager):
     """A manager on a simulated link."""
 
-    def __init__(self, hub: SimHub, rng: random.Random) -> None:
+    def __init__(self, hub: SimHub, rng: random.Random, policy: Policy) -> None:
         self._hub, self._rng = hub, rng
-        super().__init__(CONFIG)
+        super().__init__(replace(CONFIG, on_backend_loss=policy))
 
     def _make_registry(self) -> Registry:
         return Registry(self.config, self._log, self._open_link)
@@ -87,12 +86,15 @@ class Socket:
 class Node:
     """One life of one node."""
 
-    def __init__(self, name: str, hub: SimHub, rng: random.Random, note: Note) -> None:
-        self.name, self.has_crashed, self.is_frozen, self.is_draining = name, False, False, False
+    def __init__(
+        self, name: str, hub: SimHub, rng: random.Random, note: Note, policy: Policy = "degrade"
+    ) -> None:
+        self.name, self.has_crashed, self.is_frozen = name, False, False
+        self.has_started = self.is_draining = False
         self._note = note
         self.context = contextvars.copy_context()
         self.context.run(NODE.set, name)
-        self.manager: SimManager = self.context.run(SimManager, hub, rng)
+        self.manager: SimManager = self.context.run(SimManager, hub, rng, policy)
         self.manager.on_presence(self._reported)
         self.number = 0
 

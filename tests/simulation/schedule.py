@@ -2,16 +2,24 @@
 
 import random
 from dataclasses import dataclass
+from typing import Literal
 
 LEASE_S = 1.5
 BEAT_S = 0.5
 LASTS_S = 4.0
 """Seconds of operations and faults; then everything is mended and the registry settles."""
 
-OPERATIONS = {"connect": 7, "close": 2, "join": 3, "leave": 1, "direct": 3, "broadcast": 3, "room": 2}
+Policy = Literal["degrade", "refuse"]
+POLICIES: tuple[Policy, ...] = ("degrade", "refuse")
+"""Values of ``on_backend_loss``; the default first."""
+CANCELLED_WITHIN_S = 0.15
+"""Seconds after which a connect is cancelled at the latest: some commands one after another."""
+OPERATIONS = {
+    "connect": 7, "cancel": 2, "close": 2, "join": 3, "leave": 1, "direct": 3, "broadcast": 3, "room": 2,
+}  # fmt: skip
 FAULTS = {
-    "freeze": 5, "crash": 3, "cut": 3, "swallow": 2, "break": 2, "lose_bus": 2, "flush": 1, "step_clock": 1,
-    "drain": 4,
+    "freeze": 5, "crash": 3, "cut": 3, "swallow": 2, "break": 2, "lose_bus": 2, "flush": 1, "restart_empty": 1,
+    "step_clock": 1, "drain": 4, "stop": 2,
 }  # fmt: skip
 
 
@@ -34,25 +42,27 @@ class Schedule:
     seed: int
     nodes: int
     steps: tuple[Step, ...]
+    policy: Policy = "degrade"
 
 
 def _pick(rng: random.Random, weights: dict[str, int]) -> str:
     return rng.choices(list(weights), list(weights.values()))[0]
 
 
-def plan(seed: int) -> Schedule:
-    """Return the schedule of a seed."""
+def plan(seed: int, policy: Policy = "degrade") -> Schedule:
+    """Return the schedule of a seed, for nodes with a policy."""
     rng = random.Random(seed)
     nodes = rng.choice((2, 2, 3))
     steps = [_operation(rng, nodes) for _ in range(rng.randint(4, 12))]
     steps += [_fault(rng, nodes) for _ in range(rng.choice((0, 1, 1, 2, 3)))]
-    return Schedule(seed, nodes, tuple(sorted(steps, key=lambda step: step.at_s)))
+    return Schedule(seed, nodes, tuple(sorted(steps, key=lambda step: step.at_s)), policy)
 
 
 def _operation(rng: random.Random, nodes: int) -> Step:
     at_s, node = rng.uniform(0, LASTS_S), rng.randrange(nodes)
+    kind, client, room = _pick(rng, OPERATIONS), f"c{rng.randrange(3)}", f"r{rng.randrange(2)}"
     return Step(
-        at_s, _pick(rng, OPERATIONS), node, client=f"c{rng.randrange(3)}", room=f"r{rng.randrange(2)}"
+        at_s, kind, node, client, room, rng.uniform(0, CANCELLED_WITHIN_S) if kind == "cancel" else 0.0
     )
 
 

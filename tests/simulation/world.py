@@ -5,6 +5,7 @@ import contextvars
 import random
 from collections import Counter
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -46,25 +47,34 @@ class World:
         self._freezes: list[tuple[str, float, float]] = []
         self.hits = Counter[str]()
         """How often each node was frozen, killed or cut off."""
-        self.has_forgotten = False
-        """Whether Redis lost something: who was on a node that died, too, nobody can know."""
+        self._told_s: dict[str, float] = {}
+        """When each event was reported last."""
+        self._losses_s: list[float] = []
+        """When Redis lost its content."""
+        self._absences: list[tuple[str, float, float]] = []
+        """From when to when each node was frozen or cut off."""
 
     def _seat(self, number: int) -> Node:
         self.names[str(number)] += 1
         name = f"n{number}.{self.names[str(number)]}"
-        return Node(name, self.hub, self.rng, lambda *event: self.events.append(event))
+        return Node(name, self.hub, self.rng, self._note, self.schedule.policy)
+
+    def _note(self, name: str, event: PresenceEvent) -> None:
+        self.events.append((name, event))
+        self._told_s[event.event_id] = self.loop.now_s
 
     async def run(self) -> list[str]:
         """Live through the schedule; return what was violated."""
         self.seats = [self._seat(number) for number in range(self.schedule.nodes)]
         for node in self.seats:
-            await node.do(node.manager.start())
+            await node.do(self._started(node))
         start_s = self.loop.now_s
         for step in self.schedule.steps:
             await asyncio.sleep(max(0.0, start_s + step.at_s - self.loop.now_s))
             node = self.seats[step.node]
             if step.kind in HITTING:
                 self.hits[node.name] += 1
+                self._absences.append((node.name, self.loop.now_s, self.loop.now_s + step.lasts_s))
             getattr(self, f"_{step.kind}")(step, node)
         await asyncio.sleep(max(0.0, start_s + LASTS_S - self.loop.now_s))
         await self._settle()
@@ -73,6 +83,11 @@ class World:
         return self.violations
 
     # Operations
+
+    @property
+    def has_forgotten(self) -> bool:
+        """Whether Redis lost its content."""
+        return bool(self._losses_s)
 
     def _spawn(self, node: Node, call: Call, *arguments: Any) -> None:
         self._calls[node.do(self._timed(node, call, *arguments))] = node
@@ -107,6 +122,20 @@ class World:
             socket.closed_with = socket.closed_with or (1013, "refused")
             raise
         socket.claimed_s = self.loop.now_s
+
+    def _cancel(self, step: Step, node: Node) -> None:
+        """Connect, and be cancelled before that is over, or be just in time and hang up."""
+        socket = Socket(step.client, node, lambda _: None)
+        self.sockets.append(socket)
+        self._spawn(node, self._connected_in_time, socket, node, step.lasts_s)
+
+    async def _connected_in_time(self, socket: Socket, node: Node, within_s: float) -> None:
+        socket.hung_up = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await self._connected(socket, node)
+        if socket.connection is not None:
+            await socket.connection.close()
 
     def _close(self, step: Step, node: Node) -> None:
         for socket in reversed(self.sockets):
@@ -169,7 +198,9 @@ class World:
         """Start a node as a supervisor does: again when it failed."""
         while True:
             try:
-                return await node.manager.start()
+                await node.manager.start()
+                node.has_started = True
+                return
             except BackendUnavailableError:
                 await asyncio.sleep(BEAT_S)
 
@@ -188,8 +219,12 @@ class World:
         node.manager.link.lose_bus()
 
     def _flush(self, step: Step, node: Node) -> None:
-        self.has_forgotten = True
+        self._losses_s.append(self.loop.now_s)
         self.hub.empty()
+
+    def _restart_empty(self, step: Step, node: Node) -> None:
+        self._losses_s.append(self.loop.now_s)
+        self.hub.restart_empty()
         for each in self.seats:
             each.manager.link.break_connections()
 
@@ -199,12 +234,25 @@ class World:
     # A rolling restart
 
     def _drain(self, step: Step, node: Node) -> None:
-        if not node.is_draining:
-            node.is_draining = True
-            self._calls[node.do(self._rolled_over(step, node))] = node
+        self._roll_over(step, node, self._drained)
 
-    async def _rolled_over(self, step: Step, node: Node) -> None:
-        """Drain a node, stop it, and put a new one in its place."""
+    def _stop(self, step: Step, node: Node) -> None:
+        self._roll_over(step, node)
+
+    def _roll_over(self, step: Step, node: Node, *before: Call) -> None:
+        if node.has_started and not node.is_draining:
+            node.is_draining = True
+            self._calls[node.do(self._rolled_over(step, node, *before))] = node
+
+    async def _rolled_over(self, step: Step, node: Node, *before: Call) -> None:
+        """Do something before a node stops, and put a new one in its place."""
+        for call in before:
+            await call(step, node)
+        await node.manager.graceful_shutdown(1.0)
+        self.seats[step.node] = self._seat(step.node)
+        self._spawn(self.seats[step.node], self._started, self.seats[step.node])
+
+    async def _drained(self, step: Step, node: Node) -> None:
         over_s, began_s, frozen_s = step.lasts_s / 2, self.loop.now_s, self._frozen_s(node)
         await node.manager.drain(over_s)
         took_s = self.loop.now_s - began_s - (self._frozen_s(node) - frozen_s)
@@ -212,9 +260,6 @@ class World:
             self._violated("drained in time", f"{node.name} took {took_s:.2f} of {over_s:.2f} s")
         if left := [s.client for s in self.sockets if s.node is node and s.is_open]:
             self._violated("drained in time", f"{left} are still connected to {node.name}")
-        await node.manager.graceful_shutdown(1.0)
-        self.seats[step.node] = self._seat(step.node)
-        self._spawn(self.seats[step.node], self._started, self.seats[step.node])
 
     def _sent_away(self, step: Step, in_s: float) -> None:
         """A client was told to come back: it does, to another node if there is one."""
@@ -295,19 +340,64 @@ class World:
     def _check_events(self) -> None:
         counts = Counter(event.event_id for _, event in self.events)
         twice = {event_id for event_id, count in counts.items() if count > 1}
-        # Again, with the same id, only if one who reports it is dead, frozen or cut off before all could know.
+        # Again, with the same id, only if a node that reports it is dead, frozen or cut off before all could know,
+        # or if Redis has just lost what all could know.
         twice -= {event.event_id for name, event in self.events if self.hits[name]}
+        twice -= {event_id for event_id in twice if self._has_just_forgotten(self._told_s[event_id])}
         if twice:
-            self._violated("left once", f"reported more than once: {sorted(twice)}")
-        if self.has_forgotten:
-            return
-        # By client, since only the node itself knew its last connection_id when it crashed while it claimed again.
-        told = {e.client_id for _, e in self.events if e.kind == "left"}
-        for socket in self.sockets:
-            gone = socket.connection is not None and (socket.node.has_crashed or socket.node.is_draining)
-            alone = [s for s in self.sockets if s.client == socket.client] == [socket]
-            if gone and alone and socket.client not in told:
-                self._violated("left once", f"nobody reported that {socket.client} left")
+            self._violated("reported once", f"reported more than once: {sorted(twice)}")
+        self._check_visits()
+        self._check_stays()
+
+    def _has_just_forgotten(self, at_s: float) -> bool:
+        return any(lost_s <= at_s <= lost_s + SETTLED_S for lost_s in self._losses_s)
+
+    def _check_visits(self) -> None:
+        """Each visit of a client that began has ended, but for that of a client with an open socket."""
+        for client in {socket.client for socket in self.sockets}:
+            joined, left = self._told("joined", client), self._told("left", client)
+            is_there = bool(self._open_sockets(client))
+            if left - joined or len(joined - left) != is_there:
+                self._imbalanced(client, f"{client}, {is_there=}, joined as {joined}, left as {left}")
+
+    def _told(self, kind: str, client: str) -> set[str]:
+        events = {
+            event.event_id for _, event in self.events if (event.kind, event.client_id) == (kind, client)
+        }
+        return {event_id.partition(":")[0] for event_id in events}
+
+    def _check_stays(self) -> None:
+        """As many stays in a room have ended as have begun, but for those of open sockets."""
+        distinct = {(e.event_id, e.kind, e.client_id, e.room) for _, e in self.events if e.room is not None}
+        told = Counter((client, room, kind) for _, kind, client, room in distinct)
+        for client, room in {(client, room) for client, room, _ in told}:
+            joined, left = told[client, room, "room_joined"], told[client, room, "room_left"]
+            there = [s for s in self._open_sockets(client) if s.connection and room in s.connection.rooms]
+            if joined - left != len(there):
+                is_there = bool(there)
+                self._imbalanced(
+                    client, f"{client}, {is_there=}, joined {room} {joined} times, left it {left}"
+                )
+
+    def _imbalanced(self, client: str, what: str) -> None:
+        """Whether a client is there, and was, Redis alone knows of a node that does not answer for it.
+
+        So it cannot be known what was reported of a client if Redis lost its content and a node that held it died,
+        or was without its lease at that moment.
+        """
+        nodes = {socket.node for socket in self.sockets if socket.client == client}
+        unknowable = self.has_forgotten and any(n.has_crashed or self._was_away_too_long(n) for n in nodes)
+        if not unknowable:
+            self._violated("joins and leaves", what)
+
+    def _was_away_too_long(self, node: Node) -> bool:
+        """Whether Redis lost its content while a node had not renewed its lease for as long as that lasts."""
+        return any(
+            began_s + LEASE_S - BEAT_S <= lost_s <= ended_s + BEAT_S
+            for name, began_s, ended_s in self._absences
+            for lost_s in self._losses_s
+            if name == node.name
+        )
 
     def _violated(self, invariant: str, what: str) -> None:
         self.violations.append(f"{invariant}: {what}")
@@ -316,12 +406,13 @@ class World:
         for node in self.seats:
             await node.do(node.manager.graceful_shutdown(1.0))
         self._check_leftovers()
+        self._check_events()
         await self._clear_away()
 
     def _check_leftovers(self) -> None:
         hub = self.hub
         tables = {"clients": hub.clients, "rooms": hub.rooms, "leases": hub.leases, "fences": hub.fences}
-        tables |= {"index": hub.index, "infos": hub.infos}
+        tables |= {"index": hub.index, "infos": hub.infos, "events": hub.unreported}
         # Its lease was lost, and it died before it noticed, but not before it wrote: nobody knows. Not promised.
         unknowable = {
             node.manager.registry.context.node_id

@@ -17,8 +17,8 @@ from typing import Any
 from ..exceptions import InvalidCursorError
 from ..loops import running_loop
 from ..metrics import Counters
-from ..names import ConnectionId, NodeId, node_of
-from ..ports import Claim, Claimed, Entry, Membership, Receive, Renewal
+from ..names import ConnectionId, NodeId, node_of, visit_of
+from ..ports import Claim, Claimed, Entry, Membership, Receive, Removed, Renewal
 from ..tokens import sha1
 from ..wire import Envelope, Part
 
@@ -32,13 +32,16 @@ class MemoryHub:
     def __init__(self) -> None:
         self.lock: AbstractContextManager[Any] = threading.RLock()
         self.clients: dict[str, dict[ConnectionId, Entry]] = {}
-        self.rooms: dict[str, dict[ConnectionId, str]] = {}
+        self.rooms: dict[str, dict[ConnectionId, Membership]] = {}
+        self.unreported: dict[str, str] = {}
         self.tokens: OrderedDict[str, tuple[str, int]] = OrderedDict()
         self.secret = b""
         self.leases: dict[NodeId, int] = {}
         self.fences: dict[NodeId, int] = {}
         self.infos: dict[NodeId, bytes] = {}
         self.index: dict[NodeId, dict[Membership, None]] = {}
+        self.lives: int = 1
+        """How often the content began anew; what a beat says of it is its epoch."""
         self.listeners: dict[NodeId, tuple[Receive, set[str]]] = {}
 
     def now_us(self) -> int:
@@ -136,7 +139,10 @@ class MemoryBackend:
     async def claim(self, claim: Claim) -> Claimed:
         with self._hub.lock:
             entries = self._hub.clients.setdefault(claim.client_id, {})
-            first, own = not entries, entries.get(claim.connection_id)
+            own, joined = entries.get(claim.connection_id), f"{claim.connection_id}:joined"
+            visit = next((entry.visit for entry in entries.values()), claim.visit)
+            if not visit:
+                visit = self._hub.unreported[joined] = visit_of(claim.connection_id)
             entries.pop(ConnectionId(claim.replaces), None)
             same = [e.connection_id for e in entries.values() if claim.stamp > 0 and e.stamp == claim.stamp]
             for former in same:  # the same socket, under another former id
@@ -146,26 +152,37 @@ class MemoryBackend:
             if stamp <= 0:
                 now_us = self._hub.now_us()
                 stamp = now_us + stamp if stamp else max(now_us, highest + 1)
-            entries[claim.connection_id] = Entry(claim.connection_id, stamp, claim.entry)
+            entries[claim.connection_id] = Entry(claim.connection_id, stamp, claim.entry, visit)
             self._write_index(Membership(claim.connection_id, claim.client_id, None))
             outranked = self._ranked(claim.client_id)[claim.top :]
-            return Claimed(stamp, first, tuple(entry.connection_id for entry in outranked))
+            others = tuple(entry.connection_id for entry in outranked)
+            return Claimed(stamp, joined in self._hub.unreported, others, visit)
 
-    async def claim_if_free(self, claim: Claim) -> Claimed:
+    async def claim_if_free(self, claim: Claim, dead: Sequence[ConnectionId] = ()) -> Claimed:
         with self._hub.lock:
             entries = self._hub.clients.get(claim.client_id, {})
-            holders = tuple(holder for holder in entries if holder != claim.connection_id)
+            holders = tuple(holder for holder in entries if holder not in (claim.connection_id, *dead))
             if len(holders) >= claim.top:
                 return Claimed(0, first=False, others=holders)
-            return await self.claim(claim)
+            claimed = await self.claim(claim)
+            return replace(claimed, others=())
 
-    async def release(self, client_id: str, connection_id: ConnectionId) -> bool:
+    async def release(self, client_id: str, connection_id: ConnectionId) -> Removed:
+        left = f"{connection_id}:left"
         with self._hub.lock:
-            entries = self._hub.clients.get(client_id, {})
-            was_there = entries.pop(connection_id, None) is not None
+            entries, unreported = self._hub.clients.get(client_id, {}), self._hub.unreported
+            removed = entries.pop(connection_id, None)
             if not entries:
                 self._hub.clients.pop(client_id, None)
-            return was_there and not entries
+            if removed is not None:
+                unreported[left] = "" if entries else removed.visit
+            joined = unreported.get(f"{connection_id}:joined", "")
+            return Removed(left in unreported, joined, unreported.get(left, ""))
+
+    async def reported(self, place: Membership, *kinds: str) -> None:
+        with self._hub.lock:
+            for kind in kinds:
+                self._hub.unreported.pop(place.event(kind), None)
 
     async def entries(self, client_ids: Sequence[str]) -> list[list[Entry]]:
         with self._hub.lock:
@@ -209,10 +226,11 @@ class MemoryBackend:
 
     # NodeStore
 
-    async def register(self, node: NodeId, info: bytes, ttl_ms: int) -> None:
+    async def register(self, node: NodeId, info: bytes, ttl_ms: int) -> str:
         with self._hub.lock:
             self._hub.leases[node] = self._hub.now_ms() + ttl_ms
             self._hub.infos[node] = info
+            return str(self._hub.lives)
 
     async def renew(self, node: NodeId, info: bytes, ttl_ms: int) -> Renewal:
         with self._hub.lock:
@@ -223,7 +241,7 @@ class MemoryBackend:
             live = {n: deadline - now_ms for n, deadline in self._hub.leases.items() if deadline > now_ms}
             lapsed = [n for n, deadline in self._hub.leases.items() if deadline <= now_ms]
             lapsed += [n for n, deadline in self._hub.fences.items() if deadline <= now_ms]
-            return Renewal(held, live, tuple(lapsed), "memory", sha1(self._hub.secret))
+            return Renewal(held, live, tuple(lapsed), str(self._hub.lives), sha1(self._hub.secret))
 
     async def infos(self, nodes: Sequence[NodeId]) -> list[tuple[bytes | None, int]]:
         with self._hub.lock:
@@ -280,6 +298,8 @@ class MemoryBackend:
             index = self._hub.index.get(node, {})
             for line in lines:
                 index.pop(line, None)
+            if not index:
+                self._hub.index.pop(node, None)
 
     async def retire(self, node: NodeId) -> None:
         with self._hub.lock:
@@ -295,30 +315,38 @@ class _Rooms:
     def __init__(self, hub: MemoryHub) -> None:
         self._hub = hub
 
-    async def join(self, room: str, client_id: str, connection_id: ConnectionId, stay: int = 0) -> bool:
+    async def join(self, place: Membership, *, replaces: str = "", is_known: bool = False) -> bool:
         with self._hub.lock:
-            members = self._hub.rooms.setdefault(room, {})
-            new = connection_id not in members
-            members[connection_id] = client_id
-            line = Membership(connection_id, client_id, room, stay)
-            index = self._hub.index.setdefault(node_of(connection_id), {})
-            index.pop(line, None)  # an equal line may be of an earlier stay
-            index[line] = None
-            return new
+            members = self._hub.rooms.setdefault(place.room or "", {})
+            is_new = place.connection_id not in members
+            was_there = members.pop(ConnectionId(replaces), None) is not None
+            members[place.connection_id] = place
+            index = self._hub.index.setdefault(node_of(place.connection_id), {})
+            index.pop(place, None)  # an equal line may be of an earlier stay
+            index[place] = None
+            if is_new and not was_there and not is_known:
+                self._hub.unreported[place.event("joined")] = ""
+            return not is_known and place.event("joined") in self._hub.unreported
 
-    async def leave(self, room: str, connection_id: ConnectionId) -> bool:
+    async def leave(self, place: Membership) -> Removed:
+        room, left = place.room or "", place.event("left")
         with self._hub.lock:
-            members = self._hub.rooms.get(room, {})
-            was_there = members.pop(connection_id, None) is not None
+            members, unreported = self._hub.rooms.get(room, {}), self._hub.unreported
+            there = members.get(place.connection_id)
+            if there is not None and there.stay == place.stay:
+                del members[place.connection_id]
+                unreported[left] = ""
             if not members:
                 self._hub.rooms.pop(room, None)
-            return was_there
+            joined = place.stay_id if place.event("joined") in unreported else ""
+            return Removed(left in unreported, joined, place.stay_id if left in unreported else "")
 
     async def members(self, room: str, cursor: str, limit: int) -> tuple[list[tuple[ConnectionId, str]], str]:
         if cursor and not re.fullmatch(r".+\.[0-9]+", cursor):  # it is the last page's last connection_id
             raise InvalidCursorError(f"cursor must be page.cursor, got {cursor!r}")
         with self._hub.lock:
-            found = sorted(item for item in self._hub.rooms.get(room, {}).items() if item[0] > cursor)
+            places = self._hub.rooms.get(room, {}).values()
+            found = sorted((p.connection_id, p.client_id) for p in places if p.connection_id > cursor)
         return found[:limit], found[limit - 1][0] if len(found) > limit else ""
 
     async def is_empty(self, room: str) -> bool:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -12,12 +12,12 @@ from ..local.connection import Connection
 from ..local.owner import Ended
 from ..models import PresenceEvent
 from ..names import ConnectionId, NodeId, node_of
-from ..ports import Claim, Claimed, Membership
+from ..ports import Backend, Claim, Claimed, Membership, Removed
 from ..wire import Envelope, Kind, encode_json
 from .contests import Contests
 from .context import LOSSES, Context
 from .membership import Membership as Leases
-from .presence import Announcer, client_joined, client_left, is_gone, room_joined, room_left
+from .presence import Reports, joined, left
 
 REPLACED = "reconnected"
 """The close reason of a displaced socket, as release 1.1 says it."""
@@ -33,14 +33,14 @@ End = Callable[[Connection, Ended, int, str], Coroutine[Any, Any, None]]
 class Claims:
     """Enters this node's connections in the registry and takes them out, exactly."""
 
-    def __init__(self, context: Context, leases: Leases | None, announce: Announcer, end: End) -> None:
-        self._context, self._leases, self._announce = context, leases, announce
+    def __init__(self, context: Context, leases: Leases | None, reports: Reports, end: End) -> None:
+        self._context, self._leases, self._reports = context, leases, reports
         self.end: End = end
         self._contests = Contests(context.log)
         # Outranked connections on other nodes, until their entry is gone; the evict is repeated each beat.
         self._displaced: dict[ConnectionId, str] = {}
         # Releases that Redis did not take; repeated each beat.
-        self._unreleased: dict[Membership, None] = {}
+        self._unreleased: dict[str, Membership] = {}
         self._stays = 0
 
     async def verified(self) -> None:
@@ -55,11 +55,19 @@ class Claims:
             ConnectionLimitExceededError: ``on_client_overflow`` is "reject" and the client is full.
         """
         self._context.check_reachable()
+        place = Membership(connection.connection_id, connection.client_id, None)
         claimed = await self.enter(connection)
-        connection.stamp = claimed.stamp
+        self.entered(connection, place, claimed)
         if claimed.first:
-            await self._announce(client_joined(connection.client_id, connection.connection_id))
+            await asyncio.shield(self._reports.joined(place))
         await self.displace(connection.client_id, await self._outranked(connection.client_id, claimed))
+
+    @staticmethod
+    def entered(connection: Connection, place: Membership, claimed: Claimed) -> None:
+        """Keep what the registry answered; after a new rename it says nothing about the visit."""
+        connection.stamp = claimed.stamp
+        if connection.connection_id == place.connection_id:
+            connection.visit = claimed.visit
 
     async def enter(self, connection: Connection, replaces: str = "", waited_us: int = 0) -> Claimed:
         """Have the registry list a connection; one that was claimed before, or has waited, with its rank.
@@ -73,15 +81,12 @@ class Claims:
         return await self._context.backend.presence.claim(claim)
 
     async def _outranked(self, client_id: str, claimed: Claimed) -> tuple[ConnectionId, ...]:
-        """Whom a claim displaces; an entry that a dead node left must not take a living one's place."""
+        """Return the connections to displace. Entries of dead nodes, which their sweeps remove, hold no place."""
         top = self._context.config.max_connections_per_client
         if top == 1 or not claimed.others or self._leases is None:
             return claimed.others
         (entries,) = await self._context.backend.presence.entries([client_id])
         live = await self._leases.live_among(node_of(entry.connection_id) for entry in entries)
-        for entry in entries:
-            if node_of(entry.connection_id) not in live:
-                await self._context.backend.presence.release(client_id, entry.connection_id)
         living = [entry.connection_id for entry in entries if node_of(entry.connection_id) in live]
         return tuple(living[top:])
 
@@ -93,6 +98,7 @@ class Claims:
             self._entry(connection) if self._context.is_distributed else b"",
             connection.stamp or -waited_us,
             replaces,
+            connection.visit,
         )
 
     @staticmethod
@@ -106,10 +112,8 @@ class Claims:
 
     async def _claim_if_free(self, claim: Claim) -> Claimed:
         claimed = await self._context.backend.presence.claim_if_free(claim)
-        if not claimed.stamp and await self._release_dead(claim.client_id, claimed.others):
-            claimed = await self._context.backend.presence.claim_if_free(claim)
-            # Nobody was told that the dead one had left, so nobody is to be told that somebody joined.
-            claimed = replace(claimed, first=False)
+        if not claimed.stamp and (dead := await self._dead_among(claimed.others)):
+            claimed = await self._context.backend.presence.claim_if_free(claim, dead)
         if not claimed.stamp:
             raise self.is_full(claim.client_id, len(claimed.others))
         return claimed
@@ -121,26 +125,30 @@ class Claims:
             f"max_connections_per_client is {self._context.config.max_connections_per_client}"
         )
 
-    async def _release_dead(self, client_id: str, holders: tuple[ConnectionId, ...]) -> bool:
-        """Release the places that dead nodes hold; True when there were any."""
+    async def _dead_among(self, holders: tuple[ConnectionId, ...]) -> list[ConnectionId]:
+        """Return the connections of dead nodes. Their sweeps remove them, and report who left."""
         if self._leases is None:
-            return False
+            return []
         live = await self._leases.live_among(map(node_of, holders))
-        dead = [holder for holder in holders if node_of(holder) not in live]
-        for holder in dead:
-            await self._context.backend.presence.release(client_id, holder)
-        return bool(dead)
+        return [holder for holder in holders if node_of(holder) not in live]
 
     async def displace(self, client_id: str, outranked: tuple[ConnectionId, ...]) -> None:
         """Close connections that others of the client outrank, here now and elsewhere by word."""
         for connection_id in outranked:
             local = self._context.shards.get(connection_id)
             if local is not None:
-                await self._replace(local)
+                await self.replace(local)
             elif not self._context.is_own(node_of(connection_id)):
                 self._displaced[connection_id] = client_id
                 with suppress(*LOSSES):  # the beat repeats it
                     await self._evict(connection_id)
+
+    async def replace(self, connection: Connection) -> None:
+        """Close a connection that others of its client outrank."""
+        code = self._context.config.displaced_code
+        self._context.counters.connections_displaced += 1
+        self._contests.displaced(connection.client_id, code)
+        await self.end(connection, Ended.REPLACED, code, REPLACED)
 
     async def _evict(self, connection_id: ConnectionId) -> None:
         sequence, previous = self._context.sequencer.next("inbox")
@@ -152,71 +160,99 @@ class Claims:
         """Another node's claim outranks this connection."""
         connection = self._context.shards.get(connection_id)
         if connection is not None:
-            await self._replace(connection)
+            await self.replace(connection)
 
-    async def _replace(self, connection: Connection) -> None:
-        code = self._context.config.displaced_code
-        self._context.counters.connections_displaced += 1
-        self._contests.displaced(connection.client_id, code)
-        await self.end(connection, Ended.REPLACED, code, REPLACED)
-
-    async def release(self, lines: list[Membership], *, is_repeated: bool = False) -> Report:
+    async def release(self, lines: list[Membership]) -> Report:
         """Undo places in rooms and in presence; return what is still to be done about it.
 
         What Redis does not take is tried again each beat: presence must not lie for as long as we live.
         """
         try:
             self._context.check_reachable()
-            events = await asyncio.gather(*(self._undo(line, is_repeated=is_repeated) for line in lines))
+            undone = await asyncio.gather(*map(self._undo, lines))
         except (*LOSSES, asyncio.CancelledError):
             self.remember_unreleased(lines)
             raise
-        return self._report([event for event in events if event is not None], lines)
+        for line in [each.line for each in undone if each.line.visit and not each.removed.was_there]:
+            judging = self._context.tasks.spawn(self._judge(line), "judge")
+            if self._context.is_closed:
+                await judging
+        return self._report(lines, undone)
 
-    async def _undo(self, line: Membership, *, is_repeated: bool) -> PresenceEvent | None:
-        backend, connection_id = self._context.backend, line.connection_id
-        if line.room is None:
-            is_last = await backend.presence.release(line.client_id, connection_id)
-            if is_last or (is_repeated and await is_gone(backend.presence, line.client_id)):
-                return client_left(line.client_id, connection_id)
-            return None
-        was_there = await backend.rooms.leave(line.room, connection_id)
-        if not was_there and not is_repeated:
-            return None
-        return room_left(line.client_id, connection_id, line.room, line.stay)
+    async def _undo(self, line: Membership) -> "_Undone":
+        """Remove a place; return what is to be reported of it, and to be confirmed."""
+        removed = await remove(self._context.backend, line)
+        if removed.joined and not self._reports.has_begun(line):  # its claim was cut short
+            return _Undone(line, None if removed.left else joined(line), removed)
+        return _Undone(line, left(line, removed.left) if removed.left else None, removed)
 
-    async def _report(self, events: list[PresenceEvent], lines: list[Membership]) -> None:
-        """Run the leave hooks, and only then drop the index: if we die in one, the sweeper runs it again."""
-        for event in events:
-            await self._announce(event)
-        over = [line for line in lines if not self._is_back(line)]
-        await self._context.backend.nodes.forget(node_of(lines[0].connection_id), over)
+    async def _judge(self, line: Membership) -> None:
+        """Report the end of a place that was missing, unless it had another reason than a loss of Redis' content."""
+        try:
+            if await self._was_lost(line):
+                await self._reports.follow(line, left(line, line.visit))
+        except (*LOSSES, asyncio.CancelledError):
+            self.remember_unreleased([line])
+            raise
+
+    async def _was_lost(self, line: Membership) -> bool:
+        """Whether Redis lost a place that it had confirmed, and nothing else goes on there.
+
+        The other reason why a place is missing is that our lease lapsed. Then its sweep has reported it.
+
+        Raises:
+            BackendUnavailableError: Redis does not answer the beat that tells one from the other.
+        """
+        if self._leases is None:
+            return False
+        await self._leases.beaten()
+        self._context.check_reachable()
+        if node_of(line.connection_id) in self._context.lapsed_ids:
+            return False
+        if line.room is not None:
+            return not self._is_back(line)
+        if not self._context.is_closed:
+            # Other nodes notice with their next beat, and claim again what goes on there.
+            await asyncio.sleep(self._context.config.renew_interval_s + self._context.config.redis_timeout_s)
+        (entries,) = await self._context.backend.presence.entries([line.client_id])
+        return all(entry.visit != line.visit for entry in entries)
+
+    async def _report(self, lines: list[Membership], undone: "list[_Undone]") -> None:
+        """Run the hooks, and only then drop the notes and the index: if we die in one, the sweeper runs it again."""
+        try:
+            for each in undone:
+                if each.event is not None:
+                    await self._reports.follow(each.line, each.event)
+            settled = [each for each in undone if each.kinds]
+            await asyncio.gather(*(self._reports.confirm(each.line, *each.kinds) for each in settled))
+            over = [line for line in lines if not self._is_back(line)]
+            await self._context.backend.nodes.forget(node_of(lines[0].connection_id), over)
+        except (*LOSSES, asyncio.CancelledError):
+            self.remember_unreleased(lines)
+            raise
 
     def _is_back(self, line: Membership) -> bool:
         """Whether a connection entered the room again while the hooks for its leaving ran."""
         connection = self._context.shards.get(line.connection_id)
         return connection is not None and line.room in connection.rooms
 
-    def remember_line(self, connection_id: ConnectionId, client_id: str, room: str, stay: int) -> None:
-        """Undo a place in a room with the next beat."""
-        self.remember_unreleased([Membership(connection_id, client_id, room, stay)])
-
     def forget_unreleased(self) -> None:
-        """Leave to a sweeper what Redis did not take."""
-        self._unreleased.clear()
+        """Leave to a sweeper what Redis did not take before our lease lapsed."""
+        lapsed = self._context.lapsed_ids
+        kept = {k: line for k, line in self._unreleased.items() if node_of(line.connection_id) not in lapsed}
+        self._unreleased = kept
 
     def remember_unreleased(self, lines: list[Membership]) -> None:
         """Undo lines with the next beat."""
-        # What a former node_id of ours left is its sweeper's, who reports it, too.
-        own = self._context.node_id
-        self._unreleased.update((line, None) for line in lines if node_of(line.connection_id) == own)
+        lapsed = self._context.lapsed_ids  # the sweeps of these report what they left
+        lines = [line for line in lines if node_of(line.connection_id) not in lapsed]
+        self._unreleased.update((line.event("left"), line) for line in lines)
         while len(self._unreleased) > MAX_UNRELEASED:
             del self._unreleased[next(iter(self._unreleased))]
             self._context.counters.releases_dropped += 1
 
     def begin_stay(self, connection: Connection, room: str) -> int:
-        """Number a connection's stay in a room; an earlier one of it needs no undoing any more."""
-        self._unreleased.pop(Membership(connection.connection_id, connection.client_id, room), None)
+        """Number a connection's stay in a room."""
         self._stays += 1
         connection.stays[room] = self._stays
         return self._stays
@@ -226,13 +262,18 @@ class Claims:
         client_id, connection_id = connection.client_id, connection.connection_id
         stay = connection.stays.get(room) or self.begin_stay(connection, room)  # or left meanwhile
         self._context.check_reachable()
-        if await self._context.backend.rooms.join(room, client_id, connection_id, stay):
-            await self._announce(room_joined(client_id, connection_id, room, stay))
+        place = Membership(connection_id, client_id, room, stay)
+        is_new = await self._context.backend.rooms.join(place)
+        if connection.stays.get(room) == stay and connection.connection_id == connection_id:
+            connection.entered[room] = place.stay_id
+        if is_new:
+            await self._reports.joined(place)
 
     async def exit_room(self, connection: Connection, room: str) -> None:
         """Take a connection off a room's list."""
-        stay = connection.stays.pop(room, 0)
-        line = Membership(connection.connection_id, connection.client_id, room, stay)
+        line = place_in(connection, connection.connection_id, room)
+        connection.stays.pop(room, None)
+        connection.entered.pop(room, None)
         await (await self.release([line]))
 
     async def release_pending(self) -> None:
@@ -241,15 +282,14 @@ class Claims:
         Raises:
             BackendUnavailableError: It still does not; nothing is forgotten.
         """
-        while lines := list(islice(self._unreleased, BATCH)):
+        while lines := list(islice(self._unreleased.values(), BATCH)):
             by_node: dict[NodeId, list[Membership]] = {}
             for line in lines:
                 by_node.setdefault(node_of(line.connection_id), []).append(line)
             for of_one_node in by_node.values():
-                # The first try may have been carried out, and only its answer was lost.
-                report = await self.release(of_one_node, is_repeated=True)
+                report = await self.release(of_one_node)
                 for line in of_one_node:
-                    self._unreleased.pop(line, None)
+                    self._unreleased.pop(line.event("left"), None)
                 await report
 
     async def repeat_evicts(self) -> None:
@@ -259,16 +299,43 @@ class Claims:
         displaced = dict(self._displaced)
         found = await self._context.backend.presence.entries(list(displaced.values()))
         live = await self._leases.live_among(map(node_of, displaced))
-        for (connection_id, client_id), entries in zip(displaced.items(), found, strict=True):
+        for connection_id, entries in zip(displaced, found, strict=True):
             if all(entry.connection_id != connection_id for entry in entries):
                 del self._displaced[connection_id]
             elif node_of(connection_id) in live:
                 await self._evict(connection_id)
-            else:
-                await self._context.backend.presence.release(client_id, connection_id)
+            else:  # the sweep of its node removes it, and reports what that means
+                del self._displaced[connection_id]
+
+
+@dataclass(frozen=True, slots=True)
+class _Undone:
+    """A place that was removed, and the event that this is to be reported as."""
+
+    line: Membership
+    event: PresenceEvent | None
+    removed: Removed
+
+    @property
+    def kinds(self) -> list[str]:
+        """The notes that the store may drop."""
+        return ["joined"] * bool(self.removed.joined) + ["left"] * self.removed.was_there
+
+
+async def remove(backend: Backend, place: Membership) -> Removed:
+    """Remove a place in a room, or in presence."""
+    if place.room is None:
+        return await backend.presence.release(place.client_id, place.connection_id)
+    return await backend.rooms.leave(place)
+
+
+def place_in(connection: Connection, connection_id: ConnectionId, room: str) -> Membership:
+    """Return a connection's place in a room."""
+    stay, entered = connection.stays.get(room, 0), connection.entered.get(room, "")
+    return Membership(connection_id, connection.client_id, room, stay, entered)
 
 
 def lines_of(connection: Connection, connection_id: ConnectionId, rooms: Iterable[str]) -> list[Membership]:
     """Return what is to be undone when a connection ends: its places in rooms, then in presence."""
-    in_rooms = [Membership(connection_id, connection.client_id, r, connection.stays.get(r, 0)) for r in rooms]
-    return [*in_rooms, Membership(connection_id, connection.client_id, None)]
+    in_rooms = [place_in(connection, connection_id, room) for room in rooms]
+    return [*in_rooms, Membership(connection_id, connection.client_id, None, visit=connection.visit)]

@@ -122,11 +122,13 @@ class Context:
         self.started: datetime = datetime.now(UTC)
         self.node_id: NodeId = new_node_id()
         self.former_ids: list[NodeId] = []
+        self.lapsed_ids: list[NodeId] = []  # those of them whose sweeper reports what they left
         self._counter = 0
         self.loop: asyncio.AbstractEventLoop | None = None  # the one that start() ran on
         self.thread = 0  # and its thread
         self.backend: Backend  # set by the registry, which knows what it delivers to
         self.served: Served = Served()
+        self.is_closed: bool = False  # shut down, and not started again
         self.is_draining: bool = False  # its clients are sent to other nodes
         self.is_distributed: bool = is_distributed
         self.degrades: bool = self.is_distributed and config.on_backend_loss == "degrade"
@@ -145,9 +147,11 @@ class Context:
         if self.is_away:
             raise BackendUnavailableError("Redis does not answer")
 
-    def rename(self) -> None:
-        """Take a new node_id."""
+    def rename(self, *, has_lapsed: bool = False) -> None:
+        """Take a new node_id; ``has_lapsed`` says that the store keeps what the present one left."""
         self.former_ids = [*self.former_ids, self.node_id][-FORMER_IDS:]
+        if has_lapsed:
+            self.lapsed_ids = [*self.lapsed_ids, self.node_id][-FORMER_IDS:]
         self.node_id = new_node_id()
 
     @property

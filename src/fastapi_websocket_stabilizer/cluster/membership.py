@@ -37,8 +37,11 @@ class Listener(Protocol):
         """Redis answered; told before anything that follows from it."""
         ...
 
-    async def refused(self) -> "asyncio.Future[None]":
-        """The lease is gone. Returns what is to be done before a node that was frozen serves anything."""
+    async def refused(self, *, has_lapsed: bool) -> "asyncio.Future[None]":
+        """The lease is gone. It ``has_lapsed``, or it was lost with all other content, or was never taken.
+
+        Returns what is to be done before a node that was frozen serves anything.
+        """
         ...
 
     def moved(self) -> None:
@@ -64,6 +67,7 @@ class Membership:
         self._nodes, self._config, self._describe = nodes, config, describe
         self._listener, self._server = listener, server
         self._server_seen = self._epoch = ""
+        self._was_taken = False  # the lease of the present node_id
         self._node = NodeId("")
         self._live: dict[NodeId, float] = {}
         self._dead: OrderedDict[NodeId, None] = OrderedDict()
@@ -92,13 +96,15 @@ class Membership:
         """Take a lease under a node_id that was never used."""
         self.begin(node)
         now_s = self._now_s()
-        await self._nodes.register(node, self._describe(), self._ttl_ms)
+        self._epoch = await self._nodes.register(node, self._describe(), self._ttl_ms)
         self._live[node] = now_s + self._config.lease_ttl_s
+        self._was_taken = True
 
     def begin(self, node: NodeId) -> None:
         """Be ``node``, whose lease the first beat will find missing unless it is taken before."""
         self._now_s = running_loop().time
         self._node, self._server_seen, self._epoch = node, self._server(), ""
+        self._was_taken = False
         self._held_since_s = self._verified_at_s = running_loop().time()
 
     def hurry(self) -> None:
@@ -134,7 +140,7 @@ class Membership:
             has_moved = self._has_moved(renewal.epoch)
             self._listener.answered()
             if not renewal.held:
-                await self._lapsed(was_frozen=self._is_stale(sent_at_s))
+                await self._lapsed(was_frozen=self._is_stale(sent_at_s), has_moved=has_moved)
             elif has_moved:
                 self._listener.moved()
             self._listener.beat(renewal)
@@ -160,8 +166,8 @@ class Membership:
             self._held_since_s = running_loop().time()
         return has_moved
 
-    async def _lapsed(self, *, was_frozen: bool) -> None:
-        reclaiming = await self._listener.refused()
+    async def _lapsed(self, *, was_frozen: bool, has_moved: bool) -> None:
+        reclaiming = await self._listener.refused(has_lapsed=self._was_taken and not has_moved)
         # Whoever was awake has heard what became of its clients, or has served them without Redis anyway.
         self._reclaiming = reclaiming if was_frozen else None
 
@@ -175,6 +181,15 @@ class Membership:
         self._live = {node: now_s + remaining_ms / 1000 for node, remaining_ms in renewal.live.items()}
         self._learned_at_s = running_loop().time()
         return renewal
+
+    async def beaten(self) -> None:
+        """Wait for the outcome of a beat that begins now: it learns whether Redis lost its content, or us."""
+        asked_at_s = self._now_s()
+        while self._verified_at_s < asked_at_s:
+            if self._verified is None:
+                self._verified = running_loop().create_future()
+            self._hurry.set()
+            await asyncio.wait([self._verified])
 
     def unverified(self) -> "asyncio.Future[None] | None":
         """What to wait for before serving anything, after a freeze longer than the lease; usually None.

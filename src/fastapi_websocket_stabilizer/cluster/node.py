@@ -125,6 +125,8 @@ class Node:
         self._check_capacity_for(client_id)
         await self.claims.verified()
         size = await self.budget.admit(client_id, metadata)
+        if context.is_closed:  # while this waited
+            raise ShutdownError("the manager was shut down while the connection was registered")
         self._check_capacity_for(client_id)  # others may have come in between
         connection = Connection(self, client_id, context.next_connection_id(), websocket, metadata, state)
         # Before the claim is queued: evicts and messages that overtake its reply must find the connection.
@@ -301,7 +303,10 @@ class Node:
 
     async def _release(self, connection: Connection, connection_id: ConnectionId) -> None:
         try:
-            lines = lines_of(connection, connection_id, tuple(connection.rooms))
+            known_id = self.reclaims.known_id(connection, connection_id)
+            lines = lines_of(connection, known_id, tuple(connection.rooms))
+            connection.visit = ""  # its end is reported by these lines, if at all
+            connection.entered.clear()
             await self._unhurried(await self.claims.release(lines))
         except LOSSES as error:
             self._trouble.log("not released yet", connection_id=connection_id, error=str(error))

@@ -1,42 +1,98 @@
-"""Presence events: built the same way wherever they are noticed, so that a repeated one has the same id."""
+"""Presence events: built in one place, reported to the application, and confirmed to the store.
 
-from collections.abc import Callable, Coroutine
-from typing import Any
+The store notes each event in the same step as the change that caused it, and keeps the note until ``confirm``.
+So a change whose answer was lost, or whose node died, is still reported, under the same id.
+"""
+
+import asyncio
+from collections import OrderedDict
+from typing import Literal
 
 from ..models import PresenceEvent
-from ..names import ConnectionId, node_of
-from ..ports import PresenceStore
+from ..names import node_of, visit_of
+from ..ports import Membership
+from .context import LOSSES, Context
 
-Announcer = Callable[[PresenceEvent], Coroutine[Any, Any, None]]
+REMEMBERED_EVENTS = 10_000
+"""Presence events remembered, so that none is reported twice by one process."""
 
 
-def client_joined(client_id: str, connection_id: ConnectionId) -> PresenceEvent:
-    """The client's first connection."""
+def joined(place: Membership) -> PresenceEvent:
+    """Return the event that a visit began, or a stay in a room."""
+    visit = visit_of(place.connection_id) if place.room is None else place.stay_id
+    return _event(place, "joined", "room_joined", visit)
+
+
+def left(place: Membership, visit: str) -> PresenceEvent:
+    """Return the event that a visit ended, or a stay in a room."""
+    return _event(place, "left", "room_left", visit)
+
+
+def _event(
+    place: Membership,
+    kind: Literal["joined", "left"],
+    in_room: Literal["room_joined", "room_left"],
+    visit: str,
+) -> PresenceEvent:
     return PresenceEvent(
-        f"{connection_id}:joined", "joined", client_id, connection_id, None, node_of(connection_id)
+        f"{visit}:{kind}" if place.room is None else f"{visit}:{kind}:{place.room}",
+        kind if place.room is None else in_room,
+        place.client_id,
+        place.connection_id,
+        place.room,
+        node_of(place.connection_id),
     )
 
 
-def client_left(client_id: str, connection_id: ConnectionId) -> PresenceEvent:
-    """The client's last connection is gone."""
-    return PresenceEvent(
-        f"{connection_id}:left", "left", client_id, connection_id, None, node_of(connection_id)
-    )
+class Reports:
+    """Runs the presence hooks of this node, each event once, and tells the store."""
 
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._begun: OrderedDict[str, None] = OrderedDict()
+        self._joining: dict[str, asyncio.Task[None]] = {}
+        # Places whose beginning Redis could not be told to be reported; repeated each beat.
+        self._unconfirmed: dict[str, Membership] = {}
 
-def room_joined(client_id: str, connection_id: ConnectionId, room: str, stay: int) -> PresenceEvent:
-    """A connection entered a room."""
-    event_id = f"{connection_id}:{stay}:joined:{room}"
-    return PresenceEvent(event_id, "room_joined", client_id, connection_id, room, node_of(connection_id))
+    def joined(self, place: Membership) -> "asyncio.Task[None]":
+        """Report that a visit or a stay began. A task of its own: a cancelled caller does not cut the hooks short."""
+        event_id = place.event("joined")
+        task = self._joining[event_id] = self._context.tasks.spawn(self._joined(place), "joined")
+        task.add_done_callback(lambda _: self._joining.pop(event_id, None))
+        return task
 
+    async def _joined(self, place: Membership) -> None:
+        await self.report(joined(place))
+        try:
+            await self.confirm(place, "joined")
+        except LOSSES:
+            self._unconfirmed[place.event("joined")] = place
 
-def room_left(client_id: str, connection_id: ConnectionId, room: str, stay: int) -> PresenceEvent:
-    """A connection is no longer in a room."""
-    event_id = f"{connection_id}:{stay}:left:{room}"
-    return PresenceEvent(event_id, "room_left", client_id, connection_id, room, node_of(connection_id))
+    def has_begun(self, place: Membership) -> bool:
+        """Whether this process reports, or has reported, that a visit or a stay began."""
+        return place.event("joined") in self._joining or joined(place).event_id in self._begun
 
+    async def follow(self, place: Membership, event: PresenceEvent) -> None:
+        """Report the next event of a place, behind its beginning."""
+        if (joining := self._joining.get(place.event("joined"))) is not None:
+            await asyncio.wait([joining])
+        await self.report(event)
 
-async def is_gone(presence: PresenceStore, client_id: str) -> bool:
-    """Whether a client has no entry; asked where its last entry may have been removed by somebody who then died."""
-    (entries,) = await presence.entries([client_id])
-    return not entries
+    async def report(self, event: PresenceEvent) -> None:
+        """Run the hooks, unless that was begun before: a repeated release and a sweep notice the same event."""
+        if event.event_id in self._begun:
+            return
+        self._begun[event.event_id] = None
+        if len(self._begun) > REMEMBERED_EVENTS:
+            self._begun.popitem(last=False)
+        await self._context.hooks.run(self._context.hooks.on_presence, event)
+
+    async def confirm(self, place: Membership, *kinds: str) -> None:
+        """Tell the store that the application knows."""
+        await self._context.backend.presence.reported(place, *kinds)
+
+    async def repeat_confirmations(self) -> None:
+        """Confirm what Redis did not take."""
+        for event_id, place in tuple(self._unconfirmed.items()):
+            await self.confirm(place, "joined")
+            self._unconfirmed.pop(event_id, None)

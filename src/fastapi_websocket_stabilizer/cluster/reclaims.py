@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from dataclasses import replace
 from itertools import islice
 
 from .. import close_codes
@@ -10,9 +11,10 @@ from ..local.connection import Connection
 from ..local.owner import Ended
 from ..loops import running_loop
 from ..names import ConnectionId, node_of
+from ..ports import Membership
 from .claims import Claims, lines_of
 from .context import Context
-from .presence import Announcer, client_joined, room_joined
+from .presence import Reports, left
 
 BATCH = 200
 PAUSE_S = 0.1
@@ -27,8 +29,8 @@ async def pause() -> None:
 class Reclaims:
     """Claims what is local, batch by batch, until nothing is left; what Redis does not take, at the next beat."""
 
-    def __init__(self, context: Context, claims: Claims, announce: Announcer) -> None:
-        self._context, self._claims, self._announce = context, claims, announce
+    def __init__(self, context: Context, claims: Claims, reports: Reports) -> None:
+        self._context, self._claims, self._reports = context, claims, reports
         # With the connection_id under which each was claimed before, which may be the present one.
         self._unclaimed: dict[Connection, ConnectionId] = {}
         self._running: asyncio.Task[None] | None = None
@@ -56,13 +58,21 @@ class Reclaims:
         for connection in self._context.shards:
             self.again(connection)
 
+    def known_id(self, connection: Connection, connection_id: ConnectionId) -> ConnectionId:
+        """Return the id under which the registry knows, or knew, a connection that may have a new one."""
+        return self._unclaimed.get(connection, connection_id)
+
     def rename_all(self) -> None:
         """Give every connection an id of the present node_id; each is to be claimed again, with its old rank."""
-        own = self._context.node_id
-        self._claims.forget_unreleased()  # its sweeper's, from now on
+        own, lapsed = self._context.node_id, self._context.lapsed_ids
+        self._claims.forget_unreleased()
         for connection in self._context.shards:
             former = connection.connection_id
             if node_of(former) != own:
+                if node_of(self.known_id(connection, former)) in lapsed:
+                    # It may have been swept, and reported as gone.
+                    connection.visit = ""
+                    connection.entered.clear()
                 self._context.shards.rename(connection, self._context.next_connection_id())
                 self._unclaimed.setdefault(connection, former)  # the last one that Redis is known to have
 
@@ -101,42 +111,47 @@ class Reclaims:
             ):  # else it is being closed, and the sweep of its former id says that it has left
                 await self._join_all(connection, former, rooms)
         if connection.ended is not None or connection.connection_id != connection_id:  # meanwhile
-            self._claims.remember_unreleased(lines_of(connection, connection_id, rooms))
+            # Whether that is an end is not said by these lines: the connection may go on under another id.
+            lines = [replace(line, visit="") for line in lines_of(connection, connection_id, rooms)]
+            self._claims.remember_unreleased(lines)
 
     async def _claim(self, connection: Connection, former: ConnectionId) -> bool:
         """Claim it, and return whether newer ones have its place."""
         replaces = "" if former == connection.connection_id else former
         # The last to connect wins, not the last whose Redis came back.
         waited_us = int((running_loop().time() - connection.opened_at_s) * 1_000_000)
+        known, place = connection.visit, Membership(connection.connection_id, connection.client_id, None)
         claimed = await self._claims.enter(connection, replaces, waited_us)
-        connection.stamp = claimed.stamp
-        # Nobody's hook and nobody's socket may hold this up: what we serve may wait for it.
+        self._claims.entered(connection, place, claimed)
+        # Run hooks and closes in the background: messages may be waiting for this re-claim.
+        if known not in ("", claimed.visit):  # Redis lost the visit, and another one began before this claim
+            self._context.tasks.spawn(self._reports.report(left(place, known)), "left")
         if claimed.first:
-            event = client_joined(connection.client_id, connection.connection_id)
-            self._context.tasks.spawn(self._announce(event), "announce")
+            self._reports.joined(place)
         self._context.tasks.spawn(self._claims.displace(connection.client_id, claimed.others), "displace")
         return connection.connection_id in claimed.others
 
     async def _join_all(self, connection: Connection, former: ConnectionId, rooms: tuple[str, ...]) -> None:
-        for room in rooms:
-            await self._join(connection, former, room)
-        if former != connection.connection_id:
-            lines = lines_of(connection, former, rooms)
+        replaces = former if former != connection.connection_id else ""
+        # A room that was left meanwhile keeps its line under the former id: the sweep of that undoes it.
+        joined = [room for room in rooms if await self._join(connection, replaces, room)]
+        if replaces:
+            lines = lines_of(connection, former, joined)
             await self._context.backend.nodes.forget(node_of(former), lines)
 
-    async def _join(self, connection: Connection, former: ConnectionId, room: str) -> None:
-        rooms, connection_id, client_id = (
-            self._context.backend.rooms,
-            connection.connection_id,
-            connection.client_id,
-        )
-        was_listed = former != connection_id and await rooms.leave(room, former)
+    async def _join(self, connection: Connection, replaces: str, room: str) -> bool:
+        """List a connection in a room again; False if it is no longer in it."""
+        connection_id, stay = connection.connection_id, connection.stays.get(room, 0)
         if room not in connection.rooms:
-            return
-        stay = connection.stays.get(room, 0)
-        is_new = await rooms.join(room, client_id, connection_id, stay)
-        if is_new and not was_listed:  # or a sweeper said that it had left
-            event = room_joined(client_id, connection_id, room, stay)
-            self._context.tasks.spawn(self._announce(event), "announce")
-        if room not in connection.rooms:  # left while it was listed again
-            self._claims.remember_line(connection_id, client_id, room, stay)
+            return False
+        place, is_known = (
+            Membership(connection_id, connection.client_id, room, stay),
+            room in connection.entered,
+        )
+        if await self._context.backend.rooms.join(place, replaces=replaces, is_known=is_known):
+            self._reports.joined(place)
+        if connection.stays.get(room) != stay:  # left while it was listed again
+            self._claims.remember_unreleased([replace(place, visit=place.stay_id)])
+        elif connection.connection_id == connection_id:
+            connection.entered[room] = place.stay_id
+        return True

@@ -15,7 +15,7 @@ from .deadlines import Deadlines
 from .degrade import DegradingBus
 from .inspection import Inspection
 from .membership import Membership as Leases
-from .presence import Announcer
+from .presence import Reports
 from .reclaims import BATCH, Reclaims, pause
 from .sweep import Sweeper
 from .tokens import Tokens
@@ -26,9 +26,9 @@ INDEX_LINES = 500
 class Recovery:
     """Listens to the lease and to the bus."""
 
-    def __init__(self, context: Context, tokens: Tokens, announce: Announcer) -> None:
-        self._context, self._tokens = context, tokens
-        self.sweeper: Sweeper = Sweeper(context, announce)
+    def __init__(self, context: Context, tokens: Tokens, reports: Reports) -> None:
+        self._context, self._tokens, self._reports = context, tokens, reports
+        self.sweeper: Sweeper = Sweeper(context, reports)
         self._agreement = Agreement(context)
         self._deadlines = Deadlines(context)
         self.bus: DegradingBus | None = None  # unless the policy is "refuse"
@@ -58,14 +58,14 @@ class Recovery:
             self._context.log.warning("Redis is back", extra={"node_id": self._context.node_id})
         self._context.backend.beat()
 
-    async def refused(self) -> "asyncio.Future[None]":
+    async def refused(self, *, has_lapsed: bool) -> "asyncio.Future[None]":
         """The lease lapsed while we were frozen or cut off, or was forgotten: be another node, with the same sockets.
 
         Returns what a node that was frozen waits for before it serves anything; the beat goes on meanwhile.
         """
         context = self._context
         context.counters.leases_refused += 1
-        context.rename()
+        context.rename(has_lapsed=has_lapsed)
         context.log.warning("lease lapsed; registering again", extra={"node_id": context.node_id})
         # A Redis that forgot the lease may have forgotten the secret, and that a token was redeemed.
         self._must_share_secret = self._must_revoke = True
@@ -144,6 +144,7 @@ class Recovery:
             await self._tokens.revoke_redeemed()
             self._must_revoke = False
         await self._reclaims.run()
+        await self._reports.repeat_confirmations()
         await self._claims.release_pending()
         await self._claims.repeat_evicts()
         await self._compare()
@@ -203,7 +204,7 @@ class Recovery:
             while not is_over:
                 lines, cursor = await read(node, cursor, INDEX_LINES)
                 if gone := [line for line in lines if not self._is_here(line)]:
-                    await (await self._claims.release(gone, is_repeated=True))
+                    await (await self._claims.release(gone))
                 is_over = not cursor
         self._must_tidy = False
 

@@ -4,7 +4,6 @@ import asyncio
 import json
 import logging
 import threading
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
@@ -24,7 +23,7 @@ from ..local.owner import Ended
 from ..logs import Occasionally
 from ..loops import running_loop
 from ..metrics import Counters
-from ..models import PresenceEvent, ShutdownReport
+from ..models import ShutdownReport
 from ..names import ConnectionId
 from ..ports import Receive, SharedBackend, Watcher
 from ..wire import Envelope, Kind
@@ -37,6 +36,7 @@ from .drain import Drain
 from .heartbeats import Heartbeats
 from .membership import Membership
 from .node import Node
+from .presence import Reports
 from .readiness import unready
 from .reclaims import Reclaims
 from .recovery import Recovery
@@ -48,8 +48,6 @@ from .user_data import UserData
 OpenBackend = Callable[[WebSocketConfig, Receive, Counters], SharedBackend]
 """Makes a node's backend of a registry that it shares with others; ``testing`` has one without Redis."""
 
-REMEMBERED_EVENTS = 10_000
-"""Presence events remembered, so that none is reported twice by one process."""
 CLOSED_REASON = "server shutdown"
 
 
@@ -68,8 +66,7 @@ class Registry:
         context = Context(config, log, is_distributed=open_backend is not None)
         self.context: Context = context
         self._services: list[asyncio.Task[None]] = []
-        self._is_closed = self._is_stopping = False
-        self._announced: OrderedDict[str, None] = OrderedDict()
+        self._is_stopping = False
         self._malformed = Occasionally(log)
         self.leases: Membership | None = None
         self.directory: Directory = Directory(context, None)
@@ -79,7 +76,8 @@ class Registry:
         else:
             context.backend = backend = open_backend(config, self._receive, context.counters)
         self.tokens: Tokens = Tokens(context)
-        self.recovery: Recovery = Recovery(context, self.tokens, self._announce)
+        reports = Reports(context)
+        self.recovery: Recovery = Recovery(context, self.tokens, reports)
         if backend is not None:
             self.leases = Membership(
                 backend.nodes, config, self.directory.describe, self.recovery, lambda: backend.run_id
@@ -87,12 +85,12 @@ class Registry:
             self.directory = Directory(context, self.leases)
         self.node: Node = Node(context)
         self.user_data: UserData = UserData(context, self.node.budget, self.directory)
-        self.claims: Claims = Claims(context, self.leases, self._announce, self.node.end)
+        self.claims: Claims = Claims(context, self.leases, reports, self.node.end)
         self.sender: Sender = Sender(context, self.leases)
         self.drain: Drain = Drain(context, self.node, self.directory, self.leases)
         self.delivery: Delivery = Delivery(context)
         self.requests: Requests = Requests(context, self.delivery, self.act_here)
-        reclaims = Reclaims(context, self.claims, self._announce)
+        reclaims = Reclaims(context, self.claims, reports)
         self.node.claims, self.node.reclaims, self.node.sender = self.claims, reclaims, self.sender
         if backend is not None and self.leases is not None:
             self.recovery.attach(self.leases, self.claims, reclaims)
@@ -127,7 +125,7 @@ class Registry:
             NotStartedError: Distributed, and ``start`` was not awaited yet.
             WrongEventLoopError: Distributed, and started on another event loop.
         """
-        if self._is_closed:
+        if self.context.is_closed:
             raise ShutdownError("the manager was shut down; start() opens it again")
         if self.context.is_distributed and self.context.loop is not running_loop():
             self.check_reachable()
@@ -139,7 +137,7 @@ class Registry:
         Raises:
             ShutdownError, NotStartedError: As ``check_usable``; memory can always be reached.
         """
-        if self.context.is_distributed and self._is_closed:
+        if self.context.is_distributed and self.context.is_closed:
             raise ShutdownError("the manager was shut down; start() opens it again")
         if self.context.is_distributed and self.context.loop is None:
             raise NotStartedError(
@@ -155,7 +153,7 @@ class Registry:
 
     @property
     def is_closed(self) -> bool:
-        return self._is_closed
+        return self.context.is_closed
 
     @property
     def is_started(self) -> bool:
@@ -163,7 +161,7 @@ class Registry:
 
     def unready(self) -> str | None:
         """Why new clients should not be sent here; None when they should."""
-        if self._is_closed:
+        if self.context.is_closed:
             return "shut down"
         if self.context.is_draining:
             return "draining"
@@ -183,10 +181,10 @@ class Registry:
             raise WrongEventLoopError(
                 "the manager is already started on another event loop; shut it down there first"
             )
-        if self.context.is_distributed or self.context.loop is not None or self._is_closed:
+        if self.context.is_distributed or self.context.loop is not None or self.context.is_closed:
             self.context.rename()  # also at the first start: a forked worker must not share its parent's id
         self.context.loop, self.context.thread = running_loop(), threading.get_ident()
-        self._is_closed = self._is_stopping = self.context.is_draining = False
+        self._is_stopping = self.context.is_closed = self.context.is_draining = False
         try:
             await self._join_others()
         except BaseException:
@@ -251,7 +249,7 @@ class Registry:
         if self.context.is_distributed and self.is_started:
             self._check_loop()
         began_s = running_loop().time()
-        self._is_closed = True
+        self.context.is_closed = True
         closed, failed = await self.node.close_all(
             Ended.SHUTDOWN, close_codes.GOING_AWAY, CLOSED_REASON, timeout_s
         )
@@ -329,15 +327,6 @@ class Registry:
     def _opened_at(self, client_id: str) -> float:
         connections = self.context.shards.of_client(client_id)
         return connections[0].opened_at_s if connections else 0.0
-
-    async def _announce(self, event: PresenceEvent) -> None:
-        # Seldom noticed twice here: by a repeated release, and by the sweep of a node_id we gave up.
-        if event.event_id in self._announced:
-            return
-        self._announced[event.event_id] = None
-        if len(self._announced) > REMEMBERED_EVENTS:
-            self._announced.popitem(last=False)
-        await self.context.hooks.run(self.context.hooks.on_presence, event)
 
     # Operations on a client, wherever its sockets are
 

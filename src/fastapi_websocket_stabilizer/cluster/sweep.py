@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
-from ..models import PresenceEvent
 from ..names import NodeId
 from ..ports import Membership
-from .context import Context
-from .presence import Announcer, client_left, is_gone, room_left
+from .claims import remove
+from .context import LOSSES, Context
+from .presence import Reports, joined, left
 
 Read = Callable[[NodeId, str, int], Awaitable[tuple[list[Membership], str]]]
 
@@ -18,12 +19,13 @@ LINES = 500
 class Sweeper:
     """Undoes dead nodes' indexes.
 
-    Order, line by line: compare-and-delete, run the leave hook, only then drop the line. A sweeper that dies
-    half-way is followed by another, which finds the lines it had not finished.
+    Order, line by line: compare-and-delete, run the hooks, only then drop the note of the event and the line. A
+    sweeper that dies half-way is followed by another, which finds the lines and notes it had not finished.
     """
 
-    def __init__(self, context: Context, announce: Announcer) -> None:
-        self._backend, self._counters, self._announce = context.backend, context.counters, announce
+    def __init__(self, context: Context, reports: Reports) -> None:
+        self._context, self._reports = context, reports
+        self._backend, self._counters = context.backend, context.counters
         self._log, self._ttl_ms = context.log, int(context.config.lease_ttl_s * 1000)
 
     async def sweep(self, node: NodeId) -> None:
@@ -41,14 +43,24 @@ class Sweeper:
 
     async def _undo_all(self, node: NodeId) -> None:
         nodes = self._backend.nodes
-        # Rooms first: whoever is out of presence is in no room any more.
-        swept = await self._sweep_lines(node, nodes.memberships) + await self._sweep_lines(
-            node, nodes.connections
-        )
+        fence = self._context.tasks.spawn(self._hold(node), f"fence-{node}")
+        try:
+            # Rooms first: a client that is out of presence is in no room any more.
+            swept = await self._sweep_lines(node, nodes.memberships)
+            swept += await self._sweep_lines(node, nodes.connections)
+        finally:
+            fence.cancel()
         await nodes.retire(node)
         self._counters.nodes_swept += 1
         self._counters.entries_swept += swept
         self._log.warning("swept a dead node", extra={"dead_node_id": node, "entries": swept})
+
+    async def _hold(self, node: NodeId) -> None:
+        """Extend the fence until cancelled: however long the hooks take, no other node begins the same sweep."""
+        while True:
+            await asyncio.sleep(self._context.config.renew_interval_s)
+            with suppress(*LOSSES):
+                await self._backend.nodes.extend_fence(node, self._ttl_ms)
 
     async def _sweep_lines(self, node: NodeId, read: Read) -> int:
         cursor, swept = "", 0
@@ -56,22 +68,14 @@ class Sweeper:
             lines, cursor = await read(node, cursor, LINES)
             await asyncio.gather(*map(self._undo, lines))
             await self._backend.nodes.forget(node, lines)
-            await self._backend.nodes.extend_fence(node, self._ttl_ms)
             swept += len(lines)
             if not cursor:
                 return swept
 
     async def _undo(self, line: Membership) -> None:
-        event: PresenceEvent | None = None
-        if line.room is not None:
-            await self._backend.rooms.leave(line.room, line.connection_id)
-            event = room_left(line.client_id, line.connection_id, line.room, line.stay)
-        elif await self._was_last(line):
-            event = client_left(line.client_id, line.connection_id)
-        if event is not None:
-            await self._announce(event)
-
-    async def _was_last(self, line: Membership) -> bool:
-        presence = self._backend.presence
-        is_last = await presence.release(line.client_id, line.connection_id)
-        return is_last or await is_gone(presence, line.client_id)
+        removed = await remove(self._backend, line)
+        if removed.joined:  # the node died before it could confirm that, perhaps before it could report it
+            await self._reports.report(joined(line))
+        if removed.left:
+            await self._reports.report(left(line, removed.left))
+        await self._reports.confirm(line, "joined", "left")

@@ -47,9 +47,9 @@ class Connection:
 
     __slots__ = (
         "__weakref__", "_backlog", "_closing", "_handshake", "_owner", "_transport", "_was_asked", "_websocket",
-        "client_id", "closed_with", "connection_id", "ended", "error", "heartbeat", "is_open", "loop",
+        "client_id", "closed_with", "connection_id", "ended", "entered", "error", "heartbeat", "is_open", "loop",
         "memory_size", "metadata", "open_line", "opened_at_s", "patience_s", "rooms", "since", "stamp", "state",
-        "stays", "used_at_s", "user_data", "window_bits",
+        "stays", "used_at_s", "user_data", "visit", "window_bits",
     )  # fmt: skip
 
     def __init__(
@@ -67,6 +67,9 @@ class Connection:
         self.metadata: Mapping[str, Any] = metadata
         self.rooms: set[str] = set()
         self.stays: dict[str, int] = {}  # see ports.Membership
+        # What the registry has confirmed: the client's visit, and stays in rooms, by their names in events.
+        self.visit: str = ""
+        self.entered: dict[str, str] = {}
         self.user_data: dict[str, Any] = {}
         self.state: Any = state
         self.since: datetime = datetime.now(UTC)

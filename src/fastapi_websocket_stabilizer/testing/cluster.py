@@ -175,7 +175,7 @@ class MemoryCluster:
 
     async def flush(self) -> None:
         """Lose everything that the registry holds, as a Redis that restarts without persistence does."""
-        self._hub.empty()
+        self._hub.restart_empty()
         for manager in self.managers:
             manager.link.lose_bus()
         await self.beat()

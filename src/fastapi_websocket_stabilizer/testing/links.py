@@ -24,12 +24,17 @@ class SharedHub(MemoryHub):
 
     def __init__(self) -> None:
         super().__init__()
-        self.lives: int = 1
+        self.servers: int = 1
+
+    def restart_empty(self) -> None:
+        """Be another server, without the content; subscribers lose their connection."""
+        self.servers += 1
+        self.empty()
 
     def empty(self) -> None:
-        """Lose everything, as a restart without persistence does; subscribers lose their connection."""
-        held = (self.clients, self.rooms, self.tokens, self.leases, self.fences, self.infos, self.index)
-        for table in held:
+        """Lose everything, as FLUSHALL does."""
+        held = self.clients, self.rooms, self.unreported, self.index, self.leases, self.fences, self.infos
+        for table in (*held, self.tokens):
             table.clear()
         self.secret = b""
         self.lives += 1
@@ -94,7 +99,7 @@ class MemoryLink:
 
     @property
     def run_id(self) -> str:
-        return str(self.hub.lives)
+        return str(self.hub.servers)
 
     def cut(self) -> None:
         """Fail every call from now on, and lose every message, until ``mend()``."""

@@ -14,7 +14,7 @@ from fastapi_websocket_stabilizer.backends import memory
 from fastapi_websocket_stabilizer.backends.memory import MemoryBackend, MemoryHub
 from fastapi_websocket_stabilizer.metrics import Counters
 from fastapi_websocket_stabilizer.names import ConnectionId, NodeId
-from fastapi_websocket_stabilizer.ports import Claim, Claimed
+from fastapi_websocket_stabilizer.ports import Claim, Claimed, Membership
 from fastapi_websocket_stabilizer.wire import Envelope, Kind
 
 NODE, CLIENT = NodeId("node"), "alice"
@@ -70,7 +70,7 @@ class Registry:
 
     async def release(self, socket: Socket) -> bool:
         self.sockets.remove(socket)
-        return await self.store.release(CLIENT, socket.connection_id)
+        return bool((await self.store.release(CLIENT, socket.connection_id)).left)
 
     @property
     def winners(self) -> list[ConnectionId]:
@@ -166,9 +166,9 @@ async def test_page_shows_every_member_that_stays() -> None:
     """``RoomPage``: a member that stays in the room through all pages is on one of them at least once."""
     rooms = backend().rooms
     for number in range(4):
-        await rooms.join("x", CLIENT, ConnectionId(f"node.{number}"))
+        await rooms.join(Membership(ConnectionId(f"node.{number}"), CLIENT, "x"))
     first, cursor = await rooms.members("x", "", 2)
-    await rooms.leave("x", ConnectionId("node.0"))
+    await rooms.leave(Membership(ConnectionId("node.0"), CLIENT, "x"))
     second, _ = await rooms.members("x", cursor, 2)
     assert {connection_id for connection_id, _ in first + second} >= {"node.1", "node.2", "node.3"}
 
@@ -177,7 +177,7 @@ async def test_page_shows_every_member_that_stays() -> None:
 async def test_pages_together_are_the_room(size: int, limit: int) -> None:
     rooms, seen, cursor = backend().rooms, [], ""
     for number in range(size):
-        await rooms.join("x", CLIENT, ConnectionId(f"node.{number}"))
+        await rooms.join(Membership(ConnectionId(f"node.{number}"), CLIENT, "x"))
     while True:
         page, cursor = await rooms.members("x", cursor, limit)
         assert len(page) <= limit

@@ -29,8 +29,9 @@ class Nodes:
         self.may_answer.set()
         self.calls: list[tuple[str, NodeId, bytes, int]] = []
 
-    async def register(self, node: NodeId, info: bytes, ttl_ms: int) -> None:
+    async def register(self, node: NodeId, info: bytes, ttl_ms: int) -> str:
         self.calls.append(("register", node, info, ttl_ms))
+        return self.epoch
 
     async def renew(self, node: NodeId, info: bytes, ttl_ms: int) -> Renewal:
         self.calls.append(("renew", node, info, ttl_ms))
@@ -44,6 +45,7 @@ class World:
     def __init__(self) -> None:
         self.clock, self.nodes, self.server = Clock(), Nodes(), "run-1"
         self.losses = self.answers = self.refusals = self.moves = 0
+        self.has_lapsed = False
         self.beats = list[Renewal]()
         self.reclaimed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         nodes: Any = self.nodes
@@ -55,8 +57,9 @@ class World:
     def answered(self) -> None:
         self.answers += 1
 
-    async def refused(self) -> "asyncio.Future[None]":
+    async def refused(self, *, has_lapsed: bool) -> "asyncio.Future[None]":
         self.refusals += 1
+        self.has_lapsed = has_lapsed
         return self.reclaimed
 
     def moved(self) -> None:

@@ -220,6 +220,7 @@ def _keys(keys: Keys, node: NodeId) -> list[str]:
     """Return a key of each kind."""
     of_node = [keys.info(node), keys.connections(node), keys.memberships(node)]
     of_names = [keys.client(node), keys.room(node), keys.room_counts(node), keys.token(node, node)]
+    of_names.append(keys.unreported(node))
     return [keys.leases, keys.dead, keys.secret, keys.epoch, *of_node, *of_names]
 
 

@@ -59,5 +59,9 @@ class Keys:
     def room_counts(self, room: str) -> str:
         return f"{self._ns}:{{{partition(room)}}}:count:{room}"
 
+    def unreported(self, name: str) -> str:
+        """Presence events of a client, or in a room, of which it is not confirmed that they were reported."""
+        return f"{self._ns}:{{{partition(name)}}}:unreported"
+
     def token(self, digest: str, client_id: str) -> str:
         return f"{self._ns}:{{{partition(client_id)}}}:token:{digest}"

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from ...metrics import Counters
-from ...names import ConnectionId, NodeId, check_client_id, node_of
+from ...names import ConnectionId, NodeId, check_client_id, node_of, visit_of
 from ...ports import Entry, Membership
 from .client import WrongTypeError
 
@@ -15,6 +15,7 @@ _NODE = re.compile(rb"[\w-]{1,64}")
 _CONNECTION = re.compile(rb"[\w-]{1,64}\.[\w-]{1,64}")  # the scripts have the same rule
 MAX_STAMP = 1 << 53
 """The largest that scripts can count; µs since 1970 reach it in 2255."""
+_VISIT = re.compile(rb"[0-9a-fA-F]+")
 _STAMP = re.compile(rb"\d{1,16}")
 
 
@@ -63,14 +64,20 @@ def connection(data: bytes) -> ConnectionId:
 
 def entry(connection_id: bytes, value: bytes) -> Entry:
     """Return an entry of a client. Raises as ``node``."""
-    stamp, _, body = value.partition(b" ")
+    stamp, _, rest = value.partition(b" ")
     if not _STAMP.fullmatch(stamp) or int(stamp) > MAX_STAMP:
         raise ValueError("not a stamp")
-    return Entry(connection(connection_id), int(stamp), body)
+    visit, _, body = rest.partition(b" ")
+    if not _VISIT.fullmatch(visit):  # the scripts have the same rule
+        visit, body = visit_of(connection_id.decode()).encode(), rest
+    return Entry(connection(connection_id), int(stamp), body, visit.decode())
 
 
-def member(connection_id: bytes, client_id: bytes) -> tuple[ConnectionId, str]:
+def member(connection_id: bytes, value: bytes) -> tuple[ConnectionId, str]:
     """Return a member of a room. Raises as ``node``."""
+    stay, _, client_id = value.partition(b" ")
+    if not stay.isdigit():
+        raise ValueError("not a stay")
     return connection(connection_id), check_client_id(client_id.decode())
 
 

@@ -5,7 +5,7 @@ CONNECTION = "ping", "info", "client|id", "client|kill"
 SCRIPTS = "eval", "evalsha", "time"
 KEYS = (
     *("get", "set", "getdel", "unlink"),
-    *("hset", "hdel", "hlen", "hgetall", "hscan", "hincrby"),
+    *("hset", "hget", "hdel", "hlen", "hgetall", "hscan", "hincrby"),
     *("zadd", "zrem", "zscore", "zrangebyscore"),
 )
 CHANNELS = "publish", "subscribe", "unsubscribe"

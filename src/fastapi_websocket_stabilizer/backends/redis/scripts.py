@@ -14,15 +14,18 @@ class Script:
     sha: str
 
 
-def _read(name: str) -> Script:
-    source = files(__package__).joinpath("lua", f"{name}.lua").read_text()
+def _read(name: str, *shared: str) -> Script:
+    """Load a script, behind the functions that it shares with others."""
+    lua = files(__package__).joinpath("lua")
+    parts = [*(lua.joinpath("shared", f"{part}.lua") for part in shared), lua.joinpath(f"{name}.lua")]
+    source = "".join(part.read_text() for part in parts)
     return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 
 
 AGREE = _read("agree")
-CLIENT_CLAIM = _read("client_claim")
-CLIENT_CLAIM_IF_FREE = _read("client_claim_if_free")
-CLIENT_RELEASE = _read("client_release")
+CLIENT_CLAIM = _read("client_claim", "entries", "events")
+CLIENT_CLAIM_IF_FREE = _read("client_claim_if_free", "entries", "events")
+CLIENT_RELEASE = _read("client_release", "entries", "events")
 CLIENTS_PUBLISH = _read("clients_publish")
 NODE_ABANDON = _read("node_abandon")
 NODE_FENCE = _read("node_fence")
@@ -30,5 +33,5 @@ NODE_FENCE_EXTEND = _read("node_fence_extend")
 NODE_REGISTER = _read("node_register")
 NODE_RENEW = _read("node_renew")
 NODE_SHORTEN = _read("node_shorten")
-ROOM_JOIN = _read("room_join")
-ROOM_LEAVE = _read("room_leave")
+ROOM_JOIN = _read("room_join", "events")
+ROOM_LEAVE = _read("room_leave", "events")

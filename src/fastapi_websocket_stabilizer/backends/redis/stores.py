@@ -13,7 +13,7 @@ from functools import partial
 
 from ...exceptions import InvalidCursorError
 from ...names import ConnectionId, NodeId, node_of
-from ...ports import Claim, Claimed, Entry, Membership, Renewal
+from ...ports import Claim, Claimed, Entry, Membership, Removed, Renewal
 from . import reading, scripts
 from .client import WrongTypeError
 from .command import Argument
@@ -62,16 +62,23 @@ class RedisPresence:
             claim.stamp,
             claim.replaces,
             claim.entry,
+            claim.visit,
         )
 
-    async def claim_if_free(self, claim: Claim) -> Claimed:
+    async def claim_if_free(self, claim: Claim, dead: Sequence[ConnectionId] = ()) -> Claimed:
         return await self._enter(
-            claim, scripts.CLIENT_CLAIM_IF_FREE, claim.connection_id, claim.top, claim.entry
+            claim, scripts.CLIENT_CLAIM_IF_FREE, claim.connection_id, claim.top, claim.entry, *dead
         )
 
-    async def release(self, client_id: str, connection_id: ConnectionId) -> bool:
-        key = self._keys.client(client_id)
-        return bool(await self._pipeline.call(scripts.CLIENT_RELEASE, [key], connection_id, idempotent=True))
+    async def release(self, client_id: str, connection_id: ConnectionId) -> Removed:
+        keys = [self._keys.client(client_id), self._keys.unreported(client_id)]
+        call = self._pipeline.call(scripts.CLIENT_RELEASE, keys, connection_id, idempotent=True)
+        was_there, joined, left = await call
+        return Removed(bool(was_there), joined.decode(), left.decode())
+
+    async def reported(self, place: Membership, *kinds: str) -> None:
+        key = self._keys.unreported(place.client_id if place.room is None else place.room)
+        await self._pipeline.send("HDEL", key, *map(place.event, kinds), idempotent=True)
 
     async def entries(self, client_ids: Sequence[str]) -> list[list[Entry]]:
         calls = [self._pipeline.send("HGETALL", self._keys.client(c), idempotent=True) for c in client_ids]
@@ -85,11 +92,12 @@ class RedisPresence:
         line = IndexLine(self._pipeline, index, claim.connection_id, claim.client_id)
         if not self._pipeline.is_ordered:
             await line.is_written()
-        key = self._keys.client(claim.client_id)
-        reply: list[bytes] = await self._pipeline.call(script, [key], *arguments, idempotent=True)
+        keys = [self._keys.client(claim.client_id), self._keys.unreported(claim.client_id)]
+        reply: list[bytes] = await self._pipeline.call(script, keys, *arguments, idempotent=True)
         await line.is_written()
-        stamp, before, *others = reply
-        return Claimed(int(stamp), not int(before), tuple(ConnectionId(other.decode()) for other in others))
+        stamp, joined, visit, *others = reply
+        connections = tuple(ConnectionId(other.decode()) for other in others)
+        return Claimed(int(stamp), bool(int(joined)), connections, visit.decode())
 
 
 class RedisRooms:
@@ -98,23 +106,35 @@ class RedisRooms:
     def __init__(self, keys: Keys, pipeline: Commands, reader: Reader) -> None:
         self._keys, self._pipeline, self._reader = keys, pipeline, reader
 
-    async def join(self, room: str, client_id: str, connection_id: ConnectionId, stay: int = 0) -> bool:
-        node = node_of(connection_id)
-        line = IndexLine(
-            self._pipeline, self._keys.memberships(node), f"{connection_id} {room}", f"{stay} {client_id}"
-        )
+    async def join(self, place: Membership, *, replaces: str = "", is_known: bool = False) -> bool:
+        node, value = node_of(place.connection_id), f"{place.stay} {place.client_id}"
+        index = self._keys.memberships(node)
+        line = IndexLine(self._pipeline, index, f"{place.connection_id} {place.room}", value)
         if not self._pipeline.is_ordered:
             await line.is_written()
-        keys = [self._keys.room(room), self._keys.room_counts(room)]
-        call = self._pipeline.call(scripts.ROOM_JOIN, keys, connection_id, client_id, node, idempotent=True)
-        is_new = bool(await call)
+        joined = "" if is_known else place.event("joined")
+        arguments = place.connection_id, value, node, joined, replaces, node_of(ConnectionId(replaces))
+        keys = self._keys_of(place)
+        is_to_be_reported = await self._pipeline.call(scripts.ROOM_JOIN, keys, *arguments, idempotent=True)
         await line.is_written()
-        return is_new
+        return bool(is_to_be_reported)
 
-    async def leave(self, room: str, connection_id: ConnectionId) -> bool:
-        keys = [self._keys.room(room), self._keys.room_counts(room)]
-        node = node_of(connection_id)
-        return bool(await self._pipeline.call(scripts.ROOM_LEAVE, keys, connection_id, node, idempotent=True))
+    async def leave(self, place: Membership) -> Removed:
+        joined, left = await self._pipeline.call(
+            scripts.ROOM_LEAVE,
+            self._keys_of(place),
+            place.connection_id,
+            node_of(place.connection_id),
+            place.stay,
+            place.event("joined"),
+            place.event("left"),
+            idempotent=True,
+        )
+        return Removed(bool(left), place.stay_id if joined else "", place.stay_id if left else "")
+
+    def _keys_of(self, place: Membership) -> list[str]:
+        room = place.room or ""
+        return [self._keys.room(room), self._keys.room_counts(room), self._keys.unreported(room)]
 
     async def members(self, room: str, cursor: str, limit: int) -> tuple[list[tuple[ConnectionId, str]], str]:
         # HSCAN gives a small hash (up to hash-max-listpack-entries) whole, whatever COUNT says: the cursor
@@ -188,9 +208,11 @@ class RedisNodes:
         if self._clock is not None:
             await self._clock.ask(self._leases)
 
-    async def register(self, node: NodeId, info: bytes, ttl_ms: int) -> None:
-        keys = [self._keys.leases, self._keys.info(node)]
-        await self._leases.call(scripts.NODE_REGISTER, keys, node, ttl_ms, info, idempotent=True)
+    async def register(self, node: NodeId, info: bytes, ttl_ms: int) -> str:
+        keys, offer = [self._keys.leases, self._keys.info(node), self._keys.epoch], secrets.token_hex(8)
+        call = self._leases.call(scripts.NODE_REGISTER, keys, node, ttl_ms, info, offer, idempotent=True)
+        epoch: bytes = await call
+        return epoch.decode(errors="replace")
 
     async def renew(self, node: NodeId, info: bytes, ttl_ms: int) -> Renewal:
         shared = self._keys.epoch, self._keys.secret

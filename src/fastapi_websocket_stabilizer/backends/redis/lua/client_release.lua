@@ -1,9 +1,20 @@
 -- client_release: remove exactly one connection of a client.
--- KEYS[1]  client hash
+-- KEYS[1]  client hash: connection_id -> "<stamp> <visit> <entry>"
+-- KEYS[2]  events that are not confirmed as reported: "<connection_id>:<kind>" -> visit, or "" if none ended
 -- ARGV[1]  connection_id
--- Returns  1 when it was there and was the last one, else 0
-local removed = redis.pcall('HDEL', KEYS[1], ARGV[1])
-if type(removed) == 'table' then -- no hash: it is not ours; else the server takes no writes now
-  return string.find(removed.err, '^WRONGTYPE') and 0 or removed
+-- Returns  {1 if it was there, now or at a removal that is not confirmed, else 0, visit that began with it and
+--          of which that is not confirmed or "", visit that ended with it and of which that is not confirmed or ""}
+local value, ended = redis.pcall('HGET', KEYS[1], ARGV[1]), nil
+if type(value) == 'table' then -- no hash: it is not ours; else the server takes no commands now
+  if not string.find(value.err, '^WRONGTYPE') then return value end
+elseif value then
+  redis.call('HDEL', KEYS[1], ARGV[1])
+  local _, visit = entry_of(ARGV[1], value)
+  ended = visit or ''
+  local fields = redis.call('HGETALL', KEYS[1])
+  for i = 1, #fields, 2 do
+    if entry_of(fields[i], fields[i + 1]) then ended = '' end
+  end
 end
-return removed == 1 and redis.call('HLEN', KEYS[1]) == 0 and 1 or 0
+local left = noted(KEYS[2], ARGV[1] .. ':left', ended)
+return {left and 1 or 0, noted(KEYS[2], ARGV[1] .. ':joined') or '', left or ''}

@@ -1,0 +1,7 @@
+-- Stamp and visit of an entry, a field of a client's hash; nothing for a field that is not as we write it.
+local function entry_of(connection_id, value)
+  local stamp = tonumber(string.match(value, '^%d+')) or math.huge
+  if stamp > 2^53 or not string.match(connection_id, '^[%w_-]+%.[%w_-]+$') then return nil end
+  return stamp, string.match(value, '^%d+ (%x+) ') or string.sub(redis.sha1hex(connection_id), 1, 16)
+end
+

@@ -15,6 +15,7 @@ from fastapi_websocket_stabilizer import (
     WebSocketConnectionManager,
 )
 from tests.integration.cluster import Managers, Socket, hears, join, register
+from tests.integration.test_bus import node_with_own_bus
 from tests.support.servers import RedisServer
 from tests.support.waiting import eventually
 
@@ -163,6 +164,28 @@ async def test_a_lost_bus_lets_go_of_what_waits_behind_it(
             if number == 5:
                 break
     assert without_chatter(alice) == ["0", "1", "2", "3", "4", "5"]
+
+
+async def test_a_broadcast_that_comes_back_late_comes_behind_no_later_message(
+    own_managers: Managers, server: RedisServer
+) -> None:
+    """The network holds what the bus brings for longer than ``redis_timeout_s``, and then lets it through."""
+    settings = {"renew_interval_s": 10.0, "lease_ttl_s": 60.0}  # no canary
+    async with node_with_own_bus(own_managers, server, **settings) as (node, proxy):
+        alice, bob = Socket(), await join(node, "bob")
+        own = await register(node, "alice", alice)
+        proxy.blackhole()
+        late = asyncio.create_task(node.broadcast("late"))
+        await asyncio.sleep(0)
+        held = asyncio.create_task(own.send("held"))
+        assert not (await late).heard
+        await held
+        await own.send("later")
+        proxy.resume()
+        await hears(bob, "late")
+        await node.broadcast("last")
+        await hears(bob, "late", "last")
+        await hears(alice, "held", "later", "last")
 
 
 async def test_a_connection_that_ends_while_its_message_waits_raises(

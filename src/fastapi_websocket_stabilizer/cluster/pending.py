@@ -18,6 +18,10 @@ UNHEARD_LIMIT_BYTES = 4 * 1024 * 1024
 """Bytes of own messages that are on their way through Redis, or wait behind one; the next sender waits."""
 LATE_S = 0.1
 """A deadline that is noticed later than that was missed by a process that stood still; it is put off by as much."""
+OVERDUE_FOR_S = 10.0
+"""Seconds for which a publication that missed its deadline may still arrive, behind messages that were sent later."""
+MAX_OVERDUE = 64
+"""Publications of which that is remembered; the oldest is forgotten first."""
 
 
 class Expected:
@@ -55,13 +59,14 @@ class Unheard:
         self._waiting: dict[int, Expected] = {}  # until they were written to the sockets
         self._line: deque[Expected] = deque()  # until they arrive, in the order of their sequences
         self._held = 0  # own messages behind others, and senders that wait
+        self._overdue: dict[int, set[str]] = {}  # with the clients that were sent later messages
         self._fullness: asyncio.Future[None] | None = None
         self._turnstile = Turnstile(self._full)
         self.bytes: int = 0
 
     def __bool__(self) -> bool:
         """Whether a message to an own socket would overtake another one of ours."""
-        return bool(self._waiting) or self._held > 0
+        return bool(self._waiting) or self._held > 0 or bool(self._overdue)
 
     # Publications
 
@@ -87,10 +92,19 @@ class Unheard:
             expected.is_prolonged = True
             self.expire(expected.sequence, LATE_S)
         else:
+            self._overdue[expected.sequence] = set()
+            if len(self._overdue) > MAX_OVERDUE:
+                del self._overdue[next(iter(self._overdue))]
+            running_loop().call_later(OVERDUE_FOR_S, self._overdue.pop, expected.sequence, None)
             self.heard(expected.sequence, None)
 
     def arrived(self, sequence: int, job: Job) -> None:
-        """One came back: fan it out, and what was sent to own sockets before the next one behind it."""
+        """One came back: fan it out, and what was sent to own sockets before the next one behind it.
+
+        One that missed its deadline is not for clients that were sent something since: it would come behind that.
+        """
+        if self._overdue:
+            job.exclude |= self._overdue.pop(sequence, set())
         while self._line and self._line[0].sequence < sequence:
             self._release(self._line.popleft())  # overtaken: it comes no more, or has no order with this one
         self._submit(job)
@@ -132,6 +146,8 @@ class Unheard:
 
     def give_up(self, room: str | None = None) -> None:
         """Nothing more will be heard, or nothing of one room."""
+        if room is None:
+            self._overdue.clear()
         for sequence, expected in tuple(self._waiting.items()):
             if room is None or room == expected.room:
                 self.heard(sequence, None)
@@ -147,12 +163,17 @@ class Unheard:
         if self._line:
             self._line[-1].followers.append(mail)
         else:  # all of them have arrived and are being written
-            self._submit(mail)
+            self._hand_over(mail)
         return written
 
     def _release(self, expected: Expected) -> None:
         for mail in expected.followers:
-            self._submit(mail)
+            self._hand_over(mail)
+
+    def _hand_over(self, mail: Mail) -> None:
+        for later in self._overdue.values():
+            later.update(*(client_ids for _, client_ids in mail.letters))
+        self._submit(mail)
 
     def _followed(self, size: int, written: "asyncio.Future[None]", _: Tally) -> None:
         self._held -= 1

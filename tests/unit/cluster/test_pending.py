@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 
 from fastapi_websocket_stabilizer.cluster.answers import are_names
-from fastapi_websocket_stabilizer.cluster.pending import LATE_S, UNHEARD_LIMIT_BYTES, Asks, Unheard
+from fastapi_websocket_stabilizer.cluster.pending import (
+    LATE_S,
+    MAX_OVERDUE,
+    OVERDUE_FOR_S,
+    UNHEARD_LIMIT_BYTES,
+    Asks,
+    Unheard,
+)
 from fastapi_websocket_stabilizer.local.jobs import Job, Mail, Tally, tell
 from fastapi_websocket_stabilizer.names import NodeId
 from tests.unit.fakes import LIMIT, Clock, text, turns
@@ -135,6 +142,10 @@ class Order:
     def bodies(self) -> list[str | bytes]:
         jobs = [job.message if isinstance(job, Job) else job.letters[0][0] for job in self.jobs]
         return [message.payload for message in jobs]
+
+    @property
+    def excluded(self) -> set[str]:
+        return {name for job in self.jobs if isinstance(job, Job) for name in job.exclude}
 
     def write(self) -> None:
         for job in self.jobs:
@@ -267,6 +278,43 @@ async def test_deadline_gives_a_publication_up() -> None:
     clock.advance(3.0)
     await turns()
     assert order.bodies == ["a"]
+
+
+async def test_publication_that_misses_its_deadline_comes_behind_no_later_message() -> None:
+    clock, order = Clock(), Order()
+    order.expect(1)
+    order.unheard.follow(Mail([(text("held"), ("alice",))]))
+    order.unheard.expire(1, 3.0)
+    clock.advance(3.0)
+    await turns()
+    assert order.unheard, "what is sent next is noted"
+    order.unheard.follow(Mail([(text("later"), ("bob", "carol"))]))
+    order.arrive(1)
+    assert order.bodies == ["held", "later", "#1"]
+    assert order.excluded == {"alice", "bob", "carol"}
+    order.write()
+    assert not order.unheard
+
+
+async def test_publication_that_is_long_overdue_is_waited_for_no_longer() -> None:
+    clock, order = Clock(), Order()
+    order.expect(1)
+    order.unheard.expire(1, 3.0)
+    clock.advance(3.0)
+    await turns()
+    clock.advance(OVERDUE_FOR_S)
+    await turns()
+    assert not order.unheard
+
+
+async def test_overdue_publications_that_are_remembered_are_bounded() -> None:
+    clock, order = Clock(), Order()
+    order.expect(*range(MAX_OVERDUE + 5))
+    for sequence in range(MAX_OVERDUE + 5):
+        order.unheard.expire(sequence, 3.0)
+    clock.advance(3.0)
+    await turns()
+    assert len(order.unheard._overdue) == MAX_OVERDUE
 
 
 async def test_deadline_that_passed_while_the_process_stood_still_is_put_off_once() -> None:

@@ -14,7 +14,7 @@ from websockets.http11 import Request
 from websockets.protocol import State
 
 from . import close_codes
-from .local.intake import BYTES_PER_FRAME, MESSAGE_COST, Intake
+from .local.intake import BYTES_PER_FRAME, FRAMES_PER_TURN, MESSAGE_COST, Intake
 from .local.line import LineObserver
 from .parsing import DeflateFactory, FrameReader, frame_by_frame, largest_frame
 
@@ -27,7 +27,7 @@ BYTES_PER_FRAGMENT = 64
 DEFLATE = DeflateFactory()
 
 
-class ReceivingProtocol(WebSocketsSansIOProtocol):
+class ReceivingProtocol(WebSocketsSansIOProtocol, asyncio.BufferedProtocol):
     """uvicorn's WebSocket class, which reads only what the application takes.
 
     Nothing is read before the application accepts the socket. Then the parser stops behind each message until the
@@ -61,6 +61,7 @@ class ReceivingProtocol(WebSocketsSansIOProtocol):
         self._reader: FrameReader | None = None  # since the handshake was read
         self._is_full = True  # the application has to accept the socket, or to take a message, first
         self._is_waiting = False  # for a later turn of the event loop
+        self._is_heavy = False  # its last part overdrew a turn
         self._is_accepted = self._has_peer_gone = self._is_refused = False
         self._fragments = 0
         self._max_message_size: int = self.conn.max_message_size or 0  # 0: no bound
@@ -113,6 +114,12 @@ class ReceivingProtocol(WebSocketsSansIOProtocol):
 
     # What the transport calls
 
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._intake.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.data_received(bytes(self._intake.buffer[:nbytes]))
+
     def data_received(self, data: bytes) -> None:
         for observer in self._observers:
             observer.heard()
@@ -120,7 +127,7 @@ class ReceivingProtocol(WebSocketsSansIOProtocol):
         if reader is None:
             super().data_received(data)
             self._answer_bad_request()
-        elif self._is_full or self._is_waiting or self._intake.is_spent:
+        elif self._is_full or self._is_waiting or self._is_heavy or self._intake.is_spent:
             reader.feed_data(data)
             self._read_later()
         else:
@@ -128,7 +135,7 @@ class ReceivingProtocol(WebSocketsSansIOProtocol):
 
     def parse_on(self) -> None:
         """Parse the next part of what was received already, at the expense of this turn."""
-        self._is_waiting = False
+        self._is_waiting = self._is_heavy = False
         if self._reader is not None and not self._is_full:
             frames = self._parse(self._reader, b"")
             self._intake.spend(frames + MESSAGE_COST * self._is_full)
@@ -140,10 +147,10 @@ class ReceivingProtocol(WebSocketsSansIOProtocol):
         self._is_full = False
         if not self._has_more:
             self._read_on()
-        elif self._intake.is_spent:
-            self._read_later()
-        else:
+        elif self._intake.has_room and not self._is_heavy:
             self.parse_on()
+        else:
+            self._read_later()
 
     async def receive(self) -> ASGIReceiveEvent:
         event = await self.queue.get()
@@ -206,15 +213,16 @@ class ReceivingProtocol(WebSocketsSansIOProtocol):
 
     @property
     def _may_parse(self) -> bool:
-        is_over = self.conn.parser_exc is not None or self.conn.close_rcvd is not None
-        return not is_over and (self._has_peer_gone or not self.transport.is_closing())
+        if self.conn.parser_exc is not None or self.conn.close_rcvd is not None:
+            return False
+        return not self.close_sent if self._has_peer_gone else not self.transport.is_closing()
 
     def _read_later(self) -> None:
         """Read no more, and parse on in a later turn, or when the application has taken what it was given."""
         self._pause()
         if not self._is_full and not self._is_waiting:
             self._is_waiting = True
-            self._intake.wait(self)
+            self._intake.wait(self, heavy=self._is_heavy)
             for observer in self._observers:
                 observer.deferred()
 
@@ -261,8 +269,10 @@ class ReceivingProtocol(WebSocketsSansIOProtocol):
             self.send_receive_event_to_app()
 
     def _spend_for(self, event: Frame) -> None:
-        if len(event.data) >= BYTES_PER_FRAME:
-            self._intake.spend(len(event.data) // BYTES_PER_FRAME)
+        cost = len(event.data) // BYTES_PER_FRAME
+        if cost:
+            self._intake.spend(cost)
+            self._is_heavy = cost > FRAMES_PER_TURN
         event.data = b""
 
     def send_receive_event_to_app(self) -> None:
@@ -290,7 +300,7 @@ class ReceivingProtocol(WebSocketsSansIOProtocol):
         self.handle_parser_exception()
 
     def handle_ping(self) -> None:
-        if self.transport.is_closing() or (not self.writable.is_set() and self.conn.state is State.OPEN):
+        if self.close_sent or self.transport.is_closing() or not self.writable.is_set():
             self.conn.data_to_send()  # a peer that reads no pongs gets none, and does not fill our memory
         else:
             super().handle_ping()

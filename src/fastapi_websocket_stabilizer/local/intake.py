@@ -3,7 +3,7 @@
 from asyncio import AbstractEventLoop
 from collections import deque
 from typing import ClassVar, Protocol, Self
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, proxy
 
 FRAMES_PER_TURN = 32
 """Frames that all sockets together continue with in one turn: 0.3 ms of parsing. A socket's first ones are extra."""
@@ -11,6 +11,11 @@ BYTES_PER_FRAME = 4096
 """Bytes of content, inflated, that cost as much as one more frame."""
 MESSAGE_COST = 8
 """Frames that a message counts for: the application handles it in the same turn."""
+PAUSE_PER_FRAME_S = 0.0001
+"""Pause behind a long message that is not the first, for each frame that it counts for: ten times what it takes. A
+message of 1 MiB is inflated in one piece, in 2 ms; as many as come in a row may take a tenth of the time."""
+READ_BYTES = 32_768
+"""Bytes of one read: what is left of it waits in memory. asyncio and uvloop read 256 KiB otherwise."""
 
 
 class Reads(Protocol):
@@ -25,16 +30,22 @@ class Intake:
     """The budget of one event loop for input that has to wait.
 
     A socket that sends little is parsed when its bytes arrive and never comes here. One that sends more than its
-    share waits, is not read meanwhile, and continues in the next turns, in the order of arrival.
+    share waits, is not read meanwhile, and continues in the next turns, in the order of arrival. Sockets whose last
+    message was long wait in a queue of their own, with pauses.
+
+    Attributes:
+        buffer: What the sockets of this loop are read into, one after the other.
     """
 
     _by_loop: ClassVar[WeakKeyDictionary[AbstractEventLoop, Self]] = WeakKeyDictionary()
 
     def __init__(self, loop: AbstractEventLoop) -> None:
-        self._call_soon = loop.call_soon
+        self._loop = proxy(loop)  # it is the key of the table that holds this object
         self._waiting: deque[Reads] = deque()
+        self._heavy: deque[Reads] = deque()
         self._left = FRAMES_PER_TURN
-        self._is_scheduled = False
+        self._is_scheduled = self._is_pausing = False
+        self.buffer: memoryview = memoryview(bytearray(READ_BYTES))
 
     @classmethod
     def of(cls, loop: AbstractEventLoop) -> Self:
@@ -47,22 +58,33 @@ class Intake:
     @property
     def is_spent(self) -> bool:
         """Whether further input has to wait for the next turn."""
-        return self._left <= 0 or bool(self._waiting)
+        return self._left <= 0
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a socket may continue at once: the turn is not spent, and no other socket waits."""
+        return self._left > 0 and not self._waiting
 
     def spend(self, frames: int) -> None:
         """Charge this turn."""
         self._left -= frames
         self._schedule()
 
-    def wait(self, socket: Reads) -> None:
-        """Have ``socket.parse_on`` called in a later turn, once."""
-        self._waiting.append(socket)
-        self._schedule()
+    def wait(self, socket: Reads, *, heavy: bool = False) -> None:
+        """Have ``socket.parse_on`` called in a later turn, once; ``heavy`` if its last message overdrew a turn."""
+        if not heavy:
+            self._waiting.append(socket)
+            self._schedule()
+            return
+        self._heavy.append(socket)
+        if not self._is_pausing:
+            self._is_pausing = True
+            self._loop.call_soon(self._continue_heavy)
 
     def _schedule(self) -> None:
         if not self._is_scheduled:
             self._is_scheduled = True
-            self._call_soon(self._begin_turn)
+            self._loop.call_soon(self._begin_turn)
 
     def _begin_turn(self) -> None:
         self._is_scheduled, self._left = False, FRAMES_PER_TURN
@@ -72,3 +94,10 @@ class Intake:
             self._waiting.popleft().parse_on()
         if self._waiting:
             self._schedule()
+
+    def _continue_heavy(self) -> None:
+        self._is_pausing = bool(self._heavy)
+        if self._heavy:
+            before = self._left
+            self._heavy.popleft().parse_on()
+            self._loop.call_later((before - self._left) * PAUSE_PER_FRAME_S, self._continue_heavy)

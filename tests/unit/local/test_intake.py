@@ -3,8 +3,8 @@
 import asyncio
 from dataclasses import dataclass, field
 
-from fastapi_websocket_stabilizer.local.intake import FRAMES_PER_TURN, Intake
-from tests.unit.fakes import turns
+from fastapi_websocket_stabilizer.local.intake import FRAMES_PER_TURN, PAUSE_PER_FRAME_S, Intake
+from tests.unit.fakes import Clock, turns
 
 
 @dataclass
@@ -63,24 +63,41 @@ async def test_sockets_continue_in_turn() -> None:
     assert "".join(log) == "abcabcabc"
 
 
-async def test_budget_is_spent_while_a_socket_waits_and_whole_again_in_the_next_turn() -> None:
-    intake, log = Intake.of(asyncio.get_running_loop()), list[str]()
-    assert not intake.is_spent
+async def test_budget_is_whole_again_in_the_next_turn() -> None:
+    intake = Intake.of(asyncio.get_running_loop())
+    assert (intake.is_spent, intake.has_room) == (False, True)
     intake.spend(FRAMES_PER_TURN)
-    assert intake.is_spent
+    assert (intake.is_spent, intake.has_room) == (True, False)
     await turns(2)
-    assert not intake.is_spent
-    intake.wait(Flood("a", intake, log, left=1))
-    assert intake.is_spent, "a later socket does not overtake one that waits"
-    await turns(3)
-    assert (log, intake.is_spent) == (["a"], False)
+    assert (intake.is_spent, intake.has_room) == (False, True)
 
 
-async def test_one_heavy_frame_ends_the_turn_for_the_others() -> None:
+async def test_socket_that_may_continue_does_not_overtake_one_that_waits() -> None:
     intake, log = Intake.of(asyncio.get_running_loop()), list[str]()
-    for name in "ab":
-        intake.wait(Flood(name, intake, log, left=256, at_once=256))
-    await asyncio.sleep(0)
-    assert log == ["a"]
+    intake.wait(Flood("a", intake, log, left=1))
+    assert (intake.is_spent, intake.has_room) == (False, False), (
+        "the first frames of a read are parsed at once"
+    )
+    await turns(3)
+    assert (log, intake.has_room) == (["a"], True)
+
+
+async def test_sockets_with_long_messages_continue_one_by_one_with_pauses_and_hold_no_other() -> None:
+    clock = Clock()
+    intake, log = Intake.of(asyncio.get_running_loop()), list[str]()
+    pause_s = 256 * PAUSE_PER_FRAME_S
+    for name in "abc":
+        intake.wait(Flood(name, intake, log, left=256, at_once=256), heavy=True)
+    for heard in ("a", "ab", "abc"):
+        await turns()
+        assert "".join(log) == heard
+        clock.advance(pause_s * 0.9)
+        await turns()
+        assert "".join(log) == heard, "a pause"
+        assert intake.has_room
+        clock.advance(pause_s * 0.2)
+    intake.wait(Flood("d", intake, log, left=8))
     await turns()
-    assert log == ["a", "b"]
+    intake.wait(Flood("e", intake, log, left=256, at_once=256), heavy=True)
+    await turns()
+    assert "".join(log) == "abcde", "the pauses are over"

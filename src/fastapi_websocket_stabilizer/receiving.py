@@ -43,6 +43,8 @@ class ReceivingProtocol(WebSocketsSansIOProtocol, asyncio.BufferedProtocol):
     frames: list[bytes]
     queue: asyncio.Queue[ASGIReceiveEvent]
     read_paused: bool
+    handshake_complete: bool
+    close_timer: asyncio.TimerHandle | None
 
     def __init__(
         self,

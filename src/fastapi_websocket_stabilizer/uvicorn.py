@@ -59,6 +59,7 @@ class WebSocketProtocol(GatheredWrites, ReceivingProtocol):
 
     # Uvicorn's attributes that are set here too.
     close_timeout: float
+    frames_at_once: int
     close_timer: asyncio.TimerHandle | None
     scope: Any
     queue: asyncio.Queue[ASGIReceiveEvent]

@@ -310,6 +310,12 @@ async def storm(count: int, size: int) -> None:
         await asyncio.sleep(0)
 
 
+@app.get("/gates")
+async def waiting_at_gates() -> list[str]:
+    """Name the clients whose handler has come to its gate."""
+    return list(gates)
+
+
 @app.put("/gates/{client_id}")
 async def open_gate(client_id: str) -> None:
     gates.setdefault(client_id, asyncio.Event()).set()

@@ -38,6 +38,7 @@ async def flooding(
         for number in range(3):
             client = await stack.enter_async_context(server.dialled())
             client.write(request(f"{path}-{number}", OFFER))
+            await client.drain()
             if accepted:
                 assert (await client.shake_hands()).status == 101
             client.write(chunk * (FLOOD_BYTES // len(chunk) + 1))

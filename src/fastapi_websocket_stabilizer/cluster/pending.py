@@ -44,7 +44,8 @@ class Expected:
         self.followers: list[Mail] = []
         self.deadline: asyncio.TimerHandle | None = None
         self.kept: tuple[str, Envelope] | None = None
-        self.is_over = self.is_prolonged = False
+        self.is_over: bool = False
+        self.is_prolonged: bool = False
 
 
 class Unheard:

@@ -22,6 +22,8 @@ NOBODY = NodeId("")
 class SharedHub(MemoryHub):
     """What Redis would hold, and the run_id of the server that would hold it."""
 
+    lives: int
+
     def __init__(self) -> None:
         super().__init__()
         self.servers: int = 1

@@ -8,12 +8,13 @@ from uvicorn.config import Config
 from uvicorn.logging import TRACE_LOG_LEVEL
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
+from websockets.exceptions import PayloadTooBig
 from websockets.extensions.permessage_deflate import PerMessageDeflate
-from websockets.frames import Frame
+from websockets.frames import Close, Frame, Opcode
 from websockets.http11 import Request
 from websockets.protocol import State
 
-from . import close_codes
+from . import close_codes, frames
 from .local.intake import BYTES_PER_FRAME, FRAMES_PER_TURN, MESSAGE_COST, Intake
 from .local.line import LineObserver
 from .parsing import DeflateFactory, FrameReader, frame_by_frame, largest_frame
@@ -318,6 +319,12 @@ class ReceivingProtocol(WebSocketsSansIOProtocol, asyncio.BufferedProtocol):
         if self.disconnected:
             return  # there is no peer to refuse
         self._is_refused = True
+        if self.conn.extensions and isinstance(self.conn.parser_exc, PayloadTooBig):
+            # The parser names its own limit, which is that of a compressed message.
+            close = Close(close_codes.TOO_LARGE, f"more than {self._max_message_size} bytes")
+            self.conn.close_sent = close
+            self.conn.data_to_send()
+            self.transport.write(frames.frame(Opcode.CLOSE, close.serialize()))
         super().handle_parser_exception()
         if self.conn.close_sent is not None:
             for observer in self._observers:

@@ -101,6 +101,15 @@ async def test_message_over_the_limit_is_refused_when_it_is_inflated(
     await server.left(client_id)
 
 
+async def test_message_far_over_the_limit_is_refused_before_it_is_inflated(
+    server: Server, way: str, client_id: str
+) -> None:
+    async with server.connected(f"{way}/{client_id}", offering("permessage-deflate")) as client:
+        client.send(Frame(Op.BINARY, deflated(bytes(16 * LIMIT)), rsv=RSV1))
+        assert await client.ending() == (1009, f"more than {LIMIT} bytes")
+    await server.left(client_id)
+
+
 async def test_client_that_would_keep_its_context_is_not_compressed_for(
     server: Server, client_id: str
 ) -> None:

@@ -77,6 +77,25 @@ async def test_client_that_goes_before_it_is_claimed_again_has_left(
     await eventually(lambda: told(events) == once("joined", "room_joined", "left", "room_left"))
 
 
+@pytest.mark.parametrize("way", ["leave", "close"])
+async def test_room_that_is_left_while_it_is_claimed_again_is_left_once(
+    own_managers: Managers, server: RedisServer, way: str
+) -> None:
+    events: list[PresenceEvent] = []
+    node = noting(await own_managers.start(), events)
+    connections = [await register(node, f"client {number}") for number in range(200)]
+    await asyncio.gather(*(connection.join("room") for connection in connections))
+    server.flush()
+    await eventually(lambda: counter(node, "leases_refused") == 1)
+    if way == "leave":
+        await asyncio.gather(*(connection.leave("room") for connection in connections))
+    else:
+        await asyncio.gather(*(connection.close() for connection in connections))
+    await eventually(lambda: told(events)["room_left"] >= len(connections), what="each left")
+    await node.graceful_shutdown()
+    assert told(events)["room_left"] == told(events)["room_joined"] == len(connections)
+
+
 # Connects that are cut short
 
 

@@ -184,7 +184,9 @@ class Claims:
         removed = await remove(self._context.backend, line)
         if removed.joined and not self._reports.has_begun(line):  # its claim was cut short
             return _Undone(line, None if removed.left else joined(line), removed)
-        return _Undone(line, left(line, removed.left) if removed.left else None, removed)
+        # A stay keeps its name when its connection gets another id.
+        ended = (line.room is not None and removed.left and line.visit) or removed.left
+        return _Undone(line, left(line, ended) if ended else None, removed)
 
     async def _judge(self, line: Membership) -> None:
         """Report the end of a place that was missing, unless it had another reason than a loss of Redis' content."""

@@ -306,7 +306,6 @@ class Node:
             known_id = self.reclaims.known_id(connection, connection_id)
             lines = lines_of(connection, known_id, tuple(connection.rooms))
             connection.visit = ""  # its end is reported by these lines, if at all
-            connection.entered.clear()
             await self._unhurried(await self.claims.release(lines))
         except LOSSES as error:
             self._trouble.log("not released yet", connection_id=connection_id, error=str(error))

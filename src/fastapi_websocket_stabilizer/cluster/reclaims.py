@@ -111,8 +111,11 @@ class Reclaims:
             ):  # else it is being closed, and the sweep of its former id says that it has left
                 await self._join_all(connection, former, rooms)
         if connection.ended is not None or connection.connection_id != connection_id:  # meanwhile
-            # Whether that is an end is not said by these lines: the connection may go on under another id.
-            lines = [replace(line, visit="") for line in lines_of(connection, connection_id, rooms)]
+            lines = lines_of(connection, connection_id, rooms)
+            if (
+                connection.ended is None
+            ):  # it goes on under another id: what is missing under this one is no end
+                lines = [replace(line, visit="") for line in lines]
             self._claims.remember_unreleased(lines)
 
     async def _claim(self, connection: Connection, former: ConnectionId) -> bool:
@@ -144,14 +147,15 @@ class Reclaims:
         connection_id, stay = connection.connection_id, connection.stays.get(room, 0)
         if room not in connection.rooms:
             return False
-        place, is_known = (
-            Membership(connection_id, connection.client_id, room, stay),
+        is_known, place = (
             room in connection.entered,
+            Membership(connection_id, connection.client_id, room, stay),
         )
+        place = replace(place, visit=connection.entered.get(room, place.stay_id))
         if await self._context.backend.rooms.join(place, replaces=replaces, is_known=is_known):
             self._reports.joined(place)
         if connection.stays.get(room) != stay:  # left while it was listed again
-            self._claims.remember_unreleased([replace(place, visit=place.stay_id)])
+            self._claims.remember_unreleased([place])
         elif connection.connection_id == connection_id:
-            connection.entered[room] = place.stay_id
+            connection.entered[room] = place.visit
         return True

@@ -33,6 +33,8 @@ class Reclaims:
         self._context, self._claims, self._reports = context, claims, reports
         # With the connection_id under which each was claimed before, which may be the present one.
         self._unclaimed: dict[Connection, ConnectionId] = {}
+        # Former ids under which a claim may have been carried out, though it was not answered.
+        self._unanswered: set[ConnectionId] = set()
         self._running: asyncio.Task[None] | None = None
 
     async def later(self, connection: Connection) -> None:
@@ -69,6 +71,8 @@ class Reclaims:
         for connection in self._context.shards:
             former = connection.connection_id
             if node_of(former) != own:
+                if not connection.visit:
+                    self._unanswered.add(former)
                 if node_of(self.known_id(connection, former)) in lapsed:
                     # It may have been swept, and reported as gone.
                     connection.visit = ""
@@ -96,6 +100,7 @@ class Reclaims:
         except BaseException:
             self._unclaimed.setdefault(connection, former)
             raise
+        self._unanswered.discard(former)
 
     async def _reclaim(self, connection: Connection, former: ConnectionId) -> None:
         connection_id, rooms = connection.connection_id, tuple(connection.rooms)
@@ -138,7 +143,8 @@ class Reclaims:
         replaces = former if former != connection.connection_id else ""
         # A room that was left meanwhile keeps its line under the former id: the sweep of that undoes it.
         joined = [room for room in rooms if await self._join(connection, replaces, room)]
-        if replaces:
+        # A join that the former id has not reported yet is reported by the sweep, too, which needs the line.
+        if replaces and former not in self._unanswered:
             lines = lines_of(connection, former, joined)
             await self._context.backend.nodes.forget(node_of(former), lines)
 

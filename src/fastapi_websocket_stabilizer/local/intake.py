@@ -9,8 +9,8 @@ FRAMES_PER_TURN = 32
 """Frames that all sockets together continue with in one turn: 0.3 ms of parsing. A socket's first ones are extra."""
 BYTES_PER_FRAME = 4096
 """Bytes of content, inflated, that cost as much as one more frame."""
-MESSAGE_COST = 8
-"""Frames that a message counts for: the application handles it in the same turn."""
+MESSAGE_COST = 4
+"""Frames that a message counts for besides its own: the application handles it in the same turn."""
 PAUSE_PER_FRAME_S = 0.0001
 """Pause behind a long message that is not the first, for each frame that it counts for: ten times what it takes. A
 message of 1 MiB is inflated in one piece, in 2 ms; as many as come in a row may take a tenth of the time."""

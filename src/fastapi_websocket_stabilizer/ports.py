@@ -159,6 +159,10 @@ class PresenceStore(Protocol):
         """Confirm that the application was told that the visit or stay "joined", "left", or both."""
         ...
 
+    async def begun(self, places: Sequence[Membership]) -> None:
+        """Confirm "joined" for many visits and stays."""
+        ...
+
     async def entries(self, client_ids: Sequence[str]) -> list[list[Entry]]:
         """Return each client's entries, the highest stamp first; one list per client id."""
         ...

@@ -209,8 +209,26 @@ async def test_shutdown_that_cuts_slow_hooks_short_leaves_the_rest_to_a_survivor
         await asyncio.sleep(LEASE_S)
 
     survivor.on_presence(events.append)
+    node.on_presence(lambda event: None)  # without a hook the next beat confirms what began
     for name in CROWD:
         await join(node, name, "room")
     node.on_presence(slowly)
     await node.graceful_shutdown(0.2)
     await eventually(lambda: told(events) == once("left", "room_left"), 10 * LEASE_S, what="each left once")
+
+
+async def test_without_hooks_what_began_is_confirmed_with_the_next_beat(
+    own_managers: Managers, server: RedisServer
+) -> None:
+    (node,) = await own_managers.start_many(1)
+    for name in CROWD:
+        await join(node, name, "room")
+
+    def noted() -> int:
+        with server.client() as client:
+            return sum(client.hlen(key) for key in client.scan_iter("*:unreported"))
+
+    assert noted() > 0
+    await eventually(lambda: noted() == 0, what="the beat confirms what began")
+    await node.graceful_shutdown()
+    assert noted() == 0

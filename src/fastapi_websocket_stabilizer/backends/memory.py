@@ -184,6 +184,10 @@ class MemoryBackend:
             for kind in kinds:
                 self._hub.unreported.pop(place.event(kind), None)
 
+    async def begun(self, places: Sequence[Membership]) -> None:
+        for place in places:
+            await self.reported(place, "joined")
+
     async def entries(self, client_ids: Sequence[str]) -> list[list[Entry]]:
         with self._hub.lock:
             return [self._ranked(client_id) for client_id in client_ids]

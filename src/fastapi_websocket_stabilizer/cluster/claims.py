@@ -59,8 +59,12 @@ class Claims:
         claimed = await self.enter(connection)
         self.entered(connection, place, claimed)
         if claimed.first:
-            await asyncio.shield(self._reports.joined(place))
+            await self._reported(place)
         await self.displace(connection.client_id, await self._outranked(connection.client_id, claimed))
+
+    async def _reported(self, place: Membership) -> None:
+        if (reporting := self._reports.joined(place)) is not None:
+            await asyncio.shield(reporting)
 
     @staticmethod
     def entered(connection: Connection, place: Membership, claimed: Claimed) -> None:
@@ -269,7 +273,7 @@ class Claims:
         if connection.stays.get(room) == stay and connection.connection_id == connection_id:
             connection.entered[room] = place.stay_id
         if is_new:
-            await self._reports.joined(place)
+            await self._reported(place)
 
     async def exit_room(self, connection: Connection, room: str) -> None:
         """Take a connection off a room's list."""
@@ -284,6 +288,7 @@ class Claims:
         Raises:
             BackendUnavailableError: It still does not; nothing is forgotten.
         """
+        await self._reports.repeat_confirmations()
         while lines := list(islice(self._unreleased.values(), BATCH)):
             by_node: dict[NodeId, list[Membership]] = {}
             for line in lines:

@@ -231,7 +231,6 @@ class Node:
     def gone(self, connection: Connection) -> None:
         """Forget and release a connection whose socket is closed; ``on_disconnect`` follows its last message."""
         if self._forget(connection, Ended.GONE):
-            self._events.log_connection("gone", connection.client_id, error=connection.error)
             wind_up = self._wind_up(
                 connection, connection.connection_id, close_codes.ABNORMAL, connection.error
             )

@@ -6,6 +6,7 @@ So a change whose answer was lost, or whose node died, is still reported, under 
 
 import asyncio
 from collections import OrderedDict
+from itertools import islice
 from typing import Literal
 
 from ..models import PresenceEvent
@@ -13,6 +14,8 @@ from ..names import node_of, visit_of
 from ..ports import Membership
 from .context import LOSSES, Context
 
+CONFIRMED_AT_ONCE = 1000
+"""Events in one round trip to the store."""
 REMEMBERED_EVENTS = 10_000
 """Presence events remembered, so that none is reported twice by one process."""
 
@@ -51,12 +54,18 @@ class Reports:
         self._context = context
         self._begun: OrderedDict[str, None] = OrderedDict()
         self._joining: dict[str, asyncio.Task[None]] = {}
-        # Places whose beginning Redis could not be told to be reported; repeated each beat.
+        # Places whose beginning is still to be confirmed; each beat.
         self._unconfirmed: dict[str, Membership] = {}
 
-    def joined(self, place: Membership) -> "asyncio.Task[None]":
-        """Report that a visit or a stay began. A task of its own: a cancelled caller does not cut the hooks short."""
+    def joined(self, place: Membership) -> "asyncio.Task[None] | None":
+        """Report that a visit or a stay began. A task of its own: a cancelled caller does not cut the hooks short.
+
+        Without hooks there is no task: the next beat confirms the event, together with others.
+        """
         event_id = place.event("joined")
+        if not self._context.hooks.on_presence:
+            self._unconfirmed[event_id] = place
+            return None
         task = self._joining[event_id] = self._context.tasks.spawn(self._joined(place), "joined")
         task.add_done_callback(lambda _: self._joining.pop(event_id, None))
         return task
@@ -92,7 +101,8 @@ class Reports:
         await self._context.backend.presence.reported(place, *kinds)
 
     async def repeat_confirmations(self) -> None:
-        """Confirm what Redis did not take."""
-        for event_id, place in tuple(self._unconfirmed.items()):
-            await self.confirm(place, "joined")
-            self._unconfirmed.pop(event_id, None)
+        """Confirm what waits for it, and what Redis did not take."""
+        while events := tuple(islice(self._unconfirmed, CONFIRMED_AT_ONCE)):
+            await self._context.backend.presence.begun([self._unconfirmed[event_id] for event_id in events])
+            for event_id in events:
+                self._unconfirmed.pop(event_id, None)

@@ -144,7 +144,6 @@ class Recovery:
             await self._tokens.revoke_redeemed()
             self._must_revoke = False
         await self._reclaims.run()
-        await self._reports.repeat_confirmations()
         await self._claims.release_pending()
         await self._claims.repeat_evicts()
         await self._compare()

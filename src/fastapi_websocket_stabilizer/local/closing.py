@@ -38,7 +38,7 @@ class Closing:
         self._loop, self._limits, self._transport, self._backlog = loop, limits, transport, backlog
         self._deadline: asyncio.Timeout | None = None
         self._over: asyncio.Future[None] | None = None  # while a call waits for the end of the close
-        self._is_read_out = asyncio.Event()
+        self._is_read_out = self._loop.create_future()
         self.is_finished: bool = False
 
     async def finish(self, code: int, reason: str) -> bool:
@@ -70,7 +70,7 @@ class Closing:
         """
         try:
             async with asyncio.timeout(self._limits().close_timeout_s) as self._deadline:
-                await self._is_read_out.wait()
+                await self._is_read_out
         except TimeoutError:
             if self._transport.is_receiving:
                 self._transport.interrupt(NO_STATUS, "")
@@ -79,7 +79,8 @@ class Closing:
 
     def was_read_out(self) -> None:
         """End ``read_out``."""
-        self._is_read_out.set()
+        if not self._is_read_out.done():
+            self._is_read_out.set_result(None)
 
     def _end(self) -> None:
         if self._backlog is not None:

@@ -77,8 +77,18 @@ class RedisPresence:
         return Removed(bool(was_there), joined.decode(), left.decode())
 
     async def reported(self, place: Membership, *kinds: str) -> None:
-        key = self._keys.unreported(place.client_id if place.room is None else place.room)
-        await self._pipeline.send("HDEL", key, *map(place.event, kinds), idempotent=True)
+        await self._pipeline.send("HDEL", self._noted_in(place), *map(place.event, kinds), idempotent=True)
+
+    async def begun(self, places: Sequence[Membership]) -> None:
+        by_key: dict[str, list[str]] = {}
+        for place in places:
+            by_key.setdefault(self._noted_in(place), []).append(place.event("joined"))
+        await asyncio.gather(
+            *(self._pipeline.send("HDEL", key, *events, idempotent=True) for key, events in by_key.items())
+        )
+
+    def _noted_in(self, place: Membership) -> str:
+        return self._keys.unreported(place.client_id if place.room is None else place.room)
 
     async def entries(self, client_ids: Sequence[str]) -> list[list[Entry]]:
         calls = [self._pipeline.send("HGETALL", self._keys.client(c), idempotent=True) for c in client_ids]

@@ -15,6 +15,10 @@ from tests.support.clusters import RedisCluster
 from tests.support.servers import RedisServer
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.timeout(
+    180
+)  # servers of a cluster are started, moved and removed: 15 s on an idle machine
+
 
 async def move_all(crowd: Crowd, move: Callable[[int, RedisServer], None], target: RedisServer) -> None:
     for slot in crowd.important.values():

@@ -212,7 +212,12 @@ async def test_room_hears_once_that_the_clients_of_a_killed_replica_left(
             await stack.enter_async_context(entered(other, room, name))
             await heard(ada)
         other.process.kill()
-        left = [await heard(ada) for _ in names]
+        left: list[object] = []
+        while len(left) < len(names):
+            event = await heard(ada)
+            # Who came is told again if the replica was killed before it could say that it had told it.
+            if event not in [{"event": "came", "name": name} for name in names]:
+                left.append(event)
         assert sorted(left, key=str) == [{"event": "left", "name": name} for name in names]
         assert one.get(f"rooms/{room}").json() == ["ada"]
         await ada.send("alone")

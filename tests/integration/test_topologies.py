@@ -143,7 +143,7 @@ class Crowd:
     @staticmethod
     def heard_each_once_and_in_order(socket: Socket) -> None:
         for kind in ("direct", "room", "all"):
-            numbers = [int(text.split()[1]) for text in socket.received if text.startswith(kind)]
+            numbers = [int(text.split()[1]) for text in socket.received if str(text).startswith(kind)]
             assert numbers == sorted(set(numbers)), kind
 
 

@@ -39,11 +39,20 @@ class Row:
     tls: bool = False
     options: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
+    other: str = ""
+    """Another server than uvicorn: what follows ``python -m``, with PORT."""
 
     def __hash__(self) -> int:
         return hash(self.name)
 
     def command(self, port: int) -> list[str | Path]:
+        if self.other:
+            return [
+                sys.executable,
+                "-m",
+                *self.other.replace("PORT", str(port)).split(),
+                "tests.wire.app:app",
+            ]
         words = f"-m uvicorn tests.wire.app:app --port {port} --loop {self.loop} --http {self.http}"
         words += f" --ws {self.protocol}" if self.protocol else ""
         certificate = ["--ssl-certfile", str(authority().certificate)] if self.tls else []
@@ -59,6 +68,8 @@ ASYNCIO = Row("asyncio", "asyncio", "h11")
 BOTH_LOOPS = (UVLOOP, ASYNCIO)
 # The lifespan of the manager replaces uvicorn's class, named or not, unless this setting is off.
 STOCK_ROW = Row("stock", protocol=STOCK, environment={"WS_UVICORN_PROTOCOL": "false"})
+HYPERCORN = Row("hypercorn", other="hypercorn -b 127.0.0.1:PORT")
+GRANIAN = Row("granian", other="granian --interface asgi --port PORT")
 
 
 class Authority:

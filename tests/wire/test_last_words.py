@@ -4,7 +4,7 @@ import pytest
 
 from tests.support.waiting import eventually
 from tests.wire.raw import Frame, Op, close, text
-from tests.wire.servers import ASYNCIO, STOCK_ROW, UVLOOP, Fleet, Row, Server
+from tests.wire.servers import ASYNCIO, GRANIAN, HYPERCORN, STOCK_ROW, UVLOOP, Fleet, Row, Server
 
 WORDS = [f"word {number}" for number in range(25)]
 KEPT = ["parked", "served", "loop", "classic"]
@@ -15,6 +15,22 @@ def any_server(fleet: Fleet, request: pytest.FixtureRequest) -> Server:
     """Also uvicorn's own class."""
     row: Row = request.param
     return fleet.get(row)
+
+
+@pytest.mark.parametrize("kept", KEPT)
+@pytest.mark.parametrize(
+    ("row", "left"), [(HYPERCORN, "1006"), (GRANIAN, "4002")], ids=["hypercorn", "granian"]
+)
+async def test_other_servers_hand_over_all_that_came_before_a_close(
+    fleet: Fleet, row: Row, left: str, client_id: str, kept: str
+) -> None:
+    """Neither has the reason of the close; hypercorn has no code either."""
+    server = fleet.get(row)
+    async with server.connected(f"storing-{kept}/{client_id}") as client:
+        client.send(*map(text, WORDS), close(4002, b"done"))
+        await client.rest()
+    assert await server.left(client_id) == [left]
+    assert await server.ask("GET", f"stored/{client_id}") == WORDS
 
 
 async def has_stored(server: Server, client_id: str, count: int) -> bool:

@@ -1,6 +1,7 @@
 """Sentinel and Redis Cluster under traffic: slots move, primaries die and freeze, and nobody stays deaf."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from itertools import count
@@ -238,13 +239,17 @@ async def test_each_connection_of_the_bus_has_a_canary(cluster: RedisCluster, na
         await join(node, f"client {number}", f"room {number}")
     lag = node.statistics().bus_lag_seconds.count
     await eventually(lambda: node.statistics().bus_lag_seconds.count >= lag + 6, what="two beats' canaries")
+    assert counter(node, "canaries_missed") == 0
     for server in cluster.servers:
         server.kill_pubsub()
     await eventually(lambda: counter(node, "bus_reconnects") >= 3)
     await eventually(lambda: node.statistics().bus_connected)
+    missed = counter(
+        node, "canaries_missed"
+    )  # on the connections that were killed, if a beat fell in between
     lag = node.statistics().bus_lag_seconds.count
     await eventually(lambda: node.statistics().bus_lag_seconds.count >= lag + 6, what="and again")
-    assert counter(node, "canaries_missed") == 0
+    assert counter(node, "canaries_missed") == missed
     await managers.close()
 
 
@@ -279,7 +284,8 @@ async def test_no_server_sees_a_message_to_a_socket_of_the_sending_node(
         await send_secrets(here, own, "bob", wanted=wanted)
         await there.broadcast("last")
         await eventually(lambda: any(b"last" in line for lines in seen for line in lines))
-    assert [line for lines in seen for line in lines if b"secret" in line] == []
+    # Not the word alone: scripts that a batch carries in full have it, too.
+    assert [line for lines in seen for line in lines if re.search(rb"secret \d+ ", line)] == []
     await hear_besides_chatter((alice, [*wanted[0], "last"]), (carol, [*wanted[1], "last"]))
     await eventually(lambda: "mixed 59" in bob.received)
     await managers.close()

@@ -7,14 +7,14 @@ form by themselves while the worker is busy. Messages for clients are gathered b
 
 import asyncio
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable
 
 from ..loops import running_loop
 from ..metrics import Counters, Stopwatch
 from .collector import no_garbage_collection
 from .connection import Connection
-from .jobs import Job, Mail, Run, tell
+from .jobs import Job, Mail, Outgoing, Run, tell
 from .shards import Shard, Shards
 
 QUEUE_LIMIT_BYTES = 64 * 1024 * 1024
@@ -119,7 +119,7 @@ class FanOut:
             part = targets[start : start + width]
             if start:
                 part = tuple(filter(run.is_for, part))
-            run.write(part, Connection.write)
+            run.write(part)
             await self._spend(len(part) * cost)
 
     async def _join(self, runs: list[Run], shard: Shard) -> None:
@@ -148,7 +148,7 @@ class FanOut:
         else:
             run = Run(job)
             for shard in self._shards.shards:
-                run.write(run.targets(shard), Connection.write)
+                run.write(run.targets(shard))
             self._counters.messages_sent += run.finish()
         if self._stopwatch is not None:
             self._stopwatch.add(time.perf_counter() - began_s)
@@ -165,15 +165,10 @@ class FanOut:
 
 def _join(runs: list[Run], shard: Shard, part: frozenset[Connection] | None) -> int:
     """Write several runs to some of their sockets, or to all; return how many sockets that were."""
-    outgoing: dict[Connection, list[bytes]] = {}
-
-    def gather(connection: Connection, frames: bytes) -> bool:
-        outgoing.setdefault(connection, []).append(frames)
-        return True
-
+    outgoing: Outgoing = defaultdict(list)
     for run in runs:
         targets = run.targets(shard)
-        run.write(targets if part is None else filter(part.__contains__, targets), gather)
+        run.write(targets if part is None else filter(part.__contains__, targets), outgoing)
     for connection, frames in outgoing.items():
         connection.write(frames[0] if len(frames) == 1 else b"".join(frames))
     return len(outgoing)

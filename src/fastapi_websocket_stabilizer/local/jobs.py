@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from ..loops import running_loop
 from ..wire import Encoded
-from .backlog import TAKEN, Outcome
+from .backlog import Outcome
 from .connection import Connection
 from .owner import Ended
 from .shards import Connections, Shard, Shards
@@ -126,6 +128,10 @@ class _Frames(dict[int, bytes]):
         return joined
 
 
+Outgoing: TypeAlias = defaultdict[Connection, list[bytes]]
+"""Frames that are written to each socket together."""
+
+
 class Run:
     """Consecutive jobs for the same sockets, joined."""
 
@@ -153,27 +159,43 @@ class Run:
         rooms = self.jobs[0].rooms
         return connection.ended is None and (not rooms or not connection.rooms.isdisjoint(rooms))
 
-    def write(self, targets: Iterable[Connection], write: Callable[[Connection, bytes], bool]) -> None:
-        """Write to each target: all at once where it has an open line, else message by message."""
+    def write(self, targets: Iterable[Connection], outgoing: "Outgoing | None" = None) -> None:
+        """Write to each target: all at once where it has an open line, else message by message.
+
+        With ``outgoing`` the frames for lines are only collected there.
+        """
         loop = running_loop()
         now_s, excluded, frames, reached = loop.time(), self._excluded, self.frames, 0
         for connection in targets:
-            if connection.open_line is None or connection.loop is not loop:
+            line = connection.open_line
+            if line is None or connection.loop is not loop:
                 self._push(connection, loop, now_s)
-            elif connection.client_id in excluded:
-                self._write_part(connection, write, now_s)
-            else:
-                connection.used_at_s = now_s
-                try:
-                    is_written = write(connection, frames[connection.window_bits])
-                except Exception as error:  # noqa: BLE001 - its frame cannot be made: that is this socket's trouble
-                    is_written = connection.failed(error) is TAKEN
-                if is_written:
-                    reached += 1
+                continue
+            if connection.client_id in excluded:
+                self._write_part(connection, outgoing, now_s)
+                continue
+            connection.used_at_s = now_s
+            try:
+                data = frames[connection.window_bits]
+                if outgoing is None:
+                    line.write_now(data)
                 else:
-                    _count_failed(connection, self.jobs)
+                    outgoing[connection].append(data)
+            except Exception as error:  # noqa: BLE001 - its socket, or its frame that cannot be made, has failed
+                self._failed(connection, self.jobs, error)
+            else:
+                reached += 1
         self._reached += reached
         self._written += reached * len(self.jobs)
+
+    @staticmethod
+    def _failed(connection: Connection, jobs: Iterable[Job], error: Exception) -> None:
+        """End a connection that did not take messages; one that had left before them was no target."""
+        connection.failed(error)
+        if connection.ended is not Ended.GONE:
+            for job in jobs:
+                job.tally.total += 1
+                job.tally.errors.append((connection.client_id, connection.error))
 
     def _push(self, connection: Connection, loop: asyncio.AbstractEventLoop, now_s: float) -> None:
         for job in self.jobs:
@@ -184,9 +206,7 @@ class Run:
                 connection.used_at_s = now_s
                 job.tally.add(connection, job.message, loop)
 
-    def _write_part(
-        self, connection: Connection, write: Callable[[Connection, bytes], bool], now_s: float
-    ) -> None:
+    def _write_part(self, connection: Connection, outgoing: "Outgoing | None", now_s: float) -> None:
         jobs = []
         for job in self.jobs:
             if job.excludes(connection):
@@ -194,15 +214,17 @@ class Run:
                 job.tally.excluded += 1
             else:
                 jobs.append(job)
-        if not jobs:
+        if not jobs or connection.open_line is None:
             return
         connection.used_at_s = now_s
         try:
-            is_written = write(connection, b"".join([j.message.frame(connection.window_bits) for j in jobs]))
+            data = b"".join([job.message.frame(connection.window_bits) for job in jobs])
+            if outgoing is None:
+                connection.open_line.write_now(data)
+            else:
+                outgoing[connection].append(data)
         except Exception as error:  # noqa: BLE001 - as in write()
-            is_written = connection.failed(error) is TAKEN
-        if not is_written:
-            _count_failed(connection, jobs)
+            self._failed(connection, jobs, error)
             return
         self._written += len(jobs)
         for job in jobs:
@@ -216,14 +238,6 @@ class Run:
             job.tally.succeeded += self._reached
             tell(job)
         return self._written
-
-
-def _count_failed(connection: Connection, jobs: Iterable[Job]) -> None:
-    """Count messages that a socket did not take; one that had left before them was no target."""
-    if connection.ended is not Ended.GONE:
-        for job in jobs:
-            job.tally.total += 1
-            job.tally.errors.append((connection.client_id, connection.error))
 
 
 def _targets(job: Job, shard: Shard) -> Iterable[Connection]:

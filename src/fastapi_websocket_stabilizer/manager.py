@@ -225,6 +225,7 @@ class WebSocketConnectionManager(Overview, HookDecorators):
         mine = handlers.mine(self._registry, client_id) if connection_id is None else None
         if mine is not None:
             if mine.ended is not None:
+                mine.read_out()
                 handlers.check_ended(mine)
             await mine.close(code, reason)  # or wait for the close that is under way
             return

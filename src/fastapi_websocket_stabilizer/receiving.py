@@ -118,7 +118,8 @@ class ReceivingProtocol(WebSocketsSansIOProtocol, asyncio.BufferedProtocol):
     # What the transport calls
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return self._intake.buffer
+        # asyncio's TLS reads only once more when its peer has gone, and says how much there is; -1 without TLS.
+        return self._intake.buffer_of(sizehint)
 
     def buffer_updated(self, nbytes: int) -> None:
         self.data_received(bytes(self._intake.buffer[:nbytes]))
@@ -319,6 +320,9 @@ class ReceivingProtocol(WebSocketsSansIOProtocol, asyncio.BufferedProtocol):
         if self.disconnected:
             return  # there is no peer to refuse
         self._is_refused = True
+        if self.close_sent:  # by us, before: that was the last frame
+            self.transport.close()
+            return
         if self.conn.extensions and isinstance(self.conn.parser_exc, PayloadTooBig):
             # The parser names its own limit, which is that of a compressed message.
             close = Close(close_codes.TOO_LARGE, f"more than {self._max_message_size} bytes")

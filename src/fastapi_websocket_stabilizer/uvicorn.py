@@ -113,6 +113,8 @@ class WebSocketProtocol(GatheredWrites, ReceivingProtocol):
     def _application_ended(self) -> None:
         for observer in self._observers:
             observer.abandoned()
+        if self.scope is not None:
+            self.scope["extensions"].pop(EXTENSION, None)  # a reference to ourselves
         if self.close_timer is None:
             self._cut()
             self.transport.close()
@@ -163,6 +165,9 @@ class WebSocketProtocol(GatheredWrites, ReceivingProtocol):
     def attach(self, observer: LineObserver, limits: Limits) -> None:
         """Bound the buffers, and tell the observer what happens; its heartbeat replaces uvicorn's."""
         self._observers = (*self._observers, observer)
+        if self.disconnected:
+            self.loop.call_soon(observer.gone, "its socket is closed")
+            return
         self.close_timeout = limits.close_timeout_s
         self.stop_keepalive()
         self.limit_messages(limits.max_message_size)
@@ -194,8 +199,8 @@ class WebSocketProtocol(GatheredWrites, ReceivingProtocol):
         self._cut()
         self.transport.write(b"".join(self.conn.data_to_send()))
         self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
-        self.resume_reading()  # the peer's close frame may be behind other messages
         self.close_timer = self.loop.call_later(timeout_s, self.abort)
+        self.resume_reading()  # the peer's close frame may be behind other messages
 
     def abort(self) -> None:
         """Drop the socket and what is buffered for it."""
@@ -243,8 +248,6 @@ class WebSocketProtocol(GatheredWrites, ReceivingProtocol):
         super().connection_lost(exc)
         for observer in self._observers:
             observer.gone("its socket is closed")
-        if self.scope is not None:
-            self.scope["extensions"].pop(EXTENSION, None)  # a reference to ourselves
 
     def shutdown(self) -> None:
         if not self.transport.is_closing():

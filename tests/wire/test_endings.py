@@ -16,7 +16,7 @@ from fastapi_websocket_stabilizer import (
 )
 from tests.support.waiting import eventually
 from tests.wire.inprocess import Served, serving
-from tests.wire.raw import Frame, Op, RawClient, deflated, text
+from tests.wire.raw import Frame, Op, RawClient, close, deflated, text
 
 Handle = Callable[[Connection, str | bytes], Awaitable[None]]
 QUICK: dict[str, Any] = {"write_timeout_s": 0.3, "close_timeout_s": 0.3}
@@ -212,6 +212,92 @@ async def test_little_deflate_is_not_a_lot_of_messages_at_once() -> None:
         may_go.set()  # whatever comes of it, or the server would wait for the handler
         assert waiting > 0, "the rest waits, compressed"
         await eventually(lambda: heard == [100_000] * 200)
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["at once", "after the socket is gone"])
+async def test_classic_handler_does_not_wait_for_a_peer_that_has_left(late: bool) -> None:
+    """``disconnect`` returns, and ``on_disconnect`` has run, long before ``close_timeout_s``."""
+    manager = WebSocketConnectionManager(WebSocketConfig(close_timeout_s=60))
+    app, diary = FastAPI(lifespan=manager.lifespan), list[str]()
+    manager.on_disconnect(lambda connection, code, reason: diary.append(f"{code}"))
+
+    @app.websocket("/{client_id}")
+    async def classic(websocket: WebSocket, client_id: str) -> None:
+        await websocket.accept()
+        await manager.connect(client_id, websocket)
+        try:
+            while True:
+                await websocket.receive_text()
+        except WebSocketDisconnect:
+            if late:
+                await eventually(lambda: not manager.get_connection_count())
+            await manager.disconnect(client_id)
+            diary.append("handler")
+
+    async with serving(app) as served, served.connected("a") as client:
+        client.send(close(4001))
+        await client.rest()
+        await eventually(lambda: len(diary) == 2, what="the handler has ended")
+    assert "4001" in diary
+
+
+async def test_closes_that_cross_end_the_socket_at_once() -> None:
+    """The peer's close frame lies behind messages that the busy handler has not taken."""
+    manager = WebSocketConnectionManager(WebSocketConfig(close_timeout_s=60))
+    busy, may_go = asyncio.Event(), asyncio.Event()
+
+    async def handle(connection: Connection, message: str | bytes) -> None:
+        busy.set()
+        await may_go.wait()
+
+    async with serving(application(manager, handle)) as served, served.connected("a") as client:
+        client.send(text("one"), text("two"), close(4001))
+        await busy.wait()
+        closing = asyncio.create_task(manager.disconnect("a"))
+        assert [frame.opcode for frame in await client.rest()] == [Op.CLOSE]
+        may_go.set()
+        await closing
+
+
+async def test_application_that_has_closed_gets_no_more_of_a_peer_that_has_left() -> None:
+    manager = WebSocketConnectionManager(WebSocketConfig(**QUICK))
+    heard, may_go = list[str | bytes](), asyncio.Event()
+
+    async def handle(connection: Connection, message: str | bytes) -> None:
+        heard.append(message)
+        await may_go.wait()
+        await connection.close()
+
+    async with serving(application(manager, handle)) as served:
+        async with served.connected("a") as client:
+            client.send(text("bye"))
+            await eventually(lambda: heard)
+            client.send(text("and more"))
+            await client.drain()
+        may_go.set()
+        await eventually(lambda: not manager.get_connection_count())
+    assert heard == ["bye"]
+
+
+async def test_peer_that_leaves_while_it_is_registered_is_reported_behind_on_connect() -> None:
+    manager = WebSocketConnectionManager(WebSocketConfig(**QUICK))
+    app, diary, may_go = FastAPI(lifespan=manager.lifespan), list[str](), asyncio.Event()
+    manager.on_disconnect(lambda connection, code, reason: diary.append("left"))
+
+    @app.websocket("/{client_id}")
+    async def late(websocket: WebSocket, client_id: str) -> None:
+        await websocket.accept()
+        await may_go.wait()
+        await manager.connect(client_id, websocket)
+        diary.append("connected")
+
+    async with serving(app) as served:
+        async with served.connected("a"):
+            pass
+        await eventually(lambda: served.open_sockets == 0, what="the socket is gone")
+        may_go.set()
+        await eventually(lambda: len(diary) == 2, what="the connection is released")
+        assert (diary, manager.get_connection_count()) == (["connected", "left"], 0)
 
 
 async def test_interval_of_weeks_is_no_trouble_for_the_kernel() -> None:

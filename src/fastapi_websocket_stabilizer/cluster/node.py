@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Coroutine, Mapping
+from contextlib import suppress
 from typing import Any
 
 from .. import close_codes
@@ -45,6 +46,8 @@ class Node:
         self._events = StructuredLogger(manager_logger(context.config.log_level, EVENTS))
         self._to_close: deque[tuple[Connection, int, str]] = deque()
         self._closers = 0
+        self._connecting: set[Connection] = set()  # whose claim is under way
+        self._leaving: set[Connection] = set()  # gone, while the application takes what they had sent
         self._joining: dict[tuple[Connection, str], asyncio.Task[None]] = {}
         self._has_warned = self._has_warned_of_start = False
         self._trouble = Occasionally(context.log)
@@ -132,6 +135,7 @@ class Node:
         # Before the claim is queued: evicts and messages that overtake its reply must find the connection.
         context.shards.add(connection)
         self.budget.add(connection, size)
+        self._connecting.add(connection)
         try:
             await self._claim(connection, websocket)
             if context.is_draining:  # since a moment ago
@@ -146,6 +150,10 @@ class Node:
             context.tasks.spawn(self._release(connection, connection.connection_id), "release")
             connection.let_go()
             raise
+        finally:
+            self._connecting.discard(connection)
+        if connection.error and connection.ended is None:  # its socket was closed meanwhile
+            self.gone(connection)
         if connection.ended is Ended.SHUTDOWN:
             raise ShutdownError("the manager was shut down while the connection was registered")
         return connection
@@ -230,11 +238,14 @@ class Node:
 
     def gone(self, connection: Connection) -> None:
         """Forget and release a connection whose socket is closed; ``on_disconnect`` follows its last message."""
+        if connection in self._connecting:
+            return  # connect() calls this again when it has succeeded
         if self._forget(connection, Ended.GONE):
-            wind_up = self._wind_up(
-                connection, connection.connection_id, close_codes.ABNORMAL, connection.error
-            )
-            self._context.tasks.spawn(wind_up, f"close-{connection.connection_id}")
+            connection_id = connection.connection_id
+            wind_up = self._wind_up(connection, connection_id, close_codes.ABNORMAL, connection.error)
+            task = self._context.tasks.spawn(wind_up, f"close-{connection_id}")
+            self._leaving.add(connection)
+            task.add_done_callback(lambda _: self._leaving.discard(connection))
 
     def expire(self, connection: Connection, why: Ended, code: int, reason: str) -> None:
         """Forget a socket now; close it soon, at most ``max_concurrent_cleanup`` at a time."""
@@ -312,6 +323,9 @@ class Node:
     async def close_all(self, why: Ended, code: int, reason: str, timeout_s: float) -> tuple[int, int]:
         """End every connection; return how many sockets closed and how many failed to within ``timeout_s``."""
         connections = [connection for connection in self._context.shards if self._forget(connection, why)]
+        for connection in tuple(self._leaving):
+            with suppress(RuntimeError):  # its loop is closed
+                connection.loop.call_soon_threadsafe(connection.abort)
         waiting, outcomes = deque(connections), []
 
         async def close_some() -> None:

@@ -46,7 +46,8 @@ class Connection:
     """
 
     __slots__ = (
-        "__weakref__", "_backlog", "_closing", "_handshake", "_owner", "_transport", "_was_asked", "_websocket",
+        "__weakref__", "_backlog", "_closing", "_handshake", "_owner", "_transport", "_was_asked", "_was_closed",
+        "_websocket",
         "client_id", "closed_with", "connection_id", "ended", "entered", "error", "heartbeat", "is_open", "loop",
         "memory_size", "metadata", "open_line", "opened_at_s", "patience_s", "rooms", "since", "stamp", "state",
         "stays", "used_at_s", "user_data", "visit", "window_bits",
@@ -91,6 +92,7 @@ class Connection:
         self._backlog: Backlog | None = None  # made when a socket is slow for the first time
         self._closing: Closing | None = None  # made when it ends
         self._was_asked = False  # by a JSON ping
+        self._was_closed = False  # by the application
         self.open_line: Line | None = None
         self.window_bits: int = 0
         self._transport: Transport = open_transport(websocket, self, owner.limits)
@@ -128,6 +130,7 @@ class Connection:
             ConfigurationError: ``code`` may not be sent.
         """
         close_codes.check(code)
+        self._was_closed = True
         self.read_out()
         await self._owner.end(self, Ended.RELEASED, code, reason)
 
@@ -170,7 +173,7 @@ class Connection:
     @property
     def is_heard(self) -> bool:
         """Whether what the client sent goes to the application: not after it was sent away."""
-        return self.ended is None or self.ended is Ended.GONE
+        return self.ended is None or (self.ended is Ended.GONE and not self._was_closed)
 
     @property
     def _is_being_read_out(self) -> bool:
@@ -417,6 +420,8 @@ class Connection:
         if self.ended is None:
             self.error = error
             self._owner.gone(self)
+            if self.closed_with is not None:
+                self.read_out()
 
     def abandoned(self) -> None:
         """The application has ended without a word about this connection."""

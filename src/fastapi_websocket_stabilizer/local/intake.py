@@ -15,7 +15,7 @@ PAUSE_PER_FRAME_S = 0.0001
 """Pause behind a long message that is not the first, for each frame that it counts for: ten times what it takes. A
 message of 1 MiB is inflated in one piece, in 2 ms; as many as come in a row may take a tenth of the time."""
 READ_BYTES = 32_768
-"""Bytes of one read: what is left of it waits in memory. asyncio and uvloop read 256 KiB otherwise."""
+"""Bytes of one read on asyncio: what is left of it waits in memory. uvloop reads 250 KiB into a buffer of its own."""
 
 
 class Reads(Protocol):
@@ -54,6 +54,12 @@ class Intake:
         if intake is None:
             intake = cls._by_loop[loop] = cls(loop)
         return intake
+
+    def buffer_of(self, size: int) -> memoryview:
+        """Return ``buffer``, made large enough to read ``size`` bytes at once."""
+        if size > len(self.buffer):
+            self.buffer = memoryview(bytearray(size))
+        return self.buffer
 
     @property
     def is_spent(self) -> bool:
@@ -99,5 +105,7 @@ class Intake:
         self._is_pausing = bool(self._heavy)
         if self._heavy:
             before = self._left
-            self._heavy.popleft().parse_on()
-            self._loop.call_later((before - self._left) * PAUSE_PER_FRAME_S, self._continue_heavy)
+            try:
+                self._heavy.popleft().parse_on()
+            finally:
+                self._loop.call_later((before - self._left) * PAUSE_PER_FRAME_S, self._continue_heavy)

@@ -144,22 +144,28 @@ class ReceivingProtocol(WebSocketsSansIOProtocol, asyncio.BufferedProtocol):
             frames = self._parse(self._reader, b"")
             self._intake.spend(frames + MESSAGE_COST * self._is_full)
 
-    def resume_reading(self) -> None:
-        """Read on: the application has taken what was received."""
+    def resume_reading(self, *, soon: bool = False) -> None:
+        """Read on: the application has taken what was received.
+
+        With ``soon`` in the next turn of the loop: the application may answer before a later frame ends the socket.
+        """
         if not self._is_accepted or not self._is_full:
             return
         self._is_full = False
         if not self._has_more:
             self._read_on()
-        elif self._intake.has_room and not self._is_heavy:
-            self.parse_on()
-        else:
+        elif not self._intake.has_room or self._is_heavy:
             self._read_later()
+        elif not soon:
+            self.parse_on()
+        elif not self._is_waiting:
+            self._is_waiting = True
+            self._intake.wait(self)
 
     async def receive(self) -> ASGIReceiveEvent:
         event = await self.queue.get()
         if self.queue.empty():
-            self.resume_reading()
+            self.resume_reading(soon=True)
         return event
 
     def eof_received(self) -> None:

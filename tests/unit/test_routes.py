@@ -18,6 +18,7 @@ from fastapi_websocket_stabilizer import (
     WebSocketConnectionManager,
 )
 from fastapi_websocket_stabilizer.testing import FakeWebSocket, MemoryCluster
+from tests.support.waiting import eventually
 
 Close = Callable[[WebSocketConnectionManager], Any]
 
@@ -133,7 +134,11 @@ async def test_one_room_may_be_given_as_a_bare_string() -> None:
     app.add_api_websocket_route("/own", own)
     client = TestClient(app)
     with client.websocket_connect("/ours"), client.websocket_connect("/own"):
-        assert await manager.room_count("lobby") == 2
+        await eventually(lambda: both_are_in(manager), what="rooms are entered behind accept")
+
+
+async def both_are_in(manager: WebSocketConnectionManager) -> bool:
+    return await manager.room_count("lobby") == 2
 
 
 @pytest.mark.parametrize("confirm", ["2", -1, 0, float("nan"), float("inf"), [1]])

@@ -103,5 +103,7 @@ def open_transport(websocket: Any, observer: LineObserver, limits: Callable[[], 
         return MethodTransport(websocket)
     line = find_line(websocket)
     if line is None:
-        return AsgiTransport(websocket, observer, limits)
+        transport = AsgiTransport(websocket, observer, limits)
+        transport.watch_handler(observer.abandoned)
+        return transport
     return LineTransport(websocket, line, observer, limits)

@@ -130,8 +130,8 @@ class AsgiTransport(_Lineless):
     """
 
     __slots__ = (
-        "_closed", "_denial", "_ended", "_has_own_methods", "_idle", "_inner_receive", "_inner_send", "_limits",
-        "_observer", "_over", "_waiting", "_websocket",
+        "_closed", "_denial", "_ended", "_handler", "_has_own_methods", "_idle", "_inner_receive", "_inner_send",
+        "_is_read_by_handler", "_limits", "_observer", "_over", "_waiting", "_websocket",
     )  # fmt: skip
     awaited = False
 
@@ -146,8 +146,20 @@ class AsgiTransport(_Lineless):
         self._closed = False  # a close frame was sent, or the peer is gone
         self._denial: HTTPException | None = None  # what accept() raises
         self._ended: AsgiEvent | None = None  # what every further receive() answers
+        self._handler: asyncio.Task[Any] | None = None  # the task that registered the socket
+        self._is_read_by_handler = False
         websocket._receive = self._receive
         websocket._send = self._send
+
+    def watch_handler(self, ended: Callable[[], None]) -> None:
+        """Call ``ended`` when the handler is over, on a server that does not say so.
+
+        The handler is the task that registers the socket and also reads it. One that only registers may be
+        short-lived: before Python 3.12 ``wait_for`` runs what it is given in a task of its own.
+        """
+        self._handler = asyncio.current_task()
+        if self._handler is not None:
+            self._handler.add_done_callback(lambda _: ended() if self._is_read_by_handler else None)
 
     def send(self, message: Encoded) -> Coroutine[Any, Any, None]:
         if self._has_own_methods:
@@ -213,6 +225,8 @@ class AsgiTransport(_Lineless):
     async def _receive(self) -> AsgiEvent:
         if self._websocket.client_state is WebSocketState.CONNECTING:
             return await self._inner_receive()  # accept() expects just this one, also when it comes too late
+        if self._handler is not None and asyncio.current_task() is self._handler:
+            self._is_read_by_handler = True
         if not self._closed and self._ended is None:
             try:
                 return await self._inspect(await self._next())

@@ -71,7 +71,8 @@ class Server:
 
     def gone(self, error: str) -> None: ...
 
-    def abandoned(self) -> None: ...
+    def abandoned(self) -> None:
+        self.told.append("abandoned")
 
     def hung_up(self, code: int, reason: str) -> None:
         self.told.append(("hung up", code, reason))
@@ -312,6 +313,29 @@ async def test_cancelled_handler_is_cancelled_and_not_disconnected(server: Serve
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
+
+
+async def test_end_of_the_task_that_registered_and_read_is_the_end_of_the_handler(server: Server) -> None:
+    async def handler() -> None:
+        websocket, _ = await server.open()
+        server.says("hello")
+        await websocket.receive_text()
+        await asyncio.Event().wait()  # a broadcast, say
+
+    task = asyncio.ensure_future(handler())
+    await turns()
+    assert server.told == ["heard"]
+    task.cancel()
+    await turns()
+    assert server.told == ["heard", "abandoned"]
+
+
+async def test_end_of_a_task_that_only_registered_says_nothing(server: Server) -> None:
+    websocket, _ = await asyncio.create_task(server.open())  # as wait_for() does before Python 3.12
+    server.says("hello")
+    await websocket.receive_text()
+    await turns()
+    assert server.told == ["heard"]
 
 
 async def test_timeout_of_the_server_itself_is_not_taken_for_the_end(server: Server) -> None:

@@ -1,1 +1,1 @@
-"""Measures how long each fault is felt: ``python -m tests.guarantees`` writes ``docs/guarantees.md``."""
+"""Measures the time of recovery from each fault: ``python -m tests.guarantees`` writes ``docs/guarantees.md``."""

@@ -13,16 +13,16 @@ from .world import ServerWorld
 
 LARGE = "x" * 100_000
 LARGE_MESSAGES = 120
-"""More than two kernels and an outbox hold for a client that reads nothing."""
+"""More than the buffers of two kernels and an outbox hold for a client that does not read."""
 DRAIN_OVER_S = 5.0
 AWAY_S = 2.0
-"""How long Redis or the network is away in a trial, beyond what the row says."""
+"""Seconds that Redis or the network is away in a trial, beyond the time that the row names."""
 
 
 @row(
     "A replica is killed (`kill -9`)",
-    "No reader shows its clients longer than one lease. Then a survivor removes every key of it and reports each "
-    "client's leave once: within lease + 2 beats + the sweep.",
+    "No reader shows its clients longer than one lease. Another replica removes all its keys and reports each "
+    "client's leave once, within lease + 2 beats + the sweep.",
 )
 async def replica_killed(world: ServerWorld) -> dict[str, float]:
     far, near = world.far, world.near
@@ -44,34 +44,34 @@ async def replica_killed(world: ServerWorld) -> dict[str, float]:
     await restart_replica(far.replica)
     await far.fill()
     await world.until(world.is_whole)
-    return {"absent everywhere": absent_s, "keys swept, leaves reported": swept_s}
+    return {"listed nowhere": absent_s, "keys swept, leaves reported": swept_s}
 
 
 @row(
-    "A replica is frozen (`SIGSTOP`) until the others have swept it, and goes on",
-    "It serves nothing stale, becomes a new node, and claims its clients again; those that connected elsewhere "
-    "meanwhile are closed.",
+    "A replica is frozen (`SIGSTOP`) until the others have swept it, and then resumes",
+    "It serves nothing stale, becomes a new node, and claims its clients again. Sockets of clients that have "
+    "connected elsewhere are closed.",
 )
 async def replica_frozen(world: ServerWorld) -> dict[str, float]:
     node_id = await world.node_id(world.far)
     async with frozen(world.far.replica):
         await world.until(lambda: not world.keys_of(node_id))
-    return {"everybody listed and reached": await world.until(world.is_whole)}
+    return {"all clients listed and reached": await world.until(world.is_whole)}
 
 
 @row(
-    "A replica's event loop is blocked, by a handler that computes for longer than the lease",
-    "As if it had been frozen.",
+    "A replica's event loop is blocked by a handler that computes for longer than the lease",
+    "As for a frozen replica.",
 )
 async def replica_blocked(world: ServerWorld) -> dict[str, float]:
     await world.far.replica.call("block", seconds=world.far.replica.lease_s + AWAY_S)
-    return {"everybody listed and reached": await world.until(world.is_whole)}
+    return {"all clients listed and reached": await world.until(world.is_whole)}
 
 
 @row(
-    "All replicas are killed at once, and started again; their clients come back",
-    "No ghost is left: the entries of before are hidden with their leases, and swept when a new node has held its "
-    "own for one whole lease.",
+    "All replicas are killed at once and started again; their clients reconnect",
+    "No stale client remains. Old entries are hidden when their leases end, and swept when a new node has held its "
+    "own lease for one whole lease.",
 )
 async def all_replicas_killed(world: ServerWorld) -> dict[str, float]:
     seats = world.far, world.near
@@ -85,69 +85,70 @@ async def all_replicas_killed(world: ServerWorld) -> dict[str, float]:
     await world.until(world.is_whole)
     whole_s = time.monotonic() - began_s
     await world.until(lambda: not any(map(world.keys_of, former)))
-    return {"everybody listed and reached": whole_s, "keys swept": time.monotonic() - began_s}
+    return {"all clients listed and reached": whole_s, "keys swept": time.monotonic() - began_s}
 
 
 @row(
     "Redis is killed and comes back empty",
-    "Sockets stay open. The registry is whole within two beats of the return.",
+    "Sockets stay open. The registry is complete within two beats of the return.",
 )
 async def redis_restarted_empty(world: ServerWorld) -> dict[str, float]:
     await asyncio.to_thread(world.server.kill)
     await asyncio.sleep(AWAY_S)
     await asyncio.to_thread(world.server.start)
-    return {"everybody listed and reached": await world.until(world.is_whole)}
+    return {"all clients listed and reached": await world.until(world.is_whole)}
 
 
-@row("Every key is deleted (`FLUSHALL`)", "The registry is whole within two beats.")
+@row("Every key is deleted (`FLUSHALL`)", "The registry is complete within two beats.")
 async def redis_flushed(world: ServerWorld) -> dict[str, float]:
     await asyncio.to_thread(world.server.flush)
-    return {"everybody listed and reached": await world.until(world.is_whole)}
+    return {"all clients listed and reached": await world.until(world.is_whole)}
 
 
 @row(
     "Redis is frozen for longer than the lease",
-    "Nobody is swept. The registry is whole within two beats of the return.",
+    "No replica is swept. The registry is complete within two beats of the return.",
 )
 async def redis_frozen(world: ServerWorld) -> dict[str, float]:
     async with frozen(world.server):
         await asyncio.sleep(world.far.replica.lease_s + AWAY_S)
-    return {"everybody listed and reached": await world.until(world.is_whole)}
+    return {"all clients listed and reached": await world.until(world.is_whole)}
 
 
 @row(
     "The bus connections are killed (`CLIENT KILL TYPE pubsub`)",
-    "They are opened again with full jitter; what was published meanwhile is lost, counted and reported to "
+    "They are opened again with full jitter. Messages published in between are lost, counted and reported to "
     "`on_bus_gap`.",
 )
 async def bus_killed(world: ServerWorld) -> dict[str, float]:
     await asyncio.to_thread(world.server.kill_pubsub)
-    return {"everybody listed and reached": await world.until(world.is_whole)}
+    return {"all clients listed and reached": await world.until(world.is_whole)}
 
 
 @row(
     "A replica is cut off from Redis",
-    "Its local sends go on; the registry is whole within two beats of the return.",
+    "Its local sends continue. The registry is complete within two beats of the return.",
 )
 async def network_cut(world: ServerWorld) -> dict[str, float]:
     async with world.network.is_cut():
         await asyncio.sleep(AWAY_S)
-    return {"everybody listed and reached": await world.until(world.is_whole)}
+    return {"all clients listed and reached": await world.until(world.is_whole)}
 
 
 @row(
-    "The network swallows every byte between a replica and Redis, and nobody is told",
-    "Commands end at their deadline, the canary finds the bus; the registry is whole within two beats of the return.",
+    "The network silently drops every byte between a replica and Redis",
+    "Commands end at their deadline, and the canary detects the dead bus. The registry is complete within two beats "
+    "of the return.",
 )
 async def network_black_hole(world: ServerWorld) -> dict[str, float]:
     async with world.network.swallows():
         await asyncio.sleep(world.far.replica.lease_s + AWAY_S)
-    return {"everybody listed and reached": await world.until(world.is_whole)}
+    return {"all clients listed and reached": await world.until(world.is_whole)}
 
 
 @row(
     "A message is sent to a client of another replica while Redis is frozen",
-    "False within `redis_timeout_s` (3 s): no public call hangs.",
+    "`False` within `redis_timeout_s` (3 s). No public call hangs.",
 )
 async def remote_send_while_redis_is_frozen(world: ServerWorld) -> dict[str, float]:
     async with frozen(world.server):
@@ -174,8 +175,9 @@ async def local_send_while_redis_is_frozen(world: ServerWorld) -> dict[str, floa
 
 
 @row(
-    "A client stops reading, and is sent 12 MB",
-    "It is cut off by its outbox or its write deadline (2 s), its memory is given back; nobody else waits for it.",
+    "A client stops reading and is sent 12 MB",
+    "It is cut off by its outbox limit or its write deadline (2 s), and its memory is freed. No other client waits "
+    "for it.",
 )
 async def client_that_does_not_read(world: ServerWorld) -> dict[str, float]:
     near = world.near
@@ -186,13 +188,13 @@ async def client_that_does_not_read(world: ServerWorld) -> dict[str, float]:
             await near.replica.call("send_to_client", client_id="slow", message=LARGE)
         began_s = time.monotonic()
         await world.until(lambda: near.lists(*world.everybody))
-    return {"it is listed no more": time.monotonic() - began_s}
+    return {"no longer listed": time.monotonic() - began_s}
 
 
 @row(
     f"A replica is drained over {DRAIN_OVER_S:g} s",
-    "Within that time every client is told with 1012 when to come back, and closed, whatever it does; none is listed "
-    "any more.",
+    "Within that time every client is told with 1012 when to return, and is closed, whatever it does. No client is "
+    "listed afterwards.",
 )
 async def replica_drained(world: ServerWorld) -> dict[str, float]:
     far, near = world.far, world.near
@@ -210,4 +212,4 @@ async def replica_drained(world: ServerWorld) -> dict[str, float]:
     await restart_replica(far.replica)
     await far.fill()
     await world.until(world.is_whole)
-    return {"answered": drained_s, "absent everywhere": absent_s}
+    return {"answered": drained_s, "listed nowhere": absent_s}

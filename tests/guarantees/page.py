@@ -1,4 +1,4 @@
-"""``docs/guarantees.md``: what is promised, what was measured, and what is not promised."""
+"""``docs/guarantees.md``: promises, measurements, and the limits of the promises."""
 
 import statistics
 import textwrap
@@ -9,23 +9,23 @@ from tests.support.sentinels import DOWN_AFTER_MS
 from .rows import ROWS
 
 Results = dict[str, dict[str, list[float]]]
-"""Seconds of every trial, by row and by what was waited for."""
+"""Seconds of every trial, by row and by the event that ended the measurement."""
 
 ABOUT = (
-    "`python -m tests.guarantees --output docs/guarantees.md` does each of these faults to real processes and writes "
-    "this page: two replicas with {clients} clients each and a Redis of their own, a lease of {lease_s:g} s and "
-    'beats of {beat_s:g} s. Times are counted from the fault, or from its end where it has one; "reached" means that '
-    "a broadcast of each replica was heard by every client. Sentinels call a server down after {sentinel_s:g} s, the "
-    "servers of a cluster one another after {cluster_s:g} s: what they take to promote another is theirs, and has a "
-    "line of its own. `python -m tests.guarantees --only NAME` repeats a row; what shorter leases give, `--lease 2` "
-    "shows."
+    "`python -m tests.guarantees --output docs/guarantees.md` injects each of these faults into real processes and "
+    "writes this page. Two replicas with {clients} clients each share a Redis of their own, with a lease of "
+    "{lease_s:g} s and beats of {beat_s:g} s. Times are counted from the fault, or from its end if it has one. "
+    '"Reached" means that every client received a broadcast of each replica. Sentinels consider a server down after '
+    "{sentinel_s:g} s, the servers of a cluster after {cluster_s:g} s. The time that Redis takes to promote another "
+    "server has a row of its own. `python -m tests.guarantees --only NAME` repeats a row, and `--lease 2` measures a "
+    "shorter lease."
 )
 
-BEGINNING = """# What holds when something breaks
+BEGINNING = """# Guarantees when something breaks
 
 {about}
 
-| `--only` | fault | promised | measured until | median | worst | trials |
+| `--only` | fault | promise | measured until | median | worst | trials |
 |---|---|---|---|---|---|---|
 """
 
@@ -33,24 +33,25 @@ ENDING = """
 ## What is not promised
 
 - **Delivery.** A message is written at most once. It is lost if Redis, the network or the replica that holds the
-  client fails while it is on its way; `on_bus_gap` and `statistics().counters` (`bus_gaps`, `bus_lost`) say that it
-  happened, not to whom. A client that is away gets nothing.
-- **Consensus.** Redis replication is asynchronous, so a failover can forget the last claims. Stamps and repeated
-  claims repair that: once everything has settled, the socket that claimed last is the client's.
-- **A hook exactly once.** A presence event is reported once, and again with the same `event_id` only if the process
-  that reported it died or was cut off from Redis before it confirmed that, or if Redis has just lost its content.
-- **A leave that Redis forgot.** If Redis loses its content while a replica is dead and not swept yet, nothing says
-  who was on it: their leaves are not reported.
-- **One order for all while Redis is away.** What a replica then delivers to its own clients alone has another place
-  among the messages of the others. Each manager's messages keep their order.
-- **A token once, if Redis forgets that it was redeemed.** A Redis that comes back from a snapshot, or a promoted
-  replica of it, may have the record of a redeemed token again. The replica that redeemed it refuses it at once, and
-  deletes the record again with its next beat; until then another replica may redeem it. If that replica has ended,
+  client fails while it is in flight. `on_bus_gap` and `statistics().counters` (`bus_gaps`, `bus_lost`) show that
+  messages were lost, but not which clients missed them. A client that is away receives nothing.
+- **Consensus.** Redis replication is asynchronous, so a failover can lose the last claims. Stamps and repeated
+  claims repair that: once everything has settled, the client belongs to the socket that claimed last.
+- **Exactly one hook call.** A presence event is reported once. It is reported again, with the same `event_id`, only
+  in two cases. The reporting process died or was cut off from Redis before it confirmed the report, or Redis has
+  just lost its content.
+- **A leave that Redis lost.** If Redis loses its content while a replica is dead and not swept yet, no record of
+  that replica's clients remains. Their leaves are not reported.
+- **One order for all while Redis is away.** Messages that a replica then delivers only to its own clients have
+  another place among the messages of the other replicas. Each manager's messages keep their order.
+- **A token once, if Redis loses the redemption.** A Redis that returns from a snapshot, or a promoted replica of
+  it, may have the record of a redeemed token again. The replica that redeemed the token refuses it at once, and
+  deletes the record again with its next beat. Until then another replica may redeem it. If that replica has ended,
   the token can be redeemed once more within its lifetime. `appendfsync always` leaves no such record.
-- **A Redis whose clock steps back** while a replica is frozen for longer than its lease: a socket that has taken a
-  client over meanwhile may have to give it back.
-- **Order between paths in a cluster of Redis servers.** There, order holds per channel: direct messages, each room,
-  and broadcasts to all.
+- **A Redis whose clock steps back** while a replica is frozen for longer than its lease. A socket that has taken
+  over a client in that time may have to give it back.
+- **Order between paths in a Redis Cluster.** There, order holds per channel: direct messages, each room, and
+  broadcasts to all.
 """
 
 

@@ -1,4 +1,4 @@
-"""One row of the page: what is done, what is promised, and how long it was felt in one trial."""
+"""One row of the page: the fault, the promise, and the time of recovery in one trial."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -7,9 +7,9 @@ from typing import Any
 from .world import ServerWorld, World
 
 Trial = Callable[[Any], Awaitable[dict[str, float]]]
-"""Does the fault once to a world of the row's kind; returns seconds by what they were waited for.
+"""Injects the fault once into a world of the row's kind; returns seconds by the event that ended each.
 
-It leaves the world whole.
+It leaves the world complete.
 """
 
 

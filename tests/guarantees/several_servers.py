@@ -10,9 +10,12 @@ from tests.support.servers import RedisServer
 from .rows import row
 from .world import ClusterWorld, SentinelWorld
 
-PROMOTED = "another server is the primary: Redis' own time"
-WHOLE = "then everybody listed and reached"
-REPAIRED = "The registry is whole within two beats of the promotion; what the copy had missed is repaired."
+PROMOTED = "Redis has promoted another server"
+WHOLE = "then all clients listed and reached"
+REPAIRED = (
+    "The registry is complete within two beats of the promotion. "
+    "Data that the new primary had missed is repaired."
+)
 
 
 @row("Sentinel: the primary is killed", REPAIRED, SentinelWorld)
@@ -25,7 +28,11 @@ async def sentinel_primary_killed(world: SentinelWorld) -> dict[str, float]:
     return times
 
 
-@row("Sentinel: the primary is frozen, and goes on when another has taken its place", REPAIRED, SentinelWorld)
+@row(
+    "Sentinel: the primary is frozen, and resumes when another one has taken its place",
+    REPAIRED,
+    SentinelWorld,
+)
 async def sentinel_primary_frozen(world: SentinelWorld) -> dict[str, float]:
     await world.until(world.is_in_order)
     former = world.group.primary
@@ -71,18 +78,18 @@ async def _killed(world: ClusterWorld, key: str) -> dict[str, float]:
 
 
 @row(
-    "Cluster: every key of one primary is deleted (`FLUSHALL`), in turn of each",
-    "Each beat looks at each primary: the registry is whole within two beats, and the time to claim again.",
+    "Cluster: every key of one primary is deleted (`FLUSHALL`), for each primary in turn",
+    "Each beat checks each primary. The registry is complete within two beats and the time to claim again.",
     ClusterWorld,
 )
 async def cluster_primary_flushed(world: ClusterWorld) -> dict[str, float]:
     await asyncio.to_thread(world.next_primary().flush)
-    return {"everybody listed and reached": await world.until(world.is_whole)}
+    return {"all clients listed and reached": await world.until(world.is_whole)}
 
 
 @row(
     "Cluster: the slot of the channel of all broadcasts moves to another primary",
-    "Each node subscribes there; nobody stays deaf, nothing is delivered twice.",
+    "Each node subscribes there. No node stops receiving, and no message is delivered twice.",
     ClusterWorld,
 )
 async def cluster_slot_moved(world: ClusterWorld) -> dict[str, float]:
@@ -90,4 +97,4 @@ async def cluster_slot_moved(world: ClusterWorld) -> dict[str, float]:
     former = cluster.owner_of(key)
     target = next(server for server in world.primaries if server is not former)
     await asyncio.to_thread(cluster.move, key_slot(key.encode()), target)
-    return {"everybody listed and reached": await world.until(world.is_whole)}
+    return {"all clients listed and reached": await world.until(world.is_whole)}

@@ -43,9 +43,9 @@ RATES = (
     ("a", "deliveries per server CPU second", "burst", OURS, "1.1+glue", 50.0),
     ("a", "deliveries per server CPU second", "burst", OURS, "socket.io", 15.0),
     ("a", "deliveries per server CPU second", "burst", OURS, "nchan", 5.0),
-    ("a", "the same with the most clients", "burst_large", OURS, "1.1+glue", 80.0),
-    ("a", "the same with the most clients", "burst_large", OURS, "nchan", 10.0),
-    ("a", "the same on stock uvicorn", "burst", "ours-stock", "hubcast", 1.1),
+    ("a", "deliveries per server CPU second with the most clients", "burst_large", OURS, "1.1+glue", 80.0),
+    ("a", "deliveries per server CPU second with the most clients", "burst_large", OURS, "nchan", 10.0),
+    ("a", "deliveries per server CPU second on stock uvicorn", "burst", "ours-stock", "hubcast", 1.1),
     ("b", "one awaited broadcast at a time", "awaited", OURS, "1.1+glue", 5.0),
     ("b", "one awaited broadcast at a time", "awaited", OURS, "socket.io", 2.0),
     ("b", "one awaited broadcast at a time", "awaited", OURS, "nchan", 0.6),
@@ -57,14 +57,22 @@ COSTS = (
     ("c", "p99 latency, paced", "paced", "p99_ms", OURS, "nchan", 1.1),
     ("c", "server CPU, paced", "paced", "cpu_percent", OURS, "nchan", 1.15),
     ("e", "memory of a connection that is not parked", "memory_plain", "kib", "ours-block", "bare", 1.15),
-    ("e", "the same with deflate offered", "memory_deflate", "kib", "ours-block", "bare", 1.15),
+    (
+        "e",
+        "memory of a connection that is not parked, deflate offered",
+        "memory_deflate",
+        "kib",
+        "ours-block",
+        "bare",
+        1.15,
+    ),
     ("f", "CPU of connecting", "connect_plain", "cpu_us", OURS, "bare", 1.15),
 )
 """Letter, words, measure, value, who of us, compared with whom, at most how many times as much."""
 MEMORY = (
     ("memory of a parked connection, plain", "memory_plain"),
-    ("the same with deflate offered", "memory_deflate"),
-    ("the same after compressed messages both ways", "memory_used"),
+    ("memory of a parked connection, deflate offered", "memory_deflate"),
+    ("memory of a parked connection after compressed messages both ways", "memory_used"),
 )
 MEMORY_KIB = 11.0
 IDLE_PERCENT = 2.0
@@ -104,7 +112,12 @@ def _bystanders(results: Results) -> Goal:
     disturbed = results.spread("p99_ms", system=OURS, measure="paced_stalled")
     alone = results.spread("p99_ms", system=OURS, measure="paced")
     return Goal(
-        "c", "p99 beside a client that reads nothing, against without", False, STALLED, disturbed, alone
+        "c",
+        "p99 latency beside a client that does not read, against without it",
+        False,
+        STALLED,
+        disturbed,
+        alone,
     )
 
 
@@ -117,7 +130,14 @@ def _growth(results: Results) -> Iterator[Goal]:
     yield Goal("g", f"{most:,} idle connections, share of a core", False, IDLE_PERCENT, idle, unit="%")
     many = results.spread("commands_per_s", measure="idle", connections=most, **pair)
     few = results.spread("commands_per_s", measure="idle", connections=least, **pair)
-    yield Goal("g", f"Redis commands a second of them, against {least:,}", False, SAME, many, few)
+    yield Goal(
+        "g",
+        f"Redis commands a second of {most:,} idle connections, against {least:,}",
+        False,
+        SAME,
+        many,
+        few,
+    )
     large = results.spread("cpu_us", measure="growth_burst", connections=most, **pair)
     small = results.spread("cpu_us", measure="growth_burst", connections=usual, **pair)
     yield Goal("h", f"cost of a delivery to {most:,}, against {usual:,}", False, GROWTH, large, small)

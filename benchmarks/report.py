@@ -67,12 +67,22 @@ TABLES = (
     ),
     Table("b", "awaited", "One awaited broadcast at a time to {clients:,} clients", RATE),
     Table("c", "paced", "{paced_rate} broadcasts a second to {clients:,} clients", LATENCY, False),
-    Table("c", "paced_stalled", "The same while one more client reads nothing of 12 MB", LATENCY, False),
+    Table(
+        "c",
+        "paced_stalled",
+        "{paced_rate} broadcasts a second while one more client does not read its 12 MB",
+        LATENCY,
+        False,
+    ),
     Table("d", "direct", "Sends to each of {direct_clients} clients, {direct_in_flight} in flight", SENDS),
     Table("e", "memory_plain", "Memory of an idle, registered connection", KIB, False),
     Table("e", "memory_deflate", "Memory when the client offers permessage-deflate", KIB, False),
     Table(
-        "e", "memory_used", "The same after messages both ways, compressed where that was granted", KIB, False
+        "e",
+        "memory_used",
+        "Memory after messages both ways, compressed where the server granted it",
+        KIB,
+        False,
     ),
     Table("f", "connect_plain", "CPU of connecting", CONNECT, False),
     Table("f", "connect_deflate", "CPU of connecting with permessage-deflate offered", CONNECT, False),
@@ -204,8 +214,10 @@ class Page:
 
     def _failures(self) -> Iterator[str]:
         failed = self._results.failed()
-        yield f"\n## Failed samples\n\n{len(failed)} of {len(self._results.samples)}: "
-        yield "a sample that lost a message, or had one twice, is in no median above."
+        yield (
+            f"\n## Failed samples\n\n{len(failed)} of {len(self._results.samples)}. A sample that lost "
+            "a message, or received one twice, is in no median above."
+        )
         for s in failed:
             reason = s.error.strip().splitlines()[0] if s.error else f"{s.lost:,} of {s.expected:,} lost"
             yield f"- {s.system}, {s.measure}, run {s.run}: {reason}"

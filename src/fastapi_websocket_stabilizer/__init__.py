@@ -24,9 +24,7 @@ from .exceptions import (
     WrongEventLoopError,
 )
 from .local.connection import Connection
-from .logs import StructuredLogger, configure_logging, get_logger
 from .manager import WebSocketConnectionManager
-from .metrics import Statistics
 from .models import (
     BroadcastResult,
     BusGap,
@@ -41,6 +39,8 @@ from .models import (
     ShutdownReport,
 )
 from .publisher import Publisher, SyncPublisher
+from .runtime.logs import StructuredLogger, configure_logging, get_logger
+from .runtime.metrics import Statistics
 
 __all__ = [
     # The manager and what it is configured with

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from .exceptions import ConfigurationError, InvalidNameError
 from .local.connection import Connection
-from .wire import CONNECTION
+from .wire.envelopes import CONNECTION
 
 
 def check_confirm(confirm: object) -> None:

@@ -104,3 +104,7 @@ class BackendUnavailableError(WebSocketStabilizerError):
 
 class WireError(WebSocketStabilizerError):
     """An envelope is malformed, too large or of a version that this release does not read."""
+
+
+LOSSES = (BackendUnavailableError, ConfigurationError)
+"""What an outage raises: nobody answers, or one who does not know our password any more."""

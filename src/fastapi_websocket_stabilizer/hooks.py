@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 from .exceptions import ConfigurationError, ConnectionNotFoundError, ConnectionTimeoutError, SlowConsumerError
 from .local.connection import Connection
-from .loops import running_loop
-from .metrics import Counters
 from .models import BusGap, PresenceEvent
+from .runtime.loops import running_loop
+from .runtime.metrics import Counters
 
 OnConnect = Callable[[Connection], Awaitable[None] | None]
 OnDisconnect = Callable[[Connection, int, str], Awaitable[None] | None]

@@ -15,15 +15,15 @@ from .config import WebSocketConfig
 from .exceptions import BroadcastFailedError, ConnectionNotFoundError
 from .hooks import HookDecorators, OnMessage
 from .local.connection import Connection
-from .logs import manager_logger
 from .models import BroadcastResult, Identity, Message, ShutdownReport
 from .names import as_list, check_client_id, check_each, check_room
 from .overview import Overview
 from .redaction import tokens_redacted
 from .routes import add_websocket_route, check_open, connected, health_router
+from .runtime.logs import manager_logger
 from .signals import shut_down_in_time
 from .startup import announce, install_protocol
-from .wire import Encoded
+from .wire.messages import Encoded
 
 Identify = Callable[..., Identity | Awaitable[Identity]]
 

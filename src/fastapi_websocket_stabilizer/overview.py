@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator
 from .cluster.context import Context
 from .cluster.registry import Registry
 from .cluster.statistics import snapshot
-from .metrics import Statistics
 from .models import NodeInfo, PresenceEntry, RoomPage
 from .names import NodeId, check_client_id, check_room
+from .runtime.metrics import Statistics
 
 
 class Overview:

@@ -10,10 +10,10 @@ from .backends.redis.reading import Reader
 from .backends.redis.stores import RedisNodes
 from .cluster.directory import node_info
 from .config import WebSocketConfig
-from .loops import running_loop
-from .metrics import Counters
 from .models import NodeInfo
 from .names import NodeId
+from .runtime.loops import running_loop
+from .runtime.metrics import Counters
 
 LOOK_EVERY_S = 0.5
 PATIENCE_S = 5.0

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Response, WebSocket, WebSocketDisconnect
 
 from . import close_codes
-from .cluster.context import LOSSES
 from .cluster.readiness import degraded
 from .cluster.refusal import UNREACHABLE, turn_away
 from .cluster.registry import Registry
 from .drain_route import add_drain_route
 from .exceptions import (
+    LOSSES,
     ConfigurationError,
     ConnectionLimitExceededError,
     ConnectionNotFoundError,
@@ -28,9 +28,9 @@ from .exceptions import (
 from .hooks import OnMessage, check_hook, name_of
 from .local.connection import Connection
 from .local.transport import is_accepted
-from .logs import Occasionally, get_logger
 from .models import Identity, as_metadata
 from .names import check_client_id, check_each, check_room
+from .runtime.logs import Occasionally, get_logger
 
 if TYPE_CHECKING:
     from .manager import WebSocketConnectionManager

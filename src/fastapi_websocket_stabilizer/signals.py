@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any
 
 from .cluster.registry import Registry
-from .loops import running_loop
+from .runtime.loops import running_loop
 from .shared_port import SharedPort
 
 SHUTDOWN_S = 30.0

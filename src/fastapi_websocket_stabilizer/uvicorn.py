@@ -20,14 +20,15 @@ from uvicorn.server import Server, ServerState
 from websockets.frames import Frame
 from websockets.http11 import Request
 
-from . import close_codes, frames
+from . import close_codes
 from .exceptions import ConfigurationError
 from .local.flow import Flag, bound_kernel_buffer
 from .local.gathering import WRITE_BUFFER_BYTES, GatheredWrites, Turn
 from .local.line import EXTENSION, Events, LineObserver, Observer
 from .local.owner import Limits
 from .signals import find_server
-from .wire import Encoded, Form
+from .wire import frames
+from .wire.messages import Encoded, Form
 
 OLDEST = {"uvicorn": "0.53.0", "websockets": "17.0"}
 """The first two that agree on how header values are encoded; else one that is not ASCII fails the handshake."""

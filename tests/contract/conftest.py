@@ -6,11 +6,11 @@ import pytest
 
 from fastapi_websocket_stabilizer import WebSocketConfig
 from fastapi_websocket_stabilizer.backends.memory import MemoryBackend, MemoryHub
+from fastapi_websocket_stabilizer.backends.ports import Backend, Receive
 from fastapi_websocket_stabilizer.backends.redis import RedisBackend
-from fastapi_websocket_stabilizer.metrics import Counters
 from fastapi_websocket_stabilizer.names import NodeId
-from fastapi_websocket_stabilizer.ports import Backend, Receive
-from fastapi_websocket_stabilizer.wire import Envelope, Part
+from fastapi_websocket_stabilizer.runtime.metrics import Counters
+from fastapi_websocket_stabilizer.wire.envelopes import Envelope, Part
 from tests.support.requirements import missing
 from tests.support.servers import Missing
 from tests.support.topologies import TOPOLOGIES

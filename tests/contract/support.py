@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
+from fastapi_websocket_stabilizer.backends.ports import Backend, Claim, Membership, RoomStore
 from fastapi_websocket_stabilizer.names import ConnectionId, NodeId
-from fastapi_websocket_stabilizer.ports import Backend, Claim, Membership, RoomStore
 
 AWKWARD_NAMES = (
     "a",

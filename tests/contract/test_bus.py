@@ -3,7 +3,8 @@
 import asyncio
 
 from fastapi_websocket_stabilizer.names import NodeId
-from fastapi_websocket_stabilizer.wire import Envelope, Form, Kind, Part
+from fastapi_websocket_stabilizer.wire.envelopes import Envelope, Kind, Part
+from fastapi_websocket_stabilizer.wire.messages import Form
 from tests.contract.conftest import OpenPeer, Peer
 from tests.contract.support import AWKWARD_NAMES, claim
 from tests.support.waiting import eventually

@@ -2,9 +2,9 @@
 
 import asyncio
 
+from fastapi_websocket_stabilizer.backends.ports import Backend, Membership, Renewal
 from fastapi_websocket_stabilizer.names import ConnectionId, NodeId
-from fastapi_websocket_stabilizer.ports import Backend, Membership, Renewal
-from fastapi_websocket_stabilizer.tokens import sha1
+from fastapi_websocket_stabilizer.wire.tokens import sha1
 from tests.contract.conftest import OpenPeer
 from tests.contract.support import claim, lines, place
 from tests.support.waiting import eventually

@@ -9,10 +9,10 @@ import pytest
 import redis.asyncio
 
 from fastapi_websocket_stabilizer import WebSocketConfig
+from fastapi_websocket_stabilizer.backends.ports import Backend, Membership, Removed
 from fastapi_websocket_stabilizer.backends.redis import RedisBackend
-from fastapi_websocket_stabilizer.metrics import Counters
 from fastapi_websocket_stabilizer.names import ConnectionId, NodeId, visit_of
-from fastapi_websocket_stabilizer.ports import Backend, Membership, Removed
+from fastapi_websocket_stabilizer.runtime.metrics import Counters
 from tests.contract.support import AWKWARD_NAMES, claim, holders, lines, place
 from tests.support.servers import RedisServer
 

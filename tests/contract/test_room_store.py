@@ -3,8 +3,8 @@
 import pytest
 
 from fastapi_websocket_stabilizer import InvalidCursorError
+from fastapi_websocket_stabilizer.backends.ports import Backend, Removed
 from fastapi_websocket_stabilizer.names import ConnectionId, NodeId
-from fastapi_websocket_stabilizer.ports import Backend, Removed
 from tests.contract.support import AWKWARD_NAMES, fill, lines, place, rest_of
 
 C1, C2 = ConnectionId("n1.1"), ConnectionId("n2.1")

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from fastapi_websocket_stabilizer.ports import Backend
+from fastapi_websocket_stabilizer.backends.ports import Backend
 from tests.contract.conftest import OpenPeer
 from tests.contract.support import AWKWARD_NAMES
 from tests.support.waiting import eventually

@@ -29,7 +29,8 @@ from fastapi_websocket_stabilizer import (
     WrongEventLoopError,
 )
 from fastapi_websocket_stabilizer.names import NodeId
-from fastapi_websocket_stabilizer.wire import Envelope, Form, Kind, pack
+from fastapi_websocket_stabilizer.wire.envelopes import Envelope, Kind, pack
+from fastapi_websocket_stabilizer.wire.messages import Form
 from tests.contract.support import AWKWARD_NAMES
 from tests.integration.cluster import (
     Managers,

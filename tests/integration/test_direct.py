@@ -11,7 +11,8 @@ import pytest
 from fastapi_websocket_stabilizer import BackendUnavailableError, MessageError, WebSocketConnectionManager
 from fastapi_websocket_stabilizer.cluster import pending
 from fastapi_websocket_stabilizer.names import NodeId
-from fastapi_websocket_stabilizer.wire import Envelope, Form, Kind, Part, pack
+from fastapi_websocket_stabilizer.wire.envelopes import Envelope, Kind, Part, pack
+from fastapi_websocket_stabilizer.wire.messages import Form
 from tests.integration.cluster import (
     LEASE_S,
     Managers,

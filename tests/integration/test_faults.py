@@ -17,7 +17,7 @@ from fastapi_websocket_stabilizer import (
 )
 from fastapi_websocket_stabilizer.backends.redis.client import ConnectionFactory
 from fastapi_websocket_stabilizer.backends.redis.pipeline import Pipeline
-from fastapi_websocket_stabilizer.metrics import Counters
+from fastapi_websocket_stabilizer.runtime.metrics import Counters
 from tests.integration.cluster import (
     LEASE_S,
     REPLACED,

@@ -16,7 +16,8 @@ from fastapi_websocket_stabilizer import (
 )
 from fastapi_websocket_stabilizer.backends.redis.keys import Keys
 from fastapi_websocket_stabilizer.names import NodeId
-from fastapi_websocket_stabilizer.wire import Envelope, Form, Kind, pack
+from fastapi_websocket_stabilizer.wire.envelopes import Envelope, Kind, pack
+from fastapi_websocket_stabilizer.wire.messages import Form
 from tests.integration.cluster import Managers, Publishing, Socket, counter, hears, join, register
 from tests.support.waiting import eventually
 

@@ -9,10 +9,10 @@ from functools import partial
 
 import pytest
 
+from fastapi_websocket_stabilizer.backends.ports import Claim
 from fastapi_websocket_stabilizer.backends.redis import RedisBackend
-from fastapi_websocket_stabilizer.metrics import Counters
 from fastapi_websocket_stabilizer.names import ConnectionId, NodeId, visit_of
-from fastapi_websocket_stabilizer.ports import Claim
+from fastapi_websocket_stabilizer.runtime.metrics import Counters
 from tests.integration.cluster import (
     LEASE_S,
     REPLACED,

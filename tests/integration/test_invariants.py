@@ -17,11 +17,11 @@ from fastapi_websocket_stabilizer import (
     WebSocketConfig,
     WebSocketConnectionManager,
 )
+from fastapi_websocket_stabilizer.backends.ports import Claim, Membership
 from fastapi_websocket_stabilizer.backends.redis import RedisBackend
 from fastapi_websocket_stabilizer.cluster.inspection import PER_BEAT
-from fastapi_websocket_stabilizer.metrics import Counters
 from fastapi_websocket_stabilizer.names import ConnectionId, NodeId
-from fastapi_websocket_stabilizer.ports import Claim, Membership
+from fastapi_websocket_stabilizer.runtime.metrics import Counters
 from tests.integration.cluster import (
     BEAT_S,
     LEASE_S,

@@ -20,8 +20,9 @@ from fastapi_websocket_stabilizer import (
 from fastapi_websocket_stabilizer.backends.redis.bus import ADVICE
 from fastapi_websocket_stabilizer.backends.redis.keys import Keys
 from fastapi_websocket_stabilizer.names import NodeId
-from fastapi_websocket_stabilizer.signing import Keyring
-from fastapi_websocket_stabilizer.wire import Envelope, Form, Kind, Part, pack
+from fastapi_websocket_stabilizer.wire.envelopes import Envelope, Kind, Part, pack
+from fastapi_websocket_stabilizer.wire.messages import Form
+from fastapi_websocket_stabilizer.wire.signatures import Keyring
 from tests.integration.cluster import (
     Managers,
     Publishing,

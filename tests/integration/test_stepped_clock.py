@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fastapi_websocket_stabilizer import TokenExpiredError, tokens
+from fastapi_websocket_stabilizer import TokenExpiredError
+from fastapi_websocket_stabilizer.wire import tokens
 from tests.integration.cluster import LEASE_S, Managers, Replica, counter, first_row, keys_with, knows
 from tests.integration.test_redis_away import now_s
 from tests.support.shifted_clock import SteppedServer, stepped_server

@@ -24,8 +24,8 @@ from fastapi_websocket_stabilizer.backends.redis.canary import Canaries
 from fastapi_websocket_stabilizer.backends.redis.keys import Keys
 from fastapi_websocket_stabilizer.backends.redis.topology import Cluster
 from fastapi_websocket_stabilizer.backends.redis.urls import parse
-from fastapi_websocket_stabilizer.metrics import Counters
 from fastapi_websocket_stabilizer.names import NodeId
+from fastapi_websocket_stabilizer.runtime.metrics import Counters
 from tests.integration.cluster import Managers, Socket, counter, join, knows, register
 from tests.integration.test_own_sockets import hear_besides_chatter, send_secrets
 from tests.support.certificates import Certificates, make_certificates

@@ -8,10 +8,10 @@ from functools import partial
 from typing import Any
 
 from fastapi_websocket_stabilizer import BackendUnavailableError, WebSocketConfig
-from fastapi_websocket_stabilizer.metrics import Counters
-from fastapi_websocket_stabilizer.ports import Receive
+from fastapi_websocket_stabilizer.backends.ports import Receive
+from fastapi_websocket_stabilizer.runtime.metrics import Counters
 from fastapi_websocket_stabilizer.testing.links import MemoryLink, SharedHub
-from fastapi_websocket_stabilizer.wire import Envelope
+from fastapi_websocket_stabilizer.wire.envelopes import Envelope
 from tests.simulation.loop import VirtualLoop
 
 NOT_REPEATED = {"publish_all", "publish_room", "publish_node", "publish_clients", "redeem"}

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from fastapi_websocket_stabilizer.backends.ports import Renewal
 from fastapi_websocket_stabilizer.cluster.drain import Drain
-from fastapi_websocket_stabilizer.ports import Renewal
 from tests.chaos.seeded import FAULTS, sown
 from tests.simulation.loop import NODE, VirtualLoop
 from tests.simulation.node import Node, Socket

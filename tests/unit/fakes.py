@@ -11,7 +11,7 @@ from fastapi_websocket_stabilizer.local.gate import Gate
 from fastapi_websocket_stabilizer.local.owner import Ended
 from fastapi_websocket_stabilizer.models import Message
 from fastapi_websocket_stabilizer.names import ConnectionId
-from fastapi_websocket_stabilizer.wire import Encoded, encode
+from fastapi_websocket_stabilizer.wire.messages import Encoded, encode
 
 LIMIT = 1 << 20
 

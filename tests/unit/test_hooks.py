@@ -11,9 +11,9 @@ from fastapi import FastAPI
 from fastapi_websocket_stabilizer import ConfigurationError, Connection, WebSocketConnectionManager
 from fastapi_websocket_stabilizer.hooks import Failures, HookDecorators, Hooks, name_of
 from fastapi_websocket_stabilizer.local.owner import Ended
-from fastapi_websocket_stabilizer.metrics import Counters
 from fastapi_websocket_stabilizer.models import PresenceEvent
 from fastapi_websocket_stabilizer.names import ConnectionId, NodeId
+from fastapi_websocket_stabilizer.runtime.metrics import Counters
 from tests.unit.fakes import Clock, connect, turns
 
 

@@ -9,9 +9,9 @@ from fastapi import FastAPI
 
 from fastapi_websocket_stabilizer import WebSocketConnectionManager
 from fastapi_websocket_stabilizer.redaction import REDACTED, UVICORN_LOGGERS, TokenFilter
-from fastapi_websocket_stabilizer.tokens import Signer
+from fastapi_websocket_stabilizer.wire.tokens import TokenSigner
 
-TOKENS = [Signer(b"secret").sign(name, timedelta(hours=1))[0] for name in ("ann", "", "ä.b:c" * 100)]
+TOKENS = [TokenSigner(b"secret").sign(name, timedelta(hours=1))[0] for name in ("ann", "", "ä.b:c" * 100)]
 
 
 def logged(*arguments: object) -> tuple[object, ...]:

@@ -15,12 +15,12 @@ from dataclasses import replace
 from typing import Any
 
 from ..exceptions import InvalidCursorError
-from ..loops import running_loop
-from ..metrics import Counters
 from ..names import ConnectionId, NodeId, node_of, visit_of
-from ..ports import Claim, Claimed, Entry, Membership, Receive, Removed, Renewal
-from ..tokens import sha1
-from ..wire import Envelope, Part
+from ..runtime.loops import running_loop
+from ..runtime.metrics import Counters
+from ..wire.envelopes import Envelope, Part
+from ..wire.tokens import sha1
+from .ports import Claim, Claimed, Entry, Membership, Receive, Removed, Renewal
 
 MAX_TOKENS = 1_000_000
 """Outstanding reconnect tokens; beyond it the oldest is forgotten."""

@@ -4,8 +4,9 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
+from ..exceptions import LOSSES
 from ..names import NodeId
-from .context import LOSSES, Context
+from .context import Context
 from .directory import FOREIGN, read_object
 
 MAX_TOLD = 100

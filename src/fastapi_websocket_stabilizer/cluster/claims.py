@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from ..exceptions import ConnectionLimitExceededError, MessageError
+from ..backends.ports import Backend, Claim, Claimed, Membership, Removed
+from ..exceptions import LOSSES, ConnectionLimitExceededError, MessageError
 from ..local.connection import Connection
 from ..local.owner import Ended
 from ..models import PresenceEvent
 from ..names import ConnectionId, NodeId, node_of
-from ..ports import Backend, Claim, Claimed, Membership, Removed
-from ..wire import Envelope, Kind, encode_json
+from ..wire.envelopes import Envelope, Kind
+from ..wire.messages import encode_json
 from .contests import Contests
-from .context import LOSSES, Context
+from .context import Context
 from .membership import Membership as Leases
 from .presence import Reports, joined, left
 

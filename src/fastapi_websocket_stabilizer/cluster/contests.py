@@ -2,8 +2,8 @@
 
 import logging
 
-from ..logs import Occasionally
-from ..loops import running_loop
+from ..runtime.logs import Occasionally
+from ..runtime.loops import running_loop
 
 WINDOW_S = 60.0
 AT_MOST = 5

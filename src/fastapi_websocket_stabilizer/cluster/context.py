@@ -1,35 +1,27 @@
 """What the parts of one node share."""
 
 import asyncio
-import contextvars
 import logging
 import secrets
 import socket
-from collections.abc import Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
+from ..backends.ports import Backend
 from ..config import WebSocketConfig
-from ..exceptions import BackendUnavailableError, ConfigurationError
+from ..exceptions import BackendUnavailableError
 from ..hooks import Hooks
-from ..local.collector import CollectorWatch
 from ..local.fanout import FanOut
 from ..local.gate import Gate
-from ..local.order import Sequencer, SequenceTracker
 from ..local.shards import Shards
-from ..logs import Occasionally
-from ..loops import running_loop
-from ..metrics import Counters, Stopwatch
 from ..names import ConnectionId, NodeId
-from ..ports import Backend
+from ..runtime.gc_pauses import GcPauses
+from ..runtime.metrics import Counters, Stopwatch
+from ..runtime.tasks import Tasks
+from ..wire.sequences import Sequencer, SequenceTracker
 from .pending import Asks, Unheard
 
 FORMER_IDS = 8
-LAST_WORDS_S = 1.0
-"""Seconds that a cancelled task may take to end: it may be the application's, and catch what it should not."""
-LOSSES = (BackendUnavailableError, ConfigurationError)
-"""What an outage raises: nobody answers, or one who does not know our password any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,48 +41,6 @@ class Served:
     application: str = ""
 
 
-class Tasks:
-    """Owns background tasks: keeps them alive, logs what kills them, ends them."""
-
-    def __init__(self, log: logging.Logger) -> None:
-        self._log, self._trouble = log, Occasionally(log)
-        self._tasks: set[asyncio.Task[Any]] = set()
-
-    def spawn(
-        self, coroutine: Coroutine[Any, Any, Any], name: str, context: contextvars.Context | None = None
-    ) -> "asyncio.Task[Any]":
-        """Start a task, in a copy of the caller's context variables unless it is given one."""
-        task = running_loop().create_task(coroutine, name=name, context=context)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-        return task
-
-    def _ended(self, task: "asyncio.Task[Any]") -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            if isinstance(error, LOSSES):  # expected while Redis is away, of thousands: no traceback
-                self._trouble.log(f"{task.get_name()}: {error}")
-            else:
-                self._log.error("task failed: %s", task.get_name(), exc_info=error)
-
-    async def idle(self) -> None:
-        """Wait until none is left."""
-        while self._tasks:
-            await asyncio.wait(tuple(self._tasks))
-
-    async def settle(self, timeout_s: float) -> None:
-        """Wait for this loop's tasks, then cancel those that are left; who does not obey is left behind."""
-        mine = [task for task in self._tasks if task.get_loop() is running_loop()]
-        mine = [task for task in mine if task is not asyncio.current_task()]
-        if mine:
-            _, late = await asyncio.wait(mine, timeout=timeout_s)
-            for task in late:
-                task.cancel()
-            _, deaf = await asyncio.wait(late, timeout=LAST_WORDS_S) if late else ((), ())
-            for task in deaf:
-                self._log.error("task does not end, though it was cancelled: %s", task.get_name())
-
-
 class Context:
     """One node: its identity, its tables and its backend. The parts in this package work on it.
 
@@ -105,7 +55,7 @@ class Context:
         self.counters: Counters = Counters()
         self.stopwatch: Stopwatch = Stopwatch()
         self.bus_lag: Stopwatch = Stopwatch()
-        self.collector: CollectorWatch = CollectorWatch()
+        self.gc_pauses: GcPauses = GcPauses()
         self.tasks: Tasks = Tasks(log)
         self.hooks: Hooks = Hooks(self.counters, log)
         self.shards: Shards = Shards(config.num_shards)

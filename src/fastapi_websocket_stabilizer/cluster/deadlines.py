@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
+from ..exceptions import LOSSES
 from ..names import NodeId
-from .context import LOSSES, Context
+from .context import Context
 from .directory import FOREIGN, read_object
 
 

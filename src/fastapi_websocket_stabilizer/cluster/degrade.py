@@ -8,13 +8,13 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
-from ..exceptions import BackendUnavailableError
-from ..logs import Occasionally
-from ..loops import running_loop
+from ..backends.ports import Bus
+from ..exceptions import LOSSES, BackendUnavailableError
 from ..names import NodeId
-from ..ports import Bus
-from ..wire import Envelope
-from .context import LOSSES, Context
+from ..runtime.logs import Occasionally
+from ..runtime.loops import running_loop
+from ..wire.envelopes import Envelope
+from .context import Context
 
 Rows = list[list[NodeId]]
 """For each client the nodes that took its message."""

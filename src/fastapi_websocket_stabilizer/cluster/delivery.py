@@ -13,7 +13,8 @@ from ..local.jobs import Job, Mail, Tally
 from ..local.owner import Limits
 from ..local.shards import Shards
 from ..names import ConnectionId, NodeId
-from ..wire import CONNECTION, Encoded, Envelope, Form, Kind
+from ..wire.envelopes import CONNECTION, Envelope, Kind
+from ..wire.messages import Encoded, Form
 from .context import Context
 
 MAX_REPORTED_ERRORS = 100

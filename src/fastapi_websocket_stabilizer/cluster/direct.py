@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import Sequence
 from functools import partial
 
-from ..loops import running_loop
 from ..names import NodeId
-from ..wire import Encoded, Envelope, Kind, Part, part_size
+from ..runtime.loops import running_loop
+from ..wire.envelopes import Envelope, Kind, Part, part_size
+from ..wire.messages import Encoded
 from .context import Context
 
 CLIENTS_PER_CALL = 500

@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from .. import __about__
+from ..backends.ports import Entry
 from ..exceptions import InvalidCursorError
 from ..models import NodeInfo, PresenceEntry, RoomMember, RoomPage
 from ..names import NodeId, node_of
-from ..ports import Entry
-from ..wire import encode_json
+from ..wire.messages import encode_json
 from .context import Context
 from .membership import Membership as Leases
 

@@ -5,12 +5,12 @@ import random
 from contextlib import suppress
 
 from .. import close_codes
-from ..exceptions import ConfigurationError
+from ..exceptions import LOSSES, ConfigurationError
 from ..local.connection import Connection
 from ..local.owner import Ended
-from ..loops import running_loop
 from ..models import ShutdownReport
-from .context import LOSSES, Context
+from ..runtime.loops import running_loop
+from .context import Context
 from .directory import Directory
 from .membership import Membership as Leases
 from .node import Node

@@ -10,8 +10,8 @@ from ..local.connection import Connection
 from ..local.heartbeat import Liveness
 from ..local.owner import Ended
 from ..local.shards import Shard
-from ..loops import running_loop
-from ..wire import Encoded, encode
+from ..runtime.loops import running_loop
+from ..wire.messages import Encoded, encode
 from .context import Context
 
 LONGEST_ROUND_S = 2.0

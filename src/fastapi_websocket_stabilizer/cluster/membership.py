@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Protocol
 
+from ..backends.ports import NodeStore, Renewal
 from ..config import WebSocketConfig
-from ..loops import running_loop
+from ..exceptions import LOSSES
 from ..names import NodeId
-from ..ports import NodeStore, Renewal
-from .context import LOSSES
-from .turnstile import Turnstile
+from ..runtime.loops import running_loop
+from ..runtime.turnstile import Turnstile
 
 REMEMBERED_DEAD = 4096
 """Nodes known to have lapsed; a lapsed node_id never lives again."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from .. import close_codes
 from ..exceptions import (
+    LOSSES,
     ConnectionLimitExceededError,
     MessageError,
     ShutdownError,
@@ -16,13 +17,13 @@ from ..exceptions import (
 from ..local.connection import Connection
 from ..local.gate import Gate
 from ..local.owner import Ended
-from ..logs import EVENTS, Occasionally, StructuredLogger, manager_logger
 from ..models import CompressionMode, Message, as_metadata
 from ..names import ConnectionId, check_room
-from ..wire import Encoded, encode, encode_json
+from ..runtime.logs import EVENTS, Occasionally, StructuredLogger, manager_logger
+from ..wire.messages import Encoded, encode, encode_json
 from .budget import Budget
 from .claims import Claims, lines_of
-from .context import LOSSES, Context
+from .context import Context
 from .reclaims import Reclaims
 from .refusal import UNREACHABLE, is_draining, refuse, turn_away
 from .sender import Sender
@@ -169,12 +170,8 @@ class Node:
             await self.reclaims.later(connection)
 
     def _warn_of_compression(self) -> None:
-        is_ours_to_say = self._context.served.protocol != "asgi"
-        if (
-            self._context.config.compression is CompressionMode.NONE
-            and not is_ours_to_say
-            and not self._has_warned
-        ):
+        is_unwanted = self._context.config.compression is CompressionMode.NONE
+        if is_unwanted and self._context.served.protocol == "asgi" and not self._has_warned:
             self._has_warned = True
             self._context.log.warning(
                 'compression="none" cannot act on this server, which negotiates compression before the '

@@ -9,10 +9,10 @@ from functools import partial
 from typing import Any
 
 from ..local.jobs import Job, Mail, Tally
-from ..loops import running_loop
 from ..names import NodeId
-from ..wire import Envelope
-from .turnstile import Turnstile
+from ..runtime.loops import running_loop
+from ..runtime.turnstile import Turnstile
+from ..wire.envelopes import Envelope
 
 UNHEARD_LIMIT_BYTES = 4 * 1024 * 1024
 """Bytes of own messages that are on their way through Redis, or wait behind one; the next sender waits."""

@@ -9,10 +9,11 @@ from collections import OrderedDict
 from itertools import islice
 from typing import Literal
 
+from ..backends.ports import Membership
+from ..exceptions import LOSSES
 from ..models import PresenceEvent
 from ..names import node_of, visit_of
-from ..ports import Membership
-from .context import LOSSES, Context
+from .context import Context
 
 CONFIRMED_AT_ONCE = 1000
 """Events in one round trip to the store."""

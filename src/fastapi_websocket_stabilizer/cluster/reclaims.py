@@ -6,12 +6,12 @@ from dataclasses import replace
 from itertools import islice
 
 from .. import close_codes
+from ..backends.ports import Membership
 from ..exceptions import ConnectionLimitExceededError
 from ..local.connection import Connection
 from ..local.owner import Ended
-from ..loops import running_loop
 from ..names import ConnectionId, node_of
-from ..ports import Membership
+from ..runtime.loops import running_loop
 from .claims import Claims, lines_of
 from .context import Context
 from .presence import Reports, left

@@ -4,13 +4,14 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
+from ..backends.ports import Entry, Membership, Renewal
+from ..exceptions import LOSSES
 from ..local.connection import Connection
 from ..models import BusGap
 from ..names import NodeId, node_of
-from ..ports import Entry, Membership, Renewal
 from .agreement import Agreement
 from .claims import Claims
-from .context import LOSSES, Context
+from .context import Context
 from .deadlines import Deadlines
 from .degrade import DegradingBus
 from .inspection import Inspection

@@ -10,9 +10,11 @@ from typing import Any
 
 from .. import close_codes
 from ..backends.memory import MemoryBackend, MemoryHub
+from ..backends.ports import Receive, SharedBackend, Watcher
 from ..backends.redis import RedisBackend
 from ..config import WebSocketConfig
 from ..exceptions import (
+    LOSSES,
     BackendUnavailableError,
     ConnectionNotFoundError,
     NotStartedError,
@@ -20,15 +22,14 @@ from ..exceptions import (
     WrongEventLoopError,
 )
 from ..local.owner import Ended
-from ..logs import Occasionally
-from ..loops import running_loop
-from ..metrics import Counters
 from ..models import ShutdownReport
 from ..names import ConnectionId
-from ..ports import Receive, SharedBackend, Watcher
-from ..wire import Envelope, Kind
+from ..runtime.logs import Occasionally
+from ..runtime.loops import running_loop
+from ..runtime.metrics import Counters
+from ..wire.envelopes import Envelope, Kind
 from .claims import Claims
-from .context import LOSSES, Context
+from .context import Context
 from .degrade import DegradingBus
 from .delivery import Delivery
 from .directory import Directory
@@ -219,7 +220,7 @@ class Registry:
         }
         if self.leases is not None:
             services["lease"] = self.leases.run
-        self.context.collector.start()
+        self.context.gc_pauses.start()
         self._services = [asyncio.create_task(self._for_ever(n, run), name=n) for n, run in services.items()]
 
     async def _for_ever(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
@@ -263,7 +264,7 @@ class Registry:
 
     async def _stop_services(self) -> None:
         self._is_stopping = True
-        self.context.collector.stop()
+        self.context.gc_pauses.stop()
         loop, self.context.loop = self.context.loop, None
         if loop is not running_loop():
             if loop is not None and not loop.is_closed():

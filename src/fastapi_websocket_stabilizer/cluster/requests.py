@@ -7,7 +7,8 @@ from typing import Any
 from .. import close_codes, exceptions
 from ..exceptions import BackendUnavailableError, WebSocketStabilizerError
 from ..names import NodeId, check_room
-from ..wire import Envelope, Form, Kind
+from ..wire.envelopes import Envelope, Kind
+from ..wire.messages import Form
 from .answers import is_outcome
 from .context import Context
 from .delivery import Delivery

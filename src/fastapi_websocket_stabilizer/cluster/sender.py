@@ -10,7 +10,8 @@ from ..local.backlog import TAKEN, Sent
 from ..local.connection import Connection
 from ..local.jobs import Mail, Tally
 from ..models import BroadcastResult
-from ..wire import Encoded, Envelope, Kind
+from ..wire.envelopes import Envelope, Kind
+from ..wire.messages import Encoded
 from .answers import are_names, is_report
 from .context import Context
 from .delivery import settle, took, written

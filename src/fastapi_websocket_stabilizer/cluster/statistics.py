@@ -4,7 +4,7 @@ from dataclasses import fields
 
 from ..config import WebSocketConfig
 from ..local.fanout import QUEUE_LIMIT_BYTES
-from ..metrics import Statistics, totals
+from ..runtime.metrics import Statistics, totals
 from .context import Context
 from .direct import BYTES_PER_CALL, CLIENTS_PER_CALL
 from .pending import UNHEARD_LIMIT_BYTES
@@ -26,7 +26,7 @@ def snapshot(context: Context) -> Statistics:
         limits=_limits(context.config),
         fan_out_seconds=context.stopwatch.snapshot(),
         bus_lag_seconds=context.bus_lag.snapshot(),
-        garbage_collection_seconds=context.collector.snapshot(),
+        garbage_collection_seconds=context.gc_pauses.snapshot(),
     )
 
 

@@ -4,10 +4,11 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
+from ..backends.ports import Membership
+from ..exceptions import LOSSES
 from ..names import NodeId
-from ..ports import Membership
 from .claims import remove
-from .context import LOSSES, Context
+from .context import Context
 from .presence import Reports, joined, left
 
 Read = Callable[[NodeId, str, int], Awaitable[tuple[list[Membership], str]]]

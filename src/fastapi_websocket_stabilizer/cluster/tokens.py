@@ -7,9 +7,9 @@ from collections import OrderedDict
 from datetime import timedelta
 
 from ..exceptions import ConfigurationError, NotStartedError
-from ..loops import running_loop
 from ..names import check_client_id
-from ..tokens import CLOCKS_DIFFER, Signer, Ticket, sha1
+from ..runtime.loops import running_loop
+from ..wire.tokens import CLOCKS_DIFFER, Ticket, TokenSigner, sha1
 from .context import Context
 
 MAX_REDEEMED = 100_000
@@ -27,7 +27,7 @@ class Tokens:
         secret = context.config.token_secret
         self._is_shared = context.is_distributed and secret is None
         self._secret = secret.encode() if secret else secrets.token_bytes(32)
-        self._signer = None if self._is_shared else Signer(self._secret)
+        self._signer = None if self._is_shared else TokenSigner(self._secret)
         # Digest -> client, and until when the token can be redeemed on the monotonic clock.
         self._redeemed: OrderedDict[str, tuple[str, float]] = OrderedDict()
 
@@ -35,7 +35,7 @@ class Tokens:
         """Agree with the other nodes on a secret, and offer it again to a store that forgot it."""
         if self._is_shared:
             self._secret = await self._context.backend.tokens.share_secret(self._secret)
-            self._signer = Signer(self._secret)
+            self._signer = TokenSigner(self._secret)
 
     def is_shared_as(self, found: str) -> bool:
         """Whether the store has our secret, of which a beat brings the SHA-1."""
@@ -111,7 +111,7 @@ class Tokens:
             some = redeemed[start : start + REVOKED_AT_ONCE]
             await asyncio.gather(*(self._context.backend.tokens.revoke(*each) for each in some))
 
-    def _ready(self) -> Signer:
+    def _ready(self) -> TokenSigner:
         if not self._context.config.enable_reconnect:
             raise ConfigurationError("enable_reconnect is False: reconnect tokens are switched off")
         if self._signer is None:

@@ -3,9 +3,9 @@
 from contextlib import suppress
 from typing import Any
 
-from ..exceptions import ConnectionNotFoundError
+from ..exceptions import LOSSES, ConnectionNotFoundError
 from .budget import Budget
-from .context import LOSSES, Context
+from .context import Context
 from .directory import Directory
 
 

@@ -18,7 +18,7 @@ from fastapi import BackgroundTasks, Depends, FastAPI, Header, HTTPException, Qu
 from fastapi.responses import FileResponse
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from fastapi_websocket_stabilizer import (
+from .. import (
     BackendUnavailableError,
     Connection,
     Identity,

@@ -7,7 +7,7 @@ from concurrent.futures import Future as ThreadFuture
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeAlias
 
-from ..wire import Encoded
+from ..wire.messages import Encoded
 from .outbox import Outbox, Put
 from .owner import HOPELESS, Ended, Limits, Owner
 from .transport import Transport

@@ -13,10 +13,10 @@ from starlette.websockets import WebSocketDisconnect
 
 from .. import close_codes
 from ..exceptions import ConnectionNotFoundError
-from ..loops import running_loop
 from ..models import Message
 from ..names import ConnectionId
-from ..wire import Encoded
+from ..runtime.loops import running_loop
+from ..wire.messages import Encoded
 from .backlog import TAKEN, Backlog, Sent, settled
 from .closing import Closing
 from .handover import hand_over

@@ -10,9 +10,9 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable
 
-from ..loops import running_loop
-from ..metrics import Counters, Stopwatch
-from .collector import no_garbage_collection
+from ..runtime.gc_pauses import gc_paused
+from ..runtime.loops import running_loop
+from ..runtime.metrics import Counters, Stopwatch
 from .connection import Connection
 from .jobs import Job, Mail, Outgoing, Run, tell
 from .shards import Shard, Shards
@@ -93,7 +93,7 @@ class FanOut:
     async def _do(self, work: Mail | list[Run]) -> None:
         began_s = time.perf_counter()
         try:
-            with no_garbage_collection():
+            with gc_paused():
                 await (self._deliver(work) if isinstance(work, Mail) else self._broadcast(work))
         finally:
             if self._stopwatch is not None:

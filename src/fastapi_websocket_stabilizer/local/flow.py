@@ -4,7 +4,7 @@ import asyncio
 import socket
 from contextlib import suppress
 
-from ..loops import running_loop
+from ..runtime.loops import running_loop
 from .owner import Limits
 
 KERNEL_BUFFER_BYTES = 131_072

@@ -6,7 +6,7 @@ import os
 from typing import ClassVar, Protocol, Self
 from weakref import WeakKeyDictionary
 
-from ..loops import running_loop
+from ..runtime.loops import running_loop
 
 log: logging.Logger = logging.getLogger(__name__)
 

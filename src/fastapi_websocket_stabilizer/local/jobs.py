@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from ..loops import running_loop
-from ..wire import Encoded
+from ..runtime.loops import running_loop
+from ..wire.messages import Encoded
 from .backlog import Outcome
 from .connection import Connection
 from .owner import Ended

@@ -8,7 +8,7 @@ from starlette.types import Message as AsgiEvent
 from starlette.websockets import WebSocket
 
 from .. import close_codes
-from ..wire import Encoded
+from ..wire.messages import Encoded
 from .line import EXTENSION, Events, Line, LineObserver
 from .owner import Limits
 from .transport import AsgiTransport, MethodTransport, Transport

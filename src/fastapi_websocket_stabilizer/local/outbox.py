@@ -4,7 +4,7 @@ from collections import deque
 from enum import Enum
 from typing import Literal
 
-from ..wire import Encoded
+from ..wire.messages import Encoded
 
 Policy = Literal["close", "drop_oldest", "drop_newest"]
 

@@ -8,7 +8,7 @@ from .. import close_codes
 from ..exceptions import ConnectionNotFoundError, ConnectionTimeoutError, SlowConsumerError
 from ..models import Message
 from ..names import ConnectionId
-from ..wire import Encoded
+from ..wire.messages import Encoded
 from .gate import Gate
 from .outbox import Policy
 

@@ -14,7 +14,7 @@ from starlette.types import Receive, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from .. import close_codes
-from ..wire import Encoded, Form
+from ..wire.messages import Encoded, Form
 from .line import Line, Observer
 from .owner import Limits
 

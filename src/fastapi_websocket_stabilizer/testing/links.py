@@ -7,13 +7,13 @@ from functools import partial
 from typing import Any
 
 from ..backends.memory import MemoryBackend, MemoryHub
+from ..backends.ports import Bus, NodeStore, PresenceStore, Receive, RoomStore, TokenStore, Watcher
 from ..config import WebSocketConfig
 from ..exceptions import BackendUnavailableError
-from ..loops import running_loop
-from ..metrics import Counters
 from ..names import NodeId
-from ..ports import Bus, NodeStore, PresenceStore, Receive, RoomStore, TokenStore, Watcher
-from ..wire import Envelope
+from ..runtime.loops import running_loop
+from ..runtime.metrics import Counters
+from ..wire.envelopes import Envelope
 
 Method = Callable[..., Any]
 NOBODY = NodeId("")

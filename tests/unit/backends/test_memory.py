@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from fastapi_websocket_stabilizer.backends import memory
 from fastapi_websocket_stabilizer.backends.memory import MemoryBackend, MemoryHub
-from fastapi_websocket_stabilizer.metrics import Counters
+from fastapi_websocket_stabilizer.backends.ports import Claim, Claimed, Membership
 from fastapi_websocket_stabilizer.names import ConnectionId, NodeId
-from fastapi_websocket_stabilizer.ports import Claim, Claimed, Membership
-from fastapi_websocket_stabilizer.wire import Envelope, Kind
+from fastapi_websocket_stabilizer.runtime.metrics import Counters
+from fastapi_websocket_stabilizer.wire.envelopes import Envelope, Kind
 
 NODE, CLIENT = NodeId("node"), "alice"
 

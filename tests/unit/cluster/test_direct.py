@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from fastapi_websocket_stabilizer.backends.memory import MemoryBackend, MemoryHub
+from fastapi_websocket_stabilizer.backends.ports import Claim
 from fastapi_websocket_stabilizer.cluster.context import Context
 from fastapi_websocket_stabilizer.cluster.direct import BYTES_PER_CALL, CLIENTS_PER_CALL, Direct
 from fastapi_websocket_stabilizer.config import WebSocketConfig
 from fastapi_websocket_stabilizer.exceptions import BackendUnavailableError, MessageError
 from fastapi_websocket_stabilizer.names import ConnectionId, NodeId
-from fastapi_websocket_stabilizer.ports import Claim
-from fastapi_websocket_stabilizer.wire import MAX_PART_BYTES, Encoded, Envelope, Form, encode
+from fastapi_websocket_stabilizer.wire.envelopes import MAX_PART_BYTES, Envelope
+from fastapi_websocket_stabilizer.wire.messages import Encoded, Form, encode
 from tests.unit.fakes import text, turns
 
 OTHER = NodeId("other")

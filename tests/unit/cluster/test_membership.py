@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
+from fastapi_websocket_stabilizer.backends.ports import Renewal
 from fastapi_websocket_stabilizer.cluster import membership
 from fastapi_websocket_stabilizer.cluster.membership import Membership
 from fastapi_websocket_stabilizer.config import WebSocketConfig
 from fastapi_websocket_stabilizer.exceptions import BackendUnavailableError
 from fastapi_websocket_stabilizer.names import NodeId
-from fastapi_websocket_stabilizer.ports import Renewal
 from tests.unit.fakes import Clock, turns
 
 ME, PEER, GHOST = NodeId("me"), NodeId("peer"), NodeId("ghost")

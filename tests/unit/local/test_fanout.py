@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from fastapi_websocket_stabilizer.frames import COMPRESS_FROM_BYTES
 from fastapi_websocket_stabilizer.local import fanout
 from fastapi_websocket_stabilizer.local.connection import Connection
 from fastapi_websocket_stabilizer.local.fanout import FanOut
 from fastapi_websocket_stabilizer.local.jobs import Job, Mail, Tally
 from fastapi_websocket_stabilizer.local.owner import Ended
 from fastapi_websocket_stabilizer.local.shards import Shards
-from fastapi_websocket_stabilizer.metrics import Counters, Stopwatch
 from fastapi_websocket_stabilizer.names import ConnectionId
+from fastapi_websocket_stabilizer.runtime.metrics import Counters, Stopwatch
+from fastapi_websocket_stabilizer.wire.frames import COMPRESS_FROM_BYTES
 from tests.unit.fakes import Node, Socket, connect, text, turns
 from tests.unit.lines import FakeLine, websocket_on
 

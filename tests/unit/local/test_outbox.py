@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastapi_websocket_stabilizer.local.outbox import Outbox, Policy, Put
-from fastapi_websocket_stabilizer.wire import Encoded
+from fastapi_websocket_stabilizer.wire.messages import Encoded
 from tests.unit.fakes import text
 
 POLICIES: list[Policy] = ["close", "drop_oldest", "drop_newest"]

@@ -19,7 +19,7 @@ from fastapi_websocket_stabilizer.local.transport import (
     Transport,
     is_accepted,
 )
-from fastapi_websocket_stabilizer.wire import encode
+from fastapi_websocket_stabilizer.wire.messages import encode
 from tests.unit.fakes import LIMIT, Socket, text, turns
 
 

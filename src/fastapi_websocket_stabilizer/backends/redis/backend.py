@@ -1,9 +1,9 @@
 """``ports.Backend`` on Redis: three connections per node and server, however many clients it has."""
 
 from ...config import WebSocketConfig
-from ...metrics import Counters
 from ...names import NodeId
-from ...ports import Bus, Receive, Watcher
+from ...runtime.metrics import Counters
+from ..ports import Bus, Receive, Watcher
 from .bus import Ear
 from .canary import Canaries
 from .epochs import Epochs

@@ -5,12 +5,12 @@ import logging
 from collections.abc import Sequence
 
 from ...exceptions import BackendUnavailableError, WireError
-from ...logs import Occasionally
-from ...metrics import Counters
 from ...names import NodeId
-from ...ports import Receive
-from ...signing import ForgedError, UnsignedError
-from ...wire import Envelope, pack, pack_before_parts, pack_message, unpack
+from ...runtime.logs import Occasionally
+from ...runtime.metrics import Counters
+from ...wire.envelopes import Envelope, pack, pack_before_parts, pack_message, unpack
+from ...wire.signatures import ForgedError, UnsignedError
+from ..ports import Receive
 from . import scripts
 from .command import Argument
 from .duties import Channels, Commands

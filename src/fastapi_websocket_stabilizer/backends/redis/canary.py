@@ -10,8 +10,8 @@ import secrets
 from collections.abc import Callable
 from functools import partial
 
-from ...loops import running_loop
-from ...metrics import Counters
+from ...runtime.loops import running_loop
+from ...runtime.metrics import Counters
 from .duties import Commands
 from .keys import Keys
 from .subscriber import Subscriber

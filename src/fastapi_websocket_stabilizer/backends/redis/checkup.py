@@ -12,8 +12,8 @@ from typing import Any
 from redis import exceptions as redis_errors
 
 from ...exceptions import WebSocketStabilizerError
-from ...loops import running_loop
 from ...names import NodeId
+from ...runtime.loops import running_loop
 from . import rights
 from .client import ConnectionFactory
 from .diagnosis import Facts, Finding, Level, diagnose, diagnose_replicas, diagnose_slots

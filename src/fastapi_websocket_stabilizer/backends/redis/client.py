@@ -14,7 +14,7 @@ from redis.asyncio import Connection
 
 from ...config import mask_password
 from ...exceptions import BackendUnavailableError, ConfigurationError
-from ...logs import Occasionally
+from ...runtime.logs import Occasionally
 from .sentinels import Sentinels, UnknownServiceError
 from .sockets import open_connection
 from .urls import Address, Location, parse

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 from redis import exceptions as redis_errors
 
 from ...exceptions import BackendUnavailableError
-from ...loops import running_loop
-from ...metrics import Counters
 from ...names import NodeId
-from ...wire import Envelope, Part
+from ...runtime.loops import running_loop
+from ...runtime.metrics import Counters
+from ...wire.envelopes import Envelope, Part
 from .bus import RedisPublishing, RoomChannels
 from .canary import Canaries
 from .client import ConnectionFactory

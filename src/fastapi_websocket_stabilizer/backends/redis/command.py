@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ...loops import running_loop
+from ...runtime.loops import running_loop
 from .scripts import Script
 from .urls import Address
 

@@ -6,7 +6,7 @@ from enum import Enum
 from statistics import median
 from typing import Any
 
-from ...wire import MAX_ENVELOPE_BYTES
+from ...wire.envelopes import MAX_ENVELOPE_BYTES
 from .client import OLDEST_VERSION, server_mode
 from .slots import SLOTS
 

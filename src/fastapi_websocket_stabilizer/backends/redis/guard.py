@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from ...exceptions import BackendUnavailableError, WireError
-from ...metrics import Counters
-from ...signing import ForgedError, Keyring
-from ...wire import Envelope, Part
+from ...runtime.metrics import Counters
+from ...wire.envelopes import Envelope, Part
+from ...wire.signatures import ForgedError, Keyring
 from .duties import Commands
 from .keys import Keys
 
@@ -123,11 +123,11 @@ class Signer:
         self.is_inbox: Callable[[str], bool] = keys.is_inbox
 
     def pack(self, envelope: Envelope, channel: str) -> bytes:
-        """As ``wire.pack``, signed for one channel."""
+        """As ``envelopes.pack``, signed for one channel."""
         return self.keyring.pack(envelope, channel, self.clock.latest_us())
 
     def pack_message(self, envelope: Envelope, part: Part) -> bytes:
-        """As ``wire.pack_message``, signed for its clients."""
+        """As ``envelopes.pack_message``, signed for its clients."""
         return self.keyring.pack_message(envelope, part, self.clock.latest_us())
 
 
@@ -165,7 +165,7 @@ class Guard:
         Raises:
             UnsignedError, ForgedError: As ``Keyring.unpack``.
             ReplayedError: It was genuine once.
-            WireError: As ``wire.unpack``.
+            WireError: As ``envelopes.unpack``.
         """
         if not self._clock.is_known:
             raise ReplayedError("Redis has not told its time yet")

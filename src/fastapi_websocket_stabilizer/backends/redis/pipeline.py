@@ -14,9 +14,9 @@ from redis import exceptions as redis_errors
 from redis.asyncio import Connection
 
 from ...exceptions import BackendUnavailableError
-from ...logs import Occasionally
-from ...loops import running_loop
-from ...metrics import Counters
+from ...runtime.logs import Occasionally
+from ...runtime.loops import running_loop
+from ...runtime.metrics import Counters
 from .client import Backoff, ConnectionFactory, check_server, is_lost, succeed
 from .command import Argument, Command, join
 from .scripts import Script

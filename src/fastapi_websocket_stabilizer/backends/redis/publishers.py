@@ -17,11 +17,12 @@ from redis.retry import Retry
 
 from ...config import check_envelope_keys
 from ...exceptions import BackendUnavailableError, ConfigurationError
-from ...local.order import Sequencer
-from ...metrics import Counters
 from ...models import Message
 from ...names import NodeId, as_list, check_client_id, check_each, check_room
-from ...wire import CONNECTION, Encoded, Envelope, Form, Kind, Part, encode, pack, part_size
+from ...runtime.metrics import Counters
+from ...wire.envelopes import CONNECTION, Envelope, Kind, Part, pack, part_size
+from ...wire.messages import Encoded, Form, encode
+from ...wire.sequences import Sequencer
 from . import scripts
 from .background import Background
 from .bus import direct_call, direct_reply

@@ -4,9 +4,9 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from ...metrics import Counters
 from ...names import ConnectionId, NodeId, check_client_id, node_of, visit_of
-from ...ports import Entry, Membership
+from ...runtime.metrics import Counters
+from ..ports import Entry, Membership
 from .client import WrongTypeError
 
 T = TypeVar("T")

@@ -16,8 +16,8 @@ from typing import Any
 from redis import exceptions as redis_errors
 
 from ...exceptions import BackendUnavailableError
-from ...loops import running_loop
-from ...metrics import Counters
+from ...runtime.loops import running_loop
+from ...runtime.metrics import Counters
 from .client import ConnectionFactory
 from .command import Argument, Command
 from .pipeline import LIMIT_BYTES, Pipeline, Redirected

@@ -11,8 +11,8 @@ from redis.asyncio import Connection
 from redis.crc import key_slot
 
 from ...exceptions import BackendUnavailableError, ConfigurationError
-from ...logs import Occasionally
-from ...loops import running_loop
+from ...runtime.logs import Occasionally
+from ...runtime.loops import running_loop
 from .client import ConnectionFactory, server_info
 from .sockets import close
 from .urls import Address

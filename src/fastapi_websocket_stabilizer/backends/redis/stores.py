@@ -13,7 +13,7 @@ from functools import partial
 
 from ...exceptions import InvalidCursorError
 from ...names import ConnectionId, NodeId, node_of
-from ...ports import Claim, Claimed, Entry, Membership, Removed, Renewal
+from ..ports import Claim, Claimed, Entry, Membership, Removed, Renewal
 from . import reading, scripts
 from .client import WrongTypeError
 from .command import Argument

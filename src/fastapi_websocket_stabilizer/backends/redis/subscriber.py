@@ -13,8 +13,8 @@ from redis import exceptions as redis_errors
 from redis.asyncio import Connection
 
 from ...exceptions import BackendUnavailableError, ConfigurationError
-from ...logs import Occasionally
-from ...metrics import Counters
+from ...runtime.logs import Occasionally
+from ...runtime.metrics import Counters
 from .client import Backoff, ConnectionFactory, count_bytes
 from .pipeline import REDIRECTIONS
 from .slots import RETRY_S, slot_of

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from ...metrics import Counters
 from ...names import PARTITIONS
+from ...runtime.metrics import Counters
 from .bus import RedisBus, RedisPublishing
 from .canary import Canaries
 from .client import ConnectionFactory

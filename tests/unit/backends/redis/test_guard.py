@@ -16,10 +16,11 @@ from fastapi_websocket_stabilizer.backends.redis.guard import (
 )
 from fastapi_websocket_stabilizer.backends.redis.keys import Keys
 from fastapi_websocket_stabilizer.exceptions import BackendUnavailableError
-from fastapi_websocket_stabilizer.metrics import Counters
 from fastapi_websocket_stabilizer.names import NodeId
-from fastapi_websocket_stabilizer.signing import ForgedError
-from fastapi_websocket_stabilizer.wire import Envelope, Form, Kind, Part, pack_before_parts
+from fastapi_websocket_stabilizer.runtime.metrics import Counters
+from fastapi_websocket_stabilizer.wire.envelopes import Envelope, Kind, Part, pack_before_parts
+from fastapi_websocket_stabilizer.wire.messages import Form
+from fastapi_websocket_stabilizer.wire.signatures import ForgedError
 
 SECOND_US = 1_000_000
 

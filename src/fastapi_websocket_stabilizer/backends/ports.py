@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from .names import ConnectionId, NodeId
-from .wire import Envelope
+from ..names import ConnectionId, NodeId
+from ..wire.envelopes import Envelope
 
 Receive = Callable[[str, Envelope, int], None]
 """Called with the channel, the envelope and its size in bytes, in the order of the channel; must not block."""

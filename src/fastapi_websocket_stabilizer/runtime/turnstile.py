@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
-from ..loops import running_loop
+from .loops import running_loop
 
 Obstacle = Callable[[], "asyncio.Future[None] | None"]
 """Returns what is in the way of the first caller; None if nothing is."""

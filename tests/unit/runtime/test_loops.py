@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from fastapi_websocket_stabilizer.loops import _cached_running_loop, running_loop
+from fastapi_websocket_stabilizer.runtime.loops import _cached_running_loop, running_loop
 
 
 async def test_it_is_the_one_that_runs() -> None:

@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastapi_websocket_stabilizer.local import order
-from fastapi_websocket_stabilizer.local.order import Arrival, Sequencer, SequenceTracker
+from fastapi_websocket_stabilizer.wire.sequences import Arrival, Sequencer, SequenceTracker
 
 NEXT, DUPLICATE, LOST, LATE = Arrival(), Arrival(duplicate=True), Arrival(lost=True), Arrival(late=True)
 
@@ -112,7 +111,7 @@ def test_leaving_one_channel_forgets_no_other() -> None:
 
 
 def test_sender_that_was_silent_longest_is_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(order, "MAX_SENDERS", 2)
+    monkeypatch.setattr(sequences, "MAX_SENDERS", 2)
     tracker = of_channels()
     for sender, sequence in (("a", 1), ("b", 1), ("a", 2), ("c", 1)):
         tracker.observe("all", sender, sequence, 0)
@@ -120,7 +119,7 @@ def test_sender_that_was_silent_longest_is_forgotten_first(monkeypatch: pytest.M
 
 
 def test_channel_that_was_unused_longest_is_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(order, "MAX_CHANNELS", 2)
+    monkeypatch.setattr(sequences, "MAX_CHANNELS", 2)
     sender = Sequencer()
     previous = [sender.next(channel)[1] for channel in ("x", "y", "x", "z", "x", "y")]
     assert previous == [0, 0, 1, 0, 3, 0]

@@ -13,8 +13,8 @@ from typing import Any
 
 import msgpack
 
-from .exceptions import WireError
-from .wire import HEADER, Envelope, Kind, Part, pack, pack_message, unpack
+from ..exceptions import WireError
+from .envelopes import HEADER, Envelope, Kind, Part, pack, pack_message, unpack
 
 KEY_ID_BYTES = 4
 STAMP_BYTES = 8
@@ -91,7 +91,7 @@ class Keyring:
         Raises:
             UnsignedError: It has no signature.
             ForgedError: It has one that is none of ours for it.
-            WireError: As ``wire.unpack``.
+            WireError: As ``envelopes.unpack``.
         """
         if data[:1] == HEADER:
             stamps: list[int] = []

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from fastapi_websocket_stabilizer.metrics import Counters, Stopwatch, Timing, totals
+from fastapi_websocket_stabilizer.runtime.metrics import Counters, Stopwatch, Timing, totals
 
 
 def test_every_counter_begins_at_nothing() -> None:

@@ -25,6 +25,7 @@ class Arrival:
 
     @property
     def is_to_be_dropped(self) -> bool:
+        """Whether it is a copy, or was overtaken."""
         return self.duplicate or self.late
 
 
@@ -50,6 +51,7 @@ class SequenceTracker:
         self.is_ordered: bool = True
 
     def observe(self, channel: str, sender: str, sequence: int, previous: int) -> Arrival:
+        """Note an envelope, and return what its numbers say."""
         senders = self._channels.setdefault(channel, {})
         last = senders.pop(sender, None)
         # A copy with another number would make what its sender says next look old; but its previous stays behind.

@@ -12,11 +12,12 @@ import pytest
 
 from fastapi_websocket_stabilizer.exceptions import WireError
 from fastapi_websocket_stabilizer.names import NodeId
-from fastapi_websocket_stabilizer.signing import Keyring
-from fastapi_websocket_stabilizer.wire import OLDEST_READER, VERSION, Envelope, Form, Kind, Part, unpack
+from fastapi_websocket_stabilizer.wire.envelopes import OLDEST_READER, VERSION, Envelope, Kind, Part, unpack
+from fastapi_websocket_stabilizer.wire.messages import Form
+from fastapi_websocket_stabilizer.wire.signatures import Keyring
 
 RECORDED: dict[str, str] = json.loads(
-    (Path(__file__).parents[1] / "vectors" / "envelopes_v1.json").read_text()
+    (Path(__file__).parents[2] / "vectors" / "envelopes_v1.json").read_text()
 )
 SENDER = NodeId("0123456789abcdef")
 KEYS = Keyring(["a key that only this recording has"], "fws:{")

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Frame, Opcode
 
-from fastapi_websocket_stabilizer import frames
-from fastapi_websocket_stabilizer.wire import encode
+from fastapi_websocket_stabilizer.wire import frames
+from fastapi_websocket_stabilizer.wire.messages import encode
 
 LIMIT = 1 << 21
 

@@ -13,8 +13,8 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from .exceptions import InvalidTokenError, TokenExpiredError
-from .names import MAX_NAME_BYTES
+from ..exceptions import InvalidTokenError, TokenExpiredError
+from ..names import MAX_NAME_BYTES
 
 PATTERN = re.compile(r"\d{10,}D[0-9a-f]{40}D[\w-]*D[0-9a-f]{64}".replace("D", r"(?:\.|%2[eE])"))
 """A token in a URL or any other text."""
@@ -49,7 +49,7 @@ class Ticket:
         return InvalidTokenError("reconnect token was already used, or its record is gone")
 
 
-class Signer:
+class TokenSigner:
     """Makes and reads the tokens of one secret."""
 
     def __init__(self, secret: bytes) -> None:

@@ -4,11 +4,11 @@ import gc
 
 import pytest
 
-from fastapi_websocket_stabilizer.local.collector import CollectorWatch, no_garbage_collection
+from fastapi_websocket_stabilizer.runtime.gc_pauses import GcPauses, gc_paused
 
 
 def test_full_collections_are_measured_between_start_and_stop() -> None:
-    watch = CollectorWatch()
+    watch = GcPauses()
     gc.collect()
     watch.start()
     watch.start()
@@ -25,7 +25,7 @@ def test_full_collections_are_measured_between_start_and_stop() -> None:
 def test_collector_is_off_in_the_block_and_then_as_before(was_enabled: bool) -> None:
     try:
         (gc.enable if was_enabled else gc.disable)()
-        with no_garbage_collection():
+        with gc_paused():
             assert not gc.isenabled()
         assert gc.isenabled() == was_enabled
     finally:

@@ -9,8 +9,15 @@ from hypothesis import strategies as st
 
 from fastapi_websocket_stabilizer.exceptions import MessageError, WireError
 from fastapi_websocket_stabilizer.names import NodeId
-from fastapi_websocket_stabilizer.unpacking import LARGE_BYTES, MAX_DEPTH, MAX_ITEMS, SMALL_BYTES, check, load
-from fastapi_websocket_stabilizer.wire import Envelope, Kind, pack, unpack
+from fastapi_websocket_stabilizer.wire.envelopes import Envelope, Kind, pack, unpack
+from fastapi_websocket_stabilizer.wire.unpacking import (
+    LARGE_BYTES,
+    MAX_DEPTH,
+    MAX_ITEMS,
+    SMALL_BYTES,
+    check,
+    load,
+)
 
 MIB = 1024 * 1024
 ARRAY_16, ARRAY_32 = b"\xdc", b"\xdd"

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from fastapi_websocket_stabilizer.exceptions import WireError
 from fastapi_websocket_stabilizer.names import NodeId
-from fastapi_websocket_stabilizer.signing import ForgedError, Key, Keyring, UnsignedError
-from fastapi_websocket_stabilizer.wire import Envelope, Form, Kind, Part, pack, pack_before_parts, unpack
+from fastapi_websocket_stabilizer.wire.envelopes import Envelope, Kind, Part, pack, pack_before_parts, unpack
+from fastapi_websocket_stabilizer.wire.messages import Form
+from fastapi_websocket_stabilizer.wire.signatures import ForgedError, Key, Keyring, UnsignedError
 
 NEW, OLD, OTHER = "new key " * 4, "old key " * 4, "other key " * 4
 KEYS = Keyring([NEW, OLD], "ns:{")

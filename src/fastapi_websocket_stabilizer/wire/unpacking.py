@@ -9,7 +9,7 @@ from typing import Any
 
 import msgpack
 
-from .exceptions import WireError
+from ..exceptions import WireError
 
 SMALL_BYTES = 4096
 """Bytes, or items of one array: up to here the worst that can be asked for is 32 MiB, for milliseconds."""

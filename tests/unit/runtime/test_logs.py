@@ -10,8 +10,13 @@ from typing import Any
 
 import pytest
 
-from fastapi_websocket_stabilizer import logs
-from fastapi_websocket_stabilizer.logs import ROOT, StructuredLogger, configure_logging, manager_logger
+from fastapi_websocket_stabilizer.runtime import logs
+from fastapi_websocket_stabilizer.runtime.logs import (
+    ROOT,
+    StructuredLogger,
+    configure_logging,
+    manager_logger,
+)
 
 
 @pytest.fixture
@@ -86,7 +91,7 @@ import re
 import subprocess
 import sys
 from fastapi_websocket_stabilizer import configure_logging
-from fastapi_websocket_stabilizer.logs import EVENTS, manager_logger
+from fastapi_websocket_stabilizer.runtime.logs import EVENTS, manager_logger
 %s
 manager_logger("INFO").warning("hook failed", extra={"hook": "chat", "client_id": "ann"})
 manager_logger("INFO", EVENTS).info("[WS_CONNECTION] event=connected")

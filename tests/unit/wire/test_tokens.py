@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from fastapi_websocket_stabilizer.exceptions import InvalidTokenError, TokenExpiredError
 from fastapi_websocket_stabilizer.names import MAX_NAME_BYTES
-from fastapi_websocket_stabilizer.tokens import MAX_TOKEN_LENGTH, Signer
+from fastapi_websocket_stabilizer.wire.tokens import MAX_TOKEN_LENGTH, TokenSigner
 from tests.unit.strategies import legal_names
 
-SIGNER = Signer(b"a secret of sixteen bytes or more")
+SIGNER = TokenSigner(b"a secret of sixteen bytes or more")
 HOUR = timedelta(hours=1)
 TOKEN, DIGEST = SIGNER.sign("a.b:{ü}", HOUR)
 
@@ -100,7 +100,7 @@ def test_altered_token_and_foreign_token_are_told_apart() -> None:
     with pytest.raises(InvalidTokenError, match="was altered"):
         SIGNER.read(TOKEN[:-1] + ("0" if TOKEN[-1] != "0" else "1"))
     with pytest.raises(InvalidTokenError, match="another secret"):
-        SIGNER.read(Signer(b"another secret").sign("a", HOUR)[0])
+        SIGNER.read(TokenSigner(b"another secret").sign("a", HOUR)[0])
 
 
 def test_refusal_repeats_no_part_of_the_token() -> None:
@@ -120,7 +120,7 @@ def test_digest_does_not_reveal_the_token() -> None:
 
 
 def test_signer_of_the_same_secret_reads_the_token() -> None:
-    twin = Signer(b"a secret of sixteen bytes or more")
+    twin = TokenSigner(b"a secret of sixteen bytes or more")
     assert twin.read(TOKEN).client_id == "a.b:{ü}"
 
 

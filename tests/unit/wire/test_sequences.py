@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastapi_websocket_stabilizer.wire import sequences
 from fastapi_websocket_stabilizer.wire.sequences import Arrival, Sequencer, SequenceTracker
 
 NEXT, DUPLICATE, LOST, LATE = Arrival(), Arrival(duplicate=True), Arrival(lost=True), Arrival(late=True)

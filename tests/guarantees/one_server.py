@@ -193,8 +193,8 @@ async def client_that_does_not_read(world: ServerWorld) -> dict[str, float]:
 
 @row(
     f"A replica is drained over {DRAIN_OVER_S:g} s",
-    "Within that time every client is told with 1012 when to return, and is closed, whatever it does. No client is "
-    "listed afterwards.",
+    "Within that time every client is closed with 1012 and a time to return, whatever it does. No client is listed "
+    "afterwards.",
 )
 async def replica_drained(world: ServerWorld) -> dict[str, float]:
     far, near = world.far, world.near

@@ -1,6 +1,7 @@
 """The distributed connection registry for FastAPI WebSockets."""
 
 from .__about__ import __version__
+from .backends.redis.publishers import Publisher, SyncPublisher
 from .config import WebSocketConfig
 from .exceptions import (
     BackendUnavailableError,
@@ -38,7 +39,6 @@ from .models import (
     RoomPage,
     ShutdownReport,
 )
-from .publisher import Publisher, SyncPublisher
 from .runtime.logs import StructuredLogger, configure_logging, get_logger
 from .runtime.metrics import Statistics
 

@@ -2,33 +2,35 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import cached_property
 from typing import Any, Self
 
-from fastapi import APIRouter, FastAPI, WebSocket, WebSocketDisconnect
+from fastapi import APIRouter, FastAPI, WebSocket
 
-from . import close_codes, handlers, serving
-from .arguments import check_confirm, exclusions_of
+from . import close_codes
+from .cluster.context import Context
 from .cluster.registry import Registry
+from .cluster.statistics import snapshot
 from .config import WebSocketConfig
-from .exceptions import BroadcastFailedError, ConnectionNotFoundError
+from .exceptions import BroadcastFailedError, ConfigurationError, ConnectionNotFoundError, InvalidNameError
 from .hooks import HookDecorators, OnMessage
 from .local.connection import Connection
-from .models import BroadcastResult, Identity, Message, ShutdownReport
-from .names import as_list, check_client_id, check_each, check_room
-from .overview import Overview
-from .redaction import tokens_redacted
-from .routes import add_websocket_route, check_open, connected, health_router
+from .models import BroadcastResult, Identity, Message, NodeInfo, PresenceEntry, RoomPage, ShutdownReport
+from .names import NodeId, as_list, check_client_id, check_each, check_room
 from .runtime.logs import manager_logger
-from .signals import shut_down_in_time
-from .startup import announce, install_protocol
+from .runtime.metrics import Statistics
+from .uvicorn.redaction import tokens_redacted
+from .web import handlers, routes, serving
+from .web.health import health_router
+from .web.lifespan import announce, install_protocol, shut_down_in_time
+from .wire.envelopes import CONNECTION
 from .wire.messages import Encoded
 
 Identify = Callable[..., Identity | Awaitable[Identity]]
 
 
-class WebSocketConnectionManager(Overview, HookDecorators):
+class WebSocketConnectionManager(HookDecorators):
     """Registers WebSockets and reaches any client, room or all, whichever replica holds the socket.
 
     Without ``redis_url`` it works in one process and needs no ``start()``. With one, every replica that has
@@ -39,9 +41,9 @@ class WebSocketConnectionManager(Overview, HookDecorators):
     def __init__(self, config: WebSocketConfig | None = None) -> None:
         self.config: WebSocketConfig = config or WebSocketConfig()
         self._log = manager_logger(self.config.log_level)
-        registry = self._make_registry()
-        Overview.__init__(self, registry)
-        HookDecorators.__init__(self, registry.context.hooks)
+        self._registry: Registry = self._make_registry()
+        self._context: Context = self._registry.context
+        super().__init__(self._context.hooks)
 
     def _make_registry(self) -> Registry:
         return Registry(self.config, self._log)
@@ -118,11 +120,7 @@ class WebSocketConnectionManager(Overview, HookDecorators):
             ShutdownError: After ``graceful_shutdown``. A ``DrainingError`` during and after a drain.
             BackendUnavailableError: No Redis, and ``on_backend_loss`` is "refuse"; the socket was closed with 1013.
         """
-        check_client_id(client_id)
-        self._registry.check_usable()
-        connection = await self._registry.node.connect(client_id, websocket, metadata, state)
-        handlers.remember(self._registry, connection)
-        return connection
+        return await serving.register(self._registry, websocket, client_id, metadata, state)
 
     async def check_open(self) -> None:
         """Refuse a handshake that this replica would refuse for any client; a FastAPI dependency.
@@ -135,7 +133,7 @@ class WebSocketConnectionManager(Overview, HookDecorators):
             HTTPException: 503 with ``Retry-After``: not started, shut down, draining, ``max_connections``
                 reached, or without Redis under ``on_backend_loss="refuse"``.
         """
-        check_open(self._registry)
+        routes.check_open(self._registry)
 
     @asynccontextmanager
     async def connection(
@@ -161,7 +159,7 @@ class WebSocketConnectionManager(Overview, HookDecorators):
             WebSocketStabilizerError: Refused after accept, as ``connect``; the socket was closed.
         """
         identity = Identity(client_id, metadata or {}, as_list(rooms), subprotocol, state)
-        async with connected(self, websocket, identity) as connection:
+        async with routes.connected(self._registry, websocket, identity) as connection:
             yield connection
 
     async def serve(
@@ -178,17 +176,14 @@ class WebSocketConnectionManager(Overview, HookDecorators):
     ) -> None:
         """Register a socket and hand its messages to ``on_message``, one at a time, until it is closed.
 
-        With ``park`` it returns at once where the server can keep the socket (see ``uvicorn.py``): the handler
+        With ``park`` it returns at once where the server can keep the socket (under uvicorn): the handler
         ends, its dependencies are released, and a third of the memory stays.
 
         Raises:
             HTTPException, WebSocketStabilizerError: As ``connection``.
         """
-        handle = on_message or self._hooks.on_message
         identity = Identity(client_id, metadata or {}, as_list(rooms), subprotocol, state)
-        with suppress(WebSocketDisconnect):  # gone before it was served
-            async with connected(self, websocket, identity) as connection:
-                await serving.serve(self._registry, connection, handle, park=park)
+        await routes.serve(self._registry, websocket, identity, on_message, park=park)
 
     def websocket(
         self, app: FastAPI | APIRouter, path: str, *, on_message: OnMessage | None = None
@@ -200,7 +195,7 @@ class WebSocketConnectionManager(Overview, HookDecorators):
         Raises:
             ConfigurationError: ``on_message`` takes other parameters; at a handshake, if no ``Identity`` is returned.
         """
-        return add_websocket_route(self, app, path, on_message)
+        return routes.add_websocket_route(self._registry, app, path, on_message, self.check_open)
 
     async def disconnect(
         self,
@@ -256,7 +251,7 @@ class WebSocketConnectionManager(Overview, HookDecorators):
             BackendUnavailableError: Redis did not answer, and ``on_backend_loss`` is "refuse".
         """
         name, encoded = check_client_id(client_id), self._encode(message)
-        check_confirm(confirm)
+        _check_confirm(confirm)
         return await self._registry.sender.to_client(name, encoded, confirm)
 
     async def send_to_clients(self, client_ids: Iterable[str], message: Message) -> int:
@@ -293,9 +288,9 @@ class WebSocketConnectionManager(Overview, HookDecorators):
             BackendUnavailableError: Redis did not answer, and ``on_backend_loss`` is "refuse".
         """
         encoded = self._encode(message)
-        check_confirm(confirm)
+        _check_confirm(confirm)
         exclude, rooms = check_each(exclude_client or None, check_client_id), check_each(room, check_room)
-        exclude += exclusions_of(exclude_connection)
+        exclude += _exclusions_of(exclude_connection)
         if room is not None and not rooms:
             return BroadcastResult(0, 0, 0)  # no room is nobody, not everybody
         try:
@@ -376,9 +371,105 @@ class WebSocketConnectionManager(Overview, HookDecorators):
         self._check_readable()
         return await self._registry.tokens.redeem(token)
 
+    # Who is there, in the whole registry. Raise BackendUnavailableError when Redis does not answer.
+
+    async def is_connected(self, client_id: str) -> bool:
+        """Whether a client is connected to any live replica."""
+        return bool(await self.presence(client_id))
+
+    async def presence(self, client_id: str) -> list[PresenceEntry]:
+        """Return a client's connections, the newest first; empty when it is not connected."""
+        check_client_id(client_id)
+        self._check_readable()
+        return await self._registry.directory.presence(client_id)
+
+    async def clients(self, node: str | None = None) -> AsyncIterator[PresenceEntry]:
+        """Iterate over all connections, or those of one node. One that stays throughout is seen at least once."""
+        self._check_readable()
+        async for entry in self._registry.directory.clients(NodeId(node) if node is not None else None):
+            yield entry
+
+    async def room_members(self, room: str, limit: int = 100, cursor: str | None = None) -> RoomPage:
+        """Return up to ``limit`` members of a room; go on with ``page.cursor`` until it is None.
+
+        Raises:
+            InvalidCursorError: No page has this ``cursor``; it may come from a client's query (a ``ValueError``).
+        """
+        self._check_readable()
+        return await self._registry.directory.room_members(check_room(room), max(1, limit), cursor)
+
+    async def room_count(self, room: str) -> int:
+        """Return how many connections are in a room."""
+        self._check_readable()
+        return await self._registry.directory.room_count(check_room(room))
+
+    async def nodes(self) -> list[NodeInfo]:
+        """Return every live replica."""
+        self._check_readable()
+        return await self._registry.directory.nodes()
+
+    async def cluster_connection_count(self) -> int:
+        """Return how many connections all live replicas have."""
+        return sum(node.connections for node in await self.nodes())
+
+    def _check_readable(self) -> None:
+        if self._context.is_distributed:
+            self._registry.check_usable()
+
+    # Who is here, on this replica: synchronous, from any thread.
+
+    def get_active_connections(self) -> list[str]:
+        """Return the client ids connected to this replica."""
+        return self._context.shards.client_ids()
+
+    def get_connection_count(self) -> int:
+        """Return how many connections this replica has."""
+        return len(self._context.shards)
+
+    def get_memory_usage(self) -> dict[str, int | float]:
+        """Return ``total_memory`` and ``per_connection_average`` in bytes, and ``connection_count``."""
+        return self._registry.node.budget.usage()
+
+    def statistics(self) -> Statistics:
+        """Return a snapshot of every counter and every bound."""
+        return snapshot(self._context)
+
     # Routes
 
     @cached_property
     def router(self) -> APIRouter:
         """``GET /livez`` and ``GET /readyz`` for load balancers; ``POST /drain`` with ``drain_secret``."""
         return health_router(self._registry)
+
+
+def _check_confirm(confirm: object) -> None:
+    """Raise unless ``confirm`` is None or a positive, finite number of seconds.
+
+    Raises:
+        ConfigurationError: It is something else.
+    """
+    if confirm is None or (isinstance(confirm, int | float) and 0 < confirm < float("inf")):
+        return
+    raise ConfigurationError(f"confirm must be a positive number of seconds or None, got {confirm!r}")
+
+
+def _exclusions_of(connections: Connection | str | Iterable[Connection | str] | None) -> list[str]:
+    """Return connections, or their ids, as an envelope's exclusions name them.
+
+    Raises:
+        InvalidNameError: One is neither a connection nor a string.
+    """
+    if connections is None:
+        return []
+    each = [connections] if isinstance(connections, Connection | str) else connections
+    return [CONNECTION + _id_of(connection) for connection in each]
+
+
+def _id_of(connection: Connection | str) -> str:
+    if isinstance(connection, Connection):
+        return connection.connection_id
+    if isinstance(connection, str):
+        return connection
+    raise InvalidNameError(
+        f"exclude_connection must be a Connection or its connection_id, got {type(connection).__name__}"
+    )

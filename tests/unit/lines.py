@@ -7,9 +7,9 @@ from starlette.types import Message as AsgiEvent
 from starlette.websockets import WebSocket, WebSocketState
 
 from fastapi_websocket_stabilizer.local.connection import Connection
-from fastapi_websocket_stabilizer.local.gathering import GatheredWrites, Turn
 from fastapi_websocket_stabilizer.local.line import EXTENSION, Events, LineObserver, Observer
 from fastapi_websocket_stabilizer.local.owner import Limits
+from fastapi_websocket_stabilizer.uvicorn.coalescing import CoalescedWrites, TickFlusher
 from tests.unit.fakes import Node, connect
 
 
@@ -30,13 +30,13 @@ class Wire:
         return self.buffered
 
 
-class FakeLine(GatheredWrites):
+class FakeLine(CoalescedWrites):
     """A ``Line`` whose peer stalls and reads when the test says so."""
 
     def __init__(self, window_bits: int = 0) -> None:
         self.wire = Wire()
         self.transport = cast("asyncio.Transport", self.wire)
-        self.turn = Turn.of(asyncio.get_running_loop())
+        self.flusher = TickFlusher.of(asyncio.get_running_loop())
         self.window_bits = window_bits
         self.is_open = self.is_reading = True
         self.is_paused = False

@@ -4,7 +4,7 @@ import tomllib
 
 import pytest
 
-from fastapi_websocket_stabilizer.uvicorn import OLDEST
+from fastapi_websocket_stabilizer.uvicorn.protocol import OLDEST
 from tests.floors import PROJECT, floors
 
 EXTRAS = {"cli": ["typer>=0.16"], "dev": ["pytest>=8.3"], "benchmarks": ["channels_redis>=4.3"]}

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FILES = {"src": "src/**/*.py", "README": "README.md", "CHANGELOG": "CHANGELOG.md", "docs": "docs/**/*.md"}
 COUNTED = ("words for persons", "docstrings that begin with a clause", "sentences over 25 words")
-BOUNDS = {"src": (140, 89, 35), "README": (0, 0, 0), "CHANGELOG": (0, 0, 0), "docs": (0, 0, 3)}
+BOUNDS = {"src": (140, 89, 35), "README": (0, 0, 0), "CHANGELOG": (0, 0, 0), "docs": (0, 0, 2)}
 PERSONS = re.compile(r"\b(?:whoever|whom|nobody|somebody|for ever|as ever|meanwhile)\b", re.IGNORECASE)
 CLAUSE = re.compile(r"(?:What|Who|The same|That)\b")
 WORD = re.compile(r"\w[\w'./:-]*")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fastapi import FastAPI
 from uvicorn import Config, Server
 
-from fastapi_websocket_stabilizer.uvicorn import NAME
+from fastapi_websocket_stabilizer.uvicorn.protocol import NAME
 from tests.support.waiting import eventually
 from tests.wire.raw import RawClient, dialled, request
 

@@ -29,7 +29,7 @@ class Served:
     """How this process is served, as ``manager.lifespan`` found it.
 
     Attributes:
-        protocol: What sockets go through; see ``uvicorn.py``.
+        protocol: What sockets go through; see ``uvicorn/protocol.py``.
         reason: Why that is not our class; "" if it is.
         workers: Processes that serve this application on one port; None when that is not known.
         application: A name that tells this application from others; "" when there is none.

@@ -6,13 +6,13 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Any, Self
 
-from .. import serving
 from ..cluster.registry import Registry
 from ..config import WebSocketConfig
 from ..local.connection import Connection
 from ..local.jobs import Mail, Tally
 from ..manager import WebSocketConnectionManager
 from ..names import NodeId
+from ..web import serving
 from .links import MemoryLink, SharedHub
 from .sockets import FakeWebSocket
 

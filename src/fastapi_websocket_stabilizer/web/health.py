@@ -1,13 +1,14 @@
-"""``POST /drain``: for a preStop hook, a deploy script or an operator, with ``drain_secret``."""
+"""``GET /livez`` and ``GET /readyz`` for load balancers, ``POST /drain`` for deploy scripts and operators."""
 
 import hmac
 from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import APIRouter, HTTPException, Query, Request
+from fastapi import APIRouter, HTTPException, Query, Request, Response
 
-from .cluster.registry import Registry
-from .exceptions import WebSocketStabilizerError
+from ..cluster.readiness import degraded
+from ..cluster.registry import Registry
+from ..exceptions import WebSocketStabilizerError
 
 NO_SECRET = (
     "POST /drain is off: set drain_secret (WS_DRAIN_SECRET) and send it as Authorization: Bearer <drain_secret>. "
@@ -16,7 +17,38 @@ NO_SECRET = (
 WRONG_SECRET = "drain_secret is set: send it as Authorization: Bearer <drain_secret>"
 
 
-def add_drain_route(router: APIRouter, registry: Registry) -> None:
+def health_router(registry: Registry) -> APIRouter:
+    """Return the routes of ``manager.router``."""
+    router = APIRouter()
+
+    @router.get("/livez", include_in_schema=False)
+    async def livez() -> dict[str, str]:
+        return {"status": "alive"}
+
+    @router.get("/readyz", include_in_schema=False)
+    async def readyz(response: Response) -> dict[str, str | int | None]:
+        reason = registry.unready()
+        if reason is not None:
+            response.status_code = 503
+            return {"status": "not ready", "reason": reason}
+        context = registry.context
+        status: dict[str, str | int | None] = {
+            "status": "ready",
+            "mode": "redis" if context.is_distributed else "memory",
+            "namespace": context.config.namespace,
+            "node": context.name,
+            "node_id": context.node_id,
+            "protocol": context.served.protocol,
+            "workers": context.served.workers,
+        }
+        lacking = degraded(context)
+        return status if lacking is None else {**status, "degraded": lacking}
+
+    _add_drain_route(router, registry)
+    return router
+
+
+def _add_drain_route(router: APIRouter, registry: Registry) -> None:
     """Add the route. It answers when the drain is over."""
 
     @router.post("/drain", include_in_schema=False)

@@ -10,7 +10,7 @@ from ..runtime.loops import running_loop
 
 log: logging.Logger = logging.getLogger(__name__)
 
-GATHERED_BYTES = 16_384
+COALESCED_BYTES = 16_384
 """Bytes that wait for the end of the turn; more are written at once."""
 WRITE_BUFFER_BYTES = 65_536
 """High-water mark of a socket's write buffer; above it messages wait in the outbox."""
@@ -22,7 +22,7 @@ class Flushable(Protocol):
     def flush(self) -> None: ...
 
 
-class Turn:
+class TickFlusher:
     """Flushes, when a turn of the event loop ends, whatever gathered something during it.
 
     Sockets that are written to one right after the other wake their peers less often than sockets that are
@@ -37,10 +37,10 @@ class Turn:
     @classmethod
     def of(cls, loop: asyncio.AbstractEventLoop) -> Self:
         """Return the one of an event loop."""
-        turn = cls._by_loop.get(loop)
-        if turn is None:
-            turn = cls._by_loop[loop] = cls()
-        return turn
+        flusher = cls._by_loop.get(loop)
+        if flusher is None:
+            flusher = cls._by_loop[loop] = cls()
+        return flusher
 
     def add(self, gathering: Flushable) -> None:
         if not self._gathering:
@@ -56,25 +56,25 @@ class Turn:
                 log.exception("a socket could not be written to")
 
 
-class GatheredWrites:
+class CoalescedWrites:
     """What a protocol writes with.
 
     Attributes:
-        turn: That of the protocol's event loop.
+        flusher: That of the protocol's event loop.
         descriptor: Of the socket, while it may be written to past the event loop; -1 when not.
     """
 
     transport: asyncio.Transport
-    turn: Turn
+    flusher: TickFlusher
     descriptor: int = -1
     _gathered: bytes = b""
 
     def write_soon(self, data: bytes) -> None:
         """Write when this turn of the event loop ends, together with what else comes for this socket."""
         if not self._gathered:
-            self.turn.add(self)
+            self.flusher.add(self)
         self._gathered += data
-        if len(self._gathered) > GATHERED_BYTES:
+        if len(self._gathered) > COALESCED_BYTES:
             self.flush()
 
     def flush(self) -> None:

@@ -9,7 +9,7 @@ from websockets.protocol import Protocol
 from websockets.streams import StreamReader
 from websockets.typing import ExtensionParameter
 
-from .wire import frames
+from ..wire import frames
 
 
 class FrameReader(StreamReader):

@@ -4,16 +4,16 @@ import asyncio
 import json
 from collections.abc import Callable
 
-from .backends.redis.keys import Keys
-from .backends.redis.publishers import Publisher
-from .backends.redis.reading import Reader
-from .backends.redis.stores import RedisNodes
-from .cluster.directory import node_info
-from .config import WebSocketConfig
-from .models import NodeInfo
-from .names import NodeId
-from .runtime.loops import running_loop
-from .runtime.metrics import Counters
+from ..backends.redis.keys import Keys
+from ..backends.redis.publishers import Publisher
+from ..backends.redis.reading import Reader
+from ..backends.redis.stores import RedisNodes
+from ..cluster.directory import node_info
+from ..config import WebSocketConfig
+from ..models import NodeInfo
+from ..names import NodeId
+from ..runtime.loops import running_loop
+from ..runtime.metrics import Counters
 
 LOOK_EVERY_S = 0.5
 PATIENCE_S = 5.0
@@ -75,7 +75,7 @@ class Operator(Publisher):
             raise RemoteError(f"node {node} holds its lease and does not listen: is it frozen, or cut off?")
 
 
-async def drain(config: WebSocketConfig, name: str, over_s: float, say: Callable[[str], None]) -> None:
+async def run_drain(config: WebSocketConfig, name: str, over_s: float, say: Callable[[str], None]) -> None:
     """Have a node drain, say what happens, and return when it holds no connection or has left.
 
     Raises:

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from .wire.tokens import PATTERN
+from ..wire.tokens import PATTERN
 
 UVICORN_LOGGERS = ("uvicorn.access", "uvicorn.error", "uvicorn.asgi")
 """They log accepted and refused handshakes, HTTP requests, and at the levels debug and trace whole requests."""

@@ -9,16 +9,17 @@ import math
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from .cluster.registry import Registry
-from .runtime.loops import running_loop
+from ..cluster.registry import Registry
+from ..runtime.loops import running_loop
 from .shared_port import SharedPort
 
-SHUTDOWN_S = 30.0
+DEFAULT_SHUTDOWN_S = 30.0
+"""Seconds that the end of a lifespan may take when nobody is in a hurry."""
 
 
 class Sigterm:
@@ -73,7 +74,9 @@ class Sigterm:
 
     def time_left_s(self) -> float:
         """Return how long the lifespan may take to end: what is under way is given as long as a request is."""
-        return as_ever() if self._ends_at_s is None else max(0.0, self._ends_at_s - self._loop.time())
+        if self._ends_at_s is None:
+            return DEFAULT_SHUTDOWN_S
+        return max(0.0, self._ends_at_s - self._loop.time())
 
     def end(self) -> None:
         """Give the signal back to whoever had it, and wait for no drain any more."""
@@ -83,11 +86,6 @@ class Sigterm:
             signal.signal(signal.SIGTERM, self._found)
         if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()
-
-
-def as_ever() -> float:
-    """Return how many seconds the end of a lifespan may take when nobody is in a hurry."""
-    return SHUTDOWN_S
 
 
 def _owner() -> Any:
@@ -123,15 +121,15 @@ def _serving_here() -> Any:
 
 
 @contextmanager
-def draining_on_sigterm(registry: Registry) -> Iterator[Callable[[], float]]:
+def draining_on_sigterm(registry: Registry) -> Iterator[Sigterm | None]:
     """Have SIGTERM drain for the length of a block, where the server is uvicorn and the settings want it.
 
-    Yields how many seconds the application has, after the block, to end.
+    Yields the handler, or None.
     """
     is_main = threading.current_thread() is threading.main_thread()
     is_wanted = registry.context.config.drain_on_sigterm and callable(signal.getsignal(signal.SIGTERM))
     if not is_main or not is_wanted or not _is_server(server := find_server()):
-        yield as_ever
+        yield None
         return
     owner = _owner()
     if not isinstance(owner, Sigterm):
@@ -139,21 +137,8 @@ def draining_on_sigterm(registry: Registry) -> Iterator[Callable[[], float]]:
         signal.signal(signal.SIGTERM, owner.handle)
     owner.registries.append(registry)
     try:
-        yield owner.time_left_s
+        yield owner
     finally:
         owner.registries.remove(registry)
         if not owner.registries:
             owner.end()
-
-
-@asynccontextmanager
-async def shut_down_in_time(
-    registry: Registry, shut_down: Callable[[float], Awaitable[object]]
-) -> AsyncIterator[None]:
-    """Have SIGTERM drain for the length of a block, and shut down after it within the server's patience."""
-    time_left_s = as_ever
-    try:
-        with draining_on_sigterm(registry) as time_left_s:
-            yield
-    finally:
-        await shut_down(time_left_s())

@@ -1,18 +1,16 @@
-"""FastAPI's side: routes that serve sockets, refusals as HTTP answers, health."""
+"""Routes that serve sockets, and refusals as HTTP answers."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, FastAPI, HTTPException, Response, WebSocket, WebSocketDisconnect
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, WebSocket, WebSocketDisconnect
 
-from . import close_codes
-from .cluster.readiness import degraded
-from .cluster.refusal import UNREACHABLE, turn_away
-from .cluster.registry import Registry
-from .drain_route import add_drain_route
-from .exceptions import (
+from .. import close_codes
+from ..cluster.refusal import UNREACHABLE, turn_away
+from ..cluster.registry import Registry
+from ..exceptions import (
     LOSSES,
     ConfigurationError,
     ConnectionLimitExceededError,
@@ -25,15 +23,13 @@ from .exceptions import (
     SlowConsumerError,
     WebSocketStabilizerError,
 )
-from .hooks import OnMessage, check_hook, name_of
-from .local.connection import Connection
-from .local.transport import is_accepted
-from .models import Identity, as_metadata
-from .names import check_client_id, check_each, check_room
-from .runtime.logs import Occasionally, get_logger
-
-if TYPE_CHECKING:
-    from .manager import WebSocketConnectionManager
+from ..hooks import OnMessage, check_hook, name_of
+from ..local.connection import Connection
+from ..local.transport import is_accepted
+from ..models import Identity, as_metadata
+from ..names import check_client_id, check_each, check_room
+from ..runtime.logs import Occasionally, get_logger
+from . import serving
 
 _unstarted = Occasionally(get_logger("routes"))
 
@@ -44,10 +40,10 @@ INTERNAL_ERROR = (1011, "internal error")
 
 @asynccontextmanager
 async def connected(
-    manager: "WebSocketConnectionManager", websocket: WebSocket, identity: Identity
+    registry: Registry, websocket: WebSocket, identity: Identity
 ) -> AsyncIterator[Connection]:
     """Claim, accept, join, and release exactly this socket; see ``WebSocketConnectionManager.connection``."""
-    connection, rooms = await _register(manager, websocket, identity)
+    connection, rooms = await _register(registry, websocket, identity)
     code, reason = close_codes.NORMAL, "normal closure"
     has_begun = False
     try:
@@ -70,19 +66,19 @@ async def connected(
 
 
 async def _register(
-    manager: "WebSocketConnectionManager", websocket: WebSocket, identity: Identity
+    registry: Registry, websocket: WebSocket, identity: Identity
 ) -> tuple[Connection, list[str]]:
     _check_types(identity)
     try:
         rooms = check_each(identity.rooms, check_room)
-        client_id, metadata = identity.client_id, identity.metadata
-        return await manager.connect(client_id, websocket, metadata, state=identity.state), rooms
+        client_id, metadata, state = identity.client_id, identity.metadata, identity.state
+        return await serving.register(registry, websocket, client_id, metadata, state), rooms
     except WebSocketStabilizerError as error:
         if is_accepted(websocket):
             if isinstance(error, (DrainingError, *LOSSES)):
                 raise  # it was closed, with a word about when to come back
             reason = str(error).encode()[: close_codes.MAX_REASON_BYTES].decode(errors="ignore")
-            within_s = manager.config.close_timeout_s
+            within_s = registry.context.config.close_timeout_s
             await turn_away(websocket, close_codes.TRY_AGAIN_LATER, reason, within_s)
             raise
         raise _refusal(error) from error
@@ -133,10 +129,24 @@ def check_open(registry: Registry) -> None:
         raise _refusal(error) from error
 
 
+async def serve(
+    registry: Registry, websocket: WebSocket, identity: Identity, on_message: OnMessage | None, *, park: bool
+) -> None:
+    """See ``WebSocketConnectionManager.serve``."""
+    handle = on_message or registry.context.hooks.on_message
+    with suppress(WebSocketDisconnect):  # gone before it was served
+        async with connected(registry, websocket, identity) as connection:
+            await serving.serve(registry, connection, handle, park=park)
+
+
 def add_websocket_route(
-    manager: "WebSocketConnectionManager", app: FastAPI | APIRouter, path: str, on_message: OnMessage | None
+    registry: Registry,
+    app: FastAPI | APIRouter,
+    path: str,
+    on_message: OnMessage | None,
+    door: Callable[[], Awaitable[None]],
 ) -> Callable[[Any], Any]:
-    """Return the decorator behind ``manager.websocket``."""
+    """Return the decorator behind ``manager.websocket``; ``door`` is ``manager.check_open``."""
     if on_message is not None:
         check_hook("on_message", on_message, "connection", "message")
 
@@ -148,52 +158,12 @@ def add_websocket_route(
                     f"{name_of(identify)}, which identifies clients of {path}, must return an Identity, "
                     f"got {type(identity).__name__}: return Identity(client_id)"
                 )
-            await manager.serve(
-                websocket,
-                identity.client_id,
-                metadata=identity.metadata,
-                rooms=identity.rooms,
-                subprotocol=identity.subprotocol,
-                state=identity.state,
-                on_message=on_message,
-                park=True,
-            )
+            await serve(registry, websocket, identity, on_message, park=True)
 
         router = app.router if isinstance(app, FastAPI) else app
         name = getattr(identify, "__name__", None)
         # Before the endpoint's own dependencies, so that identify redeems nothing for a socket that is refused.
-        router.add_api_websocket_route(path, endpoint, name=name, dependencies=[Depends(manager.check_open)])
+        router.add_api_websocket_route(path, endpoint, name=name, dependencies=[Depends(door)])
         return identify
 
     return decorate
-
-
-def health_router(registry: Registry) -> APIRouter:
-    """Return the routes of ``manager.router``."""
-    router = APIRouter()
-
-    @router.get("/livez", include_in_schema=False)
-    async def livez() -> dict[str, str]:
-        return {"status": "alive"}
-
-    @router.get("/readyz", include_in_schema=False)
-    async def readyz(response: Response) -> dict[str, str | int | None]:
-        reason = registry.unready()
-        if reason is not None:
-            response.status_code = 503
-            return {"status": "not ready", "reason": reason}
-        context = registry.context
-        status: dict[str, str | int | None] = {
-            "status": "ready",
-            "mode": "redis" if context.is_distributed else "memory",
-            "namespace": context.config.namespace,
-            "node": context.name,
-            "node_id": context.node_id,
-            "protocol": context.served.protocol,
-            "workers": context.served.workers,
-        }
-        lacking = degraded(context)
-        return status if lacking is None else {**status, "degraded": lacking}
-
-    add_drain_route(router, registry)
-    return router

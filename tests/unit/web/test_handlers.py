@@ -5,10 +5,10 @@ import contextvars
 
 import pytest
 
-from fastapi_websocket_stabilizer import handlers
 from fastapi_websocket_stabilizer.exceptions import ConnectionNotFoundError
 from fastapi_websocket_stabilizer.local.connection import Connection
 from fastapi_websocket_stabilizer.local.owner import Ended
+from fastapi_websocket_stabilizer.web import handlers
 from tests.unit.fakes import connect
 
 REGISTRY, OTHER_REGISTRY = object(), object()

@@ -5,14 +5,30 @@ calls when something comes in.
 """
 
 from collections import deque
+from collections.abc import Mapping
+from typing import Any
 
 from starlette.types import Message as AsgiEvent
+from starlette.websockets import WebSocket
 
-from . import close_codes, handlers
-from .cluster.registry import Registry
-from .hooks import OnMessage
-from .local.connection import Connection
-from .local.line import Line
+from .. import close_codes
+from ..cluster.registry import Registry
+from ..hooks import OnMessage
+from ..local.connection import Connection
+from ..local.line import Line
+from ..names import check_client_id
+from . import handlers
+
+
+async def register(
+    registry: Registry, websocket: WebSocket, client_id: str, metadata: Mapping[str, Any] | None, state: Any
+) -> Connection:
+    """Register a socket for the calling handler. Raises as ``WebSocketConnectionManager.connect``."""
+    check_client_id(client_id)
+    registry.check_usable()
+    connection = await registry.node.connect(client_id, websocket, metadata, state)
+    handlers.remember(registry, connection)
+    return connection
 
 
 async def serve(registry: Registry, connection: Connection, handle: OnMessage | None, *, park: bool) -> None:

@@ -1,16 +1,19 @@
-"""The start of a process: how it is served, the one line that the log has about it, and what is probably wrong."""
+"""The life of a process: how it is served, the line that the log has about its start, and the end in time."""
 
 import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
 from fastapi import FastAPI
 
-from .cluster.context import Context, Served
-from .config import mask_password
-from .exceptions import ConfigurationError
-from .models import CompressionMode
-from .signals import find_server
+from ..cluster.context import Context, Served
+from ..cluster.registry import Registry
+from ..config import mask_password
+from ..exceptions import ConfigurationError
+from ..models import CompressionMode
+from ..uvicorn.sigterm import DEFAULT_SHUTDOWN_S, draining_on_sigterm, find_server
 
 ALONE = (
     "%d workers and no redis_url: each is a registry of its own, and a message reaches only the clients of the "
@@ -23,15 +26,15 @@ def install_protocol(context: Context, app: FastAPI) -> None:
     reason = "uvicorn_protocol is off"
     if context.config.uvicorn_protocol:
         try:
-            from . import uvicorn
+            from ..uvicorn import protocol
         except (ImportError, ConfigurationError) as error:
             reason = str(error)
         else:
-            reason = uvicorn.install(
+            reason = protocol.install(
                 compress=context.config.compression is not CompressionMode.NONE,
                 max_message_size=context.config.max_message_size,
             )
-    context.served = Served("asgi" if reason else uvicorn.NAME, reason, application=application_of(app))
+    context.served = Served("asgi" if reason else protocol.NAME, reason, application=application_of(app))
 
 
 def application_of(app: FastAPI) -> str:
@@ -78,3 +81,16 @@ def count_workers() -> int | None:
 def _server_config() -> Any:
     """Return the configuration of the uvicorn that runs this process, if any."""
     return getattr(find_server(), "config", None)
+
+
+@asynccontextmanager
+async def shut_down_in_time(
+    registry: Registry, shut_down: Callable[[float], Awaitable[object]]
+) -> AsyncIterator[None]:
+    """Have SIGTERM drain for the length of a block, and shut down after it within the server's patience."""
+    sigterm = None
+    try:
+        with draining_on_sigterm(registry) as sigterm:
+            yield
+    finally:
+        await shut_down(DEFAULT_SHUTDOWN_S if sigterm is None else sigterm.time_left_s())

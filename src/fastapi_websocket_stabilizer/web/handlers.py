@@ -6,9 +6,9 @@ handler of a socket that was replaced meanwhile, that call must not close its su
 
 from contextvars import Context, ContextVar, copy_context
 
-from .exceptions import ConnectionNotFoundError
-from .local.connection import Connection
-from .local.owner import Ended
+from ..exceptions import ConnectionNotFoundError
+from ..local.connection import Connection
+from ..local.owner import Ended
 
 _QUIET = (Ended.GONE, Ended.REPLACED, Ended.TIMED_OUT, Ended.SLOW, Ended.EVICTED, Ended.SHUTDOWN)
 

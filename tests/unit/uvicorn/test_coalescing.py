@@ -8,7 +8,7 @@ from typing import cast
 
 import pytest
 
-from fastapi_websocket_stabilizer.local.gathering import GATHERED_BYTES, GatheredWrites, Turn
+from fastapi_websocket_stabilizer.uvicorn.coalescing import COALESCED_BYTES, CoalescedWrites, TickFlusher
 from tests.unit.fakes import turns
 from tests.unit.lines import Wire
 
@@ -28,11 +28,11 @@ class ClosingWire(Wire):
         super().write(data)
 
 
-class Socket(GatheredWrites):
+class Socket(CoalescedWrites):
     def __init__(self, descriptor: int = -1) -> None:
         self.wire = ClosingWire()
         self.transport = cast("asyncio.Transport", self.wire)
-        self.turn = Turn.of(asyncio.get_running_loop())
+        self.flusher = TickFlusher.of(asyncio.get_running_loop())
         self.descriptor = descriptor
 
 
@@ -59,10 +59,10 @@ async def test_what_is_written_now_comes_behind_what_was_to_be_written_soon() ->
 
 async def test_much_is_not_kept_for_the_end_of_the_turn() -> None:
     each = Socket()
-    each.write_soon(b"x" * GATHERED_BYTES)
+    each.write_soon(b"x" * COALESCED_BYTES)
     assert each.wire.writes == []
     each.write_soon(b"y")
-    assert [len(data) for data in each.wire.writes] == [GATHERED_BYTES + 1]
+    assert [len(data) for data in each.wire.writes] == [COALESCED_BYTES + 1]
 
 
 async def test_a_socket_that_is_being_closed_is_not_written_to() -> None:

@@ -14,8 +14,9 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 
 from fastapi_websocket_stabilizer.cluster.registry import Registry
 from fastapi_websocket_stabilizer.config import WebSocketConfig
-from fastapi_websocket_stabilizer.signals import draining_on_sigterm, find_server
-from fastapi_websocket_stabilizer.uvicorn import WebSocketProtocol, install
+from fastapi_websocket_stabilizer.uvicorn import WebSocketProtocol
+from fastapi_websocket_stabilizer.uvicorn.protocol import install
+from fastapi_websocket_stabilizer.uvicorn.sigterm import draining_on_sigterm, find_server
 from tests.support.waiting import eventually
 
 

@@ -4,8 +4,8 @@ import asyncio
 import socket
 from contextlib import suppress
 
+from ..local.owner import Limits
 from ..runtime.loops import running_loop
-from .owner import Limits
 
 KERNEL_BUFFER_BYTES = 131_072
 """What the kernel may hold unsent for one socket (TCP_NOTSENT_LOWAT, Linux and macOS)."""

@@ -12,7 +12,7 @@ import socket
 from contextlib import suppress
 from typing import Any
 
-from .runtime.loops import running_loop
+from ..runtime.loops import running_loop
 
 LOOK_EVERY_S = 0.05
 LOOKS = 4

@@ -16,7 +16,8 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from uvicorn.server import ServerState
 
 from fastapi_websocket_stabilizer import CompressionMode, WebSocketConfig, WebSocketConnectionManager
-from fastapi_websocket_stabilizer.uvicorn import NAME, WebSocketProtocol, install
+from fastapi_websocket_stabilizer.uvicorn import WebSocketProtocol
+from fastapi_websocket_stabilizer.uvicorn.protocol import NAME, install
 
 
 @pytest.fixture

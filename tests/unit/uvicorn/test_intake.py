@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import dataclass, field
 
-from fastapi_websocket_stabilizer.local.intake import FRAMES_PER_TURN, PAUSE_PER_FRAME_S, Intake
+from fastapi_websocket_stabilizer.uvicorn.intake import FRAMES_PER_TURN, PAUSE_PER_FRAME_S, Intake
 from tests.unit.fakes import Clock, turns
 
 

@@ -8,7 +8,7 @@ import pytest
 from fastapi import FastAPI
 
 from fastapi_websocket_stabilizer import WebSocketConnectionManager
-from fastapi_websocket_stabilizer.redaction import REDACTED, UVICORN_LOGGERS, TokenFilter
+from fastapi_websocket_stabilizer.uvicorn.redaction import REDACTED, UVICORN_LOGGERS, TokenFilter
 from fastapi_websocket_stabilizer.wire.tokens import TokenSigner
 
 TOKENS = [TokenSigner(b"secret").sign(name, timedelta(hours=1))[0] for name in ("ann", "", "ä.b:c" * 100)]

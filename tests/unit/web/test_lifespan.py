@@ -6,7 +6,7 @@ import pytest
 from fastapi import FastAPI
 from uvicorn import Config, Server
 
-from fastapi_websocket_stabilizer.startup import application_of
+from fastapi_websocket_stabilizer.web.lifespan import application_of
 
 
 def test_title_is_the_name_of_an_application() -> None:

@@ -20,15 +20,15 @@ from uvicorn.server import Server, ServerState
 from websockets.frames import Frame
 from websockets.http11 import Request
 
-from . import close_codes
-from .exceptions import ConfigurationError
-from .local.flow import Flag, bound_kernel_buffer
-from .local.gathering import WRITE_BUFFER_BYTES, GatheredWrites, Turn
-from .local.line import EXTENSION, Events, LineObserver, Observer
-from .local.owner import Limits
-from .signals import find_server
-from .wire import frames
-from .wire.messages import Encoded, Form
+from .. import close_codes
+from ..exceptions import ConfigurationError
+from ..local.line import EXTENSION, Events, LineObserver, Observer
+from ..local.owner import Limits
+from ..wire import frames
+from ..wire.messages import Encoded, Form
+from .coalescing import WRITE_BUFFER_BYTES, CoalescedWrites, TickFlusher
+from .flow import Flag, bound_kernel_buffer
+from .sigterm import find_server
 
 OLDEST = {"uvicorn": "0.53.0", "websockets": "17.0"}
 """The first two that agree on how header values are encoded; else one that is not ASCII fails the handshake."""
@@ -55,7 +55,7 @@ from .receiving import ReceivingProtocol  # noqa: E402 - see the line above
 NAME = "fastapi_websocket_stabilizer.uvicorn:WebSocketProtocol"
 
 
-class WebSocketProtocol(GatheredWrites, ReceivingProtocol):
+class WebSocketProtocol(CoalescedWrites, ReceivingProtocol):
     """One WebSocket: uvicorn's, and a ``Line`` for the manager that registers it."""
 
     # Uvicorn's attributes that are set here too.
@@ -65,8 +65,8 @@ class WebSocketProtocol(GatheredWrites, ReceivingProtocol):
     scope: Any
     queue: asyncio.Queue[ASGIReceiveEvent]
     writable: asyncio.Event
-    # Those of GatheredWrites.
-    turn: Turn
+    # Those of CoalescedWrites.
+    flusher: TickFlusher
     descriptor: int
 
     def __init__(
@@ -80,7 +80,7 @@ class WebSocketProtocol(GatheredWrites, ReceivingProtocol):
         self.writable = cast("asyncio.Event", Flag())
         self.scope = None
         self.is_parked: bool = False
-        self.turn = Turn.of(self.loop)
+        self.flusher = TickFlusher.of(self.loop)
 
     # The handshake, and what the application sends by itself
 

@@ -1,0 +1,3 @@
+"""The command line, ``stabilizer``. Needs the extra ``cli``; ``stabilizer demo`` needs ``demo``."""
+
+from .commands import app as app

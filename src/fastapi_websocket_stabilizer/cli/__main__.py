@@ -1,0 +1,5 @@
+"""``python -m fastapi_websocket_stabilizer.cli``: the same as ``stabilizer``."""
+
+from . import app
+
+app()

@@ -1,0 +1,1 @@
+"""FastAPI's side: routes, handlers, health, and the life of the process."""

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from fastapi_websocket_stabilizer.backends.redis.rights import commands
 from fastapi_websocket_stabilizer.cli import app
 from tests.integration.test_topologies import binary_of
 from tests.support.clusters import RedisCluster
@@ -94,6 +95,17 @@ def test_missing_rights_are_named_with_the_rule_that_gives_them(server: RedisSer
     assert result.exit_code == 1
     assert re.search(r"refused now: hset, publish, subscribe fws:\{doctor", result.output)
     assert "resetkeys ~fws:* resetchannels &fws:* -@all +ping" in result.output
+
+
+def test_every_command_that_is_needed_is_tried(server: RedisServer) -> None:
+    with server.client() as client:
+        client.execute_command(
+            "ACL", "SETUSER", "fws-few", "reset", "on", ">of-few", "~*", "&*", "+ping", "+info"
+        )
+    result = doctor(f"redis://fws-few:of-few@127.0.0.1:{server.port}")
+    (refused,) = re.findall(r"refused now: (.*)", result.output)
+    found = {name.split()[0] for name in refused.split(", ")} - {"key"}
+    assert found == {*commands()} - {"ping", "info"}
 
 
 @pytest.mark.parametrize("name", ["info", "ping"])

@@ -225,7 +225,10 @@ def _keys(keys: Keys, node: NodeId) -> list[str]:
 
 
 def _trial(name: str, key: str) -> tuple[str | int, ...]:
-    """Return a harmless call of a command."""
+    """Return a harmless call of a command.
+
+    A call with too few words would be refused for that, before the server looks at permissions.
+    """
     words: dict[str, tuple[str | int, ...]] = {
         "info": ("server",),
         "client|kill": ("ID", 0),  # nobody
@@ -233,6 +236,7 @@ def _trial(name: str, key: str) -> tuple[str | int, ...]:
         "evalsha": ("0" * 40, 1, key),
         "set": (key, "", "PX", 1000),
         "hset": (f"{key}:hash", "f", 1),
+        "hget": (f"{key}:hash", "f"),
         "hdel": (f"{key}:hash", "f"),
         "hscan": (f"{key}:hash", 0),
         "hincrby": (f"{key}:hash", "n", 1),

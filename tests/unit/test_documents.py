@@ -1,0 +1,130 @@
+"""The documents name what the code has: settings, counters, close codes, log events, hooks; and their links work."""
+
+import ast
+import inspect
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+import fastapi_websocket_stabilizer
+from fastapi_websocket_stabilizer import WebSocketConfig, close_codes
+from fastapi_websocket_stabilizer.hooks import HookDecorators
+from fastapi_websocket_stabilizer.runtime.metrics import Counters
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = Path(fastapi_websocket_stabilizer.__file__).parent
+README = (ROOT / "README.md").read_text()
+COMPATIBILITY = (ROOT / "docs/compatibility.md").read_text()
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+COUNTERS = {counter.name for counter in fields(Counters)}
+FILES_ON_GITHUB = "https://github.com/fastapi-websocket-stabilizer/fastapi-websocket-stabilizer/blob/main/"
+
+
+def chapter(text: str, heading: str) -> str:
+    """Return a part of a document, up to the next heading of the same rank or a higher one."""
+    rank = heading.partition(" ")[0]
+    after = text.partition(f"\n{heading}\n")[2]
+    assert after, heading
+    return re.split(rf"^#{{1,{len(rank)}}} ", after, maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def cells(text: str, column: int) -> list[str]:
+    """Return a column of the tables in ``text``, without their heads."""
+    rows = [re.split(r"(?<!\\)\|", line) for line in text.splitlines() if line.startswith("| ")]
+    return [row[column + 1] for row in rows[1:]]
+
+
+def names(texts: list[str]) -> list[str]:
+    return [name for text in texts for name in re.findall(r"`(\w+)`", text)]
+
+
+def test_settings_of_the_readme_are_those_of_the_code() -> None:
+    documented = names(cells(chapter(README, "## Settings"), 0))
+    assert sorted(documented) == sorted(setting.name for setting in fields(WebSocketConfig))
+
+
+def test_every_hook_is_in_the_readme() -> None:
+    hooks = [name for name in vars(HookDecorators) if name.startswith("on_")]
+    assert [name for name in hooks if name not in README] == []
+
+
+# Counters
+
+
+def test_counters_of_the_bounds_exist() -> None:
+    bounds = chapter((ROOT / "docs/design.md").read_text(), "## Bounds")
+    named = {name for name in names(cells(bounds, 2)) if not name.endswith("Error")}
+    assert named
+    assert named - COUNTERS == set()
+
+
+def test_every_counter_is_counted() -> None:
+    """One that is not would stay at zero, and look like good news."""
+    trees = [ast.parse(file.read_text()) for file in PACKAGE.rglob("*.py") if file.name != "metrics.py"]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    stored = {
+        node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+    }
+    looked_up = {node.value for node in nodes if isinstance(node, ast.Constant)}
+    assert COUNTERS - stored - looked_up == set()
+
+
+# Close codes and log events
+
+
+def test_close_codes_of_the_page_are_those_of_the_code() -> None:
+    table = chapter(COMPATIBILITY, "### Close codes")
+    documented = dict(zip(names(cells(table, 1)), map(int, cells(table, 0)), strict=True))
+    sent = {
+        name: code
+        for name, code in vars(close_codes).items()
+        if isinstance(code, int) and close_codes.is_allowed(code)
+    }
+    assert documented == sent
+
+
+def test_page_asks_the_client_to_connect_again_after_the_same_codes() -> None:
+    table = chapter(COMPATIBILITY, "### Close codes")
+    asked = {
+        int(code)
+        for code, advice in zip(cells(table, 0), cells(table, 2), strict=True)
+        if "connect again" in advice
+    }
+    assert asked == close_codes.RECONNECT
+
+
+def test_tags_of_the_log_are_on_the_page() -> None:
+    source = inspect.getsource(fastapi_websocket_stabilizer.StructuredLogger)
+    tags = set(re.findall(r'"(WS_[A-Z]+)"', source))
+    assert set(re.findall(r"`(WS_[A-Z]+)`", chapter(COMPATIBILITY, "### Log events"))) == tags
+
+
+# Links
+
+
+def anchors(document: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def links(document: Path) -> list[str]:
+    found = re.findall(r"\]\(([^)\s]+)\)", document.read_text())
+    inside = [
+        link.removeprefix(FILES_ON_GITHUB)
+        for link in found
+        if document.name != "README.md" or FILES_ON_GITHUB in link
+    ]
+    return [link for link in inside if "://" not in link]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: str(document.relative_to(ROOT)))
+def test_links_lead_to_files_and_headings(document: Path) -> None:
+    broken = []
+    for link in links(document):
+        path, _, anchor = link.partition("#")
+        target = (document.parent / path).resolve() if path else document
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            broken.append(link)
+    assert broken == []

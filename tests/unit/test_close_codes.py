@@ -14,3 +14,9 @@ def test_code_that_may_be_sent(code: int) -> None:
 def test_code_that_may_not_is_refused_by_name(code: int) -> None:
     with pytest.raises(ConfigurationError, match=rf"^code must be .*, got {code}$"):
         close_codes.check(code)
+
+
+def test_own_codes_ask_to_connect_again_below_4500_only() -> None:
+    own = {code for code in vars(close_codes).values() if isinstance(code, int) and code >= 4000}
+    assert own
+    assert own & close_codes.RECONNECT == {code for code in own if code < 4500}

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 import fastapi_websocket_stabilizer
-from fastapi_websocket_stabilizer import WebSocketConfig, close_codes
-from fastapi_websocket_stabilizer.hooks import HookDecorators
+from fastapi_websocket_stabilizer import WebSocketConfig, WebSocketConnectionManager, close_codes
 from fastapi_websocket_stabilizer.runtime.metrics import Counters
 
 ROOT = Path(__file__).parents[2]
@@ -46,7 +45,8 @@ def test_settings_of_the_readme_are_those_of_the_code() -> None:
 
 
 def test_every_hook_is_in_the_readme() -> None:
-    hooks = [name for name in vars(HookDecorators) if name.startswith("on_")]
+    hooks = [name for name in dir(WebSocketConnectionManager) if name.startswith("on_")]
+    assert "on_connect" in hooks
     assert [name for name in hooks if name not in README] == []
 
 
@@ -101,7 +101,24 @@ def test_tags_of_the_log_are_on_the_page() -> None:
     assert set(re.findall(r"`(WS_[A-Z]+)`", chapter(COMPATIBILITY, "### Log events"))) == tags
 
 
-# Links
+# Links, files and tests
+
+FILE = re.compile(
+    r"`((?:(?:src|tests|docs|benchmarks|examples|compose|\.ci|\.github)/[\w./-]+|[\w/]+\.(?:py|lua)))(?:::(\w+))?`"
+)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: str(document.relative_to(ROOT)))
+def test_files_and_tests_that_are_named_exist(document: Path) -> None:
+    """A file is named from the root of the repository, or from that of the package, or by its last part alone."""
+    missing = []
+    for name, test in FILE.findall(document.read_text()):
+        places = [place for root in (ROOT, PACKAGE) if (place := root / name).exists()]
+        if not places and "/" not in name:
+            places = list(ROOT.glob(f"*/**/{name}"))
+        if not places or (test and f"def {test}(" not in places[0].read_text()):
+            missing.append(f"{name}::{test}" if test else name)
+    assert missing == []
 
 
 def anchors(document: Path) -> set[str]:

@@ -1,4 +1,4 @@
-"""The workflows are what GitHub accepts, run the project's own scripts, and publish with no right too many."""
+"""The workflows are valid, run the project's own scripts, and have no permission that they do not need."""
 
 import re
 import subprocess
@@ -52,3 +52,11 @@ def test_publication_waits_for_tests_and_build_and_alone_may_publish() -> None:
     jobs = jobs_of("release")
     assert (jobs["build"]["needs"], jobs["publish"]["needs"]) == ("tests", "build")
     assert [name for name, job in jobs.items() if "id-token" in job["permissions"]] == ["publish"]
+
+
+def test_hooks_before_a_commit_are_checks_of_ci() -> None:
+    (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    entries = [hook["entry"].removesuffix(" --force-exclude") for hook in repository["hooks"]]
+    checks = (ROOT / ".ci/run").read_text()
+    assert entries
+    assert [entry for entry in entries if entry not in checks] == []

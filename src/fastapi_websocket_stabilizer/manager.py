@@ -1,4 +1,4 @@
-"""The object that applications hold: a thin façade over ``cluster.registry``."""
+"""The object that applications hold: a thin façade over ``registry.registry``."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
@@ -9,15 +9,15 @@ from typing import Any, Self
 from fastapi import APIRouter, FastAPI, WebSocket
 
 from . import close_codes
-from .cluster.context import Context
-from .cluster.registry import Registry
-from .cluster.statistics import snapshot
 from .config import WebSocketConfig
 from .exceptions import BroadcastFailedError, ConfigurationError, ConnectionNotFoundError, InvalidNameError
-from .hooks import HookDecorators, OnMessage
 from .local.connection import Connection
 from .models import BroadcastResult, Identity, Message, NodeInfo, PresenceEntry, RoomPage, ShutdownReport
 from .names import NodeId, as_list, check_client_id, check_each, check_room
+from .registry.hooks import HookDecorators, OnMessage
+from .registry.registry import Registry
+from .registry.state import NodeState
+from .registry.statistics import snapshot
 from .runtime.logs import manager_logger
 from .runtime.metrics import Statistics
 from .uvicorn.redaction import tokens_redacted
@@ -42,8 +42,8 @@ class WebSocketConnectionManager(HookDecorators):
         self.config: WebSocketConfig = config or WebSocketConfig()
         self._log = manager_logger(self.config.log_level)
         self._registry: Registry = self._make_registry()
-        self._context: Context = self._registry.context
-        super().__init__(self._context.hooks)
+        self._state: NodeState = self._registry.state
+        super().__init__(self._state.hooks)
 
     def _make_registry(self) -> Registry:
         return Registry(self.config, self._log)
@@ -58,7 +58,7 @@ class WebSocketConnectionManager(HookDecorators):
             ConfigurationError: Redis refuses us: wrong password or database, or too old; or it is no Redis.
         """
         if await self._registry.start():
-            announce(self._context)
+            announce(self._state)
 
     async def graceful_shutdown(self, timeout: float = 30.0) -> ShutdownReport:
         """Close every socket with 1001 within ``timeout`` seconds, release every entry and leave the registry.
@@ -85,7 +85,7 @@ class WebSocketConnectionManager(HookDecorators):
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         """``FastAPI(lifespan=manager.lifespan)``: started before the first request, shut down after the last."""
-        install_protocol(self._context, app)
+        install_protocol(self._state, app)
         with tokens_redacted():
             await self.start()
             async with shut_down_in_time(self._registry, self.graceful_shutdown):
@@ -232,7 +232,7 @@ class WebSocketConnectionManager(HookDecorators):
 
     async def handle_pong(self, client_id: str) -> None:
         """Note that a client of this replica answered a ping. ``serve`` and iteration do it by themselves."""
-        for connection in self._context.shards.of_client(client_id):
+        for connection in self._state.shards.of_client(client_id):
             connection.heard()
 
     # Messages
@@ -252,15 +252,15 @@ class WebSocketConnectionManager(HookDecorators):
         """
         name, encoded = check_client_id(client_id), self._encode(message)
         _check_confirm(confirm)
-        return await self._registry.sender.to_client(name, encoded, confirm)
+        return await self._registry.outbound.to_client(name, encoded, confirm)
 
     async def send_to_clients(self, client_ids: Iterable[str], message: Message) -> int:
         """Send one message to several clients; return how many took it. Raises as ``send_to_client``."""
         names, encoded = check_each(client_ids, check_client_id), self._encode(message)
-        return sum(await self._registry.sender.to_clients(names, encoded, None)) if names else 0
+        return sum(await self._registry.outbound.to_clients(names, encoded, None)) if names else 0
 
     def _encode(self, message: Message) -> Encoded:
-        encoded = self._registry.node.encode(message)
+        encoded = self._registry.connections.encode(message)
         self._check_readable()
         return encoded
 
@@ -294,7 +294,7 @@ class WebSocketConnectionManager(HookDecorators):
         if room is not None and not rooms:
             return BroadcastResult(0, 0, 0)  # no room is nobody, not everybody
         try:
-            result = await self._registry.sender.broadcast(encoded, exclude, rooms, confirm)
+            result = await self._registry.outbound.broadcast(encoded, exclude, rooms, confirm)
         except BroadcastFailedError:
             await asyncio.sleep(0)
             raise
@@ -413,26 +413,26 @@ class WebSocketConnectionManager(HookDecorators):
         return sum(node.connections for node in await self.nodes())
 
     def _check_readable(self) -> None:
-        if self._context.is_distributed:
+        if self._state.is_distributed:
             self._registry.check_usable()
 
     # Who is here, on this replica: synchronous, from any thread.
 
     def get_active_connections(self) -> list[str]:
         """Return the client ids connected to this replica."""
-        return self._context.shards.client_ids()
+        return self._state.shards.client_ids()
 
     def get_connection_count(self) -> int:
         """Return how many connections this replica has."""
-        return len(self._context.shards)
+        return len(self._state.shards)
 
     def get_memory_usage(self) -> dict[str, int | float]:
         """Return ``total_memory`` and ``per_connection_average`` in bytes, and ``connection_count``."""
-        return self._registry.node.budget.usage()
+        return self._registry.connections.budget.usage()
 
     def statistics(self) -> Statistics:
         """Return a snapshot of every counter and every bound."""
-        return snapshot(self._context)
+        return snapshot(self._state)
 
     # Routes
 

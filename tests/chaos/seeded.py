@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from fastapi_websocket_stabilizer.cluster.claims import Claims
-from fastapi_websocket_stabilizer.cluster.membership import Membership
-from fastapi_websocket_stabilizer.cluster.presence import Reports, left
-from fastapi_websocket_stabilizer.cluster.reclaims import Reclaims
-from fastapi_websocket_stabilizer.cluster.recovery import Recovery
-from fastapi_websocket_stabilizer.cluster.sender import Sender
-from fastapi_websocket_stabilizer.cluster.sweep import Sweeper
+from fastapi_websocket_stabilizer.registry.claims import Claims
+from fastapi_websocket_stabilizer.registry.lease import Lease
+from fastapi_websocket_stabilizer.registry.outbound import Outbound
+from fastapi_websocket_stabilizer.registry.presence import Reports, left
+from fastapi_websocket_stabilizer.registry.reclaims import Reclaims
+from fastapi_websocket_stabilizer.registry.recovery import Recovery
+from fastapi_websocket_stabilizer.registry.sweep import Sweeper
 
 TIDIED_UP_AFTER_S = 0.5
 SOWN = "CHAOS_SEEDED_FAULT"
@@ -72,7 +72,7 @@ def _deletion_on_zero_receivers(to_client: Any) -> Any:
 
     async def delete(self: Any, client_id: str) -> None:
         await asyncio.sleep(TIDIED_UP_AFTER_S)
-        presence = self._context.backend.presence
+        presence = self._state.backend.presence
         (entries,) = await presence.entries([client_id])
         for entry in entries:
             await presence.release(client_id, entry.connection_id)
@@ -80,7 +80,7 @@ def _deletion_on_zero_receivers(to_client: Any) -> Any:
     async def send_or_delete(self: Any, client_id: str, *args: Any) -> Any:
         is_taken = await to_client(self, client_id, *args)
         if not is_taken:
-            self._context.tasks.spawn(delete(self, client_id), "tidy-up")
+            self._state.tasks.spawn(delete(self, client_id), "tidy-up")
         return is_taken
 
     return send_or_delete
@@ -127,11 +127,11 @@ def _cancelled_is_left(has_begun: Any) -> Any:
 
 
 FAULTS: dict[str, tuple[type, str, Wrap]] = {
-    "fence off": (Membership, "_renew", _fence_off),
+    "fence off": (Lease, "_renew", _fence_off),
     "sweep without compare": (Sweeper, "_undo", _sweep_without_compare),
     "dropped evict": (Claims, "_evict", _dropped_evict),
-    "doubled publish": (Sender, "broadcast", _doubled_publish),
-    "deletion on zero receivers": (Sender, "to_client", _deletion_on_zero_receivers),
+    "doubled publish": (Outbound, "broadcast", _doubled_publish),
+    "deletion on zero receivers": (Outbound, "to_client", _deletion_on_zero_receivers),
     "unreported leave": (Reports, "follow", _unreported_leave),
     "leave by guess": (Sweeper, "_undo", _leave_by_guess),
     "joined again": (Reclaims, "_claim", _joined_again),

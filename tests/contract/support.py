@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from fastapi_websocket_stabilizer.backends.ports import Backend, Claim, Membership, RoomStore
+from fastapi_websocket_stabilizer.backends.ports import Backend, Claim, IndexEntry, RoomStore
 from fastapi_websocket_stabilizer.names import ConnectionId, NodeId
 
 AWKWARD_NAMES = (
@@ -39,8 +39,8 @@ def claim(connection_id: str, client_id: str = "alice", *, top: int = 1, stamp: 
     return Claim(client_id, ConnectionId(connection_id), top, connection_id.encode(), stamp)
 
 
-def place(connection_id: str, room: str = "lobby", client_id: str = "alice", stay: int = 1) -> Membership:
-    return Membership(ConnectionId(connection_id), client_id, room, stay)
+def place(connection_id: str, room: str = "lobby", client_id: str = "alice", stay: int = 1) -> IndexEntry:
+    return IndexEntry(ConnectionId(connection_id), client_id, room, stay)
 
 
 async def holders(backend: Backend, client_id: str = "alice") -> list[str]:
@@ -48,9 +48,9 @@ async def holders(backend: Backend, client_id: str = "alice") -> list[str]:
     return [entry.connection_id for entry in (await backend.presence.entries([client_id]))[0]]
 
 
-async def lines(backend: Backend, node: NodeId) -> set[Membership]:
+async def lines(backend: Backend, node: NodeId) -> set[IndexEntry]:
     """Return a node's whole index."""
-    found: set[Membership] = set()
+    found: set[IndexEntry] = set()
     for read in (backend.nodes.connections, backend.nodes.memberships):
         cursor, is_over = "", False
         while not is_over:

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from fastapi_websocket_stabilizer.backends.ports import Backend, Membership, Renewal
+from fastapi_websocket_stabilizer.backends.ports import Backend, IndexEntry, Renewal
 from fastapi_websocket_stabilizer.names import ConnectionId, NodeId
 from fastapi_websocket_stabilizer.wire.tokens import sha1
 from tests.contract.conftest import OpenPeer
@@ -153,7 +153,7 @@ async def test_an_index_is_read_whole_and_forgotten_line_by_line(backend: Backen
         await backend.presence.claim(claim(f"n1.{number}", f"client {number}"))
     in_a_room = place("n1.1", "a room", "client 1")
     await backend.rooms.join(in_a_room)
-    expected = {Membership(ConnectionId(f"n1.{i}"), f"client {i}", None) for i in range(700)}
+    expected = {IndexEntry(ConnectionId(f"n1.{i}"), f"client {i}", None) for i in range(700)}
     assert await lines(backend, N1) == {*expected, in_a_room}
     gone = [*list(expected)[:650], in_a_room]
     await backend.nodes.forget(N1, gone)

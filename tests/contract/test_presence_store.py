@@ -9,7 +9,7 @@ import pytest
 import redis.asyncio
 
 from fastapi_websocket_stabilizer import WebSocketConfig
-from fastapi_websocket_stabilizer.backends.ports import Backend, Membership, Removed
+from fastapi_websocket_stabilizer.backends.ports import Backend, IndexEntry, Removed
 from fastapi_websocket_stabilizer.backends.redis import RedisBackend
 from fastapi_websocket_stabilizer.names import ConnectionId, NodeId, visit_of
 from fastapi_websocket_stabilizer.runtime.metrics import Counters
@@ -19,8 +19,8 @@ from tests.support.servers import RedisServer
 N1 = NodeId("n1")
 
 
-def presence(connection_id: str) -> Membership:
-    return Membership(ConnectionId(connection_id), "alice", None)
+def presence(connection_id: str) -> IndexEntry:
+    return IndexEntry(ConnectionId(connection_id), "alice", None)
 
 
 async def test_the_first_claim_of_a_client_is_told_so(backend: Backend) -> None:
@@ -235,7 +235,7 @@ async def test_connections_of_the_dead_hold_no_place_and_the_visit_goes_on(backe
 async def test_the_index_has_a_claim_before_it_is_answered_and_until_it_is_forgotten(
     backend: Backend,
 ) -> None:
-    line = Membership(ConnectionId("n1.1"), "alice", None)
+    line = IndexEntry(ConnectionId("n1.1"), "alice", None)
     await backend.presence.claim(claim("n1.1"))
     assert await lines(backend, N1) == {line}
     await backend.presence.release("alice", line.connection_id)

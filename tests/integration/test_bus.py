@@ -61,7 +61,7 @@ async def node_with_own_bus(
     """Start a node whose bus goes through a proxy and whose commands do not."""
     async with OneWayProxy("127.0.0.1", server.port) as proxy:
         node = managers.make(redis_timeout_s=0.5, **settings)
-        backend: Any = node._context.backend
+        backend: Any = node._state.backend
         backend._subscriber._factory = ConnectionFactory(f"redis://127.0.0.1:{proxy.port}", 0.5)
         await node.start()
         try:
@@ -146,7 +146,7 @@ async def test_a_bus_that_waits_for_the_fan_out_is_not_taken_for_deaf(
     own_managers: Managers, server: RedisServer
 ) -> None:
     node = await own_managers.start()
-    backend: Any = node._context.backend
+    backend: Any = node._state.backend
     gate = asyncio.Event()
     backend._subscriber.pause = gate.wait
     near = await own_managers.start()
@@ -197,7 +197,7 @@ async def test_a_bus_that_is_refused_its_channels_asks_less_and_less_often(
 ) -> None:
     """Each time it may connect, which proves nothing."""
     node, near = await own_managers.start_many(2)
-    subscriber: Any = node._context.backend._subscriber  # type: ignore[attr-defined]  # of Redis
+    subscriber: Any = node._state.backend._subscriber  # type: ignore[attr-defined]  # of Redis
     with server.client() as client:
         client.execute_command("ACL", "SETUSER", "default", "-subscribe")
         client.client_kill_filter(_type="pubsub")
@@ -217,7 +217,7 @@ async def test_an_error_that_nobody_expected_does_not_end_listening(
     own_managers: Managers, server: RedisServer
 ) -> None:
     nodes = await own_managers.start_many(2)
-    backend: Any = nodes[0]._context.backend
+    backend: Any = nodes[0]._state.backend
     subscriber, hear = backend._subscriber, backend._subscriber.hear
 
     def fail(*_: object) -> None:
@@ -240,10 +240,10 @@ async def test_a_message_behind_a_broadcast_without_a_bus_is_written_all_the_sam
         alice = await register(node, "alice", socket)
         proxy.cut()
         await eventually(lambda: counter(node, "bus_reconnects") > 0)
-        unheard = asyncio.create_task(node.broadcast("hello"))
+        in_flight = asyncio.create_task(node.broadcast("hello"))
         await asyncio.sleep(0)
         await alice.send("behind it")
-        assert not (await unheard).heard
+        assert not (await in_flight).heard
         proxy.resume()
         await eventually(lambda: not_degraded(node))
         await alice.send("news")

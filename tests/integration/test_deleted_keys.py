@@ -6,7 +6,7 @@ import pytest
 
 from fastapi_websocket_stabilizer import WebSocketConnectionManager
 from fastapi_websocket_stabilizer.backends.redis import client as redis_client
-from fastapi_websocket_stabilizer.cluster import inspection
+from fastapi_websocket_stabilizer.registry import inspection
 from fastapi_websocket_stabilizer.runtime.logs import Occasionally
 from tests.integration.cluster import Managers, counter, everyone_hears, first_row, join, knows
 from tests.integration.test_faults import count_is

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from fastapi_websocket_stabilizer import BackendUnavailableError, MessageError, WebSocketConnectionManager
-from fastapi_websocket_stabilizer.cluster import pending
 from fastapi_websocket_stabilizer.names import NodeId
+from fastapi_websocket_stabilizer.registry import in_flight
 from fastapi_websocket_stabilizer.wire.envelopes import Envelope, Kind, Part, pack
 from fastapi_websocket_stabilizer.wire.messages import Form
 from tests.integration.cluster import (
@@ -109,7 +109,7 @@ async def test_calls_after_a_freeze_longer_than_the_lease_arrive_in_the_order_of
 async def test_calls_that_wait_for_room_arrive_in_the_order_of_the_calls(
     managers: Managers, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pending, "UNHEARD_LIMIT_BYTES", 5)
+    monkeypatch.setattr(in_flight, "IN_FLIGHT_LIMIT_BYTES", 5)
     here, there = await managers.start_many(2)
     alice, bob = Socket(), Socket()
     own, other = await register(here, "alice", alice), await register(there, "bob", bob)

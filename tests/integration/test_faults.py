@@ -434,13 +434,13 @@ async def test_nothing_is_kept_of_a_request_that_is_cancelled_or_cannot_be_sent(
             await asyncio.sleep(0)
         call.cancel()
         await asyncio.wait([call])
-    assert node._context.asks._open == {}
+    assert node._state.replies._open == {}
     with server.client() as client:
         client.execute_command("ACL", "SETUSER", "default", "-publish")
         with pytest.raises((BackendUnavailableError, ConfigurationError)):
             await node.leave("bob", "room")
         client.execute_command("ACL", "SETUSER", "default", "+publish")
-    assert node._context.asks._open == {}
+    assert node._state.replies._open == {}
 
 
 async def test_cancelled_connects_leave_nothing_behind(managers: Managers) -> None:

@@ -17,10 +17,10 @@ from fastapi_websocket_stabilizer import (
     WebSocketConfig,
     WebSocketConnectionManager,
 )
-from fastapi_websocket_stabilizer.backends.ports import Claim, Membership
+from fastapi_websocket_stabilizer.backends.ports import Claim, IndexEntry
 from fastapi_websocket_stabilizer.backends.redis import RedisBackend
-from fastapi_websocket_stabilizer.cluster.inspection import PER_BEAT
 from fastapi_websocket_stabilizer.names import ConnectionId, NodeId
+from fastapi_websocket_stabilizer.registry.inspection import PER_BEAT
 from fastapi_websocket_stabilizer.runtime.metrics import Counters
 from tests.integration.cluster import (
     BEAT_S,
@@ -191,9 +191,9 @@ class Ghost:
         for number, name in enumerate(names):
             connection_id = ConnectionId(f"{self.node}.{number}")
             await self._backend.presence.claim(Claim(name, connection_id, 1, b'{"since": 0, "metadata": {}}'))
-            places = [Membership(connection_id, name, None)]
+            places = [IndexEntry(connection_id, name, None)]
             if room:
-                places.append(Membership(connection_id, name, room))
+                places.append(IndexEntry(connection_id, name, room))
                 await self._backend.rooms.join(places[-1])
             for place in places if is_reported else ():
                 await self._backend.presence.reported(place, "joined")

@@ -171,7 +171,7 @@ async def test_a_broadcast_ends_when_the_bus_is_deaf_and_commands_work(
 ) -> None:
     async with TcpProxy("127.0.0.1", server.port) as proxy:
         node = own_managers.make(redis_timeout_s=0.5)
-        backend: Any = node._registry.context.backend
+        backend: Any = node._registry.state.backend
         backend._subscriber._factory = ConnectionFactory(f"redis://127.0.0.1:{proxy.port}", 0.5)
         await node.start()
         await register(node, "alice")

@@ -74,7 +74,7 @@ async def send_secrets(
         token = await here.issue_reconnect_token("alice")
         calls.append(asyncio.ensure_future(here.broadcast("chatter")))
         await asyncio.sleep(0)
-        assert here._context.unheard, "a broadcast is on its way"
+        assert here._state.in_flight, "a broadcast is on its way"
         secret, mixed = f"secret {number} {token}", f"mixed {number}"
         calls += [
             asyncio.ensure_future(call)
@@ -136,7 +136,7 @@ async def test_what_waits_behind_a_lost_broadcast_arrives_once_and_in_order(
     assert outcomes[1:] == [None, True, 1]
     if policy == "refuse":
         assert isinstance(outcomes[0], BackendUnavailableError)
-    await eventually(lambda: not node._context.is_away)
+    await eventually(lambda: not node._state.is_away)
     await node.broadcast("last")
     await eventually(lambda: alice.received[-1:] == ["last"])
     kept = [text for text in alice.received if text != "lost"]
@@ -160,7 +160,7 @@ async def test_a_lost_bus_lets_go_of_what_waits_behind_it(
             client.client_kill_filter(_type="pubsub")
             await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 10)
             assert calls[-1].exception() is None
-            await eventually(lambda: node._context.backend.is_connected)
+            await eventually(lambda: node._state.backend.is_connected)
             if number == 5:
                 break
     assert without_chatter(alice) == ["0", "1", "2", "3", "4", "5"]

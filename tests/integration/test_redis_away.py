@@ -23,7 +23,7 @@ from fastapi_websocket_stabilizer import (
     WebSocketConnectionManager,
 )
 from fastapi_websocket_stabilizer.backends.redis.client import ConnectionFactory
-from fastapi_websocket_stabilizer.cluster.refusal import UNREACHABLE
+from fastapi_websocket_stabilizer.registry.connections import UNREACHABLE
 from tests.integration.cluster import (
     PROJECT,
     REPLACED,
@@ -63,7 +63,7 @@ async def readyz(manager: WebSocketConnectionManager) -> tuple[int, dict[str, st
 
 def is_away(manager: WebSocketConnectionManager) -> bool:
     """Whether the node knows, and does not try any more."""
-    return manager._context.is_away
+    return manager._state.is_away
 
 
 # Degrade
@@ -369,7 +369,7 @@ async def test_a_publish_that_was_held_up_somewhere_is_dropped_even_after_a_gap(
 ) -> None:
     async with TcpProxy("127.0.0.1", server.port) as proxy:
         node = own_managers.make(**proxied(proxy))
-        backend: Any = node._context.backend
+        backend: Any = node._state.backend
         backend._subscriber._factory = ConnectionFactory(server.url, 0.5)  # only commands are held up
         await node.start()
         near = await own_managers.start()

@@ -229,7 +229,7 @@ async def test_a_store_whose_epoch_changed_is_asked_about_everything(
     with server.client() as client:
         epoch = f"{own_managers.namespace}:{{nodes}}:epoch"
         await eventually(lambda: client.exists(epoch))
-        leases: Any = node._registry.leases
+        leases: Any = node._registry.lease
         await eventually(lambda: bool(leases._epoch))
         client.delete(epoch, *client.scan_iter("*:client:alice"), *client.scan_iter("*:room:room"))
     await knows(node, "alice")

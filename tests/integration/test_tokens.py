@@ -3,7 +3,7 @@
 import pytest
 
 from fastapi_websocket_stabilizer import InvalidTokenError, WebSocketConnectionManager
-from fastapi_websocket_stabilizer.cluster import tokens
+from fastapi_websocket_stabilizer.registry import tokens
 from tests.integration.cluster import Managers, counter
 from tests.support.servers import RedisServer
 from tests.support.waiting import eventually

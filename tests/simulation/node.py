@@ -15,7 +15,7 @@ from fastapi_websocket_stabilizer import (
     WebSocketConnectionManager,
     close_codes,
 )
-from fastapi_websocket_stabilizer.cluster.registry import Registry
+from fastapi_websocket_stabilizer.registry.registry import Registry
 from tests.simulation.loop import NODE
 from tests.simulation.network import SimHub, SimLink
 from tests.simulation.schedule import BEAT_S, LEASE_S, Policy

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from fastapi_websocket_stabilizer.backends.ports import Renewal
-from fastapi_websocket_stabilizer.cluster.drain import Drain
+from fastapi_websocket_stabilizer.registry.drain import Drain
 from tests.chaos.seeded import FAULTS, sown
 from tests.simulation.loop import NODE, VirtualLoop
 from tests.simulation.node import Node, Socket
@@ -128,7 +128,7 @@ def test_what_is_found_while_a_node_catches_up_waits_for_no_further_beat(loop: V
         node.context.copy().run(recovery.moved)
         node.context.copy().run(recovery.beat, Renewal(held=True, live={}, lapsed=()))
         await asyncio.sleep(0.9 * BEAT_S)  # the next beat is still to come
-        is_done = not node.manager.registry.node.reclaims._unclaimed
+        is_done = not node.manager.registry.connections.reclaims._unclaimed
         await node.do(node.manager.graceful_shutdown(1.0))
         return is_done
 

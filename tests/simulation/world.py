@@ -10,8 +10,8 @@ from functools import partial
 from typing import Any
 
 from fastapi_websocket_stabilizer import BackendUnavailableError, PresenceEvent, WebSocketStabilizerError
-from fastapi_websocket_stabilizer.cluster import context
 from fastapi_websocket_stabilizer.names import NodeId
+from fastapi_websocket_stabilizer.registry import state
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.network import SimHub
 from tests.simulation.node import TIMEOUT_S, Node, Socket
@@ -35,7 +35,7 @@ class World:
         self.loop, self.schedule = loop, schedule
         self.rng = random.Random(schedule.seed)
         random.seed(schedule.seed)  # pauses and paces are of the product's own choosing
-        context.new_node_id = lambda: NodeId(f"{self.rng.getrandbits(64):016x}")
+        state.new_node_id = lambda: NodeId(f"{self.rng.getrandbits(64):016x}")
         self.hub = SimHub(loop)
         self.events: list[tuple[str, PresenceEvent]] = []
         self.sockets: list[Socket] = []
@@ -415,7 +415,7 @@ class World:
         tables |= {"index": hub.index, "infos": hub.infos, "events": hub.unreported}
         # Its lease was lost, and it died before it noticed, but not before it wrote: nobody knows. Not promised.
         unknowable = {
-            node.manager.registry.context.node_id
+            node.manager.registry.state.node_id
             for node in self.crashed
             if self.has_forgotten or self.hits[node.name] > 1
         }

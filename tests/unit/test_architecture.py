@@ -126,7 +126,7 @@ def _has_reason(line: str) -> bool:
 
 
 PURE = (
-    "local/outbox", "local/heartbeat", "local/memory", "cluster/pace",
+    "local/outbox", "local/heartbeat", "registry/eviction", "registry/pace",
     "wire/frames", "wire/messages", "wire/envelopes", "wire/unpacking", "wire/signatures", "wire/sequences",
 )  # fmt: skip
 

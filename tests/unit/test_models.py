@@ -31,7 +31,7 @@ async def test_metadata_of_a_connection_refuses_every_change_and_names_the_remed
     async with MemoryCluster(2) as cluster:
         here, there = cluster.managers
         await cluster.connect(here, "ann", metadata={"status": "away"})
-        [connection] = here.registry.context.shards.of_client("ann")
+        [connection] = here.registry.state.shards.of_client("ann")
         with pytest.raises(
             TypeError, match=r"metadata cannot be changed after connect.*connection.user_data"
         ):

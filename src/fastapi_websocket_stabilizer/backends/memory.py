@@ -20,7 +20,7 @@ from ..runtime.loops import running_loop
 from ..runtime.metrics import Counters
 from ..wire.envelopes import Envelope, Part
 from ..wire.tokens import sha1
-from .ports import Claim, Claimed, Entry, Membership, Receive, Removed, Renewal
+from .ports import Claim, Claimed, Entry, IndexEntry, Receive, Removed, Renewal
 
 MAX_TOKENS = 1_000_000
 """Outstanding reconnect tokens; beyond it the oldest is forgotten."""
@@ -32,14 +32,14 @@ class MemoryHub:
     def __init__(self) -> None:
         self.lock: AbstractContextManager[Any] = threading.RLock()
         self.clients: dict[str, dict[ConnectionId, Entry]] = {}
-        self.rooms: dict[str, dict[ConnectionId, Membership]] = {}
+        self.rooms: dict[str, dict[ConnectionId, IndexEntry]] = {}
         self.unreported: dict[str, str] = {}
         self.tokens: OrderedDict[str, tuple[str, int]] = OrderedDict()
         self.secret = b""
         self.leases: dict[NodeId, int] = {}
         self.fences: dict[NodeId, int] = {}
         self.infos: dict[NodeId, bytes] = {}
-        self.index: dict[NodeId, dict[Membership, None]] = {}
+        self.index: dict[NodeId, dict[IndexEntry, None]] = {}
         self.lives: int = 1
         """How often the content began anew; what a beat says of it is its epoch."""
         self.listeners: dict[NodeId, tuple[Receive, set[str]]] = {}
@@ -153,7 +153,7 @@ class MemoryBackend:
                 now_us = self._hub.now_us()
                 stamp = now_us + stamp if stamp else max(now_us, highest + 1)
             entries[claim.connection_id] = Entry(claim.connection_id, stamp, claim.entry, visit)
-            self._write_index(Membership(claim.connection_id, claim.client_id, None))
+            self._write_index(IndexEntry(claim.connection_id, claim.client_id, None))
             outranked = self._ranked(claim.client_id)[claim.top :]
             others = tuple(entry.connection_id for entry in outranked)
             return Claimed(stamp, joined in self._hub.unreported, others, visit)
@@ -179,12 +179,12 @@ class MemoryBackend:
             joined = unreported.get(f"{connection_id}:joined", "")
             return Removed(left in unreported, joined, unreported.get(left, ""))
 
-    async def reported(self, place: Membership, *kinds: str) -> None:
+    async def reported(self, place: IndexEntry, *kinds: str) -> None:
         with self._hub.lock:
             for kind in kinds:
                 self._hub.unreported.pop(place.event(kind), None)
 
-    async def begun(self, places: Sequence[Membership]) -> None:
+    async def begun(self, places: Sequence[IndexEntry]) -> None:
         for place in places:
             await self.reported(place, "joined")
 
@@ -196,7 +196,7 @@ class MemoryBackend:
         entries = self._hub.clients.get(client_id, {}).values()
         return sorted(entries, key=lambda entry: entry.stamp, reverse=True)
 
-    def _write_index(self, line: Membership) -> None:
+    def _write_index(self, line: IndexEntry) -> None:
         self._hub.index.setdefault(node_of(line.connection_id), {})[line] = None
 
     # TokenStore
@@ -284,20 +284,20 @@ class MemoryBackend:
                 self._hub.leases[node] = latest_ms
             return is_longer
 
-    async def connections(self, node: NodeId, cursor: str, limit: int) -> tuple[list[Membership], str]:
+    async def connections(self, node: NodeId, cursor: str, limit: int) -> tuple[list[IndexEntry], str]:
         return self._lines(node, are_rooms=False)
 
-    async def memberships(self, node: NodeId, cursor: str, limit: int) -> tuple[list[Membership], str]:
+    async def memberships(self, node: NodeId, cursor: str, limit: int) -> tuple[list[IndexEntry], str]:
         return self._lines(node, are_rooms=True)
 
-    def _lines(self, node: NodeId, *, are_rooms: bool) -> tuple[list[Membership], str]:
+    def _lines(self, node: NodeId, *, are_rooms: bool) -> tuple[list[IndexEntry], str]:
         with self._hub.lock:
             return [x for x in self._hub.index.get(node, ()) if (x.room is not None) is are_rooms], ""
 
     async def index_sizes(self, node: NodeId) -> tuple[int, int]:
         return len(self._lines(node, are_rooms=False)[0]), len(self._lines(node, are_rooms=True)[0])
 
-    async def forget(self, node: NodeId, lines: Sequence[Membership]) -> None:
+    async def forget(self, node: NodeId, lines: Sequence[IndexEntry]) -> None:
         with self._hub.lock:
             index = self._hub.index.get(node, {})
             for line in lines:
@@ -319,7 +319,7 @@ class _Rooms:
     def __init__(self, hub: MemoryHub) -> None:
         self._hub = hub
 
-    async def join(self, place: Membership, *, replaces: str = "", is_known: bool = False) -> bool:
+    async def join(self, place: IndexEntry, *, replaces: str = "", is_known: bool = False) -> bool:
         with self._hub.lock:
             members = self._hub.rooms.setdefault(place.room or "", {})
             is_new = place.connection_id not in members
@@ -332,7 +332,7 @@ class _Rooms:
                 self._hub.unreported[place.event("joined")] = ""
             return not is_known and place.event("joined") in self._hub.unreported
 
-    async def leave(self, place: Membership) -> Removed:
+    async def leave(self, place: IndexEntry) -> Removed:
         room, left = place.room or "", place.event("left")
         with self._hub.lock:
             members, unreported = self._hub.rooms.get(room, {}), self._hub.unreported

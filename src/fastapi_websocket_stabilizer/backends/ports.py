@@ -116,7 +116,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Membership:
+class IndexEntry:
     """One line of a node's index: a connection, or its place in a room (``room`` is not None).
 
     Attributes:
@@ -155,11 +155,11 @@ class PresenceStore(Protocol):
         """Remove exactly this connection. Idempotent."""
         ...
 
-    async def reported(self, place: Membership, *kinds: str) -> None:
+    async def reported(self, place: IndexEntry, *kinds: str) -> None:
         """Confirm that the application was told that the visit or stay "joined", "left", or both."""
         ...
 
-    async def begun(self, places: Sequence[Membership]) -> None:
+    async def begun(self, places: Sequence[IndexEntry]) -> None:
         """Confirm "joined" for many visits and stays."""
         ...
 
@@ -171,14 +171,14 @@ class PresenceStore(Protocol):
 class RoomStore(Protocol):
     """Which connections are in a room."""
 
-    async def join(self, place: Membership, *, replaces: str = "", is_known: bool = False) -> bool:
+    async def join(self, place: IndexEntry, *, replaces: str = "", is_known: bool = False) -> bool:
         """Enter a connection; True until ``reported`` confirms that it was not there, unless that is known.
 
         It takes the place of ``replaces``, the connection_id under which the same socket was there before.
         """
         ...
 
-    async def leave(self, place: Membership) -> Removed:
+    async def leave(self, place: IndexEntry) -> Removed:
         """Remove a connection, unless it is there for another stay. Idempotent."""
         ...
 
@@ -273,11 +273,11 @@ class NodeStore(Protocol):
         """Have a lease end within ``ttl_ms``; True when it lasted longer."""
         ...
 
-    async def connections(self, node: NodeId, cursor: str, limit: int) -> tuple[list[Membership], str]:
+    async def connections(self, node: NodeId, cursor: str, limit: int) -> tuple[list[IndexEntry], str]:
         """Return about ``limit`` of a node's connections from ``cursor`` ("" at first) and the next cursor."""
         ...
 
-    async def memberships(self, node: NodeId, cursor: str, limit: int) -> tuple[list[Membership], str]:
+    async def memberships(self, node: NodeId, cursor: str, limit: int) -> tuple[list[IndexEntry], str]:
         """The same for its connections' places in rooms."""
         ...
 
@@ -285,7 +285,7 @@ class NodeStore(Protocol):
         """Return how many connections and how many places in rooms a node's index has."""
         ...
 
-    async def forget(self, node: NodeId, lines: Sequence[Membership]) -> None:
+    async def forget(self, node: NodeId, lines: Sequence[IndexEntry]) -> None:
         """Drop lines of a node's index."""
         ...
 

@@ -8,10 +8,10 @@ from ..backends.redis.keys import Keys
 from ..backends.redis.publishers import Publisher
 from ..backends.redis.reading import Reader
 from ..backends.redis.stores import RedisNodes
-from ..cluster.directory import node_info
 from ..config import WebSocketConfig
 from ..models import NodeInfo
 from ..names import NodeId
+from ..registry.directory import node_info
 from ..runtime.loops import running_loop
 from ..runtime.metrics import Counters
 

@@ -67,7 +67,7 @@ class Connection:
         self.connection_id: ConnectionId = connection_id
         self.metadata: Mapping[str, Any] = metadata
         self.rooms: set[str] = set()
-        self.stays: dict[str, int] = {}  # see ports.Membership
+        self.stays: dict[str, int] = {}  # see ports.IndexEntry
         # What the registry has confirmed: the client's visit, and stays in rooms, by their names in events.
         self.visit: str = ""
         self.entered: dict[str, str] = {}

@@ -2,11 +2,11 @@
 
 from enum import Enum
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from .. import close_codes
 from ..exceptions import ConnectionNotFoundError, ConnectionTimeoutError, SlowConsumerError
-from ..models import Message
+from ..models import JSON, Message
 from ..names import ConnectionId
 from ..wire.messages import Encoded
 from .gate import Gate
@@ -114,6 +114,8 @@ class Limits(Protocol):
 
     heartbeat_interval: float
     heartbeat_timeout: float
+    heartbeat_type: Literal["ping", "custom"]
+    heartbeat_message: str | JSON | None
     max_message_size: int
     inbound_frames_per_turn: int
     outbox_size: int

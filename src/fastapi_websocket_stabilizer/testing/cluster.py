@@ -6,12 +6,12 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Any, Self
 
-from ..cluster.registry import Registry
 from ..config import WebSocketConfig
 from ..local.connection import Connection
 from ..local.jobs import Mail, Tally
 from ..manager import WebSocketConnectionManager
 from ..names import NodeId
+from ..registry.registry import Registry
 from ..web import serving
 from .links import MemoryLink, SharedHub
 from .sockets import FakeWebSocket
@@ -43,17 +43,17 @@ class MemoryManager(WebSocketConnectionManager):
 
     async def beat(self) -> None:
         """Renew the lease now, and do all that a beat brings except sweeping others."""
-        leases = self._registry.leases
+        leases = self._registry.lease
         assert leases is not None  # a shared registry has them
         await leases.beat()
 
     async def quiet(self) -> None:
         """Wait until what it was told by now is written to its sockets, and its background tasks have ended."""
-        context = self._registry.context
+        state = self._registry.state
         written: asyncio.Future[Tally] = asyncio.get_running_loop().create_future()
-        context.fan_out.submit(Mail((), done=written.set_result))  # behind everything else
+        state.fan_out.submit(Mail((), done=written.set_result))  # behind everything else
         await written
-        await context.tasks.idle()
+        await state.tasks.idle()
 
 
 class MemoryCluster:
@@ -133,9 +133,9 @@ class MemoryCluster:
         if manager not in self.managers:
             raise ValueError("this manager was killed before, or is of another cluster")
         self.managers.remove(manager)
-        node_id = manager.registry.context.node_id
+        node_id = manager.registry.state.node_id
         manager.link.cut()
-        hooks = manager.registry.context.hooks
+        hooks = manager.registry.state.hooks
         for each in (hooks.on_connect, hooks.on_disconnect, hooks.on_presence):
             each.clear()
         for owner, socket in tuple(self._handlers.values()):
@@ -152,7 +152,7 @@ class MemoryCluster:
 
     async def lapse(self, manager: MemoryManager) -> None:
         """Let a manager's lease lapse and another one sweep it, as if it had been frozen; then let it find out."""
-        node_id = manager.registry.context.node_id
+        node_id = manager.registry.state.node_id
         self._hub.leases[node_id] = LAPSED
         for other in self.managers:
             if other is not manager:
@@ -203,7 +203,7 @@ async def _serve(
     try:
         async with block as connection:
             registered.set_result(None)
-            on_message = manager.registry.context.hooks.on_message
+            on_message = manager.registry.state.hooks.on_message
             await serving.serve(manager.registry, connection, on_message, park=False)
     except (Exception, asyncio.CancelledError) as error:
         if registered.done():

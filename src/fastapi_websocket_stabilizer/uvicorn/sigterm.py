@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from ..cluster.registry import Registry
+from ..registry.registry import Registry
 from ..runtime.loops import running_loop
 from .shared_port import SharedPort
 
@@ -56,9 +56,9 @@ class Sigterm:
         self._task = self._loop.create_task(self._drain(), name="sigterm")
 
     async def _drain(self) -> None:
-        over_s = max(registry.context.config.drain_over_s for registry in self.registries)
+        over_s = max(registry.state.config.drain_over_s for registry in self.registries)
         ends_at_s = self._loop.time() + over_s
-        drains = [r.context.tasks.spawn(r.drain.before_exit(), "drain-on-sigterm") for r in self.registries]
+        drains = [r.state.tasks.spawn(r.drain.before_exit(), "drain-on-sigterm") for r in self.registries]
         await asyncio.wait(drains, timeout=over_s)
         self._pass_on(ends_at_s - self._loop.time())
 
@@ -66,7 +66,7 @@ class Sigterm:
         """Have the server stop; what clients do must not keep it longer than what is left of the window."""
         config = self.server.config
         if config.timeout_graceful_shutdown is None:
-            close_timeout_s = max((r.context.config.close_timeout_s for r in self.registries), default=0.0)
+            close_timeout_s = max((r.state.config.close_timeout_s for r in self.registries), default=0.0)
             config.timeout_graceful_shutdown = math.ceil(max(left_s, close_timeout_s))
         self._ends_at_s = self._loop.time() + config.timeout_graceful_shutdown
         self.end()
@@ -127,7 +127,7 @@ def draining_on_sigterm(registry: Registry) -> Iterator[Sigterm | None]:
     Yields the handler, or None.
     """
     is_main = threading.current_thread() is threading.main_thread()
-    is_wanted = registry.context.config.drain_on_sigterm and callable(signal.getsignal(signal.SIGTERM))
+    is_wanted = registry.state.config.drain_on_sigterm and callable(signal.getsignal(signal.SIGTERM))
     if not is_main or not is_wanted or not _is_server(server := find_server()):
         yield None
         return

@@ -6,9 +6,8 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Query, Request, Response
 
-from ..cluster.readiness import degraded
-from ..cluster.registry import Registry
 from ..exceptions import WebSocketStabilizerError
+from ..registry.registry import Registry
 
 NO_SECRET = (
     "POST /drain is off: set drain_secret (WS_DRAIN_SECRET) and send it as Authorization: Bearer <drain_secret>. "
@@ -31,17 +30,17 @@ def health_router(registry: Registry) -> APIRouter:
         if reason is not None:
             response.status_code = 503
             return {"status": "not ready", "reason": reason}
-        context = registry.context
+        state = registry.state
         status: dict[str, str | int | None] = {
             "status": "ready",
-            "mode": "redis" if context.is_distributed else "memory",
-            "namespace": context.config.namespace,
-            "node": context.name,
-            "node_id": context.node_id,
-            "protocol": context.served.protocol,
-            "workers": context.served.workers,
+            "mode": "redis" if state.is_distributed else "memory",
+            "namespace": state.config.namespace,
+            "node": state.name,
+            "node_id": state.node_id,
+            "protocol": state.served.protocol,
+            "workers": state.served.workers,
         }
-        lacking = degraded(context)
+        lacking = registry.degraded()
         return status if lacking is None else {**status, "degraded": lacking}
 
     _add_drain_route(router, registry)
@@ -55,14 +54,14 @@ def _add_drain_route(router: APIRouter, registry: Registry) -> None:
     async def drain(
         request: Request, over: Annotated[float | None, Query(gt=0, allow_inf_nan=False)] = None
     ) -> dict[str, Any]:
-        config = registry.context.config
+        config = registry.state.config
         _check_caller(request.headers.get("authorization", ""), config.drain_secret)
         try:
             registry.check_usable()
         except WebSocketStabilizerError as error:
             raise HTTPException(503, str(error)) from error
         report = await registry.drain.run(config.drain_over_s if over is None else over)
-        return {"status": "drained", "node_id": registry.context.node_id, **asdict(report)}
+        return {"status": "drained", "node_id": registry.state.node_id, **asdict(report)}
 
 
 def _check_caller(authorization: str, secret: str | None) -> None:

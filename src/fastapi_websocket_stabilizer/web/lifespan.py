@@ -8,11 +8,11 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from ..cluster.context import Context, Served
-from ..cluster.registry import Registry
 from ..config import mask_password
 from ..exceptions import ConfigurationError
 from ..models import CompressionMode
+from ..registry.registry import Registry
+from ..registry.state import NodeState, Served
 from ..uvicorn.sigterm import DEFAULT_SHUTDOWN_S, draining_on_sigterm, find_server
 
 ALONE = (
@@ -21,20 +21,20 @@ ALONE = (
 )
 
 
-def install_protocol(context: Context, app: FastAPI) -> None:
+def install_protocol(state: NodeState, app: FastAPI) -> None:
     """Have uvicorn serve sockets with the class that makes broadcasts fast, and note which way they go."""
     reason = "uvicorn_protocol is off"
-    if context.config.uvicorn_protocol:
+    if state.config.uvicorn_protocol:
         try:
             from ..uvicorn import protocol
         except (ImportError, ConfigurationError) as error:
             reason = str(error)
         else:
             reason = protocol.install(
-                compress=context.config.compression is not CompressionMode.NONE,
-                max_message_size=context.config.max_message_size,
+                compress=state.config.compression is not CompressionMode.NONE,
+                max_message_size=state.config.max_message_size,
             )
-    context.served = Served("asgi" if reason else protocol.NAME, reason, application=application_of(app))
+    state.served = Served("asgi" if reason else protocol.NAME, reason, application=application_of(app))
 
 
 def application_of(app: FastAPI) -> str:
@@ -45,23 +45,23 @@ def application_of(app: FastAPI) -> str:
     return imported if isinstance(imported, str) else ""
 
 
-def announce(context: Context) -> None:
+def announce(state: NodeState) -> None:
     """Log how this process takes part in the registry, and what it is probably not meant to be."""
-    config, log = context.config, context.log
-    context.served = served = replace(context.served, workers=count_workers())
+    config, log = state.config, state.log
+    state.served = served = replace(state.served, workers=count_workers())
     where = f"Redis at {mask_password(config.redis_url)}" if config.redis_url else "one process in memory"
     log.info(
         'started: %s, namespace "%s", node %s (%s), %s; WebSockets go through %s',
         where,
         config.namespace,
-        context.name,
-        context.node_id,
+        state.name,
+        state.node_id,
         "workers unknown" if served.workers is None else f"workers {served.workers}",
         f"{served.protocol} ({served.reason})" if served.reason else served.protocol,
     )
     for doubt in config.doubts():
         log.warning(doubt)
-    if not context.is_distributed and (served.workers or 1) > 1:
+    if not state.is_distributed and (served.workers or 1) > 1:
         log.warning(ALONE, served.workers)
 
 

@@ -8,8 +8,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, WebSocket, WebSocketDisconnect
 
 from .. import close_codes
-from ..cluster.refusal import UNREACHABLE, turn_away
-from ..cluster.registry import Registry
 from ..exceptions import (
     LOSSES,
     ConfigurationError,
@@ -23,11 +21,13 @@ from ..exceptions import (
     SlowConsumerError,
     WebSocketStabilizerError,
 )
-from ..hooks import OnMessage, check_hook, name_of
 from ..local.connection import Connection
 from ..local.transport import is_accepted
 from ..models import Identity, as_metadata
 from ..names import check_client_id, check_each, check_room
+from ..registry.connections import UNREACHABLE, turn_away
+from ..registry.hooks import OnMessage, check_hook, name_of
+from ..registry.registry import Registry
 from ..runtime.logs import Occasionally, get_logger
 from . import serving
 
@@ -78,7 +78,7 @@ async def _register(
             if isinstance(error, (DrainingError, *LOSSES)):
                 raise  # it was closed, with a word about when to come back
             reason = str(error).encode()[: close_codes.MAX_REASON_BYTES].decode(errors="ignore")
-            within_s = registry.context.config.close_timeout_s
+            within_s = registry.state.config.close_timeout_s
             await turn_away(websocket, close_codes.TRY_AGAIN_LATER, reason, within_s)
             raise
         raise _refusal(error) from error
@@ -124,7 +124,7 @@ def check_open(registry: Registry) -> None:
     """
     try:
         registry.check_usable()
-        registry.node.check_open()
+        registry.connections.check_open()
     except WebSocketStabilizerError as error:
         raise _refusal(error) from error
 
@@ -133,7 +133,7 @@ async def serve(
     registry: Registry, websocket: WebSocket, identity: Identity, on_message: OnMessage | None, *, park: bool
 ) -> None:
     """See ``WebSocketConnectionManager.serve``."""
-    handle = on_message or registry.context.hooks.on_message
+    handle = on_message or registry.state.hooks.on_message
     with suppress(WebSocketDisconnect):  # gone before it was served
         async with connected(registry, websocket, identity) as connection:
             await serving.serve(registry, connection, handle, park=park)

@@ -12,11 +12,11 @@ from starlette.types import Message as AsgiEvent
 from starlette.websockets import WebSocket
 
 from .. import close_codes
-from ..cluster.registry import Registry
-from ..hooks import OnMessage
 from ..local.connection import Connection
 from ..local.line import Line
 from ..names import check_client_id
+from ..registry.hooks import OnMessage
+from ..registry.registry import Registry
 from . import handlers
 
 
@@ -26,7 +26,7 @@ async def register(
     """Register a socket for the calling handler. Raises as ``WebSocketConnectionManager.connect``."""
     check_client_id(client_id)
     registry.check_usable()
-    connection = await registry.node.connect(client_id, websocket, metadata, state)
+    connection = await registry.connections.connect(client_id, websocket, metadata, state)
     handlers.remember(registry, connection)
     return connection
 
@@ -39,7 +39,7 @@ async def serve(registry: Registry, connection: Connection, handle: OnMessage | 
         return
     async for message in connection:
         if handle is not None:
-            await registry.context.hooks.call(handle, connection, message)
+            await registry.state.hooks.call(handle, connection, message)
 
 
 class Inbox:
@@ -67,7 +67,7 @@ class Inbox:
         self._events = deque((event,))
         name = f"on-message-{self._connection.connection_id}"
         variables = None if self._variables is None else self._variables.copy()
-        self._registry.context.tasks.spawn(self._hand_over(self._events), name, variables)
+        self._registry.state.tasks.spawn(self._hand_over(self._events), name, variables)
 
     async def _hand_over(self, events: deque[AsgiEvent]) -> None:
         handlers.remember(self._registry, self._connection)
@@ -87,7 +87,7 @@ class Inbox:
         if message is None:
             message = event.get("bytes") or b""
         if self._handle is not None and not self._connection.is_pong(message):
-            await self._registry.context.hooks.call(self._handle, self._connection, message)
+            await self._registry.state.hooks.call(self._handle, self._connection, message)
 
     async def _hang_up(self, event: AsgiEvent) -> None:
         self._connection.hung_up(event.get("code") or close_codes.NO_STATUS, event.get("reason") or "")

@@ -46,7 +46,7 @@ class Kind(IntEnum):
     EVICT = 2
     """Close the connections in ``targets``: newer ones took over."""
     REQUEST = 3
-    """Carry out ``body`` (see ``cluster/requests.py``) for the client in ``targets`` and reply."""
+    """Carry out ``body`` (see ``registry/requests.py``) for the client in ``targets`` and reply."""
     REPLY = 4
     """The answer to the request or confirmation ``ask``."""
     SOCKET = 5

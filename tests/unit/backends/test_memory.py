@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fastapi_websocket_stabilizer.backends import memory
 from fastapi_websocket_stabilizer.backends.memory import MemoryBackend, MemoryHub
-from fastapi_websocket_stabilizer.backends.ports import Claim, Claimed, Membership
+from fastapi_websocket_stabilizer.backends.ports import Claim, Claimed, IndexEntry
 from fastapi_websocket_stabilizer.names import ConnectionId, NodeId
 from fastapi_websocket_stabilizer.runtime.metrics import Counters
 from fastapi_websocket_stabilizer.wire.envelopes import Envelope, Kind
@@ -166,9 +166,9 @@ async def test_page_shows_every_member_that_stays() -> None:
     """``RoomPage``: a member that stays in the room through all pages is on one of them at least once."""
     rooms = backend().rooms
     for number in range(4):
-        await rooms.join(Membership(ConnectionId(f"node.{number}"), CLIENT, "x"))
+        await rooms.join(IndexEntry(ConnectionId(f"node.{number}"), CLIENT, "x"))
     first, cursor = await rooms.members("x", "", 2)
-    await rooms.leave(Membership(ConnectionId("node.0"), CLIENT, "x"))
+    await rooms.leave(IndexEntry(ConnectionId("node.0"), CLIENT, "x"))
     second, _ = await rooms.members("x", cursor, 2)
     assert {connection_id for connection_id, _ in first + second} >= {"node.1", "node.2", "node.3"}
 
@@ -177,7 +177,7 @@ async def test_page_shows_every_member_that_stays() -> None:
 async def test_pages_together_are_the_room(size: int, limit: int) -> None:
     rooms, seen, cursor = backend().rooms, [], ""
     for number in range(size):
-        await rooms.join(Membership(ConnectionId(f"node.{number}"), CLIENT, "x"))
+        await rooms.join(IndexEntry(ConnectionId(f"node.{number}"), CLIENT, "x"))
     while True:
         page, cursor = await rooms.members("x", cursor, limit)
         assert len(page) <= limit

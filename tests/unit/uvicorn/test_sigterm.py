@@ -12,8 +12,8 @@ from fastapi import FastAPI
 from uvicorn import Config, Server
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from fastapi_websocket_stabilizer.cluster.registry import Registry
 from fastapi_websocket_stabilizer.config import WebSocketConfig
+from fastapi_websocket_stabilizer.registry.registry import Registry
 from fastapi_websocket_stabilizer.uvicorn import WebSocketProtocol
 from fastapi_websocket_stabilizer.uvicorn.protocol import install
 from fastapi_websocket_stabilizer.uvicorn.sigterm import draining_on_sigterm, find_server
@@ -64,8 +64,8 @@ async def test_two_managers_share_one_handler(server: Server) -> None:
         assert find_server() is server
         signal.raise_signal(signal.SIGTERM)
         await eventually(lambda: server.should_exit)
-        assert first.context.is_draining
-        assert second.context.is_draining
+        assert first.state.is_draining
+        assert second.state.is_draining
     assert signal.getsignal(signal.SIGTERM) == server.handle_exit
 
 

@@ -77,10 +77,10 @@ async def test_door_is_closed_without_redis_under_refuse_only() -> None:
     async with MemoryCluster(1, config) as cluster:
         (manager,) = cluster.managers
         await manager.check_open()
-        manager.registry.context.is_away = True
+        manager.registry.state.is_away = True
         with pytest.raises(HTTPException, match="503: the registry cannot be reached"):
             await manager.check_open()
-        manager.registry.context.degrades = True
+        manager.registry.state.degrades = True
         await manager.check_open()
 
 

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from ...names import ConnectionId, NodeId, check_client_id, node_of, visit_of
 from ...runtime.metrics import Counters
-from ..ports import Entry, Membership
+from ..ports import Entry, IndexEntry
 from .client import WrongTypeError
 
 T = TypeVar("T")
@@ -91,13 +91,13 @@ def lease(node_id: bytes, deadline_ms: bytes) -> tuple[NodeId, int]:
     return node(node_id), int(float(deadline_ms))
 
 
-def line(owner: NodeId, field: bytes, value: bytes) -> Membership:
+def line(owner: NodeId, field: bytes, value: bytes) -> IndexEntry:
     """Return a line of the index of ``owner``. Raises as ``node``; also for another node's connection."""
     name, separator, room = field.partition(b" ")
     connection_id = connection(name)
     if node_of(connection_id) != owner:
         raise ValueError("another node's connection")
     if not separator:
-        return Membership(connection_id, check_client_id(value.decode()), None)
+        return IndexEntry(connection_id, check_client_id(value.decode()), None)
     stay, _, client_id = value.partition(b" ")
-    return Membership(connection_id, check_client_id(client_id.decode()), room.decode(), int(stay))
+    return IndexEntry(connection_id, check_client_id(client_id.decode()), room.decode(), int(stay))

@@ -13,7 +13,7 @@ from functools import partial
 
 from ...exceptions import InvalidCursorError
 from ...names import ConnectionId, NodeId, node_of
-from ..ports import Claim, Claimed, Entry, Membership, Removed, Renewal
+from ..ports import Claim, Claimed, Entry, IndexEntry, Removed, Renewal
 from . import reading, scripts
 from .client import WrongTypeError
 from .command import Argument
@@ -76,10 +76,10 @@ class RedisPresence:
         was_there, joined, left = await call
         return Removed(bool(was_there), joined.decode(), left.decode())
 
-    async def reported(self, place: Membership, *kinds: str) -> None:
+    async def reported(self, place: IndexEntry, *kinds: str) -> None:
         await self._pipeline.send("HDEL", self._noted_in(place), *map(place.event, kinds), idempotent=True)
 
-    async def begun(self, places: Sequence[Membership]) -> None:
+    async def begun(self, places: Sequence[IndexEntry]) -> None:
         by_key: dict[str, list[str]] = {}
         for place in places:
             by_key.setdefault(self._noted_in(place), []).append(place.event("joined"))
@@ -87,7 +87,7 @@ class RedisPresence:
             *(self._pipeline.send("HDEL", key, *events, idempotent=True) for key, events in by_key.items())
         )
 
-    def _noted_in(self, place: Membership) -> str:
+    def _noted_in(self, place: IndexEntry) -> str:
         return self._keys.unreported(place.client_id if place.room is None else place.room)
 
     async def entries(self, client_ids: Sequence[str]) -> list[list[Entry]]:
@@ -116,7 +116,7 @@ class RedisRooms:
     def __init__(self, keys: Keys, pipeline: Commands, reader: Reader) -> None:
         self._keys, self._pipeline, self._reader = keys, pipeline, reader
 
-    async def join(self, place: Membership, *, replaces: str = "", is_known: bool = False) -> bool:
+    async def join(self, place: IndexEntry, *, replaces: str = "", is_known: bool = False) -> bool:
         node, value = node_of(place.connection_id), f"{place.stay} {place.client_id}"
         index = self._keys.memberships(node)
         line = IndexLine(self._pipeline, index, f"{place.connection_id} {place.room}", value)
@@ -129,7 +129,7 @@ class RedisRooms:
         await line.is_written()
         return bool(is_to_be_reported)
 
-    async def leave(self, place: Membership) -> Removed:
+    async def leave(self, place: IndexEntry) -> Removed:
         joined, left = await self._pipeline.call(
             scripts.ROOM_LEAVE,
             self._keys_of(place),
@@ -142,7 +142,7 @@ class RedisRooms:
         )
         return Removed(bool(left), place.stay_id if joined else "", place.stay_id if left else "")
 
-    def _keys_of(self, place: Membership) -> list[str]:
+    def _keys_of(self, place: IndexEntry) -> list[str]:
         room = place.room or ""
         return [self._keys.room(room), self._keys.room_counts(room), self._keys.unreported(room)]
 
@@ -263,13 +263,13 @@ class RedisNodes:
         call = self._pipeline.call(scripts.NODE_SHORTEN, [self._keys.leases], node, ttl_ms, idempotent=True)
         return bool(await call)
 
-    async def connections(self, node: NodeId, cursor: str, limit: int) -> tuple[list[Membership], str]:
+    async def connections(self, node: NodeId, cursor: str, limit: int) -> tuple[list[IndexEntry], str]:
         return await self._lines(node, self._keys.connections(node), cursor, limit)
 
-    async def memberships(self, node: NodeId, cursor: str, limit: int) -> tuple[list[Membership], str]:
+    async def memberships(self, node: NodeId, cursor: str, limit: int) -> tuple[list[IndexEntry], str]:
         return await self._lines(node, self._keys.memberships(node), cursor, limit)
 
-    async def _lines(self, node: NodeId, key: str, cursor: str, limit: int) -> tuple[list[Membership], str]:
+    async def _lines(self, node: NodeId, key: str, cursor: str, limit: int) -> tuple[list[IndexEntry], str]:
         call = self._pipeline.send("HSCAN", key, cursor or "0", "COUNT", limit, idempotent=True)
         reply: tuple[bytes, list[bytes]] = await self._reader.reply(call, (b"0", []))
         lines = self._reader.each(partial(reading.line, node), reply[1])
@@ -281,7 +281,7 @@ class RedisNodes:
         read = self._reader.reply
         return await read(connections, 0), await read(memberships, 0)
 
-    async def forget(self, node: NodeId, lines: Sequence[Membership]) -> None:
+    async def forget(self, node: NodeId, lines: Sequence[IndexEntry]) -> None:
         calls = []
         for key, names in (
             (

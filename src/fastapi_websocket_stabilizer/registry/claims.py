@@ -1,0 +1,380 @@
+"""Who holds a client: claims, displacement and release."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from ..backends.ports import Backend, Claim, Claimed, IndexEntry, Removed
+from ..exceptions import LOSSES, ConnectionLimitExceededError, MessageError
+from ..local.connection import Connection
+from ..local.owner import Ended
+from ..models import PresenceEvent
+from ..names import ConnectionId, NodeId, node_of
+from ..runtime.logs import Occasionally
+from ..runtime.loops import running_loop
+from ..wire.envelopes import Envelope, Kind
+from ..wire.messages import encode_json
+from .lease import Lease
+from .presence import Reports, joined, left
+from .state import NodeState
+
+REPLACED = "reconnected"
+"""The close reason of a displaced socket, as release 1.1 says it."""
+BATCH = 200
+MAX_UNRELEASED = 100_000
+"""Releases remembered while Redis is away; of an older one the sweep takes care when this node ends."""
+
+Report = Coroutine[Any, Any, None]
+"""The rest of a release: hooks, which may be slow, and the index after them."""
+End = Callable[[Connection, Ended, int, str], Coroutine[Any, Any, None]]
+WINDOW_S = 60.0
+AT_MOST = 5
+"""Displacements of one client within a window that are no contest: reloads, networks that change."""
+MAX_CLIENTS = 10_000
+"""Clients whose displacements are counted at a time; with one more, counting begins anew."""
+
+CONTEST = (
+    "client %r was displaced %d times within a minute: its sockets displace one another, since its client library "
+    "reconnects after close code %d. Set max_connections_per_client, or displaced_code to a code that stops it"
+)
+
+
+class Contests:
+    """Counts displacements per client, and warns of a contest once a minute at most."""
+
+    def __init__(self, log: logging.Logger) -> None:
+        self._warning = Occasionally(log)
+        self._counts: dict[str, int] = {}
+        self._ends_at_s = 0.0
+
+    def displaced(self, client_id: str, code: int) -> None:
+        """Count one displacement of a socket that was closed with ``code``."""
+        now_s = running_loop().time()
+        if now_s >= self._ends_at_s or len(self._counts) >= MAX_CLIENTS:
+            self._counts.clear()
+            self._ends_at_s = now_s + WINDOW_S
+        count = self._counts[client_id] = self._counts.get(client_id, 0) + 1
+        if count > AT_MOST:
+            self._warning.log(CONTEST % (client_id, count, code))
+
+
+class Claims:
+    """Enters this node's connections in the registry and takes them out, exactly."""
+
+    def __init__(self, state: NodeState, lease: Lease | None, reports: Reports, end: End) -> None:
+        self._state, self._lease, self._reports = state, lease, reports
+        self.end: End = end
+        self._contests = Contests(state.log)
+        # Outranked connections on other nodes, until their entry is gone; the evict is repeated each beat.
+        self._displaced: dict[ConnectionId, str] = {}
+        # Releases that Redis did not take; repeated each beat.
+        self._unreleased: dict[str, IndexEntry] = {}
+        self._stays = 0
+
+    async def verified(self) -> None:
+        """Wait until it is known whether we hold our lease: what is entered under an id that was swept stays."""
+        if self._lease is not None and self._lease.must_wait:
+            await self._lease.verified()
+
+    async def claim(self, connection: Connection) -> None:
+        """Register a connection and have those it outranks closed.
+
+        Raises:
+            ConnectionLimitExceededError: ``on_client_overflow`` is "reject" and the client is full.
+        """
+        self._state.check_reachable()
+        place = IndexEntry(connection.connection_id, connection.client_id, None)
+        claimed = await self.enter(connection)
+        self.entered(connection, place, claimed)
+        if claimed.first:
+            await self._reported(place)
+        await self.displace(connection.client_id, await self._outranked(connection.client_id, claimed))
+
+    async def _reported(self, place: IndexEntry) -> None:
+        if (reporting := self._reports.joined(place)) is not None:
+            await asyncio.shield(reporting)
+
+    @staticmethod
+    def entered(connection: Connection, place: IndexEntry, claimed: Claimed) -> None:
+        """Keep what the registry answered; after a new rename it says nothing about the visit."""
+        connection.stamp = claimed.stamp
+        if connection.connection_id == place.connection_id:
+            connection.visit = claimed.visit
+
+    async def enter(self, connection: Connection, replaces: str = "", waited_us: int = 0) -> Claimed:
+        """Have the registry list a connection; one that was claimed before, or has waited, with its rank.
+
+        Raises:
+            ConnectionLimitExceededError: As ``claim``; never for one that was claimed before.
+        """
+        claim = self._claim(connection, replaces, waited_us)
+        if claim.stamp <= 0 and self._state.config.on_client_overflow == "reject":
+            return await self._claim_if_free(claim)
+        return await self._state.backend.presence.claim(claim)
+
+    async def _outranked(self, client_id: str, claimed: Claimed) -> tuple[ConnectionId, ...]:
+        """Return the connections to displace. Entries of dead nodes, which their sweeps remove, hold no place."""
+        top = self._state.config.max_connections_per_client
+        if top == 1 or not claimed.others or self._lease is None:
+            return claimed.others
+        (entries,) = await self._state.backend.presence.entries([client_id])
+        live = await self._lease.live_among(node_of(entry.connection_id) for entry in entries)
+        living = [entry.connection_id for entry in entries if node_of(entry.connection_id) in live]
+        return tuple(living[top:])
+
+    def _claim(self, connection: Connection, replaces: str, waited_us: int) -> Claim:
+        return Claim(
+            connection.client_id,
+            connection.connection_id,
+            self._state.config.max_connections_per_client,
+            self._entry(connection) if self._state.is_distributed else b"",
+            connection.stamp or -waited_us,
+            replaces,
+            connection.visit,
+        )
+
+    @staticmethod
+    def _entry(connection: Connection) -> bytes:
+        since = connection.since.timestamp()
+        try:
+            return encode_json({"since": since, "metadata": connection.metadata}, "metadata")
+        except MessageError:
+            # Claimed again after the application put something into it: better without than not at all.
+            return encode_json({"since": since, "metadata": {}}, "metadata")
+
+    async def _claim_if_free(self, claim: Claim) -> Claimed:
+        claimed = await self._state.backend.presence.claim_if_free(claim)
+        if not claimed.stamp and (dead := await self._dead_among(claimed.others)):
+            claimed = await self._state.backend.presence.claim_if_free(claim, dead)
+        if not claimed.stamp:
+            raise self.is_full(claim.client_id, len(claimed.others))
+        return claimed
+
+    def is_full(self, client_id: str, connections: int) -> ConnectionLimitExceededError:
+        """Return the error for one connection too many."""
+        return ConnectionLimitExceededError(
+            f"client {client_id!r} already has {connections} connections, "
+            f"max_connections_per_client is {self._state.config.max_connections_per_client}"
+        )
+
+    async def _dead_among(self, holders: tuple[ConnectionId, ...]) -> list[ConnectionId]:
+        """Return the connections of dead nodes. Their sweeps remove them, and report who left."""
+        if self._lease is None:
+            return []
+        live = await self._lease.live_among(map(node_of, holders))
+        return [holder for holder in holders if node_of(holder) not in live]
+
+    async def displace(self, client_id: str, outranked: tuple[ConnectionId, ...]) -> None:
+        """Close connections that others of the client outrank, here now and elsewhere by word."""
+        for connection_id in outranked:
+            local = self._state.shards.get(connection_id)
+            if local is not None:
+                await self.replace(local)
+            elif not self._state.is_own(node_of(connection_id)):
+                self._displaced[connection_id] = client_id
+                with suppress(*LOSSES):  # the beat repeats it
+                    await self._evict(connection_id)
+
+    async def replace(self, connection: Connection) -> None:
+        """Close a connection that others of its client outrank."""
+        code = self._state.config.displaced_code
+        self._state.counters.connections_displaced += 1
+        self._contests.displaced(connection.client_id, code)
+        await self.end(connection, Ended.REPLACED, code, REPLACED)
+
+    async def _evict(self, connection_id: ConnectionId) -> None:
+        sequence, previous = self._state.sequencer.next("inbox")
+        node = self._state.node_id
+        envelope = Envelope(node, sequence, previous, Kind.EVICT, targets=(connection_id,))
+        await self._state.backend.bus.publish_node(node_of(connection_id), envelope)
+
+    async def evicted(self, connection_id: ConnectionId) -> None:
+        """Another node's claim outranks this connection."""
+        connection = self._state.shards.get(connection_id)
+        if connection is not None:
+            await self.replace(connection)
+
+    async def release(self, lines: list[IndexEntry]) -> Report:
+        """Undo places in rooms and in presence; return what is still to be done about it.
+
+        What Redis does not take is tried again each beat: presence must not lie for as long as we live.
+        """
+        try:
+            self._state.check_reachable()
+            undone = await asyncio.gather(*map(self._undo, lines))
+        except (*LOSSES, asyncio.CancelledError):
+            self.remember_unreleased(lines)
+            raise
+        for line in [each.line for each in undone if each.line.visit and not each.removed.was_there]:
+            judging = self._state.tasks.spawn(self._judge(line), "judge")
+            if self._state.is_closed:
+                await judging
+        return self._report(lines, undone)
+
+    async def _undo(self, line: IndexEntry) -> "_Undone":
+        """Remove a place; return what is to be reported of it, and to be confirmed."""
+        removed = await remove(self._state.backend, line)
+        if removed.joined and not self._reports.has_begun(line):  # its claim was cut short
+            return _Undone(line, None if removed.left else joined(line), removed)
+        # A stay keeps its name when its connection gets another id.
+        ended = (line.room is not None and removed.left and line.visit) or removed.left
+        return _Undone(line, left(line, ended) if ended else None, removed)
+
+    async def _judge(self, line: IndexEntry) -> None:
+        """Report the end of a place that was missing, unless it had another reason than a loss of Redis' content."""
+        try:
+            if await self._was_lost(line):
+                await self._reports.follow(line, left(line, line.visit))
+        except (*LOSSES, asyncio.CancelledError):
+            self.remember_unreleased([line])
+            raise
+
+    async def _was_lost(self, line: IndexEntry) -> bool:
+        """Whether Redis lost a place that it had confirmed, and nothing else goes on there.
+
+        The other reason why a place is missing is that our lease lapsed. Then its sweep has reported it.
+
+        Raises:
+            BackendUnavailableError: Redis does not answer the beat that tells one from the other.
+        """
+        if self._lease is None:
+            return False
+        await self._lease.beaten()
+        self._state.check_reachable()
+        if node_of(line.connection_id) in self._state.lapsed_ids:
+            return False
+        if line.room is not None:
+            return not self._is_back(line)
+        if not self._state.is_closed:
+            # Other nodes notice with their next beat, and claim again what goes on there.
+            await asyncio.sleep(self._state.config.renew_interval_s + self._state.config.redis_timeout_s)
+        (entries,) = await self._state.backend.presence.entries([line.client_id])
+        return all(entry.visit != line.visit for entry in entries)
+
+    async def _report(self, lines: list[IndexEntry], undone: "list[_Undone]") -> None:
+        """Run the hooks, and only then drop the notes and the index: if we die in one, the sweeper runs it again."""
+        try:
+            for each in undone:
+                if each.event is not None:
+                    await self._reports.follow(each.line, each.event)
+            settled = [each for each in undone if each.kinds]
+            await asyncio.gather(*(self._reports.confirm(each.line, *each.kinds) for each in settled))
+            over = [line for line in lines if not self._is_back(line)]
+            await self._state.backend.nodes.forget(node_of(lines[0].connection_id), over)
+        except (*LOSSES, asyncio.CancelledError):
+            self.remember_unreleased(lines)
+            raise
+
+    def _is_back(self, line: IndexEntry) -> bool:
+        """Whether a connection entered the room again while the hooks for its leaving ran."""
+        connection = self._state.shards.get(line.connection_id)
+        return connection is not None and line.room in connection.rooms
+
+    def forget_unreleased(self) -> None:
+        """Leave to a sweeper what Redis did not take before our lease lapsed."""
+        lapsed = self._state.lapsed_ids
+        kept = {k: line for k, line in self._unreleased.items() if node_of(line.connection_id) not in lapsed}
+        self._unreleased = kept
+
+    def remember_unreleased(self, lines: list[IndexEntry]) -> None:
+        """Undo lines with the next beat."""
+        lapsed = self._state.lapsed_ids  # the sweeps of these report what they left
+        lines = [line for line in lines if node_of(line.connection_id) not in lapsed]
+        self._unreleased.update((line.event("left"), line) for line in lines)
+        while len(self._unreleased) > MAX_UNRELEASED:
+            del self._unreleased[next(iter(self._unreleased))]
+            self._state.counters.releases_dropped += 1
+
+    def begin_stay(self, connection: Connection, room: str) -> int:
+        """Number a connection's stay in a room."""
+        self._stays += 1
+        connection.stays[room] = self._stays
+        return self._stays
+
+    async def enter_room(self, connection: Connection, room: str) -> None:
+        """List a connection in a room; its node has subscribed already."""
+        client_id, connection_id = connection.client_id, connection.connection_id
+        stay = connection.stays.get(room) or self.begin_stay(connection, room)  # or left meanwhile
+        self._state.check_reachable()
+        place = IndexEntry(connection_id, client_id, room, stay)
+        is_new = await self._state.backend.rooms.join(place)
+        if connection.stays.get(room) == stay and connection.connection_id == connection_id:
+            connection.entered[room] = place.stay_id
+        if is_new:
+            await self._reported(place)
+
+    async def exit_room(self, connection: Connection, room: str) -> None:
+        """Take a connection off a room's list."""
+        line = place_in(connection, connection.connection_id, room)
+        connection.stays.pop(room, None)
+        connection.entered.pop(room, None)
+        await (await self.release([line]))
+
+    async def release_pending(self) -> None:
+        """Try again what Redis did not take.
+
+        Raises:
+            BackendUnavailableError: It still does not; nothing is forgotten.
+        """
+        await self._reports.repeat_confirmations()
+        while lines := list(islice(self._unreleased.values(), BATCH)):
+            by_node: dict[NodeId, list[IndexEntry]] = {}
+            for line in lines:
+                by_node.setdefault(node_of(line.connection_id), []).append(line)
+            for of_one_node in by_node.values():
+                report = await self.release(of_one_node)
+                for line in of_one_node:
+                    self._unreleased.pop(line.event("left"), None)
+                await report
+
+    async def repeat_evicts(self) -> None:
+        """Tell the owners of outranked connections again, until they have removed them."""
+        if not self._displaced or self._lease is None:
+            return
+        displaced = dict(self._displaced)
+        found = await self._state.backend.presence.entries(list(displaced.values()))
+        live = await self._lease.live_among(map(node_of, displaced))
+        for connection_id, entries in zip(displaced, found, strict=True):
+            if all(entry.connection_id != connection_id for entry in entries):
+                del self._displaced[connection_id]
+            elif node_of(connection_id) in live:
+                await self._evict(connection_id)
+            else:  # the sweep of its node removes it, and reports what that means
+                del self._displaced[connection_id]
+
+
+@dataclass(frozen=True, slots=True)
+class _Undone:
+    """A place that was removed, and the event that this is to be reported as."""
+
+    line: IndexEntry
+    event: PresenceEvent | None
+    removed: Removed
+
+    @property
+    def kinds(self) -> list[str]:
+        """The notes that the store may drop."""
+        return ["joined"] * bool(self.removed.joined) + ["left"] * self.removed.was_there
+
+
+async def remove(backend: Backend, place: IndexEntry) -> Removed:
+    """Remove a place in a room, or in presence."""
+    if place.room is None:
+        return await backend.presence.release(place.client_id, place.connection_id)
+    return await backend.rooms.leave(place)
+
+
+def place_in(connection: Connection, connection_id: ConnectionId, room: str) -> IndexEntry:
+    """Return a connection's place in a room."""
+    stay, entered = connection.stays.get(room, 0), connection.entered.get(room, "")
+    return IndexEntry(connection_id, connection.client_id, room, stay, entered)
+
+
+def lines_of(connection: Connection, connection_id: ConnectionId, rooms: Iterable[str]) -> list[IndexEntry]:
+    """Return what is to be undone when a connection ends: its places in rooms, then in presence."""
+    in_rooms = [place_in(connection, connection_id, room) for room in rooms]
+    return [*in_rooms, IndexEntry(connection_id, connection.client_id, None, visit=connection.visit)]

@@ -1,0 +1,386 @@
+"""One node: owns the local connections from their claim to their release, and what comes in for them."""
+
+import asyncio
+import json
+import random
+from collections import deque
+from collections.abc import Coroutine, Mapping
+from contextlib import suppress
+from typing import Any
+
+from .. import close_codes
+from ..exceptions import (
+    LOSSES,
+    ConnectionLimitExceededError,
+    DrainingError,
+    MessageError,
+    ShutdownError,
+    WebSocketStabilizerError,
+)
+from ..local.connection import Connection
+from ..local.gate import Gate
+from ..local.owner import Ended
+from ..local.transport import is_accepted
+from ..models import CompressionMode, Message, as_metadata
+from ..names import ConnectionId
+from ..runtime.logs import EVENTS, Occasionally, StructuredLogger, manager_logger
+from ..wire.messages import Encoded, encode, encode_json
+from .budget import Budget
+from .claims import Claims, lines_of
+from .outbound import Outbound
+from .pace import RETURN_WITHIN_S
+from .reclaims import Reclaims
+from .rooms import Rooms
+from .state import NodeState
+
+PONGS = frozenset({"pong", '{"type":"pong"}', '{"type": "pong"}'})
+"""Answers to release 1.1's JSON ping."""
+LEAST_S = 0.1
+"""Seconds that a shutdown takes if it must, so that one with no time at all closes whoever lets it."""
+
+
+UNREACHABLE = "the registry cannot be reached"
+"""What strangers are told of Redis' troubles: not its address."""
+
+
+class Connections:
+    """What a connection needs of its node, and the local half of every operation on connections."""
+
+    def __init__(self, state: NodeState) -> None:
+        self._state = state
+        self.claims: Claims  # these four are set by the registry, which composes all
+        self.reclaims: Reclaims
+        self.outbound: Outbound
+        self.rooms: Rooms
+        self.budget: Budget = Budget(state, self.end)
+        self.gate: Gate = state.gate
+        self._events = StructuredLogger(manager_logger(state.config.log_level, EVENTS))
+        self._to_close: deque[tuple[Connection, int, str]] = deque()
+        self._closers = 0
+        self._connecting: set[Connection] = set()  # whose claim is under way
+        self._leaving: set[Connection] = set()  # gone, while the application takes what they had sent
+        self._has_warned = self._has_warned_of_start = False
+        self._trouble = Occasionally(state.log)
+
+    # What a connection asks.
+
+    def limits(self) -> Any:
+        return self._state.config
+
+    def encode(self, message: Message) -> Encoded:
+        return encode(message, self._state.config.max_message_size)
+
+    async def send(self, connection: Connection, message: Encoded) -> str | None:
+        return await self.outbound.to_connection(connection, message)
+
+    async def join_room(self, connection: Connection, room: str) -> None:
+        await self.rooms.join(connection, room)
+
+    async def leave_room(self, connection: Connection, room: str) -> None:
+        await self.rooms.leave(connection, room)
+
+    def wrote(self, messages: int) -> None:
+        self._state.counters.messages_sent += messages
+
+    def dropped(self, messages: int) -> None:
+        self._state.counters.messages_dropped += messages
+
+    def refused(self, code: int) -> None:
+        counters = self._state.counters
+        counters.messages_too_large += code == close_codes.TOO_LARGE
+        counters.messages_too_fragmented += code == close_codes.POLICY_VIOLATION
+        counters.messages_invalid += code not in (close_codes.TOO_LARGE, close_codes.POLICY_VIOLATION)
+
+    def paused(self) -> None:
+        self._state.counters.sockets_paused += 1
+
+    def deferred(self) -> None:
+        self._state.counters.reads_deferred += 1
+
+    def is_pong(self, message: str | bytes) -> bool:
+        return message in PONGS
+
+    # A connection begins.
+
+    def check_open(self) -> None:
+        """Raise at once if no newcomer is taken, so that nothing is spent on one: a token redeemed, a user looked up.
+
+        A full node refuses every newcomer here. ``connect`` still admits one that replaces a socket of its own.
+
+        Raises:
+            DrainingError: The node sends its clients elsewhere.
+            ConnectionLimitExceededError: The node has ``max_connections``.
+            BackendUnavailableError: Redis is away and ``on_backend_loss`` is "refuse".
+        """
+        try:
+            if self._state.is_draining:
+                raise is_draining()
+            if not self._state.degrades:
+                self._state.check_reachable()
+        except WebSocketStabilizerError:
+            self._state.counters.connections_rejected += 1
+            raise
+        self._check_capacity()
+
+    async def connect(
+        self, client_id: str, websocket: Any, given: Mapping[str, Any] | None, state: Any = None
+    ) -> Connection:
+        """Register a socket and close those that it displaces.
+
+        Raises:
+            ConnectionLimitExceededError: The node or the client is full.
+            MemoryLimitExceededError: ``metadata`` does not fit.
+            MessageError: ``metadata`` has no JSON, or too much of it.
+            DrainingError: The node sends its clients elsewhere; an accepted socket was closed with 1012.
+            BackendUnavailableError, ConfigurationError: Not under "degrade"; an accepted one was closed with 1013.
+        """
+        node, metadata = self._state, as_metadata(given)
+        if node.is_draining:
+            node.counters.connections_rejected += 1
+            await refuse(websocket, node.config.close_timeout_s)
+        self._warn_of_compression()
+        self._warn_unless_started()
+        self._check_metadata(metadata)
+        self._check_capacity_for(client_id)
+        await self.claims.verified()
+        size = await self.budget.admit(client_id, metadata)
+        if node.is_closed:  # while this waited
+            raise ShutdownError("the manager was shut down while the connection was registered")
+        self._check_capacity_for(client_id)  # others may have come in between
+        connection = Connection(self, client_id, node.next_connection_id(), websocket, metadata, state)
+        # Before the claim is queued: evicts and messages that overtake its reply must find the connection.
+        node.shards.add(connection)
+        self.budget.add(connection, size)
+        self._connecting.add(connection)
+        try:
+            await self._claim(connection, websocket)
+            if node.is_draining:  # since a moment ago
+                await refuse(websocket, node.config.close_timeout_s)
+            node.counters.connections_opened += 1
+            self._events.log_connection("connected", client_id, connection_id=connection.connection_id)
+            await node.hooks.run(node.hooks.on_connect, connection)
+        except BaseException:
+            node.counters.connections_rejected += 1
+            self._forget(connection, Ended.RELEASED)
+            # Behind the claim in the same pipeline, so it undoes even a claim whose outcome is unknown.
+            node.tasks.spawn(self._release(connection, connection.connection_id), "release")
+            connection.let_go()
+            raise
+        finally:
+            self._connecting.discard(connection)
+        if connection.error and connection.ended is None:  # its socket was closed meanwhile
+            self.gone(connection)
+        if connection.ended is Ended.SHUTDOWN:
+            raise ShutdownError("the manager was shut down while the connection was registered")
+        return connection
+
+    async def _claim(self, connection: Connection, websocket: Any) -> None:
+        try:
+            await self.claims.claim(connection)
+        except LOSSES:
+            if not self._state.degrades:
+                within_s = self._state.config.close_timeout_s
+                await turn_away(websocket, close_codes.TRY_AGAIN_LATER, UNREACHABLE, within_s)
+                raise
+            await self.reclaims.later(connection)
+
+    def _warn_of_compression(self) -> None:
+        is_unwanted = self._state.config.compression is CompressionMode.NONE
+        if is_unwanted and self._state.served.protocol == "asgi" and not self._has_warned:
+            self._has_warned = True
+            self._state.log.warning(
+                'compression="none" cannot act on this server, which negotiates compression before the '
+                "application runs: switch it off there (uvicorn --ws-per-message-deflate false)"
+            )
+
+    def _warn_unless_started(self) -> None:
+        if self._state.loop is None and not self._has_warned_of_start:
+            self._has_warned_of_start = True
+            self._state.log.warning(
+                "a socket was registered before start(): no heartbeat runs; use "
+                "FastAPI(lifespan=manager.lifespan), or await manager.start() in your own lifespan"
+            )
+
+    def _check_metadata(self, metadata: dict[str, Any]) -> None:
+        limit = self._state.config.max_metadata_size
+        if (
+            self._state.is_distributed
+            and metadata
+            and (size := len(encode_json(metadata, "metadata"))) > limit
+        ):
+            raise MessageError(f"metadata has {size} bytes as JSON, max_metadata_size is {limit}")
+
+    def _check_capacity_for(self, client_id: str) -> None:
+        """Admit one socket that replaces another; the next one must fit until the replaced one is gone."""
+        if len(self._state.shards.of_client(client_id)) != self._state.config.max_connections_per_client:
+            self._check_capacity()
+
+    def _check_capacity(self) -> None:
+        limit, connections = self._state.config.max_connections, len(self._state.shards)
+        if limit is not None and connections >= limit:
+            self._state.counters.connections_rejected += 1
+            raise ConnectionLimitExceededError(
+                f"this node has {connections} connections, max_connections is {limit}"
+            )
+
+    # A connection ends.
+
+    async def end(self, connection: Connection, why: Ended, code: int, reason: str) -> None:
+        """Close a socket and release it; a no-op when it has ended. Completes even if the caller is cancelled."""
+        if self._forget(connection, why):
+            wind_up = self._wind_up(connection, connection.connection_id, code, reason)
+            await asyncio.shield(self._state.tasks.spawn(wind_up, f"close-{connection.connection_id}"))
+        else:
+            await connection.wait_closed()
+
+    async def close(self, connection: Connection, why: Ended, code: int, reason: str) -> bool:
+        """Close a socket and release it; return whether it took the close, False also when it had ended."""
+        if not self._forget(connection, why):
+            return False
+        return await self._wind_up(connection, connection.connection_id, code, reason)
+
+    def lost(self, connection: Connection, why: Ended, error: str) -> None:
+        """Forget a socket that failed now; close and release it soon."""
+        connection.error = error
+        if why is Ended.SLOW:
+            self._state.counters.slow_consumers += connection.ended is None
+            self.expire(connection, why, close_codes.SLOW_CONSUMER, "slow consumer")
+        else:
+            self.expire(connection, why, close_codes.NORMAL, "normal closure")
+
+    def gone(self, connection: Connection) -> None:
+        """Forget and release a connection whose socket is closed; ``on_disconnect`` follows its last message."""
+        if connection in self._connecting:
+            return  # connect() calls this again when it has succeeded
+        if self._forget(connection, Ended.GONE):
+            connection_id = connection.connection_id
+            wind_up = self._wind_up(connection, connection_id, close_codes.ABNORMAL, connection.error)
+            task = self._state.tasks.spawn(wind_up, f"close-{connection_id}")
+            self._leaving.add(connection)
+            task.add_done_callback(lambda _: self._leaving.discard(connection))
+
+    def expire(self, connection: Connection, why: Ended, code: int, reason: str) -> None:
+        """Forget a socket now; close it soon, at most ``max_concurrent_cleanup`` at a time."""
+        if not self._forget(connection, why):
+            return
+        self._events.log_connection(why.value, connection.client_id, error=connection.error or reason)
+        self._to_close.append((connection, code, reason))
+        if self._closers < self._state.config.max_concurrent_cleanup:
+            self._closers += 1
+            self._state.tasks.spawn(self._close_queued(), "close").add_done_callback(self._closer_ended)
+
+    async def _close_queued(self) -> None:
+        while self._to_close:
+            connection, code, reason = self._to_close.popleft()
+            await self._wind_up(connection, connection.connection_id, code, reason)
+
+    def _closer_ended(self, _: "asyncio.Task[None]") -> None:
+        self._closers -= 1
+
+    def _forget(self, connection: Connection, why: Ended) -> bool:
+        if connection.ended is not None:
+            return False
+        connection.end(why)
+        self._state.shards.remove(connection)
+        self.budget.remove(connection)
+        for room in connection.rooms:
+            self.rooms.left(room)
+        return True
+
+    async def _wind_up(
+        self, connection: Connection, connection_id: ConnectionId, code: int, reason: str
+    ) -> bool:
+        state = self._state
+        state.counters.connections_closed += 1
+        release = state.tasks.spawn(self._release(connection, connection_id), "release")
+        is_closed = await self._finish(connection, code, reason)
+        state.counters.close_timeouts += not is_closed
+        await release
+        lasted_s = round(connection.loop.time() - connection.opened_at_s, 3)
+        self._events.log_connection("disconnected", connection.client_id, duration_seconds=lasted_s)
+        await self._unhurried(
+            state.hooks.run(
+                state.hooks.on_disconnect, connection, *(connection.closed_with or (code, reason))
+            )
+        )
+        return is_closed
+
+    async def _unhurried(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Wait for the application's hooks, but not longer than for a socket; a slow one goes on by itself."""
+        task = self._state.tasks.spawn(coroutine, "hooks")
+        await asyncio.wait([task], timeout=self._state.config.close_timeout_s)
+
+    async def _finish(self, connection: Connection, code: int, reason: str) -> bool:
+        """Close a socket on its own event loop; False when it did not take the close in time."""
+        if connection.loop is asyncio.get_running_loop():
+            return await connection.finish(code, reason)
+        if connection.loop.is_closed():
+            return False
+        closing = connection.finish(code, reason)
+        try:
+            async with asyncio.timeout(2 * self._state.config.close_timeout_s + connection.patience_s):
+                return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(closing, connection.loop))
+        except TimeoutError:
+            return False
+
+    async def _release(self, connection: Connection, connection_id: ConnectionId) -> None:
+        try:
+            known_id = self.reclaims.known_id(connection, connection_id)
+            lines = lines_of(connection, known_id, tuple(connection.rooms))
+            connection.visit = ""  # its end is reported by these lines, if at all
+            await self._unhurried(await self.claims.release(lines))
+        except LOSSES as error:
+            self._trouble.log("not released yet", connection_id=connection_id, error=str(error))
+
+    async def close_all(self, why: Ended, code: int, reason: str, timeout_s: float) -> tuple[int, int]:
+        """End every connection; return how many sockets closed and how many failed to within ``timeout_s``."""
+        connections = [connection for connection in self._state.shards if self._forget(connection, why)]
+        for connection in tuple(self._leaving):
+            with suppress(RuntimeError):  # its loop is closed
+                connection.loop.call_soon_threadsafe(connection.abort)
+        waiting, outcomes = deque(connections), []
+
+        async def close_some() -> None:
+            while waiting:
+                connection = waiting.popleft()
+                outcomes.append(await self._wind_up(connection, connection.connection_id, code, reason))
+
+        width = min(len(connections), self._state.config.max_concurrent_cleanup)
+        workers = [self._state.tasks.spawn(close_some(), "close") for _ in range(width)]
+        if workers:
+            _, late = await asyncio.wait(workers, timeout=max(timeout_s, LEAST_S))
+            for worker in late:
+                worker.cancel()
+        for connection in waiting:  # no time left to say goodbye: only presence must not lie
+            connection.let_go()
+            self._state.tasks.spawn(self._release(connection, connection.connection_id), "release")
+        return sum(outcomes), len(connections) - sum(outcomes)
+
+
+def come_back(in_ms: int) -> str:
+    """Return the close reason that says when to connect again; RFC 6455 leaves 123 bytes for it."""
+    return json.dumps({"reconnect_in_ms": in_ms}, separators=(",", ":"))
+
+
+async def refuse(websocket: Any, within_s: float) -> None:
+    """Send a newcomer elsewhere: with 1012 if it was accepted already, else its refusal is an HTTP answer.
+
+    Raises:
+        DrainingError: Always, and within ``within_s`` seconds.
+    """
+    in_ms = int(1000 * RETURN_WITHIN_S * random.random())
+    await turn_away(websocket, close_codes.SERVICE_RESTART, come_back(in_ms), within_s)
+    raise is_draining()
+
+
+def is_draining() -> DrainingError:
+    """Return the error for a newcomer during and after a drain."""
+    return DrainingError("this node is draining: connect again, to another")
+
+
+async def turn_away(websocket: Any, code: int, reason: str, within_s: float) -> None:
+    """Close a newcomer if it was accepted, whether or not it takes the close; else its refusal is an HTTP answer."""
+    if is_accepted(websocket):
+        with suppress(Exception):  # slow, or gone: what is raised is why it was turned away
+            async with asyncio.timeout(within_s):
+                await websocket.close(code=code, reason=reason)

@@ -1,0 +1,111 @@
+"""Direct sends of one event-loop tick share a script call, and an envelope for each node that they go to."""
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+
+from ..names import NodeId
+from ..runtime.loops import running_loop
+from ..wire.envelopes import Envelope, Kind, Part, part_size
+from ..wire.messages import Encoded
+from .state import NodeState
+
+CLIENTS_PER_CALL = 500
+"""Clients looked up in one script call: Redis does nothing else meanwhile."""
+BYTES_PER_CALL = 1024 * 1024
+"""Bytes in one script call; a message that is longer has one to itself."""
+
+Taken = list[list[NodeId]]
+"""For each client the nodes that took its message."""
+
+
+class DirectBatch:
+    """What one script call sends."""
+
+    __slots__ = ("answers", "bytes", "clients", "parts", "previous", "sequence")
+
+    def __init__(self, sequence: int, previous: int) -> None:
+        self.sequence: int = sequence
+        self.previous: int = previous
+        self.parts: list[Part] = []
+        self.answers: list[asyncio.Future[Taken]] = []
+        self.clients: int = 0
+        self.bytes: int = 0
+
+    def has_room(self, clients: int, size: int) -> bool:
+        return self.clients + clients <= CLIENTS_PER_CALL and self.bytes + size <= BYTES_PER_CALL
+
+    def add(self, part: Part, size: int) -> "asyncio.Future[Taken]":
+        answer: asyncio.Future[Taken] = running_loop().create_future()
+        self.parts.append(part)
+        self.answers.append(answer)
+        self.clients += len(part.targets)
+        self.bytes += size
+        return answer
+
+    def resolve(self, taken: Taken) -> None:
+        """Give each caller his part of the reply; one that was cancelled needs none."""
+        start = 0
+        for part, answer in zip(self.parts, self.answers, strict=True):
+            end = start + len(part.targets)
+            if not answer.done():
+                answer.set_result(taken[start:end])
+            start = end
+
+    def reject(self, error: BaseException) -> None:
+        for answer in self.answers:
+            if not answer.done():
+                answer.set_exception(error)
+                answer.exception()  # a caller that is cancelled from now on will never ask
+
+
+class Direct:
+    """Collects direct sends to clients of other nodes.
+
+    Nothing else is queued for Redis before what was collected until then. This node gets no share: what it sends
+    to its own sockets stays in the process.
+    """
+
+    def __init__(self, state: NodeState) -> None:
+        self._state = state
+        self._batch: DirectBatch | None = None
+
+    def send(self, client_ids: Sequence[str], message: Encoded, ask: int) -> "asyncio.Future[Taken]":
+        """Collect a message; cancelling the future does not take it back.
+
+        Raises:
+            MessageError: It is too large for an envelope; nothing was sent.
+        """
+        size, batch = part_size(message, client_ids), self._batch
+        if batch is None or not batch.has_room(len(client_ids), size):
+            batch = self._open()
+        return batch.add(Part(list(client_ids), message.form, message.payload, ask), size)
+
+    def _open(self) -> DirectBatch:
+        if self._batch is None:
+            running_loop().call_soon(self.flush)
+        self.flush()
+        # Numbered before anything else can be: whoever queues an envelope flushes this one first.
+        self._batch = DirectBatch(*self._state.sequencer.next("inbox"))
+        return self._batch
+
+    def flush(self) -> None:
+        """Queue what was collected."""
+        batch, self._batch = self._batch, None
+        if batch is None:
+            return
+        state = self._state
+        state.counters.direct_batches += 1
+        numbers, parts = (batch.sequence, batch.previous), tuple(batch.parts)
+        envelope = Envelope(state.node_id, *numbers, Kind.DIRECT, parts=parts)
+        top = state.config.max_connections_per_client
+        reply = state.backend.bus.publish_clients(envelope, top, state.own_ids)
+        reply.add_done_callback(partial(_published, batch))
+
+
+def _published(batch: DirectBatch, reply: "asyncio.Future[Taken]") -> None:
+    error = reply.exception()
+    if error is not None:
+        batch.reject(error)
+    else:
+        batch.resolve(reply.result())

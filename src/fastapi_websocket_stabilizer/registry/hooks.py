@@ -1,0 +1,164 @@
+"""The application's callbacks. One that raises is logged and counted, and harms nothing else."""
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from ..exceptions import (
+    ConfigurationError,
+    ConnectionNotFoundError,
+    ConnectionTimeoutError,
+    SlowConsumerError,
+)
+from ..local.connection import Connection
+from ..models import BusGap, PresenceEvent
+from ..runtime.loops import running_loop
+from ..runtime.metrics import Counters
+
+OnConnect = Callable[[Connection], Awaitable[None] | None]
+OnDisconnect = Callable[[Connection, int, str], Awaitable[None] | None]
+OnPresence = Callable[[PresenceEvent], Awaitable[None] | None]
+OnBusGap = Callable[[BusGap], Awaitable[None] | None]
+OnMessage = Callable[[Connection, str | bytes], Awaitable[None] | None]
+OnError = Callable[[Connection | None, str, BaseException], Awaitable[None] | None]
+H = TypeVar("H", bound=Callable[..., Any])
+
+
+class Hooks:
+    """What the application registered, in order of registration."""
+
+    def __init__(self, counters: Counters, log: logging.Logger) -> None:
+        self._counters, self._failures = counters, Failures(log)
+        self.on_connect: list[OnConnect] = []
+        self.on_disconnect: list[OnDisconnect] = []
+        self.on_presence: list[OnPresence] = []
+        self.on_bus_gap: list[OnBusGap] = []
+        self.on_error: list[OnError] = []
+        self.on_message: OnMessage | None = None
+
+    async def run(self, hooks: "list[Any]", *arguments: Any) -> None:
+        """Call each hook; wait for those that are coroutines."""
+        for hook in hooks:
+            await self.call(hook, *arguments)
+
+    async def call(self, hook: Callable[..., Any], *arguments: Any) -> None:
+        """Call one hook; wait for it if it is a coroutine. That its connection has ended meanwhile is no failure."""
+        try:
+            result = hook(*arguments)
+            if inspect.isawaitable(result):
+                await result
+        except (Exception, asyncio.CancelledError) as error:
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise  # ours, not that of something it waited for
+            subject = arguments[0] if arguments else None
+            if not _is_end_of(subject, error):
+                await self._failed(hook, subject, error)
+
+    async def _failed(self, hook: Callable[..., Any], subject: object, error: BaseException) -> None:
+        self._counters.hooks_failed += 1
+        name, connection = name_of(hook), subject if isinstance(subject, Connection) else None
+        client_id = subject.client_id if isinstance(subject, Connection | PresenceEvent) else None
+        self._failures.log(name, client_id, error)
+        if hook not in self.on_error:  # else one that fails would be called for its own failure
+            await self.run(self.on_error, connection, name, error)
+
+
+class Failures:
+    """Logs failures of hooks: of each hook and error class once a minute, since a client may cause any number."""
+
+    EVERY_S = 60.0
+    MAX_KINDS = 1000
+    """Pairs of hook and error class that are remembered; with one more, all are forgotten."""
+
+    def __init__(self, log: logging.Logger) -> None:
+        self._log = log
+        self._kinds: dict[tuple[str, type], tuple[float, int]] = {}
+
+    def log(self, name: str, client_id: str | None, error: BaseException) -> None:
+        """Log the failure with its traceback, or count it for the next line."""
+        now_s, kind = running_loop().time(), (name, type(error))
+        again_at_s, unlogged = self._kinds.get(kind, (0.0, 0))
+        if now_s < again_at_s:
+            self._kinds[kind] = again_at_s, unlogged + 1
+            return
+        if len(self._kinds) >= self.MAX_KINDS:
+            self._kinds.clear()
+        self._kinds[kind] = now_s + self.EVERY_S, 0
+        of_client = "" if client_id is None else f" for client {client_id!r}"
+        more = f" ({unlogged} more times since the last such line)" if unlogged else ""
+        self._log.error("hook %s failed%s%s: %r", name, of_client, more, error, exc_info=error)
+
+
+def name_of(hook: Callable[..., Any]) -> str:
+    """Return the name under which a hook appears in the log and in ``on_error``."""
+    return getattr(hook, "__qualname__", repr(hook))
+
+
+def check_hook(event: str, hook: H, *parameters: str) -> H:
+    """Return a hook that can be called with ``parameters``.
+
+    Raises:
+        ConfigurationError: It takes others, or is no function.
+    """
+    wanted = f"the {event} hook must be a function of ({', '.join(parameters)})"
+    if not callable(hook):
+        raise ConfigurationError(f"{wanted}, got {hook!r}")
+    try:
+        signature = inspect.signature(hook)
+    except ValueError:  # written in C, without a word about its parameters
+        return hook
+    try:
+        signature.bind(*parameters)
+    except TypeError as error:
+        raise ConfigurationError(f"{wanted}, got {name_of(hook)}: {error}") from None
+    return hook
+
+
+class HookDecorators:
+    """The decorators that add hooks: ``@manager.on_connect`` and its kin. Each returns its function unchanged."""
+
+    def __init__(self, hooks: Hooks) -> None:
+        self._hooks: Hooks = hooks
+
+    def on_connect(self, hook: OnConnect) -> OnConnect:
+        """Have ``hook(connection)`` called when a socket was registered here."""
+        self._hooks.on_connect.append(check_hook("on_connect", hook, "connection"))
+        return hook
+
+    def on_disconnect(self, hook: OnDisconnect) -> OnDisconnect:
+        """Have ``hook(connection, code, reason)`` called when a socket of this replica has ended."""
+        self._hooks.on_disconnect.append(check_hook("on_disconnect", hook, "connection", "code", "reason"))
+        return hook
+
+    def on_presence(self, hook: OnPresence) -> OnPresence:
+        """Have ``hook(event)`` called for what this replica's sockets did, and for what it swept."""
+        self._hooks.on_presence.append(check_hook("on_presence", hook, "event"))
+        return hook
+
+    def on_bus_gap(self, hook: OnBusGap) -> OnBusGap:
+        """Have ``hook(gap)`` called when this replica hears the others again: it may have missed messages."""
+        self._hooks.on_bus_gap.append(check_hook("on_bus_gap", hook, "gap"))
+        return hook
+
+    def on_message(self, hook: OnMessage) -> OnMessage:
+        """Have ``hook(connection, message)`` called for sockets that are served without a handler of their own."""
+        self._hooks.on_message = check_hook("on_message", hook, "connection", "message")
+        return hook
+
+    def on_error(self, hook: OnError) -> OnError:
+        """Have ``hook(connection, name, error)`` called when a hook raises; connection is None for events.
+
+        ``name`` is the function that raised. The log has it once a minute for each hook and class of error;
+        ``on_error`` is called each time. It may close the connection. One that raises itself is logged only.
+        """
+        self._hooks.on_error.append(check_hook("on_error", hook, "connection", "name", "error"))
+        return hook
+
+
+def _is_end_of(subject: object, error: BaseException) -> bool:
+    """Whether a hook only found that its connection is over."""
+    is_about_an_end = isinstance(error, ConnectionNotFoundError | ConnectionTimeoutError | SlowConsumerError)
+    return is_about_an_end and isinstance(subject, Connection) and subject.ended is not None

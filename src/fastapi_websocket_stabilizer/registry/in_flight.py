@@ -1,0 +1,207 @@
+"""Own publications on their way through Redis, and messages to own sockets behind them."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+
+from ..local.jobs import Job, Mail, Tally
+from ..runtime.loops import running_loop
+from ..runtime.turnstile import Turnstile
+from ..wire.envelopes import Envelope
+
+IN_FLIGHT_LIMIT_BYTES = 4 * 1024 * 1024
+"""Bytes of own messages that are on their way through Redis, or wait behind one; the next sender waits."""
+LATE_S = 0.1
+"""A deadline that is noticed later than that was missed by a process that stood still; it is put off by as much."""
+OVERDUE_FOR_S = 10.0
+"""Seconds for which a publication that missed its deadline may still arrive, behind messages that were sent later."""
+MAX_OVERDUE = 64
+"""Publications of which that is remembered; the oldest is forgotten first."""
+
+
+class Publication:
+    """One own publication on its way.
+
+    Attributes:
+        followers: Messages to own sockets that were sent after it and before the next publication.
+        is_over: It was delivered here, or given up.
+    """
+
+    __slots__ = (
+        "deadline", "followers", "is_over", "is_prolonged", "kept", "room", "sequence", "size", "tally"
+    )  # fmt: skip
+
+    def __init__(self, sequence: int, size: int, room: str) -> None:
+        self.tally: asyncio.Future[Tally | None] = running_loop().create_future()
+        self.sequence: int = sequence
+        self.size: int = size
+        self.room: str = room
+        self.followers: list[Mail] = []
+        self.deadline: asyncio.TimerHandle | None = None
+        self.kept: tuple[str, Envelope] | None = None
+        self.is_over: bool = False
+        self.is_prolonged: bool = False
+
+
+class InFlight:
+    """Own publications that Redis will bring back to this node, and messages to own sockets in between.
+
+    A message to a socket of this node never leaves the process. If own publications are on their way, it waits
+    here for the last of them and is fanned out right behind it.
+    """
+
+    def __init__(self, submit: Callable[[Job | Mail], None]) -> None:
+        self._submit = submit
+        self._waiting: dict[int, Publication] = {}  # until they were written to the sockets
+        self._line: deque[Publication] = deque()  # until they arrive, in the order of their sequences
+        self._held = 0  # own messages behind others, and senders that wait
+        self._overdue: dict[int, set[str]] = {}  # with the clients that were sent later messages
+        self._fullness: asyncio.Future[None] | None = None
+        self._turnstile = Turnstile(self._full)
+        self.bytes: int = 0
+
+    def __bool__(self) -> bool:
+        """Whether a message to an own socket would overtake another one of ours."""
+        return bool(self._waiting) or self._held > 0 or bool(self._overdue)
+
+    # Publications
+
+    def register(self, sequence: int, size: int, room: str = "") -> "asyncio.Future[Tally | None]":
+        """Return what will be this node's tally, or None when the message will not be heard."""
+        publication = self._waiting[sequence] = Publication(sequence, size, room)
+        self._line.append(publication)
+        self.bytes += size
+        return publication.tally
+
+    def expire(self, sequence: int, timeout_s: float) -> None:
+        """Wait for it no longer than ``timeout_s``, but so long keep what is sent later behind it."""
+        publication = self._waiting.get(sequence)
+        if publication is not None:
+            if publication.deadline is not None:
+                publication.deadline.cancel()
+            due_s = running_loop().time() + timeout_s
+            publication.deadline = running_loop().call_at(due_s, self._missed, publication, due_s)
+
+    def _missed(self, publication: Publication, due_s: float) -> None:
+        """Give it up, unless the process stood still: then it may be here already, and not be read yet."""
+        if running_loop().time() - due_s > LATE_S and not publication.is_prolonged:
+            publication.is_prolonged = True
+            self.expire(publication.sequence, LATE_S)
+        else:
+            self._overdue[publication.sequence] = set()
+            if len(self._overdue) > MAX_OVERDUE:
+                del self._overdue[next(iter(self._overdue))]
+            running_loop().call_later(OVERDUE_FOR_S, self._overdue.pop, publication.sequence, None)
+            self.resolve(publication.sequence, None)
+
+    def arrived(self, sequence: int, job: Job) -> None:
+        """One came back: fan it out, and what was sent to own sockets before the next one behind it.
+
+        One that missed its deadline is not for clients that were sent something since: it would come behind that.
+        """
+        if self._overdue:
+            job.exclude |= self._overdue.pop(sequence, set())
+        while self._line and self._line[0].sequence < sequence:
+            self._release(self._line.popleft())  # overtaken: it comes no more, or has no order with this one
+        self._submit(job)
+        if self._line and self._line[0].sequence == sequence:
+            self._release(self._line.popleft())
+        self._advance()
+
+    def resolve(self, sequence: int, tally: Tally | None) -> None:
+        """It was written to the sockets here; or, with None, it will not come."""
+        publication = self._waiting.pop(sequence, None)
+        if publication is not None:
+            publication.is_over = True
+            self._free(publication.size)
+            if publication.deadline is not None:
+                publication.deadline.cancel()
+            if not publication.tally.done():
+                publication.tally.set_result(tally)
+            self._advance()
+
+    def _advance(self) -> None:
+        while self._line and self._line[0].is_over:
+            self._release(self._line.popleft())
+
+    def keep(self, channel: str, envelope: Envelope) -> None:
+        """Remember what is on its way, if it is expected back."""
+        publication = self._waiting.get(envelope.sequence)
+        if publication is not None:
+            publication.kept = channel, envelope
+
+    def kept(self) -> list[tuple[str, Envelope]]:
+        """Return what is on its way, in order, with its channels."""
+        return [publication.kept for publication in self._waiting.values() if publication.kept is not None]
+
+    def give_up_published(self) -> None:
+        """The bus was lost: what Redis took before will not come. What it has not taken yet still may."""
+        for sequence, publication in tuple(self._waiting.items()):
+            if publication.deadline is not None:  # set when Redis has answered
+                self.resolve(sequence, None)
+
+    def give_up(self, room: str | None = None) -> None:
+        """Nothing more will be heard, or nothing of one room."""
+        if room is None:
+            self._overdue.clear()
+        for sequence, publication in tuple(self._waiting.items()):
+            if room is None or room == publication.room:
+                self.resolve(sequence, None)
+
+    # Messages to own sockets
+
+    def follow(self, mail: Mail) -> "asyncio.Future[None]":
+        """Fan ``mail`` out behind the last own publication; the future ends when it was written."""
+        written: asyncio.Future[None] = running_loop().create_future()
+        mail.done = partial(self._followed, mail.size, written)
+        self._held += 1
+        self.bytes += mail.size
+        if self._line:
+            self._line[-1].followers.append(mail)
+        else:  # all of them have arrived and are being written
+            self._hand_over(mail)
+        return written
+
+    def _release(self, publication: Publication) -> None:
+        for mail in publication.followers:
+            self._hand_over(mail)
+
+    def _hand_over(self, mail: Mail) -> None:
+        for later in self._overdue.values():
+            later.update(*(client_ids for _, client_ids in mail.letters))
+        self._submit(mail)
+
+    def _followed(self, size: int, written: "asyncio.Future[None]", _: Tally) -> None:
+        self._held -= 1
+        self._free(size)
+        if not written.done():
+            written.set_result(None)
+
+    # The bound
+
+    @property
+    def must_wait(self) -> bool:
+        """Whether ``UNHEARD_LIMIT_BYTES`` are on their way, or an earlier sender waits for that."""
+        return self.bytes > IN_FLIGHT_LIMIT_BYTES or not self._turnstile.is_free
+
+    async def room_for_more(self) -> None:
+        """Wait while ``must_wait``. Senders go on in the order in which they came."""
+        self._held += 1  # nothing may overtake them
+        try:
+            await self._turnstile.passed()
+        finally:
+            self._held -= 1
+
+    def _full(self) -> "asyncio.Future[None] | None":
+        if self.bytes <= IN_FLIGHT_LIMIT_BYTES:
+            return None
+        if self._fullness is None:
+            self._fullness = running_loop().create_future()
+        return self._fullness
+
+    def _free(self, size: int) -> None:
+        self.bytes -= size
+        if self._fullness is not None and self.bytes <= IN_FLIGHT_LIMIT_BYTES:
+            self._fullness.set_result(None)
+            self._fullness = None

@@ -1,0 +1,266 @@
+"""Messages out of this node: to a client, to a room, to all."""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import NamedTuple
+
+from ..exceptions import BackendUnavailableError, BroadcastFailedError
+from ..local.backlog import TAKEN, Sent
+from ..local.connection import Connection
+from ..local.jobs import Mail, Tally
+from ..models import BroadcastResult
+from ..wire.envelopes import Envelope, Kind
+from ..wire.messages import Encoded
+from .direct import CLIENTS_PER_CALL, Direct, Taken
+from .inbound import settle, took, written
+from .lease import Lease
+from .replies import are_names, is_report
+from .state import NodeState
+
+
+class Posted(NamedTuple):
+    """Messages to sockets of this node; ``turn`` ends when they were written behind others, None: they are."""
+
+    mail: Mail
+    turn: "asyncio.Future[None] | None"
+
+
+class Asked(NamedTuple):
+    """Clients of other nodes, the question about them (0: none), and which nodes took their message."""
+
+    client_ids: Sequence[str]
+    ask: int
+    sent: "asyncio.Future[Taken]"
+
+
+class Outbound:
+    """Sends through the bus to other nodes, and to sockets of this node in the same order."""
+
+    def __init__(self, state: NodeState, lease: Lease | None) -> None:
+        self._state, self._lease = state, lease
+        self._in_flight, self._replies = state.in_flight, state.replies
+        self._direct = Direct(state)
+
+    def flush(self) -> None:
+        """Queue the direct sends that were collected in this tick."""
+        self._direct.flush()
+
+    async def _in_turn(self) -> None:
+        """Wait until the lease is verified and there is room. Earlier calls go on first.
+
+        Raises:
+            BackendUnavailableError: There was no room within ``redis_timeout_s``. Under "refuse" at once, if Redis
+                is away.
+        """
+        if self._lease is not None and self._lease.must_wait:
+            await self._lease.verified()
+        if self._in_flight.must_wait:
+            self._check_reachable()
+            await self._room_for_more()
+
+    # To clients
+
+    async def to_client(self, client_id: str, message: Encoded, confirm: float | None) -> bool:
+        """``to_clients`` for one, which most sends are: as short as it can be."""
+        if self._lease is None or confirm is not None or self._state.config.max_connections_per_client > 1:
+            return (await self.to_clients([client_id], message, confirm))[0]
+        if has_others := self._lease.must_wait or bool(self._in_flight):
+            await self._in_turn()
+        own = self._state.shards.newest(client_id)
+        if own is None:
+            self._check_reachable()
+            (nodes,) = await self._direct.send((client_id,), message, 0)
+            is_taken = bool(nodes)
+            self._state.counters.sends_unreachable += not is_taken
+        elif has_others and self._in_flight:
+            is_taken = bool(await self._taken_here(self._post([client_id], message), None))
+        else:
+            sent = own.push_or_hand_over(message)
+            is_taken = sent is TAKEN or await self._is_taken(own, sent)
+        if not is_taken:
+            await asyncio.sleep(0)  # as in to_clients
+        return is_taken
+
+    async def to_clients(
+        self, client_ids: Sequence[str], message: Encoded, confirm: float | None
+    ) -> list[bool]:
+        """Send one message to each client; return for each whether it was taken.
+
+        Everything is written or collected before anything is waited for, so no later message comes in between.
+        """
+        await self._in_turn()
+        posted = self._post([c for c in client_ids if self._state.shards.has_client(c)], message)
+        with ExitStack() as questions:
+            asked = self._collect(self._elsewhere(client_ids), message, confirm, questions)
+            taken = await self._taken_here(posted, confirm)
+            for each in asked:
+                taken |= await self._taken_there(each, confirm)
+        results = [c in taken for c in client_ids]
+        if not all(results):
+            await asyncio.sleep(0)  # so that a socket which failed has been told to close, as in release 1.1
+        return results
+
+    async def to_connection(self, connection: Connection, message: Encoded) -> str | None:
+        """Send to exactly this socket of ours; return the error, if any."""
+        await self._in_turn()
+        if not self._in_flight:
+            return await connection.push_from_anywhere(message)
+        mail = Mail([(message, (connection.client_id,))], connection)
+        await self._in_flight.follow(mail)
+        await settle(mail.tally, self._state.config)
+        errors = mail.tally.errors
+        return errors[0][1] if errors else None if mail.tally.succeeded else "connection has ended"
+
+    def _post(self, client_ids: Sequence[str], message: Encoded) -> Posted:
+        """Write to sockets of this node now, or behind what is on its way. Nothing leaves the process."""
+        mail = Mail([(message, client_ids)])
+        if self._in_flight and client_ids:
+            return Posted(mail, self._in_flight.follow(mail))
+        for _ in mail.push(self._state.shards):
+            pass
+        return Posted(mail, None)
+
+    async def _is_taken(self, connection: Connection, sent: Sent) -> bool:
+        error = await connection.settled(sent)
+        self._state.counters.messages_failed += error is not None
+        return error is None
+
+    async def _taken_here(self, posted: Posted, confirm: float | None) -> set[str]:
+        """Return the clients of which a socket of this node took the message."""
+        mail, turn = posted
+        if turn is not None:
+            await turn
+        shards, counters, (_, client_ids) = self._state.shards, self._state.counters, mail.letters[0]
+        await settle(mail.tally, self._state.config)
+        counters.messages_failed += len(mail.tally.errors)
+        taken = {c for c in client_ids if took(shards, c, mail.tally)}
+        if confirm is None or not taken:
+            return taken
+        connections = [connection for c in taken for connection in shards.of_client(c)]
+        errors = await asyncio.gather(*(written(connection, confirm) for connection in connections))
+        counters.messages_failed += sum(error is not None for error in errors)
+        return {c.client_id for c, error in zip(connections, errors, strict=True) if error is None}
+
+    def _elsewhere(self, client_ids: Sequence[str]) -> Sequence[str]:
+        """Return the clients that may have a socket on another node."""
+        if self._lease is None:
+            return ()
+        if self._state.config.max_connections_per_client > 1:
+            return client_ids
+        return [c for c in client_ids if not self._state.shards.has_client(c)]
+
+    def _check_reachable(self) -> None:
+        """Under "refuse" raise at once: nothing of this node is to wait behind what cannot leave it."""
+        if not self._state.degrades:
+            self._state.check_reachable()
+
+    def _collect(
+        self, client_ids: Sequence[str], message: Encoded, confirm: float | None, questions: ExitStack
+    ) -> list[Asked]:
+        if client_ids:
+            self._check_reachable()
+        asked = []
+        for start in range(0, len(client_ids), CLIENTS_PER_CALL):
+            chunk = client_ids[start : start + CLIENTS_PER_CALL]
+            ask = 0 if confirm is None else questions.enter_context(self._replies.opened(are_names))
+            asked.append(Asked(chunk, ask, self._direct.send(chunk, message, ask)))
+        return asked
+
+    async def _taken_there(self, asked: Asked, confirm: float | None) -> set[str]:
+        """Return the clients of which another node took the message."""
+        rows = await asked.sent
+        reached = {node for row in rows for node in row}
+        found = {c for c, row in zip(asked.client_ids, rows, strict=True) if row}
+        is_here = self._state.shards.has_client
+        unreachable = [c for c in asked.client_ids if c not in found and not is_here(c)]
+        self._state.counters.sends_unreachable += len(unreachable)
+        if confirm is None:
+            return found
+        answers = await self._replies.gather(asked.ask, len(reached), confirm)
+        self._state.counters.confirmations_missing += len(reached) - len(answers)
+        return {client_id for names in answers.values() for client_id in names}
+
+    # To rooms and to all
+
+    async def broadcast(
+        self, message: Encoded, exclude: Sequence[str], rooms: Sequence[str], confirm: float | None
+    ) -> BroadcastResult:
+        """Publish one message; every node, this one too, delivers it when it comes back from the bus."""
+        await self._in_turn()
+        self._check_reachable()
+        self._state.counters.broadcasts += 1
+        room = rooms[0] if len(rooms) == 1 else ""
+        sequence, previous = self._state.sequencer.next(f"room:{room}" if room else "all")
+        ask = self._replies.open(is_report) if confirm is not None else 0
+        envelope = Envelope(
+            self._state.node_id, sequence, previous, Kind.BROADCAST,
+            tuple(rooms), tuple(exclude), message.form, message.payload, ask, message,
+        )  # fmt: skip
+        is_listening = not room or room in self._state.subscribed
+        echo = self._in_flight.register(sequence, message.size, room) if is_listening else None
+        if echo is None and room in self._state.shards.rooms:  # being joined: it may come back, or not
+            self._in_flight.register(sequence, message.size, room)
+            self._in_flight.expire(sequence, self._state.config.redis_timeout_s)
+        try:
+            bus = self._state.backend.bus
+            nodes = await (bus.publish_room(room, envelope) if room else bus.publish_all(envelope))
+            tally = await self._echoed(echo, sequence)
+        except BaseException as error:
+            self._replies.close(ask)
+            self._give_up_on(sequence, error)
+            raise
+        if confirm is None:
+            return await self._result(tally, nodes)
+        return await self._confirmed(ask, nodes, confirm, heard=tally is not None, names_matter=not room)
+
+    def _give_up_on(self, sequence: int, error: BaseException) -> None:
+        """Whoever was cancelled has a message on its way: what is sent later must stay behind it."""
+        if isinstance(error, asyncio.CancelledError):
+            self._in_flight.expire(sequence, self._state.config.redis_timeout_s)
+        else:
+            self._in_flight.resolve(sequence, None)
+
+    async def _echoed(self, echo: "asyncio.Future[Tally | None] | None", sequence: int) -> Tally | None:
+        if echo is None:
+            return None
+        self._in_flight.expire(sequence, self._state.config.redis_timeout_s)
+        tally = await echo
+        self._state.counters.broadcasts_unheard += tally is None
+        return tally
+
+    async def _result(self, tally: Tally | None, nodes: int) -> BroadcastResult:
+        if tally is None:
+            return BroadcastResult(0, 0, 0, nodes=nodes, heard=False)
+        await settle(tally, self._state.config)
+        failed = len(tally.errors)
+        self._state.counters.messages_failed += failed
+        if failed and failed == tally.total - tally.excluded and nodes <= 1:
+            raise BroadcastFailedError(f"broadcast failed for all {failed} clients: {tally.errors[0][1]}")
+        return BroadcastResult(tally.total, tally.succeeded, failed, tally.errors, nodes=nodes)
+
+    async def _confirmed(
+        self, ask: int, nodes: int, timeout_s: float, *, heard: bool, names_matter: bool
+    ) -> BroadcastResult:
+        answers = await self._replies.gather(ask, nodes, timeout_s)
+        sums = [sum(answer[i] for answer in answers.values()) for i in range(4)]
+        total, excluded, succeeded, failed = sums
+        errors = [(client_id, error) for answer in answers.values() for client_id, error in answer[4]]
+        missing: list[str] = []
+        if len(answers) < nodes:
+            self._state.counters.confirmations_missing += nodes - len(answers)
+            known = self._lease.known_live() if self._lease and names_matter else set()
+            missing = sorted(str(node) for node in known - set(answers))[: nodes - len(answers)]
+            missing += ["?"] * (nodes - len(answers) - len(missing))
+        if failed and failed == total - excluded and not missing:
+            raise BroadcastFailedError(f"broadcast failed for all {failed} clients")
+        return BroadcastResult(total, succeeded, failed, errors, nodes=nodes, heard=heard, missing=missing)
+
+    async def _room_for_more(self) -> None:
+        try:
+            async with asyncio.timeout(self._state.config.redis_timeout_s):
+                await self._in_flight.room_for_more()
+        except TimeoutError:
+            raise BackendUnavailableError(
+                f"{self._in_flight.bytes} bytes of earlier messages have not come back from Redis"
+            ) from None

@@ -1,0 +1,167 @@
+"""Connections that are to be claimed (again): made while Redis was away, or forgotten by it, or renamed."""
+
+import asyncio
+import random
+from dataclasses import replace
+from itertools import islice
+
+from .. import close_codes
+from ..backends.ports import IndexEntry
+from ..exceptions import ConnectionLimitExceededError
+from ..local.connection import Connection
+from ..local.owner import Ended
+from ..names import ConnectionId, node_of
+from ..runtime.loops import running_loop
+from .claims import Claims, lines_of
+from .presence import Reports, left
+from .state import NodeState
+
+BATCH = 200
+PAUSE_S = 0.1
+"""Longest pause between two batches; random, so that nodes that come back together do not stay together."""
+
+
+async def pause() -> None:
+    """Leave Redis and the event loop to the traffic for a moment."""
+    await asyncio.sleep(random.uniform(0, PAUSE_S))
+
+
+class Reclaims:
+    """Claims what is local, batch by batch, until nothing is left; what Redis does not take, at the next beat."""
+
+    def __init__(self, state: NodeState, claims: Claims, reports: Reports) -> None:
+        self._state, self._claims, self._reports = state, claims, reports
+        # With the connection_id under which each was claimed before, which may be the present one.
+        self._unclaimed: dict[Connection, ConnectionId] = {}
+        # Former ids under which a claim may have been carried out, though it was not answered.
+        self._unanswered: set[ConnectionId] = set()
+        self._running: asyncio.Task[None] | None = None
+
+    async def later(self, connection: Connection) -> None:
+        """Register a new connection when Redis is back; the client's others on this node give way now.
+
+        Raises:
+            ConnectionLimitExceededError: They do not, since ``on_client_overflow`` is "reject".
+        """
+        config, client_id = self._state.config, connection.client_id
+        own = self._state.shards.of_client(client_id)
+        over = own[: max(0, len(own) - config.max_connections_per_client)]
+        if over and config.on_client_overflow == "reject":
+            raise self._claims.is_full(client_id, len(own) - 1)
+        self.again(connection)
+        await self._claims.displace(client_id, tuple(old.connection_id for old in over))
+
+    def again(self, connection: Connection) -> None:
+        """Claim one connection, its rooms included, under the id that it has."""
+        self._unclaimed.setdefault(connection, connection.connection_id)
+
+    def all_again(self) -> None:
+        """Claim every connection: the store may have forgotten any of them."""
+        for connection in self._state.shards:
+            self.again(connection)
+
+    def known_id(self, connection: Connection, connection_id: ConnectionId) -> ConnectionId:
+        """Return the id under which the registry knows, or knew, a connection that may have a new one."""
+        return self._unclaimed.get(connection, connection_id)
+
+    def rename_all(self) -> None:
+        """Give every connection an id of the present node_id; each is to be claimed again, with its old rank."""
+        own, lapsed = self._state.node_id, self._state.lapsed_ids
+        self._claims.forget_unreleased()
+        for connection in self._state.shards:
+            former = connection.connection_id
+            if node_of(former) != own:
+                if not connection.visit:
+                    self._unanswered.add(former)
+                if node_of(self.known_id(connection, former)) in lapsed:
+                    # It may have been swept, and reported as gone.
+                    connection.visit = ""
+                    connection.entered.clear()
+                self._state.shards.rename(connection, self._state.next_connection_id())
+                self._unclaimed.setdefault(connection, former)  # the last one that Redis is known to have
+
+    def run(self) -> "asyncio.Task[None]":
+        """Begin with what waits, unless that is under way."""
+        if self._running is None or self._running.done():
+            self._running = self._state.tasks.spawn(self._run(), "reclaim")
+        return self._running
+
+    async def _run(self) -> None:
+        while batch := list(islice(self._unclaimed, BATCH)):
+            await asyncio.gather(*map(self._try, batch))
+            if self._unclaimed:
+                await pause()
+
+    async def _try(self, connection: Connection) -> None:
+        # Out before it is tried: what the store forgets meanwhile is to be claimed once more.
+        former = self._unclaimed.pop(connection)
+        try:
+            await self._reclaim(connection, former)
+        except BaseException:
+            self._unclaimed.setdefault(connection, former)
+            raise
+        self._unanswered.discard(former)
+
+    async def _reclaim(self, connection: Connection, former: ConnectionId) -> None:
+        connection_id, rooms = connection.connection_id, tuple(connection.rooms)
+        if connection.ended is None:
+            try:
+                is_outranked = await self._claim(connection, former)
+            except ConnectionLimitExceededError as error:
+                end = self._claims.end(connection, Ended.EVICTED, close_codes.TRY_AGAIN_LATER, str(error))
+                self._state.tasks.spawn(end, "full")
+                return
+            if (
+                not is_outranked
+            ):  # else it is being closed, and the sweep of its former id says that it has left
+                await self._join_all(connection, former, rooms)
+        if connection.ended is not None or connection.connection_id != connection_id:  # meanwhile
+            lines = lines_of(connection, connection_id, rooms)
+            if (
+                connection.ended is None
+            ):  # it goes on under another id: what is missing under this one is no end
+                lines = [replace(line, visit="") for line in lines]
+            self._claims.remember_unreleased(lines)
+
+    async def _claim(self, connection: Connection, former: ConnectionId) -> bool:
+        """Claim it, and return whether newer ones have its place."""
+        replaces = "" if former == connection.connection_id else former
+        # The last to connect wins, not the last whose Redis came back.
+        waited_us = int((running_loop().time() - connection.opened_at_s) * 1_000_000)
+        known, place = connection.visit, IndexEntry(connection.connection_id, connection.client_id, None)
+        claimed = await self._claims.enter(connection, replaces, waited_us)
+        self._claims.entered(connection, place, claimed)
+        # Run hooks and closes in the background: messages may be waiting for this re-claim.
+        if known not in ("", claimed.visit):  # Redis lost the visit, and another one began before this claim
+            self._state.tasks.spawn(self._reports.report(left(place, known)), "left")
+        if claimed.first:
+            self._reports.joined(place)
+        self._state.tasks.spawn(self._claims.displace(connection.client_id, claimed.others), "displace")
+        return connection.connection_id in claimed.others
+
+    async def _join_all(self, connection: Connection, former: ConnectionId, rooms: tuple[str, ...]) -> None:
+        replaces = former if former != connection.connection_id else ""
+        # A room that was left meanwhile keeps its line under the former id: the sweep of that undoes it.
+        joined = [room for room in rooms if await self._join(connection, replaces, room)]
+        # A join that the former id has not reported yet is reported by the sweep, too, which needs the line.
+        if replaces and former not in self._unanswered:
+            lines = lines_of(connection, former, joined)
+            await self._state.backend.nodes.forget(node_of(former), lines)
+
+    async def _join(self, connection: Connection, replaces: str, room: str) -> bool:
+        """List a connection in a room again; False if it is no longer in it."""
+        connection_id, stay = connection.connection_id, connection.stays.get(room, 0)
+        if room not in connection.rooms:
+            return False
+        is_known, place = (
+            room in connection.entered,
+            IndexEntry(connection_id, connection.client_id, room, stay),
+        )
+        place = replace(place, visit=connection.entered.get(room, place.stay_id))
+        if await self._state.backend.rooms.join(place, replaces=replaces, is_known=is_known):
+            self._reports.joined(place)
+        if connection.stays.get(room) != stay:  # left while it was listed again
+            self._claims.remember_unreleased([place])
+        elif connection.connection_id == connection_id:
+            connection.entered[room] = place.visit
+        return True

@@ -1,0 +1,223 @@
+"""What beats, outages and bus gaps have this node do: notice, claim again, compare, tidy up, sweep."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from ..backends.ports import Entry, IndexEntry, Renewal
+from ..exceptions import LOSSES
+from ..local.connection import Connection
+from ..models import BusGap
+from ..names import NodeId, node_of
+from .claims import Claims
+from .degrade import DegradingBus
+from .inspection import Inspection
+from .lease import Lease
+from .peers import Agreement, Deadlines
+from .presence import Reports
+from .reclaims import BATCH, Reclaims, pause
+from .state import NodeState
+from .sweep import Sweeper
+from .tokens import Tokens
+
+INDEX_LINES = 500
+
+
+class Recovery:
+    """Listens to the lease and to the bus."""
+
+    def __init__(self, state: NodeState, tokens: Tokens, reports: Reports) -> None:
+        self._state, self._tokens, self._reports = state, tokens, reports
+        self.sweeper: Sweeper = Sweeper(state, reports)
+        self._agreement = Agreement(state)
+        self._deadlines = Deadlines(state)
+        self.bus: DegradingBus | None = None  # unless the policy is "refuse"
+        self._sweeping: set[NodeId] = set()
+        self._is_catching_up = self._must_compare = self._must_tidy = False
+        self._must_share_secret = self._must_revoke = self._is_asked_again = False
+
+    def attach(self, lease: Lease, claims: Claims, reclaims: Reclaims) -> None:
+        """Say whom it listens to and what it works with."""
+        self._lease, self._claims, self._reclaims = lease, claims, reclaims
+        self._inspection = Inspection(self._state, reclaims)
+
+    # What the lease says
+
+    def lost(self, error: Exception) -> None:
+        """Redis did not answer a beat, or refused us."""
+        if not self._state.is_away:
+            self._state.is_away = True
+            self._state.log.warning("Redis is away: %s", error, extra={"node_id": self._state.node_id})
+            if self.bus is not None:
+                self.bus.deliver_in_flight()
+
+    def answered(self) -> None:
+        """Redis answered a beat."""
+        if self._state.is_away:
+            self._state.is_away = False
+            self._state.log.warning("Redis is back", extra={"node_id": self._state.node_id})
+        self._state.backend.beat()
+
+    async def refused(self, *, has_lapsed: bool) -> "asyncio.Future[None]":
+        """The lease lapsed while we were frozen or cut off, or was forgotten: be another node, with the same sockets.
+
+        Returns what a node that was frozen waits for before it serves anything; the beat goes on meanwhile.
+        """
+        state = self._state
+        state.counters.leases_refused += 1
+        state.rename(has_lapsed=has_lapsed)
+        state.log.warning("lease lapsed; registering again", extra={"node_id": state.node_id})
+        # A Redis that forgot the lease may have forgotten the secret, and that a token was redeemed.
+        self._must_share_secret = self._must_revoke = True
+        self._reclaims.rename_all()  # before anything can fail: the next beat may find the new lease held
+        with suppress(*LOSSES):  # heard as soon as the bus is back; until then it is deaf
+            await state.backend.rename(state.node_id)
+        await self._lease.register(state.node_id)
+        return state.tasks.spawn(self._reclaim(), "reclaim")
+
+    async def _reclaim(self) -> None:
+        with suppress(*LOSSES):  # the beat goes on with it
+            await self._reclaims.run()
+        for former in self._state.former_ids:
+            # What ended here meanwhile: nobody else may be there, or may know, to do it.
+            self._start_sweep(former, self.sweeper.sweep_former)
+
+    def moved(self) -> None:
+        """Another server answers, or one that was emptied: what it knows of us may be old."""
+        self._must_share_secret = self._must_revoke = self._must_tidy = True
+        self._reclaims.all_again()
+
+    def beat(self, renewal: Renewal) -> None:
+        """The lease is held: go on with what was not done yet."""
+        self._must_share_secret |= not self._tokens.is_shared_as(renewal.secret)
+        self._state.tasks.spawn(self._catch_up(), "catch-up")
+        self._agreement.meet(renewal.live)
+        self._deadlines.look(renewal.live)
+        if self._lease.may_sweep():
+            for node in renewal.lapsed:
+                self._start_sweep(node, self.sweeper.sweep)
+
+    # What the bus says
+
+    def gap_began(self) -> None:
+        """Messages are being lost: wait for none of them, and blame nobody for the hole."""
+        if self.bus is None:
+            self._state.in_flight.give_up_published()
+            self._state.sequences.forget()
+        else:
+            self.bus.deliver_in_flight()
+            own = {self._state.node_id, *self._state.former_ids}
+            self._state.sequences.forget(but=own)
+        self._lease.hurry()  # is it all of Redis?
+
+    def gap_ended(self, seconds: float) -> None:
+        """The bus is subscribed again: tell the application, and look for evicts that were missed."""
+        state = self._state
+        state.counters.bus_gaps += 1
+        state.log.warning("the bus is back", extra={"node_id": state.node_id, "away_s": round(seconds, 3)})
+        state.tasks.spawn(state.hooks.run(state.hooks.on_bus_gap, BusGap(seconds)), "on-bus-gap")
+        self._must_compare = True
+        if not state.is_away:
+            state.tasks.spawn(self._catch_up(), "catch-up")
+
+    # What is to be done; it is not lost if Redis fails us again in the middle
+
+    async def _catch_up(self) -> None:
+        self._is_asked_again = self._is_catching_up  # and perhaps for what is behind it already
+        if self._is_catching_up:
+            return
+        self._is_catching_up = True
+        try:
+            await self._do_what_is_due()
+        finally:
+            self._is_catching_up = False
+        if self._is_asked_again:
+            await self._catch_up()
+
+    async def _do_what_is_due(self) -> None:
+        if self._must_share_secret:
+            await self._tokens.share_secret()
+            self._must_share_secret = False
+        if self._must_revoke:
+            await self._tokens.revoke_redeemed()
+            self._must_revoke = False
+        await self._reclaims.run()
+        await self._claims.release_pending()
+        await self._claims.repeat_evicts()
+        await self._compare()
+        await self._tidy()
+        await self._inspect()
+
+    async def _inspect(self) -> None:
+        """Look at a few of our keys: one that was deleted alone changes no epoch."""
+        await self._inspection.look()
+        await self._compare_some(self._inspection.connections())
+
+    async def _compare(self) -> None:
+        """After a gap: close what was displaced, and claim what was removed, without a word that reached us."""
+        if not self._must_compare:
+            return
+        self._must_compare = False
+        try:
+            connections = [c for c in self._state.shards if c.stamp]  # the others are being claimed
+            for start in range(0, len(connections), BATCH):
+                await self._compare_some(connections[start : start + BATCH])
+                await pause()
+        except BaseException:
+            self._must_compare = True
+            raise
+
+    async def _compare_some(self, connections: list[Connection]) -> None:
+        known = [(connection, connection.connection_id) for connection in connections]
+        found = await self._state.backend.presence.entries([c.client_id for c in connections])
+        live = await self._lease.live_among({node_of(e.connection_id) for entries in found for e in entries})
+        for (connection, connection_id), entries in zip(known, found, strict=True):
+            if connection.ended is None and connection.connection_id == connection_id:
+                self._judge(
+                    connection,
+                    [
+                        e
+                        for e in entries
+                        if e.connection_id == connection_id or node_of(e.connection_id) in live
+                    ],
+                )
+
+    def _judge(self, connection: Connection, entries: list[Entry]) -> None:
+        ids = [entry.connection_id for entry in entries]
+        if connection.connection_id not in ids:
+            self._reclaims.again(connection)
+            self._state.counters.entries_repaired += 1
+        elif ids.index(connection.connection_id) >= self._state.config.max_connections_per_client:
+            displace = self._claims.displace(connection.client_id, (connection.connection_id,))
+            self._state.tasks.spawn(displace, "displace")
+
+    async def _tidy(self) -> None:
+        """Remove what our index names and is not here: the server missed that it had ended."""
+        if not self._must_tidy:
+            return
+        nodes, node = self._state.backend.nodes, self._state.node_id
+        for read in (nodes.memberships, nodes.connections):
+            cursor, is_over = "", False
+            while not is_over:
+                lines, cursor = await read(node, cursor, INDEX_LINES)
+                if gone := [line for line in lines if not self._is_here(line)]:
+                    await (await self._claims.release(gone))
+                is_over = not cursor
+        self._must_tidy = False
+
+    def _is_here(self, line: IndexEntry) -> bool:
+        connection = self._state.shards.get(line.connection_id)
+        return connection is not None and (line.room is None or line.room in connection.rooms)
+
+    # Sweeping
+
+    def _start_sweep(self, node: NodeId, sweep: Callable[[NodeId], Awaitable[None]]) -> None:
+        if node not in self._sweeping:
+            self._sweeping.add(node)
+            self._state.tasks.spawn(self._sweep(node, sweep), f"sweep-{node}")
+
+    async def _sweep(self, node: NodeId, sweep: Callable[[NodeId], Awaitable[None]]) -> None:
+        try:
+            await sweep(node)
+        finally:
+            self._sweeping.discard(node)

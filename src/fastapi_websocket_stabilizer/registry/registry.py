@@ -1,0 +1,393 @@
+"""The registry as one process sees it: composes the parts, starts and stops them, and reads the bus."""
+
+import asyncio
+import json
+import logging
+import threading
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+from .. import close_codes
+from ..backends.memory import MemoryBackend, MemoryHub
+from ..backends.ports import Receive, SharedBackend, Watcher
+from ..backends.redis import RedisBackend
+from ..config import WebSocketConfig
+from ..exceptions import (
+    LOSSES,
+    BackendUnavailableError,
+    ConnectionNotFoundError,
+    NotStartedError,
+    ShutdownError,
+    WrongEventLoopError,
+)
+from ..local.owner import Ended
+from ..local.pinger import Pinger
+from ..models import ShutdownReport
+from ..names import ConnectionId
+from ..runtime.logs import Occasionally
+from ..runtime.loops import running_loop
+from ..runtime.metrics import Counters
+from ..wire.envelopes import Envelope, Kind
+from .budget import UserData
+from .claims import Claims
+from .connections import Connections
+from .degrade import DegradingBus
+from .directory import Directory
+from .drain import Drain
+from .inbound import Inbound
+from .lease import Lease
+from .outbound import Outbound
+from .presence import Reports
+from .reclaims import Reclaims
+from .recovery import Recovery
+from .requests import Requests, parse
+from .rooms import Rooms
+from .state import NodeState
+from .tokens import Tokens
+
+OpenBackend = Callable[[WebSocketConfig, Receive, Counters], SharedBackend]
+"""Makes a node's backend of a registry that it shares with others; ``testing`` has one without Redis."""
+
+CLOSED_REASON = "server shutdown"
+
+
+class Registry:
+    """One node and its place among the others.
+
+    In memory mode it works from the moment it is made, on any event loop. In distributed mode it works from
+    ``start`` to ``stop``, on the loop of ``start``.
+    """
+
+    def __init__(
+        self, config: WebSocketConfig, log: logging.Logger, open_backend: OpenBackend | None = None
+    ) -> None:
+        if open_backend is None and config.redis_url is not None:
+            open_backend = RedisBackend
+        state = NodeState(config, log, is_distributed=open_backend is not None)
+        self.state: NodeState = state
+        self._services: list[asyncio.Task[None]] = []
+        self._is_stopping = False
+        self._malformed = Occasionally(log)
+        self.lease: Lease | None = None
+        self.directory: Directory = Directory(state, None)
+        backend: SharedBackend | None = None
+        if open_backend is None:
+            state.backend = MemoryBackend(MemoryHub(), state.node_id, self._receive, state.counters)
+        else:
+            state.backend = backend = open_backend(config, self._receive, state.counters)
+        self.tokens: Tokens = Tokens(state)
+        reports = Reports(state)
+        self.recovery: Recovery = Recovery(state, self.tokens, reports)
+        if backend is not None:
+            self.lease = Lease(
+                backend.nodes, config, self.directory.describe, self.recovery, lambda: backend.run_id
+            )
+            self.directory = Directory(state, self.lease)
+        self.connections: Connections = Connections(state)
+        self.user_data: UserData = UserData(state, self.connections.budget, self.directory)
+        self.claims: Claims = Claims(state, self.lease, reports, self.connections.end)
+        self.outbound: Outbound = Outbound(state, self.lease)
+        self.drain: Drain = Drain(state, self.connections, self.directory, self.lease)
+        self.inbound: Inbound = Inbound(state)
+        self.requests: Requests = Requests(state, self.inbound, self.act_here)
+        reclaims = Reclaims(state, self.claims, reports)
+        self.rooms: Rooms = Rooms(state, self.claims, reclaims)
+        self.connections.claims, self.connections.reclaims = self.claims, reclaims
+        self.connections.outbound, self.connections.rooms = self.outbound, self.rooms
+        if backend is not None and self.lease is not None:
+            self.recovery.attach(self.lease, self.claims, reclaims)
+            self._watch(backend)
+        self._pinger = Pinger(state.shards, self.connections.limits, state.counters, self.connections.expire)
+
+    def _watch(self, backend: SharedBackend) -> None:
+        recovery, outbound = self.recovery, self.outbound
+        self.state.sequences.is_ordered = backend.is_ordered
+        if self.state.degrades:
+            backend.bus = recovery.bus = DegradingBus(
+                self.state, backend.bus, self.inbound.deliver, outbound.flush
+            )
+        backend.watch(
+            Watcher(
+                gap_began=recovery.gap_began,
+                gap_ended=recovery.gap_ended,
+                pause=self.state.fan_out.pause,
+                before_queueing=outbound.flush,
+                opened_at=self._opened_at,
+                heard_after=self.state.bus_lag.add,
+            )
+        )
+
+    # Life
+
+    def check_usable(self) -> None:
+        """Raise unless calls that may leave this process can be made here and now.
+
+        Raises:
+            ShutdownError: After ``graceful_shutdown`` and before the next ``start``.
+            NotStartedError: Distributed, and ``start`` was not awaited yet.
+            WrongEventLoopError: Distributed, and started on another event loop.
+        """
+        if self.state.is_closed:
+            raise ShutdownError("the manager was shut down; start() opens it again")
+        if self.state.is_distributed and self.state.loop is not running_loop():
+            self.check_reachable()
+            self._check_loop()
+
+    def check_reachable(self) -> None:
+        """Raise unless the store can be reached from here, from whatever thread.
+
+        Raises:
+            ShutdownError, NotStartedError: As ``check_usable``; memory can always be reached.
+        """
+        if self.state.is_distributed and self.state.is_closed:
+            raise ShutdownError("the manager was shut down; start() opens it again")
+        if self.state.is_distributed and self.state.loop is None:
+            raise NotStartedError(
+                "redis_url is set: await manager.start() first, or FastAPI(lifespan=manager.lifespan)"
+            )
+
+    def _check_loop(self) -> None:
+        if self.state.loop is not running_loop():
+            raise WrongEventLoopError(
+                "a manager with a redis_url works on the event loop that start() ran on: call it in an async def "
+                "endpoint, from a thread with asyncio.run_coroutine_threadsafe(call, loop), or use SyncPublisher"
+            )
+
+    @property
+    def is_closed(self) -> bool:
+        return self.state.is_closed
+
+    @property
+    def is_started(self) -> bool:
+        return self.state.loop is not None and not self.state.loop.is_closed()
+
+    def unready(self) -> str | None:
+        """Why new clients should not be sent here; None when they should."""
+        if self.state.is_closed:
+            return "shut down"
+        if self.state.is_draining:
+            return "draining"
+        if self.state.is_distributed and self.state.loop is None:
+            return "not started"
+        if self.state.is_away:
+            return None if self.state.degrades else "Redis does not answer"
+        # Nobody could reach them, and they would look connected.
+        return "the bus is deaf: nothing of other nodes arrives" if self.state.backend.is_deaf else None
+
+    def degraded(self) -> str | None:
+        """What does not work while we are ready all the same; None when all does."""
+        if self.state.is_away or not self.state.backend.is_connected:
+            return "no Redis: only clients of this node are reached"
+        return None
+
+    async def start(self) -> bool:
+        """Connect, take a lease, and start the services; False when that was done on this loop before.
+
+        Raises:
+            BackendUnavailableError, ConfigurationError: As ``Backend.start``; nothing is left behind.
+        """
+        if self.state.loop is running_loop():
+            return False
+        if self.state.loop is not None and not self.state.loop.is_closed():
+            raise WrongEventLoopError(
+                "the manager is already started on another event loop; shut it down there first"
+            )
+        if self.state.is_distributed or self.state.loop is not None or self.state.is_closed:
+            self.state.rename()  # also at the first start: a forked worker must not share its parent's id
+        self.state.loop, self.state.thread = running_loop(), threading.get_ident()
+        self._is_stopping = self.state.is_closed = self.state.is_draining = False
+        try:
+            await self._join_others()
+        except BaseException:
+            self.state.loop = None
+            await self.state.backend.stop()
+            raise
+        self._start_services()
+        return True
+
+    async def _join_others(self) -> None:
+        state, self.state.is_away = self.state, False
+        try:
+            await state.backend.start(state.node_id)
+            if self.lease is not None:
+                await self.tokens.share_secret()
+                await self.lease.register(state.node_id)
+        except BackendUnavailableError as error:
+            if self.lease is None or not state.degrades:
+                raise
+            # Under `uvicorn --workers` a worker that does not start takes all the others down.
+            await state.backend.stop()
+            state.backend.start_later(state.node_id)
+            self.lease.begin(state.node_id)
+            self.recovery.lost(error)
+
+    def _start_services(self) -> None:
+        unverified = self.lease.unverified if self.lease else lambda: None
+        services: dict[str, Callable[[], Awaitable[None]]] = {
+            "fan-out": lambda: self.state.fan_out.run(unverified),
+            "heartbeats": self._pinger.run,
+            "memory-check": self._check_memory,
+        }
+        if self.lease is not None:
+            services["lease"] = self.lease.run
+        self.state.gc_pauses.start()
+        self._services = [asyncio.create_task(self._for_ever(n, run), name=n) for n, run in services.items()]
+
+    async def _for_ever(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+        """Nothing may end a service for good: a lease not renewed or a bus not read would be worse."""
+        while True:
+            try:
+                await run()
+            except asyncio.CancelledError:
+                # All at once: the program ends without having stopped us.
+                if self._is_stopping or all(service.cancelling() for service in self._services):
+                    raise
+                if (task := asyncio.current_task()) is not None:
+                    task.uncancel()
+                # A time limit inside somebody's `send`, whose first step ran in this task.
+                self.state.log.error("service was cancelled by a send, starting it again: %s", name)
+            except Exception:
+                self.state.log.exception("service failed, starting it again: %s", name)
+                await asyncio.sleep(1)
+
+    async def _check_memory(self) -> None:
+        while True:
+            await asyncio.sleep(self.state.config.memory_check_interval)
+            await self.connections.budget.measure_all()
+
+    async def stop(self, timeout_s: float) -> ShutdownReport:
+        """Refuse new connections, close all, release everything, let go of Redis; within about ``timeout_s``."""
+        if self.state.is_distributed and self.is_started:
+            self._check_loop()
+        began_s = running_loop().time()
+        self.state.is_closed = True
+        closed, failed = await self.connections.close_all(
+            Ended.SHUTDOWN, close_codes.GOING_AWAY, CLOSED_REASON, timeout_s
+        )
+        left_s = timeout_s - (running_loop().time() - began_s)
+        await self.state.tasks.settle(
+            max(left_s, self.state.config.redis_timeout_s if self.state.loop else 0.1)
+        )
+        await self._stop_services()
+        duration_s = running_loop().time() - began_s
+        return ShutdownReport(closed, failed, duration_s)
+
+    async def _stop_services(self) -> None:
+        self._is_stopping = True
+        self.state.gc_pauses.stop()
+        loop, self.state.loop = self.state.loop, None
+        if loop is not running_loop():
+            if loop is not None and not loop.is_closed():
+                for service in self._services:
+                    loop.call_soon_threadsafe(service.cancel)
+            self._services.clear()
+            return
+        for service in self._services:
+            service.cancel()
+        if self._services:
+            await asyncio.wait(self._services)
+        self._services.clear()
+        self.state.in_flight.give_up()
+        self.state.is_away = False  # once more, whatever the last beat said
+        with suppress(
+            *LOSSES
+        ):  # then a survivor undoes what the index names: it must not go before the entries
+            await self.claims.release_pending()
+            if self.lease is not None:
+                # Last: until here other nodes may still ask this one.
+                await self.state.backend.nodes.retire(self.state.node_id)
+        await self.state.backend.stop()
+        self.state.subscribed.clear()
+        self.state.sequences.forget()
+
+    # What comes in
+
+    def _receive(self, channel: str, envelope: Envelope, size: int) -> None:
+        if channel.startswith("room:") and channel.removeprefix("room:") not in self.state.shards.rooms:
+            return  # left, and the server has not heard of it yet
+        counters = self.state.counters
+        arrival = self.state.sequences.observe(channel, envelope.sender, envelope.sequence, envelope.previous)
+        if channel != "inbox":  # there previous may have gone to another node's
+            counters.bus_lost += arrival.lost
+        if arrival.is_to_be_dropped:
+            counters.bus_duplicates += arrival.duplicate
+            counters.bus_late += arrival.late
+            return
+        try:
+            self._obey(envelope)
+        except (ValueError, TypeError, LookupError, RecursionError) as error:
+            counters.bus_malformed += 1
+            self._malformed.log("envelope dropped", sender=envelope.sender, error=str(error))
+
+    def _obey(self, envelope: Envelope) -> None:
+        if envelope.kind in (Kind.BROADCAST, Kind.DIRECT):
+            self.inbound.deliver(envelope)
+        elif envelope.kind is Kind.REPLY:
+            self.state.replies.resolve(envelope.ask, envelope.sender, json.loads(envelope.body))
+        elif envelope.kind is Kind.EVICT:
+            (connection_id,) = envelope.targets
+            self.state.tasks.spawn(self.claims.evicted(ConnectionId(connection_id)), "evict")
+        elif envelope.kind is Kind.REQUEST:
+            (client_id,), request = envelope.targets, parse(envelope.body)
+            self.state.tasks.spawn(self.requests.serve(envelope, client_id, request), "serve")
+        else:
+            raise ValueError(f"nothing is done about a {envelope.kind.name} envelope")
+
+    def _opened_at(self, client_id: str) -> float:
+        connections = self.state.shards.of_client(client_id)
+        return connections[0].opened_at_s if connections else 0.0
+
+    # Operations on a client, wherever its sockets are
+
+    async def act(self, client_id: str, request: dict[str, Any]) -> None:
+        """Carry out a request on every connection of a client, or on the one that it names, here and elsewhere.
+
+        Raises:
+            ConnectionNotFoundError: The client is not connected.
+            BackendUnavailableError: Another node did not answer in time.
+        """
+        touched = await asyncio.gather(
+            self._act_elsewhere(client_id, request), self.act_here(client_id, request), return_exceptions=True
+        )
+        for error in touched:
+            if isinstance(error, BaseException):
+                raise error
+        if not any(touched):
+            only = request.get("connection_id")
+            lacks = "is not connected" if only is None else f"has no connection {only!r}"
+            raise ConnectionNotFoundError(f"client {client_id!r} {lacks}")
+
+    async def _act_elsewhere(self, client_id: str, request: dict[str, Any]) -> int:
+        if not self.state.is_distributed:
+            return 0
+        is_here = self.state.shards.has_client(client_id)
+        try:
+            self.state.check_reachable()
+            entries = await self.directory.presence(client_id)
+        except LOSSES:
+            if self.state.degrades and is_here:
+                return 0
+            raise
+        others = {entry.node for entry in entries if not self.state.is_own(entry.node)}
+        return await self.requests.ask(sorted(others), client_id, request)
+
+    async def act_here(self, client_id: str, request: dict[str, Any]) -> int:
+        """Carry out a request on this node's connections of a client; return how many there were.
+
+        A drain is not about a client, but about all of them.
+        """
+        if request["do"] == "drain":
+            return (await self.drain.run(request["over_s"])).closed_count
+        only = request.get("connection_id")
+        connections = [c for c in self.state.shards.of_client(client_id) if only in (None, c.connection_id)]
+        for connection in connections:
+            match request["do"]:
+                case "join":
+                    await self.rooms.join(connection, request["room"])
+                case "leave":
+                    await self.rooms.leave(connection, request["room"])
+                case "close":
+                    why = Ended.EVICTED
+                    await self.connections.end(connection, why, request["code"], request["reason"])
+        return len(connections)

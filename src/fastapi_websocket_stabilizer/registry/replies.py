@@ -1,0 +1,114 @@
+"""Questions to other nodes, their answers, and the forms that an answer may have.
+
+An answer comes over the bus: nothing of it is believed before it was looked at.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from ..names import NodeId
+
+
+@dataclass(slots=True)
+class Answers:
+    """What came so far for one question.
+
+    Attributes:
+        validate: Whether something has the form of an answer; nothing else is taken.
+    """
+
+    validate: Callable[[Any], bool]
+    expected: int | None = None
+    by_node: dict[NodeId, Any] = field(default_factory=dict)
+    complete: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def check(self) -> None:
+        if self.expected is not None and len(self.by_node) >= self.expected:
+            self.complete.set()
+
+
+class PendingReplies:
+    """Questions to other nodes and their answers."""
+
+    def __init__(self) -> None:
+        self._open: dict[int, Answers] = {}
+        self._last = 0
+
+    def open(self, validate: Callable[[Any], bool]) -> int:
+        """Name a question before it is sent: its answer may come before the send has returned."""
+        self._last += 1
+        self._open[self._last] = Answers(validate)
+        return self._last
+
+    @contextmanager
+    def opened(self, validate: Callable[[Any], bool]) -> Iterator[int]:
+        """``open`` a question, and ``close`` it at the end of the block however that comes."""
+        ask = self.open(validate)
+        try:
+            yield ask
+        finally:
+            self.close(ask)
+
+    def resolve(self, ask: int, node: NodeId, answer: Any) -> None:
+        """An answer arrived; one that nobody waits for any more is dropped.
+
+        Raises:
+            ValueError: It has the wrong form.
+        """
+        answers = self._open.get(ask)
+        if answers is not None:
+            if not answers.validate(answer):
+                raise ValueError("answer of a wrong form")
+            answers.by_node[node] = answer
+            answers.check()
+
+    async def gather(self, ask: int, expected: int, timeout_s: float) -> dict[NodeId, Any]:
+        """Return the answers that came in time; at most ``expected``."""
+        answers = self._open[ask]
+        answers.expected = expected
+        answers.check()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await answers.complete.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self.close(ask)
+        return answers.by_node
+
+    def close(self, ask: int) -> None:
+        """Nobody waits any more."""
+        self._open.pop(ask, None)
+
+
+def is_outcome(answer: Any) -> bool:
+    """Whether it says how many connections a request touched, or the name and text of an error."""
+    return _is_count(answer) or (isinstance(answer, list) and len(answer) == 2 and are_names(answer))
+
+
+def are_names(answer: Any) -> bool:
+    """Whether it is a list of clients."""
+    return isinstance(answer, list) and all(isinstance(name, str) for name in answer)
+
+
+def is_report(answer: Any) -> bool:
+    """Whether it says what a broadcast did: four numbers, and errors with their clients."""
+    return (
+        isinstance(answer, list)
+        and len(answer) == 5
+        and all(map(_is_count, islice(answer, 4)))
+        and isinstance(answer[4], list)
+        and all(map(_is_error, answer[4]))
+    )
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int
+
+
+def _is_error(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 2 and isinstance(value[0], str)

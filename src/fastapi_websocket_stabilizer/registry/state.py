@@ -1,0 +1,120 @@
+"""What the parts of one node share."""
+
+import asyncio
+import logging
+import secrets
+import socket
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from ..backends.ports import Backend
+from ..config import WebSocketConfig
+from ..exceptions import BackendUnavailableError
+from ..local.fanout import FanOut
+from ..local.gate import Gate
+from ..local.shards import Shards
+from ..names import ConnectionId, NodeId
+from ..runtime.gc_pauses import GcPauses
+from ..runtime.metrics import Counters, Stopwatch
+from ..runtime.tasks import Tasks
+from ..wire.sequences import Sequencer, SequenceTracker
+from .hooks import Hooks
+from .in_flight import InFlight
+from .replies import PendingReplies
+
+FORMER_IDS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """How this process is served, as ``manager.lifespan`` found it.
+
+    Attributes:
+        protocol: What sockets go through; see ``uvicorn/protocol.py``.
+        reason: Why that is not our class; "" if it is.
+        workers: Processes that serve this application on one port; None when that is not known.
+        application: A name that tells this application from others; "" when there is none.
+    """
+
+    protocol: str = "asgi"
+    reason: str = "start() was called without manager.lifespan"
+    workers: int | None = None
+    application: str = ""
+
+
+class NodeState:
+    """One node: its identity, its tables and its backend. The parts in this package work on it.
+
+    Attributes:
+        node_id: Random at every start, and anew when the lease lapsed.
+        subscribed: Rooms whose subscription is confirmed.
+    """
+
+    def __init__(self, config: WebSocketConfig, log: logging.Logger, *, is_distributed: bool) -> None:
+        self.config: WebSocketConfig = config
+        self.log: logging.Logger = log
+        self.counters: Counters = Counters()
+        self.stopwatch: Stopwatch = Stopwatch()
+        self.bus_lag: Stopwatch = Stopwatch()
+        self.gc_pauses: GcPauses = GcPauses()
+        self.tasks: Tasks = Tasks(log)
+        self.hooks: Hooks = Hooks(self.counters, log)
+        self.shards: Shards = Shards(config.num_shards)
+        self.fan_out: FanOut = FanOut(
+            self.shards, self.counters, self.stopwatch if config.enable_metrics else None
+        )
+        self.gate: Gate = Gate(lambda: self.config.max_concurrent_broadcast)
+        self.sequencer: Sequencer = Sequencer()
+        self.sequences: SequenceTracker = SequenceTracker()
+        self.in_flight: InFlight = InFlight(self.fan_out.submit)
+        self.replies: PendingReplies = PendingReplies()
+        self.subscribed: set[str] = set()
+        self.name: str = config.node_name or socket.gethostname()
+        self.started: datetime = datetime.now(UTC)
+        self.node_id: NodeId = new_node_id()
+        self.former_ids: list[NodeId] = []
+        self.lapsed_ids: list[NodeId] = []  # those of them whose sweeper reports what they left
+        self._counter = 0
+        self.loop: asyncio.AbstractEventLoop | None = None  # the one that start() ran on
+        self.thread = 0  # and its thread
+        self.backend: Backend  # set by the registry, which knows what it delivers to
+        self.served: Served = Served()
+        self.is_closed: bool = False  # shut down, and not started again
+        self.is_draining: bool = False  # its clients are sent to other nodes
+        self.is_distributed: bool = is_distributed
+        self.degrades: bool = self.is_distributed and config.on_backend_loss == "degrade"
+        self.is_away: bool = False  # Redis did not answer the last beat
+
+    def next_connection_id(self) -> ConnectionId:
+        self._counter += 1
+        return ConnectionId(f"{self.node_id}.{self._counter}")
+
+    def check_reachable(self) -> None:
+        """Raise at once what would be raised after ``redis_timeout_s``.
+
+        Raises:
+            BackendUnavailableError: Redis did not answer the last beat.
+        """
+        if self.is_away:
+            raise BackendUnavailableError("Redis does not answer")
+
+    def rename(self, *, has_lapsed: bool = False) -> None:
+        """Take a new node_id; ``has_lapsed`` says that the store keeps what the present one left."""
+        self.former_ids = [*self.former_ids, self.node_id][-FORMER_IDS:]
+        if has_lapsed:
+            self.lapsed_ids = [*self.lapsed_ids, self.node_id][-FORMER_IDS:]
+        self.node_id = new_node_id()
+
+    @property
+    def own_ids(self) -> tuple[NodeId, ...]:
+        """The present and former ids of this process; presence may still name a former one."""
+        return self.node_id, *self.former_ids
+
+    def is_own(self, node: NodeId) -> bool:
+        """Whether ``node`` is this process, under its present or a former id."""
+        return node == self.node_id or node in self.former_ids
+
+
+def new_node_id() -> NodeId:
+    """Return 64 random bits."""
+    return NodeId(secrets.token_hex(8))

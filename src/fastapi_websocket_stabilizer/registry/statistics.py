@@ -1,0 +1,41 @@
+"""A snapshot of one node's counters and bounds."""
+
+from dataclasses import fields
+
+from ..config import WebSocketConfig
+from ..local.fanout import QUEUE_LIMIT_BYTES
+from ..runtime.metrics import Statistics, totals
+from .direct import BYTES_PER_CALL, CLIENTS_PER_CALL
+from .in_flight import IN_FLIGHT_LIMIT_BYTES
+from .state import NodeState
+
+
+def snapshot(state: NodeState) -> Statistics:
+    """Return what ``manager.statistics()`` returns."""
+    state.counters.sends_deferred = state.gate.deferred
+    return Statistics(
+        node_id=state.node_id,
+        connections=len(state.shards),
+        rooms=len(state.shards.rooms),
+        outbox_bytes=sum(connection.queued_bytes for connection in state.shards),
+        fan_out_queued_bytes=state.fan_out.queued_bytes,
+        redis_queued_bytes=state.backend.queued_bytes,
+        unheard_bytes=state.in_flight.bytes,
+        bus_connected=state.backend.is_connected,
+        counters=totals(state.counters),
+        limits=_limits(state.config),
+        fan_out_seconds=state.stopwatch.snapshot(),
+        bus_lag_seconds=state.bus_lag.snapshot(),
+        garbage_collection_seconds=state.gc_pauses.snapshot(),
+    )
+
+
+def _limits(config: WebSocketConfig) -> dict[str, int | float | None]:
+    names = [setting.name for setting in fields(config)]
+    limits = {n: getattr(config, n) for n in names if n.startswith("max_") or n.endswith(("_s", "_size"))}
+    return limits | {
+        "fan_out_queue_bytes": QUEUE_LIMIT_BYTES,
+        "unheard_bytes": IN_FLIGHT_LIMIT_BYTES,
+        "direct_call_clients": CLIENTS_PER_CALL,
+        "direct_call_bytes": BYTES_PER_CALL,
+    }

@@ -1,0 +1,82 @@
+"""Removal of what a dead node left behind, by one survivor at a time."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from ..backends.ports import IndexEntry
+from ..exceptions import LOSSES
+from ..names import NodeId
+from .claims import remove
+from .presence import Reports, joined, left
+from .state import NodeState
+
+Read = Callable[[NodeId, str, int], Awaitable[tuple[list[IndexEntry], str]]]
+
+LINES = 500
+"""Index lines undone between two looks at the event loop."""
+
+
+class Sweeper:
+    """Undoes dead nodes' indexes.
+
+    Order, line by line: compare-and-delete, run the hooks, only then drop the note of the event and the line. A
+    sweeper that dies half-way is followed by another, which finds the lines and notes it had not finished.
+    """
+
+    def __init__(self, state: NodeState, reports: Reports) -> None:
+        self._state, self._reports = state, reports
+        self._backend, self._counters = state.backend, state.counters
+        self._log, self._ttl_ms = state.log, int(state.config.lease_ttl_s * 1000)
+
+    async def sweep(self, node: NodeId) -> None:
+        """Sweep one node, unless it lives or another survivor is at it."""
+        if await self._backend.nodes.fence(node, self._ttl_ms):
+            await self._undo_all(node)
+
+    async def sweep_former(self, node: NodeId) -> None:
+        """Sweep a node_id that was ours, unless a survivor is at it.
+
+        A Redis that was emptied may know its lease no more, and yet have what we wrote under it afterwards.
+        """
+        if await self._backend.nodes.abandon(node, self._ttl_ms):
+            await self._undo_all(node)
+
+    async def _undo_all(self, node: NodeId) -> None:
+        nodes = self._backend.nodes
+        fence = self._state.tasks.spawn(self._hold(node), f"fence-{node}")
+        try:
+            # Rooms first: a client that is out of presence is in no room any more.
+            swept = await self._sweep_lines(node, nodes.memberships)
+            swept += await self._sweep_lines(node, nodes.connections)
+        finally:
+            fence.cancel()
+        await nodes.retire(node)
+        self._counters.nodes_swept += 1
+        self._counters.entries_swept += swept
+        self._log.warning("swept a dead node", extra={"dead_node_id": node, "entries": swept})
+
+    async def _hold(self, node: NodeId) -> None:
+        """Extend the fence until cancelled: however long the hooks take, no other node begins the same sweep."""
+        while True:
+            await asyncio.sleep(self._state.config.renew_interval_s)
+            with suppress(*LOSSES):
+                await self._backend.nodes.extend_fence(node, self._ttl_ms)
+
+    async def _sweep_lines(self, node: NodeId, read: Read) -> int:
+        cursor, swept = "", 0
+        while True:
+            lines, cursor = await read(node, cursor, LINES)
+            await asyncio.gather(*map(self._undo, lines))
+            await self._backend.nodes.forget(node, lines)
+            swept += len(lines)
+            if not cursor:
+                return swept
+
+    async def _undo(self, line: IndexEntry) -> None:
+        removed = await remove(self._backend, line)
+        if removed.joined:  # the node died before it could confirm that, perhaps before it could report it
+            await self._reports.report(joined(line))
+        if removed.left:
+            await self._reports.report(left(line, removed.left))
+        await self._reports.confirm(line, "joined", "left")

@@ -15,6 +15,7 @@ from fastapi_websocket_stabilizer.runtime.metrics import Counters
 ROOT = Path(__file__).parents[2]
 PACKAGE = Path(fastapi_websocket_stabilizer.__file__).parent
 README = (ROOT / "README.md").read_text()
+DESIGN = (ROOT / "docs/design.md").read_text()
 COMPATIBILITY = (ROOT / "docs/compatibility.md").read_text()
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 COUNTERS = {counter.name for counter in fields(Counters)}
@@ -50,11 +51,16 @@ def test_every_hook_is_in_the_readme() -> None:
     assert [name for name in hooks if name not in README] == []
 
 
+def test_every_decision_is_in_the_list_of_the_design() -> None:
+    listed = re.findall(r"\(decisions/(.+?\.md)\)", chapter(DESIGN, "## Decisions"))
+    assert listed == sorted(file.name for file in ROOT.glob("docs/decisions/*.md"))
+
+
 # Counters
 
 
 def test_counters_of_the_bounds_exist() -> None:
-    bounds = chapter((ROOT / "docs/design.md").read_text(), "## Bounds")
+    bounds = chapter(DESIGN, "## Bounds")
     named = {name for name in names(cells(bounds, 2)) if not name.endswith("Error")}
     assert named
     assert named - COUNTERS == set()

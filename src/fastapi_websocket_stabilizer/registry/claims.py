@@ -2,11 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 from ..backends.ports import Backend, Claim, Claimed, IndexEntry, Removed
 from ..exceptions import LOSSES, ConnectionLimitExceededError, MessageError
@@ -30,6 +30,7 @@ MAX_UNRELEASED = 100_000
 
 Report = Coroutine[Any, Any, None]
 """The rest of a release: hooks, which may be slow, and the index after them."""
+T = TypeVar("T")
 End = Callable[[Connection, Ended, int, str], Coroutine[Any, Any, None]]
 WINDOW_S = 60.0
 AT_MOST = 5
@@ -205,7 +206,7 @@ class Claims:
         """
         try:
             self._state.check_reachable()
-            undone = await asyncio.gather(*map(self._undo, lines))
+            undone = await _together([self._undo(line) for line in lines])
         except (*LOSSES, asyncio.CancelledError):
             self.remember_unreleased(lines)
             raise
@@ -262,7 +263,7 @@ class Claims:
                 if each.event is not None:
                     await self._reports.follow(each.line, each.event)
             settled = [each for each in undone if each.kinds]
-            await asyncio.gather(*(self._reports.confirm(each.line, *each.kinds) for each in settled))
+            await _together([self._reports.confirm(each.line, *each.kinds) for each in settled])
             over = [line for line in lines if not self._is_back(line)]
             await self._state.backend.nodes.forget(node_of(lines[0].connection_id), over)
         except (*LOSSES, asyncio.CancelledError):
@@ -359,6 +360,13 @@ class _Undone:
     def kinds(self) -> list[str]:
         """The notes that the store may drop."""
         return ["joined"] * bool(self.removed.joined) + ["left"] * self.removed.was_there
+
+
+async def _together(coroutines: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """Run coroutines concurrently. A single one, the usual case, runs without a task of its own."""
+    if len(coroutines) == 1:
+        return [await coroutines[0]]
+    return await asyncio.gather(*coroutines)
 
 
 async def remove(backend: Backend, place: IndexEntry) -> Removed:

@@ -4,7 +4,7 @@ import asyncio
 import json
 import random
 from collections import deque
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sized
 from contextlib import suppress
 from typing import Any
 
@@ -298,15 +298,17 @@ class Connections:
         await release
         lasted_s = round(connection.loop.time() - connection.opened_at_s, 3)
         self._events.log_connection("disconnected", connection.client_id, duration_seconds=lasted_s)
+        hooks = state.hooks.on_disconnect
         await self._unhurried(
-            state.hooks.run(
-                state.hooks.on_disconnect, connection, *(connection.closed_with or (code, reason))
-            )
+            hooks, state.hooks.run(hooks, connection, *(connection.closed_with or (code, reason)))
         )
         return is_closed
 
-    async def _unhurried(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    async def _unhurried(self, hooks: Sized, coroutine: Coroutine[Any, Any, None]) -> None:
         """Wait for the application's hooks, but not longer than for a socket; a slow one goes on by itself."""
+        if not hooks:
+            await coroutine
+            return
         task = self._state.tasks.spawn(coroutine, "hooks")
         await asyncio.wait([task], timeout=self._state.config.close_timeout_s)
 
@@ -328,7 +330,8 @@ class Connections:
             known_id = self.reclaims.known_id(connection, connection_id)
             lines = lines_of(connection, known_id, tuple(connection.rooms))
             connection.visit = ""  # its end is reported by these lines, if at all
-            await self._unhurried(await self.claims.release(lines))
+            report = await self.claims.release(lines)
+            await self._unhurried(self._state.hooks.on_presence, report)
         except LOSSES as error:
             self._trouble.log("not released yet", connection_id=connection_id, error=str(error))
 

@@ -124,7 +124,9 @@ def flood(port: int, kind: str, count: int, path: str) -> None:
             await loop.create_connection(partial(Flood, path, f"flood-{number}", chunk), "127.0.0.1", port)
         await asyncio.sleep(300)
 
-    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))  # it takes only CPU time that nothing else wants
+    os.sched_setscheduler(
+        0, os.SCHED_IDLE, os.sched_param(0)
+    )  # it takes only CPU time that nothing else wants
     uvloop.run(run())
 
 

@@ -12,8 +12,8 @@ BYTES_PER_FRAME = 4096
 MESSAGE_COST = 4
 """Frames that a message counts for besides its own: the application handles it in the same turn."""
 PAUSE_PER_FRAME_S = 0.0001
-"""Pause behind a long message that is not the first, for each frame that it counts for: ten times what it takes. A
-message of 1 MiB is inflated in one piece, in 2 ms; as many as come in a row may take a tenth of the time."""
+"""Pause after a part of a heavy socket, for each frame that the part counts for: ten times what it takes. Heavy
+sockets together take a tenth of the time. A message of 1 MiB is inflated in one piece, in 2 ms."""
 READ_BYTES = 32_768
 """Bytes of one read on asyncio: what is left of it waits in memory. uvloop reads 250 KiB into a buffer of its own."""
 
@@ -29,9 +29,9 @@ class Reads(Protocol):
 class Intake:
     """The budget of one event loop for input that has to wait.
 
-    A socket that sends little is parsed when its bytes arrive and never comes here. One that sends more than its
-    share waits, is not read meanwhile, and continues in the next turns, in the order of arrival. Sockets whose last
-    message was long wait in a queue of their own, with pauses.
+    A socket that sends little is parsed when its bytes arrive, or first in the next turn. One that sends more than
+    its share waits, is not read until then, and continues in the next turns, in the order of arrival. Heavy sockets
+    wait in a queue of their own, with pauses: their last message was long, or their frames carry next to nothing.
 
     Attributes:
         buffer: What the sockets of this loop are read into, one after the other.
@@ -41,6 +41,7 @@ class Intake:
 
     def __init__(self, loop: AbstractEventLoop) -> None:
         self._loop = proxy(loop)  # it is the key of the table that holds this object
+        self._arrived: deque[Reads] = deque()
         self._waiting: deque[Reads] = deque()
         self._heavy: deque[Reads] = deque()
         self._left = FRAMES_PER_TURN
@@ -69,15 +70,20 @@ class Intake:
     @property
     def has_room(self) -> bool:
         """Whether a socket may continue at once: the turn is not spent, and no other socket waits."""
-        return self._left > 0 and not self._waiting
+        return self._left > 0 and not self._waiting and not self._arrived
 
     def spend(self, frames: int) -> None:
         """Charge this turn."""
         self._left -= frames
         self._schedule()
 
+    def arrive(self, socket: Reads) -> None:
+        """Have ``socket.parse_on`` called in the next turn, before those that wait to continue."""
+        self._arrived.append(socket)
+        self._schedule()
+
     def wait(self, socket: Reads, *, heavy: bool = False) -> None:
-        """Have ``socket.parse_on`` called in a later turn, once; ``heavy`` if its last message overdrew a turn."""
+        """Have ``socket.parse_on`` called in a later turn, once."""
         if not heavy:
             self._waiting.append(socket)
             self._schedule()
@@ -94,11 +100,12 @@ class Intake:
 
     def _begin_turn(self) -> None:
         self._is_scheduled, self._left = False, FRAMES_PER_TURN
-        for _ in range(len(self._waiting)):  # each at most once
-            if self._left <= 0:
-                break
-            self._waiting.popleft().parse_on()
-        if self._waiting:
+        for queue in (self._arrived, self._waiting):
+            for _ in range(len(queue)):  # each at most once
+                if self._left <= 0:
+                    break
+                queue.popleft().parse_on()
+        if self._arrived or self._waiting:
             self._schedule()
 
     def _continue_heavy(self) -> None:

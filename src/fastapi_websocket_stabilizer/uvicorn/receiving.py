@@ -25,7 +25,7 @@ FRAMES_AT_ONCE = 8
 LEAST_MAX_FRAGMENTS = 16_384
 """Fragments that a message may have, whatever its size; empty ones cost no memory but time."""
 BYTES_PER_FRAGMENT = 64
-"""A message of ``max_message_size`` may come in fragments of this size."""
+"""A message of ``max_message_size`` may come in fragments of this size. Frames that carry less are paced."""
 DEFLATE = DeflateFactory()
 
 
@@ -65,7 +65,7 @@ class ReceivingProtocol(WebSocketsSansIOProtocol, asyncio.BufferedProtocol):
         self._reader: FrameReader | None = None  # since the handshake was read
         self._is_full = True  # the application has to accept the socket, or to take a message, first
         self._is_waiting = False  # for a later turn of the event loop
-        self._is_heavy = False  # its last part overdrew a turn
+        self._is_heavy = False  # its last part overdrew a turn, or carried next to nothing: control frames
         self._is_accepted = self._has_peer_gone = self._is_refused = False
         self._fragments = 0
         self._max_message_size: int = self.conn.max_message_size or 0  # 0: no bound
@@ -132,9 +132,14 @@ class ReceivingProtocol(WebSocketsSansIOProtocol, asyncio.BufferedProtocol):
         if reader is None:
             super().data_received(data)
             self._answer_bad_request()
-        elif self._is_full or self._is_waiting or self._is_heavy or self._intake.is_spent:
+        elif self._is_full or self._is_waiting or self._is_heavy:
             reader.feed_data(data)
             self._read_later()
+        elif self._intake.is_spent:
+            reader.feed_data(data)
+            self._pause()
+            self._is_waiting = True
+            self._intake.arrive(self)
         else:
             self._parse(reader, data)
 
@@ -200,9 +205,10 @@ class ReceivingProtocol(WebSocketsSansIOProtocol, asyncio.BufferedProtocol):
 
     def _parse(self, reader: FrameReader, data: bytes) -> int:
         """Parse up to the next message, within this socket's share of the turn; return the number of frames."""
-        parsed = 0
+        parsed, carried = 0, self._carried
         while self._may_parse and not self._is_full:
             if parsed == self.frames_at_once:
+                self._is_heavy |= self._carried - carried < parsed * BYTES_PER_FRAGMENT
                 self._read_later()
                 return parsed
             reader.may_begin = reader.is_between_frames
@@ -221,6 +227,11 @@ class ReceivingProtocol(WebSocketsSansIOProtocol, asyncio.BufferedProtocol):
         elif not self._is_full:
             self._read_on()
         return parsed
+
+    @property
+    def _carried(self) -> int:
+        """Bytes of the message that is not complete yet."""
+        return len(self.frames[0]) if self.frames else 0
 
     @property
     def _may_parse(self) -> bool:

@@ -63,6 +63,18 @@ async def test_sockets_continue_in_turn() -> None:
     assert "".join(log) == "abcabcabc"
 
 
+async def test_socket_whose_bytes_arrive_is_parsed_before_those_that_continue() -> None:
+    intake, log = Intake.of(asyncio.get_running_loop()), list[str]()
+    for name in "abcdefgh":
+        intake.wait(Flood(name, intake, log, left=400))
+    await turns(2)
+    intake.arrive(Flood("x", intake, log, left=1))
+    intake.arrive(Flood("y", intake, log, left=1))
+    del log[:]
+    await turns(1)
+    assert log[:2] == ["x", "y"]
+
+
 async def test_budget_is_whole_again_in_the_next_turn() -> None:
     intake = Intake.of(asyncio.get_running_loop())
     assert (intake.is_spent, intake.has_room) == (False, True)

@@ -19,6 +19,9 @@ from .subscriber import Subscriber
 OUTSTANDING = 16
 """Canaries that may still come back; of an older one the lag is not measured."""
 
+ATTEMPTS = 256
+"""Names tried for one canary, in about a millisecond; enough for a primary with a hundredth of the slots."""
+
 Publish = Callable[[str, bytes], "asyncio.Future[object]"]
 
 
@@ -32,10 +35,15 @@ class Canaries:
         self._canaries: dict[Subscriber, Canary] = {}
         self.heard_after: Callable[[float], None] = lambda _: None
 
-    def watch(self, subscriber: Subscriber, may_be: Callable[[str], bool] = lambda _: True) -> str:
-        """Send a canary through a connection, on a channel that ``may_be`` heard there; return the channel."""
-        while not may_be(channel := self._keys.canary(secrets.token_hex(8))):
-            pass  # in a cluster about every third is of a slot of this primary
+    def watch(self, subscriber: Subscriber, may_be: Callable[[str], bool] = lambda _: True) -> str | None:
+        """Send a canary through a connection, on a channel that ``may_be`` heard there; return the channel.
+
+        Return None if no such channel was found: the primary owns few slots, or none any more.
+        """
+        names = (self._keys.canary(secrets.token_hex(8)) for _ in range(ATTEMPTS))
+        channel = next(filter(may_be, names), None)
+        if channel is None:
+            return None
         canary = Canary(subscriber, self._publish, channel, self._counters)
         canary.heard_after = lambda seconds: self.heard_after(seconds)
         self._canaries[subscriber] = canary

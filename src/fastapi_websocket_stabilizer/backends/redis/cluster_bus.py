@@ -118,13 +118,18 @@ class ClusterSubscriber:
         return subscriber
 
     def _send_canaries(self, address: Address) -> None:
-        """Watch a connection on a channel whose slot its server owns; it has none when it is losing its last."""
+        """Watch a connection on a channel whose slot its server owns.
+
+        A server that owns few slots, or none, may get no canary; each look at the map tries again.
+        """
 
         def is_here(channel: str) -> bool:
             return self._table.owner(slot_of(channel)) == address
 
-        if address in self._table.nodes:
-            channel = self._canaries.watch(self._subscribers[address], is_here)
+        if address not in self._table.nodes:
+            return
+        channel = self._canaries.watch(self._subscribers[address], is_here)
+        if channel is not None:
             self._canary_slots[address] = slot_of(channel)
 
     def _learn(self, error: redis_errors.MovedError, asked: Address) -> None:
@@ -145,8 +150,9 @@ class ClusterSubscriber:
             if self._table.owner(slot) != address:
                 self._canaries.forget(self._subscribers[address])
                 del self._canary_slots[address]
-                self._send_canaries(address)
         self._end_unused()
+        for address in self._subscribers.keys() - self._canary_slots.keys():
+            self._send_canaries(address)
         # Classic: both servers may bring the same message, which only the sequences tell from a new one.
         if moved and self._table.is_sharded:
             self._note_gap()

@@ -1,0 +1,80 @@
+"""Which channel a canary gets, and that looking for one always ends."""
+
+import asyncio
+
+from fastapi_websocket_stabilizer.backends.redis.canary import ATTEMPTS, Canaries
+from fastapi_websocket_stabilizer.backends.redis.client import ConnectionFactory
+from fastapi_websocket_stabilizer.backends.redis.cluster_bus import ClusterSubscriber
+from fastapi_websocket_stabilizer.backends.redis.keys import Keys
+from fastapi_websocket_stabilizer.backends.redis.pipeline import Pipeline
+from fastapi_websocket_stabilizer.backends.redis.slots import SlotTable, slot_of
+from fastapi_websocket_stabilizer.backends.redis.subscriber import Subscriber
+from fastapi_websocket_stabilizer.backends.redis.urls import Address
+from fastapi_websocket_stabilizer.runtime.metrics import Counters
+
+HERE = Address("127.0.0.1", 7000)
+ROOM = "test:{lobby}:room"
+FOUND = "test:{found}:canary"
+COUNTERS = Counters()
+
+
+class Silent(ConnectionFactory):
+    """A server that never answers."""
+
+    def __init__(self) -> None:
+        super().__init__(f"redis://{HERE.host}:{HERE.port}", 1.0)
+
+    def at(self, address: Address) -> ConnectionFactory:
+        return self
+
+    async def connect(self) -> object:  # type: ignore[override]  # it never returns
+        return await asyncio.get_running_loop().create_future()
+
+
+def canaries() -> Canaries:
+    return Canaries(Keys("test"), Pipeline(Silent(), COUNTERS, "test"), lambda: "PUBLISH", COUNTERS)
+
+
+def subscriber() -> Subscriber:
+    return Subscriber(Silent(), COUNTERS, lambda *_: None)
+
+
+def test_canary_gets_a_channel_that_is_heard_there() -> None:
+    channel = canaries().watch(subscriber(), lambda name: slot_of(name) % 3 == 0)
+    assert channel is not None
+    assert slot_of(channel) % 3 == 0
+
+
+def test_search_for_a_channel_ends_where_none_is_heard() -> None:
+    tried: list[str] = []
+
+    def is_heard(name: str) -> bool:
+        tried.append(name)
+        return False
+
+    assert canaries().watch(subscriber(), is_heard) is None
+    assert len(tried) == ATTEMPTS
+
+
+class Reluctant(Canaries):
+    """Finds a channel at the third attempt."""
+
+    def __init__(self) -> None:
+        super().__init__(Keys("test"), Pipeline(Silent(), COUNTERS, "test"), lambda: "PUBLISH", COUNTERS)
+        self.answers: list[str | None] = [None, None, FOUND]
+
+    def watch(self, *_: object) -> str | None:
+        return self.answers.pop(0)
+
+
+async def test_primary_without_a_canary_is_tried_again_at_each_change_of_the_map() -> None:
+    table, reluctant = SlotTable(Silent(), [HERE]), Reluctant()
+    bus = ClusterSubscriber(table, Silent(), COUNTERS, lambda *_: None, reluctant)
+    table.learn(slot_of(ROOM), HERE)
+    bus.want(ROOM)  # opens a connection
+    table.learn(slot_of("another"), HERE)
+    assert reluctant.answers == [FOUND]
+    table.learn(slot_of(FOUND), HERE)
+    table.learn(slot_of("one more"), HERE)  # there is a canary already
+    assert reluctant.answers == []
+    await bus.stop()

@@ -1,17 +1,97 @@
-"""WebSocket close codes that this library sends, and what a client should do about each.
+"""WebSocket close codes of this library, and whether a client should connect again after each.
 
 Standard codes keep the meaning of RFC 6455 §7.4 and the IANA registry. Codes 4000-4499 ask the client to
 reconnect, 4500-4999 ask it not to.
 """
 
+from enum import IntEnum
+from typing import Self
+
 from .exceptions import ConfigurationError
+
+AGAIN, NO_MORE = True, False
+"""Values of ``CloseCode.reconnects``."""
+
+
+class CloseCode(IntEnum):
+    """A close code. It is an ``int``, and as such goes into frames, ASGI events and JSON.
+
+    Attributes:
+        reconnects: Whether a client should connect again after this code.
+    """
+
+    _value_: int
+    reconnects: bool
+
+    # The default is for type checkers: CloseCode(1012) looks a member up.
+    def __new__(cls, code: int, reconnects: bool = False) -> Self:
+        """Make a member of the table below."""
+        member = int.__new__(cls, code)
+        member._value_, member.reconnects = code, reconnects
+        return member
+
+    NORMAL = 1000, NO_MORE
+    """The server closed on purpose.
+
+    Also the code of a socket that a newer one of its client displaces, unless ``displaced_code`` is set.
+    """
+
+    GOING_AWAY = 1001, AGAIN
+    """The server process ends."""
+
+    NO_STATUS = 1005, AGAIN
+    """A close frame without a code, or a peer that vanished. Never sent."""
+
+    ABNORMAL = 1006, AGAIN
+    """The TCP connection ended without a close frame. Never sent."""
+
+    INVALID_DATA = 1007, NO_MORE
+    """A text message was not UTF-8."""
+
+    POLICY_VIOLATION = 1008, NO_MORE
+    """A message had more fragments than any use needs."""
+
+    TOO_LARGE = 1009, NO_MORE
+    """A message was longer than ``max_message_size``."""
+
+    SERVICE_RESTART = 1012, AGAIN
+    """The node is draining; the reason has the time to wait: ``{"reconnect_in_ms": 250}``."""
+
+    TRY_AGAIN_LATER = 1013, AGAIN
+    """The node is full, freed memory, or serves no client without Redis. Back off before the next attempt."""
+
+    HEARTBEAT_TIMEOUT = 4007, AGAIN
+    """The peer sent nothing within ``heartbeat_timeout``."""
+
+    SLOW_CONSUMER = 4008, AGAIN
+    """The peer did not read its messages."""
+
+
+RECONNECT = frozenset(code for code in CloseCode if code.reconnects)
+"""Codes after which a client should connect again."""
+
+NORMAL = CloseCode.NORMAL
+GOING_AWAY = CloseCode.GOING_AWAY
+NO_STATUS = CloseCode.NO_STATUS
+ABNORMAL = CloseCode.ABNORMAL
+INVALID_DATA = CloseCode.INVALID_DATA
+POLICY_VIOLATION = CloseCode.POLICY_VIOLATION
+TOO_LARGE = CloseCode.TOO_LARGE
+SERVICE_RESTART = CloseCode.SERVICE_RESTART
+TRY_AGAIN_LATER = CloseCode.TRY_AGAIN_LATER
+HEARTBEAT_TIMEOUT = CloseCode.HEARTBEAT_TIMEOUT
+SLOW_CONSUMER = CloseCode.SLOW_CONSUMER
+
+MAX_REASON_BYTES = 123
+"""Longest reason of a close frame, by RFC 6455 §5.5."""
 
 ALLOWED = "1000-1003, 1007-1014 or 3000-4999"
 
 
 def is_allowed(code: int) -> bool:
     """Whether a code may be sent."""
-    return 3000 <= code <= 4999 or (1000 <= code <= 1014 and code not in (1004, NO_STATUS, ABNORMAL))
+    reserved = (1004, CloseCode.NO_STATUS, CloseCode.ABNORMAL)
+    return 3000 <= code <= 4999 or (1000 <= code <= 1014 and code not in reserved)
 
 
 def check(code: int) -> int:
@@ -23,46 +103,3 @@ def check(code: int) -> int:
     if is_allowed(code):
         return code
     raise ConfigurationError(f"code must be {ALLOWED}, got {code}")
-
-
-MAX_REASON_BYTES = 123
-"""What RFC 6455 §5.5 leaves for the reason in a close frame."""
-
-NORMAL = 1000
-"""Closed on purpose; do not reconnect.
-
-Also "reconnected", when a newer socket of the same client took over, unless ``displaced_code`` is set.
-"""
-
-GOING_AWAY = 1001
-"""The server process ends. Reconnect."""
-
-INVALID_DATA = 1007
-"""A text message was not UTF-8. Do not repeat it."""
-
-POLICY_VIOLATION = 1008
-"""One message came in more fragments than anybody needs. Do not repeat it."""
-
-TOO_LARGE = 1009
-"""A message was longer than ``max_message_size``. Do not repeat it."""
-
-SERVICE_RESTART = 1012
-"""The node is draining. Reconnect; the reason says when: ``{"reconnect_in_ms": 250}``."""
-
-TRY_AGAIN_LATER = 1013
-"""This node is full, had to free memory, or may serve nobody without Redis. Reconnect with back-off."""
-
-HEARTBEAT_TIMEOUT = 4007
-"""Nothing was heard from the peer within ``heartbeat_timeout``. Reconnect."""
-
-SLOW_CONSUMER = 4008
-"""The peer did not read what it was sent. Reconnect."""
-
-RECONNECT = frozenset({GOING_AWAY, SERVICE_RESTART, TRY_AGAIN_LATER, HEARTBEAT_TIMEOUT, SLOW_CONSUMER})
-"""Codes of this library that ask the client to connect again."""
-
-NO_STATUS = 1005
-"""The peer gave no code, or vanished. Never sent."""
-
-ABNORMAL = 1006
-"""The TCP connection ended before the handshake. Never sent."""

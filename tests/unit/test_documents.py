@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import fastapi_websocket_stabilizer
-from fastapi_websocket_stabilizer import WebSocketConfig, WebSocketConnectionManager, close_codes
+from fastapi_websocket_stabilizer import WebSocketConfig, WebSocketConnectionManager
+from fastapi_websocket_stabilizer.close_codes import CloseCode, is_allowed
 from fastapi_websocket_stabilizer.runtime.metrics import Counters
 
 ROOT = Path(__file__).parents[2]
@@ -19,6 +20,7 @@ DESIGN = (ROOT / "docs/design.md").read_text()
 COMPATIBILITY = (ROOT / "docs/compatibility.md").read_text()
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 COUNTERS = {counter.name for counter in fields(Counters)}
+SENT = [code for code in CloseCode if is_allowed(code)]
 FILES_ON_GITHUB = "https://github.com/fastapi-websocket-stabilizer/fastapi-websocket-stabilizer/blob/main/"
 
 
@@ -83,12 +85,7 @@ def test_every_counter_is_counted() -> None:
 def test_close_codes_of_the_page_are_those_of_the_code() -> None:
     table = chapter(COMPATIBILITY, "### Close codes")
     documented = dict(zip(names(cells(table, 1)), map(int, cells(table, 0)), strict=True))
-    sent = {
-        name: code
-        for name, code in vars(close_codes).items()
-        if isinstance(code, int) and close_codes.is_allowed(code)
-    }
-    assert documented == sent
+    assert documented == {code.name: code for code in SENT}
 
 
 def test_page_asks_the_client_to_connect_again_after_the_same_codes() -> None:
@@ -98,7 +95,7 @@ def test_page_asks_the_client_to_connect_again_after_the_same_codes() -> None:
         for code, advice in zip(cells(table, 0), cells(table, 2), strict=True)
         if "connect again" in advice
     }
-    assert asked == close_codes.RECONNECT
+    assert asked == {code for code in SENT if code.reconnects}
 
 
 def test_tags_of_the_log_are_on_the_page() -> None:

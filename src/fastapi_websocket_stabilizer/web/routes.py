@@ -44,7 +44,8 @@ async def connected(
 ) -> AsyncIterator[Connection]:
     """Claim, accept, join, and release exactly this socket; see ``WebSocketConnectionManager.connection``."""
     connection, rooms = await _register(registry, websocket, identity)
-    code, reason = close_codes.NORMAL, "normal closure"
+    code: int = close_codes.NORMAL
+    reason = "normal closure"
     has_begun = False
     try:
         if not is_accepted(websocket):

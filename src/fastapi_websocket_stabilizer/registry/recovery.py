@@ -103,11 +103,9 @@ class Recovery:
         """Messages are being lost: wait for none of them, and blame nobody for the hole."""
         if self.bus is None:
             self._state.in_flight.give_up_published()
-            self._state.sequences.forget()
         else:
             self.bus.deliver_in_flight()
-            own = {self._state.node_id, *self._state.former_ids}
-            self._state.sequences.forget(but=own)
+        self._state.sequences.gap()
         self._lease.hurry()  # is it all of Redis?
 
     def gap_ended(self, seconds: float) -> None:

@@ -4,7 +4,6 @@ Every envelope carries its sender's sequence and that of the sender's envelope b
 """
 
 from collections import OrderedDict
-from collections.abc import Collection
 from dataclasses import dataclass
 
 MAX_SENDERS = 4096
@@ -43,10 +42,11 @@ class SequenceTracker:
             comes from a connection that its sender had given up; else only each channel has an order.
     """
 
-    __slots__ = ("_channels", "_newest", "is_ordered")
+    __slots__ = ("_before", "_channels", "_newest", "is_ordered")
 
     def __init__(self) -> None:
-        self._channels: dict[str, dict[str, int]] = {}
+        self._channels: dict[str, dict[str, int]] = {}  # since the last gap
+        self._before: dict[str, dict[str, int]] = {}
         self._newest: dict[str, int] = {}
         self.is_ordered: bool = True
 
@@ -54,6 +54,8 @@ class SequenceTracker:
         """Note an envelope, and return what its numbers say."""
         senders = self._channels.setdefault(channel, {})
         last = senders.pop(sender, None)
+        if last is None and self._is_from_before(channel, sender, sequence, previous):
+            return DUPLICATE
         # A copy with another number would make what its sender says next look old; but its previous stays behind.
         is_known = last is not None and (sequence <= last or 0 < previous < last)
         senders[sender] = last if last is not None and is_known else sequence
@@ -72,15 +74,30 @@ class SequenceTracker:
         _bound(self._newest)
         return False
 
-    def forget(self, channel: str | None = None, but: Collection[str] = ()) -> None:
-        """A channel that we left, or all: what is said there until we are back is not lost.
+    def _is_from_before(self, channel: str, sender: str, sequence: int, previous: int) -> bool:
+        """Whether an envelope, or a later one on its channel, arrived before the last gap."""
+        last = self._before.get(channel, {}).get(sender)
+        return last is not None and (sequence <= last or 0 < previous < last)
 
-        Of some senders it is remembered what they said before.
+    def gap(self) -> None:
+        """Count nothing that is missing until now as lost. A second copy is still a duplicate.
+
+        In a cluster two connections may bring the same envelopes, one before the gap and one behind it.
         """
-        for name in [channel] if channel is not None else tuple(self._channels):
-            senders = self._channels.pop(name, {})
-            if kept := {sender: last for sender, last in senders.items() if sender in but}:
-                self._channels[name] = kept
+        for channel, senders in self._channels.items():
+            known = self._before.get(channel, {})
+            others = {sender: last for sender, last in known.items() if sender not in senders}
+            merged = [*others.items(), *senders.items()]
+            self._before[channel] = dict(merged[-MAX_SENDERS:])
+        self._channels.clear()
+
+    def forget(self, channel: str | None = None) -> None:
+        """Forget a channel that this node left, or all: what is published there until it is back is not lost."""
+        for table in (self._channels, self._before):
+            if channel is None:
+                table.clear()
+            else:
+                table.pop(channel, None)
 
 
 def _bound(senders: dict[str, int]) -> None:

@@ -96,12 +96,31 @@ def test_gap_on_a_channel_that_was_left_is_no_loss(forgotten: str | None) -> Non
     assert tracker.observe("all", "a", 9, 8) == NEXT
 
 
-def test_what_some_said_before_a_gap_is_still_known_after_it() -> None:
+def test_what_is_missing_in_a_gap_is_not_lost() -> None:
     tracker = of_channels()
-    for sender in ("me", "a"):
-        tracker.observe("all", sender, 5, 0)
-    tracker.forget(but={"me"})
-    assert [tracker.observe("all", sender, 5, 0) for sender in ("me", "a")] == [DUPLICATE, NEXT]
+    tracker.observe("all", "a", 1, 0)
+    tracker.gap()
+    assert [tracker.observe("all", "a", *numbers) for numbers in ((9, 8), (11, 10))] == [NEXT, LOST]
+
+
+def test_copy_that_arrives_after_a_gap_is_a_duplicate_and_no_loss() -> None:
+    tracker = of_channels()
+    for sequence in range(1, 6):
+        tracker.observe("all", "a", sequence, sequence - 1)
+    tracker.gap()
+    tracker.gap()
+    copies = [tracker.observe("all", "a", sequence, sequence - 1) for sequence in range(3, 6)]
+    assert copies == [DUPLICATE] * 3
+    assert tracker.observe("all", "a", 9, 8) == NEXT
+
+
+def test_a_gap_keeps_no_more_senders_than_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sequences, "MAX_SENDERS", 2)
+    tracker = of_channels()
+    for sender in "abc":
+        tracker.observe("all", sender, 1, 0)
+        tracker.gap()
+    assert [tracker.observe("all", sender, 1, 0) for sender in "bca"] == [DUPLICATE, DUPLICATE, NEXT]
 
 
 def test_leaving_one_channel_forgets_no_other() -> None:

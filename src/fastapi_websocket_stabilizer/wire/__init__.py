@@ -1,1 +1,1 @@
-"""Bytes and values: what goes to sockets, between nodes, and into tokens. Untyped data is handled here only."""
+"""Conversion between bytes and values: frames, envelopes, tokens. The only package that handles untyped data."""

@@ -1,7 +1,7 @@
-"""Envelopes, as they go between nodes: bytes <-> values.
+"""Envelopes between nodes: bytes <-> values.
 
-An envelope is a msgpack array; a release reads every envelope whose oldest reader is not newer than itself, and
-ignores trailing slots that it does not know.
+An envelope is a msgpack array. A release reads every envelope whose oldest reader is not newer than the release,
+and ignores trailing slots that it does not know.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,44 +17,44 @@ from .messages import Encoded, Form
 from .unpacking import LARGE_BYTES, check, load
 
 HEADER = b"\x9c"
-"""How an envelope begins that is not signed as a whole: a msgpack array of twelve slots."""
-_SIGNED_HEADER = b"\x9f"  # fifteen; the signature is the last slot, whatever later releases put before it
+"""First byte of an envelope that is not signed as a whole: a msgpack array of twelve slots."""
+_SIGNED_HEADER = b"\x9f"  # fifteen slots; the signature stays the last one, whatever slots later releases add
 VERSION = 1
-"""The envelope version that this release writes and the newest that it reads."""
+"""Envelope version that this release writes, and the newest that it reads."""
 OLDEST_READER = 1
-"""The oldest release that can read what this one writes."""
+"""Lowest envelope version that a reader must support to read the envelopes of this release."""
 MAX_ENVELOPE_BYTES = 16 * 1024 * 1024
-"""Largest envelope sent or read. Redis cuts off a subscriber that is 32 MiB behind."""
+"""Largest envelope sent or read. Redis disconnects a subscriber whose output buffer exceeds 32 MiB."""
 MAX_SENDER = 512
 """Longest name of a sender in characters."""
 MAX_PART_BYTES = MAX_ENVELOPE_BYTES - 512 * 1024
-"""Largest part of an envelope: the rest has numbers, a node_id and, signed, the names of the clients again."""
+"""Largest part of an envelope. The rest is for numbers, the node_id and, if signed, the client names again."""
 
 
 _TYPES: tuple[type, ...] = (str, bytes, str)
-"""Of what type is a body, by form."""
-_FORMS: dict[int, Form] = dict(enumerate(Form))  # looking up is a fifth of what Form() costs
+"""Type of a body, by form."""
+_FORMS: dict[int, Form] = dict(enumerate(Form))  # a lookup takes a fifth of the time of Form()
 
 
 class Kind(IntEnum):
-    """What an envelope asks its receiver to do."""
+    """Action that an envelope requests from its receiver."""
 
     BROADCAST = 0
     """Write ``body`` to all local sockets, or to those in ``targets`` (rooms), but not to ``exclude``."""
     DIRECT = 1
     """Write each of ``parts`` to the local sockets of its clients."""
     EVICT = 2
-    """Close the connections in ``targets``: newer ones took over."""
+    """Close the connections in ``targets``, because newer ones replace them."""
     REQUEST = 3
-    """Carry out ``body`` (see ``registry/requests.py``) for the client in ``targets`` and reply."""
+    """Execute ``body`` (see ``registry/requests.py``) for the client in ``targets`` and reply."""
     REPLY = 4
     """The answer to the request or confirmation ``ask``."""
     SOCKET = 5
-    """Not sent and not obeyed any more: messages to a node's own sockets do not leave its process."""
+    """Obsolete: neither sent nor executed. Messages to a node's own sockets stay in its process."""
 
 
 class Part(NamedTuple):
-    """One message to clients, of the several that share a direct envelope; ``ask`` as in ``Envelope``."""
+    """One of the messages in a direct envelope, with its clients. ``ask`` as in ``Envelope``."""
 
     targets: list[str]
     form: Form
@@ -62,12 +62,12 @@ class Part(NamedTuple):
     ask: int = 0
 
     def message(self) -> Encoded:
-        """Return the body as what goes to a socket."""
+        """Return the body as a message for sockets."""
         return _message(self.form, self.body)
 
 
 CONNECTION = "\0"
-"""Begins an exclusion that is a connection_id. No client id begins so: releases before it exclude nothing by it."""
+"""Prefix of an exclusion that is a connection_id. No client id has it, so older releases ignore the exclusion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +76,12 @@ class Envelope:
 
     Attributes:
         sender: node_id, or the id of a publisher that serves no sockets.
-        sequence: Grows with every envelope of this sender.
-        previous: Sequence of this sender's envelope before this one on the same channel, all inboxes being one;
-            0 when unknown.
-        ask: Names the answer the sender waits for; 0 for none.
-        encoded: The message itself, while the envelope has not left this process.
-        parts: Messages to clients; only a direct envelope has them.
+        sequence: Number that grows with every envelope of this sender.
+        previous: Sequence of this sender's previous envelope on the same channel, or 0 if unknown. All inboxes
+            count as one channel.
+        ask: Number of the answer that the sender waits for, or 0 for none.
+        encoded: The encoded message, as long as the envelope has not left this process.
+        parts: Messages to clients, in a direct envelope only.
     """
 
     sender: NodeId
@@ -97,7 +97,7 @@ class Envelope:
     parts: tuple[Part, ...] = ()
 
     def message(self) -> Encoded:
-        """Return the body as what goes to a socket."""
+        """Return the body as a message for sockets."""
         if self.encoded is not None:
             return self.encoded
         return _message(self.form, self.body)
@@ -112,14 +112,14 @@ def _size(data: str | bytes) -> int:
 
 
 Sign = Callable[[bytes], bytes]
-"""Given an envelope up to its last slot, returns that slot, packed."""
+"""Function from the packed envelope up to its last slot to that slot, packed."""
 
 
 def pack(envelope: Envelope, sign: Sign | None = None) -> bytes:
     """Return the bytes of ``envelope``.
 
     Raises:
-        MessageError: They are more than ``MAX_ENVELOPE_BYTES``.
+        MessageError: The envelope exceeds ``MAX_ENVELOPE_BYTES``, or has too many names.
     """
     items: list[Any] = []
     for part in envelope.parts:
@@ -132,7 +132,7 @@ def pack(envelope: Envelope, sign: Sign | None = None) -> bytes:
 
 
 def _limited(data: bytes) -> bytes:
-    """Return ``data`` if whoever receives it will read it."""
+    """Return ``data`` if it is within the limits of receivers."""
     if len(data) > MAX_ENVELOPE_BYTES:
         raise MessageError(f"envelope has {len(data)} bytes, the limit is {MAX_ENVELOPE_BYTES}")
     if len(data) > LARGE_BYTES:
@@ -144,10 +144,10 @@ def _limited(data: bytes) -> bytes:
 
 
 def part_size(message: Encoded, targets: Sequence[str]) -> int:
-    """Return how many bytes of an envelope one part takes, or a few more.
+    """Return an upper bound of the bytes that one part takes in an envelope.
 
     Raises:
-        MessageError: No envelope is large enough.
+        MessageError: The part exceeds ``MAX_PART_BYTES``.
     """
     size = 20 + message.size
     for target in targets:
@@ -160,21 +160,21 @@ def part_size(message: Encoded, targets: Sequence[str]) -> int:
 def pack_before_parts(envelope: Envelope) -> bytes:
     """Return the bytes of ``envelope`` up to its parts.
 
-    Whoever knows which node gets which clients appends a msgpack array: a packed message and the names of its
-    clients, the next message and its clients, and so on.
+    The script that assigns clients to nodes appends a flat msgpack array: each packed message, followed by the
+    names of its clients.
     """
     row: bytes = msgpack.packb(_row(envelope))
     return HEADER + row[1:]
 
 
 def pack_message(part: Part, seal: tuple[Any, ...] = ()) -> bytes:
-    """Return the message of a part, and its signature, as they stand before its clients."""
+    """Return the packed message of a part with its signature (``seal``), without the names of its clients."""
     data: bytes = msgpack.packb((part.form, part.body, part.ask, *seal))
     return data
 
 
 def _row(envelope: Envelope) -> tuple[Any, ...]:
-    """Return all slots before the parts (11). 12 (epoch, offset) and 13 (trace context) are reserved."""
+    """Return slots 0 to 10. Slot 11 has the parts; 12 (epoch, offset) and 13 (trace context) are reserved."""
     e = envelope
     versions = VERSION, OLDEST_READER
     return (
@@ -183,14 +183,14 @@ def _row(envelope: Envelope) -> tuple[Any, ...]:
 
 
 Verify = Callable[[tuple[Any, ...]], None]
-"""Called with all slots of an envelope before anything is made of them; raises ``WireError``."""
+"""Function that receives all slots of an envelope before they are interpreted; raises ``WireError``."""
 
 
 def unpack(data: bytes, verify: Verify | None = None) -> Envelope:
     """Return the envelope in ``data``.
 
     Raises:
-        WireError: Malformed, too large, only readable by a newer release, or what ``verify`` raises.
+        WireError: The envelope is malformed, too large, needs a newer release, or is rejected by ``verify``.
     """
     if len(data) > MAX_ENVELOPE_BYTES:
         raise WireError(f"envelope has {len(data)} bytes, the limit is {MAX_ENVELOPE_BYTES}")
@@ -207,7 +207,7 @@ def unpack(data: bytes, verify: Verify | None = None) -> Envelope:
     if verify is not None:
         verify(row)
     envelope = _checked(row)
-    if len(envelope.sender) > MAX_SENDER:  # it is remembered
+    if len(envelope.sender) > MAX_SENDER:  # sequence tables keep the name: a long one would cost memory
         raise WireError("envelope has a sender with a name that is too long")
     return envelope
 
@@ -220,11 +220,11 @@ def _checked(row: tuple[Any, ...]) -> Envelope:
     except (ValueError, TypeError, LookupError) as error:
         raise WireError(f"envelope has wrong slots: {error}") from None
     if not isinstance(targets, tuple) or not isinstance(exclude, tuple):
-        raise WireError("envelope has targets or exclusions that are no arrays")
+        raise WireError("targets or exclusions of the envelope are not arrays")
     if not _are(str, (sender, *targets, *exclude)) or not _are(int, (sequence, previous, ask)):
         raise WireError("envelope has slots of wrong types")
     if not isinstance(body, _TYPES[envelope.form]):
-        raise WireError("envelope body does not have the type its form says")
+        raise WireError("type of the envelope body does not match its form")
     return envelope
 
 
@@ -233,17 +233,17 @@ def _are(kind: type, values: tuple[Any, ...]) -> bool:
 
 
 def _parts(items: tuple[Any, ...]) -> tuple[Part, ...]:
-    """Return what a flat array of messages, each before the names of its clients, says."""
+    """Return the parts in a flat array, where each message is followed by the names of its clients."""
     if not isinstance(items, tuple) or isinstance(next(iter(items), None), str):
-        raise TypeError("parts that do not begin with a message")
+        raise TypeError("parts do not begin with a message")
     parts, targets = [], list[str]()
     for item in items:
         if isinstance(item, str):
             targets.append(item)
         else:
-            form, body, ask = item[:3]  # after them a signature, and what later releases add
+            form, body, ask = item[:3]  # a signature and slots of later releases may follow
             if not isinstance(body, _TYPES[form]) or not isinstance(ask, int):
-                raise TypeError("a message of wrong types")
+                raise TypeError("message has slots of wrong types")
             targets = []
             parts.append(Part(targets, _FORMS[form], body, ask))
     return tuple(parts)

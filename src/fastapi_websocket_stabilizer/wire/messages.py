@@ -1,4 +1,4 @@
-"""Messages as they go to a socket: what the application gave, encoded once for every socket that it goes to."""
+"""Messages for sockets: each message of the application is encoded once for all its sockets."""
 
 import json
 from enum import IntEnum
@@ -12,7 +12,7 @@ from . import frames
 
 
 class Form(IntEnum):
-    """What a message was before it was encoded."""
+    """Type of a message before it was encoded."""
 
     TEXT = 0
     BINARY = 1
@@ -20,12 +20,12 @@ class Form(IntEnum):
 
 
 class Encoded:
-    """A message, encoded once for every socket that it goes to.
+    """A message, encoded once for all its sockets.
 
     Attributes:
-        form: What the application gave.
-        payload: ``str`` for a text frame, ``bytes`` for a binary one.
-        size: Bytes on the wire.
+        form: Type of the message before it was encoded.
+        payload: ``str`` for a text frame, ``bytes`` for a binary frame.
+        size: Bytes of the payload, before compression.
     """
 
     __slots__ = ("_asgi", "_compressed", "_plain", "_value", "form", "payload", "size")
@@ -35,14 +35,14 @@ class Encoded:
         self.payload: str | bytes = payload
         self.size: int = size
         self._value = value
-        # Made when they are asked for: most messages need one of them.
+        # Made on first use, because most messages need only one of them.
         self._asgi: dict[str, Any] | None = None
         self._plain: bytes | None = None
         self._compressed: dict[int, bytes] | None = None  # by window bits
 
     @property
     def asgi(self) -> dict[str, Any]:
-        """The ASGI event that sends it, shared by all sockets."""
+        """The ASGI event that sends this message, shared by all sockets."""
         if self._asgi is None:
             key = "bytes" if self.form is Form.BINARY else "text"
             self._asgi = {"type": "websocket.send", key: self.payload}
@@ -50,13 +50,13 @@ class Encoded:
 
     @property
     def value(self) -> Any:
-        """The JSON value, for a socket that only has ``send_json``."""
+        """The JSON value, for a socket that has only ``send_json``."""
         if self._value is None:
             self._value = json.loads(self.payload)
         return self._value
 
     def frame(self, window_bits: int) -> bytes:
-        """The WebSocket frame, shared by all sockets with the same window; 0 for those without compression."""
+        """Return the WebSocket frame, shared by all sockets with this window (0: without compression)."""
         if window_bits and self.size >= frames.COMPRESS_FROM_BYTES:
             if self._compressed is None:
                 self._compressed = {}
@@ -78,10 +78,10 @@ class Encoded:
 
 
 def encode(message: object, limit: int) -> Encoded:
-    """Encode ``message`` for the wire.
+    """Return ``message`` encoded.
 
     Raises:
-        MessageError: It has no encoding, or more than ``limit`` bytes of it.
+        MessageError: The message cannot be encoded, or has more than ``limit`` bytes.
     """
     if isinstance(message, str):
         encoded = Encoded(Form.TEXT, message, _text_size(message))
@@ -110,10 +110,10 @@ def _text_size(text: str) -> int:
 
 
 def encode_json(value: object, what: str) -> bytes:
-    """Encode as JSON: datetimes, UUIDs, enums, dataclasses and pydantic models included; NaN becomes null.
+    """Return ``value`` as JSON. Accepts datetimes, UUIDs, enums, dataclasses and pydantic models; NaN becomes null.
 
     Raises:
-        MessageError: ``what`` cannot be encoded.
+        MessageError: ``value`` cannot be encoded; the message begins with ``what``.
     """
     try:
         return to_json(value, inf_nan_mode="null")

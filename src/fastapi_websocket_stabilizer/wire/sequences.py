@@ -1,30 +1,30 @@
-"""Has this envelope been lost, overtaken or seen before? Pure.
+"""Detection of lost, overtaken and duplicate envelopes by their sequences. Pure.
 
-Every envelope carries its sender's sequence and that of the sender's envelope before it on the same channel.
+Every envelope carries its sender's sequence, and the sequence of the sender's previous envelope on the channel.
 """
 
 from collections import OrderedDict
 from dataclasses import dataclass
 
 MAX_SENDERS = 4096
-"""Senders remembered per channel; the longest unseen is forgotten first."""
+"""Senders tracked per channel. The least recently seen one is evicted first."""
 MAX_CHANNELS = 65536
-"""Channels that a sender remembers; the longest unused is forgotten first."""
+"""Channels that a sender keeps numbers of. The least recently used one is evicted first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """What the sequence says about one envelope."""
+    """Result of the comparison of an envelope's sequences with those of earlier envelopes."""
 
     duplicate: bool = False
     lost: bool = False
-    """At least one envelope before it did not arrive."""
+    """At least one earlier envelope did not arrive."""
     late: bool = False
-    """A newer one of its sender came before it, on another channel."""
+    """A newer envelope of the sender arrived before it, on another channel."""
 
     @property
     def is_to_be_dropped(self) -> bool:
-        """Whether it is a copy, or was overtaken."""
+        """Whether the envelope is a duplicate or was overtaken."""
         return self.duplicate or self.late
 
 
@@ -35,11 +35,12 @@ LATE = Arrival(late=True)
 
 
 class SequenceTracker:
-    """Remembers the last sequence of each sender on each channel, and on any.
+    """The last sequence of each sender, per channel and over all channels.
 
     Attributes:
-        is_ordered: All channels come over one connection in the order of the calls, so that what was overtaken
-            comes from a connection that its sender had given up; else only each channel has an order.
+        is_ordered: Whether all channels come over one connection in the order of the calls. An overtaken
+            envelope then comes from an abandoned connection of its sender. Otherwise only each channel has an
+            order.
     """
 
     __slots__ = ("_before", "_channels", "_newest", "is_ordered")
@@ -51,12 +52,13 @@ class SequenceTracker:
         self.is_ordered: bool = True
 
     def observe(self, channel: str, sender: str, sequence: int, previous: int) -> Arrival:
-        """Note an envelope, and return what its numbers say."""
+        """Record an envelope and return whether it is a duplicate, late, or follows a loss."""
         senders = self._channels.setdefault(channel, {})
         last = senders.pop(sender, None)
         if last is None and self._is_from_before(channel, sender, sequence, previous):
             return DUPLICATE
-        # A copy with another number would make what its sender says next look old; but its previous stays behind.
+        # A copy with a higher sequence would make the sender's next envelopes look old. Its previous sequence shows
+        # that it is a copy.
         is_known = last is not None and (sequence <= last or 0 < previous < last)
         senders[sender] = last if last is not None and is_known else sequence
         _bound(senders)
@@ -64,7 +66,7 @@ class SequenceTracker:
             return DUPLICATE
         if self.is_ordered and self._is_overtaken(sender, sequence):
             return LATE
-        # 0: the sender does not know; no last: we had not subscribed yet.
+        # A loss cannot be known if previous is 0 (unknown), or if no envelope of this sender was seen before.
         return AFTER_LOSS if last is not None and previous > last else NEXT
 
     def _is_overtaken(self, sender: str, sequence: int) -> bool:
@@ -80,9 +82,9 @@ class SequenceTracker:
         return last is not None and (sequence <= last or 0 < previous < last)
 
     def gap(self) -> None:
-        """Count nothing that is missing until now as lost. A second copy is still a duplicate.
+        """Count no envelope that is missing so far as lost. A second copy is still a duplicate.
 
-        In a cluster two connections may bring the same envelopes, one before the gap and one behind it.
+        In a cluster two connections may deliver the same envelope, one before the gap and one after it.
         """
         for channel, senders in self._channels.items():
             known = self._before.get(channel, {})
@@ -92,7 +94,7 @@ class SequenceTracker:
         self._channels.clear()
 
     def forget(self, channel: str | None = None) -> None:
-        """Forget a channel that this node left, or all: what is published there until it is back is not lost."""
+        """Forget one channel, or all, so that envelopes missed while unsubscribed are not counted as lost."""
         for table in (self._channels, self._before):
             if channel is None:
                 table.clear()
@@ -106,7 +108,7 @@ def _bound(senders: dict[str, int]) -> None:
 
 
 class Sequencer:
-    """Numbers one sender's envelopes."""
+    """Numbers for the envelopes of one sender."""
 
     __slots__ = ("_previous", "_sequence")
 
@@ -115,7 +117,7 @@ class Sequencer:
         self._previous: OrderedDict[str, int] = OrderedDict()
 
     def next(self, channel: str) -> tuple[int, int]:
-        """Return the next sequence and the one before it on ``channel`` (0 when forgotten)."""
+        """Return the next sequence, and the previous one on ``channel`` (0 if unknown)."""
         self._sequence += 1
         previous = self._previous.pop(channel, 0)
         self._previous[channel] = self._sequence

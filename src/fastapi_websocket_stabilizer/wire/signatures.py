@@ -1,9 +1,10 @@
-"""Signatures of envelopes: whoever knows no key can neither make one nor alter one. Pure.
+"""Signatures that prevent forging and altering envelopes without a key. Pure.
 
-An envelope is signed as a whole, together with the channel that it is for: key id, stamp and code are its last
-slot. A direct envelope is put together inside Redis, which knows no key, so there each message is signed by
-itself, together with the names of all its clients and the envelope's sender and sequence; the signature stands
-behind it in its part, with the names if they are several, since each node gets only its own share of them.
+An envelope is signed as a whole, together with its channel. Key id, stamp and code are its last slot.
+
+A direct envelope is assembled in Redis, which has no key. So each of its messages is signed separately, together
+with the names of all its clients and with the envelope's sender and sequence. The signature follows the message in
+its part. If there are several clients, their names follow, because each node receives only its share of them.
 """
 
 import hashlib
@@ -25,15 +26,15 @@ _SENDER, _SEQUENCE, _KIND, _PARTS = 2, 3, 5, 11
 
 
 class UnsignedError(WireError):
-    """It carries no signature."""
+    """The envelope, or a message in it, has no signature."""
 
 
 class ForgedError(WireError):
-    """Its signature is not one of our keys', or is that of something else."""
+    """The signature was made with an unknown key, or for another content, channel, client or registry."""
 
 
 class Key:
-    """One secret, and the name that tells it from others."""
+    """A signing key derived from one secret, and its id."""
 
     __slots__ = ("_hash", "id")
 
@@ -45,19 +46,20 @@ class Key:
         self._hash = hashlib.blake2b(key=derived, digest_size=CODE_BYTES)
 
     def code(self, *pieces: bytes) -> bytes:
-        """Return the message authentication code of the pieces, one behind the other."""
-        state = self._hash.copy()  # a third faster than keying anew
+        """Return the message authentication code of the concatenated pieces."""
+        state = self._hash.copy()  # a third faster than a new keyed hash
         for piece in pieces:
             state.update(piece)
         return state.digest()
 
 
 class Keyring:
-    """Signs with the first key, and accepts what any of them signed.
+    """The keys of a registry: the first one signs, signatures of all are accepted.
 
     Args:
-        keys: Secrets; the length of each is its strength.
-        registry: Tells this registry's direct messages from another's that has the same keys.
+        keys: Secrets. The strength of each is limited by its length.
+        registry: Name that is signed with each direct message. Without it, messages of another registry with
+            the same keys would be accepted.
     """
 
     def __init__(self, keys: Sequence[str], registry: str) -> None:
@@ -66,10 +68,10 @@ class Keyring:
         self._keys = {key.id: key for key in made}
 
     def pack(self, envelope: Envelope, channel: str, stamp_us: int) -> bytes:
-        """Return the bytes of ``envelope``, signed for one channel.
+        """Return the bytes of ``envelope``, signed for one channel. ``stamp_us`` is Redis time.
 
         Raises:
-            MessageError: They are more than ``MAX_ENVELOPE_BYTES``.
+            MessageError: The envelope exceeds ``MAX_ENVELOPE_BYTES``, or has too many names.
         """
         head = self._first.id + stamp_us.to_bytes(STAMP_BYTES)
 
@@ -79,24 +81,24 @@ class Keyring:
         return pack(envelope, sign)
 
     def pack_message(self, envelope: Envelope, part: Part, stamp_us: int) -> bytes:
-        """Return the message of a part as it stands before its clients, signed."""
+        """Return the packed, signed message of a part, without the names of its clients."""
         head, names = self._first.id + stamp_us.to_bytes(STAMP_BYTES), tuple(part.targets)
         message = part.form, part.body, part.ask
         code = self._first.code(self._part(envelope.sender, envelope.sequence, names, message), head)
         return pack_message(part, (head + code,) if len(names) == 1 else (head + code, names))
 
     def unpack(self, channel: bytes, data: bytes) -> tuple[Envelope, int, bool]:
-        """Return the envelope in ``data``, its stamp in µs, and whether it was signed for this very channel.
+        """Return the envelope in ``data``, its stamp in µs, and whether its signature covers the channel.
 
         Raises:
-            UnsignedError: It has no signature.
-            ForgedError: It has one that is none of ours for it.
-            WireError: As ``envelopes.unpack``.
+            UnsignedError: There is no signature.
+            ForgedError: The signature is not valid for this envelope, or was made with an unknown key.
+            WireError: As for ``envelopes.unpack``.
         """
         if data[:1] == HEADER:
             stamps: list[int] = []
             found = unpack(data, lambda row: stamps.append(self._verify_parts(row)))
-            # Nothing else of it is signed.
+            # Only these fields are covered by the signatures, so the others are left out.
             return Envelope(found.sender, found.sequence, 0, found.kind, parts=found.parts), stamps[0], False
         start = len(data) - SIGNATURE_BYTES
         if data[start - len(_SLOT) : start] != _SLOT:
@@ -110,18 +112,18 @@ class Keyring:
         head, code = signature[:-CODE_BYTES], signature[-CODE_BYTES:]
         key = self._keys.get(head[:KEY_ID_BYTES])
         if key is None:
-            raise ForgedError(f"envelope was signed with an unknown key {head[:KEY_ID_BYTES].hex()}")
+            raise ForgedError(f"envelope was signed with the unknown key {head[:KEY_ID_BYTES].hex()}")
         if not hmac.compare_digest(key.code(*signed, head), code):
             raise ForgedError("signature is wrong: forged, altered or meant for another channel")
         return int.from_bytes(head[KEY_ID_BYTES:])
 
     def _verify_parts(self, row: tuple[Any, ...]) -> int:
-        """Return the oldest stamp of the messages in a direct envelope, all of which must be right."""
+        """Verify all messages of a direct envelope, and return their oldest stamp."""
         if len(row) <= _PARTS or row[_KIND] != Kind.DIRECT or not isinstance(row[_PARTS], tuple):
             raise UnsignedError("envelope is not signed")
         stamps = [self._verify_message(row, message, names) for message, names in _messages(row[_PARTS])]
         if not stamps:
-            raise UnsignedError("envelope has nothing that could be signed")
+            raise UnsignedError("direct envelope has no messages")
         return min(stamps)
 
     def _verify_message(self, row: tuple[Any, ...], item: object, names: tuple[str, ...]) -> int:
@@ -129,7 +131,7 @@ class Keyring:
             raise UnsignedError("message is not signed")
         signed_names = item[4] if len(item) > 4 else names
         if not isinstance(signed_names, tuple) or not set(map(type, signed_names)) <= {str}:
-            raise ForgedError("message is signed for what are no clients")
+            raise ForgedError("signed client names of the message are malformed")
         if not set(names) <= set(signed_names):
             raise ForgedError("message is signed for other clients")
         return self._verify(item[3], self._part(row[_SENDER], row[_SEQUENCE], signed_names, item[:3]))
@@ -138,7 +140,7 @@ class Keyring:
         try:
             data: bytes = msgpack.packb((self._registry, sender, sequence, names, message))
         except ValueError as error:
-            raise ForgedError(f"message is none: {error}") from None
+            raise ForgedError(f"message cannot be packed again: {error}") from None
         return b"part" + data
 
 
@@ -147,7 +149,7 @@ def _whole(channel: bytes) -> bytes:
 
 
 def _messages(items: tuple[Any, ...]) -> list[tuple[Any, tuple[str, ...]]]:
-    """Return each message with the names behind it."""
+    """Return each message with the client names that follow it."""
     found: list[tuple[Any, list[str]]] = []
     for item in items:
         if not isinstance(item, str):

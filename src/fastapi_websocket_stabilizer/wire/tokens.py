@@ -1,8 +1,8 @@
 """Reconnect tokens: ``<expiry>.<key id><nonce>.<client id>.<signature>``, four parts as in release 1.1.
 
-The record in the store decides, the signature keeps guesses away from it, and the signed expiry chooses between the
-names of the two errors. A token that expired long ago by our own clock is refused whatever the store has: the clock
-of the store may have been stepped back.
+The record in the store decides whether a token is valid. The signature keeps guesses away from the store, and the
+signed expiry selects the class of the error. A token that expired long ago by this node's clock is refused, whatever
+the store has: the clock of the store may have been stepped back.
 """
 
 import hashlib
@@ -17,20 +17,20 @@ from ..exceptions import InvalidTokenError, TokenExpiredError
 from ..names import MAX_NAME_BYTES
 
 PATTERN = re.compile(r"\d{10,}D[0-9a-f]{40}D[\w-]*D[0-9a-f]{64}".replace("D", r"(?:\.|%2[eE])"))
-"""A token in a URL or any other text."""
+"""Pattern of a token in a URL or any other text."""
 KEY_ID_LENGTH = 8
 CLOCKS_DIFFER = timedelta(minutes=1)
-"""What the clocks of two machines may differ by; one that is ahead by more refuses tokens that are still good."""
+"""Tolerated difference between the clocks of two machines. One that is further ahead refuses valid tokens."""
 MAX_TOKEN_LENGTH = 256 + MAX_NAME_BYTES * 4 // 3
 
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """A token whose signature is right.
+    """The content of a token with a valid signature.
 
     Attributes:
-        digest: Names its record; the token itself is nowhere kept.
-        expired: How long ago it expired by our own clock; negative before.
+        digest: Name of the record of the token. The token itself is not stored.
+        expired: Time since its expiry by this node's clock; negative before the expiry.
     """
 
     client_id: str
@@ -39,26 +39,26 @@ class Ticket:
 
     @property
     def is_long_past(self) -> bool:
-        """Whether it has expired by the clock of whatever machine issued it."""
+        """Whether the token has expired even if the clock of its issuer differs by ``CLOCKS_DIFFER``."""
         return self.expired > CLOCKS_DIFFER
 
     def unredeemed(self) -> Exception:
-        """Why the store does not know it."""
+        """Return the error for a token that the store has no record of."""
         if self.expired >= timedelta(0):
             return TokenExpiredError("reconnect token has expired; let the client sign in again")
         return InvalidTokenError("reconnect token was already used, or its record is gone")
 
 
 class TokenSigner:
-    """Makes and reads the tokens of one secret."""
+    """Signer and reader of the tokens of one secret."""
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
-        # So that a token of another secret is told from an altered one, and keys can be rotated.
+        # The key id distinguishes a token of another secret from an altered one, also while secrets are rotated.
         self._key_id = hashlib.sha256(b"key id " + secret).hexdigest()[:KEY_ID_LENGTH]
 
     def sign(self, client_id: str, ttl: timedelta) -> tuple[str, str]:
-        """Return a token and the digest that names its record."""
+        """Return a token for ``client_id`` and the digest that names its record."""
         expiry_ms = int((datetime.now(UTC) + ttl).timestamp() * 1000)
         name = urlsafe_b64encode(client_id.encode()).decode().rstrip("=")
         body = f"{expiry_ms}.{self._key_id}{secrets.token_hex(16)}.{name}"
@@ -66,10 +66,10 @@ class TokenSigner:
         return token, _digest(token)
 
     def read(self, token: object) -> Ticket:
-        """Return what a token says.
+        """Return the content of a token, without a request to the store.
 
         Raises:
-            InvalidTokenError: It is not one of ours, or was altered. Costs no request to the store.
+            InvalidTokenError: The token is malformed, was altered, or was signed with another secret.
         """
         if not isinstance(token, str) or len(token) > MAX_TOKEN_LENGTH or not token.isascii():
             raise InvalidTokenError("reconnect token is not a token of this library")
@@ -91,7 +91,7 @@ class TokenSigner:
 
 
 def sha1(secret: bytes) -> str:
-    """Return what tells one secret from another ("" for none), as Redis computes it."""
+    """Return the SHA-1 of the secret in hex, as Redis computes it, or "" for no secret."""
     return hashlib.sha1(secret, usedforsecurity=False).hexdigest() if secret else ""
 
 

@@ -1,7 +1,7 @@
-"""msgpack from strangers: how large, how deep and of what it may be is checked before anything is built.
+"""Unpacking of untrusted msgpack: size, depth and types are checked before objects are allocated.
 
-msgpack makes room for as many items as an array *says* it has (at most the bytes there are), and for 1,024 arrays
-inside one another: 70 KB could ask for half a gigabyte, and 16 MiB for all that there is.
+msgpack allocates memory for the number of items that an array claims (at most the number of bytes), in up to 1,024
+nested arrays. So 70 KB could allocate half a gigabyte, and 16 MiB could exhaust the memory.
 """
 
 from contextlib import suppress
@@ -12,13 +12,13 @@ import msgpack
 from ..exceptions import WireError
 
 SMALL_BYTES = 4096
-"""Bytes, or items of one array: up to here the worst that can be asked for is 32 MiB, for milliseconds."""
+"""Bytes, or items of one array, that need no check. The worst case allocates 32 MiB for milliseconds."""
 LARGE_BYTES = 1024 * 1024
-"""Above this size everything is looked at first, item by item: ours are few items with long bodies."""
+"""Size in bytes above which all items are checked first. Genuine large envelopes have few items, so it is cheap."""
 MAX_ITEMS = 1 << 18
-"""Items of a large envelope."""
+"""Largest number of items in a checked envelope."""
 MAX_DEPTH = 8
-"""Arrays inside one another; an envelope has three."""
+"""Largest depth of nested arrays. An envelope has three."""
 
 _LENGTH_BYTES = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}  # bin and str 8, 16, 32
 _NUMBER_BYTES = {0xCA: 4, 0xCB: 8, 0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8, 0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8}
@@ -27,10 +27,10 @@ _CONSTANTS = {0xC0, 0xC2, 0xC3}  # nil, false, true
 
 
 def load(data: bytes) -> Any:
-    """Return the value in ``data``; arrays are tuples.
+    """Return the value in ``data``, with tuples for arrays.
 
     Raises:
-        WireError: It is not msgpack, or more of it than any envelope has.
+        WireError: The data is not msgpack, or exceeds the limits.
     """
     try:
         if len(data) > SMALL_BYTES:
@@ -42,19 +42,19 @@ def load(data: bytes) -> Any:
 
 def _load_large(data: bytes) -> Any:
     if len(data) <= LARGE_BYTES:
-        with suppress(ValueError):  # malformed, or with more names than most have: it is looked at
+        with suppress(ValueError):  # malformed, or an array longer than usual: check() decides
             return msgpack.unpackb(data, use_list=False, max_array_len=SMALL_BYTES)
     check(data)
     return msgpack.unpackb(data, use_list=False)
 
 
 def check(data: bytes) -> None:
-    """Look at the structure of ``data``, item by item.
+    """Check the structure of ``data`` item by item, without building objects.
 
     Raises:
-        WireError: Too many items, too deep, or of types that no envelope has.
+        WireError: The data has too many items, is nested too deeply, or has types that no envelope has.
     """
-    position, items, expected = 0, 0, [1]  # how many items are still to come at each depth
+    position, items, expected = 0, 0, [1]  # expected: number of missing items at each depth
     while expected and position < len(data):
         if not expected[-1]:
             expected.pop()
@@ -65,11 +65,11 @@ def check(data: bytes) -> None:
         if members:
             expected.append(members)
         if items > MAX_ITEMS or len(expected) > MAX_DEPTH:
-            raise WireError(f"envelope has more than {MAX_ITEMS} items or {MAX_DEPTH} arrays in one another")
+            raise WireError(f"envelope has more than {MAX_ITEMS} items or {MAX_DEPTH} nested arrays")
 
 
 def _step(data: bytes, position: int) -> tuple[int, int]:
-    """Return where the next item begins, and how many members this one has."""
+    """Return the position of the next item, and the number of members of this one."""
     kind, position = data[position], position + 1
     if kind <= 0x7F or kind >= 0xE0 or kind in _CONSTANTS:
         return position, 0

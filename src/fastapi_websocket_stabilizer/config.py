@@ -3,12 +3,12 @@
 import logging
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, field, fields
 from datetime import timedelta
 from difflib import get_close_matches
 from functools import wraps
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from annotated_types import Gt, MinLen
 from pydantic import (
@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
 
 from . import close_codes
 from .exceptions import ConfigurationError
@@ -33,6 +34,9 @@ PositiveFloat = Annotated[float, Gt(0)]
 FiniteFloat = Annotated[float, Gt(0), AllowInfNan(False)]
 PositiveInt = Annotated[int, Gt(0)]
 
+
+_TOGETHER: Final = "settings_together"
+"""The type of an error about several settings; its ``ctx`` names them."""
 
 _SCHEMES = (
     "redis://",
@@ -106,13 +110,26 @@ def _masked(credentials: re.Match[str]) -> str:
     return f"//{'***' if user or not colon else ''}{':***' if colon else ''}@"
 
 
+def _named(error: ValidationError) -> ConfigurationError:
+    """Return our error for pydantic's: one sentence for each refused setting."""
+    errors = error.errors()
+    settings = tuple(name for each in errors for name in _settings(each))
+    return ConfigurationError("; ".join(map(_describe, errors)), settings=settings)
+
+
+def _settings(error: Any) -> Sequence[str]:
+    """Return the settings that an error of pydantic is about."""
+    names: Sequence[str] = error["ctx"]["settings"] if error["type"] == _TOGETHER else error["loc"][:1]
+    return [str(name) for name in names]
+
+
 def _describe(error: Any) -> str:
-    name = ".".join(map(str, error["loc"][:1])) or "WebSocketConfig"
     rule: str = error["msg"].removeprefix("Value error, ")
+    if error["type"] == _TOGETHER:
+        return rule
+    name = "".join(_settings(error)) or "WebSocketConfig"
     if error["type"] in ("unexpected_keyword_argument", "missing", "no_such_attribute"):
         return f"{name} is not a setting{_did_you_mean(name, WebSocketConfig.__dataclass_fields__)}"
-    if re.match(r"\w+ must be ", rule):  # a rule over two fields names both itself
-        return rule
     rule = rule.replace("Input should be", "must be").replace("must be greater than 0", "must be positive")
     value = _shown(name, error["input"])
     return f"{name} {rule if rule.startswith('must') else f'must be valid: {rule}'}, got {value[:200]}"
@@ -231,7 +248,9 @@ class WebSocketConfig:
         # Two renewals may fail in a row before a living node's clients vanish from presence.
         if self.lease_ttl_s < 3 * self.renew_interval_s:
             both = f"{self.lease_ttl_s:g} < 3 x {self.renew_interval_s:g}"
-            raise ValueError(f"lease_ttl_s must be at least 3 x renew_interval_s: {both}")
+            names = "lease_ttl_s", "renew_interval_s"
+            rule = f"lease_ttl_s must be at least 3 x renew_interval_s: {both}"
+            raise PydanticCustomError(_TOGETHER, "{rule}", {"rule": rule, "settings": names})
         return self
 
     @classmethod
@@ -256,8 +275,8 @@ class WebSocketConfig:
             }
             return cls(**values)
         except ConfigurationError as error:
-            named = [name for setting, name in read.items() if re.search(rf"\b{setting}\b", str(error))]
-            raise ConfigurationError(f"{error} (set by {', '.join(named)})") from None
+            named = ", ".join(name for setting, name in read.items() if setting in error.settings)
+            raise ConfigurationError(f"{error} (set by {named})", settings=error.settings) from None
 
     def shared(self) -> dict[str, float | str | bool]:
         """Return the settings that all nodes of a registry need alike, without secrets."""
@@ -315,7 +334,7 @@ def _from_text(name: str, text: str) -> object:
         try:
             return timedelta(seconds=float(text))
         except (ValueError, OverflowError):
-            raise ConfigurationError(f"{name} must be seconds, got {text!r}") from None
+            raise ConfigurationError(f"{name} must be seconds, got {text!r}", settings=(name,)) from None
     return text
 
 
@@ -338,7 +357,7 @@ def _init_with_named_errors(self: WebSocketConfig, *args: Any, **kwargs: Any) ->
     try:
         _init(self, *args, **kwargs)
     except ValidationError as error:
-        raise ConfigurationError("; ".join(map(_describe, error.errors()))) from None
+        raise _named(error) from None
 
 
 @wraps(_setattr)
@@ -351,7 +370,7 @@ def _setattr_with_named_errors(self: WebSocketConfig, name: str, value: Any) -> 
         self.__dict__[name] = before
         if name not in type(self).__dataclass_fields__:
             del self.__dict__[name]
-        raise ConfigurationError("; ".join(map(_describe, error.errors()))) from None
+        raise _named(error) from None
 
 
 # pydantic reports "1 validation error for …" over three lines; ours read "<field> must be …".

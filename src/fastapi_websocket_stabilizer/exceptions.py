@@ -19,7 +19,12 @@ WebSocketStabilizerError
 ├── ConfigurationError            fix the settings (also ValueError)
 ├── BackendUnavailableError       Redis did not answer: retry with back-off
 └── WireError                     bytes from another node that we cannot read: drop them
+
+Values are attributes, so that no caller has to search a text. Each error can be made of a message alone, as in
+release 1.1, and is copied and pickled with its values.
 """
+
+from typing import Literal
 
 
 class WebSocketStabilizerError(Exception):
@@ -39,7 +44,24 @@ class InvalidCursorError(WebSocketStabilizerError, ValueError):
 
 
 class ConnectionLimitExceededError(WebSocketStabilizerError):
-    """The node, or the client, already has as many connections as the settings allow."""
+    """The node or the client has as many connections as the settings allow, or the connection as many rooms.
+
+    Attributes:
+        scope: Which limit is reached: "node" (``max_connections``), "client" (``max_connections_per_client``) or
+            "rooms" (``max_rooms_per_connection``); None if the application raised the error without one.
+        limit: The value of that setting.
+        current: How many connections or rooms there are.
+    """
+
+    def __init__(
+        self,
+        *args: object,
+        scope: Literal["node", "client", "rooms"] | None = None,
+        limit: int | None = None,
+        current: int | None = None,
+    ) -> None:
+        super().__init__(*args)
+        self.scope, self.limit, self.current = scope, limit, current
 
 
 class ConnectionTimeoutError(WebSocketStabilizerError):
@@ -87,7 +109,15 @@ class WrongEventLoopError(WebSocketStabilizerError, RuntimeError):
 
 
 class ConfigurationError(WebSocketStabilizerError, ValueError):
-    """A setting has a value that cannot work."""
+    """A setting has a value that cannot work.
+
+    Attributes:
+        settings: The names that ``WebSocketConfig`` refused; empty if the error has another reason.
+    """
+
+    def __init__(self, *args: object, settings: tuple[str, ...] = ()) -> None:
+        super().__init__(*args)
+        self.settings = settings
 
 
 class BackendUnavailableError(WebSocketStabilizerError):

@@ -110,8 +110,9 @@ async def test_disconnect_after_a_replacement_closes_the_new_socket(
 async def test_connection_limit_refuses_one_more_client() -> None:
     manager = WebSocketConnectionManager(WebSocketConfig(max_connections=2))
     await register_all(manager, alice=FakeSocket(), bob=FakeSocket())
-    with pytest.raises(ConnectionLimitExceededError):
+    with pytest.raises(ConnectionLimitExceededError) as caught:
         await register(manager, "carol", FakeSocket())
+    assert (caught.value.scope, caught.value.limit, caught.value.current) == ("node", 2, 2)
     assert sorted(manager.get_active_connections()) == ["alice", "bob"]
 
 

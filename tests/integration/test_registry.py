@@ -223,8 +223,9 @@ async def test_joining_or_leaving_twice_changes_nothing(managers: Managers) -> N
 async def test_the_limit_of_rooms_is_told_to_a_caller_on_another_node(managers: Managers) -> None:
     here, there = await managers.start_many(2, max_rooms_per_connection=1)
     await join(there, "bob", "room")
-    with pytest.raises(ConnectionLimitExceededError, match="max_rooms_per_connection is 1"):
+    with pytest.raises(ConnectionLimitExceededError, match="max_rooms_per_connection is 1") as caught:
         await here.join("bob", "another")
+    assert (caught.value.scope, caught.value.limit, caught.value.current) == ("rooms", 1, 1)
 
 
 @pytest.mark.parametrize("method", ["join", "leave", "disconnect"])
@@ -364,8 +365,9 @@ async def test_a_client_may_exceed_a_full_node_by_one_socket_while_its_claims_wa
 async def test_one_socket_too_many_is_refused_under_reject(managers: Managers) -> None:
     here, there = await managers.start_many(2, on_client_overflow="reject")
     old = await join(here, "alice")
-    with pytest.raises(ConnectionLimitExceededError, match="max_connections_per_client is 1"):
+    with pytest.raises(ConnectionLimitExceededError, match="max_connections_per_client is 1") as caught:
         await register(there, "alice")
+    assert (caught.value.scope, caught.value.limit, caught.value.current) == ("client", 1, 1)
     assert old.is_open
     await here.disconnect("alice")
     await register(there, "alice")

@@ -118,8 +118,9 @@ def test_invalid_assignment_is_refused_and_changes_nothing(name: str, value: Any
 
 
 def test_two_invalid_values_are_both_named() -> None:
-    with pytest.raises(ConfigurationError, match=r"num_shards must be .*; outbox_size must be "):
+    with pytest.raises(ConfigurationError, match=r"num_shards must be .*; outbox_size must be ") as caught:
         WebSocketConfig(num_shards=0, outbox_size=0)
+    assert caught.value.settings == ("num_shards", "outbox_size")
 
 
 @pytest.mark.parametrize(
@@ -165,8 +166,11 @@ def test_error_does_not_drag_the_validation_library_along() -> None:
 
 @pytest.mark.parametrize(("lease", "renew"), [(1.0, 1.0), (8.9, 3.0), (29.0, 10.0)])
 def test_lease_shorter_than_three_renewals_is_refused(lease: float, renew: float) -> None:
-    with pytest.raises(ConfigurationError, match=r"^lease_ttl_s must be at least 3 x renew_interval_s"):
+    with pytest.raises(
+        ConfigurationError, match=r"^lease_ttl_s must be at least 3 x renew_interval_s"
+    ) as caught:
         WebSocketConfig(lease_ttl_s=lease, renew_interval_s=renew)
+    assert caught.value.settings == ("lease_ttl_s", "renew_interval_s")
 
 
 def test_lease_of_exactly_three_renewals_is_taken() -> None:

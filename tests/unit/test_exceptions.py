@@ -1,12 +1,20 @@
 """The tree of errors: one root, one class per reaction."""
 
+import copy
 import inspect
+import pickle
 import re
+from typing import cast
 
 import pytest
 
 from fastapi_websocket_stabilizer import exceptions
-from fastapi_websocket_stabilizer.exceptions import BackendUnavailableError, WebSocketStabilizerError
+from fastapi_websocket_stabilizer.exceptions import (
+    BackendUnavailableError,
+    ConfigurationError,
+    ConnectionLimitExceededError,
+    WebSocketStabilizerError,
+)
 
 ERRORS = [
     error
@@ -31,6 +39,32 @@ def test_error_has_the_one_root(error: type[Exception]) -> None:
 @pytest.mark.parametrize("error", ERRORS)
 def test_error_takes_a_plain_message(error: type[Exception]) -> None:
     assert str(error("what happened")) == "what happened"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        *[error("what happened") for error in cast("list[type[WebSocketStabilizerError]]", ERRORS)],
+        ConnectionLimitExceededError("full", scope="client", limit=3, current=4),
+        ConfigurationError("wrong", settings=("lease_ttl_s",)),
+        BackendUnavailableError("away", outcome_unknown=True),
+    ],
+    ids=repr,
+)
+def test_error_is_copied_and_pickled_with_its_values(error: WebSocketStabilizerError) -> None:
+    for twin in (copy.copy(error), pickle.loads(pickle.dumps(error))):
+        assert (type(twin), str(twin), twin.args, vars(twin)) == (
+            type(error),
+            str(error),
+            error.args,
+            vars(error),
+        )
+
+
+def test_limit_error_of_an_application_has_no_values() -> None:
+    error = ConnectionLimitExceededError("as in", "release 1.1")
+    assert error.args == ("as in", "release 1.1")
+    assert (error.scope, error.limit, error.current) == (None, None, None)
 
 
 @pytest.mark.parametrize("error", ERRORS)

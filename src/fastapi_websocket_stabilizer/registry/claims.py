@@ -157,9 +157,12 @@ class Claims:
 
     def is_full(self, client_id: str, connections: int) -> ConnectionLimitExceededError:
         """Return the error for one connection too many."""
+        limit = self._state.config.max_connections_per_client
         return ConnectionLimitExceededError(
-            f"client {client_id!r} already has {connections} connections, "
-            f"max_connections_per_client is {self._state.config.max_connections_per_client}"
+            f"client {client_id!r} already has {connections} connections, max_connections_per_client is {limit}",
+            scope="client",
+            limit=limit,
+            current=connections,
         )
 
     async def _dead_among(self, holders: tuple[ConnectionId, ...]) -> list[ConnectionId]:

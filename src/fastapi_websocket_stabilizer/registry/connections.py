@@ -220,7 +220,10 @@ class Connections:
         if limit is not None and connections >= limit:
             self._state.counters.connections_rejected += 1
             raise ConnectionLimitExceededError(
-                f"this node has {connections} connections, max_connections is {limit}"
+                f"this node has {connections} connections, max_connections is {limit}",
+                scope="node",
+                limit=limit,
+                current=connections,
             )
 
     # A connection ends.

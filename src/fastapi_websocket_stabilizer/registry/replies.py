@@ -86,8 +86,17 @@ class PendingReplies:
 
 
 def is_outcome(answer: Any) -> bool:
-    """Whether it says how many connections a request touched, or the name and text of an error."""
-    return _is_count(answer) or (isinstance(answer, list) and len(answer) == 2 and are_names(answer))
+    """Whether it is the number of connections that a request touched, or an error: class, text and values."""
+    match answer:
+        case [str(), str(), dict() as values]:
+            return all(map(is_value, values.values()))
+        case _:
+            return _is_count(answer)
+
+
+def is_value(value: object) -> bool:
+    """Whether an attribute of an error goes into an answer."""
+    return value is None or isinstance(value, str | int)
 
 
 def are_names(answer: Any) -> bool:

@@ -10,7 +10,7 @@ from ..names import NodeId, check_room
 from ..wire.envelopes import Envelope, Kind
 from ..wire.messages import Form
 from .inbound import Inbound
-from .replies import is_outcome
+from .replies import is_outcome, is_value
 from .state import NodeState
 
 _ERRORS: dict[str, type[WebSocketStabilizerError]] = {
@@ -86,12 +86,24 @@ class Requests:
         try:
             answer: Any = await self._act(client_id, request)
         except WebSocketStabilizerError as error:
-            answer = [type(error).__name__, str(error)]
+            answer = _packed(error)
         await self._inbound.answer(envelope.sender, envelope.ask, answer)
 
 
 def _touched(answer: Any) -> int:
     if isinstance(answer, list):
-        name, text = answer
-        raise _ERRORS.get(name, WebSocketStabilizerError)(text)
+        raise _unpacked(*answer)
     return int(answer)
+
+
+def _packed(error: WebSocketStabilizerError) -> list[Any]:
+    """Return an error as an answer: the public class, the text and the values that JSON has."""
+    name = next(base.__name__ for base in type(error).__mro__ if base.__name__ in _ERRORS)
+    return [name, str(error), {key: value for key, value in vars(error).items() if is_value(value)}]
+
+
+def _unpacked(name: str, text: str, values: dict[str, Any]) -> WebSocketStabilizerError:
+    error = _ERRORS.get(name, WebSocketStabilizerError)(text)
+    for key in vars(error).keys() & values.keys():
+        setattr(error, key, values[key])
+    return error

@@ -27,7 +27,10 @@ class Rooms:
         limit = self._state.config.max_rooms_per_connection
         if check_room(room) not in connection.rooms and len(connection.rooms) >= limit:
             raise ConnectionLimitExceededError(
-                f"client {connection.client_id!r} is in {limit} rooms, max_rooms_per_connection is {limit}"
+                f"client {connection.client_id!r} is in {limit} rooms, max_rooms_per_connection is {limit}",
+                scope="rooms",
+                limit=limit,
+                current=len(connection.rooms),
             )
         task = self._joining.get((connection, room))
         if task is None and self._state.shards.join(connection, room):

@@ -105,16 +105,26 @@ def _is_the_end_of(connection: Connection, error: BaseException) -> bool:
     return is_about_an_end and connection.ended is not None
 
 
+def status_of(error: WebSocketStabilizerError) -> tuple[int, int | None]:
+    """Return the HTTP status of a refused handshake, and the seconds of its ``Retry-After``, if it has one."""
+    match error:
+        case InvalidNameError() | MessageError():
+            return 400, None
+        case ConnectionLimitExceededError(scope="client"):
+            return 409, None
+        case DrainingError():
+            return 503, 1  # another node accepts the client
+        case _:
+            return 503, RETRY_AFTER_S
+
+
 def _refusal(error: WebSocketStabilizerError) -> HTTPException:
-    if isinstance(error, InvalidNameError | MessageError):
-        return HTTPException(400, str(error))
-    if isinstance(error, ConnectionLimitExceededError) and "max_connections_per_client" in str(error):
-        return HTTPException(409, str(error))
     if isinstance(error, NotStartedError):  # the answer has it, too, and no browser shows that
         _unstarted.log(f"a WebSocket was refused: {error}")
-    retry_after_s = 1 if isinstance(error, DrainingError) else RETRY_AFTER_S  # another node takes it
+    status, retry_after_s = status_of(error)
     text = UNREACHABLE if isinstance(error, LOSSES) else str(error)
-    return HTTPException(503, text, headers={"Retry-After": str(retry_after_s)})
+    headers = None if retry_after_s is None else {"Retry-After": str(retry_after_s)}
+    return HTTPException(status, text, headers=headers)
 
 
 def check_open(registry: Registry) -> None:

@@ -1,6 +1,7 @@
 """Answers of other nodes: of any JSON, only what a caller can use is one."""
 
 import asyncio
+import json
 from contextlib import suppress
 from typing import Any
 
@@ -8,10 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastapi_websocket_stabilizer.exceptions import WebSocketStabilizerError
+from fastapi_websocket_stabilizer.backends.redis.client import WrongTypeError
+from fastapi_websocket_stabilizer.exceptions import (
+    BackendUnavailableError,
+    ConnectionLimitExceededError,
+    ConnectionNotFoundError,
+    WebSocketStabilizerError,
+)
 from fastapi_websocket_stabilizer.names import NodeId
 from fastapi_websocket_stabilizer.registry.replies import PendingReplies, are_names, is_outcome, is_report
-from fastapi_websocket_stabilizer.registry.requests import _touched
+from fastapi_websocket_stabilizer.registry.requests import _packed, _touched
 from tests.unit.fakes import Clock, turns
 
 A, B = NodeId("a"), NodeId("b")
@@ -25,7 +32,8 @@ anything = st.recursive(
 
 def test_what_nodes_answer_is_an_answer() -> None:
     assert is_outcome(0)
-    assert is_outcome(["ConnectionNotFoundError", "gone"])
+    assert is_outcome(["ConnectionNotFoundError", "gone", {}])
+    assert is_outcome(["BackendUnavailableError", "away", {"outcome_unknown": True, "scope": None}])
     assert are_names([])
     assert are_names(["alice", "bob"])
     assert is_report([3, 1, 1, 1, [["alice", "slow"]]])
@@ -44,9 +52,41 @@ def test_anything_is_no_answer_or_one_that_can_be_used(answer: Any) -> None:
         assert len({client_id for client_id, _ in answer[4]}) <= len(answer[4])
 
 
-@pytest.mark.parametrize("answer", [True, 1.5, "1", None, {}, [], ["a"], ["a", "b", "c"], ["a", 1]])
+@pytest.mark.parametrize(
+    "answer",
+    [True, 1.5, "1", None, {}, [], ["a"], ["a", "b"], ["a", "b", "c"], ["a", 1, {}], ["a", "b", {"c": []}]],
+)
 def test_wrong_outcome_is_none(answer: Any) -> None:
     assert not is_outcome(answer)
+
+
+ERRORS = [
+    ConnectionLimitExceededError("full", scope="rooms", limit=1, current=1),
+    BackendUnavailableError("away", outcome_unknown=True),
+    ConnectionNotFoundError("gone"),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=repr)
+def test_error_comes_back_with_its_values(error: WebSocketStabilizerError) -> None:
+    error.add_note("a note is not sent")
+    answer = json.loads(json.dumps(_packed(error)))
+    assert is_outcome(answer)
+    with pytest.raises(type(error), match=str(error)) as caught:
+        _touched(answer)
+    del error.__notes__
+    assert vars(caught.value) == vars(error)
+
+
+def test_internal_error_comes_back_as_the_public_one() -> None:
+    with pytest.raises(BackendUnavailableError, match="a list"):
+        _touched(_packed(WrongTypeError("a list")))
+
+
+def test_unknown_values_of_an_error_are_ignored() -> None:
+    with pytest.raises(ConnectionNotFoundError) as caught:
+        _touched(["ConnectionNotFoundError", "gone", {"args": "", "with_traceback": 1}])
+    assert (str(caught.value), vars(caught.value)) == ("gone", {})
 
 
 # Waiting for them

@@ -10,14 +10,20 @@ from fastapi.testclient import TestClient
 from starlette.testclient import WebSocketDenialResponse
 
 from fastapi_websocket_stabilizer import (
+    BackendUnavailableError,
     ConfigurationError,
+    ConnectionLimitExceededError,
+    DrainingError,
     Identity,
     InvalidNameError,
     MessageError,
+    ShutdownError,
     WebSocketConfig,
     WebSocketConnectionManager,
+    WebSocketStabilizerError,
 )
 from fastapi_websocket_stabilizer.testing import FakeWebSocket, MemoryCluster
+from fastapi_websocket_stabilizer.web.routes import status_of
 from tests.support.waiting import eventually
 
 Close = Callable[[WebSocketConnectionManager], Any]
@@ -62,6 +68,23 @@ def test_closed_door_refuses_before_anybody_is_identified(why: str, path: str) -
     assert (refused.status_code, identified) == (503, [])
     assert why in refused.json()["detail"]
     assert int(refused.headers["retry-after"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("error", "answer"),
+    [
+        (InvalidNameError("empty"), (400, None)),
+        (MessageError("no JSON"), (400, None)),
+        (ConnectionLimitExceededError("full", scope="client"), (409, None)),
+        (ConnectionLimitExceededError("full", scope="node"), (503, 5)),
+        (ConnectionLimitExceededError("max_connections_per_client, says the application"), (503, 5)),
+        (DrainingError("draining"), (503, 1)),
+        (ShutdownError("shut down"), (503, 5)),
+        (BackendUnavailableError("away"), (503, 5)),
+    ],
+)
+def test_status_of_a_refusal(error: WebSocketStabilizerError, answer: tuple[int, int | None]) -> None:
+    assert status_of(error) == answer
 
 
 @pytest.mark.parametrize("why", ["draining", "max_connections is 1"])

@@ -15,7 +15,7 @@ from ...exceptions import WebSocketStabilizerError
 from ...names import NodeId
 from ...runtime.loops import running_loop
 from . import rights
-from .client import ConnectionFactory
+from .client import ConnectionFactory, NotPermittedError
 from .diagnosis import Facts, Finding, Level, diagnose, diagnose_replicas, diagnose_slots
 from .keys import Keys
 from .slots import SHARDED_SINCE, place
@@ -116,7 +116,7 @@ class _Checkup:
 
     def _unreachable(self, server: str, error: Exception, check: str = "connection") -> Finding:
         advice = "this URL must work from here"
-        if check == "connection" and "permissions" in str(error):
+        if check == "connection" and isinstance(error, NotPermittedError):
             advice = f"ACL SETUSER <user> {rights.acl_rule(self._namespace, self._rights(is_sharded=True))}"
         return Finding(check, server, str(error), advice, Level.CHANGE)
 

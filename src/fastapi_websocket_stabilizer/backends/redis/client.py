@@ -40,6 +40,10 @@ class WrongTypeError(BackendUnavailableError):
     """A key of ours holds a value of another type: somebody else wrote it."""
 
 
+class NotPermittedError(ConfigurationError):
+    """The ACL of our Redis user lacks a command, a key or a channel."""
+
+
 class Backoff:
     """Full jitter between attempts: a uniform delay below a bound that doubles up to ``LONGEST_S``."""
 
@@ -127,7 +131,9 @@ class ConnectionFactory:
             why = re.sub(r"\bUser \S+", "User ***", mask_password(str(error))) or type(error).__name__
         text = f"Redis at {self.address}: {operation}: {why}"
         if (advice := _advice(error)) is not None:
-            return ConfigurationError(f"{text}; check {advice} in redis_url")
+            is_denied = isinstance(error, redis_errors.NoPermissionError)
+            ours = NotPermittedError if is_denied else ConfigurationError
+            return ours(f"{text}; check {advice} in redis_url")
         if isinstance(error, redis_errors.ResponseError) and why.startswith("WRONGTYPE"):
             return WrongTypeError(text)
         return BackendUnavailableError(text, outcome_unknown=outcome_unknown)

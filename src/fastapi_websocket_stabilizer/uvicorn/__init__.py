@@ -1,7 +1,7 @@
-"""All that is done to uvicorn: the WebSocket class, what sockets gather and read, SIGTERM, the shared port.
+"""All changes to uvicorn: the WebSocket class, its reading and writing, SIGTERM, the shared port, log redaction.
 
-``uvicorn --ws fastapi_websocket_stabilizer.uvicorn:WebSocketProtocol`` names the class. It is loaded when it is asked
-for, since everything else here works without uvicorn.
+``uvicorn --ws fastapi_websocket_stabilizer.uvicorn:WebSocketProtocol`` selects the class. It is imported on first
+use, because the other modules work without uvicorn.
 """
 
 from typing import TYPE_CHECKING, Any

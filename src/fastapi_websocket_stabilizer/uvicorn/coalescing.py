@@ -1,4 +1,4 @@
-"""Writing to sockets: what comes for one of them in a turn of the event loop is written together at its end."""
+"""Coalesced writes: all data for a socket in one turn of the event loop is written together at its end."""
 
 import asyncio
 import logging
@@ -11,22 +11,22 @@ from ..runtime.loops import running_loop
 log: logging.Logger = logging.getLogger(__name__)
 
 COALESCED_BYTES = 16_384
-"""Bytes that wait for the end of the turn; more are written at once."""
+"""Largest number of bytes that wait for the end of the turn. More are written at once."""
 WRITE_BUFFER_BYTES = 65_536
-"""High-water mark of a socket's write buffer; above it messages wait in the outbox."""
+"""High-water mark of a socket's write buffer in bytes. Above it, messages stay in the outbox."""
 
 
 class Flushable(Protocol):
-    """What has gathered something to write."""
+    """A socket with gathered data."""
 
     def flush(self) -> None: ...
 
 
 class TickFlusher:
-    """Flushes, when a turn of the event loop ends, whatever gathered something during it.
+    """Flushes all sockets with gathered data when a turn of the event loop ends.
 
-    Sockets that are written to one right after the other wake their peers less often than sockets that are
-    written to in between, and a socket that got several messages is written to once.
+    A socket with several messages is written to once. Writes directly one after the other also wake the peers less
+    often than writes with other work in between.
     """
 
     _by_loop: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, Self]] = WeakKeyDictionary()
@@ -36,7 +36,7 @@ class TickFlusher:
 
     @classmethod
     def of(cls, loop: asyncio.AbstractEventLoop) -> Self:
-        """Return the one of an event loop."""
+        """Return the flusher of an event loop."""
         flusher = cls._by_loop.get(loop)
         if flusher is None:
             flusher = cls._by_loop[loop] = cls()
@@ -52,16 +52,16 @@ class TickFlusher:
         for gathering in ended:
             try:
                 gathering.flush()
-            except Exception:  # one socket's trouble is not the others'
+            except Exception:  # otherwise the sockets behind this one would not be written to
                 log.exception("a socket could not be written to")
 
 
 class CoalescedWrites:
-    """What a protocol writes with.
+    """The writing half of a protocol.
 
     Attributes:
-        flusher: That of the protocol's event loop.
-        descriptor: Of the socket, while it may be written to past the event loop; -1 when not.
+        flusher: The flusher of the protocol's event loop.
+        descriptor: File descriptor of the socket while direct writes to it are allowed, otherwise -1.
     """
 
     transport: asyncio.Transport
@@ -70,7 +70,7 @@ class CoalescedWrites:
     _gathered: bytes = b""
 
     def write_soon(self, data: bytes) -> None:
-        """Write when this turn of the event loop ends, together with what else comes for this socket."""
+        """Write at the end of this turn of the event loop, together with other data for this socket."""
         if not self._gathered:
             self.flusher.add(self)
         self._gathered += data
@@ -78,16 +78,17 @@ class CoalescedWrites:
             self.flush()
 
     def flush(self) -> None:
-        """Write what was gathered, if there still is somebody to read it."""
+        """Write the gathered data, or drop it if the transport is closing."""
         if self.transport.is_closing():
             self._gathered = b""
         elif self._gathered:
             self.write_now(b"")
 
     def write_now(self, data: bytes) -> None:
-        """Write at once, behind what was gathered.
+        """Write at once, behind the gathered data.
 
-        uvloop gathers too, and costs a third of the system call; what is gathered need not pay for that twice.
+        The write goes to the descriptor, past the transport. A transport of uvloop gathers as well, which takes a
+        third of the time of the system call and is of no use here.
         """
         if self._gathered:
             data, self._gathered = self._gathered + data, b""
@@ -96,7 +97,7 @@ class CoalescedWrites:
             return
         try:
             sent = os.write(self.descriptor, data)
-        except OSError:  # full, or gone: the transport finds out
+        except OSError:  # the buffer is full or the peer is gone: leave both cases to the transport
             sent = 0
         if sent < len(data):
             self.transport.write(data[sent:])

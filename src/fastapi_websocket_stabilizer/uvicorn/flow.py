@@ -1,4 +1,4 @@
-"""Flow control of one socket: a flag to wait for, and bounds on what the kernel keeps for it."""
+"""Flow control of one socket: a flag to wait for, and bounds on its buffer in the kernel."""
 
 import asyncio
 import socket
@@ -8,11 +8,11 @@ from ..local.owner import Limits
 from ..runtime.loops import running_loop
 
 KERNEL_BUFFER_BYTES = 131_072
-"""What the kernel may hold unsent for one socket (TCP_NOTSENT_LOWAT, Linux and macOS)."""
+"""Largest number of unsent bytes in the kernel for one socket (TCP_NOTSENT_LOWAT, Linux and macOS)."""
 
 
 class Flag:
-    """What flow control needs of ``asyncio.Event``, without 700 bytes of empty queue for each socket."""
+    """The part of ``asyncio.Event`` that flow control needs. Saves 700 bytes of empty queue per socket."""
 
     __slots__ = ("_waiting",)
 
@@ -37,7 +37,7 @@ class Flag:
 
 
 def bound_kernel_buffer(peer: socket.socket, limits: Limits) -> None:
-    """Bound what the kernel holds for a peer that reads slowly, and how long for one that is gone."""
+    """Bound the kernel's buffer for a slow peer, and the time for which it retries sending to a lost peer."""
     if peer.family not in (socket.AF_INET, socket.AF_INET6):
         return
     silence_s = limits.heartbeat_interval + limits.heartbeat_timeout
@@ -45,6 +45,6 @@ def bound_kernel_buffer(peer: socket.socket, limits: Limits) -> None:
         ("TCP_NOTSENT_LOWAT", KERNEL_BUFFER_BYTES),
         ("TCP_USER_TIMEOUT", min(int(1000 * silence_s), 2**31 - 1)),
     ):
-        if hasattr(socket, option):  # neither is on every platform
+        if hasattr(socket, option):  # some platforms lack one or both
             with suppress(OSError):
                 peer.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)

@@ -1,4 +1,4 @@
-"""Shares each turn of the event loop among the sockets whose peers sent more than one turn is to handle."""
+"""Shared budget of one turn of the event loop for sockets whose peers sent more than one turn may handle."""
 
 from asyncio import AbstractEventLoop
 from collections import deque
@@ -6,16 +6,16 @@ from typing import ClassVar, Protocol, Self
 from weakref import WeakKeyDictionary, proxy
 
 FRAMES_PER_TURN = 32
-"""Frames that all sockets together continue with in one turn: 0.3 ms of parsing. A socket's first ones are extra."""
+"""Frames per turn for the deferred input of all sockets: 0.3 ms of parsing. The first frames of a read are extra."""
 BYTES_PER_FRAME = 4096
-"""Bytes of content, inflated, that cost as much as one more frame."""
+"""Bytes of inflated content that count as one more frame."""
 MESSAGE_COST = 4
-"""Frames that a message counts for besides its own: the application handles it in the same turn."""
+"""Additional frames that a message counts as, because the application handles it in the same turn."""
 PAUSE_PER_FRAME_S = 0.0001
-"""Pause after a part of a heavy socket, for each frame that the part counts for: ten times what it takes. Heavy
-sockets together take a tenth of the time. A message of 1 MiB is inflated in one piece, in 2 ms."""
+"""Seconds of pause after a part of a heavy socket, per frame of its cost. That is ten times the parsing time, so
+heavy sockets together take a tenth of the time. A message of 1 MiB is inflated in one piece, in 2 ms."""
 READ_BYTES = 32_768
-"""Bytes of one read on asyncio: what is left of it waits in memory. uvloop reads 250 KiB into a buffer of its own."""
+"""Bytes of one read on asyncio. Its unparsed rest stays in memory. uvloop reads 250 KiB into a buffer of its own."""
 
 
 class Reads(Protocol):
@@ -27,20 +27,20 @@ class Reads(Protocol):
 
 
 class Intake:
-    """The budget of one event loop for input that has to wait.
+    """The budget of one event loop for deferred input.
 
-    A socket that sends little is parsed when its bytes arrive, or first in the next turn. One that sends more than
-    its share waits, is not read until then, and continues in the next turns, in the order of arrival. Heavy sockets
-    wait in a queue of their own, with pauses: their last message was long, or their frames carry next to nothing.
+    A socket that sends little is parsed when its bytes arrive, or first in the next turn. A socket that sends more
+    than its share is not read for a while. It continues in later turns, in order of arrival. A socket is heavy if
+    its last message was long, or if its frames carry almost nothing. Heavy sockets continue one by one, with pauses.
 
     Attributes:
-        buffer: What the sockets of this loop are read into, one after the other.
+        buffer: The buffer that all sockets of this loop are read into.
     """
 
     _by_loop: ClassVar[WeakKeyDictionary[AbstractEventLoop, Self]] = WeakKeyDictionary()
 
     def __init__(self, loop: AbstractEventLoop) -> None:
-        self._loop = proxy(loop)  # it is the key of the table that holds this object
+        self._loop = proxy(loop)  # a strong reference would keep the entry of the weak table alive
         self._arrived: deque[Reads] = deque()
         self._waiting: deque[Reads] = deque()
         self._heavy: deque[Reads] = deque()
@@ -50,14 +50,14 @@ class Intake:
 
     @classmethod
     def of(cls, loop: AbstractEventLoop) -> Self:
-        """Return the one of an event loop."""
+        """Return the intake of an event loop."""
         intake = cls._by_loop.get(loop)
         if intake is None:
             intake = cls._by_loop[loop] = cls(loop)
         return intake
 
     def buffer_of(self, size: int) -> memoryview:
-        """Return ``buffer``, made large enough to read ``size`` bytes at once."""
+        """Return ``buffer``, grown to at least ``size`` bytes."""
         if size > len(self.buffer):
             self.buffer = memoryview(bytearray(size))
         return self.buffer
@@ -69,21 +69,21 @@ class Intake:
 
     @property
     def has_room(self) -> bool:
-        """Whether a socket may continue at once: the turn is not spent, and no other socket waits."""
+        """Whether a socket may continue at once: the turn is not spent and no other socket is waiting."""
         return self._left > 0 and not self._waiting and not self._arrived
 
     def spend(self, frames: int) -> None:
-        """Charge this turn."""
+        """Charge this turn with the cost of ``frames`` frames."""
         self._left -= frames
         self._schedule()
 
     def arrive(self, socket: Reads) -> None:
-        """Have ``socket.parse_on`` called in the next turn, before those that wait to continue."""
+        """Call ``socket.parse_on`` in the next turn, before the sockets that wait to continue."""
         self._arrived.append(socket)
         self._schedule()
 
     def wait(self, socket: Reads, *, heavy: bool = False) -> None:
-        """Have ``socket.parse_on`` called in a later turn, once."""
+        """Call ``socket.parse_on`` once, in a later turn."""
         if not heavy:
             self._waiting.append(socket)
             self._schedule()
@@ -101,7 +101,7 @@ class Intake:
     def _begin_turn(self) -> None:
         self._is_scheduled, self._left = False, FRAMES_PER_TURN
         for queue in (self._arrived, self._waiting):
-            for _ in range(len(queue)):  # each at most once
+            for _ in range(len(queue)):  # each socket at most once: parse_on may queue it again
                 if self._left <= 0:
                     break
                 queue.popleft().parse_on()

@@ -1,4 +1,4 @@
-"""The parser of ``websockets``, one frame at a time, and the compression that it agrees to."""
+"""The parser of ``websockets``, one frame at a time, and the negotiation of compression."""
 
 from collections.abc import Generator, Sequence
 
@@ -13,13 +13,13 @@ from ..wire import frames
 
 
 class FrameReader(StreamReader):
-    """Input of a parser that stops in front of each frame.
+    """Input of a parser that stops before each frame.
 
-    A few bytes can be thousands of frames, and a few frames of deflate megabytes of messages.
+    The reason is that a few bytes can be thousands of frames, and a few deflated frames can be megabytes.
 
     Attributes:
-        may_begin: Whether the parser may begin one more frame; it clears this when it does.
-        is_between_frames: Whether the parser waits in front of a frame, for input or for ``may_begin``.
+        may_begin: Whether the parser may begin one more frame. Cleared when it begins.
+        is_between_frames: Whether the parser waits before a frame, for input or for ``may_begin``.
     """
 
     def __init__(self, unread: bytes | bytearray) -> None:
@@ -29,7 +29,7 @@ class FrameReader(StreamReader):
         self.is_between_frames: bool = True
 
     def at_eof(self) -> Generator[None, None, bool]:
-        """Return whether the input has ended; the parser asks in front of each frame."""
+        """Return whether the input has ended. The parser calls this before each frame."""
         self.is_between_frames = True
         while not (self.may_begin and (self.buffer or self.eof)):
             yield
@@ -38,9 +38,9 @@ class FrameReader(StreamReader):
 
 
 def frame_by_frame(connection: Protocol) -> FrameReader:
-    """Make a connection whose handshake was parsed stop in front of each frame.
+    """Return the reader of a new parser that stops before each frame. Call this after the handshake.
 
-    The parser that read the handshake keeps the request; the new one does not.
+    The former parser keeps the request in memory, the new one does not.
     """
     reader = connection.reader = FrameReader(connection.reader.buffer)
     connection.parser = Protocol.parse(connection)
@@ -51,7 +51,7 @@ def frame_by_frame(connection: Protocol) -> FrameReader:
 class DeflateFactory(ServerPerMessageDeflateFactory):
     """permessage-deflate without context takeover, in a window of at most 4 KiB.
 
-    One compressed frame then serves every socket, and an idle socket keeps no decoder of 7 KiB.
+    So one compressed frame serves every socket, and an idle socket keeps no decoder of 7 KiB.
     """
 
     def __init__(self) -> None:
@@ -66,24 +66,25 @@ class DeflateFactory(ServerPerMessageDeflateFactory):
     def process_request_params(
         self, params: Sequence[ExtensionParameter], accepted_extensions: Sequence[Extension]
     ) -> tuple[list[ExtensionParameter], PerMessageDeflate]:
-        """Answer an offer.
+        """Return the response to an offer, and the extension.
 
         Raises:
-            NegotiationError: The offer cannot be accepted; the handshake goes on without this extension.
+            NegotiationError: The offer cannot be accepted. The handshake continues without this extension.
         """
         if ("server_max_window_bits", "8") in params:
-            # zlib has no raw deflate with that window. Releases of websockets before 17.2 agree to it.
+            # zlib has no raw deflate with this window, but releases of websockets before 17.2 accept it.
             raise NegotiationError("server_max_window_bits=8 is not possible")
         answer, extension = super().process_request_params(params, accepted_extensions)
         if all(name != "server_max_window_bits" for name, _ in params):
-            # A smaller window than asked for is always allowed. Some clients refuse an answer that names it unasked.
+            # A smaller window than offered needs no mention. Some clients refuse a response with a parameter that
+            # they did not offer.
             answer = [(name, value) for name, value in answer if name != "server_max_window_bits"]
         return answer, extension
 
 
 def largest_frame(max_message_size: int) -> int:
-    """Return the most bytes that a compressed message of ``max_message_size`` bytes may have on the wire.
+    """Return the largest compressed size in bytes of a message of ``max_message_size`` bytes.
 
-    Input that does not compress grows: by an eighth with the smallest memory level of zlib (``deflateBound``).
+    Incompressible input grows by up to an eighth with the smallest memory level of zlib (``deflateBound``).
     """
     return max_message_size + max_message_size // 8 + 64

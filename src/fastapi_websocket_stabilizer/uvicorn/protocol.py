@@ -1,8 +1,8 @@
-"""A WebSocket class for uvicorn that gives the manager what ASGI lacks; everything works without it, slower.
+"""A WebSocket class for uvicorn that offers the manager more than ASGI. It is optional, but faster.
 
-``manager.lifespan`` installs it by itself (``WebSocketConfig.uvicorn_protocol``); or name it yourself:
+``manager.lifespan`` installs it (``WebSocketConfig.uvicorn_protocol``). It can also be selected by
 ``uvicorn --ws fastapi_websocket_stabilizer.uvicorn:WebSocketProtocol``. Sockets that no manager registers are
-served as uvicorn's own class serves them.
+served as with uvicorn's own class.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ from .flow import Flag, bound_kernel_buffer
 from .sigterm import find_server
 
 OLDEST = {"uvicorn": "0.53.0", "websockets": "17.0"}
-"""The first two that agree on how header values are encoded; else one that is not ASCII fails the handshake."""
+"""Oldest releases that encode header values alike. With others, a value that is not ASCII fails the handshake."""
 
 
 def _release(number: str) -> tuple[int, ...]:
@@ -49,23 +49,23 @@ def _check_releases() -> None:
 
 _check_releases()
 
-# Below the check: older releases may lack what is used here.
+# Imported after the check, so that releases that are too old get its error and not an ImportError.
 from .receiving import ReceivingProtocol  # noqa: E402 - see the line above
 
 NAME = "fastapi_websocket_stabilizer.uvicorn:WebSocketProtocol"
 
 
 class WebSocketProtocol(CoalescedWrites, ReceivingProtocol):
-    """One WebSocket: uvicorn's, and a ``Line`` for the manager that registers it."""
+    """One WebSocket: uvicorn's class, and a ``Line`` for the manager that registers it."""
 
-    # Uvicorn's attributes that are set here too.
+    # Attributes of uvicorn's class that are set here.
     close_timeout: float
     frames_at_once: int
     close_timer: asyncio.TimerHandle | None
     scope: Any
     queue: asyncio.Queue[ASGIReceiveEvent]
     writable: asyncio.Event
-    # Those of CoalescedWrites.
+    # Attributes of CoalescedWrites.
     flusher: TickFlusher
     descriptor: int
 
@@ -82,7 +82,7 @@ class WebSocketProtocol(CoalescedWrites, ReceivingProtocol):
         self.is_parked: bool = False
         self.flusher = TickFlusher.of(self.loop)
 
-    # The handshake, and what the application sends by itself
+    # Handshake, and calls of the application
 
     def handle_connect(self, event: Request) -> None:
         super().handle_connect(event)
@@ -100,12 +100,12 @@ class WebSocketProtocol(CoalescedWrites, ReceivingProtocol):
         except ClientDisconnected:
             pass
         except BaseException as error:
-            # A handler may leave with its socket's end: of a registered socket the manager knows, and has said so.
+            # Handlers of registered sockets may exit with WebSocketDisconnect; the manager has already logged it.
             if not self._observers or not isinstance(error, WebSocketDisconnect):
                 self.logger.exception("Exception in ASGI application\n")
             self.send_500_response()
         else:
-            if not self.handshake_complete and not self.close_sent:  # nor refused with an HTTP answer
+            if not self.handshake_complete and not self.close_sent:  # neither accepted nor refused
                 self.logger.error("ASGI callable returned without completing handshake.")
                 self.send_500_response()
         if not self.is_parked:
@@ -115,7 +115,7 @@ class WebSocketProtocol(CoalescedWrites, ReceivingProtocol):
         for observer in self._observers:
             observer.abandoned()
         if self.scope is not None:
-            self.scope["extensions"].pop(EXTENSION, None)  # a reference to ourselves
+            self.scope["extensions"].pop(EXTENSION, None)  # breaks a reference cycle
         if self.close_timer is None:
             self._cut()
             self.transport.close()
@@ -135,23 +135,23 @@ class WebSocketProtocol(CoalescedWrites, ReceivingProtocol):
             self.write_soon(Encoded(Form.TEXT, text, len(text)).frame(self.window_bits))
 
     async def _send_other(self, message: ASGISendEvent) -> None:
-        """Send anything but a message to an open socket."""
+        """Send an ASGI event other than a message to an open socket."""
         if message["type"] == "websocket.close":
             self._cut()
-        if self._is_refused:  # for what its peer sent; uvicorn would blame the application, with a traceback
+        if self._is_refused:  # because of invalid input; uvicorn would log it as an error of the application
             raise ClientDisconnected
         await super().send(message)
         if self.is_open:
             self.accepted()
         elif self.close_sent:
-            self.resume_reading()  # the peer's close frame may be behind other messages
+            self.resume_reading()  # otherwise the peer's close frame could stay unread behind other messages
 
     async def receive(self) -> ASGIReceiveEvent:
-        if self.is_parked:  # the application is over; what comes in goes to the inbox
+        if self.is_parked:  # the application has returned; messages go to the inbox
             return {"type": "websocket.disconnect", "code": close_codes.NO_STATUS}
         return await super().receive()
 
-    # What the manager calls
+    # Called by the manager
 
     @property
     def is_open(self) -> bool:
@@ -164,7 +164,7 @@ class WebSocketProtocol(CoalescedWrites, ReceivingProtocol):
         return not self.writable.is_set()
 
     def attach(self, observer: LineObserver, limits: Limits) -> None:
-        """Bound the buffers, and tell the observer what happens; its heartbeat replaces uvicorn's."""
+        """Notify ``observer`` of events from now on, and bound the buffers. Its heartbeat replaces uvicorn's."""
         self._observers = (*self._observers, observer)
         if self.disconnected:
             self.loop.call_soon(observer.gone, "its socket is closed")
@@ -181,18 +181,18 @@ class WebSocketProtocol(CoalescedWrites, ReceivingProtocol):
             self.descriptor = peer.fileno() if is_plain else -1
 
     def detach(self, observer: Observer) -> None:
-        """Tell this observer nothing any more."""
+        """Stop notifying this observer."""
         self._observers = tuple(each for each in self._observers if each is not observer)
         if self.is_open:
             self.start_keepalive()
 
     def ping(self) -> None:
-        """Write a ping frame; any answer is life."""
+        """Write a ping frame. Any frame of the peer counts as an answer."""
         if self.is_open:
             self.transport.write(frames.PING_FRAME)
 
     def hang_up(self, code: int, reason: str, timeout_s: float) -> None:
-        """Write a close frame behind everything else; abort if the peer has not closed in time."""
+        """Write a close frame behind all data, and abort if the peer has not closed within ``timeout_s``."""
         if not self.is_open:
             return
         self.conn.send_close(code, reason)
@@ -201,19 +201,19 @@ class WebSocketProtocol(CoalescedWrites, ReceivingProtocol):
         self.transport.write(b"".join(self.conn.data_to_send()))
         self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
         self.close_timer = self.loop.call_later(timeout_s, self.abort)
-        self.resume_reading()  # the peer's close frame may be behind other messages
+        self.resume_reading()  # otherwise the peer's close frame could stay unread behind other messages
 
     def abort(self) -> None:
-        """Drop the socket and what is buffered for it."""
+        """Close the socket without writing its buffer."""
         self._cut()
         self.transport.abort()
 
     async def drain(self) -> None:
-        """Wait until the write buffer is below its low-water mark, or the socket is gone."""
+        """Wait until the write buffer is below its low-water mark, or the socket is closed."""
         await self.writable.wait()
 
     def park(self, inbox: Events) -> None:
-        """Keep the socket when the application returns. What it was asked with is forgotten."""
+        """Keep the socket open after the application returns, and release the request data."""
         self.is_parked = True
         waiting = self.queue
         self.queue = cast("asyncio.Queue[ASGIReceiveEvent]", inbox)
@@ -222,7 +222,7 @@ class WebSocketProtocol(CoalescedWrites, ReceivingProtocol):
         self.scope = None
         del self.response, self.app_state  # only the application needs them
 
-    # What the transport and the parser say
+    # Called by the transport and the parser
 
     def handle_parser_exception(self) -> None:
         self._cut()
@@ -242,7 +242,7 @@ class WebSocketProtocol(CoalescedWrites, ReceivingProtocol):
     def eof_received(self) -> None:
         super().eof_received()
         self._cut()
-        self._abort_unless_closed()  # the transport closes, once the peer has read what is buffered
+        self._abort_unless_closed()  # the transport closes only when the peer has read the buffer
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._cut()
@@ -257,30 +257,30 @@ class WebSocketProtocol(CoalescedWrites, ReceivingProtocol):
             self._abort_unless_closed()
 
     def _cut(self) -> None:
-        """Nothing more is written; the descriptor may soon be that of another socket."""
+        """End direct writes: after a close, the descriptor may belong to another socket."""
         self.flush()
         self.descriptor = -1
         for observer in self._observers:
             observer.cut()
 
     def _abort_unless_closed(self) -> None:
-        """A peer that reads nothing must not keep a socket that is being closed, nor a server that ends."""
+        """Abort after ``close_timeout``. Otherwise a peer that reads nothing would block the server's shutdown."""
         if self.close_timer is None and not self.disconnected:
             self.close_timer = self.loop.call_later(self.close_timeout, self.abort)
 
 
 def install(*, compress: bool, max_message_size: int) -> str:
-    """Have the uvicorn that runs this process serve new sockets with ``WebSocketProtocol``.
+    """Serve new sockets of the uvicorn ``Server`` in this process with ``WebSocketProtocol``.
 
-    Called in lifespan startup: the handler of SIGTERM is then the method of the server that is starting.
+    Call this in lifespan startup, when the handler of SIGTERM is a method of the starting server.
 
     Args:
-        compress: Whether compression may be agreed on.
-        max_message_size: Bytes of an inbound message, also before a manager registers its socket. Where several
-            managers share a server, the largest value counts until then.
+        compress: Whether compression may be negotiated.
+        max_message_size: Bytes of an inbound message, also before a manager registers its socket. If several
+            managers share a server, the largest value applies until then.
 
     Returns:
-        Why not; empty when it is installed.
+        The reason why the class is not installed, or "" if it is.
     """
     server = find_server()
     if not isinstance(server, Server):
@@ -288,7 +288,7 @@ def install(*, compress: bool, max_message_size: int) -> str:
     config = server.config
     chosen = config.ws_protocol_class
     if not isinstance(chosen, type) or not issubclass(WebSocketProtocol, chosen):
-        return f"uvicorn was told to use {getattr(chosen, '__name__', chosen)}"
+        return f"uvicorn is configured to use {getattr(chosen, '__name__', chosen)}"
     config.ws_protocol_class = WebSocketProtocol
     config.ws_per_message_deflate &= compress
     uvicorns = _uvicorns_limit.setdefault(config, config.ws_max_size)
@@ -298,4 +298,4 @@ def install(*, compress: bool, max_message_size: int) -> str:
 
 
 _uvicorns_limit: WeakKeyDictionary[Config, int] = WeakKeyDictionary()
-"""``ws_max_size`` as uvicorn was told."""
+"""The original ``ws_max_size`` of each server's configuration."""

@@ -1,4 +1,4 @@
-"""Reading for the uvicorn class: no more than the application takes, and a bounded share of each turn of the loop."""
+"""The reading half of the uvicorn class: backpressure, and a bounded share of each turn of the event loop."""
 
 import asyncio
 from typing import Any, cast
@@ -23,24 +23,24 @@ from .parsing import DeflateFactory, FrameReader, frame_by_frame, largest_frame
 FRAMES_AT_ONCE = 8
 """Frames of one socket that are parsed in one turn of the event loop, unless ``inbound_frames_per_turn`` is set."""
 LEAST_MAX_FRAGMENTS = 16_384
-"""Fragments that a message may have, whatever its size; empty ones cost no memory but time."""
+"""Least bound on the fragments of a message, whatever its size. Empty fragments take no memory, but time."""
 BYTES_PER_FRAGMENT = 64
-"""A message of ``max_message_size`` may come in fragments of this size. Frames that carry less are paced."""
+"""Smallest average fragment, in bytes, of a message of ``max_message_size``. Frames with less content are paced."""
 DEFLATE = DeflateFactory()
 
 
 class ReceivingProtocol(WebSocketsSansIOProtocol, asyncio.BufferedProtocol):
-    """uvicorn's WebSocket class, which reads only what the application takes.
+    """uvicorn's WebSocket class with backpressure: it reads no faster than the application receives.
 
-    Nothing is read before the application accepts the socket. Then the parser stops behind each message until the
-    application has taken it, and after ``frames_at_once`` frames until the next turn of the event loop.
+    Nothing is read before the application accepts the socket. Then the parser stops after each message until the
+    application has taken it, and after ``frames_at_once`` frames until a later turn of the event loop.
 
     Attributes:
-        window_bits: Of the deflate that was agreed on for what we send; 0 for none.
+        window_bits: Window of the negotiated deflate for sent messages; 0 for none.
         frames_at_once: Frames that are parsed in one turn of the event loop.
     """
 
-    # Uvicorn's attributes that are used here.
+    # Attributes of uvicorn's class that are used here.
     conn: Any
     frames: list[bytes]
     queue: asyncio.Queue[ASGIReceiveEvent]
@@ -60,33 +60,33 @@ class ReceivingProtocol(WebSocketsSansIOProtocol, asyncio.BufferedProtocol):
             self.conn.available_extensions = [DEFLATE]
         self.window_bits: int = 0
         self.frames_at_once: int = FRAMES_AT_ONCE
-        self._observers: tuple[LineObserver, ...] = ()  # one, unless it is registered under several ids
+        self._observers: tuple[LineObserver, ...] = ()  # one per id that the socket is registered under
         self._intake = Intake.of(self.loop)
-        self._reader: FrameReader | None = None  # since the handshake was read
-        self._is_full = True  # the application has to accept the socket, or to take a message, first
+        self._reader: FrameReader | None = None  # set when the handshake has been read
+        self._is_full = True  # the application must first accept the socket or take a message
         self._is_waiting = False  # for a later turn of the event loop
-        self._is_heavy = False  # its last part overdrew a turn, or carried next to nothing: control frames
+        self._is_heavy = False  # the last part overdrew a turn, or had almost no content (control frames)
         self._is_accepted = self._has_peer_gone = self._is_refused = False
         self._fragments = 0
         self._max_message_size: int = self.conn.max_message_size or 0  # 0: no bound
-        self._last: ASGIReceiveEvent | None = None  # the disconnect, behind what was received before it
+        self._last: ASGIReceiveEvent | None = None  # the disconnect, held back until all messages are parsed
 
     @property
     def is_reading(self) -> bool:
-        """False while the application does not keep up with what comes in."""
+        """False while the socket is not read because the application does not keep up."""
         return not self._is_full or self.disconnected
 
     def limit_messages(self, max_message_size: int) -> None:
-        """Refuse longer messages; compressed ones are measured when they are inflated."""
+        """Refuse messages of more than ``max_message_size`` inflated bytes. The limit never grows."""
         limit = min(self._max_message_size or max_message_size, max_message_size)
         self._max_message_size = limit
         self.conn.max_message_size = largest_frame(limit) if self.conn.extensions else limit
 
-    # The handshake
+    # Handshake
 
     def handle_connect(self, event: Request) -> None:
         if any(agent.startswith("Tornado/") for agent in event.headers.get_all("User-Agent")):
-            # Its client overlooks client_no_context_takeover, and sends what cannot be inflated (Tornado 6.6).
+            # Tornado's client (6.6) ignores client_no_context_takeover. Its messages could not be inflated.
             self.conn.available_extensions = []
         super().handle_connect(event)
         if self.close_sent:
@@ -95,31 +95,32 @@ class ReceivingProtocol(WebSocketsSansIOProtocol, asyncio.BufferedProtocol):
             self.window_bits = cast("PerMessageDeflate", extension).local_max_window_bits
         if self._max_message_size:
             self.limit_messages(self._max_message_size)
-        del self.request  # the parser forgets it too
+        del self.request  # an open socket needs no request; the new parser does not keep it either
         self._reader = frame_by_frame(self.conn)
         self._pause()
 
     def accepted(self) -> None:
-        """Begin to read: the application has accepted the socket."""
+        """Begin to read, because the application has accepted the socket."""
         self._is_accepted = True
         self.resume_reading()
 
     def _answer_bad_request(self) -> None:
-        """Answer a request that the parser gave up on; without an answer the peer would wait for ever."""
+        """Answer a malformed request. Without an answer the peer would wait indefinitely."""
         if self.conn.handshake_exc is None or self.handshake_initiated:
             return
         answer = b"".join(self.conn.data_to_send())
-        if not answer:  # newer releases of websockets have one for what is too long
+        if not answer:  # newer releases of websockets answer requests that are too long themselves
             cause = self.conn.handshake_exc.__cause__ or self.conn.handshake_exc
             answer = self.conn.reject(400, f"Failed to open a WebSocket connection: {cause}.\n").serialize()
         self.handshake_complete = self.close_sent = True
         self.transport.write(answer)
         self.transport.close()
 
-    # What the transport calls
+    # Called by the transport
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        # asyncio's TLS reads only once more when its peer has gone, and says how much there is; -1 without TLS.
+        # With TLS, asyncio reads only once more after the peer has gone, so all of sizehint must fit. Without TLS
+        # sizehint is -1.
         return self._intake.buffer_of(sizehint)
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -144,16 +145,17 @@ class ReceivingProtocol(WebSocketsSansIOProtocol, asyncio.BufferedProtocol):
             self._parse(reader, data)
 
     def parse_on(self) -> None:
-        """Parse the next part of what was received already, at the expense of this turn."""
+        """Parse the next part of the received data, and charge this turn of the event loop."""
         self._is_waiting = self._is_heavy = False
         if self._reader is not None and not self._is_full:
             frames = self._parse(self._reader, b"")
             self._intake.spend(frames + MESSAGE_COST * self._is_full)
 
     def resume_reading(self, *, soon: bool = False) -> None:
-        """Read on: the application has taken what was received.
+        """Continue reading, because the application has taken the last message.
 
-        With ``soon`` in the next turn of the loop: the application may answer before a later frame ends the socket.
+        With ``soon``, continue in the next turn. The application can then answer before a later frame closes the
+        socket.
         """
         if not self._is_accepted or not self._is_full:
             return
@@ -178,7 +180,7 @@ class ReceivingProtocol(WebSocketsSansIOProtocol, asyncio.BufferedProtocol):
         self._has_peer_gone = True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        # Not uvicorn's: its disconnect would overtake messages that were received before it.
+        # Replaces uvicorn's method, whose disconnect would overtake messages that were received before it.
         self.stop_keepalive()
         self.connections.discard(self)
         if self._last is None:
@@ -189,7 +191,7 @@ class ReceivingProtocol(WebSocketsSansIOProtocol, asyncio.BufferedProtocol):
         if self.close_timer is not None:
             self.close_timer.cancel()
             self.close_timer = None
-        self.transport.close()  # a send that waited for room must find the socket closed
+        self.transport.close()  # otherwise a send that waited for the write buffer would find the socket open
         self.logger.log(TRACE_LOG_LEVEL, "%s:%d - WebSocket connection lost", *(self.client or ("", 0)))
         if not self._is_accepted or self._reader is None:
             self.queue.put_nowait(self._last)
@@ -200,11 +202,11 @@ class ReceivingProtocol(WebSocketsSansIOProtocol, asyncio.BufferedProtocol):
 
     @property
     def _has_more(self) -> bool:
-        """Whether something is left to parse, or to say."""
+        """Whether there is unparsed data, or a disconnect to report."""
         return self._last is not None or (self._reader is not None and bool(self._reader.buffer))
 
     def _parse(self, reader: FrameReader, data: bytes) -> int:
-        """Parse up to the next message, within this socket's share of the turn; return the number of frames."""
+        """Parse up to the next message, within this socket's share of the turn. Return the number of frames."""
         parsed, carried = 0, self._carried
         while self._may_parse and not self._is_full:
             if parsed == self.frames_at_once:
@@ -215,7 +217,7 @@ class ReceivingProtocol(WebSocketsSansIOProtocol, asyncio.BufferedProtocol):
             super().data_received(data)
             data = b""
             if not reader.is_between_frames:
-                break  # the rest of the frame is still to come
+                break  # the rest of the frame has not arrived
             parsed += 1
             if not reader.buffer:
                 break
@@ -230,7 +232,7 @@ class ReceivingProtocol(WebSocketsSansIOProtocol, asyncio.BufferedProtocol):
 
     @property
     def _carried(self) -> int:
-        """Bytes of the message that is not complete yet."""
+        """Bytes received so far of an incomplete message."""
         return len(self.frames[0]) if self.frames else 0
 
     @property
@@ -240,7 +242,7 @@ class ReceivingProtocol(WebSocketsSansIOProtocol, asyncio.BufferedProtocol):
         return not self.close_sent if self._has_peer_gone else not self.transport.is_closing()
 
     def _read_later(self) -> None:
-        """Read no more, and parse on in a later turn, or when the application has taken what it was given."""
+        """Stop reading. Parsing continues in a later turn, or when the application has taken its message."""
         self._pause()
         if not self._is_full and not self._is_waiting:
             self._is_waiting = True
@@ -249,7 +251,7 @@ class ReceivingProtocol(WebSocketsSansIOProtocol, asyncio.BufferedProtocol):
                 observer.deferred()
 
     def _read_on(self) -> None:
-        """All that was received is parsed and taken."""
+        """Read from the socket again, or report its end: all received data is parsed and taken."""
         if self._last is not None:
             self.queue.put_nowait(self._last)
             self._last, self._is_full = None, True
@@ -262,7 +264,8 @@ class ReceivingProtocol(WebSocketsSansIOProtocol, asyncio.BufferedProtocol):
             self.read_paused = True
             self.transport.pause_reading()
 
-    # What the parser found. It holds its last frame until the next one: an idle socket must not keep its content.
+    # Called by the parser. It keeps its last frame until the next one, so _spend_for drops the content of each frame.
+    # Otherwise an idle socket would keep its last message in memory.
 
     def handle_text(self, event: Frame) -> None:
         super().handle_text(event)
@@ -280,7 +283,7 @@ class ReceivingProtocol(WebSocketsSansIOProtocol, asyncio.BufferedProtocol):
         if self._fragments >= most:  # the first frame is not counted here
             self._refuse(close_codes.POLICY_VIOLATION, f"more than {most} fragments")
             return
-        # One growing buffer: a list of fragments would cost 60 bytes for each empty one.
+        # Fragments are joined in one buffer, because a list would take 60 bytes for each empty fragment.
         message = cast("list[Any]", self.frames)
         if not isinstance(message[0], bytearray):
             message[0] = bytearray(message[0])
@@ -300,7 +303,7 @@ class ReceivingProtocol(WebSocketsSansIOProtocol, asyncio.BufferedProtocol):
     def send_receive_event_to_app(self) -> None:
         data, self.frames = self.frames[0], []
         if self.close_sent:
-            return  # too late; reading goes on, up to the peer's close frame
+            return  # too late for the application; reading continues up to the peer's close frame
         if self._max_message_size and len(data) > self._max_message_size:
             reason = f"{len(data)} bytes, the limit is {self._max_message_size}"
             self._refuse(close_codes.TOO_LARGE, reason)
@@ -309,7 +312,7 @@ class ReceivingProtocol(WebSocketsSansIOProtocol, asyncio.BufferedProtocol):
         else:
             try:
                 self._receive({"type": "websocket.receive", "text": data.decode()})
-            except UnicodeDecodeError:  # uvicorn would log a traceback for each
+            except UnicodeDecodeError:  # uvicorn would log a traceback for each such message
                 self._refuse(close_codes.INVALID_DATA, "text is not UTF-8")
 
     def _receive(self, event: ASGIReceiveEvent) -> None:
@@ -317,13 +320,13 @@ class ReceivingProtocol(WebSocketsSansIOProtocol, asyncio.BufferedProtocol):
         self.queue.put_nowait(event)
 
     def _refuse(self, code: int, reason: str) -> None:
-        if self.conn.state is State.OPEN:  # else a close that came with it was answered already
+        if self.conn.state is State.OPEN:  # otherwise a close frame in the same read is already answered
             self.conn.fail(code, reason)
         self.handle_parser_exception()
 
     def handle_ping(self) -> None:
         if self.close_sent or self.transport.is_closing() or not self.writable.is_set():
-            self.conn.data_to_send()  # a peer that reads no pongs gets none, and does not fill our memory
+            self.conn.data_to_send()  # drop the pong: for a peer that reads none, pongs would fill the memory
         else:
             super().handle_ping()
 
@@ -331,18 +334,18 @@ class ReceivingProtocol(WebSocketsSansIOProtocol, asyncio.BufferedProtocol):
         left = self.conn.close_rcvd
         if not self._has_peer_gone or self.close_sent or left is None:
             super().handle_close(event)
-        else:  # it did not wait for our answer
+        else:  # the peer did not wait for an answer
             self._last = {"type": "websocket.disconnect", "code": left.code, "reason": left.reason}
 
     def handle_parser_exception(self) -> None:
         if self.disconnected:
-            return  # there is no peer to refuse
+            return
         self._is_refused = True
-        if self.close_sent:  # by us, before: that was the last frame
+        if self.close_sent:  # no frame may follow a close frame
             self.transport.close()
             return
         if self.conn.extensions and isinstance(self.conn.parser_exc, PayloadTooBig):
-            # The parser names its own limit, which is that of a compressed message.
+            # The parser's reason names the limit of a compressed message, which users do not know.
             close = Close(close_codes.TOO_LARGE, f"more than {self._max_message_size} bytes")
             self.conn.close_sent = close
             self.conn.data_to_send()

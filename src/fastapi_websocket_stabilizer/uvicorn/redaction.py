@@ -1,4 +1,4 @@
-"""Keeps reconnect tokens out of uvicorn's logs, which show the query string of every request."""
+"""Redaction of reconnect tokens in uvicorn's logs, which contain the query string of every request."""
 
 import logging
 from collections.abc import Iterator
@@ -7,16 +7,16 @@ from contextlib import contextmanager
 from ..wire.tokens import PATTERN
 
 UVICORN_LOGGERS = ("uvicorn.access", "uvicorn.error", "uvicorn.asgi")
-"""They log accepted and refused handshakes, HTTP requests, and at the levels debug and trace whole requests."""
+"""Loggers of handshakes and HTTP requests and, at the levels debug and trace, of whole requests."""
 REDACTED = "<reconnect token>"
 
 
 class TokenFilter(logging.Filter):
-    """Replaces reconnect tokens in the arguments of log records, whatever parameter or path they are part of."""
+    """Replaces reconnect tokens in the arguments of log records, in any parameter or path."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Redact the record and let it pass."""
-        if isinstance(record.args, tuple):  # the formatter of uvicorn.access needs their number
+        """Redact the record, and return True so that it is logged."""
+        if isinstance(record.args, tuple):  # the formatter of uvicorn.access relies on their number
             record.args = tuple(_redacted(value) for value in record.args)
         return True
 
@@ -29,7 +29,7 @@ def _redacted(value: object) -> object:
 
 @contextmanager
 def tokens_redacted() -> Iterator[None]:
-    """Redact tokens in uvicorn's logs for the length of a block."""
+    """Redact tokens in uvicorn's logs during the block."""
     token_filter = TokenFilter()
     loggers = [logging.getLogger(name) for name in UVICORN_LOGGERS]
     for logger in loggers:

@@ -1,8 +1,8 @@
-"""The port that a worker of ``uvicorn --workers`` shares with the others, while it drains.
+"""The shared port of ``uvicorn --workers``, while one of the workers drains.
 
-The kernel gives a newcomer to any process that listens. One that drains would refuse him, and another would have
-taken him: so it leaves the port to the others, and yet looks whether there are any. Nobody is to hang in a queue
-that nobody empties: a probe is to hear 503, and a client that it should come back.
+The kernel gives each new connection to any worker that is listening. A draining worker would refuse it although
+another worker could serve it, so a draining worker stops listening. If no other worker accepts the connection, this
+one does. It answers 503 (or closes with 1012), so that the client is not left waiting.
 """
 
 import asyncio
@@ -15,17 +15,21 @@ from typing import Any
 from ..runtime.loops import running_loop
 
 LOOK_EVERY_S = 0.05
+"""Seconds between two polls of the listening sockets."""
 LOOKS = 4
-"""So many looks in a row that find somebody waiting: no other worker takes anybody."""
+"""Number of consecutive polls with a waiting connection that prove that no other worker is accepting."""
 
 
 class SharedPort:
-    """A uvicorn ``Server``'s listening sockets; only who waits for long is served here."""
+    """The listening sockets of a draining uvicorn ``Server``.
+
+    Accepts only connections that no other worker has accepted.
+    """
 
     def __init__(self, server: Any) -> None:
         self._server = server
         self._waiting = selectors.DefaultSelector()
-        listening = getattr(server, "servers", ())  # none before it has started
+        listening = getattr(server, "servers", ())  # the attribute is missing before the server has started
         self._listeners = [_copy(each) for one in listening for each in one.sockets]
         for listener in self._listeners:
             self._waiting.register(listener, selectors.EVENT_READ)
@@ -35,7 +39,7 @@ class SharedPort:
         self._task = running_loop().create_task(self._watch(), name="shared-port")
 
     def close(self) -> None:
-        """Let go of the port. May be called again."""
+        """Close this worker's copies of the listening sockets. Idempotent."""
         self._task.cancel()
         self._waiting.close()
         for listener in self._listeners:
@@ -53,7 +57,7 @@ class SharedPort:
                     self._take_all(key.fileobj)
 
     def _take_all(self, listener: Any) -> None:
-        with suppress(OSError):  # nobody waits any more, or he has gone, or there are no descriptors left
+        with suppress(OSError):  # no connection is waiting, the peer is gone, or no descriptors are left
             while True:
                 accepted, _ = listener.accept()
                 accepted.setblocking(False)
@@ -62,7 +66,7 @@ class SharedPort:
                 task.add_done_callback(self._greeting.discard)
 
     async def _greet(self, accepted: socket.socket) -> None:
-        with suppress(OSError):  # TLS that does not come about, too
+        with suppress(OSError):  # includes a failed TLS handshake
             await running_loop().connect_accepted_socket(
                 self._protocol, accepted, ssl=self._server.config.ssl
             )

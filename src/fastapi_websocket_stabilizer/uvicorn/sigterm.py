@@ -1,7 +1,7 @@
-"""SIGTERM under uvicorn: the clients are sent elsewhere first, and only then does the server hear of it.
+"""Drain of the clients on SIGTERM, before uvicorn starts its own shutdown.
 
-Uvicorn closes every socket at once, and only then ends the lifespan. Whoever wants to let clients go one by one
-has to do it before uvicorn knows: in lifespan startup the handler of SIGTERM is the bound ``Server.handle_exit``.
+Uvicorn closes every socket at once, and only then ends the lifespan. To close clients gradually, this handler must
+run before uvicorn's. In lifespan startup, the handler of SIGTERM is the bound ``Server.handle_exit``.
 """
 
 import asyncio
@@ -19,14 +19,15 @@ from ..runtime.loops import running_loop
 from .shared_port import SharedPort
 
 DEFAULT_SHUTDOWN_S = 30.0
-"""Seconds that the end of a lifespan may take when nobody is in a hurry."""
+"""Default shutdown timeout of a lifespan in seconds."""
 
 
 class Sigterm:
-    """The handler of SIGTERM while managers live; passes the signal on when all have drained.
+    """The handler of SIGTERM while managers run. Calls the previous handler when all have drained.
 
     Attributes:
-        server: The uvicorn ``Server`` that runs this process.
+        server: The uvicorn ``Server`` of this process.
+        registries: The registries that the signal drains.
     """
 
     def __init__(self, server: Any) -> None:
@@ -37,10 +38,13 @@ class Sigterm:
         self._task: asyncio.Task[None] | None = None
         self._port: SharedPort | None = None
         self._has_come = False
-        self._ends_at_s: float | None = None  # of the server's patience
+        self._ends_at_s: float | None = None  # deadline of the server's shutdown
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """Take the signal: the first drains, the second ends at once. Runs between any two instructions."""
+        """Drain on the first signal, and end at once on the second.
+
+        As a signal handler it runs between any two instructions, so it leaves the work to the event loop.
+        """
         if self._has_come:
             self._loop.call_soon_threadsafe(self._pass_on, 0.0)
             return
@@ -48,7 +52,7 @@ class Sigterm:
         self._loop.call_soon_threadsafe(self._begin)
 
     def _begin(self) -> None:
-        if not self.registries:  # the server is ending already
+        if not self.registries:  # the lifespan has already ended
             self._pass_on(0.0)
             return
         if self.server.config.workers > 1:
@@ -63,7 +67,7 @@ class Sigterm:
         self._pass_on(ends_at_s - self._loop.time())
 
     def _pass_on(self, left_s: float) -> None:
-        """Have the server stop; what clients do must not keep it longer than what is left of the window."""
+        """Start the server's shutdown, limited to the time left in the drain window."""
         config = self.server.config
         if config.timeout_graceful_shutdown is None:
             close_timeout_s = max((r.state.config.close_timeout_s for r in self.registries), default=0.0)
@@ -73,13 +77,13 @@ class Sigterm:
         self._found(signal.SIGTERM, None)
 
     def time_left_s(self) -> float:
-        """Return how long the lifespan may take to end: what is under way is given as long as a request is."""
+        """Return the seconds the lifespan has left to finish, the same as uvicorn gives running requests."""
         if self._ends_at_s is None:
             return DEFAULT_SHUTDOWN_S
         return max(0.0, self._ends_at_s - self._loop.time())
 
     def end(self) -> None:
-        """Give the signal back to whoever had it, and wait for no drain any more."""
+        """Restore the previous SIGTERM handler and stop waiting for drains."""
         if self._port is not None:
             self._port.close()
         if signal.getsignal(signal.SIGTERM) == self.handle:
@@ -93,7 +97,7 @@ def _owner() -> Any:
 
 
 def find_server() -> Any:
-    """Return the uvicorn ``Server`` that runs this process, or anything else."""
+    """Return the uvicorn ``Server`` of this process, or another object (such as None) if there is none."""
     owner = _owner()
     if isinstance(owner, Sigterm):
         return owner.server
@@ -106,10 +110,13 @@ def _is_server(thing: object) -> bool:
 
 
 def _serving_here() -> Any:
-    """Return the ``Server`` whose ``serve()`` runs on this loop, behind a handler that the application has set."""
+    """Return the ``Server`` whose ``serve()`` runs on this loop, or None.
+
+    Needed if the application has replaced the server's handler of SIGTERM.
+    """
     try:
         tasks = asyncio.all_tasks() if threading.current_thread() is threading.main_thread() else ()
-    except RuntimeError:  # no loop runs
+    except RuntimeError:  # no event loop is running
         return None
     for task in tasks:
         awaited: Any = task.get_coro()
@@ -122,9 +129,9 @@ def _serving_here() -> Any:
 
 @contextmanager
 def draining_on_sigterm(registry: Registry) -> Iterator[Sigterm | None]:
-    """Have SIGTERM drain for the length of a block, where the server is uvicorn and the settings want it.
+    """Drain on SIGTERM during the block, if the server is uvicorn and ``drain_on_sigterm`` is set.
 
-    Yields the handler, or None.
+    Yields the handler, or None if it is not installed.
     """
     is_main = threading.current_thread() is threading.main_thread()
     is_wanted = registry.state.config.drain_on_sigterm and callable(signal.getsignal(signal.SIGTERM))

@@ -57,7 +57,7 @@ def test_compression_can_be_switched_off() -> None:
 def test_another_choice_is_respected(ws: Any, named: str) -> None:
     server = starting(ws=ws)
     chosen = server.config.ws_protocol_class
-    assert install(compress=True, max_message_size=2**20) == f"uvicorn was told to use {named}"
+    assert install(compress=True, max_message_size=2**20) == f"uvicorn is configured to use {named}"
     assert server.config.ws_protocol_class is chosen
 
 

@@ -1,6 +1,7 @@
 """Counters and durations."""
 
 import dataclasses
+import re
 
 import pytest
 
@@ -15,6 +16,14 @@ def test_totals_name_every_counter() -> None:
     counters = Counters(broadcasts=3, bus_lost=2)
     assert list(totals(counters)) == [counter.name for counter in dataclasses.fields(Counters)]
     assert totals(counters) == totals(Counters()) | {"broadcasts": 3, "bus_lost": 2}
+
+
+@pytest.mark.parametrize("counter", dataclasses.fields(Counters), ids=lambda counter: str(counter.name))
+def test_help_of_a_counter_is_one_line(counter: "dataclasses.Field[int]") -> None:
+    """Exporters show it as it is, and not every format takes a line break."""
+    text = counter.metadata["help"]
+    assert re.fullmatch(r"[A-Z][^\n\\]{8,110}\.", text)
+    assert len(text.split()) <= 25
 
 
 def test_totals_are_a_copy() -> None:

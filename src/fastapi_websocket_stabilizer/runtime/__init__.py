@@ -1,1 +1,1 @@
-"""What every part of the process uses: the running loop, tasks, turns, logs, counters, the garbage collector."""
+"""Shared parts of the process: the running loop, tasks, turns, logs, counters, the garbage collector."""

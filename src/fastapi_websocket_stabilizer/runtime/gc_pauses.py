@@ -1,4 +1,4 @@
-"""Python's cyclic garbage collector stops the event loop; here is how long, and how to keep it out of the way."""
+"""Pauses of the event loop for Python's cyclic garbage collector: measuring and postponing them."""
 
 import gc
 import time
@@ -9,12 +9,12 @@ from typing import Any
 from .metrics import Stopwatch, Timing
 
 OLDEST_GENERATION = 2
-"""Its collections walk every object: hundreds of milliseconds at thousands of connections."""
+"""Generation of full collections. They take hundreds of milliseconds with thousands of connections."""
 
 
 @contextmanager
 def gc_paused() -> Iterator[None]:
-    """Put collections off to the end of the block; a no-op where somebody else switched them off."""
+    """Postpone collections to the end of the block. They stay off if the application has switched them off."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -25,24 +25,24 @@ def gc_paused() -> Iterator[None]:
 
 
 class GcPauses:
-    """Measures full collections of this process, between ``start`` and ``stop``."""
+    """Duration of the full collections of this process between ``start`` and ``stop``."""
 
     def __init__(self) -> None:
         self._pauses = Stopwatch()
         self._began_s = 0.0
 
     def start(self) -> None:
-        """Begin to measure."""
+        """Begin to measure. Idempotent."""
         if self._observe not in gc.callbacks:
             gc.callbacks.append(self._observe)
 
     def stop(self) -> None:
-        """Measure no more."""
+        """Stop measuring. Idempotent."""
         if self._observe in gc.callbacks:
             gc.callbacks.remove(self._observe)
 
     def snapshot(self) -> Timing:
-        """Return what was measured so far."""
+        """Return the measured durations so far."""
         return self._pauses.snapshot()
 
     def _observe(self, phase: str, info: dict[str, Any]) -> None:

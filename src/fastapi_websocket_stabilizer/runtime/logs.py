@@ -7,12 +7,12 @@ from typing import Any
 
 ROOT = "fastapi_websocket_stabilizer"
 EVENTS = "connections"
-"""The part of the log with a line for each connection, which nobody sees who has not configured logging."""
+"""Name of the logger with a line for each connection. These lines appear only if logging is configured."""
 _OF_ANY_RECORD = {*vars(logging.makeLogRecord({})), "message", "asctime"}
 
 
 class Line(logging.Formatter):
-    """Time, logger, level and message of a record, and behind them what it carries as ``extra``."""
+    """Time, logger, level and message of a record, followed by its ``extra`` values."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s - %(name)s - %(levelname)s - %(message)s", "%Y-%m-%d %H:%M:%S")
@@ -24,7 +24,7 @@ class Line(logging.Formatter):
 
 
 def _line(value: object) -> str:
-    """Return a value as part of one line: what a stranger wrote must not look like a line of its own."""
+    """Return a value as part of one line. Otherwise foreign input with a line break could forge a log line."""
     text = str(value)
     return text if text.isprintable() else repr(text)
 
@@ -32,7 +32,7 @@ def _line(value: object) -> str:
 class Fallback(logging.Handler):
     """Prints this library's log to stderr while the application has no handler for it.
 
-    Python would print bare messages. Uvicorn and ``fastapi run`` configure their own loggers only.
+    Otherwise Python would print bare messages. Uvicorn and ``fastapi run`` configure only their own loggers.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class Fallback(logging.Handler):
         self.setFormatter(Line())
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Leave out what another handler prints, and the line for each connection."""
+        """Skip records that another handler prints, and the line for each connection."""
         is_seldom = record.levelno >= logging.WARNING or record.name != f"{ROOT}.{EVENTS}"
         return is_seldom and not self._is_doubled() and bool(super().filter(record))
 
@@ -49,10 +49,10 @@ class Fallback(logging.Handler):
         return logger.handlers != [self] or not logger.propagate or logging.root.hasHandlers()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write to what is stderr now."""
+        """Write to the current ``sys.stderr``, which may have been replaced since the import."""
         try:
             sys.stderr.write(self.format(record) + "\n")
-        except Exception:  # noqa: BLE001 - as every handler: a line that fails ends nothing else
+        except Exception:  # noqa: BLE001 - a failed log line must not break the code that logs
             self.handleError(record)
 
 
@@ -65,7 +65,7 @@ def get_logger(name: str) -> logging.Logger:
 
 
 def configure_logging(level: str = "INFO") -> None:
-    """Print this library's log to stderr from ``level`` on; calling it again changes the level only."""
+    """Print this library's log to stderr from ``level`` on. Further calls change only the level."""
     logger = logging.getLogger(ROOT)
     logger.setLevel(level.upper())
     if not any(type(handler) is logging.StreamHandler for handler in logger.handlers):
@@ -75,9 +75,10 @@ def configure_logging(level: str = "INFO") -> None:
 
 
 def manager_logger(level: str, name: str = "manager") -> logging.Logger:
-    """Return a logger of its own for one manager, so that ``log_level`` of one does not mute another.
+    """Return a separate logger for one manager, so that its ``log_level`` does not mute other managers.
 
-    It is not in logging's table (which never forgets), and hands its records to this library's logger.
+    The logger is not in the table of ``logging``, which never frees its entries. Its parent is this library's
+    logger.
     """
     logger = logging.Logger(f"{ROOT}.{name}", level)
     logger.parent = logging.getLogger(ROOT)
@@ -85,7 +86,7 @@ def manager_logger(level: str, name: str = "manager") -> logging.Logger:
 
 
 class Occasionally:
-    """Logs a warning at most once a minute: whoever sends us garbage must not fill the log with it."""
+    """Logs a warning at most once a minute. Otherwise a client could fill the log with malformed input."""
 
     EVERY_S = 60.0
 
@@ -93,7 +94,7 @@ class Occasionally:
         self._logger, self._again_at_s = logger, 0.0
 
     def log(self, message: str, **extra: object) -> None:
-        """Log ``message`` with ``extra`` unless something was logged within the last minute."""
+        """Log ``message`` with ``extra``, unless a warning was logged within the last minute."""
         now_s = time.monotonic()
         if now_s >= self._again_at_s:
             self._again_at_s = now_s + self.EVERY_S
@@ -107,11 +108,11 @@ class StructuredLogger:
         self._logger = logger
 
     def log_connection(self, event: str, client_id: str, **kwargs: Any) -> None:
-        """Log at INFO that a connection came, went or failed."""
+        """Log at INFO that a connection was opened, was closed or failed."""
         self._log(logging.INFO, "WS_CONNECTION", event=event, client_id=client_id, **kwargs)
 
     def log_broadcast(self, total: int, succeeded: int, failed: int, **kwargs: Any) -> None:
-        """Log at INFO what a broadcast did."""
+        """Log the result of a broadcast at INFO."""
         self._log(logging.INFO, "WS_BROADCAST", total=total, succeeded=succeeded, failed=failed, **kwargs)
 
     def log_heartbeat(self, event: str, client_id: str, **kwargs: Any) -> None:

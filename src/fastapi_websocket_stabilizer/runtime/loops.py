@@ -1,4 +1,4 @@
-"""Which event loop runs in this thread."""
+"""The running event loop of this thread."""
 
 import asyncio
 import os
@@ -7,7 +7,7 @@ import threading
 
 
 class _Last(threading.local):
-    """The loop that was running in this thread when it was last asked for."""
+    """The running loop of this thread at the last call."""
 
     loop: asyncio.AbstractEventLoop | None = None
 
@@ -21,13 +21,14 @@ def _forget() -> None:
 
 
 def _cached_running_loop() -> asyncio.AbstractEventLoop:
-    """Return what ``asyncio.get_running_loop()`` returns.
+    """Return the running event loop, as ``asyncio.get_running_loop()``, from a cache.
 
-    Before Python 3.12 that asks the system for the process id each time: a fifth of a direct send. A thread runs
-    one loop at a time; the one that was last seen here is the one if it runs, and was not seen elsewhere since.
+    Before Python 3.12 that function asks the system for the process id each time, a fifth of a direct send. A
+    thread runs one loop at a time. So the last loop of this thread is still the result if it is running and was not
+    seen in another thread since.
 
     Raises:
-        RuntimeError: No loop runs in this thread.
+        RuntimeError: No loop is running in this thread.
     """
     loop = _last.loop
     if loop is None or not loop.is_running() or _threads.get(id(loop)) != threading.get_ident():
@@ -40,4 +41,4 @@ if sys.version_info >= (3, 12):
     running_loop = asyncio.get_running_loop
 else:
     running_loop = _cached_running_loop
-    os.register_at_fork(after_in_child=_forget)  # a forked child runs no loop yet
+    os.register_at_fork(after_in_child=_forget)  # the child of a fork runs no loop

@@ -1,4 +1,4 @@
-"""Counters of everything that happens and of every bound that is hit; always on, plain integers."""
+"""Counters of events and of reached bounds. Always on; plain integers."""
 
 from dataclasses import dataclass, field, fields
 
@@ -10,24 +10,28 @@ def counter(text: str) -> int:
 
 @dataclass(slots=True)
 class Counters:
-    """Totals since the manager was made. One process, one loop: no locks."""
+    """Totals since the manager was made. All counting happens on one event loop, so there are no locks."""
 
     connections_opened: int = counter("Sockets registered.")
     connections_closed: int = counter("Connections that ended, for any reason.")
-    connections_rejected: int = counter("Sockets refused: node full, client full, draining or shut down.")
-    connections_displaced: int = counter(
-        "Connections closed because a newer socket of the same client took over."
+    connections_rejected: int = counter(
+        "Sockets refused because the node or client is full, or because of a drain or shutdown."
     )
-    connections_drained: int = counter("Connections closed by a drain, with the time to come back.")
+    connections_displaced: int = counter(
+        "Connections closed because a newer connection of the client replaced them."
+    )
+    connections_drained: int = counter("Connections closed by a drain, with a hint when to reconnect.")
     connections_evicted_for_memory: int = counter("Connections closed because max_total_memory was reached.")
     heartbeat_pings: int = counter("Pings sent to sockets that were silent.")
-    heartbeat_timeouts: int = counter("Connections closed because nothing came within heartbeat_timeout.")
+    heartbeat_timeouts: int = counter(
+        "Connections closed because nothing was received within heartbeat_timeout."
+    )
     slow_consumers: int = counter(
         "Connections closed for a full outbox, or a send longer than write_timeout_s."
     )
-    close_timeouts: int = counter("Sockets dropped because closing them took longer than close_timeout_s.")
-    messages_sent: int = counter("Messages written to a socket, or taken by its outbox.")
-    messages_failed: int = counter("Messages that a socket did not take because it failed.")
+    close_timeouts: int = counter("Sockets aborted because closing them took longer than close_timeout_s.")
+    messages_sent: int = counter("Messages written to a socket or put into its outbox.")
+    messages_failed: int = counter("Messages that could not be written to their socket.")
     messages_dropped: int = counter("Messages dropped by outbox_policy drop_oldest or drop_newest.")
     messages_too_large: int = counter(
         "Inbound messages over max_message_size; the connection was closed with 1009."
@@ -39,68 +43,74 @@ class Counters:
         "Violations of the WebSocket protocol, or text that is not UTF-8; closed with 1002 or 1007."
     )
     sockets_paused: int = counter(
-        "Times that a socket's write buffer was full and its messages waited in its outbox."
+        "Times that a socket's write buffer was full, so its messages waited in its outbox."
     )
     reads_deferred: int = counter(
-        "Times that more than inbound_frames_per_turn came in and the rest of it waited."
+        "Times that a socket sent more than inbound_frames_per_turn frames at once and was deferred."
     )
-    sends_deferred: int = counter("Sends that waited because max_concurrent_broadcast others were under way.")
-    sends_unreachable: int = counter("Direct sends for which Redis found no listening node.")
-    direct_batches: int = counter("Script calls that carried direct sends; those of one tick share a call.")
+    sends_deferred: int = counter("Sends that waited because max_concurrent_broadcast others were running.")
+    sends_unreachable: int = counter("Direct sends that Redis could deliver to no node.")
+    direct_batches: int = counter("Script calls for direct sends; the sends of one tick share a call.")
     broadcasts: int = counter("Broadcasts published by this node.")
-    broadcasts_unheard: int = counter("Own broadcasts that did not come back before the deadline.")
-    confirmations_missing: int = counter("Nodes that did not confirm in time.")
+    broadcasts_unheard: int = counter("Own broadcasts that did not come back from Redis before the deadline.")
+    confirmations_missing: int = counter("Nodes that did not confirm a message in time.")
     degraded: int = counter(
         'Messages and joins that stayed on this node because Redis was away (on_backend_loss="degrade").'
     )
     hooks_failed: int = counter("Exceptions raised by hooks of the application.")
     bus_messages: int = counter("Envelopes received from the bus.")
-    bus_malformed: int = counter("Envelopes dropped: malformed, too large or of a newer version.")
-    bus_unsigned: int = counter("Envelopes dropped because envelope_keys is set here, and not at the sender.")
+    bus_malformed: int = counter(
+        "Envelopes dropped because they are malformed, too large or need a newer release."
+    )
+    bus_unsigned: int = counter(
+        "Envelopes dropped because they are not signed and envelope_keys is set here."
+    )
     bus_forged: int = counter(
-        "Envelopes dropped because no key of envelope_keys made their signature for this content."
+        "Envelopes dropped because their signature is wrong, or made with an unknown key."
     )
     bus_replayed: int = counter(
-        "Signed envelopes dropped, or clients removed from one: repeated, too old, or from before we subscribed."
+        "Signed envelopes, or clients of one, dropped as repeated, too old, or older than the subscription."
     )
-    redis_malformed: int = counter("Values in Redis that this release did not write in this form; skipped.")
-    bus_duplicates: int = counter("Envelopes dropped because they had come before.")
-    bus_late: int = counter("Envelopes dropped because a newer one of the same sender had come before.")
+    redis_malformed: int = counter(
+        "Values in Redis skipped because they do not have the form of this release."
+    )
+    bus_duplicates: int = counter("Envelopes dropped because they had arrived before.")
+    bus_late: int = counter("Envelopes dropped because a newer one of the same sender had arrived before.")
     bus_lost: int = counter("Envelopes missing in a sequence; a lower bound.")
     bus_reconnects: int = counter("Times that a connection of the bus was lost and opened again.")
     bus_gaps: int = counter(
-        "Times that the bus was away and is subscribed again; messages of that time are lost."
+        "Times that the bus was subscribed again after a gap; messages of the gap are lost."
     )
-    canaries_missed: int = counter(
-        "Bus connections replaced because our own message did not come back within a beat."
-    )
+    canaries_missed: int = counter("Bus connections replaced because no canary came back within a beat.")
     bus_moves: int = counter(
         "Channels subscribed on another server of the cluster because their slot had moved."
     )
-    bus_paused: int = counter("Times that the fan-out queue was full and reading the bus waited.")
+    bus_paused: int = counter("Times that reading from the bus waited because the fan-out queue was full.")
     redis_batches: int = counter("Batches of commands written to Redis.")
     redis_commands: int = counter("Commands sent to Redis.")
-    redis_failures: int = counter("Commands that got no answer.")
+    redis_failures: int = counter("Commands without an answer.")
     redis_rejected: int = counter("Commands refused because the pipeline was full.")
     redis_redirected: int = counter(
         "Commands that a server of the cluster did not execute, and that were sent again."
     )
-    releases_dropped: int = counter("Releases dropped because too many waited for Redis to come back.")
-    entries_repaired: int = counter("Connections claimed again because Redis had lost their entries alone.")
-    leases_shortened: int = counter(
-        "Leases of other nodes that ended early because Redis' clock was stepped back."
+    releases_dropped: int = counter(
+        "Releases left to the sweep because too many waited for the return of Redis."
     )
+    entries_repaired: int = counter(
+        "Connections claimed again because Redis had lost single keys or entries."
+    )
+    leases_shortened: int = counter("Leases of other nodes shortened because Redis' clock was stepped back.")
     leases_refused: int = counter(
-        "Times that this node found its lease gone and registered again under a new node_id."
+        "Times that this node registered under a new node_id because its lease was gone."
     )
     nodes_swept: int = counter("Dead nodes whose entries this node removed.")
     entries_swept: int = counter("Entries of dead nodes that this node removed.")
     tokens_issued: int = counter("Reconnect tokens issued.")
     tokens_redeemed: int = counter("Reconnect tokens redeemed.")
     redemptions_forgotten: int = counter(
-        "Redemptions dropped after 100,000 newer ones; a Redis with older content may redeem those tokens again."
+        "Redemptions evicted after 100,000 newer ones; a Redis with older content may accept their tokens."
     )
-    tokens_dropped: int = counter("Oldest tokens dropped in memory mode because too many were outstanding.")
+    tokens_dropped: int = counter("Oldest tokens evicted in memory mode because too many were outstanding.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +123,7 @@ class Timing:
 
 
 class Stopwatch:
-    """Adds up durations."""
+    """Running count, sum and maximum of durations."""
 
     __slots__ = ("_count", "_max", "_total")
 
@@ -121,13 +131,13 @@ class Stopwatch:
         self._count, self._total, self._max = 0, 0.0, 0.0
 
     def add(self, seconds: float) -> None:
-        """Count one duration."""
+        """Add one duration."""
         self._count += 1
         self._total += seconds
         self._max = max(self._max, seconds)
 
     def snapshot(self) -> Timing:
-        """Return what was added up so far."""
+        """Return the count, sum and maximum so far."""
         return Timing(self._count, self._total, self._max)
 
 
@@ -137,17 +147,17 @@ class Statistics:
 
     Attributes:
         node_id: This node; a restart or a lapsed lease changes it.
-        connections: Sockets held now.
+        connections: Current number of sockets.
         rooms: Rooms with a member on this node.
         outbox_bytes: Bytes waiting in all outboxes.
         fan_out_queued_bytes: Bytes read from the bus and not yet fanned out.
         redis_queued_bytes: Bytes of commands not yet sent.
         unheard_bytes: Bytes of own broadcasts that have not come back yet, and of messages behind them.
-        bus_connected: Whether the bus is subscribed; True in one process.
-        counters: Every total, by name.
-        limits: Every bound in force, by name.
-        fan_out_seconds: Duration of fan-outs, when ``enable_metrics`` is set.
-        bus_lag_seconds: From handing a message to Redis until it comes back on the bus; measured once a beat.
+        bus_connected: Whether the bus is subscribed. Always True in memory mode.
+        counters: All totals by name.
+        limits: All configured bounds by name.
+        fan_out_seconds: Duration of fan-outs, if ``enable_metrics`` is set.
+        bus_lag_seconds: Time from publishing a canary until it comes back on the bus, measured once a beat.
         garbage_collection_seconds: Full collections of this process since ``start``; none falls into a fan-out.
     """
 

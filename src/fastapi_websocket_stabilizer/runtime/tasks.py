@@ -1,4 +1,4 @@
-"""Background tasks, each with an owner that keeps it alive and ends it."""
+"""Background tasks. Each has an owner that keeps a reference to it and ends it."""
 
 import asyncio
 import contextvars
@@ -11,11 +11,11 @@ from .logs import Occasionally
 from .loops import running_loop
 
 LAST_WORDS_S = 1.0
-"""Seconds that a cancelled task may take to end: it may be the application's, and catch what it should not."""
+"""Seconds to wait for a cancelled task; application code may swallow the cancellation."""
 
 
 class Tasks:
-    """Owns background tasks: keeps them alive, logs what kills them, ends them."""
+    """The owner of background tasks: it keeps them alive, logs their exceptions and ends them."""
 
     def __init__(self, log: logging.Logger) -> None:
         self._log, self._trouble = log, Occasionally(log)
@@ -24,7 +24,7 @@ class Tasks:
     def spawn(
         self, coroutine: Coroutine[Any, Any, Any], name: str, context: contextvars.Context | None = None
     ) -> "asyncio.Task[Any]":
-        """Start a task, in a copy of the caller's context variables unless it is given one."""
+        """Start a task in ``context``, or in a copy of the caller's context."""
         task = running_loop().create_task(coroutine, name=name, context=context)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
@@ -33,18 +33,21 @@ class Tasks:
     def _ended(self, task: "asyncio.Task[Any]") -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            if isinstance(error, LOSSES):  # expected while Redis is away, of thousands: no traceback
+            if isinstance(error, LOSSES):  # expected in thousands while Redis is away, so without a traceback
                 self._trouble.log(f"{task.get_name()}: {error}")
             else:
                 self._log.error("task failed: %s", task.get_name(), exc_info=error)
 
     async def idle(self) -> None:
-        """Wait until none is left."""
+        """Wait until no task is left."""
         while self._tasks:
             await asyncio.wait(tuple(self._tasks))
 
     async def settle(self, timeout_s: float) -> None:
-        """Wait for this loop's tasks, then cancel those that are left; who does not obey is left behind."""
+        """Wait up to ``timeout_s`` for this loop's tasks, then cancel the rest.
+
+        Tasks that ignore the cancellation are logged and abandoned.
+        """
         mine = [task for task in self._tasks if task.get_loop() is running_loop()]
         mine = [task for task in mine if task is not asyncio.current_task()]
         if mine:
@@ -53,4 +56,4 @@ class Tasks:
                 task.cancel()
             _, deaf = await asyncio.wait(late, timeout=LAST_WORDS_S) if late else ((), ())
             for task in deaf:
-                self._log.error("task does not end, though it was cancelled: %s", task.get_name())
+                self._log.error("task ignores its cancellation: %s", task.get_name())

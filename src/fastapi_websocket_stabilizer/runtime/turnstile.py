@@ -1,4 +1,4 @@
-"""A queue of callers: each goes on when nothing is in its way and every earlier caller has gone on."""
+"""A queue of callers: each continues when there is no obstacle and all earlier callers have continued."""
 
 import asyncio
 from collections.abc import Callable
@@ -6,11 +6,11 @@ from collections.abc import Callable
 from .loops import running_loop
 
 Obstacle = Callable[[], "asyncio.Future[None] | None"]
-"""Returns what is in the way of the first caller; None if nothing is."""
+"""Function that returns a future to wait for, or None if the first caller may continue."""
 
 
 class Turnstile:
-    """Keeps the order of callers that wait for the same condition."""
+    """First-come, first-served order of callers that wait for one condition."""
 
     def __init__(self, obstacle: Obstacle) -> None:
         self._obstacle = obstacle
@@ -22,9 +22,9 @@ class Turnstile:
         return self._last is None
 
     async def passed(self) -> None:
-        """Wait for the obstacle and for every earlier caller.
+        """Wait until there is no obstacle and every earlier caller has continued.
 
-        The caller must act before it awaits anything else, otherwise a later caller overtakes it.
+        The caller must act before its next ``await``, otherwise a later caller overtakes it.
         """
         before, mine = self._last, running_loop().create_future()
         self._last = mine
@@ -34,7 +34,7 @@ class Turnstile:
             while (obstacle := self._obstacle()) is not None:
                 await asyncio.wait([obstacle])
         finally:
-            if before is not None and not before.done():  # cancelled: later callers stay behind earlier ones
+            if before is not None and not before.done():  # cancelled: later callers wait for earlier ones
                 before.add_done_callback(lambda _: self._has_gone_on(mine))
             else:
                 self._has_gone_on(mine)

@@ -1,4 +1,4 @@
-"""``python -m fastapi_websocket_stabilizer.cli``: the same as ``stabilizer``."""
+"""Entry point of ``python -m fastapi_websocket_stabilizer.cli``, an alias of ``stabilizer``."""
 
 from . import app
 

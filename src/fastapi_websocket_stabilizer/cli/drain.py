@@ -1,4 +1,4 @@
-"""Asks a node to drain from anywhere that reaches Redis, and watches it do so: ``stabilizer drain``."""
+"""``stabilizer drain``: requests the drain of a node over Redis and shows its progress."""
 
 import asyncio
 import json
@@ -16,20 +16,21 @@ from ..runtime.loops import running_loop
 from ..runtime.metrics import Counters
 
 LOOK_EVERY_S = 0.5
+"""Seconds between two polls of the node."""
 PATIENCE_S = 5.0
-"""Seconds that a node may take longer than it was told, to answer and to release."""
+"""Seconds that a node gets beyond the drain window, to respond and to release its connections."""
 
 
 class RemoteError(Exception):
-    """What an operator has to know: the node is not there, or does not do it."""
+    """The node does not exist, or did not carry out the request."""
 
 
 class Operator(Publisher):
-    """A publisher that also sees the nodes and may ask one to drain. It holds no lease: nobody sees it."""
+    """A publisher that can also list the nodes and request a drain. It holds no lease, so it is not listed."""
 
     def __init__(self, config: WebSocketConfig) -> None:
         if config.redis_url is None:
-            raise RemoteError("which Redis? give --redis-url, or set WS_REDIS_URL")
+            raise RemoteError("no Redis URL: give --redis-url, or set WS_REDIS_URL")
         super().__init__(
             config.redis_url,
             namespace=config.namespace,
@@ -40,9 +41,10 @@ class Operator(Publisher):
         self._nodes = RedisNodes(Keys(config.namespace), self._pipeline, self._pipeline, reader)
 
     async def nodes(self) -> list[NodeInfo]:
-        """Return every live node."""
+        """Return all live nodes."""
         await self._start()
-        renewal = await self._nodes.renew(NodeId("operator"), b"", 1)  # holds nothing, and is told who lives
+        # Without a lease to renew, the reply still lists the live nodes.
+        renewal = await self._nodes.renew(NodeId("operator"), b"", 1)
         live = sorted(renewal.live)
         infos = await self._nodes.infos(live)
         shown = [node_info(node, info, n) for node, (info, n) in zip(live, infos, strict=True) if info]
@@ -52,7 +54,7 @@ class Operator(Publisher):
         """Return the live node with this node_id, or the only one with this name.
 
         Raises:
-            RemoteError: There is none, or there are several.
+            RemoteError: No node, or more than one, has this name.
         """
         nodes = await self.nodes()
         found = [n for n in nodes if n.node_id == name] or [n for n in nodes if n.name == name]
@@ -60,26 +62,30 @@ class Operator(Publisher):
             return found[0]
         listed = "".join(f"\n  {n.node_id}  {n.name}  {n.connections} connections" for n in found or nodes)
         if found:
-            raise RemoteError(f"{len(found)} nodes are called {name!r}; name one by its node_id:{listed}")
+            raise RemoteError(f"{len(found)} nodes are called {name!r}; give the node_id of one:{listed}")
         raise RemoteError(f"no live node is called {name!r}; there are {len(nodes)}:{listed}")
 
     async def ask_to_drain(self, node: NodeId, over_s: float) -> None:
-        """Put the request in the node's inbox.
+        """Publish a drain request to the node's inbox.
 
         Raises:
-            RemoteError: The node does not listen.
+            RemoteError: The node is not subscribed to its inbox.
         """
         body = json.dumps({"do": "drain", "over_s": float(over_s)})
         envelope = self._outgoing.request(node, body)
         if not await self._bus.publish_node(node, envelope):
-            raise RemoteError(f"node {node} holds its lease and does not listen: is it frozen, or cut off?")
+            raise RemoteError(
+                f"node {node} holds its lease but is not subscribed: it may be frozen or cut off from Redis"
+            )
 
 
 async def run_drain(config: WebSocketConfig, name: str, over_s: float, say: Callable[[str], None]) -> None:
-    """Have a node drain, say what happens, and return when it holds no connection or has left.
+    """Drain a node, and return when it has no connection left or has left the registry.
+
+    Each line of progress is passed to ``say``.
 
     Raises:
-        RemoteError: It is not there, does not listen, or is not done in time.
+        RemoteError: The node does not exist, is not subscribed, or did not finish in time.
         BackendUnavailableError: Redis did not answer.
     """
     async with Operator(config) as operator:
@@ -99,7 +105,7 @@ async def run_drain(config: WebSocketConfig, name: str, over_s: float, say: Call
             before, node = node.connections, await _again(operator, node.node_id)
             if node is not None and node.connections != before:
                 say(f"{title}: {node.connections:,} left")
-        end = "it has left the registry" if node is None else "it takes no new ones until it is restarted"
+        end = "it has left the registry" if node is None else "it refuses new ones until it is restarted"
         say(f"{title}: no connection left after {running_loop().time() - began_s:.1f} s; {end}")
 
 

@@ -1,1 +1,1 @@
-"""FastAPI's side: routes, handlers, health, and the life of the process."""
+"""Integration with FastAPI: routes, handlers, health checks and the lifespan."""

@@ -1,7 +1,7 @@
-"""Which connection belongs to the calling handler, so that ``disconnect(client_id)`` there means exactly it.
+"""The connection of the calling handler, so that ``disconnect(client_id)`` in it means its own socket.
 
-Release 1.1's pattern ends with ``except WebSocketDisconnect: await manager.disconnect(client_id)``. In the
-handler of a socket that was replaced meanwhile, that call must not close its successor.
+Release 1.1's pattern ends with ``except WebSocketDisconnect: await manager.disconnect(client_id)``. If the socket
+of that handler was replaced, the call must not close the newer socket.
 """
 
 from contextvars import Context, ContextVar, copy_context
@@ -13,11 +13,11 @@ from ..local.owner import Ended
 _QUIET = (Ended.GONE, Ended.REPLACED, Ended.TIMED_OUT, Ended.SLOW, Ended.EVICTED, Ended.SHUTDOWN)
 
 PRUNE_AT = 256
-"""Connections that one task may have registered before those that have ended are forgotten."""
+"""Number of connections of one task from which on ended ones are removed."""
 
 
 class _Held:
-    """What one task registered; an ended connection is kept to tell its handler so."""
+    """Connections that one task registered. Ended ones are kept, so that ``disconnect`` can check how they ended."""
 
     def __init__(self) -> None:
         self.connections: dict[tuple[object, str], Connection] = {}
@@ -25,18 +25,18 @@ class _Held:
 
     def add(self, registry: object, connection: Connection) -> None:
         self.connections[registry, connection.client_id] = connection
-        if len(self.connections) > self._prune_at:  # one task for many sockets: a gateway, a test
+        if len(self.connections) > self._prune_at:  # a task with many sockets, such as a gateway
             self.connections = {key: held for key, held in self.connections.items() if held.ended is None}
             self._prune_at = max(PRUNE_AT, 2 * len(self.connections))
 
 
-# Set in the context of the task that called connect(); a task made from it shares the object. Lost where
-# connect() itself runs in a task of its own (gather, wait_for before Python 3.12).
+# Set in the context of the task that called connect(). Tasks made from it share the object. It is lost if connect()
+# runs in a task of its own (gather, wait_for before Python 3.12).
 _held: ContextVar[_Held | None] = ContextVar("fws_held_connections", default=None)
 
 
 def surroundings() -> Context | None:
-    """Return the calling handler's context variables without this module's; None if there are no others."""
+    """Return a copy of the calling handler's context without this module's variable, or None if it has no others."""
     context = copy_context()
     if len(context) == (_held in context):
         return None
@@ -45,7 +45,7 @@ def surroundings() -> Context | None:
 
 
 def remember(registry: object, connection: Connection) -> None:
-    """Note that the calling handler registered this connection."""
+    """Record that the calling handler registered this connection."""
     held = _held.get()
     if held is None:
         held = _Held()
@@ -60,10 +60,10 @@ def mine(registry: object, client_id: str) -> Connection | None:
 
 
 def check_ended(connection: Connection) -> None:
-    """Say nothing, once, when others ended it; else complain as release 1.1 did.
+    """Return silently the first time if the connection was not ended by its handler; otherwise raise as in 1.1.
 
     Raises:
-        ConnectionNotFoundError: A send had failed, the handler had released it, or was told before.
+        ConnectionNotFoundError: A send failed, the handler released the connection, or this is a repeated call.
     """
     if connection.ended not in _QUIET:
         raise ConnectionNotFoundError(f"client {connection.client_id!r} is not connected")

@@ -48,7 +48,7 @@ def health_router(registry: Registry) -> APIRouter:
 
 
 def _add_drain_route(router: APIRouter, registry: Registry) -> None:
-    """Add the route. It answers when the drain is over."""
+    """Add ``POST /drain``, which responds when the drain is complete."""
 
     @router.post("/drain", include_in_schema=False)
     async def drain(
@@ -67,10 +67,11 @@ def _add_drain_route(router: APIRouter, registry: Registry) -> None:
 def _check_caller(authorization: str, secret: str | None) -> None:
     """Allow callers that send the secret.
 
-    An address is no proof of who asks: behind a proxy or TCP relay on this machine every caller has a loopback one.
+    An address does not identify a caller. Behind a proxy or TCP relay on this machine, every caller has a loopback
+    address.
 
     Raises:
-        HTTPException: 403.
+        HTTPException: 403, if no secret is configured or the caller did not send it.
     """
     if secret is None:
         raise HTTPException(403, NO_SECRET)

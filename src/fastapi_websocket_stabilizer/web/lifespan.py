@@ -1,4 +1,4 @@
-"""The life of a process: how it is served, the line that the log has about its start, and the end in time."""
+"""The lifespan: installing the WebSocket class, the log line about the start, and a shutdown in time."""
 
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -22,7 +22,7 @@ ALONE = (
 
 
 def install_protocol(state: NodeState, app: FastAPI) -> None:
-    """Have uvicorn serve sockets with the class that makes broadcasts fast, and note which way they go."""
+    """Install the WebSocket class for fast broadcasts in uvicorn, and record which class serves the sockets."""
     reason = "uvicorn_protocol is off"
     if state.config.uvicorn_protocol:
         try:
@@ -38,7 +38,7 @@ def install_protocol(state: NodeState, app: FastAPI) -> None:
 
 
 def application_of(app: FastAPI) -> str:
-    """Return the application's title, else the name under which uvicorn imported it; "" for neither."""
+    """Return the application's title, else the import string that uvicorn was started with, else ""."""
     if app.title != FastAPI().title:
         return app.title
     imported = getattr(_server_config(), "app", None)
@@ -46,7 +46,7 @@ def application_of(app: FastAPI) -> str:
 
 
 def announce(state: NodeState) -> None:
-    """Log how this process takes part in the registry, and what it is probably not meant to be."""
+    """Log the mode, namespace, node and WebSocket class of this process, and warnings about its settings."""
     config, log = state.config, state.log
     state.served = served = replace(state.served, workers=count_workers())
     where = f"Redis at {mask_password(config.redis_url)}" if config.redis_url else "one process in memory"
@@ -66,10 +66,10 @@ def announce(state: NodeState) -> None:
 
 
 def count_workers() -> int | None:
-    """Return how many processes uvicorn or gunicorn runs of this application; None where the server is another."""
+    """Return the number of worker processes of uvicorn or gunicorn, or None with another server."""
     gunicorn = sys.modules.get("gunicorn.workers.base")
     frame = sys._getframe() if gunicorn else None
-    while frame is not None:  # the loop runs inside the worker's method
+    while frame is not None:  # the event loop was started by a method of the worker
         worker: Any = frame.f_locals.get("self")
         if gunicorn is not None and isinstance(worker, gunicorn.Worker):
             return int(worker.cfg.workers)
@@ -79,7 +79,7 @@ def count_workers() -> int | None:
 
 
 def _server_config() -> Any:
-    """Return the configuration of the uvicorn that runs this process, if any."""
+    """Return the configuration of the uvicorn ``Server`` of this process, if any."""
     return getattr(find_server(), "config", None)
 
 
@@ -87,7 +87,7 @@ def _server_config() -> Any:
 async def shut_down_in_time(
     registry: Registry, shut_down: Callable[[float], Awaitable[object]]
 ) -> AsyncIterator[None]:
-    """Have SIGTERM drain for the length of a block, and shut down after it within the server's patience."""
+    """Drain on SIGTERM during the block, and shut down after it in the seconds that the server has left."""
     sigterm = None
     try:
         with draining_on_sigterm(registry) as sigterm:

@@ -1,4 +1,4 @@
-"""Routes that serve sockets, and refusals as HTTP answers."""
+"""Routes that serve sockets, and refusals as HTTP responses."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -34,7 +34,7 @@ from . import serving
 _unstarted = Occasionally(get_logger("routes"))
 
 RETRY_AFTER_S = 5
-"""What a refused client is told to wait."""
+"""Seconds in the ``Retry-After`` header of a refusal."""
 INTERNAL_ERROR = (1011, "internal error")
 
 
@@ -42,7 +42,10 @@ INTERNAL_ERROR = (1011, "internal error")
 async def connected(
     registry: Registry, websocket: WebSocket, identity: Identity
 ) -> AsyncIterator[Connection]:
-    """Claim, accept, join, and release exactly this socket; see ``WebSocketConnectionManager.connection``."""
+    """Claim and accept a socket, join its rooms, and release this socket only.
+
+    See ``WebSocketConnectionManager.connection``.
+    """
     connection, rooms = await _register(registry, websocket, identity)
     code: int = close_codes.NORMAL
     reason = "normal closure"
@@ -77,7 +80,7 @@ async def _register(
     except WebSocketStabilizerError as error:
         if is_accepted(websocket):
             if isinstance(error, (DrainingError, *LOSSES)):
-                raise  # it was closed, with a word about when to come back
+                raise  # the socket is already closed, with a hint when to reconnect
             reason = str(error).encode()[: close_codes.MAX_REASON_BYTES].decode(errors="ignore")
             within_s = registry.state.config.close_timeout_s
             await turn_away(websocket, close_codes.TRY_AGAIN_LATER, reason, within_s)
@@ -86,11 +89,11 @@ async def _register(
 
 
 def _check_types(identity: Identity) -> None:
-    """Raise for mistakes of the application, which no client can cause: they belong in the log, not in an answer.
+    """Check for errors that only the application can cause. They go to the log and not into an HTTP response.
 
     Raises:
-        InvalidNameError: The client id is no string.
-        MessageError: The metadata is no mapping.
+        InvalidNameError: The client id is not a string.
+        MessageError: The metadata is not a mapping.
     """
     if not isinstance(identity.client_id, str):
         check_client_id(identity.client_id)
@@ -98,7 +101,7 @@ def _check_types(identity: Identity) -> None:
 
 
 def _is_the_end_of(connection: Connection, error: BaseException) -> bool:
-    """Whether an error in the block only says that the connection is over; it may be about another client."""
+    """Whether an error in the block only reports that this connection ended, and not one of another client."""
     if isinstance(error, WebSocketDisconnect):
         return True
     is_about_an_end = isinstance(error, ConnectionNotFoundError | ConnectionTimeoutError | SlowConsumerError)
@@ -106,7 +109,7 @@ def _is_the_end_of(connection: Connection, error: BaseException) -> bool:
 
 
 def status_of(error: WebSocketStabilizerError) -> tuple[int, int | None]:
-    """Return the HTTP status of a refused handshake, and the seconds of its ``Retry-After``, if it has one."""
+    """Return the HTTP status of a refused handshake, and the seconds of its ``Retry-After`` or None."""
     match error:
         case InvalidNameError() | MessageError():
             return 400, None
@@ -119,7 +122,7 @@ def status_of(error: WebSocketStabilizerError) -> tuple[int, int | None]:
 
 
 def _refusal(error: WebSocketStabilizerError) -> HTTPException:
-    if isinstance(error, NotStartedError):  # the answer has it, too, and no browser shows that
+    if isinstance(error, NotStartedError):  # browsers do not show the response to a handshake
         _unstarted.log(f"a WebSocket was refused: {error}")
     status, retry_after_s = status_of(error)
     text = UNREACHABLE if isinstance(error, LOSSES) else str(error)
@@ -128,10 +131,10 @@ def _refusal(error: WebSocketStabilizerError) -> HTTPException:
 
 
 def check_open(registry: Registry) -> None:
-    """Raise the HTTP answer to a handshake that ``connect`` would refuse whoever it is for.
+    """Check whether the node accepts clients, before the client is known.
 
     Raises:
-        HTTPException: 503, with ``Retry-After``.
+        HTTPException: 503 with ``Retry-After``, if ``connect`` would refuse every client.
     """
     try:
         registry.check_usable()
@@ -145,7 +148,7 @@ async def serve(
 ) -> None:
     """See ``WebSocketConnectionManager.serve``."""
     handle = on_message or registry.state.hooks.on_message
-    with suppress(WebSocketDisconnect):  # gone before it was served
+    with suppress(WebSocketDisconnect):  # the client left before it was served
         async with connected(registry, websocket, identity) as connection:
             await serving.serve(registry, connection, handle, park=park)
 
@@ -162,7 +165,7 @@ def add_websocket_route(
         check_hook("on_message", on_message, "connection", "message")
 
     def decorate(identify: Any) -> Any:
-        # A dependency, so that FastAPI resolves its parameters as those of any other.
+        # identify is a dependency, so that FastAPI resolves its parameters.
         async def endpoint(websocket: WebSocket, identity: Annotated[Identity, Depends(identify)]) -> None:
             if not isinstance(identity, Identity):
                 raise ConfigurationError(
@@ -173,7 +176,8 @@ def add_websocket_route(
 
         router = app.router if isinstance(app, FastAPI) else app
         name = getattr(identify, "__name__", None)
-        # Before the endpoint's own dependencies, so that identify redeems nothing for a socket that is refused.
+        # The door runs before the endpoint's own dependencies. Otherwise identify could redeem a token for a socket
+        # that is then refused.
         router.add_api_websocket_route(path, endpoint, name=name, dependencies=[Depends(door)])
         return identify
 

@@ -1,7 +1,7 @@
-"""Hands a connection's messages to the application: in its handler's task, or without one ("parked").
+"""Delivery of inbound messages to the application, in the task of a handler or without one ("parked").
 
-A parked socket waits without a task, and without all that its ASGI application holds: the server keeps it, and
-calls when something comes in.
+A parked socket needs no task, and none of the objects of its ASGI application. The server keeps the socket, and
+passes incoming events to its inbox.
 """
 
 from collections import deque
@@ -23,7 +23,7 @@ from . import handlers
 async def register(
     registry: Registry, websocket: WebSocket, client_id: str, metadata: Mapping[str, Any] | None, state: Any
 ) -> Connection:
-    """Register a socket for the calling handler. Raises as ``WebSocketConnectionManager.connect``."""
+    """Register a socket for the calling handler. Raises the errors of ``WebSocketConnectionManager.connect``."""
     check_client_id(client_id)
     registry.check_usable()
     connection = await registry.connections.connect(client_id, websocket, metadata, state)
@@ -32,7 +32,7 @@ async def register(
 
 
 async def serve(registry: Registry, connection: Connection, handle: OnMessage | None, *, park: bool) -> None:
-    """Hand over messages until the socket is closed; or, with ``park`` and where the server can, return now."""
+    """Pass messages to ``handle`` until the socket is closed. With ``park``, return at once where possible."""
     line = connection.line
     if park and line is not None and connection.ended is None:
         connection.park(Inbox(registry, connection, line, handle))
@@ -43,11 +43,10 @@ async def serve(registry: Registry, connection: Connection, handle: OnMessage | 
 
 
 class Inbox:
-    """Hands what comes in to the application, in order, one message at a time.
+    """Passes inbound messages of a parked socket to the application, in order, one at a time.
 
-    The application's code runs with the context variables of the handler that parked the socket.
-    A task lives only while there is something to hand over. Bounded by what one read of the socket brings:
-    the line reads no more until all of it is handled.
+    The application's code runs with the context variables of the handler that parked the socket. A task exists
+    only while there are events. Their number is bounded by one read: the line reads no more until all are handled.
     """
 
     __slots__ = ("_connection", "_events", "_handle", "_line", "_registry", "_variables")
@@ -57,10 +56,10 @@ class Inbox:
     ) -> None:
         self._registry, self._connection, self._line, self._handle = registry, connection, line, handle
         self._variables = handlers.surroundings()
-        self._events: deque[AsgiEvent] | None = None  # not None: a task is at work
+        self._events: deque[AsgiEvent] | None = None  # not None while a task is running
 
     def put_nowait(self, event: AsgiEvent) -> None:
-        """Take an event of the socket."""
+        """Queue an event of the socket, and start a task for it if none is running."""
         if self._events is not None:
             self._events.append(event)
             return
@@ -75,11 +74,11 @@ class Inbox:
             event = events.popleft()
             if event["type"] == "websocket.disconnect":
                 await self._hang_up(event)
-                return  # nothing comes after it
+                return  # no event follows a disconnect
             if self._connection.is_heard:
                 await self._receive(event)
             if not events:
-                self._line.resume_reading()  # which may bring the next one
+                self._line.resume_reading()  # may put the next event at once
         self._events = None
 
     async def _receive(self, event: AsgiEvent) -> None:

@@ -228,7 +228,7 @@ class WebSocketConnectionManager(HookDecorators):
             raise ConnectionNotFoundError(f"client {client_id!r} is not connected: the manager was shut down")
         self._registry.check_usable()
         request = {"do": "close", "code": code, "reason": reason, "connection_id": connection_id}
-        await self._registry.act(client_id, request)
+        await self._registry.requests.act(client_id, request)
 
     async def handle_pong(self, client_id: str) -> None:
         """Note that a client of this replica answered a ping. ``serve`` and iteration do it by themselves."""
@@ -321,7 +321,7 @@ class WebSocketConnectionManager(HookDecorators):
     async def _act(self, client_id: str, request: dict[str, Any]) -> None:
         check_client_id(client_id)
         self._registry.check_usable()
-        await self._registry.act(client_id, request)
+        await self._registry.requests.act(client_id, request)
 
     # User data, on this replica
 

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from fastapi_websocket_stabilizer.registry.claims import Claims
+from fastapi_websocket_stabilizer.registry.inspection import Inspection
 from fastapi_websocket_stabilizer.registry.lease import Lease
 from fastapi_websocket_stabilizer.registry.outbound import Outbound
 from fastapi_websocket_stabilizer.registry.presence import Reports, left
 from fastapi_websocket_stabilizer.registry.reclaims import Reclaims
-from fastapi_websocket_stabilizer.registry.recovery import Recovery
 from fastapi_websocket_stabilizer.registry.sweep import Sweeper
 
 TIDIED_UP_AFTER_S = 0.5
@@ -146,12 +146,12 @@ async def _inspect_nothing(_: Any) -> None:
 @contextmanager
 def without_inspection() -> Iterator[None]:
     """Have no node look at its keys each beat: that repairs within a beat what a fault of the protocol breaks."""
-    sound = Recovery._inspect
-    setattr(Recovery, "_inspect", _inspect_nothing)  # noqa: B010 - a method, for mypy
+    sound = Inspection.inspect
+    setattr(Inspection, "inspect", _inspect_nothing)  # noqa: B010 - a method, for mypy
     try:
         yield
     finally:
-        setattr(Recovery, "_inspect", sound)  # noqa: B010
+        setattr(Inspection, "inspect", sound)  # noqa: B010
 
 
 def sow(name: str) -> None:
@@ -163,7 +163,7 @@ def sow(name: str) -> None:
     """
     owner, method, wrap = FAULTS[name]
     setattr(owner, method, wrap(getattr(owner, method)))
-    setattr(Recovery, "_inspect", _inspect_nothing)  # noqa: B010
+    setattr(Inspection, "inspect", _inspect_nothing)  # noqa: B010
 
 
 @contextmanager

@@ -125,8 +125,8 @@ def test_what_is_found_while_a_node_catches_up_waits_for_no_further_beat(loop: V
         for _ in range(5):
             await asyncio.sleep(0)
         assert recovery._is_catching_up
-        node.context.copy().run(recovery.moved)
-        node.context.copy().run(recovery.beat, Renewal(held=True, live={}, lapsed=()))
+        node.context.copy().run(recovery.store_changed)
+        node.context.copy().run(recovery.renewed, Renewal(held=True, live={}, lapsed=()))
         await asyncio.sleep(0.9 * BEAT_S)  # the next beat is still to come
         is_done = not node.manager.registry.connections.reclaims._unclaimed
         await node.do(node.manager.graceful_shutdown(1.0))

@@ -9,9 +9,9 @@ from typing import TypeAlias
 
 from ..runtime.loops import running_loop
 from ..wire.messages import Encoded
-from .backlog import Outcome
+from .backlog import DROPPED, Outcome, settled
 from .connection import Connection
-from .owner import Ended
+from .owner import Ended, Limits
 from .shards import Connections, Shard, Shards
 
 log: logging.Logger = logging.getLogger(__name__)
@@ -249,3 +249,31 @@ def _targets(job: Job, shard: Shard) -> Iterable[Connection]:
     for room in job.rooms:
         union.update(shard.rooms.get(room, {}))
     return union.values()
+
+
+def took(shards: Shards, client_id: str, tally: Tally) -> bool:
+    """Whether a socket of the client took the message: one that failed is not registered any more."""
+    dropped = sum(c == client_id and error == DROPPED for c, error in tally.errors)
+    return len(shards.of_client(client_id)) > dropped
+
+
+async def settle(tally: Tally, limits: Limits) -> None:
+    """Wait for what is pending, and count it."""
+    if not tally.pending:
+        return
+    pending, tally.pending = tally.pending, []
+    outcomes = await asyncio.gather(*(settled(outcome, limits) for _, outcome in pending))
+    for (client_id, _), error in zip(pending, outcomes, strict=True):
+        if error is None:
+            tally.succeeded += 1
+        else:
+            tally.errors.append((client_id, error))
+
+
+async def written(connection: Connection, timeout_s: float) -> str | None:
+    """Wait until everything queued for a socket was written; return the error if it was not."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await connection.drained()
+    except TimeoutError:
+        return f"not written within {timeout_s:g} s"

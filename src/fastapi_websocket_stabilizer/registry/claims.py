@@ -196,6 +196,11 @@ class Claims:
         envelope = Envelope(node, sequence, previous, Kind.EVICT, targets=(connection_id,))
         await self._state.backend.bus.publish_node(node_of(connection_id), envelope)
 
+    def on_evict(self, envelope: Envelope) -> None:
+        """Close a connection that another node's claim outranks."""
+        (connection_id,) = envelope.targets
+        self._state.tasks.spawn(self.evicted(ConnectionId(connection_id)), "evict")
+
     async def evicted(self, connection_id: ConnectionId) -> None:
         """Another node's claim outranks this connection."""
         connection = self._state.shards.get(connection_id)

@@ -83,27 +83,27 @@ class DegradingBus:
     def deliver_in_flight(self) -> None:
         """Deliver here what is on its way, since what is sent from now on is delivered at once."""
         for channel, envelope in self._state.in_flight.kept():
-            self._alone(channel, envelope)
+            self._deliver_locally(channel, envelope)
 
     async def _publish(
         self, channel: str, envelope: Envelope, publish: Callable[[Envelope], Awaitable[int]]
     ) -> int:
         try:
-            if self._can_leave(channel, envelope):
+            self._state.in_flight.keep(channel, envelope)
+            self._deliver_locally_if_lost(channel, envelope)
+            if not self._state.is_away:
                 return await publish(envelope)
         except LOSSES:
-            self._alone(channel, envelope)
+            self._deliver_locally(channel, envelope)
         return 1
 
-    def _can_leave(self, channel: str, envelope: Envelope) -> bool:
-        state = self._state
-        state.in_flight.keep(channel, envelope)
-        if state.is_away or not state.backend.is_connected:  # nothing will come back
+    def _deliver_locally_if_lost(self, channel: str, envelope: Envelope) -> None:
+        """Deliver here what will not come back: Redis is away, or the bus is down."""
+        if self._state.is_away or not self._state.backend.is_connected:
             self._flush()  # what was sent before
-            self._alone(channel, envelope)
-        return not state.is_away
+            self._deliver_locally(channel, envelope)
 
-    def _alone(self, channel: str, envelope: Envelope) -> None:
+    def _deliver_locally(self, channel: str, envelope: Envelope) -> None:
         """Deliver here, unless that was done, or something newer was."""
         state = self._state
         if channel.startswith("room:") and channel.removeprefix("room:") not in state.shards.rooms:

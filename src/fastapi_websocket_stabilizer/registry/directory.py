@@ -5,12 +5,10 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from .. import __about__
 from ..backends.ports import Entry
 from ..exceptions import InvalidCursorError
 from ..models import NodeInfo, PresenceEntry, RoomMember, RoomPage
 from ..names import NodeId, node_of
-from ..wire.messages import encode_json
 from .lease import Lease
 from .state import NodeState
 
@@ -24,21 +22,6 @@ class Directory:
 
     def __init__(self, state: NodeState, lease: Lease | None) -> None:
         self._state, self._lease = state, lease
-
-    def describe(self) -> bytes:
-        """Return what this node says of itself."""
-        state = self._state
-        return encode_json(
-            {
-                "name": state.name,
-                "version": __about__.__version__,
-                "started": state.started.timestamp(),
-                "draining": state.is_draining,
-                "application": state.served.application,
-                "settings": state.config.shared(),
-            },
-            "node info",
-        )
 
     async def _live(self, nodes: Sequence[NodeId]) -> set[NodeId]:
         if self._lease is None:
@@ -115,7 +98,7 @@ class Directory:
         """Every node that holds a lease."""
         node_ids = await self._node_ids()
         if self._lease is None:
-            infos: list[tuple[bytes | None, int]] = [(self.describe(), len(self._state.shards))]
+            infos: list[tuple[bytes | None, int]] = [(self._state.describe(), len(self._state.shards))]
         else:
             infos = await self._state.backend.nodes.infos(node_ids)
         shown = [self._info(node, *found) for node, found in zip(node_ids, infos, strict=True)]

@@ -1,31 +1,68 @@
-"""Messages that come in for this node's sockets: fanned out, and whoever asked is told what became of them."""
+"""Envelopes that come in: handed on by kind; messages are fanned out, and the asking node is answered."""
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from ..local.backlog import DROPPED, settled
 from ..local.connection import Connection
-from ..local.jobs import Job, Mail, Tally
-from ..local.owner import Limits
-from ..local.shards import Shards
-from ..names import ConnectionId, NodeId
+from ..local.jobs import Job, Mail, Tally, settle, took, written
+from ..names import ConnectionId
+from ..runtime.logs import Occasionally
 from ..wire.envelopes import CONNECTION, Envelope, Kind
-from ..wire.messages import Encoded, Form
+from ..wire.messages import Encoded
+from .requests import answer
 from .state import NodeState
 
+Act = Callable[[Envelope], None]
+"""Does what an envelope asks for; raises ``ValueError`` for one that is malformed."""
 MAX_REPORTED_ERRORS = 100
 """Errors that one node reports in its confirmation of a broadcast."""
 
 
 class Inbound:
-    """The receiving end of ``Sender``."""
+    """The receiving end of ``Outbound``: drops what came before, and hands each envelope on by its kind."""
 
     def __init__(self, state: NodeState) -> None:
         self._state = state
+        self._malformed = Occasionally(state.log)
+        self._acts: dict[Kind, Act] = {
+            Kind.BROADCAST: self.deliver,
+            Kind.DIRECT: self.deliver,
+            Kind.REPLY: self._resolve,
+        }
+
+    def on(self, kind: Kind, act: Act) -> None:
+        """Have envelopes of a kind handed to ``act``."""
+        self._acts[kind] = act
+
+    def receive(self, channel: str, envelope: Envelope, size: int) -> None:
+        """Take an envelope from the bus."""
+        if channel.startswith("room:") and channel.removeprefix("room:") not in self._state.shards.rooms:
+            return  # left, and the server has not heard of it yet
+        counters = self._state.counters
+        arrival = self._state.sequences.observe(
+            channel, envelope.sender, envelope.sequence, envelope.previous
+        )
+        if channel != "inbox":  # there previous may have gone to another node's
+            counters.bus_lost += arrival.lost
+        if arrival.is_to_be_dropped:
+            counters.bus_duplicates += arrival.duplicate
+            counters.bus_late += arrival.late
+            return
+        try:
+            act = self._acts.get(envelope.kind)
+            if act is None:
+                raise ValueError(f"nothing is done about a {envelope.kind.name} envelope")
+            act(envelope)
+        except (ValueError, TypeError, LookupError, RecursionError) as error:
+            counters.bus_malformed += 1
+            self._malformed.log("envelope dropped", sender=envelope.sender, error=str(error))
+
+    def _resolve(self, envelope: Envelope) -> None:
+        self._state.replies.resolve(envelope.ask, envelope.sender, json.loads(envelope.body))
 
     def deliver(self, envelope: Envelope) -> None:
         """Fan messages out, then answer the node that asked, or the call here that waits."""
@@ -78,7 +115,7 @@ class Inbound:
             if error is not None:
                 tally.errors.append((connection.client_id, error))
                 tally.succeeded -= 1
-        await self.answer(envelope.sender, envelope.ask, self._report(envelope, tally))
+        await answer(self._state, envelope.sender, envelope.ask, self._report(envelope, tally))
 
     def _report(self, envelope: Envelope, tally: Tally) -> Any:
         if envelope.kind is Kind.DIRECT:
@@ -100,43 +137,3 @@ class Inbound:
                 and exclude.isdisjoint((c.client_id, CONNECTION + c.connection_id))
             ]
         return [connection for connection in found if connection.is_writing]
-
-    async def answer(self, node: NodeId, ask: int, answer: Any) -> None:
-        """Answer a question of another node, or of this one."""
-        if self._state.is_own(node):
-            self._state.replies.resolve(ask, self._state.node_id, answer)
-            return
-        sequence, previous = self._state.sequencer.next("inbox")
-        own = self._state.node_id
-        reply = Envelope(
-            own, sequence, previous, Kind.REPLY, form=Form.JSON, body=json.dumps(answer), ask=ask
-        )
-        await self._state.backend.bus.publish_node(node, reply)
-
-
-def took(shards: Shards, client_id: str, tally: Tally) -> bool:
-    """Whether a socket of the client took the message: one that failed is not registered any more."""
-    dropped = sum(c == client_id and error == DROPPED for c, error in tally.errors)
-    return len(shards.of_client(client_id)) > dropped
-
-
-async def settle(tally: Tally, limits: Limits) -> None:
-    """Wait for what is pending, and count it."""
-    if not tally.pending:
-        return
-    pending, tally.pending = tally.pending, []
-    outcomes = await asyncio.gather(*(settled(outcome, limits) for _, outcome in pending))
-    for (client_id, _), error in zip(pending, outcomes, strict=True):
-        if error is None:
-            tally.succeeded += 1
-        else:
-            tally.errors.append((client_id, error))
-
-
-async def written(connection: Connection, timeout_s: float) -> str | None:
-    """Wait until everything queued for a socket was written; return the error if it was not."""
-    try:
-        async with asyncio.timeout(timeout_s):
-            return await connection.drained()
-    except TimeoutError:
-        return f"not written within {timeout_s:g} s"

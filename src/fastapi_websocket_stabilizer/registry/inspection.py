@@ -1,40 +1,96 @@
-"""Keys that were deleted alone: each beat a few of those that this node has written are looked at."""
+"""Comparison of this node with the registry: what was displaced, lost or left over without a word to us."""
 
 import asyncio
 from collections.abc import Iterable
 from typing import TypeVar
 
+from ..backends.ports import Entry, IndexEntry
 from ..local.connection import Connection
-from ..names import ConnectionId
-from .reclaims import Reclaims
+from ..names import ConnectionId, node_of
+from .claims import Claims
+from .lease import Lease
+from .reclaims import BATCH, Reclaims, pause
 from .state import NodeState
 
 T = TypeVar("T")
 
 PER_BEAT = 64
 """Connections, and rooms, looked at in one beat, however many there are."""
+INDEX_LINES = 500
 
 
 class Inspection:
-    """Goes round this node's connections and rooms, and has what Redis lost claimed again.
+    """Compares connections, rooms and the index with the registry, and has what Redis lost claimed again.
 
-    An epoch says that a server was emptied; it says nothing of one key that was deleted or evicted.
+    An epoch says that a server was emptied; it says nothing of one key that was deleted or evicted. So ``inspect``
+    goes round this node's connections and rooms.
     """
 
-    def __init__(self, state: NodeState, reclaims: Reclaims) -> None:
-        self._state, self._reclaims = state, reclaims
+    def __init__(self, state: NodeState, lease: Lease, claims: Claims, reclaims: Reclaims) -> None:
+        self._state, self._lease, self._claims, self._reclaims = state, lease, claims, reclaims
         # What is left of this round.
         self._connections: list[ConnectionId] = []
         self._rooms: list[str] = []
 
-    def connections(self) -> list[Connection]:
+    async def compare_all(self) -> None:
+        """Close connections that were displaced, and claim those that were removed, if no evict has reached us."""
+        connections = [c for c in self._state.shards if c.stamp]  # the others are being claimed
+        for start in range(0, len(connections), BATCH):
+            await self._compare(connections[start : start + BATCH])
+            await pause()
+
+    async def inspect(self) -> None:
+        """Look at a few of our keys: one that was deleted alone changes no epoch."""
+        await self._look()
+        await self._compare(self._next_connections())
+
+    async def tidy(self) -> None:
+        """Remove what our index names and is not here: the server missed that it had ended."""
+        nodes, node = self._state.backend.nodes, self._state.node_id
+        for read in (nodes.memberships, nodes.connections):
+            cursor, is_over = "", False
+            while not is_over:
+                lines, cursor = await read(node, cursor, INDEX_LINES)
+                if gone := [line for line in lines if not self._is_here(line)]:
+                    await (await self._claims.release(gone))
+                is_over = not cursor
+
+    def _is_here(self, line: IndexEntry) -> bool:
+        connection = self._state.shards.get(line.connection_id)
+        return connection is not None and (line.room is None or line.room in connection.rooms)
+
+    async def _compare(self, connections: list[Connection]) -> None:
+        known = [(connection, connection.connection_id) for connection in connections]
+        found = await self._state.backend.presence.entries([c.client_id for c in connections])
+        live = await self._lease.live_among({node_of(e.connection_id) for entries in found for e in entries})
+        for (connection, connection_id), entries in zip(known, found, strict=True):
+            if connection.ended is None and connection.connection_id == connection_id:
+                self._judge(
+                    connection,
+                    [
+                        e
+                        for e in entries
+                        if e.connection_id == connection_id or node_of(e.connection_id) in live
+                    ],
+                )
+
+    def _judge(self, connection: Connection, entries: list[Entry]) -> None:
+        ids = [entry.connection_id for entry in entries]
+        if connection.connection_id not in ids:
+            self._reclaims.again(connection)
+            self._state.counters.entries_repaired += 1
+        elif ids.index(connection.connection_id) >= self._state.config.max_connections_per_client:
+            displace = self._claims.displace(connection.client_id, (connection.connection_id,))
+            self._state.tasks.spawn(displace, "displace")
+
+    def _next_connections(self) -> list[Connection]:
         """Return the next connections to be compared with the registry; those that are being claimed are not."""
         if not self._connections:
             self._connections = [connection.connection_id for connection in self._state.shards]
         found = [self._state.shards.get(name) for name in _take(self._connections)]
         return [connection for connection in found if connection is not None and connection.stamp]
 
-    async def look(self) -> None:
+    async def _look(self) -> None:
         """Look for an index without lines and for rooms without members."""
         has_rooms, has_connections = bool(self._state.shards.rooms), bool(self._state.shards)
         connections, memberships = await self._state.backend.nodes.index_sizes(self._state.node_id)

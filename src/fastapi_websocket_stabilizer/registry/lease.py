@@ -29,26 +29,26 @@ RETRY_S = 0.5
 class Listener(Protocol):
     """What the beats are for."""
 
-    def lost(self, error: Exception) -> None:
+    def store_lost(self, error: Exception) -> None:
         """Redis did not answer, or refused us."""
         ...
 
-    def answered(self) -> None:
+    def store_answered(self) -> None:
         """Redis answered; told before anything that follows from it."""
         ...
 
-    async def refused(self, *, has_lapsed: bool) -> "asyncio.Future[None]":
+    async def lease_gone(self, *, has_lapsed: bool) -> "asyncio.Future[None]":
         """The lease is gone. It ``has_lapsed``, or it was lost with all other content, or was never taken.
 
         Returns what is to be done before a node that was frozen serves anything.
         """
         ...
 
-    def moved(self) -> None:
+    def store_changed(self) -> None:
         """The lease is held, by another server than before, or by one that was emptied meanwhile."""
         ...
 
-    def beat(self, renewal: Renewal) -> None:
+    def renewed(self, renewal: Renewal) -> None:
         """The lease is held (again)."""
         ...
 
@@ -138,15 +138,15 @@ class Lease:
             renewal = await self._renew()
             self._is_lost = False
             has_moved = self._has_moved(renewal.epoch)
-            self._listener.answered()
+            self._listener.store_answered()
             if not renewal.held:
                 await self._lapsed(was_frozen=self._is_stale(sent_at_s), has_moved=has_moved)
             elif has_moved:
-                self._listener.moved()
-            self._listener.beat(renewal)
+                self._listener.store_changed()
+            self._listener.renewed(renewal)
         except LOSSES as error:
             self._is_lost = True
-            self._listener.lost(error)
+            self._listener.store_lost(error)
             self._held_since_s = running_loop().time()
         finally:
             self._note_beat(sent_at_s)
@@ -167,7 +167,7 @@ class Lease:
         return has_moved
 
     async def _lapsed(self, *, was_frozen: bool, has_moved: bool) -> None:
-        reclaiming = await self._listener.refused(has_lapsed=self._was_taken and not has_moved)
+        reclaiming = await self._listener.lease_gone(has_lapsed=self._was_taken and not has_moved)
         # Whoever was awake has heard what became of its clients, or has served them without Redis anyway.
         self._reclaiming = reclaiming if was_frozen else None
 

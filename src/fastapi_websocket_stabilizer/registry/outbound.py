@@ -8,12 +8,11 @@ from typing import NamedTuple
 from ..exceptions import BackendUnavailableError, BroadcastFailedError
 from ..local.backlog import TAKEN, Sent
 from ..local.connection import Connection
-from ..local.jobs import Mail, Tally
+from ..local.jobs import Mail, Tally, settle, took, written
 from ..models import BroadcastResult
 from ..wire.envelopes import Envelope, Kind
 from ..wire.messages import Encoded
 from .direct import CLIENTS_PER_CALL, Direct, Taken
-from .inbound import settle, took, written
 from .lease import Lease
 from .replies import are_names, is_report
 from .state import NodeState

@@ -4,23 +4,20 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from ..backends.ports import Entry, IndexEntry, Renewal
+from ..backends.ports import Renewal
 from ..exceptions import LOSSES
-from ..local.connection import Connection
 from ..models import BusGap
-from ..names import NodeId, node_of
+from ..names import NodeId
 from .claims import Claims
 from .degrade import DegradingBus
 from .inspection import Inspection
 from .lease import Lease
 from .peers import Agreement, Deadlines
 from .presence import Reports
-from .reclaims import BATCH, Reclaims, pause
+from .reclaims import Reclaims
 from .state import NodeState
 from .sweep import Sweeper
 from .tokens import Tokens
-
-INDEX_LINES = 500
 
 
 class Recovery:
@@ -39,11 +36,11 @@ class Recovery:
     def attach(self, lease: Lease, claims: Claims, reclaims: Reclaims) -> None:
         """Say whom it listens to and what it works with."""
         self._lease, self._claims, self._reclaims = lease, claims, reclaims
-        self._inspection = Inspection(self._state, reclaims)
+        self._inspection = Inspection(self._state, lease, claims, reclaims)
 
     # What the lease says
 
-    def lost(self, error: Exception) -> None:
+    def store_lost(self, error: Exception) -> None:
         """Redis did not answer a beat, or refused us."""
         if not self._state.is_away:
             self._state.is_away = True
@@ -51,14 +48,14 @@ class Recovery:
             if self.bus is not None:
                 self.bus.deliver_in_flight()
 
-    def answered(self) -> None:
+    def store_answered(self) -> None:
         """Redis answered a beat."""
         if self._state.is_away:
             self._state.is_away = False
             self._state.log.warning("Redis is back", extra={"node_id": self._state.node_id})
         self._state.backend.beat()
 
-    async def refused(self, *, has_lapsed: bool) -> "asyncio.Future[None]":
+    async def lease_gone(self, *, has_lapsed: bool) -> "asyncio.Future[None]":
         """The lease lapsed while we were frozen or cut off, or was forgotten: be another node, with the same sockets.
 
         Returns what a node that was frozen waits for before it serves anything; the beat goes on meanwhile.
@@ -82,12 +79,12 @@ class Recovery:
             # What ended here meanwhile: nobody else may be there, or may know, to do it.
             self._start_sweep(former, self.sweeper.sweep_former)
 
-    def moved(self) -> None:
+    def store_changed(self) -> None:
         """Another server answers, or one that was emptied: what it knows of us may be old."""
         self._must_share_secret = self._must_revoke = self._must_tidy = True
         self._reclaims.all_again()
 
-    def beat(self, renewal: Renewal) -> None:
+    def renewed(self, renewal: Renewal) -> None:
         """The lease is held: go on with what was not done yet."""
         self._must_share_secret |= not self._tokens.is_shared_as(renewal.secret)
         self._state.tasks.spawn(self._catch_up(), "catch-up")
@@ -142,70 +139,20 @@ class Recovery:
         await self._reclaims.run()
         await self._claims.release_pending()
         await self._claims.repeat_evicts()
-        await self._compare()
-        await self._tidy()
-        await self._inspect()
-
-    async def _inspect(self) -> None:
-        """Look at a few of our keys: one that was deleted alone changes no epoch."""
-        await self._inspection.look()
-        await self._compare_some(self._inspection.connections())
+        if self._must_compare:
+            await self._compare()
+        if self._must_tidy:
+            await self._inspection.tidy()
+            self._must_tidy = False
+        await self._inspection.inspect()
 
     async def _compare(self) -> None:
-        """After a gap: close what was displaced, and claim what was removed, without a word that reached us."""
-        if not self._must_compare:
-            return
-        self._must_compare = False
+        self._must_compare = False  # a gap that begins from now on is another reason
         try:
-            connections = [c for c in self._state.shards if c.stamp]  # the others are being claimed
-            for start in range(0, len(connections), BATCH):
-                await self._compare_some(connections[start : start + BATCH])
-                await pause()
+            await self._inspection.compare_all()
         except BaseException:
             self._must_compare = True
             raise
-
-    async def _compare_some(self, connections: list[Connection]) -> None:
-        known = [(connection, connection.connection_id) for connection in connections]
-        found = await self._state.backend.presence.entries([c.client_id for c in connections])
-        live = await self._lease.live_among({node_of(e.connection_id) for entries in found for e in entries})
-        for (connection, connection_id), entries in zip(known, found, strict=True):
-            if connection.ended is None and connection.connection_id == connection_id:
-                self._judge(
-                    connection,
-                    [
-                        e
-                        for e in entries
-                        if e.connection_id == connection_id or node_of(e.connection_id) in live
-                    ],
-                )
-
-    def _judge(self, connection: Connection, entries: list[Entry]) -> None:
-        ids = [entry.connection_id for entry in entries]
-        if connection.connection_id not in ids:
-            self._reclaims.again(connection)
-            self._state.counters.entries_repaired += 1
-        elif ids.index(connection.connection_id) >= self._state.config.max_connections_per_client:
-            displace = self._claims.displace(connection.client_id, (connection.connection_id,))
-            self._state.tasks.spawn(displace, "displace")
-
-    async def _tidy(self) -> None:
-        """Remove what our index names and is not here: the server missed that it had ended."""
-        if not self._must_tidy:
-            return
-        nodes, node = self._state.backend.nodes, self._state.node_id
-        for read in (nodes.memberships, nodes.connections):
-            cursor, is_over = "", False
-            while not is_over:
-                lines, cursor = await read(node, cursor, INDEX_LINES)
-                if gone := [line for line in lines if not self._is_here(line)]:
-                    await (await self._claims.release(gone))
-                is_over = not cursor
-        self._must_tidy = False
-
-    def _is_here(self, line: IndexEntry) -> bool:
-        connection = self._state.shards.get(line.connection_id)
-        return connection is not None and (line.room is None or line.room in connection.rooms)
 
     # Sweeping
 

@@ -1,12 +1,10 @@
-"""The registry as one process sees it: composes the parts, starts and stops them, and reads the bus."""
+"""The registry as one process sees it: composes the parts, starts and stops them."""
 
 import asyncio
-import json
 import logging
 import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any
 
 from .. import close_codes
 from ..backends.memory import MemoryBackend, MemoryHub
@@ -16,7 +14,6 @@ from ..config import WebSocketConfig
 from ..exceptions import (
     LOSSES,
     BackendUnavailableError,
-    ConnectionNotFoundError,
     NotStartedError,
     ShutdownError,
     WrongEventLoopError,
@@ -24,11 +21,9 @@ from ..exceptions import (
 from ..local.owner import Ended
 from ..local.pinger import Pinger
 from ..models import ShutdownReport
-from ..names import ConnectionId
-from ..runtime.logs import Occasionally
 from ..runtime.loops import running_loop
 from ..runtime.metrics import Counters
-from ..wire.envelopes import Envelope, Kind
+from ..wire.envelopes import Kind
 from .budget import UserData
 from .claims import Claims
 from .connections import Connections
@@ -41,7 +36,7 @@ from .outbound import Outbound
 from .presence import Reports
 from .reclaims import Reclaims
 from .recovery import Recovery
-from .requests import Requests, parse
+from .requests import Requests
 from .rooms import Rooms
 from .state import NodeState
 from .tokens import Tokens
@@ -68,31 +63,29 @@ class Registry:
         self.state: NodeState = state
         self._services: list[asyncio.Task[None]] = []
         self._is_stopping = False
-        self._malformed = Occasionally(log)
         self.lease: Lease | None = None
-        self.directory: Directory = Directory(state, None)
+        self.inbound: Inbound = Inbound(state)
         backend: SharedBackend | None = None
         if open_backend is None:
-            state.backend = MemoryBackend(MemoryHub(), state.node_id, self._receive, state.counters)
+            state.backend = MemoryBackend(MemoryHub(), state.node_id, self.inbound.receive, state.counters)
         else:
-            state.backend = backend = open_backend(config, self._receive, state.counters)
+            state.backend = backend = open_backend(config, self.inbound.receive, state.counters)
         self.tokens: Tokens = Tokens(state)
         reports = Reports(state)
         self.recovery: Recovery = Recovery(state, self.tokens, reports)
         if backend is not None:
-            self.lease = Lease(
-                backend.nodes, config, self.directory.describe, self.recovery, lambda: backend.run_id
-            )
-            self.directory = Directory(state, self.lease)
+            self.lease = Lease(backend.nodes, config, state.describe, self.recovery, lambda: backend.run_id)
+        self.directory: Directory = Directory(state, self.lease)
         self.connections: Connections = Connections(state)
         self.user_data: UserData = UserData(state, self.connections.budget, self.directory)
         self.claims: Claims = Claims(state, self.lease, reports, self.connections.end)
         self.outbound: Outbound = Outbound(state, self.lease)
         self.drain: Drain = Drain(state, self.connections, self.directory, self.lease)
-        self.inbound: Inbound = Inbound(state)
-        self.requests: Requests = Requests(state, self.inbound, self.act_here)
         reclaims = Reclaims(state, self.claims, reports)
         self.rooms: Rooms = Rooms(state, self.claims, reclaims)
+        self.requests: Requests = Requests(state, self.directory, self.connections, self.rooms, self.drain)
+        self.inbound.on(Kind.EVICT, self.claims.on_evict)
+        self.inbound.on(Kind.REQUEST, self.requests.on_request)
         self.connections.claims, self.connections.reclaims = self.claims, reclaims
         self.connections.outbound, self.connections.rooms = self.outbound, self.rooms
         if backend is not None and self.lease is not None:
@@ -220,7 +213,7 @@ class Registry:
             await state.backend.stop()
             state.backend.start_later(state.node_id)
             self.lease.begin(state.node_id)
-            self.recovery.lost(error)
+            self.recovery.store_lost(error)
 
     def _start_services(self) -> None:
         unverified = self.lease.unverified if self.lease else lambda: None
@@ -301,93 +294,6 @@ class Registry:
         self.state.subscribed.clear()
         self.state.sequences.forget()
 
-    # What comes in
-
-    def _receive(self, channel: str, envelope: Envelope, size: int) -> None:
-        if channel.startswith("room:") and channel.removeprefix("room:") not in self.state.shards.rooms:
-            return  # left, and the server has not heard of it yet
-        counters = self.state.counters
-        arrival = self.state.sequences.observe(channel, envelope.sender, envelope.sequence, envelope.previous)
-        if channel != "inbox":  # there previous may have gone to another node's
-            counters.bus_lost += arrival.lost
-        if arrival.is_to_be_dropped:
-            counters.bus_duplicates += arrival.duplicate
-            counters.bus_late += arrival.late
-            return
-        try:
-            self._obey(envelope)
-        except (ValueError, TypeError, LookupError, RecursionError) as error:
-            counters.bus_malformed += 1
-            self._malformed.log("envelope dropped", sender=envelope.sender, error=str(error))
-
-    def _obey(self, envelope: Envelope) -> None:
-        if envelope.kind in (Kind.BROADCAST, Kind.DIRECT):
-            self.inbound.deliver(envelope)
-        elif envelope.kind is Kind.REPLY:
-            self.state.replies.resolve(envelope.ask, envelope.sender, json.loads(envelope.body))
-        elif envelope.kind is Kind.EVICT:
-            (connection_id,) = envelope.targets
-            self.state.tasks.spawn(self.claims.evicted(ConnectionId(connection_id)), "evict")
-        elif envelope.kind is Kind.REQUEST:
-            (client_id,), request = envelope.targets, parse(envelope.body)
-            self.state.tasks.spawn(self.requests.serve(envelope, client_id, request), "serve")
-        else:
-            raise ValueError(f"nothing is done about a {envelope.kind.name} envelope")
-
     def _opened_at(self, client_id: str) -> float:
         connections = self.state.shards.of_client(client_id)
         return connections[0].opened_at_s if connections else 0.0
-
-    # Operations on a client, wherever its sockets are
-
-    async def act(self, client_id: str, request: dict[str, Any]) -> None:
-        """Carry out a request on every connection of a client, or on the one that it names, here and elsewhere.
-
-        Raises:
-            ConnectionNotFoundError: The client is not connected.
-            BackendUnavailableError: Another node did not answer in time.
-        """
-        touched = await asyncio.gather(
-            self._act_elsewhere(client_id, request), self.act_here(client_id, request), return_exceptions=True
-        )
-        for error in touched:
-            if isinstance(error, BaseException):
-                raise error
-        if not any(touched):
-            only = request.get("connection_id")
-            lacks = "is not connected" if only is None else f"has no connection {only!r}"
-            raise ConnectionNotFoundError(f"client {client_id!r} {lacks}")
-
-    async def _act_elsewhere(self, client_id: str, request: dict[str, Any]) -> int:
-        if not self.state.is_distributed:
-            return 0
-        is_here = self.state.shards.has_client(client_id)
-        try:
-            self.state.check_reachable()
-            entries = await self.directory.presence(client_id)
-        except LOSSES:
-            if self.state.degrades and is_here:
-                return 0
-            raise
-        others = {entry.node for entry in entries if not self.state.is_own(entry.node)}
-        return await self.requests.ask(sorted(others), client_id, request)
-
-    async def act_here(self, client_id: str, request: dict[str, Any]) -> int:
-        """Carry out a request on this node's connections of a client; return how many there were.
-
-        A drain is not about a client, but about all of them.
-        """
-        if request["do"] == "drain":
-            return (await self.drain.run(request["over_s"])).closed_count
-        only = request.get("connection_id")
-        connections = [c for c in self.state.shards.of_client(client_id) if only in (None, c.connection_id)]
-        for connection in connections:
-            match request["do"]:
-                case "join":
-                    await self.rooms.join(connection, request["room"])
-                case "leave":
-                    await self.rooms.leave(connection, request["room"])
-                case "close":
-                    why = Ended.EVICTED
-                    await self.connections.end(connection, why, request["code"], request["reason"])
-        return len(connections)

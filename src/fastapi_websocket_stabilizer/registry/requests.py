@@ -1,16 +1,20 @@
 """What one node asks another to do with a client whose socket it holds: join, leave, close. And to drain."""
 
+import asyncio
 import json
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from .. import close_codes, exceptions
-from ..exceptions import BackendUnavailableError, WebSocketStabilizerError
+from ..exceptions import LOSSES, BackendUnavailableError, ConnectionNotFoundError, WebSocketStabilizerError
+from ..local.owner import Ended
 from ..names import NodeId, check_room
 from ..wire.envelopes import Envelope, Kind
 from ..wire.messages import Form
-from .inbound import Inbound
+from .connections import Connections
+from .directory import Directory
+from .drain import Drain
 from .replies import is_outcome, is_value
+from .rooms import Rooms
 from .state import NodeState
 
 _ERRORS: dict[str, type[WebSocketStabilizerError]] = {
@@ -18,9 +22,6 @@ _ERRORS: dict[str, type[WebSocketStabilizerError]] = {
     for error in vars(exceptions).values()
     if isinstance(error, type) and issubclass(error, WebSocketStabilizerError)
 }
-
-Act = Callable[[str, dict[str, Any]], Awaitable[int]]
-"""Carries out one operation for a client on this node; returns how many connections it touched."""
 
 
 def parse(body: str | bytes) -> dict[str, Any]:
@@ -45,11 +46,65 @@ def parse(body: str | bytes) -> dict[str, Any]:
 
 
 class Requests:
-    """Asks, answers, and brings errors home under their own names."""
+    """Operations on a client, wherever its sockets are: asks other nodes, and does what they ask."""
 
-    def __init__(self, state: NodeState, delivery: Inbound, act: Act) -> None:
-        self._state, self._inbound, self._act = state, delivery, act
-        self._replies = state.replies
+    def __init__(
+        self, state: NodeState, directory: Directory, connections: Connections, rooms: Rooms, drain: Drain
+    ) -> None:
+        self._state, self._replies, self._directory = state, state.replies, directory
+        self._connections, self._rooms, self._drain = connections, rooms, drain
+
+    async def act(self, client_id: str, request: dict[str, Any]) -> None:
+        """Carry out a request on every connection of a client, or on the one that it names, here and elsewhere.
+
+        Raises:
+            ConnectionNotFoundError: The client is not connected.
+            BackendUnavailableError: Another node did not answer in time.
+        """
+        touched = await asyncio.gather(
+            self._act_elsewhere(client_id, request), self.act_here(client_id, request), return_exceptions=True
+        )
+        for error in touched:
+            if isinstance(error, BaseException):
+                raise error
+        if not any(touched):
+            only = request.get("connection_id")
+            lacks = "is not connected" if only is None else f"has no connection {only!r}"
+            raise ConnectionNotFoundError(f"client {client_id!r} {lacks}")
+
+    async def _act_elsewhere(self, client_id: str, request: dict[str, Any]) -> int:
+        if not self._state.is_distributed:
+            return 0
+        is_here = self._state.shards.has_client(client_id)
+        try:
+            self._state.check_reachable()
+            entries = await self._directory.presence(client_id)
+        except LOSSES:
+            if self._state.degrades and is_here:
+                return 0
+            raise
+        others = {entry.node for entry in entries if not self._state.is_own(entry.node)}
+        return await self.ask(sorted(others), client_id, request)
+
+    async def act_here(self, client_id: str, request: dict[str, Any]) -> int:
+        """Carry out a request on this node's connections of a client; return how many there were.
+
+        A drain is not about a client, but about all of them.
+        """
+        if request["do"] == "drain":
+            return (await self._drain.run(request["over_s"])).closed_count
+        only = request.get("connection_id")
+        connections = [c for c in self._state.shards.of_client(client_id) if only in (None, c.connection_id)]
+        for connection in connections:
+            match request["do"]:
+                case "join":
+                    await self._rooms.join(connection, request["room"])
+                case "leave":
+                    await self._rooms.leave(connection, request["room"])
+                case "close":
+                    why = Ended.EVICTED
+                    await self._connections.end(connection, why, request["code"], request["reason"])
+        return len(connections)
 
     async def ask(self, nodes: list[NodeId], client_id: str, request: dict[str, Any]) -> int:
         """Have the nodes carry out ``request``; return how many connections it touched.
@@ -81,13 +136,28 @@ class Requests:
             took += await self._state.backend.bus.publish_node(node, envelope)
         return took
 
-    async def serve(self, envelope: Envelope, client_id: str, request: dict[str, Any]) -> None:
-        """Carry out another node's request and answer it."""
+    def on_request(self, envelope: Envelope) -> None:
+        """Carry out another node's request, and answer it."""
+        (client_id,), request = envelope.targets, parse(envelope.body)
+        self._state.tasks.spawn(self._serve(envelope, client_id, request), "serve")
+
+    async def _serve(self, envelope: Envelope, client_id: str, request: dict[str, Any]) -> None:
         try:
-            answer: Any = await self._act(client_id, request)
+            outcome: Any = await self.act_here(client_id, request)
         except WebSocketStabilizerError as error:
-            answer = _packed(error)
-        await self._inbound.answer(envelope.sender, envelope.ask, answer)
+            outcome = _packed(error)
+        await answer(self._state, envelope.sender, envelope.ask, outcome)
+
+
+async def answer(state: NodeState, node: NodeId, ask: int, outcome: Any) -> None:
+    """Answer a question of another node, or of this one."""
+    if state.is_own(node):
+        state.replies.resolve(ask, state.node_id, outcome)
+        return
+    sequence, previous = state.sequencer.next("inbox")
+    own, body = state.node_id, json.dumps(outcome)
+    reply = Envelope(own, sequence, previous, Kind.REPLY, form=Form.JSON, body=body, ask=ask)
+    await state.backend.bus.publish_node(node, reply)
 
 
 def _touched(answer: Any) -> int:

@@ -7,6 +7,7 @@ import socket
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from .. import __about__
 from ..backends.ports import Backend
 from ..config import WebSocketConfig
 from ..exceptions import BackendUnavailableError
@@ -17,6 +18,7 @@ from ..names import ConnectionId, NodeId
 from ..runtime.gc_pauses import GcPauses
 from ..runtime.metrics import Counters, Stopwatch
 from ..runtime.tasks import Tasks
+from ..wire.messages import encode_json
 from ..wire.sequences import Sequencer, SequenceTracker
 from .hooks import Hooks
 from .in_flight import InFlight
@@ -88,6 +90,20 @@ class NodeState:
     def next_connection_id(self) -> ConnectionId:
         self._counter += 1
         return ConnectionId(f"{self.node_id}.{self._counter}")
+
+    def describe(self) -> bytes:
+        """Return what this node says of itself."""
+        return encode_json(
+            {
+                "name": self.name,
+                "version": __about__.__version__,
+                "started": self.started.timestamp(),
+                "draining": self.is_draining,
+                "application": self.served.application,
+                "settings": self.config.shared(),
+            },
+            "node info",
+        )
 
     def check_reachable(self) -> None:
         """Raise at once what would be raised after ``redis_timeout_s``.

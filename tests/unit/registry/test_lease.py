@@ -51,21 +51,21 @@ class World:
         nodes: Any = self.nodes
         self.lease = Lease(nodes, CONFIG, lambda: b"info", self, lambda: self.server)
 
-    def lost(self, error: Exception) -> None:
+    def store_lost(self, error: Exception) -> None:
         self.losses += 1
 
-    def answered(self) -> None:
+    def store_answered(self) -> None:
         self.answers += 1
 
-    async def refused(self, *, has_lapsed: bool) -> "asyncio.Future[None]":
+    async def lease_gone(self, *, has_lapsed: bool) -> "asyncio.Future[None]":
         self.refusals += 1
         self.has_lapsed = has_lapsed
         return self.reclaimed
 
-    def moved(self) -> None:
+    def store_changed(self) -> None:
         self.moves += 1
 
-    def beat(self, renewal: Renewal) -> None:
+    def renewed(self, renewal: Renewal) -> None:
         self.beats.append(renewal)
 
     async def pass_time(self, seconds: float) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 from fastapi_websocket_stabilizer.config import WebSocketConfig
 from fastapi_websocket_stabilizer.local.connection import Connection
-from fastapi_websocket_stabilizer.local.gate import Gate
-from fastapi_websocket_stabilizer.local.owner import Ended
+from fastapi_websocket_stabilizer.local.lifecycle import Ended
+from fastapi_websocket_stabilizer.local.writer import SendLimiter
 from fastapi_websocket_stabilizer.models import Message
 from fastapi_websocket_stabilizer.names import ConnectionId
 from fastapi_websocket_stabilizer.wire.messages import Encoded, encode
@@ -77,7 +77,7 @@ class Node:
 
     def __init__(self, **settings: Any) -> None:
         self.config = WebSocketConfig(**settings)
-        self.gate = Gate(lambda: self.config.max_concurrent_broadcast)
+        self.limiter = SendLimiter(lambda: self.config.max_concurrent_broadcast)
         self.written = 0
         self.lost_connections: list[tuple[str, Ended, str]] = []
         self.ended: list[tuple[str, Ended, int, str]] = []

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from http import HTTPStatus
 
 from ..close_codes import MAX_REASON_BYTES, NO_STATUS
-from .backlog import Backlog
-from .owner import Limits
+from .lifecycle import Limits
 from .transport import Transport
+from .writer import SocketWriter
 
 
 class Closing:
@@ -18,24 +18,17 @@ class Closing:
     """
 
     __slots__ = (
-        "_backlog",
-        "_deadline",
-        "_is_read_out",
-        "_limits",
-        "_loop",
-        "_over",
-        "_transport",
-        "is_finished",
-    )
+        "_deadline", "_is_read_out", "_limits", "_loop", "_over", "_transport", "_writer", "is_finished",
+    )  # fmt: skip
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         limits: Callable[[], Limits],
         transport: Transport,
-        backlog: Backlog | None,
+        writer: SocketWriter | None,
     ) -> None:
-        self._loop, self._limits, self._transport, self._backlog = loop, limits, transport, backlog
+        self._loop, self._limits, self._transport, self._writer = loop, limits, transport, writer
         self._deadline: asyncio.Timeout | None = None
         self._over: asyncio.Future[None] | None = None  # while a call waits for the end of the close
         self._is_read_out = self._loop.create_future()
@@ -46,8 +39,8 @@ class Closing:
         reason = (reason or "").encode(errors="replace")[:MAX_REASON_BYTES].decode(errors="ignore")
         try:
             async with asyncio.timeout(self._limits().close_timeout_s) as self._deadline:
-                if self._backlog is not None:
-                    await self._backlog.flush_patiently(self._deadline)
+                if self._writer is not None:
+                    await self._writer.flush_patiently(self._deadline)
                 await self._transport.close(code, reason, self.left_s)
         except Exception:  # noqa: BLE001 - late, or a socket that cannot even be closed
             return False
@@ -83,8 +76,8 @@ class Closing:
             self._is_read_out.set_result(None)
 
     def _end(self) -> None:
-        if self._backlog is not None:
-            self._backlog.drop()
+        if self._writer is not None:
+            self._writer.drop()
         self.is_finished = True
         if self._over is not None:
             self._over.set_result(None)
@@ -113,5 +106,5 @@ class Closing:
         """Give the socket back as it was, open."""
         self.is_finished = True
         self._transport.detach()
-        if self._backlog is not None:
-            self._backlog.cancel()
+        if self._writer is not None:
+            self._writer.cancel()

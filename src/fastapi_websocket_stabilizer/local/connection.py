@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocketDisconnect
@@ -17,15 +17,50 @@ from ..models import Message
 from ..names import ConnectionId
 from ..runtime.loops import running_loop
 from ..wire.messages import Encoded
-from .backlog import TAKEN, Backlog, Sent, settled
 from .closing import Closing
-from .handover import hand_over
 from .heartbeat import Heartbeat
-from .line import Events, Line
-from .line_transport import LineTransport, open_transport
-from .owner import Ended, Owner, check_alive, denial
-from .stepping import resume
-from .transport import Transport, handshake_of, is_accepted
+from .lifecycle import Ended, check_alive, denial
+from .native import NativeTransport, open_transport
+from .transport import Events, NativeSocket, Transport, handshake_of, is_accepted
+from .writer import TAKEN, Sent, SocketWriter, WriterOwner, hand_over, resume_coroutine, settled
+
+
+class Owner(WriterOwner, Protocol):
+    """What a connection needs of its node."""
+
+    def encode(self, message: Message) -> Encoded: ...
+
+    async def send(self, connection: "Connection", message: Encoded) -> str | None:
+        """Send to exactly this connection, behind all that was sent to it before; return the error, if any."""
+        ...
+
+    def refused(self, code: int) -> None:
+        """A message was refused with this close code."""
+        ...
+
+    def paused(self) -> None:
+        """A socket's write buffer is full."""
+        ...
+
+    def deferred(self) -> None:
+        """A socket has sent more than one turn of the event loop is to handle."""
+        ...
+
+    def lost(self, connection: "Connection", why: Ended, error: str) -> None:
+        """Forget the connection now and close its socket soon; called from its own loop."""
+        ...
+
+    def gone(self, connection: "Connection") -> None:
+        """Release the connection now: its socket is closed. Called from its own loop."""
+        ...
+
+    async def end(self, connection: "Connection", why: Ended, code: int, reason: str) -> None: ...
+
+    async def join_room(self, connection: "Connection", room: str) -> None: ...
+
+    async def leave_room(self, connection: "Connection", room: str) -> None: ...
+
+    def is_pong(self, message: str | bytes) -> bool: ...
 
 
 class Connection:
@@ -40,17 +75,16 @@ class Connection:
         state: The application's own: ``Identity.state``, or anything assigned here. Private to this node, not
             part of the memory limits.
         since: When it was registered, UTC.
-        open_line: What prepared frames may be written to right now; None when this socket has no line, or
+        fast_path: The native socket while prepared frames may be written to it; None when there is none, or
             something waits in front of it.
-        window_bits: Of the deflate on the line; 0 for none.
+        window_bits: Of the deflate on the native socket; 0 for none.
     """
 
     __slots__ = (
-        "__weakref__", "_backlog", "_closing", "_handshake", "_owner", "_transport", "_was_asked", "_was_closed",
-        "_websocket",
-        "client_id", "closed_with", "connection_id", "ended", "entered", "error", "heartbeat", "is_open", "loop",
-        "memory_size", "metadata", "open_line", "opened_at_s", "patience_s", "rooms", "since", "stamp", "state",
-        "stays", "used_at_s", "user_data", "visit", "window_bits",
+        "__weakref__", "_closing", "_handshake", "_owner", "_transport", "_was_asked", "_was_closed",
+        "_websocket", "_writer", "client_id", "closed_with", "connection_id", "ended", "entered", "error",
+        "fast_path", "heartbeat", "is_open", "loop", "memory_size", "metadata", "opened_at_s", "patience_s",
+        "rooms", "since", "stamp", "state", "stays", "used_at_s", "user_data", "visit", "window_bits",
     )  # fmt: skip
 
     def __init__(
@@ -89,14 +123,14 @@ class Connection:
         self._owner = owner
         self._websocket = websocket
         self._handshake: HTTPConnection | None = None  # of a parked socket
-        self._backlog: Backlog | None = None  # made when a socket is slow for the first time
+        self._writer: SocketWriter | None = None  # made when a socket is slow for the first time
         self._closing: Closing | None = None  # made when it ends
         self._was_asked = False  # by a JSON ping
         self._was_closed = False  # by the application
-        self.open_line: Line | None = None
+        self.fast_path: NativeSocket | None = None
         self.window_bits: int = 0
         self._transport: Transport = open_transport(websocket, self, owner.limits)
-        self.use_line()
+        self.use_fast_path()
 
     def __repr__(self) -> str:
         return f"<Connection {self.connection_id} client_id={self.client_id!r}>"
@@ -203,7 +237,7 @@ class Connection:
 
     def hand_over(self, message: Encoded) -> Sent:
         """Push from another event loop's thread; the outcome is pending."""
-        lost = partial(self._owner.lost, self, Ended.FAILED)
+        lost = partial(self.lost, Ended.FAILED)
         return hand_over(self.loop, partial(self.push, message), lost)
 
     def push(self, message: Encoded) -> Sent:
@@ -212,9 +246,9 @@ class Connection:
         The first step of the send runs here, so an error is known at once and a send that does not wait
         costs no task. A send that waits is finished by this connection's writer.
         """
-        if self.open_line is not None:
+        if self.fast_path is not None:
             try:
-                self.open_line.write_soon(message.frame(self.window_bits))
+                self.fast_path.write_soon(message.frame(self.window_bits))
             except Exception as error:  # noqa: BLE001 - whatever a socket raises, it is the socket that failed
                 return self.failed(error)
             self._owner.wrote(1)
@@ -223,13 +257,13 @@ class Connection:
             return Sent(f"connection has ended: {self.ended.value}")
         if self.is_writing or not self.is_open:
             return self._queue().put(message)
-        if self.line is not None and self.line.is_paused:  # since before it was registered
+        if self.native is not None and self.native.is_paused:  # since before it was registered
             sent = self._queue().put(message)
             self._queue().start()
             return sent
-        if not self._owner.gate.is_open():
+        if not self._owner.limiter.is_open():
             sent = self._queue().put(message)
-            self._owner.gate.wait(self._queue().start)
+            self._owner.limiter.wait(self._queue().start)
             return sent
         return self._begin_to_send(message)
 
@@ -242,18 +276,22 @@ class Connection:
             return TAKEN
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - no await of ours: the socket failed
             return self.failed(error)
-        self._queue().write_after(resume(send, waiting_for))
+        self._queue().write_after(resume_coroutine(send, waiting_for))
         return self._queue().taken()
 
     def write(self, frames: bytes) -> bool:
-        """Write prepared frames to the open line now; False when the socket failed."""
+        """Write prepared frames to the native socket now; False when the socket failed."""
         try:
-            if self.open_line is not None:
-                self.open_line.write_now(frames)
+            if self.fast_path is not None:
+                self.fast_path.write_now(frames)
         except Exception as error:  # noqa: BLE001 - whatever a socket raises, it is the socket that failed
             self.failed(error)
             return False
         return True
+
+    def lost(self, why: Ended, error: str) -> None:
+        """End: forget the connection now, and close its socket soon."""
+        self._owner.lost(self, why, error)
 
     def failed(self, error: BaseException) -> Sent:
         """End: a write raised. With ``OSError`` (ASGI) or ``WebSocketDisconnect`` the peer is gone."""
@@ -261,45 +299,45 @@ class Connection:
         if isinstance(error, OSError | WebSocketDisconnect) and not self._transport.awaited:
             self.gone(reason)
         else:
-            self._owner.lost(self, Ended.FAILED, reason)
+            self.lost(Ended.FAILED, reason)
         return Sent(self.error or reason)
 
-    def _queue(self) -> Backlog:
-        if self._backlog is None:
-            self._backlog = Backlog(self, self._owner, self._transport)
-        return self._backlog
+    def _queue(self) -> SocketWriter:
+        if self._writer is None:
+            self._writer = SocketWriter(self, self._owner, self._transport)
+        return self._writer
 
-    def use_line(self) -> None:
-        """Let frames go straight to the line again, if nothing is in front of them."""
-        line = self._transport.line
-        if line is None or self.ended is not None or self.is_writing:
+    def use_fast_path(self) -> None:
+        """Let frames go straight to the native socket again, if nothing is in front of them."""
+        native = self._transport.native
+        if native is None or self.ended is not None or self.is_writing:
             return
-        if line.is_open and not line.is_paused:
-            self.open_line, self.window_bits = line, line.window_bits
+        if native.is_open and not native.is_paused:
+            self.fast_path, self.window_bits = native, native.window_bits
 
     @property
     def is_writing(self) -> bool:
         """Whether something is queued or on its way."""
-        return self._backlog is not None and self._backlog.is_writing
+        return self._writer is not None and self._writer.is_writing
 
     async def drained(self) -> str | None:
         """Return once everything pushed so far was written; the error if the connection ended before."""
-        if self._backlog is not None and self._backlog.is_writing:
-            return await self._backlog.settled()
-        if self.open_line is not None:
-            self.open_line.flush()
+        if self._writer is not None and self._writer.is_writing:
+            return await self._writer.settled()
+        if self.fast_path is not None:
+            self.fast_path.flush()
         return None if self.ended is None else f"connection has ended: {self.ended.value}"
 
     @property
     def queued_bytes(self) -> int:
         """Bytes in the outbox."""
-        return 0 if self._backlog is None else self._backlog.queued_bytes
+        return 0 if self._writer is None else self._writer.queued_bytes
 
     # Ending. The owner calls these, once, on the connection's own loop.
 
     def end(self, why: Ended) -> None:
         """Nothing more is sent from now on."""
-        self.ended, self.open_line = why, None
+        self.ended, self.fast_path = why, None
 
     async def finish(self, code: int, reason: str) -> bool:
         """Close the socket; return whether it took the close within ``close_timeout_s``.
@@ -318,7 +356,7 @@ class Connection:
     @property
     def _close(self) -> Closing:
         if self._closing is None:
-            self._closing = Closing(self.loop, self._owner.limits, self._transport, self._backlog)
+            self._closing = Closing(self.loop, self._owner.limits, self._transport, self._writer)
         return self._closing
 
     @property
@@ -344,31 +382,31 @@ class Connection:
     def opened(self) -> None:
         """The socket was accepted."""
         self.is_open = True
-        if self._backlog is not None:
-            self._backlog.start()
-        self.use_line()
+        if self._writer is not None:
+            self._writer.start()
+        self.use_fast_path()
 
     def paused(self) -> None:
         """The peer does not keep up: what is sent from now on waits in the outbox."""
-        self.open_line = None
+        self.fast_path = None
         self._owner.paused()
         if not self.is_writing and self.ended is None:
             self._queue().write_after(None)
 
     def cut(self) -> None:
         """Nothing more can be written."""
-        self.open_line = None
+        self.fast_path = None
 
     @property
-    def line(self) -> Line | None:
-        """The server's socket, where the server has such; see ``local/line.py``."""
-        return self._transport.line
+    def native(self) -> NativeSocket | None:
+        """The server's socket that takes prepared frames, if the server has such."""
+        return self._transport.native
 
     @property
     def is_deaf(self) -> bool:
         """Whether nothing is read from the socket, since the application does not keep up."""
-        line = self._transport.line
-        return line is not None and not line.is_reading
+        native = self._transport.native
+        return native is not None and not native.is_reading
 
     @property
     def is_parked(self) -> bool:
@@ -389,16 +427,16 @@ class Connection:
         if self._owner.limits().keep_handshake:
             self._handshake = handshake_of(self._websocket)
         self._websocket = None
-        cast("LineTransport", self._transport).park(inbox)
+        cast("NativeTransport", self._transport).park(inbox)
 
     async def flush(self) -> None:
         """Wait until what was sent before is written, so that the application's own send comes behind it."""
-        if self._backlog is None or not self._backlog.is_writing or not self.is_open:
+        if self._writer is None or not self._writer.is_writing or not self.is_open:
             return
-        if not self._backlog.is_written_by(asyncio.current_task()):
+        if not self._writer.is_written_by(asyncio.current_task()):
             with suppress(TimeoutError):  # more came behind it all the time
                 async with asyncio.timeout(self._owner.limits().write_timeout_s):
-                    await self._backlog.settled()
+                    await self._writer.settled()
 
     def heard(self) -> None:
         """A message came in."""

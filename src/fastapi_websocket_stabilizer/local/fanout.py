@@ -13,8 +13,8 @@ from collections.abc import Awaitable, Callable
 from ..runtime.gc_pauses import gc_paused
 from ..runtime.loops import running_loop
 from ..runtime.metrics import Counters, Stopwatch
+from .batches import Broadcast, DirectMessages, Group, Outgoing, tell
 from .connection import Connection
-from .jobs import Job, Mail, Outgoing, Run, tell
 from .shards import Shard, Shards
 
 QUEUE_LIMIT_BYTES = 64 * 1024 * 1024
@@ -26,24 +26,24 @@ SLICE_WRITES = 256
 
 
 class FanOut:
-    """Does jobs in order. Without a running worker a job is done at once, inside the call."""
+    """Does work in order. Without a running worker it is done at once, inside the call."""
 
     def __init__(self, shards: Shards, counters: Counters, stopwatch: Stopwatch | None) -> None:
         self._shards, self._counters, self._stopwatch = shards, counters, stopwatch
-        self._jobs: deque[Job | Mail] = deque()
+        self._queue: deque[Broadcast | DirectMessages] = deque()
         self._wanted = asyncio.Event()
         self._room_for_more = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self.queued_bytes: int = 0
         self._writes_left = SLICE_WRITES
 
-    def submit(self, job: Job | Mail) -> None:
-        """Do a job after all that were submitted before it."""
+    def submit(self, work: Broadcast | DirectMessages) -> None:
+        """Do ``work`` after all that was submitted before it."""
         if self._loop is None or self._loop is not running_loop():
-            self._do_at_once(job)
+            self._do_at_once(work)
             return
-        self._jobs.append(job)
-        self.queued_bytes += job.size
+        self._queue.append(work)
+        self.queued_bytes += work.size
         self._wanted.set()
         if self.queued_bytes > QUEUE_LIMIT_BYTES:
             self._room_for_more.clear()
@@ -62,7 +62,7 @@ class FanOut:
         self._room_for_more.set()
         try:
             while True:
-                while self._jobs:
+                while self._queue:
                     while (gate := before_each()) is not None:
                         await asyncio.wait([gate])
                     await self._do(self._next())
@@ -71,67 +71,71 @@ class FanOut:
                 self._writes_left = SLICE_WRITES
         except asyncio.CancelledError:
             self._loop = None
-            while self._jobs:
-                self._finish(self._jobs.popleft())
+            while self._queue:
+                self._finish(self._queue.popleft())
             raise
 
-    def _next(self) -> Mail | list[Run]:
-        """Return what is to be done together: mail, or a broadcast and those that are queued right behind it."""
-        first = self._jobs.popleft()
-        if isinstance(first, Mail):
+    def _next(self) -> DirectMessages | list[Group]:
+        """Return what is done together: direct messages, or a broadcast and those that are queued right behind it."""
+        first = self._queue.popleft()
+        if isinstance(first, DirectMessages):
             return first
-        runs, size = [Run(first)], first.size
-        while self._jobs and size + (job := self._jobs[0]).size <= BATCH_BYTES and isinstance(job, Job):
-            self._jobs.popleft()
-            size += job.size
-            if job.rooms == runs[-1].jobs[0].rooms:
-                runs[-1].add(job)
+        groups, size = [Group(first)], first.size
+        while (
+            self._queue
+            and size + (work := self._queue[0]).size <= BATCH_BYTES
+            and isinstance(work, Broadcast)
+        ):
+            self._queue.popleft()
+            size += work.size
+            if work.rooms == groups[-1].broadcasts[0].rooms:
+                groups[-1].add(work)
             else:
-                runs.append(Run(job))
-        return runs
+                groups.append(Group(work))
+        return groups
 
-    async def _do(self, work: Mail | list[Run]) -> None:
+    async def _do(self, work: DirectMessages | list[Group]) -> None:
         began_s = time.perf_counter()
         try:
             with gc_paused():
-                await (self._deliver(work) if isinstance(work, Mail) else self._broadcast(work))
+                await (self._deliver(work) if isinstance(work, DirectMessages) else self._broadcast(work))
         finally:
             if self._stopwatch is not None:
                 self._stopwatch.add(time.perf_counter() - began_s)
-            for done in [work] if isinstance(work, Mail) else work:
+            for done in [work] if isinstance(work, DirectMessages) else work:
                 self._finish(done)
 
-    async def _broadcast(self, runs: list[Run]) -> None:
+    async def _broadcast(self, groups: list[Group]) -> None:
         for shard in self._shards.shards:
-            await (self._write(runs[0], shard) if len(runs) == 1 else self._join(runs, shard))
+            await (self._write(groups[0], shard) if len(groups) == 1 else self._join(groups, shard))
 
-    async def _deliver(self, mail: Mail) -> None:
-        for size in mail.push(self._shards):
+    async def _deliver(self, direct: DirectMessages) -> None:
+        for size in direct.push(self._shards):
             self._writes_left -= 1 + size // 4096
             if self._writes_left <= 0:
                 await self._spend(0)
 
-    async def _write(self, run: Run, shard: Shard) -> None:
+    async def _write(self, group: Group, shard: Shard) -> None:
         """Write one run to the sockets of a shard; membership is read at the moment of the write."""
-        targets, cost = run.targets(shard), 1 + run.size // 4096
+        targets, cost = group.targets(shard), 1 + group.size // 4096
         width = max(1, SLICE_WRITES // cost)
         for start in range(0, len(targets), width):
             part = targets[start : start + width]
             if start:
-                part = tuple(filter(run.is_for, part))
-            run.write(part)
+                part = tuple(filter(group.is_for, part))
+            group.write(part)
             await self._spend(len(part) * cost)
 
-    async def _join(self, runs: list[Run], shard: Shard) -> None:
+    async def _join(self, groups: list[Group], shard: Shard) -> None:
         """Write several runs to the sockets of a shard, each socket once."""
-        cost = 1 + sum(run.size for run in runs) // 4096
+        cost = 1 + sum(group.size for group in groups) // 4096
         width = max(1, SLICE_WRITES // cost)
-        if len(runs) * len(shard.connections) <= width:
-            await self._spend(_join(runs, shard, None) * cost)
+        if len(groups) * len(shard.connections) <= width:
+            await self._spend(_join(groups, shard, None) * cost)
             return
-        targets = tuple(dict.fromkeys(c for run in runs for c in run.targets(shard)))
+        targets = tuple(dict.fromkeys(c for group in groups for c in group.targets(shard)))
         for start in range(0, len(targets), width):
-            await self._spend(_join(runs, shard, frozenset(targets[start : start + width])) * cost)
+            await self._spend(_join(groups, shard, frozenset(targets[start : start + width])) * cost)
 
     async def _spend(self, writes: int) -> None:
         """Give the event loop back when enough was written."""
@@ -140,22 +144,22 @@ class FanOut:
             await asyncio.sleep(0)
             self._writes_left = SLICE_WRITES
 
-    def _do_at_once(self, job: Job | Mail) -> None:
+    def _do_at_once(self, work: Broadcast | DirectMessages) -> None:
         began_s = time.perf_counter()
-        if isinstance(job, Mail):
-            list(job.push(self._shards))
-            tell(job)
+        if isinstance(work, DirectMessages):
+            list(work.push(self._shards))
+            tell(work)
         else:
-            run = Run(job)
+            group = Group(work)
             for shard in self._shards.shards:
-                run.write(run.targets(shard))
-            self._counters.messages_sent += run.finish()
+                group.write(group.targets(shard))
+            self._counters.messages_sent += group.finish()
         if self._stopwatch is not None:
             self._stopwatch.add(time.perf_counter() - began_s)
 
-    def _finish(self, done: Job | Mail | Run) -> None:
+    def _finish(self, done: Broadcast | DirectMessages | Group) -> None:
         self.queued_bytes -= done.size
-        if isinstance(done, Run):
+        if isinstance(done, Group):
             self._counters.messages_sent += done.finish()
         else:
             tell(done)
@@ -163,12 +167,12 @@ class FanOut:
             self._room_for_more.set()
 
 
-def _join(runs: list[Run], shard: Shard, part: frozenset[Connection] | None) -> int:
+def _join(groups: list[Group], shard: Shard, part: frozenset[Connection] | None) -> int:
     """Write several runs to some of their sockets, or to all; return how many sockets that were."""
     outgoing: Outgoing = defaultdict(list)
-    for run in runs:
-        targets = run.targets(shard)
-        run.write(targets if part is None else filter(part.__contains__, targets), outgoing)
+    for group in groups:
+        targets = group.targets(shard)
+        group.write(targets if part is None else filter(part.__contains__, targets), outgoing)
     for connection, frames in outgoing.items():
         connection.write(frames[0] if len(frames) == 1 else b"".join(frames))
     return len(outgoing)

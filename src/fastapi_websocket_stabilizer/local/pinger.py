@@ -11,7 +11,7 @@ from ..runtime.metrics import Counters
 from ..wire.messages import Encoded, encode
 from .connection import Connection
 from .heartbeat import Liveness
-from .owner import Ended, Limits
+from .lifecycle import Ended, Limits
 from .shards import Shard, Shards
 
 LONGEST_ROUND_S = 2.0
@@ -44,8 +44,8 @@ class Pinger:
         return min(LONGEST_ROUND_S, limits.heartbeat_interval / 4, limits.heartbeat_timeout / 4)
 
     def _ask(self, connection: Connection) -> None:
-        if connection.line is not None and self._limits().heartbeat_type == "ping":
-            connection.line.ping()
+        if connection.native is not None and self._limits().heartbeat_type == "ping":
+            connection.native.ping()
         else:
             connection.ask(self._ping())
 

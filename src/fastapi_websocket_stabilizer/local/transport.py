@@ -1,4 +1,8 @@
-"""One accepted socket, as the connection writes to it: a Starlette WebSocket, or anything with its methods."""
+"""One accepted socket, as the connection writes to it: a Starlette WebSocket, or anything with its methods.
+
+The contracts stand here that a transport has with its connection, and with a server whose sockets take prepared
+frames: ``NativeSocket``.
+"""
 
 import asyncio
 import json
@@ -15,8 +19,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from .. import close_codes
 from ..wire.messages import Encoded, Form
-from .line import Line, Observer
-from .owner import Limits
+from .lifecycle import Limits
 
 RETRY_AFTER_S = 1
 """Seconds that a client waits before it tries again, when its connection ended before it was accepted."""
@@ -27,6 +30,125 @@ HANDSHAKE = (
     "subprotocols", "path_params", "app", "state", "session", "user", "auth",
 )  # fmt: skip
 """Parts of an ASGI scope, and of what Starlette puts into it, that describe the request."""
+
+
+class Events(Protocol):
+    """Takes what comes in, as ASGI events."""
+
+    def put_nowait(self, event: AsgiEvent) -> None: ...
+
+
+class NativeSocket(Protocol):
+    """One socket of such a server.
+
+    Attributes:
+        transport: What frames are written to while ``is_paused`` is False.
+        window_bits: Of the deflate that was negotiated; 0 for none.
+        is_paused: The write buffer is over its high-water mark.
+        is_reading: False while the server reads nothing, since the application does not keep up.
+    """
+
+    transport: asyncio.Transport
+    window_bits: int
+
+    @property
+    def is_paused(self) -> bool: ...
+
+    @property
+    def is_open(self) -> bool:
+        """Whether frames may be written: accepted, and no close frame was sent."""
+        ...
+
+    @property
+    def is_reading(self) -> bool: ...
+
+    def attach(self, observer: "NativeObserver", limits: Limits) -> None:
+        """Tell an observer what happens from now on; its heartbeat takes the place of the server's."""
+        ...
+
+    def detach(self, observer: "Observer") -> None: ...
+
+    def write_soon(self, data: bytes) -> None:
+        """Write frames when this turn of the event loop ends, or before that if they are many."""
+        ...
+
+    def flush(self) -> None:
+        """Write now what is to be written soon."""
+        ...
+
+    def write_now(self, data: bytes) -> None:
+        """Write frames at once, behind what was to be written soon."""
+        ...
+
+    def ping(self) -> None: ...
+
+    def hang_up(self, code: int, reason: str, timeout_s: float) -> None:
+        """Write a close frame behind everything else; abort when the socket is not closed in time."""
+        ...
+
+    def abort(self) -> None: ...
+
+    async def drain(self) -> None:
+        """Wait until ``is_paused`` is False, or the socket is gone."""
+        ...
+
+    def park(self, inbox: Events) -> None:
+        """Keep the socket when the ASGI application returns; what comes in goes to ``inbox``."""
+        ...
+
+    def resume_reading(self) -> None: ...
+
+
+class Observer(Protocol):
+    """What a socket tells its connection."""
+
+    def opened(self) -> None:
+        """The socket was accepted; messages may be written."""
+        ...
+
+    async def flush(self) -> None:
+        """Wait until what was sent before is written."""
+        ...
+
+    def heard(self) -> None:
+        """A message came in."""
+        ...
+
+    def hung_up(self, code: int, reason: str) -> None:
+        """The peer is gone."""
+        ...
+
+    async def too_large(self, size: int, limit: int) -> None:
+        """A message over the limit came in: close with 1009."""
+        ...
+
+
+class NativeObserver(Observer, Protocol):
+    """What a native socket tells its connection, besides what any socket does."""
+
+    def paused(self) -> None:
+        """The write buffer is over its high-water mark."""
+        ...
+
+    def deferred(self) -> None:
+        """The peer has sent more than one turn of the event loop is to handle."""
+        ...
+
+    def refused(self, code: int) -> None:
+        """What came in was refused with this close code."""
+        ...
+
+    def gone(self, error: str) -> None:
+        """The socket is closed; messages that came before may still wait for the application."""
+        ...
+
+    def abandoned(self) -> None:
+        """The ASGI application has ended, and the server closes the socket."""
+        ...
+
+    def cut(self) -> None:
+        """Nothing more can be written."""
+        ...
 
 
 class Transport(Protocol):
@@ -40,7 +162,7 @@ class Transport(Protocol):
     awaited: bool
 
     @property
-    def line(self) -> Line | None:
+    def native(self) -> NativeSocket | None:
         """Where prepared frames may be written, on a server that has lines."""
         ...
 
@@ -52,7 +174,7 @@ class Transport(Protocol):
     def send(self, message: Encoded) -> Coroutine[Any, Any, None]: ...
 
     async def drained(self) -> None:
-        """Wait until the peer has taken enough of what was written to the line."""
+        """Wait until the peer has taken enough of what was written to the native socket."""
         ...
 
     async def complete(self, sending: Awaitable[None], deadline_s: float) -> None:
@@ -76,13 +198,13 @@ class Transport(Protocol):
         ...
 
 
-class _Lineless:
+class _WithoutNative:
     """A socket that is only reached by awaiting its own ``send``."""
 
     __slots__ = ()
 
     @property
-    def line(self) -> Line | None:
+    def native(self) -> NativeSocket | None:
         return None
 
     async def drained(self) -> None:
@@ -93,7 +215,7 @@ class _Lineless:
             await sending
 
 
-class MethodTransport(_Lineless):
+class MethodTransport(_WithoutNative):
     """Any object with async ``send_text``, ``send_json``, ``send_bytes`` and ``close``: users' mocks."""
 
     __slots__ = ("_socket",)
@@ -122,7 +244,7 @@ class MethodTransport(_Lineless):
         """A mock is never changed."""
 
 
-class AsgiTransport(_Lineless):
+class AsgiTransport(_WithoutNative):
     """A Starlette WebSocket.
 
     It listens in on the socket's ASGI channel, so that what the application receives and sends by itself

@@ -8,7 +8,7 @@ from typing import Any
 from .. import close_codes
 from ..exceptions import LOSSES, ConnectionNotFoundError, MemoryLimitExceededError
 from ..local.connection import Connection
-from ..local.owner import Ended
+from ..local.lifecycle import Ended
 from ..models import MemoryEvictionPolicy
 from .directory import Directory
 from .eviction import EvictionOrder, measure

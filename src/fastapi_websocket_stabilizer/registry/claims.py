@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from ..backends.ports import Backend, Claim, Claimed, IndexEntry, Removed
 from ..exceptions import LOSSES, ConnectionLimitExceededError, MessageError
 from ..local.connection import Connection
-from ..local.owner import Ended
+from ..local.lifecycle import Ended
 from ..models import PresenceEvent
 from ..names import ConnectionId, NodeId, node_of
 from ..runtime.logs import Occasionally

@@ -18,9 +18,9 @@ from ..exceptions import (
     WebSocketStabilizerError,
 )
 from ..local.connection import Connection
-from ..local.gate import Gate
-from ..local.owner import Ended
+from ..local.lifecycle import Ended
 from ..local.transport import is_accepted
+from ..local.writer import SendLimiter
 from ..models import CompressionMode, Message, as_metadata
 from ..names import ConnectionId
 from ..runtime.logs import EVENTS, Occasionally, StructuredLogger, manager_logger
@@ -53,7 +53,7 @@ class Connections:
         self.outbound: Outbound
         self.rooms: Rooms
         self.budget: Budget = Budget(state, self.end)
-        self.gate: Gate = state.gate
+        self.limiter: SendLimiter = state.limiter
         self._events = StructuredLogger(manager_logger(state.config.log_level, EVENTS))
         self._to_close: deque[tuple[Connection, int, str]] = deque()
         self._closers = 0

@@ -7,7 +7,7 @@ from contextlib import suppress
 from .. import close_codes
 from ..exceptions import LOSSES, ConfigurationError
 from ..local.connection import Connection
-from ..local.owner import Ended
+from ..local.lifecycle import Ended
 from ..models import ShutdownReport
 from ..runtime.loops import running_loop
 from .connections import Connections, come_back

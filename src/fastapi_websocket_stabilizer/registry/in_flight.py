@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
-from ..local.jobs import Job, Mail, Tally
+from ..local.batches import Broadcast, DirectMessages, Outcome
 from ..runtime.loops import running_loop
 from ..runtime.turnstile import Turnstile
 from ..wire.envelopes import Envelope
@@ -29,15 +29,15 @@ class Publication:
     """
 
     __slots__ = (
-        "deadline", "followers", "is_over", "is_prolonged", "kept", "room", "sequence", "size", "tally"
+        "deadline", "followers", "is_over", "is_prolonged", "kept", "outcome", "room", "sequence", "size",
     )  # fmt: skip
 
     def __init__(self, sequence: int, size: int, room: str) -> None:
-        self.tally: asyncio.Future[Tally | None] = running_loop().create_future()
+        self.outcome: asyncio.Future[Outcome | None] = running_loop().create_future()
         self.sequence: int = sequence
         self.size: int = size
         self.room: str = room
-        self.followers: list[Mail] = []
+        self.followers: list[DirectMessages] = []
         self.deadline: asyncio.TimerHandle | None = None
         self.kept: tuple[str, Envelope] | None = None
         self.is_over: bool = False
@@ -51,7 +51,7 @@ class InFlight:
     here for the last of them and is fanned out right behind it.
     """
 
-    def __init__(self, submit: Callable[[Job | Mail], None]) -> None:
+    def __init__(self, submit: Callable[[Broadcast | DirectMessages], None]) -> None:
         self._submit = submit
         self._waiting: dict[int, Publication] = {}  # until they were written to the sockets
         self._line: deque[Publication] = deque()  # until they arrive, in the order of their sequences
@@ -67,12 +67,12 @@ class InFlight:
 
     # Publications
 
-    def register(self, sequence: int, size: int, room: str = "") -> "asyncio.Future[Tally | None]":
-        """Return what will be this node's tally, or None when the message will not be heard."""
+    def register(self, sequence: int, size: int, room: str = "") -> "asyncio.Future[Outcome | None]":
+        """Return what will be this node's outcome, or None when the message will not be heard."""
         publication = self._waiting[sequence] = Publication(sequence, size, room)
         self._line.append(publication)
         self.bytes += size
-        return publication.tally
+        return publication.outcome
 
     def expire(self, sequence: int, timeout_s: float) -> None:
         """Wait for it no longer than ``timeout_s``, but so long keep what is sent later behind it."""
@@ -95,21 +95,21 @@ class InFlight:
             running_loop().call_later(OVERDUE_FOR_S, self._overdue.pop, publication.sequence, None)
             self.resolve(publication.sequence, None)
 
-    def arrived(self, sequence: int, job: Job) -> None:
+    def arrived(self, sequence: int, broadcast: Broadcast) -> None:
         """One came back: fan it out, and what was sent to own sockets before the next one behind it.
 
         One that missed its deadline is not for clients that were sent something since: it would come behind that.
         """
         if self._overdue:
-            job.exclude |= self._overdue.pop(sequence, set())
+            broadcast.exclude |= self._overdue.pop(sequence, set())
         while self._line and self._line[0].sequence < sequence:
             self._release(self._line.popleft())  # overtaken: it comes no more, or has no order with this one
-        self._submit(job)
+        self._submit(broadcast)
         if self._line and self._line[0].sequence == sequence:
             self._release(self._line.popleft())
         self._advance()
 
-    def resolve(self, sequence: int, tally: Tally | None) -> None:
+    def resolve(self, sequence: int, outcome: Outcome | None) -> None:
         """It was written to the sockets here; or, with None, it will not come."""
         publication = self._waiting.pop(sequence, None)
         if publication is not None:
@@ -117,8 +117,8 @@ class InFlight:
             self._free(publication.size)
             if publication.deadline is not None:
                 publication.deadline.cancel()
-            if not publication.tally.done():
-                publication.tally.set_result(tally)
+            if not publication.outcome.done():
+                publication.outcome.set_result(outcome)
             self._advance()
 
     def _advance(self) -> None:
@@ -151,28 +151,28 @@ class InFlight:
 
     # Messages to own sockets
 
-    def follow(self, mail: Mail) -> "asyncio.Future[None]":
-        """Fan ``mail`` out behind the last own publication; the future ends when it was written."""
+    def follow(self, direct: DirectMessages) -> "asyncio.Future[None]":
+        """Fan ``direct`` out behind the last own publication; the future ends when it was written."""
         written: asyncio.Future[None] = running_loop().create_future()
-        mail.done = partial(self._followed, mail.size, written)
+        direct.done = partial(self._followed, direct.size, written)
         self._held += 1
-        self.bytes += mail.size
+        self.bytes += direct.size
         if self._line:
-            self._line[-1].followers.append(mail)
+            self._line[-1].followers.append(direct)
         else:  # all of them have arrived and are being written
-            self._hand_over(mail)
+            self._hand_over(direct)
         return written
 
     def _release(self, publication: Publication) -> None:
-        for mail in publication.followers:
-            self._hand_over(mail)
+        for direct in publication.followers:
+            self._hand_over(direct)
 
-    def _hand_over(self, mail: Mail) -> None:
+    def _hand_over(self, direct: DirectMessages) -> None:
         for later in self._overdue.values():
-            later.update(*(client_ids for _, client_ids in mail.letters))
-        self._submit(mail)
+            later.update(*(client_ids for _, client_ids in direct.messages))
+        self._submit(direct)
 
-    def _followed(self, size: int, written: "asyncio.Future[None]", _: Tally) -> None:
+    def _followed(self, size: int, written: "asyncio.Future[None]", _: Outcome) -> None:
         self._held -= 1
         self._free(size)
         if not written.done():

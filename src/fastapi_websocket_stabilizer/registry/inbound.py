@@ -7,8 +7,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from ..local.batches import Broadcast, DirectMessages, Outcome, settle, took, written
 from ..local.connection import Connection
-from ..local.jobs import Job, Mail, Tally, settle, took, written
 from ..names import ConnectionId
 from ..runtime.logs import Occasionally
 from ..wire.envelopes import CONNECTION, Envelope, Kind
@@ -73,11 +73,11 @@ class Inbound:
         done = partial(self._delivered, envelope, is_own)
         exclude = envelope.exclude
         spared = frozenset(filter(None, map(self._spared, exclude))) if exclude else frozenset()
-        job = Job(envelope.message(), envelope.targets, frozenset(exclude), done, spared)
+        broadcast = Broadcast(envelope.message(), envelope.targets, frozenset(exclude), done, spared)
         if is_own:
-            self._state.in_flight.arrived(envelope.sequence, job)
+            self._state.in_flight.arrived(envelope.sequence, broadcast)
         else:
-            self._state.fan_out.submit(job)
+            self._state.fan_out.submit(broadcast)
 
     def _spared(self, name: str) -> Connection | None:
         """Return the connection here that an exclusion names; None for a client, and for one elsewhere."""
@@ -86,42 +86,44 @@ class Inbound:
         return self._state.shards.get(ConnectionId(name.removeprefix(CONNECTION)))
 
     def _deliver_parts(self, envelope: Envelope) -> None:
-        letters: list[tuple[Encoded, Sequence[str]]] = []
+        messages: list[tuple[Encoded, Sequence[str]]] = []
         for part in envelope.parts:
-            letter = part.message(), part.targets
+            message = part.message(), part.targets
             if part.ask:  # what became of exactly this one
                 question = replace(envelope, targets=tuple(part.targets), ask=part.ask, parts=())
-                self._state.fan_out.submit(Mail(letters))
-                self._state.fan_out.submit(Mail([letter], done=partial(self._delivered, question, False)))
-                letters = []
+                self._state.fan_out.submit(DirectMessages(messages))
+                self._state.fan_out.submit(
+                    DirectMessages([message], done=partial(self._delivered, question, False))
+                )
+                messages = []
             else:
-                letters.append(letter)
-        self._state.fan_out.submit(Mail(letters))
+                messages.append(message)
+        self._state.fan_out.submit(DirectMessages(messages))
 
-    def _delivered(self, envelope: Envelope, comes_back: bool, tally: Tally) -> None:
+    def _delivered(self, envelope: Envelope, comes_back: bool, outcome: Outcome) -> None:
         if comes_back:
-            self._state.in_flight.resolve(envelope.sequence, tally)
+            self._state.in_flight.resolve(envelope.sequence, outcome)
         if envelope.ask:
-            self._state.tasks.spawn(self._confirm(envelope, tally), "confirm")
+            self._state.tasks.spawn(self._confirm(envelope, outcome), "confirm")
 
-    async def _confirm(self, envelope: Envelope, tally: Tally) -> None:
-        await settle(tally, self._state.config)
-        failed = {client_id for client_id, _ in tally.errors}
+    async def _confirm(self, envelope: Envelope, outcome: Outcome) -> None:
+        await settle(outcome, self._state.config)
+        failed = {client_id for client_id, _ in outcome.errors}
         slow = [each for each in self._addressed(envelope) if each.client_id not in failed]
         # Whoever asks must hear of the others in time, so all slow ones together get half a write's deadline.
         deadline_s = self._state.config.write_timeout_s / 2
         outcomes = await asyncio.gather(*(written(connection, deadline_s) for connection in slow))
         for connection, error in zip(slow, outcomes, strict=True):
             if error is not None:
-                tally.errors.append((connection.client_id, error))
-                tally.succeeded -= 1
-        await answer(self._state, envelope.sender, envelope.ask, self._report(envelope, tally))
+                outcome.errors.append((connection.client_id, error))
+                outcome.succeeded -= 1
+        await answer(self._state, envelope.sender, envelope.ask, self._report(envelope, outcome))
 
-    def _report(self, envelope: Envelope, tally: Tally) -> Any:
+    def _report(self, envelope: Envelope, outcome: Outcome) -> Any:
         if envelope.kind is Kind.DIRECT:
-            return [c for c in envelope.targets if took(self._state.shards, c, tally)]
-        errors = tally.errors[:MAX_REPORTED_ERRORS]
-        return [tally.total, tally.excluded, tally.succeeded, len(tally.errors), errors]
+            return [c for c in envelope.targets if took(self._state.shards, c, outcome)]
+        errors = outcome.errors[:MAX_REPORTED_ERRORS]
+        return [outcome.total, outcome.excluded, outcome.succeeded, len(outcome.errors), errors]
 
     def _addressed(self, envelope: Envelope) -> list[Connection]:
         """The local sockets that still have something to write; the others were written to at once."""

@@ -6,9 +6,9 @@ from contextlib import ExitStack
 from typing import NamedTuple
 
 from ..exceptions import BackendUnavailableError, BroadcastFailedError
-from ..local.backlog import TAKEN, Sent
+from ..local.batches import DirectMessages, Outcome, settle, took, written
 from ..local.connection import Connection
-from ..local.jobs import Mail, Tally, settle, took, written
+from ..local.writer import TAKEN, Sent
 from ..models import BroadcastResult
 from ..wire.envelopes import Envelope, Kind
 from ..wire.messages import Encoded
@@ -21,7 +21,7 @@ from .state import NodeState
 class Posted(NamedTuple):
     """Messages to sockets of this node; ``turn`` ends when they were written behind others, None: they are."""
 
-    mail: Mail
+    direct: DirectMessages
     turn: "asyncio.Future[None] | None"
 
 
@@ -105,20 +105,20 @@ class Outbound:
         await self._in_turn()
         if not self._in_flight:
             return await connection.push_from_anywhere(message)
-        mail = Mail([(message, (connection.client_id,))], connection)
-        await self._in_flight.follow(mail)
-        await settle(mail.tally, self._state.config)
-        errors = mail.tally.errors
-        return errors[0][1] if errors else None if mail.tally.succeeded else "connection has ended"
+        direct = DirectMessages([(message, (connection.client_id,))], connection)
+        await self._in_flight.follow(direct)
+        await settle(direct.outcome, self._state.config)
+        errors = direct.outcome.errors
+        return errors[0][1] if errors else None if direct.outcome.succeeded else "connection has ended"
 
     def _post(self, client_ids: Sequence[str], message: Encoded) -> Posted:
         """Write to sockets of this node now, or behind what is on its way. Nothing leaves the process."""
-        mail = Mail([(message, client_ids)])
+        direct = DirectMessages([(message, client_ids)])
         if self._in_flight and client_ids:
-            return Posted(mail, self._in_flight.follow(mail))
-        for _ in mail.push(self._state.shards):
+            return Posted(direct, self._in_flight.follow(direct))
+        for _ in direct.push(self._state.shards):
             pass
-        return Posted(mail, None)
+        return Posted(direct, None)
 
     async def _is_taken(self, connection: Connection, sent: Sent) -> bool:
         error = await connection.settled(sent)
@@ -127,13 +127,13 @@ class Outbound:
 
     async def _taken_here(self, posted: Posted, confirm: float | None) -> set[str]:
         """Return the clients of which a socket of this node took the message."""
-        mail, turn = posted
+        direct, turn = posted
         if turn is not None:
             await turn
-        shards, counters, (_, client_ids) = self._state.shards, self._state.counters, mail.letters[0]
-        await settle(mail.tally, self._state.config)
-        counters.messages_failed += len(mail.tally.errors)
-        taken = {c for c in client_ids if took(shards, c, mail.tally)}
+        shards, counters, (_, client_ids) = self._state.shards, self._state.counters, direct.messages[0]
+        await settle(direct.outcome, self._state.config)
+        counters.messages_failed += len(direct.outcome.errors)
+        taken = {c for c in client_ids if took(shards, c, direct.outcome)}
         if confirm is None or not taken:
             return taken
         connections = [connection for c in taken for connection in shards.of_client(c)]
@@ -204,14 +204,14 @@ class Outbound:
         try:
             bus = self._state.backend.bus
             nodes = await (bus.publish_room(room, envelope) if room else bus.publish_all(envelope))
-            tally = await self._echoed(echo, sequence)
+            outcome = await self._echoed(echo, sequence)
         except BaseException as error:
             self._replies.close(ask)
             self._give_up_on(sequence, error)
             raise
         if confirm is None:
-            return await self._result(tally, nodes)
-        return await self._confirmed(ask, nodes, confirm, heard=tally is not None, names_matter=not room)
+            return await self._result(outcome, nodes)
+        return await self._confirmed(ask, nodes, confirm, heard=outcome is not None, names_matter=not room)
 
     def _give_up_on(self, sequence: int, error: BaseException) -> None:
         """Whoever was cancelled has a message on its way: what is sent later must stay behind it."""
@@ -220,23 +220,23 @@ class Outbound:
         else:
             self._in_flight.resolve(sequence, None)
 
-    async def _echoed(self, echo: "asyncio.Future[Tally | None] | None", sequence: int) -> Tally | None:
+    async def _echoed(self, echo: "asyncio.Future[Outcome | None] | None", sequence: int) -> Outcome | None:
         if echo is None:
             return None
         self._in_flight.expire(sequence, self._state.config.redis_timeout_s)
-        tally = await echo
-        self._state.counters.broadcasts_unheard += tally is None
-        return tally
+        outcome = await echo
+        self._state.counters.broadcasts_unheard += outcome is None
+        return outcome
 
-    async def _result(self, tally: Tally | None, nodes: int) -> BroadcastResult:
-        if tally is None:
+    async def _result(self, outcome: Outcome | None, nodes: int) -> BroadcastResult:
+        if outcome is None:
             return BroadcastResult(0, 0, 0, nodes=nodes, heard=False)
-        await settle(tally, self._state.config)
-        failed = len(tally.errors)
+        await settle(outcome, self._state.config)
+        failed = len(outcome.errors)
         self._state.counters.messages_failed += failed
-        if failed and failed == tally.total - tally.excluded and nodes <= 1:
-            raise BroadcastFailedError(f"broadcast failed for all {failed} clients: {tally.errors[0][1]}")
-        return BroadcastResult(tally.total, tally.succeeded, failed, tally.errors, nodes=nodes)
+        if failed and failed == outcome.total - outcome.excluded and nodes <= 1:
+            raise BroadcastFailedError(f"broadcast failed for all {failed} clients: {outcome.errors[0][1]}")
+        return BroadcastResult(outcome.total, outcome.succeeded, failed, outcome.errors, nodes=nodes)
 
     async def _confirmed(
         self, ask: int, nodes: int, timeout_s: float, *, heard: bool, names_matter: bool

@@ -9,7 +9,7 @@ from .. import close_codes
 from ..backends.ports import IndexEntry
 from ..exceptions import ConnectionLimitExceededError
 from ..local.connection import Connection
-from ..local.owner import Ended
+from ..local.lifecycle import Ended
 from ..names import ConnectionId, node_of
 from ..runtime.loops import running_loop
 from .claims import Claims, lines_of

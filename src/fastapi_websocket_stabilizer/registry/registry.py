@@ -18,7 +18,7 @@ from ..exceptions import (
     ShutdownError,
     WrongEventLoopError,
 )
-from ..local.owner import Ended
+from ..local.lifecycle import Ended
 from ..local.pinger import Pinger
 from ..models import ShutdownReport
 from ..runtime.loops import running_loop

@@ -6,7 +6,7 @@ from typing import Any
 
 from .. import close_codes, exceptions
 from ..exceptions import LOSSES, BackendUnavailableError, ConnectionNotFoundError, WebSocketStabilizerError
-from ..local.owner import Ended
+from ..local.lifecycle import Ended
 from ..names import NodeId, check_room
 from ..wire.envelopes import Envelope, Kind
 from ..wire.messages import Form

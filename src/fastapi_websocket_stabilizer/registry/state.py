@@ -12,8 +12,8 @@ from ..backends.ports import Backend
 from ..config import WebSocketConfig
 from ..exceptions import BackendUnavailableError
 from ..local.fanout import FanOut
-from ..local.gate import Gate
 from ..local.shards import Shards
+from ..local.writer import SendLimiter
 from ..names import ConnectionId, NodeId
 from ..runtime.gc_pauses import GcPauses
 from ..runtime.metrics import Counters, Stopwatch
@@ -65,7 +65,7 @@ class NodeState:
         self.fan_out: FanOut = FanOut(
             self.shards, self.counters, self.stopwatch if config.enable_metrics else None
         )
-        self.gate: Gate = Gate(lambda: self.config.max_concurrent_broadcast)
+        self.limiter: SendLimiter = SendLimiter(lambda: self.config.max_concurrent_broadcast)
         self.sequencer: Sequencer = Sequencer()
         self.sequences: SequenceTracker = SequenceTracker()
         self.in_flight: InFlight = InFlight(self.fan_out.submit)

@@ -12,7 +12,7 @@ from .state import NodeState
 
 def snapshot(state: NodeState) -> Statistics:
     """Return what ``manager.statistics()`` returns."""
-    state.counters.sends_deferred = state.gate.deferred
+    state.counters.sends_deferred = state.limiter.deferred
     return Statistics(
         node_id=state.node_id,
         connections=len(state.shards),

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any, Self
 
 from ..config import WebSocketConfig
+from ..local.batches import DirectMessages, Outcome
 from ..local.connection import Connection
-from ..local.jobs import Mail, Tally
 from ..manager import WebSocketConnectionManager
 from ..names import NodeId
 from ..registry.registry import Registry
@@ -50,8 +50,8 @@ class MemoryManager(WebSocketConnectionManager):
     async def quiet(self) -> None:
         """Wait until what it was told by now is written to its sockets, and its background tasks have ended."""
         state = self._registry.state
-        written: asyncio.Future[Tally] = asyncio.get_running_loop().create_future()
-        state.fan_out.submit(Mail((), done=written.set_result))  # behind everything else
+        written: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        state.fan_out.submit(DirectMessages((), done=written.set_result))  # behind everything else
         await written
         await state.tasks.idle()
 

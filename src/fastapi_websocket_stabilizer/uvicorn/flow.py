@@ -4,7 +4,7 @@ import asyncio
 import socket
 from contextlib import suppress
 
-from ..local.owner import Limits
+from ..local.lifecycle import Limits
 from ..runtime.loops import running_loop
 
 KERNEL_BUFFER_BYTES = 131_072

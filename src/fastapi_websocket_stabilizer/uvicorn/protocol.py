@@ -22,8 +22,9 @@ from websockets.http11 import Request
 
 from .. import close_codes
 from ..exceptions import ConfigurationError
-from ..local.line import EXTENSION, Events, LineObserver, Observer
-from ..local.owner import Limits
+from ..local.lifecycle import Limits
+from ..local.native import EXTENSION
+from ..local.transport import Events, NativeObserver, Observer
 from ..wire import frames
 from ..wire.messages import Encoded, Form
 from .coalescing import WRITE_BUFFER_BYTES, CoalescedWrites, TickFlusher
@@ -56,7 +57,7 @@ NAME = "fastapi_websocket_stabilizer.uvicorn:WebSocketProtocol"
 
 
 class WebSocketProtocol(CoalescedWrites, ReceivingProtocol):
-    """One WebSocket: uvicorn's class, and a ``Line`` for the manager that registers it."""
+    """One WebSocket: uvicorn's class, and a ``NativeSocket`` for the manager that registers it."""
 
     # Attributes of uvicorn's class that are set here.
     close_timeout: float
@@ -163,7 +164,7 @@ class WebSocketProtocol(CoalescedWrites, ReceivingProtocol):
         """Whether the write buffer is over its high-water mark."""
         return not self.writable.is_set()
 
-    def attach(self, observer: LineObserver, limits: Limits) -> None:
+    def attach(self, observer: NativeObserver, limits: Limits) -> None:
         """Notify ``observer`` of events from now on, and bound the buffers. Its heartbeat replaces uvicorn's."""
         self._observers = (*self._observers, observer)
         if self.disconnected:

@@ -8,7 +8,7 @@ from contextvars import Context, ContextVar, copy_context
 
 from ..exceptions import ConnectionNotFoundError
 from ..local.connection import Connection
-from ..local.owner import Ended
+from ..local.lifecycle import Ended
 
 _QUIET = (Ended.GONE, Ended.REPLACED, Ended.TIMED_OUT, Ended.SLOW, Ended.EVICTED, Ended.SHUTDOWN)
 

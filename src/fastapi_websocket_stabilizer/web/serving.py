@@ -13,7 +13,7 @@ from starlette.websockets import WebSocket
 
 from .. import close_codes
 from ..local.connection import Connection
-from ..local.line import Line
+from ..local.transport import NativeSocket
 from ..names import check_client_id
 from ..registry.hooks import OnMessage
 from ..registry.registry import Registry
@@ -33,9 +33,9 @@ async def register(
 
 async def serve(registry: Registry, connection: Connection, handle: OnMessage | None, *, park: bool) -> None:
     """Pass messages to ``handle`` until the socket is closed. With ``park``, return at once where possible."""
-    line = connection.line
-    if park and line is not None and connection.ended is None:
-        connection.park(Inbox(registry, connection, line, handle))
+    native = connection.native
+    if park and native is not None and connection.ended is None:
+        connection.park(Inbox(registry, connection, native, handle))
         return
     async for message in connection:
         if handle is not None:
@@ -46,15 +46,15 @@ class Inbox:
     """Passes inbound messages of a parked socket to the application, in order, one at a time.
 
     The application's code runs with the context variables of the handler that parked the socket. A task exists
-    only while there are events. Their number is bounded by one read: the line reads no more until all are handled.
+    only while there are events. Their number is bounded by one read: the server reads no more until all are handled.
     """
 
-    __slots__ = ("_connection", "_events", "_handle", "_line", "_registry", "_variables")
+    __slots__ = ("_connection", "_events", "_handle", "_native", "_registry", "_variables")
 
     def __init__(
-        self, registry: Registry, connection: Connection, line: Line, handle: OnMessage | None
+        self, registry: Registry, connection: Connection, native: NativeSocket, handle: OnMessage | None
     ) -> None:
-        self._registry, self._connection, self._line, self._handle = registry, connection, line, handle
+        self._registry, self._connection, self._native, self._handle = registry, connection, native, handle
         self._variables = handlers.surroundings()
         self._events: deque[AsgiEvent] | None = None  # not None while a task is running
 
@@ -78,7 +78,7 @@ class Inbox:
             if self._connection.is_heard:
                 await self._receive(event)
             if not events:
-                self._line.resume_reading()  # may put the next event at once
+                self._native.resume_reading()  # may put the next event at once
         self._events = None
 
     async def _receive(self, event: AsgiEvent) -> None:

@@ -20,9 +20,9 @@ from fastapi_websocket_stabilizer.exceptions import (
     MessageError,
     SlowConsumerError,
 )
-from fastapi_websocket_stabilizer.local.backlog import settled
 from fastapi_websocket_stabilizer.local.connection import Connection
-from fastapi_websocket_stabilizer.local.owner import Ended
+from fastapi_websocket_stabilizer.local.lifecycle import Ended
+from fastapi_websocket_stabilizer.local.writer import settled
 from tests.unit.fakes import Clock, Node, Socket, connect, text, turns
 
 
@@ -238,10 +238,10 @@ async def test_sends_beyond_the_gate_wait_and_keep_their_order() -> None:
     for number in range(3):
         waiter.push(text(str(number)))
     await turns()
-    assert (second.sent, node.gate.deferred) == ([], 1)
+    assert (second.sent, node.limiter.deferred) == ([], 1)
     first.may_send.set()
     await turns()
-    assert (second.sent, node.gate.is_open()) == (["0", "1", "2"], True)
+    assert (second.sent, node.limiter.is_open()) == (["0", "1", "2"], True)
 
 
 async def test_connection_that_ends_behind_the_gate_still_gets_what_was_queued() -> None:
@@ -462,7 +462,7 @@ async def test_cancelled_writer_gives_its_place_in_the_gate_back() -> None:
     connection.ended = Ended.RELEASED
     connection.let_go()
     await turns()
-    assert node.gate.is_open()
+    assert node.limiter.is_open()
 
 
 async def test_drained_tells_that_nothing_is_left_or_why_it_never_will() -> None:
@@ -532,7 +532,7 @@ async def test_gate_that_opens_on_one_loop_wakes_a_socket_of_another(other: Othe
     connect("a", here, node).push(text("x"))
     waiter = await other.make(there, node)
     pending = waiter.hand_over(text("y")).pending
-    while not node.gate.deferred:
+    while not node.limiter.deferred:
         await turns(1)
     here.may_send.set()
     assert pending is not None

@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 
 from fastapi_websocket_stabilizer.local import fanout
+from fastapi_websocket_stabilizer.local.batches import Broadcast, DirectMessages, Outcome
 from fastapi_websocket_stabilizer.local.connection import Connection
 from fastapi_websocket_stabilizer.local.fanout import FanOut
-from fastapi_websocket_stabilizer.local.jobs import Job, Mail, Tally
-from fastapi_websocket_stabilizer.local.owner import Ended
+from fastapi_websocket_stabilizer.local.lifecycle import Ended
 from fastapi_websocket_stabilizer.local.shards import Shards
 from fastapi_websocket_stabilizer.names import ConnectionId
 from fastapi_websocket_stabilizer.runtime.metrics import Counters, Stopwatch
 from fastapi_websocket_stabilizer.wire.frames import COMPRESS_FROM_BYTES
 from tests.unit.fakes import Node, Socket, connect, text, turns
-from tests.unit.lines import FakeLine, websocket_on
+from tests.unit.native_sockets import FakeNativeSocket, websocket_on
 
 
 @dataclass
@@ -30,7 +30,7 @@ class World:
     sockets: dict[str, Socket] = field(default_factory=dict)
     connections: dict[str, Connection] = field(default_factory=dict)
     node: Node = field(default_factory=Node)
-    tallies: list[Tally] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.fan_out = FanOut(self.shards, self.counters, self.stopwatch)
@@ -43,10 +43,10 @@ class World:
             self.shards.join(connection, room)
 
     def submit(self, message: str, **options: Any) -> None:
-        self.fan_out.submit(Job(text(message), done=self.tallies.append, **options))
+        self.fan_out.submit(Broadcast(text(message), done=self.outcomes.append, **options))
 
     def post(self, message: str, *client_ids: str) -> None:
-        self.fan_out.submit(Mail([(text(message), client_ids)], done=self.tallies.append))
+        self.fan_out.submit(DirectMessages([(text(message), client_ids)], done=self.outcomes.append))
 
     def received(self) -> dict[str, list[str]]:
         return {client_id: socket.sent for client_id, socket in self.sockets.items() if socket.sent}
@@ -112,23 +112,23 @@ async def test_mail_for_a_connection_is_for_no_other_and_follows_it_under_anothe
     world.add("a")
     first, connection = world.sockets["a"], world.connections["a"]
     world.add("a")
-    mail = Mail([(text("hi"), ["a"])], connection, world.tallies.append)
-    world.fan_out.submit(mail)
+    direct = DirectMessages([(text("hi"), ["a"])], connection, world.outcomes.append)
+    world.fan_out.submit(direct)
     if change == "renamed":
         world.shards.rename(connection, ConnectionId("another.1"))
     elif change == "ended":
         world.shards.remove(connection)
     await turns()
     assert (first.sent, world.sockets["a"].sent) == ([] if change == "ended" else ["hi"], [])
-    assert [tally.total for tally in world.tallies] == [int(change != "ended")]
+    assert [outcome.total for outcome in world.outcomes] == [int(change != "ended")]
 
 
 async def test_excluded_client_is_counted_and_not_written_to(world: World) -> None:
     world.add("a")
     world.add("b")
     world.submit("hi", exclude=frozenset({"a"}))
-    [tally] = world.tallies
-    assert (tally.total, tally.excluded, len(tally.pending) + tally.succeeded) == (2, 1, 1)
+    [outcome] = world.outcomes
+    assert (outcome.total, outcome.excluded, len(outcome.pending) + outcome.succeeded) == (2, 1, 1)
     assert world.received() == {"b": ["hi"]}
 
 
@@ -136,7 +136,7 @@ async def test_excluded_client_is_counted_and_not_written_to(world: World) -> No
 async def test_job_for_nobody_is_done_all_the_same(world: World, options: dict[str, Any]) -> None:
     world.submit("hi", **options)
     world.post("hi", "a")
-    assert [tally.total for tally in world.tallies] == [0, 0]
+    assert [outcome.total for outcome in world.outcomes] == [0, 0]
 
 
 # What becomes of it
@@ -147,8 +147,8 @@ async def test_failed_socket_is_an_error_and_stops_nobody(world: World) -> None:
     world.add("bad", socket=Socket(error=RuntimeError("gone")))
     world.add("z")
     world.submit("hi")
-    [tally] = world.tallies
-    assert (tally.errors, tally.succeeded) == ([("bad", "gone")], 2)
+    [outcome] = world.outcomes
+    assert (outcome.errors, outcome.succeeded) == ([("bad", "gone")], 2)
     assert world.received() == {"a": ["hi"], "z": ["hi"]}
 
 
@@ -164,8 +164,8 @@ async def test_socket_that_raises_at_the_call_is_an_error_and_stops_nobody(world
     for client_id in "abcdefgh":
         world.add(client_id)
     world.submit("hi")
-    [tally] = world.tallies
-    assert (tally.errors, tally.succeeded) == ([("bad", "gone")], 8)
+    [outcome] = world.outcomes
+    assert (outcome.errors, outcome.succeeded) == ([("bad", "gone")], 8)
 
 
 async def test_stalled_mock_is_pending_and_delays_nobody(world: World) -> None:
@@ -173,10 +173,10 @@ async def test_stalled_mock_is_pending_and_delays_nobody(world: World) -> None:
     world.sockets["slow"].stall()
     world.add("quick")
     world.submit("hi")
-    [tally] = world.tallies
-    assert ([client_id for client_id, _ in tally.pending], tally.succeeded) == (["slow"], 1)
+    [outcome] = world.outcomes
+    assert ([client_id for client_id, _ in outcome.pending], outcome.succeeded) == (["slow"], 1)
     world.sockets["slow"].may_send.set()
-    assert await asyncio.wrap_future(tally.pending[0][1]) is None
+    assert await asyncio.wrap_future(outcome.pending[0][1]) is None
     assert world.received() == {"slow": ["hi"], "quick": ["hi"]}
 
 
@@ -200,7 +200,7 @@ async def test_connection_that_fails_may_leave_the_tables_meanwhile(world: World
 
     world.node.lost = lost  # type: ignore[method-assign]  # as a node does
     world.submit("hi", rooms=("x",))
-    assert (len(world.tallies[0].errors), len(world.shards)) == (8, 0)
+    assert (len(world.outcomes[0].errors), len(world.shards)) == (8, 0)
 
 
 # With a worker
@@ -211,9 +211,9 @@ async def test_worker_does_jobs_in_the_order_of_submission(world: World) -> None
     world.add("a")
     for number in range(5):
         world.submit(str(number))
-    assert world.tallies == []
+    assert world.outcomes == []
     await turns()
-    assert (world.received(), len(world.tallies)) == ({"a": ["0", "1", "2", "3", "4"]}, 5)
+    assert (world.received(), len(world.outcomes)) == ({"a": ["0", "1", "2", "3", "4"]}, 5)
 
 
 @pytest.mark.usefixtures("worker")
@@ -254,15 +254,15 @@ async def test_queue_without_a_worker_never_pauses_the_bus(world: World) -> None
 
 
 async def test_gate_before_a_job_holds_it_and_those_behind_it(world: World) -> None:
-    gate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    task = asyncio.create_task(world.fan_out.run(lambda: None if gate.done() else gate))
+    limiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    task = asyncio.create_task(world.fan_out.run(lambda: None if limiter.done() else limiter))
     await turns()
     world.add("a")
     world.submit("1")
     world.submit("2")
     await turns()
     assert world.received() == {}
-    gate.set_result(None)
+    limiter.set_result(None)
     await turns()
     assert world.received() == {"a": ["1", "2"]}
     task.cancel()
@@ -276,7 +276,7 @@ async def test_stopped_worker_answers_every_job_that_it_did_not_do(
     for number in range(3):
         world.submit(str(number))
     await asyncio.wait([worker])
-    assert (world.tallies, world.received(), world.fan_out.queued_bytes) == ([Tally()] * 3, {}, 0)
+    assert (world.outcomes, world.received(), world.fan_out.queued_bytes) == ([Outcome()] * 3, {}, 0)
 
 
 async def test_stopped_worker_lets_the_bus_go_on(
@@ -340,10 +340,10 @@ async def test_duration_of_each_fan_out_is_measured(world: World) -> None:
 
 async def test_durations_are_not_measured_unless_asked(world: World) -> None:
     fan_out = FanOut(world.shards, world.counters, None)
-    fan_out.submit(Job(text("hi")))
+    fan_out.submit(Broadcast(text("hi")))
     task = asyncio.create_task(fan_out.run(ungated))
     await turns()
-    fan_out.submit(Job(text("hi")))
+    fan_out.submit(Broadcast(text("hi")))
     await turns()
     assert (fan_out.queued_bytes, world.stopwatch.snapshot().count) == (0, 0)
     task.cancel()
@@ -359,7 +359,7 @@ async def test_each_slow_socket_gets_all_jobs_in_order(world: World) -> None:
     assert world.received() == {"slow": ["0", "1", "2", "3", "4"]}
 
 
-# On lines: joined frames
+# On native sockets: joined frames
 
 
 def frame(*messages: str) -> bytes:
@@ -367,153 +367,156 @@ def frame(*messages: str) -> bytes:
 
 
 @dataclass
-class Lines:
-    """A world whose sockets are on lines."""
+class Natives:
+    """A world whose sockets are native."""
 
     world: World
-    lines: dict[str, FakeLine] = field(default_factory=dict)
+    natives: dict[str, FakeNativeSocket] = field(default_factory=dict)
 
-    def add(self, client_id: str, *rooms: str, window_bits: int = 0) -> FakeLine:
-        line = self.lines[client_id] = FakeLine(window_bits)
-        self.world.add(client_id, *rooms, socket=websocket_on(line))
-        return line
+    def add(self, client_id: str, *rooms: str, window_bits: int = 0) -> FakeNativeSocket:
+        native = self.natives[client_id] = FakeNativeSocket(window_bits)
+        self.world.add(client_id, *rooms, socket=websocket_on(native))
+        return native
 
     def written(self) -> dict[str, list[bytes]]:
-        return {client_id: line.writes for client_id, line in self.lines.items() if line.writes}
+        return {client_id: native.writes for client_id, native in self.natives.items() if native.writes}
 
 
 @pytest.fixture
-async def lines(world: World, worker: "asyncio.Task[None]") -> Lines:
+async def natives(world: World, worker: "asyncio.Task[None]") -> Natives:
     assert not worker.done()
-    return Lines(world)
+    return Natives(world)
 
 
-async def test_messages_of_one_batch_are_one_write(lines: Lines) -> None:
-    lines.add("a")
-    lines.add("b")
+async def test_messages_of_one_batch_are_one_write(natives: Natives) -> None:
+    natives.add("a")
+    natives.add("b")
     for message in ("1", "2", "3"):
-        lines.world.submit(message)
+        natives.world.submit(message)
     await turns()
-    assert lines.written() == {"a": [frame("1", "2", "3")], "b": [frame("1", "2", "3")]}
-    assert lines.world.tallies == [Tally(total=2, succeeded=2)] * 3
-    assert lines.world.counters.messages_sent == 6
+    assert natives.written() == {"a": [frame("1", "2", "3")], "b": [frame("1", "2", "3")]}
+    assert natives.world.outcomes == [Outcome(total=2, succeeded=2)] * 3
+    assert natives.world.counters.messages_sent == 6
 
 
-async def test_sender_of_each_message_is_left_out_of_it_alone(lines: Lines) -> None:
+async def test_sender_of_each_message_is_left_out_of_it_alone(natives: Natives) -> None:
     """A chat: every message excludes another client."""
     for client_id in "abc":
-        lines.add(client_id)
+        natives.add(client_id)
     for client_id in "ab":
-        lines.world.submit(f"by {client_id}", exclude=frozenset({client_id}))
+        natives.world.submit(f"by {client_id}", exclude=frozenset({client_id}))
     await turns()
-    assert lines.written() == {
+    assert natives.written() == {
         "a": [frame("by b")], "b": [frame("by a")], "c": [frame("by a", "by b")],
     }  # fmt: skip
-    assert lines.world.tallies == [Tally(total=3, excluded=1, succeeded=2)] * 2
+    assert natives.world.outcomes == [Outcome(total=3, excluded=1, succeeded=2)] * 2
 
 
-async def test_who_is_left_out_of_all_gets_no_write(lines: Lines) -> None:
-    lines.add("a")
-    lines.world.submit("hi", exclude=frozenset({"a"}))
+async def test_who_is_left_out_of_all_gets_no_write(natives: Natives) -> None:
+    natives.add("a")
+    natives.world.submit("hi", exclude=frozenset({"a"}))
     await turns()
-    assert (lines.written(), lines.world.tallies) == ({}, [Tally(total=1, excluded=1)])
+    assert (natives.written(), natives.world.outcomes) == ({}, [Outcome(total=1, excluded=1)])
 
 
 async def test_spared_connection_is_left_out_of_one_message_and_its_clients_others_are_not(
-    lines: Lines,
+    natives: Natives,
 ) -> None:
     for client_id in "ab":
-        lines.add(client_id)
-    spared = lines.world.connections["a"]
-    lines.world.submit("not to a", spared=frozenset({spared}))
-    lines.world.submit("to all")
+        natives.add(client_id)
+    spared = natives.world.connections["a"]
+    natives.world.submit("not to a", spared=frozenset({spared}))
+    natives.world.submit("to all")
     await turns()
-    assert lines.written() == {"a": [frame("to all")], "b": [frame("not to a", "to all")]}
-    assert lines.world.tallies == [Tally(total=2, excluded=1, succeeded=1), Tally(total=2, succeeded=2)]
+    assert natives.written() == {"a": [frame("to all")], "b": [frame("not to a", "to all")]}
+    assert natives.world.outcomes == [
+        Outcome(total=2, excluded=1, succeeded=1),
+        Outcome(total=2, succeeded=2),
+    ]
 
 
-async def test_different_rooms_and_clients_of_one_batch_are_joined_in_order(lines: Lines) -> None:
-    lines.add("a", "x", "y")
-    lines.add("b", "y")
-    lines.world.submit("1", rooms=("x",))
-    lines.world.submit("2", rooms=("y",))
-    lines.world.post("3", "a")
-    lines.world.submit("4")
+async def test_different_rooms_and_clients_of_one_batch_are_joined_in_order(natives: Natives) -> None:
+    natives.add("a", "x", "y")
+    natives.add("b", "y")
+    natives.world.submit("1", rooms=("x",))
+    natives.world.submit("2", rooms=("y",))
+    natives.world.post("3", "a")
+    natives.world.submit("4")
     await turns()
-    assert lines.written() == {"a": [frame("1", "2"), frame("3", "4")], "b": [frame("2"), frame("4")]}
-    assert [tally.succeeded for tally in lines.world.tallies] == [1, 2, 1, 2]
+    assert natives.written() == {"a": [frame("1", "2"), frame("3", "4")], "b": [frame("2"), frame("4")]}
+    assert [outcome.succeeded for outcome in natives.world.outcomes] == [1, 2, 1, 2]
 
 
-async def test_each_socket_gets_the_compression_it_agreed_to(lines: Lines) -> None:
+async def test_each_socket_gets_the_compression_it_agreed_to(natives: Natives) -> None:
     message = "x" * 2000
-    lines.add("plain")
-    lines.add("small", window_bits=9)
-    lines.add("large", window_bits=12)
-    lines.world.submit(message)
+    natives.add("plain")
+    natives.add("small", window_bits=9)
+    natives.add("large", window_bits=12)
+    natives.world.submit(message)
     await turns()
     encoded = text(message)
-    assert lines.written() == {
+    assert natives.written() == {
         "plain": [encoded.frame(0)], "small": [encoded.frame(9)], "large": [encoded.frame(12)],
     }  # fmt: skip
 
 
-async def test_stalled_line_is_pushed_to_message_by_message_and_delays_nobody(lines: Lines) -> None:
-    stalled = lines.add("slow")
-    lines.add("fast")
+async def test_stalled_line_is_pushed_to_message_by_message_and_delays_nobody(natives: Natives) -> None:
+    stalled = natives.add("slow")
+    natives.add("fast")
     await turns()
     stalled.stall()
-    lines.world.submit("1")
-    lines.world.submit("2")
+    natives.world.submit("1")
+    natives.world.submit("2")
     await turns()
-    assert lines.written() == {"fast": [frame("1", "2")]}
+    assert natives.written() == {"fast": [frame("1", "2")]}
     stalled.read_all()
     await turns()
     assert stalled.writes == [frame("1"), frame("2")]
 
 
-async def test_batch_ends_at_its_size(lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_batch_ends_at_its_size(natives: Natives, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fanout, "BATCH_BYTES", 5)
-    lines.add("a")
+    natives.add("a")
     for message in ("123", "45", "6", "1234567", "8"):
-        lines.world.submit(message)
+        natives.world.submit(message)
     await turns()
-    assert lines.written() == {"a": [frame("123", "45"), frame("6"), frame("1234567"), frame("8")]}
+    assert natives.written() == {"a": [frame("123", "45"), frame("6"), frame("1234567"), frame("8")]}
 
 
 async def test_who_left_while_the_loop_was_given_back_gets_nothing(
-    lines: Lines, monkeypatch: pytest.MonkeyPatch
+    natives: Natives, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fanout, "SLICE_WRITES", 1)
-    world = lines.world
+    world = natives.world
     world.shards = Shards(1)
     world.fan_out._shards = world.shards
     for client_id in "abc":
-        lines.add(client_id, "x")
+        natives.add(client_id, "x")
     world.submit("hi", rooms=("x",))
-    while not lines.written():
+    while not natives.written():
         await turns(1)
-    later = next(client_id for client_id in "cb" if client_id not in lines.written())
+    later = next(client_id for client_id in "cb" if client_id not in natives.written())
     world.shards.leave(world.connections[later], "x")
     await turns()
-    assert (later in lines.written(), len(lines.written())) == (False, 2)
+    assert (later in natives.written(), len(natives.written())) == (False, 2)
 
 
 async def test_worker_that_is_stopped_between_shards_tells_whoever_waits(
-    lines: Lines, worker: "asyncio.Task[None]", monkeypatch: pytest.MonkeyPatch
+    natives: Natives, worker: "asyncio.Task[None]", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fanout, "SLICE_WRITES", 1)
     for number in range(8):
-        lines.add(str(number))
-    lines.world.submit("hi")
-    while not lines.written():
+        natives.add(str(number))
+    natives.world.submit("hi")
+    while not natives.written():
         await turns(1)
     worker.cancel()
     await asyncio.wait([worker])
-    assert (len(lines.world.tallies), lines.world.fan_out.queued_bytes) == (1, 0)
+    assert (len(natives.world.outcomes), natives.world.fan_out.queued_bytes) == (1, 0)
 
 
-class Broken(FakeLine):
-    """A line that raises."""
+class Broken(FakeNativeSocket):
+    """A native socket that raises."""
 
     error: Exception = ValueError("broken")
 
@@ -521,96 +524,98 @@ class Broken(FakeLine):
         raise self.error
 
 
-async def test_line_that_fails_is_the_failure_of_its_socket_alone(lines: Lines) -> None:
-    lines.add("good")
-    lines.world.add("bad", socket=websocket_on(Broken()))
-    lines.world.submit("1")
-    lines.world.submit("2")
+async def test_line_that_fails_is_the_failure_of_its_socket_alone(natives: Natives) -> None:
+    natives.add("good")
+    natives.world.add("bad", socket=websocket_on(Broken()))
+    natives.world.submit("1")
+    natives.world.submit("2")
     await turns()
-    assert lines.written() == {"good": [frame("1", "2")]}
-    assert lines.world.tallies == [Tally(total=2, succeeded=1, errors=[("bad", "broken")])] * 2
-    assert lines.world.node.lost_connections == [("bad", Ended.FAILED, "broken")]
-    lines.world.submit("3")
+    assert natives.written() == {"good": [frame("1", "2")]}
+    assert natives.world.outcomes == [Outcome(total=2, succeeded=1, errors=[("bad", "broken")])] * 2
+    assert natives.world.node.lost_connections == [("bad", Ended.FAILED, "broken")]
+    natives.world.submit("3")
     await turns()
-    assert lines.written()["good"][-1] == frame("3"), "the worker goes on"
+    assert natives.written()["good"][-1] == frame("3"), "the worker goes on"
 
 
-async def test_line_whose_peer_has_left_is_no_target_of_a_message(lines: Lines) -> None:
-    lines.add("good")
+async def test_line_whose_peer_has_left_is_no_target_of_a_message(natives: Natives) -> None:
+    natives.add("good")
     left = Broken()
     left.error = BrokenPipeError("left")
-    lines.world.add("left", socket=websocket_on(left))
-    lines.world.submit("1")
+    natives.world.add("left", socket=websocket_on(left))
+    natives.world.submit("1")
     await turns()
-    assert lines.written() == {"good": [frame("1")]}
-    assert lines.world.tallies == [Tally(total=1, succeeded=1)]
-    assert lines.world.node.lost_connections == [("left", Ended.GONE, "left")]
+    assert natives.written() == {"good": [frame("1")]}
+    assert natives.world.outcomes == [Outcome(total=1, succeeded=1)]
+    assert natives.world.node.lost_connections == [("left", Ended.GONE, "left")]
 
 
 @pytest.mark.parametrize("excluded", [(), ("bad",)], ids=["for all", "excluded from one of two"])
 async def test_frame_that_cannot_be_made_is_the_failure_of_its_socket_alone(
-    lines: Lines, excluded: tuple[str, ...]
+    natives: Natives, excluded: tuple[str, ...]
 ) -> None:
     """zlib refuses the window that the socket has agreed to."""
     big = "x" * COMPRESS_FROM_BYTES
-    lines.add("good")
-    bad = FakeLine(window_bits=8)
-    lines.world.add("bad", socket=websocket_on(bad))
-    lines.world.submit("small", exclude=frozenset(excluded))
-    lines.world.submit(big)
+    natives.add("good")
+    bad = FakeNativeSocket(window_bits=8)
+    natives.world.add("bad", socket=websocket_on(bad))
+    natives.world.submit("small", exclude=frozenset(excluded))
+    natives.world.submit(big)
     await turns()
-    assert [tally.errors for tally in lines.world.tallies][-1] == [("bad", "Invalid initialization option")]
-    assert lines.written()["good"][-1].endswith(frame(big))
-    assert lines.world.node.lost_connections == [("bad", Ended.FAILED, "Invalid initialization option")]
+    assert [outcome.errors for outcome in natives.world.outcomes][-1] == [
+        ("bad", "Invalid initialization option")
+    ]
+    assert natives.written()["good"][-1].endswith(frame(big))
+    assert natives.world.node.lost_connections == [("bad", Ended.FAILED, "Invalid initialization option")]
 
 
-async def test_frame_that_cannot_be_made_does_not_stop_direct_messages_to_others(lines: Lines) -> None:
+async def test_frame_that_cannot_be_made_does_not_stop_direct_messages_to_others(natives: Natives) -> None:
     big = "x" * COMPRESS_FROM_BYTES
-    lines.world.add("bad", socket=websocket_on(FakeLine(window_bits=8)))
-    lines.add("good")
-    lines.world.fan_out.submit(Mail([(text(big), ("bad", "good")), (text("next"), ("good",))]))
+    natives.world.add("bad", socket=websocket_on(FakeNativeSocket(window_bits=8)))
+    natives.add("good")
+    natives.world.fan_out.submit(DirectMessages([(text(big), ("bad", "good")), (text("next"), ("good",))]))
     await turns()
-    assert lines.written()["good"][-1].endswith(frame(big, "next"))
-    assert lines.world.node.lost_connections == [("bad", Ended.FAILED, "Invalid initialization option")]
+    assert natives.written()["good"][-1].endswith(frame(big, "next"))
+    assert natives.world.node.lost_connections == [("bad", Ended.FAILED, "Invalid initialization option")]
 
 
 async def test_one_who_cannot_be_told_does_not_keep_it_from_the_others(
-    lines: Lines, caplog: pytest.LogCaptureFixture
+    natives: Natives, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(tally: Tally) -> None:
+    def fail(outcome: Outcome) -> None:
         raise ValueError("no ears")
 
-    lines.add("a")
-    lines.world.fan_out.submit(Job(text("1"), done=fail))
-    lines.world.submit("2")
+    natives.add("a")
+    natives.world.fan_out.submit(Broadcast(text("1"), done=fail))
+    natives.world.submit("2")
     await turns()
-    assert (len(lines.world.tallies), lines.world.fan_out.queued_bytes) == (1, 0)
+    assert (len(natives.world.outcomes), natives.world.fan_out.queued_bytes) == (1, 0)
     assert "nobody could be told" in caplog.text
 
 
-async def test_every_message_on_a_line_is_counted_once(lines: Lines) -> None:
+async def test_every_message_on_a_line_is_counted_once(natives: Natives) -> None:
     for client_id in "abc":
-        lines.add(client_id)
+        natives.add(client_id)
     for client_id in "ab":
-        lines.world.submit(f"by {client_id}", exclude=frozenset({client_id}))
+        natives.world.submit(f"by {client_id}", exclude=frozenset({client_id}))
     await turns()
-    assert lines.world.counters.messages_sent == 4
+    assert natives.world.counters.messages_sent == 4
 
 
 @pytest.mark.parametrize("rooms", [1, 2])
 async def test_loop_is_given_back_inside_a_large_shard(
-    lines: Lines, monkeypatch: pytest.MonkeyPatch, rooms: int
+    natives: Natives, monkeypatch: pytest.MonkeyPatch, rooms: int
 ) -> None:
     monkeypatch.setattr(fanout, "SLICE_WRITES", 2)
-    world = lines.world
+    world = natives.world
     world.shards = Shards(1)
     world.fan_out._shards = world.shards
     for number in range(8):
-        lines.add(str(number), "x", "y")
+        natives.add(str(number), "x", "y")
     for room in "xy"[:rooms]:
         world.submit("hi", rooms=(room,))
     steps = []
-    while len(lines.written()) < 8:
+    while len(natives.written()) < 8:
         await turns(1)
-        steps.append(len(lines.written()))
+        steps.append(len(natives.written()))
     assert max(b - a for a, b in zip([0, *steps], steps, strict=False)) <= 2

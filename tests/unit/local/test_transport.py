@@ -12,7 +12,7 @@ from starlette.types import Message as AsgiEvent
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from fastapi_websocket_stabilizer.config import WebSocketConfig
-from fastapi_websocket_stabilizer.local.line_transport import open_transport
+from fastapi_websocket_stabilizer.local.native import open_transport
 from fastapi_websocket_stabilizer.local.transport import (
     AsgiTransport,
     MethodTransport,

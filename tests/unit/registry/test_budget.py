@@ -8,7 +8,7 @@ import pytest
 from fastapi_websocket_stabilizer.config import WebSocketConfig
 from fastapi_websocket_stabilizer.exceptions import MemoryLimitExceededError
 from fastapi_websocket_stabilizer.local.connection import Connection
-from fastapi_websocket_stabilizer.local.owner import Ended
+from fastapi_websocket_stabilizer.local.lifecycle import Ended
 from fastapi_websocket_stabilizer.registry.budget import Budget
 from fastapi_websocket_stabilizer.registry.eviction import measure
 from fastapi_websocket_stabilizer.registry.state import NodeState

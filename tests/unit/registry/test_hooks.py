@@ -9,7 +9,7 @@ import pytest
 from fastapi import FastAPI
 
 from fastapi_websocket_stabilizer import ConfigurationError, Connection, WebSocketConnectionManager
-from fastapi_websocket_stabilizer.local.owner import Ended
+from fastapi_websocket_stabilizer.local.lifecycle import Ended
 from fastapi_websocket_stabilizer.models import PresenceEvent
 from fastapi_websocket_stabilizer.names import ConnectionId, NodeId
 from fastapi_websocket_stabilizer.registry.hooks import Failures, HookDecorators, Hooks, name_of

@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 
-from fastapi_websocket_stabilizer.local.jobs import Job, Mail, Tally, tell
+from fastapi_websocket_stabilizer.local.batches import Broadcast, DirectMessages, Outcome, tell
 from fastapi_websocket_stabilizer.names import NodeId
 from fastapi_websocket_stabilizer.registry.in_flight import (
     IN_FLIGHT_LIMIT_BYTES,
@@ -23,17 +23,17 @@ A, B = NodeId("a"), NodeId("b")
 
 
 async def test_message_that_came_back_brings_its_tally() -> None:
-    in_flight, tally = InFlight(lambda _: None), Tally(total=3)
+    in_flight, outcome = InFlight(lambda _: None), Outcome(total=3)
     waiting = in_flight.register(1, 100)
     assert (bool(in_flight), in_flight.bytes) == (True, 100)
-    in_flight.resolve(1, tally)
-    assert (await waiting is tally, bool(in_flight), in_flight.bytes) == (True, False, 0)
+    in_flight.resolve(1, outcome)
+    assert (await waiting is outcome, bool(in_flight), in_flight.bytes) == (True, False, 0)
 
 
 async def test_message_that_nobody_expects_changes_nothing() -> None:
     in_flight = InFlight(lambda _: None)
     in_flight.register(1, 100)
-    in_flight.resolve(2, Tally())
+    in_flight.resolve(2, Outcome())
     assert in_flight.bytes == 100
 
 
@@ -41,14 +41,14 @@ async def test_message_is_heard_once() -> None:
     in_flight = InFlight(lambda _: None)
     waiting = in_flight.register(1, 100)
     in_flight.resolve(1, None)
-    in_flight.resolve(1, Tally())
+    in_flight.resolve(1, Outcome())
     assert (await waiting, in_flight.bytes) == (None, 0)
 
 
 async def test_message_whose_sender_gave_up_is_still_taken_off_the_sum() -> None:
     in_flight = InFlight(lambda _: None)
     in_flight.register(1, 100).cancel()
-    in_flight.resolve(1, Tally())
+    in_flight.resolve(1, Outcome())
     assert (bool(in_flight), in_flight.bytes) == (False, 0)
 
 
@@ -121,33 +121,35 @@ class Order:
     """What was handed to the fan-out, in order; a test says when it was written."""
 
     def __init__(self) -> None:
-        self.jobs: list[Job | Mail] = []
-        self.in_flight: InFlight = InFlight(self.jobs.append)
+        self.submitted: list[Broadcast | DirectMessages] = []
+        self.in_flight: InFlight = InFlight(self.submitted.append)
 
     def register(self, *sequences: int) -> None:
         for sequence in sequences:
             self.in_flight.register(sequence, 1)
 
     def send(self, body: str) -> "asyncio.Future[None]":
-        return self.in_flight.follow(Mail([(text(body), ("alice",))]))
+        return self.in_flight.follow(DirectMessages([(text(body), ("alice",))]))
 
     def arrive(self, sequence: int) -> None:
         done = partial(self.in_flight.resolve, sequence)
-        self.in_flight.arrived(sequence, Job(text(f"#{sequence}"), done=done))
+        self.in_flight.arrived(sequence, Broadcast(text(f"#{sequence}"), done=done))
 
     @property
     def bodies(self) -> list[str | bytes]:
-        jobs = [job.message if isinstance(job, Job) else job.letters[0][0] for job in self.jobs]
-        return [message.payload for message in jobs]
+        submitted = [
+            work.message if isinstance(work, Broadcast) else work.messages[0][0] for work in self.submitted
+        ]
+        return [message.payload for message in submitted]
 
     @property
     def excluded(self) -> set[str]:
-        return {name for job in self.jobs if isinstance(job, Job) for name in job.exclude}
+        return {name for work in self.submitted if isinstance(work, Broadcast) for name in work.exclude}
 
     def write(self) -> None:
-        for job in self.jobs:
-            tell(job)
-        self.jobs.clear()
+        for work in self.submitted:
+            tell(work)
+        self.submitted.clear()
 
 
 async def test_message_waits_for_the_last_publication_before_it_and_goes_right_behind_it() -> None:
@@ -280,12 +282,12 @@ async def test_deadline_gives_a_publication_up() -> None:
 async def test_publication_that_misses_its_deadline_comes_behind_no_later_message() -> None:
     clock, order = Clock(), Order()
     order.register(1)
-    order.in_flight.follow(Mail([(text("held"), ("alice",))]))
+    order.in_flight.follow(DirectMessages([(text("held"), ("alice",))]))
     order.in_flight.expire(1, 3.0)
     clock.advance(3.0)
     await turns()
     assert order.in_flight, "what is sent next is noted"
-    order.in_flight.follow(Mail([(text("later"), ("bob", "carol"))]))
+    order.in_flight.follow(DirectMessages([(text("later"), ("bob", "carol"))]))
     order.arrive(1)
     assert order.bodies == ["held", "later", "#1"]
     assert order.excluded == {"alice", "bob", "carol"}

@@ -10,7 +10,7 @@ import pytest
 
 from fastapi_websocket_stabilizer.uvicorn.coalescing import COALESCED_BYTES, CoalescedWrites, TickFlusher
 from tests.unit.fakes import turns
-from tests.unit.lines import Wire
+from tests.unit.native_sockets import Wire
 
 
 class ClosingWire(Wire):

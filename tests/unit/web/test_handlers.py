@@ -7,7 +7,7 @@ import pytest
 
 from fastapi_websocket_stabilizer.exceptions import ConnectionNotFoundError
 from fastapi_websocket_stabilizer.local.connection import Connection
-from fastapi_websocket_stabilizer.local.owner import Ended
+from fastapi_websocket_stabilizer.local.lifecycle import Ended
 from fastapi_websocket_stabilizer.web import handlers
 from tests.unit.fakes import connect
 

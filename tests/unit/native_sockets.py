@@ -1,4 +1,4 @@
-"""A server's line as unit tests need it: frames are written down, and the peer reads when it is told to."""
+"""A server's native socket as unit tests need it: frames are written down, and the peer reads when it is told to."""
 
 import asyncio
 from typing import Any, cast
@@ -7,8 +7,9 @@ from starlette.types import Message as AsgiEvent
 from starlette.websockets import WebSocket, WebSocketState
 
 from fastapi_websocket_stabilizer.local.connection import Connection
-from fastapi_websocket_stabilizer.local.line import EXTENSION, Events, LineObserver, Observer
-from fastapi_websocket_stabilizer.local.owner import Limits
+from fastapi_websocket_stabilizer.local.lifecycle import Limits
+from fastapi_websocket_stabilizer.local.native import EXTENSION
+from fastapi_websocket_stabilizer.local.transport import Events, NativeObserver, Observer
 from fastapi_websocket_stabilizer.uvicorn.coalescing import CoalescedWrites, TickFlusher
 from tests.unit.fakes import Node, connect
 
@@ -30,7 +31,7 @@ class Wire:
         return self.buffered
 
 
-class FakeLine(CoalescedWrites):
+class FakeNativeSocket(CoalescedWrites):
     """A ``Line`` whose peer stalls and reads when the test says so."""
 
     def __init__(self, window_bits: int = 0) -> None:
@@ -42,7 +43,7 @@ class FakeLine(CoalescedWrites):
         self.is_paused = False
         self.told: list[Any] = []
         self.inbox: Events | None = None
-        self._observer: LineObserver | None = None
+        self._observer: NativeObserver | None = None
         self._resumed = asyncio.Event()
 
     @property
@@ -61,7 +62,7 @@ class FakeLine(CoalescedWrites):
         self.is_paused, self.wire.buffered = False, 0
         self._resumed.set()
 
-    def attach(self, observer: LineObserver, limits: Limits) -> None:
+    def attach(self, observer: NativeObserver, limits: Limits) -> None:
         self._observer = observer
 
     def detach(self, observer: Observer) -> None:
@@ -98,15 +99,15 @@ async def _refuse(event: AsgiEvent) -> None:
     raise AssertionError(f"went out as an ASGI event: {event}")
 
 
-def websocket_on(line: FakeLine) -> WebSocket:
+def websocket_on(native: FakeNativeSocket) -> WebSocket:
     """Return an accepted socket whose server offers ``line``."""
-    websocket = WebSocket({"type": "websocket", "extensions": {EXTENSION: line}}, _silent, _refuse)
+    websocket = WebSocket({"type": "websocket", "extensions": {EXTENSION: native}}, _silent, _refuse)
     websocket.client_state = websocket.application_state = WebSocketState.CONNECTED
     return websocket
 
 
-def connect_line(
-    client_id: str = "alice", line: FakeLine | None = None, node: Node | None = None
+def connect_native(
+    client_id: str = "alice", native: FakeNativeSocket | None = None, node: Node | None = None
 ) -> Connection:
-    """Return a connection on a line."""
-    return connect(client_id, websocket_on(line or FakeLine()), node)
+    """Return a connection on a native socket."""
+    return connect(client_id, websocket_on(native or FakeNativeSocket()), node)

@@ -1,4 +1,8 @@
-"""A Starlette WebSocket on a line: messages go out as prepared frames."""
+"""A Starlette WebSocket on a server whose sockets take prepared frames: no event, coroutine or task for a message.
+
+``fastapi_websocket_stabilizer.uvicorn`` offers such a socket in the ASGI scope. On other servers sockets are written
+to through ASGI ``send``.
+"""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -9,34 +13,40 @@ from starlette.websockets import WebSocket
 
 from .. import close_codes
 from ..wire.messages import Encoded
-from .line import EXTENSION, Events, Line, LineObserver
-from .owner import Limits
-from .transport import AsgiTransport, MethodTransport, Transport
+from .lifecycle import Limits
+from .transport import AsgiTransport, Events, MethodTransport, NativeObserver, NativeSocket, Transport
+
+EXTENSION = "fastapi_websocket_stabilizer"
+"""Where a server that has lines puts them in ``scope["extensions"]``."""
 
 
-class LineTransport(AsgiTransport):
-    """A Starlette WebSocket on a line. Messages go there; the application's own ``send`` is still tapped."""
+class NativeTransport(AsgiTransport):
+    """A Starlette WebSocket on a native socket. Messages go there; the application's own ``send`` is still tapped."""
 
-    __slots__ = ("_is_parked", "_line")
+    __slots__ = ("_is_parked", "_native")
 
     def __init__(
-        self, websocket: WebSocket, line: Line, observer: LineObserver, limits: Callable[[], Limits]
+        self,
+        websocket: WebSocket,
+        native: NativeSocket,
+        observer: NativeObserver,
+        limits: Callable[[], Limits],
     ) -> None:
         super().__init__(websocket, observer, limits)
-        self._line, self._is_parked = line, False
-        line.attach(observer, limits())
+        self._native, self._is_parked = native, False
+        native.attach(observer, limits())
 
     @property
-    def line(self) -> Line | None:
-        return None if self._has_own_methods else self._line
+    def native(self) -> NativeSocket | None:
+        return None if self._has_own_methods else self._native
 
     def send(self, message: Encoded) -> Coroutine[Any, Any, None]:
         return super().send(message) if self._has_own_methods else self._send_frame(message)
 
     async def _send_frame(self, message: Encoded) -> None:
-        if self._closed or not self._line.is_open:
+        if self._closed or not self._native.is_open:
             await self._refuse()
-        self._line.write_now(message.frame(self._line.window_bits))
+        self._native.write_now(message.frame(self._native.window_bits))
 
     async def drained(self) -> None:
         """Wait until the peer has taken enough.
@@ -44,36 +54,36 @@ class LineTransport(AsgiTransport):
         Raises:
             TimeoutError: It took nothing at all for ``write_timeout_s``.
         """
-        while self._line.is_paused:
-            waiting = self._line.transport.get_write_buffer_size()
+        while self._native.is_paused:
+            waiting = self._native.transport.get_write_buffer_size()
             try:
                 async with asyncio.timeout(self._limits().write_timeout_s):
-                    await self._line.drain()
+                    await self._native.drain()
             except TimeoutError:
-                if self._line.transport.get_write_buffer_size() >= waiting:
+                if self._native.transport.get_write_buffer_size() >= waiting:
                     raise
 
     async def _next(self) -> AsgiEvent:
         return await self._inner_receive()  # hang_up() puts its end there
 
     async def close(self, code: int, reason: str, within_s: float = 0.0) -> None:
-        if not self._line.is_open:
+        if not self._native.is_open:
             if not self._is_parked:  # before accept it is an HTTP answer
                 await super().close(code, reason, within_s)
             return
         self._closed = True
-        self._line.hang_up(code, reason, max(within_s, self._limits().close_timeout_s))
+        self._native.hang_up(code, reason, max(within_s, self._limits().close_timeout_s))
         try:
-            await self._line.drain()
+            await self._native.drain()
         except BaseException:  # the deadline of whoever closes: it will not come through
-            self._line.abort()
+            self._native.abort()
             raise
         finally:
             self.interrupt(code, reason)
 
     def interrupt(self, code: int, reason: str) -> None:
-        if self._line.is_open:  # the deadline passed before a close frame could be written
-            self._line.abort()
+        if self._native.is_open:  # the deadline passed before a close frame could be written
+            self._native.abort()
         super().interrupt(code, reason)
 
     def park(self, inbox: Events) -> None:
@@ -81,29 +91,29 @@ class LineTransport(AsgiTransport):
         super().detach()
         self._is_parked = True
         del self._websocket, self._inner_receive, self._inner_send  # with all that hangs on them
-        self._line.park(inbox)
+        self._native.park(inbox)
 
     def detach(self) -> None:
         if self._is_parked:  # nobody else would ever read or close it
-            self._line.hang_up(close_codes.GOING_AWAY, "server shutdown", self._limits().close_timeout_s)
+            self._native.hang_up(close_codes.GOING_AWAY, "server shutdown", self._limits().close_timeout_s)
             return
         super().detach()
-        self._line.detach(self._observer)
+        self._native.detach(self._observer)
 
 
-def find_line(websocket: WebSocket) -> Line | None:
-    """Return the line that the server offers for a socket."""
-    line: Line | None = (websocket.scope.get("extensions") or {}).get(EXTENSION)
-    return line
+def find_native(websocket: WebSocket) -> NativeSocket | None:
+    """Return the native socket that the server offers for a WebSocket, if it does."""
+    native: NativeSocket | None = (websocket.scope.get("extensions") or {}).get(EXTENSION)
+    return native
 
 
-def open_transport(websocket: Any, observer: LineObserver, limits: Callable[[], Limits]) -> Transport:
+def open_transport(websocket: Any, observer: NativeObserver, limits: Callable[[], Limits]) -> Transport:
     """Return the fastest transport that keeps what the socket's own methods do."""
     if not issubclass(type(websocket), WebSocket):  # type(): AsyncMock(spec=WebSocket) claims to be one
         return MethodTransport(websocket)
-    line = find_line(websocket)
-    if line is None:
+    native = find_native(websocket)
+    if native is None:
         transport = AsgiTransport(websocket, observer, limits)
         transport.watch_handler(observer.abandoned)
         return transport
-    return LineTransport(websocket, line, observer, limits)
+    return NativeTransport(websocket, native, observer, limits)

@@ -1,19 +1,14 @@
-"""What a connection needs of the node that owns it, and how it can end."""
+"""How a connection can end, what its end means to callers, and the settings that it reads."""
 
 from enum import Enum
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal, Protocol
 
 from .. import close_codes
 from ..exceptions import ConnectionNotFoundError, ConnectionTimeoutError, SlowConsumerError
-from ..models import JSON, Message
+from ..models import JSON
 from ..names import ConnectionId
-from ..wire.messages import Encoded
-from .gate import Gate
 from .outbox import Policy
-
-if TYPE_CHECKING:
-    from .connection import Connection
 
 
 class Ended(Enum):
@@ -59,54 +54,6 @@ def check_alive(why: Ended | None, connection_id: ConnectionId) -> None:
             raise SlowConsumerError(f"connection {connection_id} was closed: its peer does not read")
         case _:
             raise ConnectionNotFoundError(f"connection {connection_id} has ended: {why.value}")
-
-
-class Owner(Protocol):
-    """What a connection needs of its node."""
-
-    gate: Gate
-
-    def limits(self) -> "Limits":
-        """The settings in force now."""
-        ...
-
-    def encode(self, message: Message) -> Encoded: ...
-
-    async def send(self, connection: "Connection", message: Encoded) -> str | None:
-        """Send to exactly this connection, behind all that was sent to it before; return the error, if any."""
-        ...
-
-    def wrote(self, messages: int) -> None: ...
-
-    def dropped(self, messages: int) -> None: ...
-
-    def refused(self, code: int) -> None:
-        """A message was refused with this close code."""
-        ...
-
-    def paused(self) -> None:
-        """A socket's write buffer is full."""
-        ...
-
-    def deferred(self) -> None:
-        """A socket has sent more than one turn of the event loop is to handle."""
-        ...
-
-    def lost(self, connection: "Connection", why: Ended, error: str) -> None:
-        """Forget the connection now and close its socket soon; called from its own loop."""
-        ...
-
-    def gone(self, connection: "Connection") -> None:
-        """Release the connection now: its socket is closed. Called from its own loop."""
-        ...
-
-    async def end(self, connection: "Connection", why: Ended, code: int, reason: str) -> None: ...
-
-    async def join_room(self, connection: "Connection", room: str) -> None: ...
-
-    async def leave_room(self, connection: "Connection", room: str) -> None: ...
-
-    def is_pong(self, message: str | bytes) -> bool: ...
 
 
 class Limits(Protocol):

@@ -9,16 +9,16 @@ from typing import TypeAlias
 
 from ..runtime.loops import running_loop
 from ..wire.messages import Encoded
-from .backlog import DROPPED, Outcome, settled
 from .connection import Connection
-from .owner import Ended, Limits
+from .lifecycle import Ended, Limits
 from .shards import Connections, Shard, Shards
+from .writer import DROPPED, Confirmation, settled
 
 log: logging.Logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class Tally:
+class Outcome:
     """What a fan-out did on this node.
 
     Attributes:
@@ -29,7 +29,7 @@ class Tally:
     excluded: int = 0
     succeeded: int = 0
     errors: list[tuple[str, str]] = field(default_factory=list)
-    pending: list[tuple[str, Outcome]] = field(default_factory=list)
+    pending: list[tuple[str, Confirmation]] = field(default_factory=list)
 
     def add(self, connection: Connection, message: Encoded, loop: asyncio.AbstractEventLoop) -> None:
         """Push one message to one socket and count what became of it."""
@@ -45,22 +45,22 @@ class Tally:
 
 
 @dataclass(slots=True, eq=False)
-class Job:
+class Broadcast:
     """One message for all of this node's sockets, or for those in rooms.
 
     Attributes:
         rooms: Only members of these rooms, each socket once; empty means everybody.
         exclude: Clients that it does not go to.
         spared: Connections that it does not go to.
-        done: Called with the tally when the last socket was written to.
+        done: Called with the outcome when the last socket was written to.
     """
 
     message: Encoded
     rooms: tuple[str, ...] = ()
     exclude: frozenset[str] = frozenset()
-    done: Callable[[Tally], None] | None = None
+    done: Callable[[Outcome], None] | None = None
     spared: frozenset[Connection] = frozenset()
-    tally: Tally = field(default_factory=Tally)
+    outcome: Outcome = field(default_factory=Outcome)
 
     @property
     def size(self) -> int:
@@ -75,44 +75,44 @@ class Job:
 
 
 @dataclass(slots=True, eq=False)
-class Mail:
+class DirectMessages:
     """Messages for clients, or for one of their connections.
 
     Attributes:
-        letters: Each message with the clients that it goes to.
+        messages: Each message with the clients that it goes to.
         connection: Only this connection, whatever its id is by then.
-        done: Called with the tally when the last socket was written to.
+        done: Called with the outcome when the last socket was written to.
     """
 
-    letters: Sequence[tuple[Encoded, Sequence[str]]]
+    messages: Sequence[tuple[Encoded, Sequence[str]]]
     connection: Connection | None = None
-    done: Callable[[Tally], None] | None = None
-    tally: Tally = field(default_factory=Tally)
+    done: Callable[[Outcome], None] | None = None
+    outcome: Outcome = field(default_factory=Outcome)
 
     size: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.size = sum([message.size for message, _ in self.letters])
+        self.size = sum([message.size for message, _ in self.messages])
 
     def push(self, shards: Shards) -> Iterator[int]:
         """Push message by message to the sockets that are registered at this moment; yield the size of each."""
         loop = running_loop()
         now_s = loop.time()
-        for message, client_ids in self.letters:
+        for message, client_ids in self.messages:
             for client_id in client_ids:
                 for connection in shards.of_client(client_id):
                     if self.connection is None or self.connection is connection:
                         connection.used_at_s = now_s
-                        self.tally.total += 1
-                        self.tally.add(connection, message, loop)
+                        self.outcome.total += 1
+                        self.outcome.add(connection, message, loop)
                         yield message.size
 
 
-def tell(job: Job | Mail) -> None:
+def tell(work: Broadcast | DirectMessages) -> None:
     """Tell whoever waits what became of it."""
-    if job.done is not None:
+    if work.done is not None:
         try:
-            job.done(job.tally)
+            work.done(work.outcome)
         except Exception:  # one caller's trouble is not the others'
             log.exception("fan-out: nobody could be told")
 
@@ -120,11 +120,13 @@ def tell(job: Job | Mail) -> None:
 class _Frames(dict[int, bytes]):
     """The frames of several messages in one piece, by the window bits of the sockets that they go to."""
 
-    def __init__(self, jobs: list[Job]) -> None:
-        self._jobs = jobs
+    def __init__(self, broadcasts: list[Broadcast]) -> None:
+        self._broadcasts = broadcasts
 
     def __missing__(self, window_bits: int) -> bytes:
-        joined = self[window_bits] = b"".join([job.message.frame(window_bits) for job in self._jobs])
+        joined = self[window_bits] = b"".join(
+            [broadcast.message.frame(window_bits) for broadcast in self._broadcasts]
+        )
         return joined
 
 
@@ -132,43 +134,45 @@ Outgoing: TypeAlias = defaultdict[Connection, list[bytes]]
 """Frames that are written to each socket together."""
 
 
-class Run:
-    """Consecutive jobs for the same sockets, joined."""
+class Group:
+    """Consecutive broadcasts for the same sockets, joined."""
 
-    __slots__ = ("_excluded", "_reached", "_written", "frames", "jobs", "size")
+    __slots__ = ("_excluded", "_reached", "_written", "broadcasts", "frames", "size")
 
-    def __init__(self, job: Job) -> None:
-        self.jobs: list[Job] = [job]
-        self.size: int = job.message.size
-        self.frames: _Frames = _Frames(self.jobs)
-        self._excluded: set[str] = job.partly_excluded()  # clients with a socket that does not get all of it
+    def __init__(self, broadcast: Broadcast) -> None:
+        self.broadcasts: list[Broadcast] = [broadcast]
+        self.size: int = broadcast.message.size
+        self.frames: _Frames = _Frames(self.broadcasts)
+        self._excluded: set[str] = (
+            broadcast.partly_excluded()
+        )  # clients with a socket that does not get all of it
         self._reached = 0  # sockets that got all of it
-        self._written = 0  # messages, on all lines
+        self._written = 0  # messages, on all native sockets
 
-    def add(self, job: Job) -> None:
-        self.jobs.append(job)
-        self.size += job.message.size
-        self._excluded |= job.partly_excluded()
+    def add(self, broadcast: Broadcast) -> None:
+        self.broadcasts.append(broadcast)
+        self.size += broadcast.message.size
+        self._excluded |= broadcast.partly_excluded()
 
     def targets(self, shard: Shard) -> tuple[Connection, ...]:
         # A copy: a send that fails takes its connection out of the tables.
-        return tuple(_targets(self.jobs[0], shard))
+        return tuple(_targets(self.broadcasts[0], shard))
 
     def is_for(self, connection: Connection) -> bool:
         """Whether a target is still one, after the event loop was given back."""
-        rooms = self.jobs[0].rooms
+        rooms = self.broadcasts[0].rooms
         return connection.ended is None and (not rooms or not connection.rooms.isdisjoint(rooms))
 
     def write(self, targets: Iterable[Connection], outgoing: "Outgoing | None" = None) -> None:
-        """Write to each target: all at once where it has an open line, else message by message.
+        """Write to each target: all at once where it has a native socket that is open, else message by message.
 
-        With ``outgoing`` the frames for lines are only collected there.
+        With ``outgoing`` the frames for native sockets are only collected there.
         """
         loop = running_loop()
         now_s, excluded, frames, reached = loop.time(), self._excluded, self.frames, 0
         for connection in targets:
-            line = connection.open_line
-            if line is None or connection.loop is not loop:
+            native = connection.fast_path
+            if native is None or connection.loop is not loop:
                 self._push(connection, loop, now_s)
                 continue
             if connection.client_id in excluded:
@@ -178,96 +182,96 @@ class Run:
             try:
                 data = frames[connection.window_bits]
                 if outgoing is None:
-                    line.write_now(data)
+                    native.write_now(data)
                 else:
                     outgoing[connection].append(data)
             except Exception as error:  # noqa: BLE001 - its socket, or its frame that cannot be made, has failed
-                self._failed(connection, self.jobs, error)
+                self._failed(connection, self.broadcasts, error)
             else:
                 reached += 1
         self._reached += reached
-        self._written += reached * len(self.jobs)
+        self._written += reached * len(self.broadcasts)
 
     @staticmethod
-    def _failed(connection: Connection, jobs: Iterable[Job], error: Exception) -> None:
+    def _failed(connection: Connection, broadcasts: Iterable[Broadcast], error: Exception) -> None:
         """End a connection that did not take messages; one that had left before them was no target."""
         connection.failed(error)
         if connection.ended is not Ended.GONE:
-            for job in jobs:
-                job.tally.total += 1
-                job.tally.errors.append((connection.client_id, connection.error))
+            for broadcast in broadcasts:
+                broadcast.outcome.total += 1
+                broadcast.outcome.errors.append((connection.client_id, connection.error))
 
     def _push(self, connection: Connection, loop: asyncio.AbstractEventLoop, now_s: float) -> None:
-        for job in self.jobs:
-            job.tally.total += 1
-            if job.excludes(connection):
-                job.tally.excluded += 1
+        for broadcast in self.broadcasts:
+            broadcast.outcome.total += 1
+            if broadcast.excludes(connection):
+                broadcast.outcome.excluded += 1
             else:
                 connection.used_at_s = now_s
-                job.tally.add(connection, job.message, loop)
+                broadcast.outcome.add(connection, broadcast.message, loop)
 
     def _write_part(self, connection: Connection, outgoing: "Outgoing | None", now_s: float) -> None:
-        jobs = []
-        for job in self.jobs:
-            if job.excludes(connection):
-                job.tally.total += 1
-                job.tally.excluded += 1
+        broadcasts = []
+        for broadcast in self.broadcasts:
+            if broadcast.excludes(connection):
+                broadcast.outcome.total += 1
+                broadcast.outcome.excluded += 1
             else:
-                jobs.append(job)
-        if not jobs or connection.open_line is None:
+                broadcasts.append(broadcast)
+        if not broadcasts or connection.fast_path is None:
             return
         connection.used_at_s = now_s
         try:
-            data = b"".join([job.message.frame(connection.window_bits) for job in jobs])
+            data = b"".join([broadcast.message.frame(connection.window_bits) for broadcast in broadcasts])
             if outgoing is None:
-                connection.open_line.write_now(data)
+                connection.fast_path.write_now(data)
             else:
                 outgoing[connection].append(data)
         except Exception as error:  # noqa: BLE001 - as in write()
-            self._failed(connection, jobs, error)
+            self._failed(connection, broadcasts, error)
             return
-        self._written += len(jobs)
-        for job in jobs:
-            job.tally.total += 1
-            job.tally.succeeded += 1
+        self._written += len(broadcasts)
+        for broadcast in broadcasts:
+            broadcast.outcome.total += 1
+            broadcast.outcome.succeeded += 1
 
     def finish(self) -> int:
-        """Tell whoever waits; return how many messages went to lines."""
-        for job in self.jobs:
-            job.tally.total += self._reached
-            job.tally.succeeded += self._reached
-            tell(job)
+        """Tell whoever waits; return how many messages went to native sockets."""
+        for broadcast in self.broadcasts:
+            broadcast.outcome.total += self._reached
+            broadcast.outcome.succeeded += self._reached
+            tell(broadcast)
         return self._written
 
 
-def _targets(job: Job, shard: Shard) -> Iterable[Connection]:
-    if not job.rooms:
+def _targets(broadcast: Broadcast, shard: Shard) -> Iterable[Connection]:
+    if not broadcast.rooms:
         return shard.connections.values()
-    if len(job.rooms) == 1:
-        return shard.rooms.get(job.rooms[0], {}).values()
+    if len(broadcast.rooms) == 1:
+        return shard.rooms.get(broadcast.rooms[0], {}).values()
     union: Connections = {}
-    for room in job.rooms:
+    for room in broadcast.rooms:
         union.update(shard.rooms.get(room, {}))
     return union.values()
 
 
-def took(shards: Shards, client_id: str, tally: Tally) -> bool:
+def took(shards: Shards, client_id: str, outcome: Outcome) -> bool:
     """Whether a socket of the client took the message: one that failed is not registered any more."""
-    dropped = sum(c == client_id and error == DROPPED for c, error in tally.errors)
+    dropped = sum(c == client_id and error == DROPPED for c, error in outcome.errors)
     return len(shards.of_client(client_id)) > dropped
 
 
-async def settle(tally: Tally, limits: Limits) -> None:
+async def settle(outcome: Outcome, limits: Limits) -> None:
     """Wait for what is pending, and count it."""
-    if not tally.pending:
+    if not outcome.pending:
         return
-    pending, tally.pending = tally.pending, []
-    outcomes = await asyncio.gather(*(settled(outcome, limits) for _, outcome in pending))
+    pending, outcome.pending = outcome.pending, []
+    outcomes = await asyncio.gather(*(settled(confirmation, limits) for _, confirmation in pending))
     for (client_id, _), error in zip(pending, outcomes, strict=True):
         if error is None:
-            tally.succeeded += 1
+            outcome.succeeded += 1
         else:
-            tally.errors.append((client_id, error))
+            outcome.errors.append((client_id, error))
 
 
 async def written(connection: Connection, timeout_s: float) -> str | None:

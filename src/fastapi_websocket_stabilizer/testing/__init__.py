@@ -1,7 +1,7 @@
-"""For tests of applications: managers that share a registry in this process, and real servers that misbehave.
+"""Tools for tests of applications: managers that share a registry in memory, and real servers with faults.
 
-Nothing here is imported by the package itself, and nothing here imports a test runner; the pytest fixtures are
-in ``testing.fixtures``, which is loaded only when a ``conftest.py`` names it. See ``docs/testing.md``.
+The package itself imports nothing from here. No module here imports a test runner, except ``testing.fixtures`` with
+its pytest fixtures, which is loaded only if a ``conftest.py`` names it. See ``docs/testing.md``.
 """
 
 from .cluster import MemoryCluster, MemoryManager
@@ -17,7 +17,7 @@ __all__ = [
     "MemoryCluster",
     "MemoryManager",
     "FakeWebSocket",
-    # Real ones
+    # Real servers, processes and clients
     "RedisServer",
     "shared_redis",
     "find_server",
@@ -26,7 +26,7 @@ __all__ = [
     "ChildProcess",
     "SlowReader",
     "free_port",
-    # Waiting for facts
+    # Waiting for conditions
     "eventually",
     "eventually_sync",
 ]

@@ -1,4 +1,4 @@
-"""Several managers that share one registry in this process: no Redis, no sleep, and faults on command."""
+"""Several managers that share one registry in this process, without Redis and sleeps, and with faults on demand."""
 
 import asyncio
 from collections.abc import Iterable
@@ -17,13 +17,13 @@ from .links import MemoryLink, SharedHub
 from .sockets import FakeWebSocket
 
 LAPSED = 1
-"""A deadline long ago, in ms."""
+"""A deadline in the distant past, in ms."""
 VANISHED = 1006
-"""The close code of a peer that said nothing."""
+"""Close code of a peer that left without a close frame."""
 
 
 class MemoryManager(WebSocketConnectionManager):
-    """A manager whose registry is a hub in this process; everything else of it is the real one."""
+    """A manager whose registry is a hub in this process. All its other parts are the real ones."""
 
     def __init__(self, config: WebSocketConfig, hub: SharedHub) -> None:
         self._hub = hub
@@ -38,17 +38,17 @@ class MemoryManager(WebSocketConnectionManager):
 
     @property
     def registry(self) -> Registry:
-        """The node behind the façade."""
+        """The node behind this manager."""
         return self._registry
 
     async def beat(self) -> None:
-        """Renew the lease now, and do all that a beat brings except sweeping others."""
+        """Renew the lease now, with the work that follows each renewal, except sweeping other nodes."""
         leases = self._registry.lease
-        assert leases is not None  # a shared registry has them
+        assert leases is not None  # shared registries have leases
         await leases.beat()
 
     async def quiet(self) -> None:
-        """Wait until what it was told by now is written to its sockets, and its background tasks have ended."""
+        """Wait until all published messages are written to its sockets, and its background tasks have ended."""
         state = self._registry.state
         written: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         state.fan_out.submit(DirectMessages((), done=written.set_result))  # behind everything else
@@ -57,7 +57,7 @@ class MemoryManager(WebSocketConnectionManager):
 
 
 class MemoryCluster:
-    """N real managers of one registry, in this process.
+    """Several real managers of one registry, in this process.
 
     >>> async with MemoryCluster(3) as cluster:
     ...     first, second, third = cluster.managers
@@ -66,18 +66,18 @@ class MemoryCluster:
     ...     await cluster.kill(first)
     ...     assert not await second.is_connected("alice")
 
-    What managers say to one another arrives at once, and nothing waits for a clock: after ``kill`` and
-    ``flush`` the others know already. Every setting works but ``redis_url``, which is not used.
+    Messages between managers arrive at once, and nothing depends on a clock. When ``kill`` and ``flush`` return, the
+    other managers have already reacted. All settings apply except ``redis_url``, which is ignored.
     """
 
     def __init__(self, managers: int = 2, config: WebSocketConfig | None = None) -> None:
-        """Prepare ``managers`` managers with the same settings; they start with the ``async with`` block."""
+        """Create ``managers`` managers with the same settings. They start with the ``async with`` block."""
         self._config = replace(config or WebSocketConfig(log_level="ERROR"), redis_url=None)
         self._hub = SharedHub()
         self._handlers: dict[asyncio.Task[None], tuple[MemoryManager, FakeWebSocket]] = {}
         self._made = 0
         self.managers: list[MemoryManager] = [self._make() for _ in range(managers)]
-        """Those that live, in the order of their start."""
+        """The managers that are not killed, in the order of their start."""
 
     def _make(self) -> MemoryManager:
         name = f"manager-{self._made}"
@@ -96,7 +96,7 @@ class MemoryCluster:
         await asyncio.gather(*self._handlers, return_exceptions=True)
 
     async def add(self) -> MemoryManager:
-        """Start one more manager."""
+        """Start one more manager and return it."""
         manager = self._make()
         await manager.start()
         self.managers.append(manager)
@@ -113,7 +113,7 @@ class MemoryCluster:
     ) -> FakeWebSocket:
         """Connect a client to a manager, with a handler that serves it, and return its socket.
 
-        Its messages go to the manager's ``on_message``. Raises as ``manager.connect``.
+        Messages of the client go to the manager's ``on_message``. Raises the errors of ``manager.connect``.
         """
         socket = FakeWebSocket()
         registered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -125,10 +125,12 @@ class MemoryCluster:
         return socket
 
     async def kill(self, manager: MemoryManager) -> None:
-        """End a manager as ``kill -9`` does: no goodbye, no hook. Its lease has lapsed and it was swept.
+        """End a manager as ``kill -9`` does: without close frames and without its hooks.
+
+        On return its lease has lapsed, and another manager has swept it.
 
         Raises:
-            ValueError: It was killed before, or is none of this cluster.
+            ValueError: The manager was killed before, or belongs to another cluster.
         """
         if manager not in self.managers:
             raise ValueError("this manager was killed before, or is of another cluster")
@@ -151,7 +153,10 @@ class MemoryCluster:
         await self.beat()
 
     async def lapse(self, manager: MemoryManager) -> None:
-        """Let a manager's lease lapse and another one sweep it, as if it had been frozen; then let it find out."""
+        """End the lease of a manager and let another one sweep it, as after a freeze.
+
+        On return the manager has noticed it, and has registered again under a new node_id.
+        """
         node_id = manager.registry.state.node_id
         self._hub.leases[node_id] = LAPSED
         for other in self.managers:
@@ -161,27 +166,27 @@ class MemoryCluster:
         await self.beat()
 
     def cut(self, manager: MemoryManager) -> None:
-        """Separate a manager from the registry until ``mend``: calls fail at once, messages are lost."""
+        """Separate a manager from the registry until ``mend``. Calls fail at once, and messages are lost."""
         manager.link.cut()
 
     async def mend(self, manager: MemoryManager) -> None:
-        """Connect it again, and let it and the others catch up."""
+        """Connect a manager again, and wait until all managers have reacted."""
         manager.link.mend()
         await self.beat()
 
     def lose_bus(self, manager: MemoryManager) -> None:
-        """Break the connection on which a manager hears the others, as ``CLIENT KILL TYPE pubsub`` does."""
+        """Break a manager's connection to the bus, as ``CLIENT KILL TYPE pubsub`` does. It returns at once."""
         manager.link.lose_bus()
 
     async def flush(self) -> None:
-        """Lose everything that the registry holds, as a Redis that restarts without persistence does."""
+        """Delete the content of the registry, as a restart of Redis without persistence does."""
         self._hub.restart_empty()
         for manager in self.managers:
             manager.link.lose_bus()
         await self.beat()
 
     async def beat(self) -> None:
-        """Let every manager renew its lease and do what was left undone, twice, as two beats would."""
+        """Run two beats of every manager: renew its lease, and retry unfinished work."""
         for _ in range(2):
             for manager in self.managers:
                 if not manager.link.is_cut:
@@ -189,8 +194,8 @@ class MemoryCluster:
             await self.quiet()
 
     async def quiet(self) -> None:
-        """Wait until every manager has written what the others published, and does nothing in the background."""
-        for manager in self.managers * 2:  # a second time: the last may have given the first something to do
+        """Wait until every manager has written all published messages, and runs no background tasks."""
+        for manager in self.managers * 2:  # twice, because the last manager may have published to the first
             await manager.quiet()
 
 
@@ -199,7 +204,7 @@ async def _serve(
     block: AbstractAsyncContextManager[Connection],
     registered: "asyncio.Future[None]",
 ) -> None:
-    """Be the handler of one socket."""
+    """Serve one socket, as a handler of an application does."""
     try:
         async with block as connection:
             registered.set_result(None)

@@ -1,6 +1,6 @@
-"""pytest fixtures for a real Redis; ``pytest_plugins = ["fastapi_websocket_stabilizer.testing.fixtures"]``.
+"""pytest fixtures for a real Redis: ``pytest_plugins = ["fastapi_websocket_stabilizer.testing.fixtures"]``.
 
-Without any server they fail and say what to install: a test that wants the real thing never gets a fake.
+If there is no server, the fixtures fail with a list of packages to install. They never fall back to a fake.
 """
 
 import secrets
@@ -13,19 +13,19 @@ from .servers import RedisServer, shared_redis
 
 @pytest.fixture(scope="session")
 def stabilizer_redis_url() -> Iterator[str]:
-    """URL of a real server for the whole run; use a ``namespace`` of your own, and do it no harm."""
+    """URL of a real server that all tests of the run share. Use a separate ``namespace``, and do not flush it."""
     with shared_redis() as server:
         yield server.url
 
 
 @pytest.fixture
 def stabilizer_redis() -> Iterator[RedisServer]:
-    """A real server for this test alone: kill it, freeze it, restart it empty."""
+    """A real server for this test only, which the test may kill, freeze or restart empty."""
     with RedisServer() as server:
         yield server
 
 
 @pytest.fixture
 def stabilizer_namespace() -> str:
-    """A key prefix that no other test has, for ``WebSocketConfig(namespace=…)``."""
+    """A unique key prefix for ``WebSocketConfig(namespace=…)``."""
     return f"test-{secrets.token_hex(8)}"

@@ -1,4 +1,4 @@
-"""One node's way to a registry that lives in this process, and what can go wrong on it."""
+"""The link of one node to a registry in this process, with faults on demand."""
 
 import asyncio
 import inspect
@@ -20,7 +20,7 @@ NOBODY = NodeId("")
 
 
 class SharedHub(MemoryHub):
-    """What Redis would hold, and the run_id of the server that would hold it."""
+    """The content of a registry, in place of Redis, and a number in place of the server's run_id."""
 
     lives: int
 
@@ -29,12 +29,12 @@ class SharedHub(MemoryHub):
         self.servers: int = 1
 
     def restart_empty(self) -> None:
-        """Be another server, without the content; subscribers lose their connection."""
+        """Lose the content and change the run_id, as a restarted server does."""
         self.servers += 1
         self.empty()
 
     def empty(self) -> None:
-        """Lose everything, as FLUSHALL does."""
+        """Lose the content, as after FLUSHALL."""
         held = self.clients, self.rooms, self.unreported, self.index, self.leases, self.fences, self.infos
         for table in (*held, self.tokens):
             table.clear()
@@ -52,7 +52,7 @@ class MemoryLink:
         self.is_cut: bool = False
         self._receive = receive
         self._backend = MemoryBackend(hub, NOBODY, self.hear, counters)
-        del hub.listeners[NOBODY]  # not before it has started
+        del hub.listeners[NOBODY]  # start() subscribes
         self.bus: Bus = self._port(self._backend)
         self.presence: PresenceStore = self._port(self._backend)
         self.rooms: RoomStore = self._port(self._backend.rooms)
@@ -78,7 +78,7 @@ class MemoryLink:
         self.node = node
 
     def beat(self) -> None:
-        """There is no bus connection that could be stuck."""
+        """Do nothing: there is no bus connection to check."""
 
     async def rename(self, node: NodeId) -> None:
         self.node = node
@@ -109,25 +109,29 @@ class MemoryLink:
         self.lose_bus()
 
     def mend(self) -> None:
-        """Be connected again; what was lost stays lost."""
+        """Connect again. Lost messages stay lost."""
         self.is_cut = False
 
     def lose_bus(self) -> None:
-        """Lose the connection that messages come in on; it is there again at once."""
+        """Report a gap of the bus that is over at once."""
         self.on_gap()
 
     def check(self) -> None:
-        """Raise while it is cut."""
+        """Check that the link is not cut.
+
+        Raises:
+            BackendUnavailableError: The link is cut.
+        """
         if self.is_cut:
             raise BackendUnavailableError("the memory registry: this manager was cut off from it")
 
     def hear(self, channel: str, envelope: Envelope, size: int) -> None:
-        """Take a message from the hub."""
+        """Pass an envelope from the hub to the node, or drop it while the link is cut."""
         if not self.is_cut:
             self._receive(channel, envelope, size)
 
     def call(self, method: Method, *args: Any, **named: Any) -> Coroutine[Any, Any, Any]:
-        """Carry out a call that is awaited; its place among the others is that of this call."""
+        """Return a coroutine that makes a call. The order of calls is that of ``call``, not of the awaits."""
         self.before_queueing()
         return self._carry_out(method, *args, **named)
 
@@ -136,7 +140,7 @@ class MemoryLink:
         return await method(*args, **named)
 
     def call_now(self, method: Method, *args: Any) -> Any:
-        """Carry out a call that does not wait; one that answers has a future."""
+        """Make a call that is not a coroutine, and return its result. If the link is cut, return a failed future."""
         self.before_queueing()
         try:
             self.check()
@@ -144,16 +148,16 @@ class MemoryLink:
         except BackendUnavailableError as error:
             failed: asyncio.Future[Any] = running_loop().create_future()
             failed.set_exception(error)
-            failed.exception()  # nobody waits for the calls without an answer
+            failed.exception()  # mark it as retrieved, because calls without a reply are not awaited
             return failed
 
     def before_queueing(self) -> None:
-        """Let the node queue what must not be overtaken."""
+        """Let the node queue its collected messages first, so that this call does not overtake them."""
         self._before_queueing()
 
 
 class _Port:
-    """One port of a backend: its methods, each of which goes by way of the link."""
+    """One port of a backend. Every call of its methods passes through the link."""
 
     def __init__(self, link: MemoryLink, target: object) -> None:
         self._link, self._target = link, target

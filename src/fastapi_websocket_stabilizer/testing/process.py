@@ -1,4 +1,4 @@
-"""Child processes that cannot outlive the test run, and what can be done to them."""
+"""Child processes that cannot outlive the test run, with faults on demand."""
 
 import atexit
 import os
@@ -14,20 +14,22 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-# The kernel sends PR_SET_PDEATHSIG when the *thread* that forked ends, not the process. A test may start a
-# server from a worker thread that soon goes away, so every fork happens on this one, which stays.
+# The kernel sends PR_SET_PDEATHSIG when the *thread* that forked ends, not when the process does. A test may start a
+# server from a short-lived worker thread, so every fork happens on this thread, which stays.
 _SPAWNER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spawner")
 
 STOP_TIMEOUT_S = 5.0
 
 
 class ChildProcess:
-    """One running process, ended with the block, with the interpreter, or by the kernel if we are killed.
+    """One running process, which ends with the block or with the interpreter.
+
+    If this process is killed, the kernel ends the child (where ``setpriv`` is installed).
 
     Args:
         command: The program and its arguments.
-        environment: Variables that are added to those of this process.
-        directory: Where it starts; None is the directory of this process.
+        environment: Variables in addition to those of this process.
+        directory: Working directory; None for that of this process.
     """
 
     def __init__(
@@ -52,7 +54,7 @@ class ChildProcess:
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,
-            process_group=0,  # so that what it starts ends with it
+            process_group=0,  # its children can be killed with it
         )
 
     def __enter__(self) -> Self:
@@ -63,44 +65,44 @@ class ChildProcess:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """Process id."""
         return self._popen.pid
 
     @property
     def is_running(self) -> bool:
-        """Whether it has not ended; a frozen one runs."""
+        """Whether the process has not ended. A frozen process is running."""
         return self._popen.poll() is None
 
     @property
     def exit_code(self) -> int | None:
-        """None while it runs; negative when a signal ended it."""
+        """Exit code, None while the process is running, or the negative number of the signal that ended it."""
         return self._popen.poll()
 
     @property
     def output(self) -> str:
-        """Everything it has printed, also after its end."""
+        """Complete output (stdout and stderr) so far, also after the end of the process."""
         if not self._log.closed:
             size = os.fstat(self._log.fileno()).st_size
-            # pread: the child shares our file offset and must go on writing at the end.
+            # pread does not move the file offset, which the child shares and writes at.
             self._output = os.pread(self._log.fileno(), size, 0).decode(errors="replace")
         return self._output
 
     def freeze(self) -> None:
-        """Pause it as a hypervisor would (SIGSTOP); it has stopped when this returns."""
+        """Pause the process as a hypervisor would (SIGSTOP). It has stopped when this returns."""
         self._popen.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def thaw(self) -> None:
-        """Let it go on (SIGCONT)."""
+        """Continue a frozen process (SIGCONT)."""
         self._popen.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """End it without a chance to say goodbye (SIGKILL)."""
+        """End the process at once (SIGKILL), without its shutdown."""
         self._popen.kill()
         self._reap()
 
     def stop(self) -> None:
-        """Ask it to end (SIGTERM), even if it is frozen; kill it when it has not after ``STOP_TIMEOUT_S``."""
+        """End the process by SIGTERM, even if it is frozen, or by SIGKILL after ``STOP_TIMEOUT_S``."""
         self._popen.terminate()
         self.thaw()
         try:
@@ -112,23 +114,23 @@ class ChildProcess:
     def _reap(self) -> None:
         self._popen.wait()
         with suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)  # workers that it left behind
+            os.killpg(self.pid, signal.SIGKILL)  # its remaining children
         atexit.unregister(self.kill)
         self._output = self.output
         self._log.close()
 
 
 def _tied_to_us() -> list[str]:
-    """Return the command prefix that has the kernel kill the child with us, where there is one."""
+    """Return the command prefix that makes the kernel kill the child with this process, if it is available."""
     setpriv = shutil.which("setpriv")
     return [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
 
 
 def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that is free now; somebody else may still take it first."""
+    """Return a TCP port of 127.0.0.1 that is free now. Another process may still take it first."""
     while True:
-        # Below the ephemeral range (32768 on Linux): a client that redials a killed server's port may be
-        # given that very port as its own, and then it is connected to itself.
+        # Below the ephemeral range (32768 on Linux). Otherwise a client that reconnects to a killed server could get
+        # the server's port as its own, and would be connected to itself.
         port = 10_000 + secrets.randbelow(20_000)
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) != 0 and _can_bind(port):

@@ -1,4 +1,4 @@
-"""A TCP proxy that misbehaves on command: the network between a replica and its Redis, or its clients."""
+"""A TCP proxy with faults on demand, for the network between a replica and its Redis or its clients."""
 
 import asyncio
 import socket
@@ -11,7 +11,7 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close() sends RS
 
 
 class TcpProxy:
-    """Forward every connection on ``port`` to one target, until told otherwise.
+    """A proxy that forwards every connection on ``port`` to one target.
 
     >>> async with TcpProxy("127.0.0.1", server.port) as proxy:
     ...     proxy.cut()
@@ -39,36 +39,36 @@ class TcpProxy:
 
     @property
     def connections(self) -> int:
-        """How many connections it carries now."""
+        """Number of open connections."""
         return len(self._links)
 
     def cut(self) -> None:
-        """Reset every connection, and each new one at once, until ``resume()``."""
+        """Reset all connections, and each new one, until ``resume()``."""
         self._refuses = True
         for task, writers in self._links.items():
-            _reset(writers)  # before the cancellation runs: when this returns, the RSTs are on their way
+            _reset(writers)  # here and not in the cancelled task, so that the RSTs are sent when this returns
             task.cancel()
 
     def blackhole(self) -> None:
-        """Let no byte through in either direction, nor the end of a connection, until ``resume()``.
+        """Forward neither data nor the end of a connection, in both directions, until ``resume()``.
 
-        What is sent meanwhile is held, not lost: TCP never skips bytes, it delivers them late. For bytes that
-        never arrive, ``cut()`` before ``resume()``.
+        Data sent in that time is held and not lost, because TCP never skips bytes. To lose it, call ``cut()`` before
+        ``resume()``.
         """
         self._flows.clear()
 
     def retarget(self, host: str, port: int) -> None:
-        """Reset every connection and lead new ones elsewhere, as a failover behind one address does."""
+        """Reset all connections and forward new ones to another target, as a failover behind one address does."""
         self._target = host, port
         self.cut()
         self.resume()
 
     def throttle(self, bytes_per_s: float) -> None:
-        """Forward so many bytes a second in each direction of each connection, until ``resume()``."""
+        """Limit each direction of each connection to ``bytes_per_s``, until ``resume()``."""
         self._bytes_per_s = bytes_per_s
 
     def resume(self) -> None:
-        """Forward again, at full speed: new connections, and those that ``blackhole()`` held."""
+        """Forward at full speed again, including connections that ``blackhole()`` held."""
         self._refuses = False
         self._bytes_per_s = None
         self._flows.set()
@@ -83,7 +83,7 @@ class TcpProxy:
             else:
                 await self._carry(reader, writers)
         except (OSError, asyncio.CancelledError):
-            pass  # the target is gone, or cut(): nobody awaits this task but __aexit__
+            pass  # the target is gone, or cut() was called; only __aexit__ awaits this task
         finally:
             del self._links[task]
             for opened in writers:

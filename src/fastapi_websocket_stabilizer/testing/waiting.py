@@ -1,4 +1,4 @@
-"""Wait for a condition, never for a duration."""
+"""Waiting for a condition instead of a duration."""
 
 import asyncio
 import inspect
@@ -12,7 +12,7 @@ POLL_INTERVAL_S = 0.01
 
 
 class _Attempts:
-    """What a condition last said, kept for the failure message."""
+    """The last result of a condition, for the failure message."""
 
     def __init__(self, timeout_s: float, what: str) -> None:
         self._timeout_s = timeout_s
@@ -39,13 +39,13 @@ async def eventually(condition: Callable[[], Awaitable[T]], timeout_s: float = .
 @overload
 async def eventually(condition: Callable[[], T], timeout_s: float = ..., what: str = ...) -> T: ...
 async def eventually(condition: Callable[[], object], timeout_s: float = 10.0, what: str = "") -> object:
-    """Poll ``condition``, sync or async, until it is truthy and return its value.
+    """Poll ``condition``, sync or async, until its value is truthy, and return that value.
 
-    An exception in it counts as "not yet", so a condition may simply assert.
+    An exception in the condition counts as "not yet", so a condition may use ``assert``. A call that hangs is
+    cancelled after ``timeout_s`` seconds.
 
     Raises:
-        AssertionError: nothing truthy in ``timeout_s``; says the last value or error. A call that hangs is
-            cancelled then.
+        AssertionError: The value was not truthy within ``timeout_s``. The message has the last value or error.
     """
     attempts = _Attempts(timeout_s, what)
     try:
@@ -67,7 +67,7 @@ async def _holds(condition: Callable[[], object], attempts: _Attempts) -> bool:
 
 
 def eventually_sync(condition: Callable[[], T], timeout_s: float = 10.0, what: str = "") -> T:
-    """Be the twin of :func:`eventually` for code without an event loop; a hanging ``condition`` hangs it."""
+    """Poll as :func:`eventually`, in code without an event loop. A call of ``condition`` that hangs is not ended."""
     attempts = _Attempts(timeout_s, what)
     while True:
         try:

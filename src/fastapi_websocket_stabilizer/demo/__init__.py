@@ -1,5 +1,5 @@
-"""``stabilizer demo``: a chat on several replicas, on one machine, for looking at and for learning from.
+"""``stabilizer demo``: a chat on several replicas on one machine.
 
-``app.py`` is the application, a model of how to use this package; ``page.html`` is what a browser shows.
-``supervisor.py`` runs Valkey and the replicas; ``reaper.py`` makes sure that none of them outlives it.
+``app.py`` is the application and an example of the use of this package, ``page.html`` is its page.
+``supervisor.py`` runs Valkey and the replicas. ``reaper.py`` ends them, even if the supervisor is killed.
 """

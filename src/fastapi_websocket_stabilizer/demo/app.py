@@ -1,6 +1,6 @@
-"""A chat that runs on any number of replicas: what an application on this package looks like.
+"""A chat on any number of replicas, as an example of an application of this package.
 
-``stabilizer demo`` starts it several times. One process alone, in memory, works too:
+``stabilizer demo`` starts several replicas. One process in memory mode also works:
 ``uvicorn fastapi_websocket_stabilizer.demo.app:app``.
 """
 
@@ -42,8 +42,8 @@ manager: WebSocketConnectionManager = WebSocketConnectionManager(
         redis_url=os.environ.get("DEMO_REDIS_URL"),
         namespace="demo",
         node_name=REPLICA,
-        log_level="ERROR",  # the page tells the rest
-        lease_ttl_s=3.0,  # short, so that one can watch it lapse; the default is 10
+        log_level="ERROR",  # the page shows all other events
+        lease_ttl_s=3.0,  # short, so that visitors see the lease of a killed replica lapse; the default is 10
         renew_interval_s=1.0,
     )
 )
@@ -51,7 +51,7 @@ manager: WebSocketConnectionManager = WebSocketConnectionManager(
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Keep the manager running, and the lists in this replica's tabs fresh."""
+    """Run the manager, and refresh the lists in this replica's tabs."""
     async with manager.lifespan(app), asyncio.TaskGroup() as tasks:
         refreshing = tasks.create_task(refresh())
         yield
@@ -63,7 +63,7 @@ app.include_router(manager.router)
 
 
 class Say(BaseModel):
-    """What a tab sends to speak: to everyone, to a room it is in, or to one person."""
+    """A chat message from a tab: to everyone, to a room that it has joined, or to one client."""
 
     kind: Literal["say"]
     text: str = Field(min_length=1, max_length=500)
@@ -72,7 +72,7 @@ class Say(BaseModel):
 
 
 class Move(BaseModel):
-    """What a tab sends to enter or leave a room."""
+    """A request of a tab to join or leave a room."""
 
     kind: Literal["join", "leave"]
     room: Room
@@ -82,7 +82,7 @@ COMMAND: TypeAdapter[Say | Move] = TypeAdapter(Annotated[Say | Move, Field(discr
 
 
 async def chat(connection: Connection, message: str | bytes) -> None:
-    """Do what a tab asks for."""
+    """Execute the command of a tab, or refuse it if it is malformed."""
     try:
         command = COMMAND.validate_json(message)
     except ValidationError as error:
@@ -95,7 +95,7 @@ async def chat(connection: Connection, message: str | bytes) -> None:
 
 
 async def say(connection: Connection, said: Say) -> None:
-    """Deliver a message, wherever its readers are connected."""
+    """Send a message to its recipients on all replicas."""
     sender = {"id": connection.client_id, "name": connection.metadata["name"], "replica": REPLICA}
     message: dict[str, Any] = {"kind": "message", "from": sender, **said.model_dump(exclude={"kind"})}
     if said.to is not None:
@@ -106,7 +106,7 @@ async def say(connection: Connection, said: Say) -> None:
 
 
 async def move(connection: Connection, command: Move) -> None:
-    """Enter or leave a room, and report it to every tab."""
+    """Join or leave a room, and report it to every tab."""
     if command.kind == "join":
         await connection.join(command.room)
         what = f"entered #{command.room}"
@@ -117,13 +117,17 @@ async def move(connection: Connection, command: Move) -> None:
 
 
 async def report(event_id: str, client_id: str, connection_id: str, what: str) -> None:
-    """Send an event to every tab. A tab receives it once more for each guest, so the event has an id."""
+    """Send an event to every tab. Each guest of a tab receives it as well, so the tab drops repeated ids."""
     news = {"event": event_id, "id": client_id, "connection": connection_id, "what": what}
     await manager.broadcast({"kind": "news", **news})
 
 
 def own_page(origin: Annotated[str, Header()] = "", host: Annotated[str, Header()] = "") -> None:
-    """Refuse pages of other web sites. A browser sends the site of the page as ``Origin``."""
+    """Refuse requests of other sites' pages. Browsers send the site of the page as ``Origin``.
+
+    Raises:
+        HTTPException: 403.
+    """
     names = {"127.0.0.1", "localhost", HOST}
     if HOST == "0.0.0.0":  # reachable by any name of this machine
         names.add(host.rpartition(":")[0])
@@ -138,10 +142,10 @@ async def identify(
     rooms: Annotated[list[Room], Query()] = [],  # noqa: B006  # FastAPI copies it
     token: str | None = None,
 ) -> Identity:
-    """Say who connects: whoever the reconnect token was issued to, else somebody new."""
+    """Return the identity that the reconnect token was issued to, or a new one."""
     client_id = secrets.token_hex(4)
     if token is not None:
-        # An application with accounts would answer 401 instead, and let them sign in again.
+        # An application with accounts would respond with 401 instead, so that the client signs in again.
         with suppress(TokenExpiredError, InvalidTokenError):
             client_id = await manager.validate_reconnect_token(token) or client_id
     return Identity(client_id, metadata={"name": name}, rooms=rooms)
@@ -149,7 +153,7 @@ async def identify(
 
 @manager.on_connect
 async def welcome(connection: Connection) -> None:
-    """Tell a tab who it is now, and give it the token for the next time."""
+    """Send a tab its identity, and a reconnect token for its next connection."""
     await connection.send(
         {
             "kind": "welcome",
@@ -164,22 +168,22 @@ async def welcome(connection: Connection) -> None:
 
 @manager.on_presence
 async def changed(event: PresenceEvent) -> None:
-    """Show every change to everyone at once. This runs on one replica only."""
+    """Send every presence change to all tabs at once. Only one replica runs this hook per event."""
     if event.kind == "left":
         await report(event.event_id, event.client_id, event.connection_id, "left")
     await manager.broadcast(await overview())
 
 
 async def refresh() -> None:
-    """Send the overview to this replica's tabs again and again: a lease that lapses is no event."""
+    """Send the overview to this replica's tabs every ``REFRESH_S``, because a lapsed lease is not an event."""
     while True:
-        with suppress(BackendUnavailableError):  # the next one may reach Redis
+        with suppress(BackendUnavailableError):  # retried after REFRESH_S
             await manager.send_to_clients(manager.get_active_connections(), await overview())
         await asyncio.sleep(REFRESH_S)
 
 
 async def overview() -> dict[str, Any]:
-    """Return which replicas live, who is on which, and how many are in each room."""
+    """Return the live replicas, the clients of each, and the number of members of each room."""
     nodes = {node.node_id: node for node in await manager.nodes()}
     return {
         "kind": "overview",
@@ -200,17 +204,17 @@ async def overview() -> dict[str, Any]:
 
 @app.get("/", include_in_schema=False)
 async def page() -> FileResponse:
-    """Serve the chat's one page."""
+    """Return the page of the chat."""
     return FileResponse(Path(__file__).with_name("page.html"))
 
 
 @app.get("/replicas")
 async def replicas() -> dict[str, int]:
-    """Return every replica's name and port, alive or not."""
+    """Return name and port of all replicas, including those that are down."""
     return REPLICAS
 
 
 @app.post("/kill", dependencies=[Depends(own_page)])
 async def kill(tasks: BackgroundTasks) -> None:
-    """End this replica as an out-of-memory kill would, once the answer is sent: no socket is closed."""
+    """Kill this replica after the response, as the kernel does when out of memory: no socket is closed first."""
     tasks.add_task(os.kill, os.getpid(), signal.SIGKILL)

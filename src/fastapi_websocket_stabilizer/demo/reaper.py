@@ -1,8 +1,8 @@
-"""Ends the demo's processes, however the supervisor ended.
+"""Ends the processes of the demo when the supervisor ends, even by ``kill -9``.
 
-Run as a script, as the leader of a process group that every other process of the demo joins. Its standard
-input is a pipe that only the supervisor can write to: end of file means that the supervisor is gone, by
-``kill -9`` too. No timer, nothing specific to Linux, and a stopped or wedged process goes as well.
+This script is the leader of a process group that every other process of the demo joins. Only the supervisor can
+write to its standard input, a pipe. So EOF means that the supervisor has ended. This needs no timer, works on Linux
+and macOS, and also ends processes that are stopped or hang.
 """
 
 import os
@@ -12,7 +12,7 @@ import sys
 
 
 def main(directory: str) -> None:
-    """Wait for the end of standard input, then remove ``directory`` and kill the own process group."""
+    """Wait for EOF on standard input, then remove ``directory`` and kill the process group of this script."""
     for catchable in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         signal.signal(catchable, signal.SIG_IGN)
     while os.read(0, 1024):

@@ -1,4 +1,4 @@
-"""Runs an embedded Valkey and the replicas, and brings a killed replica back."""
+"""Runs an embedded Valkey and the replicas, and restarts replicas that end."""
 
 import asyncio
 import errno
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Protocol
 
 RESTART_DELAY_S = 9.0
-"""Longer than the page's pause: people vanish, come back elsewhere, and only then their replica does."""
+"""Seconds until an ended replica restarts. Longer than the reconnect delay of the page, so clients move first."""
 
 ALL_ADDRESSES = "0.0.0.0"
 
@@ -32,12 +32,12 @@ _Connect = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWrit
 
 
 class DemoError(Exception):
-    """The demo cannot start or go on; the message is for the person who started it."""
+    """The demo cannot start or continue. The message is shown to the user."""
 
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """What a replica is called and where it listens."""
+    """Name and address of a replica."""
 
     name: str
     host: str
@@ -50,25 +50,25 @@ class Replica:
 
     @property
     def url(self) -> str:
-        """The page's URL for a browser on this machine."""
+        """The URL of the page for a browser on this machine."""
         return f"http://{self.local_host}:{self.port}"
 
 
 class Observer(Protocol):
-    """Is told what happens to the replicas."""
+    """Receiver of events of the replicas."""
 
     def ready(self, replica: Replica, pid: int) -> None:
-        """Hear that a replica answers, for the first time or again."""
+        """Handle the first answer of a started or restarted replica."""
 
     def ended(self, replica: Replica, pid: int, returncode: int) -> None:
-        """Hear that a replica is gone and will be restarted after ``RESTART_DELAY_S``."""
+        """Handle the end of a replica, which restarts after ``RESTART_DELAY_S``."""
 
 
 def choose_replicas(count: int, host: str, first_port: int) -> list[Replica]:
     """Return ``count`` replicas on the free ports of ``host`` from ``first_port`` on.
 
     Raises:
-        DemoError: There are not enough free ports, or ``host`` is no address of this machine.
+        DemoError: There are not enough free ports, or ``host`` is not an address of this machine.
     """
     candidates = range(first_port, min(first_port + _PORTS_TO_TRY, 65536))
     ports = list(islice((port for port in candidates if _is_free(host, port)), count))
@@ -89,7 +89,7 @@ def _is_free(host: str, port: int) -> bool:
 
 
 async def supervise(replicas: list[Replica], observer: Observer) -> None:
-    """Run the demo until SIGINT, SIGTERM or SIGHUP. Nothing it started outlives it, however it ends.
+    """Run the demo until SIGINT, SIGTERM or SIGHUP. All its processes end with it, even after ``kill -9``.
 
     Raises:
         DemoError: Valkey or a replica did not start, or Valkey ended.
@@ -105,7 +105,7 @@ async def supervise(replicas: list[Replica], observer: Observer) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """The processes of one demo: the group that the reaper leads, and the directory it removes."""
+    """The processes of one demo, with the reaper as group leader, and the directory that the reaper removes."""
 
     leader: int
     directory: Path
@@ -116,7 +116,7 @@ class _Group:
         return self.directory / "valkey.sock"
 
     async def spawn(self, *command: str, **environment: str) -> Process:
-        # A group of their own: Ctrl-C in the terminal reaches the supervisor only, and it ends them in order.
+        # In a separate group, so that Ctrl-C in the terminal reaches only the supervisor, which ends them in order.
         process = await asyncio.create_subprocess_exec(
             *command, stdin=DEVNULL, process_group=self.leader, env={**os.environ, **environment}
         )
@@ -136,7 +136,7 @@ async def _process_group() -> AsyncIterator[_Group]:
         yield group
     finally:
         if reaper.stdin is not None:
-            reaper.stdin.close()  # the same end of file that it sees when we are killed
+            reaper.stdin.close()  # EOF, as when the supervisor is killed
         for process in (reaper, *group.processes):
             await process.wait()
 
@@ -162,7 +162,7 @@ def _valkey_binary() -> Path:
 
 
 class _Runner:
-    """Runs one replica, again and again."""
+    """Runs one replica and restarts it whenever it ends."""
 
     def __init__(self, replica: Replica, replicas: list[Replica], group: _Group, observer: Observer) -> None:
         self._replica, self._group, self._observer = replica, group, observer
@@ -191,7 +191,7 @@ class _Runner:
             await asyncio.sleep(RESTART_DELAY_S)
 
     async def _start(self) -> Process:
-        # -P and --app-dir: a module in the current directory must not shadow one of ours.
+        # -P and --app-dir, so that no module in the current directory is imported in place of an installed one.
         return await self._group.spawn(
             *(sys.executable, "-P", "-m", "uvicorn", f"{__package__}.app:app"),
             *("--app-dir", str(self._group.directory)),
@@ -202,7 +202,7 @@ class _Runner:
 
 
 async def _answers(process: Process, connect: _Connect) -> bool:
-    """Wait until ``process`` accepts a connection; False when it ended or was ended for being too slow."""
+    """Wait until ``process`` accepts a connection. Return False if it ended or was too slow, and end it."""
     with suppress(TimeoutError):
         async with asyncio.timeout(_START_TIMEOUT_S):
             while process.returncode is None:
@@ -218,7 +218,7 @@ async def _answers(process: Process, connect: _Connect) -> bool:
 async def _end(process: Process) -> None:
     if process.returncode is None:
         process.terminate()
-        with suppress(TimeoutError):  # the reaper kills what is left
+        with suppress(TimeoutError):  # the reaper kills remaining processes
             async with asyncio.timeout(_STOP_TIMEOUT_S):
                 await process.wait()
 
@@ -228,7 +228,7 @@ async def _fail_when_ended(valkey: Process) -> None:
 
 
 async def _first_of(*jobs: Awaitable[object]) -> None:
-    """Wait for one of ``jobs``, cancel the others and wait for them too; raise the first one's error."""
+    """Wait for the first of ``jobs``, then cancel the others and wait for them. Raise the error of the first."""
     tasks = [asyncio.ensure_future(job) for job in jobs]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -1,4 +1,4 @@
-"""What the person who started the demo reads."""
+"""Terminal output of the demo."""
 
 import asyncio
 import signal
@@ -25,7 +25,7 @@ def run_demo(count: int, host: str, first_port: int, *, open_browser: bool = Fal
     """Run the demo until a signal stops it.
 
     Raises:
-        DemoError: It cannot start or go on.
+        DemoError: The demo cannot start or continue.
     """
     console = Console(highlight=False, soft_wrap=True)
     replicas = choose_replicas(count, host, first_port)
@@ -38,7 +38,7 @@ def run_demo(count: int, host: str, first_port: int, *, open_browser: bool = Fal
 
 
 class _Screen:
-    """Prints the welcome once every replica answers, and from then on what happens to them."""
+    """Prints the URLs when all replicas answer, and then each end and restart of a replica."""
 
     def __init__(self, console: Console, replicas: list[Replica], open_browser: bool) -> None:
         self._console = console
@@ -72,7 +72,7 @@ class _Screen:
         panel = Panel(Group(table, "", hints), title="stabilizer demo", padding=(1, 2), expand=False)
         self._console.print(panel, soft_wrap=False)
         self._console.print("[dim]Ctrl-C ends everything.[/dim]\n")
-        if self._open_browser:  # a thread, since a browser for the terminal returns only when it is closed
+        if self._open_browser:  # in a thread, because a terminal browser returns only when it is closed
             threading.Thread(target=self._open, daemon=True).start()
 
     def _open(self) -> None:

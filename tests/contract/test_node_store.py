@@ -36,6 +36,29 @@ async def test_a_registered_node_lives_for_its_lease(backend: Backend) -> None:
     assert renewal.lapsed == ()
 
 
+async def test_live_nodes_are_listed_with_the_time_left(backend: Backend) -> None:
+    assert await backend.nodes.live() == {}
+    await lapse(backend, N1)
+    await backend.nodes.register(N2, b"", LONG_MS)
+    live = await backend.nodes.live()
+    assert list(live) == [N2]
+    assert LONG_MS - 5_000 < live[N2] <= LONG_MS
+
+
+async def test_listing_live_nodes_neither_extends_nor_sweeps(backend: Backend) -> None:
+    await lapse(backend, N1)
+    await backend.nodes.register(N2, b"", 5_000)
+    first = (await backend.nodes.live())[N2]
+    assert (await backend.nodes.live())[N2] <= first <= 5_000
+    assert (await look(backend)).lapsed == (N1,)
+
+
+async def test_fenced_node_is_not_live(backend: Backend) -> None:
+    await backend.nodes.register(N1, b"", LONG_MS)
+    await backend.nodes.abandon(N1, LONG_MS)
+    assert await backend.nodes.live() == {}
+
+
 async def test_every_node_is_told_the_same_epoch(open_peer: OpenPeer) -> None:
     peers = [await open_peer(f"n{number}") for number in range(3)]
     epochs = {(await look(peer.backend)).epoch for peer in peers for _ in range(2)}

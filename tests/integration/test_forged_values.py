@@ -15,6 +15,7 @@ from fastapi_websocket_stabilizer import (
     WebSocketStabilizerError,
 )
 from fastapi_websocket_stabilizer.backends.redis.keys import Keys
+from fastapi_websocket_stabilizer.cli.drain import Operator
 from fastapi_websocket_stabilizer.names import NodeId
 from fastapi_websocket_stabilizer.wire.envelopes import Envelope, Kind, pack
 from fastapi_websocket_stabilizer.wire.messages import Form
@@ -266,6 +267,28 @@ async def is_whole(here: WebSocketConnectionManager, there: WebSocketConnectionM
         assert {info.node_id for info in await node.nodes()} == both
         assert await listed(node) == {"alice", "bob"}
     return True
+
+
+async def test_odd_leases_are_not_shown_to_an_operator(managers: Managers, writer: Writer) -> None:
+    node = await managers.start()
+    for name in [b"\xff", b"", b"{a}", b"x" * 600, b"a b"]:
+        writer.redis.zadd(writer.keys.leases, {name: 10**15})
+    writer.redis.zadd(writer.keys.leases, {"endless": float("inf"), "begun": float("-inf")})
+    async with Operator(managers.config()) as operator:
+        assert [info.node_id for info in await operator.nodes()] == [node_id(node)]
+
+
+@pytest.mark.parametrize("kind", ["nothing", "string", "hash", "list"])
+async def test_operator_that_asks_who_lives_changes_no_key(
+    managers: Managers, writer: Writer, kind: str
+) -> None:
+    if kind != "nothing":
+        put(writer, writer.keys.leases, kind)
+    before = {key: writer.redis.dump(key) for key in writer.redis.keys(f"{managers.namespace}:*")}
+    async with Operator(managers.config()) as operator:
+        assert await operator.nodes() == []
+    after = {key: writer.redis.dump(key) for key in writer.redis.keys(f"{managers.namespace}:*")}
+    assert (after, len(after)) == (before, kind != "nothing")
 
 
 each_kind = pytest.mark.parametrize("kind", ["string", "hash", "list"])

@@ -242,10 +242,15 @@ class MemoryBackend:
             held = self._hub.leases.get(node, 0) > now_ms
             if held:
                 await self.register(node, info, ttl_ms)
-            live = {n: deadline - now_ms for n, deadline in self._hub.leases.items() if deadline > now_ms}
+            live = await self.live()
             lapsed = [n for n, deadline in self._hub.leases.items() if deadline <= now_ms]
             lapsed += [n for n, deadline in self._hub.fences.items() if deadline <= now_ms]
             return Renewal(held, live, tuple(lapsed), str(self._hub.lives), sha1(self._hub.secret))
+
+    async def live(self) -> dict[NodeId, int]:
+        with self._hub.lock:
+            now_ms = self._hub.now_ms()
+            return {n: deadline - now_ms for n, deadline in self._hub.leases.items() if deadline > now_ms}
 
     async def infos(self, nodes: Sequence[NodeId]) -> list[tuple[bytes | None, int]]:
         with self._hub.lock:

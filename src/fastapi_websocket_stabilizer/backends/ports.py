@@ -253,6 +253,10 @@ class NodeStore(Protocol):
         """Extend a held lease; a lapsed one stays lapsed. Tells who lives in either case."""
         ...
 
+    async def live(self) -> dict[NodeId, int]:
+        """Return the nodes that hold a lease, each with the ms that it lasts. Changes nothing."""
+        ...
+
     async def infos(self, nodes: Sequence[NodeId]) -> list[tuple[bytes | None, int]]:
         """Return what each node said of itself, and how many connections its index has."""
         ...

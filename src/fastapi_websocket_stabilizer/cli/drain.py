@@ -43,9 +43,7 @@ class Operator(Publisher):
     async def nodes(self) -> list[NodeInfo]:
         """Return all live nodes."""
         await self._start()
-        # Without a lease to renew, the reply still lists the live nodes.
-        renewal = await self._nodes.renew(NodeId("operator"), b"", 1)
-        live = sorted(renewal.live)
+        live = sorted(await self._nodes.live())
         infos = await self._nodes.infos(live)
         shown = [node_info(node, info, n) for node, (info, n) in zip(live, infos, strict=True) if info]
         return [info for info in shown if info is not None]

@@ -237,6 +237,17 @@ class RedisNodes:
         lapsed = tuple(self._reader.each(reading.node, lapsed, 1))
         return Renewal(bool(held), remaining, lapsed, epoch.decode(errors="replace"), secret.decode())
 
+    async def live(self) -> dict[NodeId, int]:
+        # No script, which may write. TIME goes to the server that counts the leases, also in a cluster.
+        clock = self._pipeline.send("TIME", idempotent=True)
+        leases = self._pipeline.send(
+            "ZRANGEBYSCORE", self._keys.leases, "-inf", "+inf", "WITHSCORES", idempotent=True
+        )
+        seconds, microseconds = map(int, await clock)
+        now_ms = seconds * 1000 + microseconds // 1000
+        found = self._reader.each(reading.lease, await self._reader.reply(leases, []))
+        return {node: deadline - now_ms for node, deadline in found if deadline > now_ms}
+
     async def infos(self, nodes: Sequence[NodeId]) -> list[tuple[bytes | None, int]]:
         calls = [
             (

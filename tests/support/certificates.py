@@ -8,7 +8,7 @@ import trustme
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """PEM files: an authority, and what it signed for the server on 127.0.0.1 and for a client."""
+    """PEM files of an authority, and of certificates that it signed for the server on 127.0.0.1 and for a client."""
 
     authority: Path
     server: Path
@@ -17,7 +17,7 @@ class Certificates:
 
     @property
     def server_arguments(self) -> list[str]:
-        """Have a redis-server demand a client certificate and speak TLS only."""
+        """Options of a redis-server that requires TLS and a client certificate."""
         key = str(self.server)
         return [
             *("--tls-ca-cert-file", str(self.authority)),
@@ -28,7 +28,7 @@ class Certificates:
 
     @property
     def query(self) -> str:
-        """What a URL says about them."""
+        """Query of a URL that uses the certificates."""
         return f"ssl_ca_certs={self.authority}&ssl_certfile={self.client}&ssl_keyfile={self.client_key}"
 
 

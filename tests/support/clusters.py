@@ -1,4 +1,4 @@
-"""Redis Cluster on this machine: primaries, their replicas, and what an operator does to them."""
+"""Redis Cluster on this machine: primaries, replicas, and the operations of an administrator."""
 
 import random
 import socket
@@ -16,18 +16,18 @@ from tests.support.waiting import eventually_sync
 SLOTS = 16384
 NODE_TIMEOUT_MS = 1000
 _BUS = 10_000
-"""The port of the cluster's own bus is that much higher."""
+"""Distance from the port of a server to the port of the cluster's own bus."""
 _KEYS_PER_STEP = 100
 
 
 class NobodyAnswersError(AssertionError):
-    """Nothing is known of the cluster at this moment."""
+    """No server of the cluster answers, or knows the owner of a slot."""
 
 
 class RedisCluster:
-    """``primaries`` servers that share the slots evenly, each with ``replicas`` copies; the last are copies.
+    """``primaries`` servers that share the slots evenly, each with ``replicas`` replicas, which are last in the list.
 
-    ``--cluster-require-full-coverage no``: while a primary is gone, the others go on.
+    With ``--cluster-require-full-coverage no``, the other primaries continue to serve if one is down.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class RedisCluster:
         ]
         self.servers = [RedisServer(binary, arguments=own) for _ in range(primaries * (1 + replicas))]
         self.ids: dict[int, str] = {}
-        """Of each port the name that the cluster has for it."""
+        """Node id in the cluster, by port."""
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -53,7 +53,7 @@ class RedisCluster:
         return self
 
     def add(self) -> RedisServer:
-        """Return another primary, which has no slots yet."""
+        """Add a primary without slots, and return it."""
         server = RedisServer(self._binary, arguments=self._own)
         server.port = _free_port_with_bus()
         self._stack.enter_context(server)
@@ -65,7 +65,7 @@ class RedisCluster:
         return server
 
     def remove(self, server: RedisServer) -> None:
-        """End a primary that has no slots any more."""
+        """Remove and stop a primary without slots."""
         self.servers.remove(server)
         for other in self.servers:
             self.ask(other, "CLUSTER FORGET", self.ids[server.port])
@@ -88,7 +88,7 @@ class RedisCluster:
         bounds = [SLOTS * number // self._size for number in range(self._size + 1)]
         for number, server in enumerate(self.servers):
             self.ids[server.port] = str(self.ask(server, "CLUSTER MYID"))
-            # Else they would find out one by one that all have the same, which takes seconds.
+            # Equal epochs would be resolved as conflicts one by one, which takes seconds.
             self.ask(server, "CLUSTER SET-CONFIG-EPOCH", number + 1)
         for number, server in enumerate(primaries):
             self.ask(server, "CLUSTER ADDSLOTS", *range(bounds[number], bounds[number + 1]))
@@ -97,7 +97,7 @@ class RedisCluster:
         eventually_sync(lambda: all(map(self._knows_all, self.servers)), timeout_s=20, what="one cluster")
         for number, replica in enumerate(replicas):
             self.ask(replica, "CLUSTER REPLICATE", self.ids[primaries[number % self._size].port])
-        # Before its first copy nobody promotes it.
+        # A replica is promoted only after its first synchronization.
         eventually_sync(lambda: all(map(self._is_synced, replicas)), timeout_s=20, what="copies")
         eventually_sync(lambda: all(map(self._is_whole, self.servers)), timeout_s=20, what="all slots served")
 
@@ -126,7 +126,7 @@ class RedisCluster:
             return bool(client.info("replication").get("master_link_status") == "up")
 
     def replica_of(self, primary: RedisServer) -> RedisServer | None:
-        """Return a server that has a copy of a primary, and could take its place."""
+        """Return a running, synchronized replica of a primary, or None."""
         for row in self._nodes(primary):
             _, address, _, of, *_ = row.split()
             port = int(address.partition("@")[0].rpartition(":")[2])
@@ -136,7 +136,11 @@ class RedisCluster:
         return None
 
     def owner(self, slot: int) -> RedisServer:
-        """Return the server that serves a slot, as the first living one sees it."""
+        """Return the owner of a slot according to the first server that answers.
+
+        Raises:
+            NobodyAnswersError: No server answers, or knows an owner.
+        """
         for server in self.servers:
             with suppress(redis.RedisError):
                 return next(s for s in self.servers if s.port == self._owner_port(server, slot))
@@ -163,27 +167,27 @@ class RedisCluster:
         self.finish_move(slot, source, target)
 
     def begin_move(self, slot: int, source: RedisServer, target: RedisServer) -> None:
-        """Move the keys of a slot, which still belongs to ``source``: it redirects whoever asks for them."""
+        """Move the keys of a slot. The slot still belongs to ``source``, which redirects clients with ASK."""
         self.ask(target, "CLUSTER SETSLOT", slot, "IMPORTING", self.ids[source.port])
         self.ask(source, "CLUSTER SETSLOT", slot, "MIGRATING", self.ids[target.port])
         while keys := self._keys_in(source, slot):
             self.ask(source, "MIGRATE", "127.0.0.1", target.port, "", 0, 2000, "KEYS", *keys)
 
     def finish_move(self, slot: int, source: RedisServer, target: RedisServer) -> None:
-        """Have the slot belong to ``target``."""
+        """Assign the slot to ``target``."""
         for server in (target, source, *self.servers):
-            with suppress(redis.RedisError):  # a replica refuses
+            with suppress(redis.RedisError):  # replicas refuse the command
                 self.ask(server, "CLUSTER SETSLOT", slot, "NODE", self.ids[target.port])
         self._agree_on(slot, target)
 
     def migrate(self, slot: int, target: RedisServer) -> None:
-        """Have the servers themselves move a slot, all at once (Valkey 9)."""
+        """Move a slot in one step with the servers' own migration (Valkey 9)."""
         span = ("SLOTSRANGE", slot, slot, "NODE", self.ids[target.port])
         self.ask(self.owner(slot), "CLUSTER", "MIGRATESLOTS", *span)
         self._agree_on(slot, target)
 
     def _agree_on(self, slot: int, owner: RedisServer) -> None:
-        """Wait until all have heard of it: else the next move may undo it, and its keys are dropped."""
+        """Wait until all servers agree on the owner. Otherwise the next move may undo this one and drop its keys."""
 
         def do_all_agree() -> bool:
             owners = {self._owner_port(server, slot) for server in self.servers}
@@ -200,7 +204,7 @@ class RedisCluster:
 
 def _free_port_with_bus() -> int:
     while True:
-        port = random.randint(20_000, 32_000)  # below the ephemeral ones
+        port = random.randint(20_000, 32_000)  # below the ephemeral range
         if _is_free(port) and _is_free(port + _BUS):
             return port
 

@@ -14,12 +14,12 @@ _TEMPORARY = "".join(
 
 
 def nginx_command(directory: Path, configuration: str) -> list[str]:
-    """Return the command that runs nginx with a configuration, its files in ``directory``."""
+    """Return the command that runs nginx with a configuration and with its files in ``directory``."""
     binary = shutil.which("nginx") or missing("nginx is not installed: apt-get install nginx")
     assert configuration.count("http {") == 1
     file = directory / "nginx.conf"
     file.write_text(configuration.replace("http {", "http {" + _TEMPORARY))
-    # Without a master there is no worker that would outlive it when it is killed.
+    # Without a master process, because its workers would outlive it after a kill.
     directives = "daemon off; master_process off;"
     return [binary, "-p", str(directory), "-c", str(file), "-g", directives]
 

@@ -1,4 +1,4 @@
-"""What to do when this machine lacks something that a test needs."""
+"""Handling of requirements of a test that this machine lacks."""
 
 import os
 from typing import NoReturn
@@ -7,7 +7,7 @@ import pytest
 
 
 def missing(reason: str) -> NoReturn:
-    """Skip the test with ``reason``; fail it in CI, where everything has to run."""
+    """Skip the test with ``reason``, or fail it in CI, where every test must run."""
     if os.environ.get("CI") == "true":
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)

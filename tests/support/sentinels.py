@@ -1,4 +1,4 @@
-"""A primary, its replica, and three real Sentinels that watch them."""
+"""A primary, its replica, and three real Sentinels that monitor them."""
 
 import tempfile
 from collections.abc import Sequence
@@ -43,7 +43,10 @@ class Sentinel:
 
 
 class SentinelGroup:
-    """Kill or freeze ``primary``: the Sentinels promote the other server within about two seconds."""
+    """Two servers and three Sentinels.
+
+    After a kill or freeze of ``primary``, the Sentinels promote the other server within about two seconds.
+    """
 
     def __init__(self, binary: Path) -> None:
         self._binary = binary
@@ -79,7 +82,7 @@ class SentinelGroup:
 
     @property
     def primary(self) -> RedisServer:
-        """The server that the first living Sentinel calls the primary."""
+        """The primary according to the first running Sentinel."""
         sentinel = next(sentinel for sentinel in self.sentinels if sentinel.process.is_running)
         with sentinel.client() as client:
             _, port = client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
@@ -87,11 +90,11 @@ class SentinelGroup:
 
     @property
     def is_synced(self) -> bool:
-        """Whether whichever server is no primary has a copy of the one that is."""
+        """Whether the current replica is synchronized with the primary."""
         return self._is_synced(next(server for server in self.servers if server is not self.primary))
 
     def failover(self) -> None:
-        """Have the Sentinels exchange primary and replica, both alive."""
+        """Exchange primary and replica by a failover of the Sentinels, while both are running."""
         with self.sentinels[0].client() as client:
             client.execute_command("SENTINEL", "FAILOVER", SERVICE)
 

@@ -1,4 +1,4 @@
-"""The servers that the contract suites run on; what one can do, ``fastapi_websocket_stabilizer.testing`` says."""
+"""The servers of the contract suites. ``fastapi_websocket_stabilizer.testing`` describes their methods."""
 
 import functools
 from collections.abc import Callable
@@ -30,14 +30,14 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """Why a row cannot run here, and what would change that."""
+    """The reason why a row cannot run here, with the command that installs its server."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A server that the contract suites run on; its name is ``<product>-<major.minor>``."""
+    """A server of the contract suites, named ``<product>-<major.minor>``."""
 
     locate: Callable[[], Path | None]
     install: str
@@ -55,7 +55,7 @@ ROWS: dict[str, Row] = {
 
 
 def find_row(name: str) -> Path | Missing:
-    """Return the binary of a row, or why there is none."""
+    """Return the binary of a row, or the reason why there is none."""
     row = ROWS[name]
     binary = row.locate()
     if binary is None:

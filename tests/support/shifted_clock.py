@@ -1,4 +1,4 @@
-"""A real Redis server whose wall clock can be stepped, by a C shim that is compiled here and preloaded."""
+"""A real Redis server with a wall clock that can be stepped, by a C shim that is compiled here and preloaded."""
 
 import shutil
 import struct
@@ -16,7 +16,7 @@ SHIM = Path(__file__).with_name("shifted_clock.c")
 
 
 class SteppedServer(RedisServer):
-    """A server that believes what ``step`` says."""
+    """A server with a wall clock that ``step`` changes."""
 
     def __init__(self, binary: Path, directory: Path) -> None:
         library, self._shift = directory / "shifted_clock.so", directory / "seconds"
@@ -30,12 +30,12 @@ class SteppedServer(RedisServer):
         super().__init__(wrapper)
 
     def time_s(self) -> int:
-        """Return the time of day there."""
+        """Return the server's wall time in seconds since the epoch."""
         with self.client() as client:
             return int(client.time()[0])
 
     def step(self, seconds: int) -> None:
-        """Have the server's wall clock differ from this machine's by ``seconds``, from now on."""
+        """Set the difference of the server's wall clock from this machine's to ``seconds``."""
         data = struct.pack("l", seconds)
         with self._shift.open("r+b" if self._shift.exists() else "wb") as file:
             file.write(data)
@@ -43,7 +43,7 @@ class SteppedServer(RedisServer):
 
 @contextmanager
 def stepped_server(binary: Path, directory: Path) -> Iterator[SteppedServer]:
-    """Start a server whose clock can be stepped; skip the test if that cannot be done here."""
+    """Start a server with a clock that can be stepped, or skip the test if this machine cannot do that."""
     with SteppedServer(binary, directory) as server:
         server.step(-3600)
         try:

@@ -1,4 +1,4 @@
-"""Every way to reach a registry's Redis that a URL can say; the contract suites run on each."""
+"""All topologies of a registry's Redis that a URL can describe. The contract suites run on each."""
 
 import tempfile
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ from tests.support.servers import ROWS, Missing, RedisServer, find_row
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """How to start it and on which server; ``serve`` gives the URL."""
+    """The server of a topology, and the function that starts it and yields its URL."""
 
     server: str
     serve: Callable[[Path], AbstractContextManager[str]]
@@ -43,7 +43,7 @@ def _unix(binary: Path) -> Iterator[str]:
 def _tls(binary: Path) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="fws-tls-") as folder:
         certificates, port = make_certificates(Path(folder)), free_port()
-        # The plain port stays open for the fixture itself; nobody else is told of it.
+        # The plain port stays open for the fixture itself. The URL does not contain it.
         with RedisServer(binary, arguments=("--tls-port", str(port), *certificates.server_arguments)):
             yield f"rediss://127.0.0.1:{port}/0?{certificates.query}"
 
@@ -61,7 +61,7 @@ def _cluster(binary: Path) -> Iterator[str]:
 
 
 def allow_least(server: RedisServer, namespace: str, kind: str, *, is_sharded: bool = True) -> str:
-    """Make a user who has the rights that we document and no others; return his part of a URL."""
+    """Create a user with only the documented permissions, and return its part of a URL."""
     rule = acl_rule(namespace, commands(kind, is_sharded=is_sharded))
     with server.client() as client:
         client.execute_command("ACL", "SETUSER", "fws-app", "reset", "on", ">of-app", *rule.split())

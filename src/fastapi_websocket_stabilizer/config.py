@@ -373,6 +373,8 @@ def _setattr_with_named_errors(self: WebSocketConfig, name: str, value: Any) -> 
         raise _named(error) from None
 
 
-# pydantic reports "1 validation error for …" over three lines; ours read "<field> must be …".
+# pydantic reports "1 validation error for …" over three lines; ours read "<field> must be …". A wrap validator cannot
+# raise ours: pydantic puts a ValueError of a validator into its own error, and ConfigurationError is a ValueError.
+# Methods in the class body do not work either: the decorator replaces both.
 WebSocketConfig.__init__ = _init_with_named_errors  # type: ignore[method-assign]  # same signature
 WebSocketConfig.__setattr__ = _setattr_with_named_errors  # type: ignore[method-assign,assignment]  # same signature

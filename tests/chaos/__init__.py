@@ -1,1 +1,1 @@
-"""Replicas, clients and faults at random on a real Redis, and a checker that reads what happened."""
+"""Replicas, clients and random faults on a real Redis, and a checker of the recorded history."""

@@ -1,4 +1,4 @@
-"""``python -m tests.chaos --minutes 30 --seed 7``: prints what was violated; the seed makes the same schedule."""
+"""``python -m tests.chaos --minutes 30 --seed 7`` prints the violations of a run. A seed always has one schedule."""
 
 import argparse
 import asyncio
@@ -19,8 +19,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--replicas", type=int, default=3)
     parser.add_argument("--clients", type=int, default=200)
     parser.add_argument("--sown", default="", help="a fault of tests.chaos.seeded")
-    parser.add_argument("--history", type=Path, help="write it there, as JSON")
-    parser.add_argument("--check", type=Path, help="run nothing: check a history that was written")
+    parser.add_argument("--history", type=Path, help="write the history to this file, as JSON")
+    parser.add_argument("--check", type=Path, help="check this history instead of a run")
     return parser.parse_args()
 
 

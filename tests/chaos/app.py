@@ -1,4 +1,4 @@
-"""The application of the replicas: numbered messages on command, and every presence event in a file."""
+"""The application of the replicas: it sends numbered messages on request, and writes presence events to a file."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ from tests.chaos.history import ALONE, message
 from tests.chaos.schedule import ROOMS
 
 DRAIN_OVER_S = 1.5
-"""A roll must be over, with uvicorn's own time-out, before a supervisor loses patience."""
+"""Seconds of a drain. Together with uvicorn's time-out it must be shorter than that of ``ChildProcess.stop``."""
 
 LONGEST_HOOK_S = 0.02
 
@@ -51,17 +51,17 @@ app = FastAPI(lifespan=manager.lifespan)
 app.include_router(manager.router)
 numbers = count(1)
 held: set[Connection] = set()
-# Written at once: what a killed replica has reported, it has reported.
+# Line-buffered, so that a killed replica loses no reported event.
 events = Path(os.environ["CHAOS_EVENTS"]).open("a", buffering=1)  # noqa: SIM115 - for as long as the process lives
 
 
 class UnknownOutcomeError(Exception):
-    """A message that may arrive, late or never; says which."""
+    """The call for this message failed, so it may arrive late or never."""
 
 
 @manager.on_presence
 async def note(event: PresenceEvent) -> None:
-    at_s = time.monotonic()  # one clock for all processes of a machine
+    at_s = time.monotonic()  # the same clock in all processes of a machine
     line = [name, event.event_id, event.kind, event.client_id, event.connection_id, event.room or "", at_s]
     events.write(json.dumps(line) + "\n")
     await asyncio.sleep(random.uniform(0, LONGEST_HOOK_S))
@@ -89,7 +89,7 @@ async def hurry(websocket: WebSocket, client_id: str, within_s: float) -> None:
 
 
 async def say(kind: str, target: str, size: int) -> str:
-    text = message(kind, target, name, next(numbers))  # in the order of the calls: nothing is awaited between
+    text = message(kind, target, name, next(numbers))  # no await up to the call: numbers have its order
     padded = text + "x" * size
     try:
         if kind == "direct":
@@ -102,7 +102,7 @@ async def say(kind: str, target: str, size: int) -> str:
 
 
 async def broadcast(padded: str, room: str | None, text: str) -> None:
-    """Broadcast; note if some of what was said meanwhile was delivered here without Redis."""
+    """Broadcast, and record it if messages were delivered without Redis during the call."""
     before = manager.statistics().counters["degraded"]
     try:
         await manager.broadcast(padded, room=room)
@@ -151,5 +151,5 @@ async def call(what: str, request: Request) -> JSONResponse:
         return JSONResponse(str(error), status_code=503)
     except WebSocketStabilizerError as error:
         return JSONResponse(type(error).__name__, status_code=500)
-    except Exception as error:  # noqa: BLE001 - the checker reports whatever it is
+    except Exception as error:  # noqa: BLE001 - reported by the checker
         return JSONResponse(f"unnamed {error!r}", status_code=500)

@@ -1,4 +1,4 @@
-"""Reads a history and names every promise that it breaks. Pure: no clock, no network, no product."""
+"""Checks a history and names every promise that it breaks. Pure: no clock, no network, no library code."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
@@ -7,14 +7,14 @@ from itertools import pairwise
 from tests.chaos.history import Call, Event, Fault, Final, History, Process, Socket, parts_of
 
 SLACK_S = 3.0
-"""What a busy machine may be late."""
+"""Seconds of delay that a busy machine may add."""
 REPLACED = "reconnected"
 LOSSES = {"flush", "restart empty"}
 SEPARATIONS = {"freeze", "kill", "cut", "blackhole", "throttle"}
 
 
 def violations(history: History) -> list[str]:
-    """Return ``<invariant>: <what was seen>`` for everything that must not be."""
+    """Return ``<invariant>: <observation>`` for every violation."""
     return [f"{name}: {what}" for name, check in CHECKS.items() for what in check(history)]
 
 
@@ -29,7 +29,7 @@ def at_most_once(history: History) -> Iterable[str]:
 
 
 def order(history: History) -> Iterable[str]:
-    """What one manager sent arrives in the order of its calls, except for those that failed."""
+    """Messages of one manager arrive in the order of its calls. Failed calls are excluded."""
     unknown = set(history.unknown)
     for socket in history.sockets:
         last: dict[str, int] = {}
@@ -41,9 +41,10 @@ def order(history: History) -> Iterable[str]:
 
 
 def one_order(history: History) -> Iterable[str]:
-    """Each room's messages, and those to all, can be put in one order that every socket saw.
+    """All sockets see the messages of a room, or those to all, in one order.
 
-    Except for those that a process without Redis delivered to its own clients alone (docs/design.md, "Redis away").
+    Messages that a process without Redis delivered only to its own clients are excluded (docs/design.md,
+    "Redis away").
     """
     alone = set(history.alone)
     followers: dict[tuple[str, str], dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
@@ -74,7 +75,7 @@ def _has_one_order(after: dict[str, set[str]]) -> bool:
 
 
 def reached(history: History) -> Iterable[str]:
-    """After all has settled, what is sent from any replica arrives at every open socket it is meant for."""
+    """After the run has settled, messages of any replica arrive at all their open sockets."""
     rooms = {client: rooms for final in history.finals for client, rooms in final.local.items()}
     for socket in filter(lambda socket: socket.is_open, history.sockets):
         heard = set(socket.got)
@@ -96,7 +97,7 @@ def one_socket(history: History) -> Iterable[str]:
 
 
 def last_claim(history: History) -> Iterable[str]:
-    """Nobody is replaced by a socket that was registered before he asked."""
+    """No socket is replaced by one that was registered before the socket asked to connect."""
     by_client = defaultdict(list)
     for socket in history.sockets:
         by_client[socket.client].append(socket)
@@ -111,7 +112,7 @@ def last_claim(history: History) -> Iterable[str]:
 
 
 def listed(history: History) -> Iterable[str]:
-    """After all has settled, every replica lists every open socket, once."""
+    """After the run has settled, every replica lists every open socket once."""
     wanted = Counter(socket.client for socket in history.sockets if socket.is_open)
     for final in history.finals:
         if missing := sorted(set(wanted) - set(final.clients)):
@@ -121,15 +122,15 @@ def listed(history: History) -> Iterable[str]:
 
 
 def no_ghost(history: History) -> Iterable[str]:
-    """After all has settled, no replica lists a client without an open socket."""
+    """After the run has settled, no replica lists a client without an open socket."""
     wanted = {socket.client for socket in history.sockets if socket.is_open}
     for final in history.finals:
         if ghosts := sorted(set(final.clients) - wanted):
-            yield f"{final.process} lists {len(ghosts)} that are not there: {ghosts[:5]}"
+            yield f"{final.process} lists {len(ghosts)} clients without a socket: {ghosts[:5]}"
 
 
 def rooms(history: History) -> Iterable[str]:
-    """After all has settled, every replica lists in each room exactly those who are in it."""
+    """After the run has settled, every replica lists exactly the members of each room."""
     truth = defaultdict(list)
     for final in history.finals:
         for client, of_client in final.local.items():
@@ -143,12 +144,12 @@ def rooms(history: History) -> Iterable[str]:
 
 
 def death(history: History) -> Iterable[str]:
-    """Nobody shows the clients of a dead node longer than its lease, and the beat in which that is noticed."""
+    """No replica shows clients of a dead node for longer than its lease and the beat that notices its end."""
     names = {node: name for seen in history.seen for node, name in seen.nodes.items()}
     died_s = {process.name: process.died_s for process in history.processes if process.died_s is not None}
     for seen in history.seen:
         if _is_hit(history, seen.process, seen.at_s - SLACK_S, seen.at_s):
-            continue  # what it says may be an answer of before
+            continue  # the answer may be from before the fault
         shown = Counter(names[node] for _, node in seen.clients if names.get(node) in died_s)
         for name, count in shown.items():
             after_s = seen.at_s - died_s[name]
@@ -157,7 +158,7 @@ def death(history: History) -> Iterable[str]:
 
 
 def reported_once(history: History) -> Iterable[str]:
-    """Each event has one report, unless a reporter was cut off before it could confirm that, or Redis lost it."""
+    """Each event has one report, unless a reporter was cut off before it could confirm it, or Redis lost it."""
     reports = defaultdict(list)
     for event in history.events:
         reports[event.event_id].append(event)
@@ -172,11 +173,10 @@ def reported_once(history: History) -> Iterable[str]:
 
 
 def joins_and_leaves(history: History) -> Iterable[str]:
-    """Each visit of a client that was reported as begun was reported as ended, and the reverse.
+    """Each visit of a client has a reported begin and a reported end, because all replicas have stopped.
 
-    Every replica has stopped: nobody is left. Whether a client is there, and was, Redis alone knows of a replica
-    that does not answer for it. So a visit may stay open if Redis lost its content while a replica with a socket of
-    the client was dead and not swept yet, or without its lease.
+    Redis has the only record of the clients of a replica that is dead or cut off. So a visit may stay open if Redis
+    lost its content at a bad time: a replica of the client was dead and not swept yet, or without its lease.
     """
     begun, ended = _told(history, "joined"), _told(history, "left")
     for visit in begun.keys() ^ ended.keys():
@@ -186,7 +186,10 @@ def joins_and_leaves(history: History) -> Iterable[str]:
 
 
 def room_joins_and_leaves(history: History) -> Iterable[str]:
-    """The same of stays in rooms; they are counted, since a stay has another name after its node lost its lease."""
+    """As many stays of a client in a room have a reported begin as a reported end.
+
+    Stays are counted, because the name of a stay changes when its node loses its lease.
+    """
     stays: dict[tuple[str, str], int] = Counter()
     for kind, sign in (("room_joined", 1), ("room_left", -1)):
         for event in _told(history, kind).values():
@@ -197,13 +200,13 @@ def room_joins_and_leaves(history: History) -> Iterable[str]:
 
 
 def _told(history: History, kind: str) -> dict[str, Event]:
-    """Return the first report of each event of a kind, by the name of the visit or stay."""
+    """Return the first report of each event of a kind, by visit or stay."""
     events = sorted((e for e in history.events if e.kind == kind), key=lambda event: -event.at_s)
     return {e.event_id.partition(f":{kind.removeprefix('room_')}")[0] + e.room: e for e in events}
 
 
 def _unknowable(history: History, client: str) -> list[float]:
-    """Return when Redis lost what it alone knew of a client."""
+    """Return the times at which Redis lost the only record of a client's node."""
     sockets = [socket for socket in history.sockets if socket.client == client]
     return [
         loss.began_s
@@ -228,9 +231,9 @@ def _was_absent(history: History, socket: Socket, loss: Fault) -> bool:
 
 
 def left_at_all(history: History) -> Iterable[str]:
-    """Whoever was only on a replica that died has left."""
+    """A leave is reported for every client that had sockets only on dead replicas."""
     if _lost_data(history):
-        return  # who was there, too, is what was lost
+        return  # the record of these clients may be lost as well
     left = {event.client for event in history.events if event.kind == "left"}
     died = {process.name for process in history.processes if process.died_s is not None}
     by_client = defaultdict(set)
@@ -238,7 +241,7 @@ def left_at_all(history: History) -> Iterable[str]:
         by_client[socket.client].add(socket.process if socket.opened_s is not None else "")
     for client, names in by_client.items():
         if names <= died and client not in left:
-            yield f"nobody reported that {client} left"
+            yield f"no replica reported that {client} left"
 
 
 # Calls, readiness, keys
@@ -252,7 +255,7 @@ def no_call_hangs(history: History) -> Iterable[str]:
 
 
 def _is_stopped(history: History, call: Call) -> bool:
-    """Whether its process was frozen or killed meanwhile."""
+    """Whether the process was frozen or killed during the call."""
     stops = [f for f in history.faults if f.kind in {"freeze", "kill"} and f.target == call.process]
     return any(f.began_s <= call.ended_s and call.began_s <= f.ended_s for f in stops)
 
@@ -263,7 +266,7 @@ def named_errors(history: History) -> Iterable[str]:
 
 
 def ready(history: History) -> Iterable[str]:
-    """After all has settled, every replica that runs is ready, and says so."""
+    """After the run has settled, every running replica reports that it is ready."""
     for final in history.finals:
         if not final.is_ready:
             yield f"{final.process} is not ready"
@@ -279,7 +282,7 @@ def leaves_nothing(history: History) -> Iterable[str]:
 
 
 def _died_unknown(history: History, process: Process) -> bool:
-    """Whether it may have written without a lease on record: it lost it, and died before it noticed."""
+    """Whether a process may have written keys without a lease, because it died before it noticed the loss."""
     if process.died_s is None:
         return False
     since_s = process.died_s - history.lease_s - 2 * history.beat_s - SLACK_S
@@ -291,7 +294,7 @@ def _died_unknown(history: History, process: Process) -> bool:
 
 
 def _is_hit(history: History, process: str, start_s: float = 0.0, end_s: float = float("inf")) -> bool:
-    """Whether a process was killed, frozen or separated from Redis in a time."""
+    """Whether a process was killed, frozen or separated from Redis between two times."""
     return any(
         f.kind in SEPARATIONS
         and f.target in {process, "redis"}
@@ -310,7 +313,7 @@ def _name(socket: Socket) -> str:
 
 
 def is_settled(history: History, finals: list[Final]) -> bool:
-    """Whether what the replicas say now could be the end."""
+    """Whether the replicas have reached a final state that violates nothing."""
     now = History(
         history.lease_s, history.beat_s, history.call_limit_s, sockets=history.sockets, finals=finals
     )

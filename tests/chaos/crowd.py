@@ -1,4 +1,4 @@
-"""The clients of a run: each has a place to be, comes back when it loses it, and writes down what it hears."""
+"""The clients of a run: each reconnects when its socket is closed, and records its messages."""
 
 import asyncio
 import random
@@ -17,7 +17,7 @@ LONGEST_OPENING_S = 15.0
 
 
 async def connect_in_haste(replica: Replica, socket: Socket, within_s: float) -> None:
-    """Open a socket whose registration is cancelled after a time, or which is closed as soon as it is registered."""
+    """Open a socket that is closed when registered, or whose registration is cancelled after ``within_s``."""
     url = f"ws://127.0.0.1:{replica.port}/hasty/{socket.client}?within_s={within_s}"
     with suppress(OSError, TimeoutError, ConnectionClosed, WebSocketException):
         async with asyncio.timeout(LONGEST_OPENING_S), connect(url, proxy=None, close_timeout=1) as link:
@@ -25,7 +25,7 @@ async def connect_in_haste(replica: Replica, socket: Socket, within_s: float) ->
 
 
 class Client:
-    """One user: usually one socket, for a moment two when it moves."""
+    """One client, usually with one socket. It has two for a moment when it moves."""
 
     def __init__(
         self, name: str, replicas: list[Replica], history: History, now_s: Callable[[], float]
@@ -38,7 +38,7 @@ class Client:
         self.is_wanted = True
 
     def come(self, replica: Replica) -> None:
-        """Open a socket at a replica, whatever others there are."""
+        """Open a socket at a replica, in addition to existing ones."""
         socket = Socket(self.name, replica.name, self._now_s())
         self._history.sockets.append(socket)
         life = asyncio.create_task(self._live(socket, replica))
@@ -46,7 +46,7 @@ class Client:
         life.add_done_callback(self._lives.pop)
 
     def hang_up(self) -> None:
-        """Close what is open, and come back later."""
+        """Close all open sockets. The client reconnects later."""
         for socket in [s for s in self._lives.values() if s.is_open]:
             socket.is_hung_up = True
             link = self._links.get(id(socket))
@@ -54,7 +54,7 @@ class Client:
                 link.transport.close()
 
     def read(self, *, is_reading: bool) -> None:
-        """Stop reading, or go on."""
+        """Stop or continue reading."""
         for link in self._links.values():
             if is_reading:
                 link.transport.resume_reading()
@@ -101,7 +101,7 @@ class Client:
         return any(other is not socket for other in self._lives.values())
 
     async def stop(self) -> None:
-        """Leave for good."""
+        """Close all sockets, without reconnecting."""
         self.is_wanted = False
         for life in tuple(self._lives):
             life.cancel()

@@ -1,4 +1,4 @@
-"""What a chaos run records: who held which socket when, what each was sent and got, and what replicas said."""
+"""The history of a chaos run: sockets, their messages, and the reports of the replicas."""
 
 import json
 from dataclasses import asdict, dataclass, field, fields
@@ -7,16 +7,16 @@ from typing import Any, Self
 
 ALL = "all"
 ALONE = "alone"
-"""Kind of a line among the events that is a message."""
+"""Kind of a line in the file of events that names a message instead of an event."""
 
 
 @dataclass(slots=True)
 class Socket:
-    """One socket, from its client's side; times are the run's seconds.
+    """One socket, from its client's side. Times are seconds since the start of the run.
 
     Attributes:
-        opened_s: When its registration was heard of; None when it never was.
-        closed_s: None while it is open.
+        opened_s: Time of the greeting that confirms the registration, or None.
+        closed_s: Time of the close, or None while it is open.
     """
 
     client: str
@@ -36,7 +36,7 @@ class Socket:
 
 @dataclass(slots=True)
 class Process:
-    """One life of a replica."""
+    """One process of a replica."""
 
     name: str
     died_s: float | None = None
@@ -44,7 +44,10 @@ class Process:
 
 @dataclass(slots=True)
 class Call:
-    """A public call of a replica's manager. ``outcome`` is "ok", the name of an error, or "lost" with its process."""
+    """A public call of a replica's manager.
+
+    ``outcome`` is "ok", the name of an error, or "lost" if the process ended first.
+    """
 
     process: str
     what: str
@@ -55,7 +58,7 @@ class Call:
 
 @dataclass(slots=True)
 class Fault:
-    """What was done to whom; ``target`` is a process, or "redis"."""
+    """A fault and its target, a process or "redis"."""
 
     kind: str
     target: str
@@ -65,7 +68,7 @@ class Fault:
 
 @dataclass(slots=True)
 class Event:
-    """A presence event, as ``process`` reported it."""
+    """A presence event that ``process`` reported."""
 
     process: str
     event_id: str
@@ -78,7 +81,7 @@ class Event:
 
 @dataclass(slots=True)
 class Seen:
-    """The presence that ``process`` showed: (client, node_id); and the names of the nodes that it knew."""
+    """The presence that ``process`` listed, as (client, node_id), and the names of its nodes by node_id."""
 
     process: str
     at_s: float
@@ -88,7 +91,7 @@ class Seen:
 
 @dataclass(slots=True)
 class Final:
-    """What ``process`` said after all had settled; ``local`` are its own sockets' rooms by client."""
+    """The state of ``process`` after the run had settled. ``local`` has the rooms of its own clients."""
 
     process: str
     is_ready: bool
@@ -112,13 +115,13 @@ class History:
     seen: list[Seen] = field(default_factory=list)
     finals: list[Final] = field(default_factory=list)
     probes: list[str] = field(default_factory=list)
-    """Messages sent after all had settled: to all, to each room, to each client, from every process."""
+    """Messages that every process sent after the run had settled: to all, to each room, to each client."""
     unknown: list[str] = field(default_factory=list)
-    """Messages whose call ended in an error: they may have been sent, and may come late."""
+    """Messages whose call failed. They may have been sent, and may arrive late."""
     alone: list[str] = field(default_factory=list)
-    """Broadcasts that a process may have delivered to its own clients before Redis had given them a place."""
+    """Broadcasts that a process may have delivered to its own clients without Redis, in another order."""
     leftovers: list[str] = field(default_factory=list)
-    """Keys that were there after every replica had stopped."""
+    """Keys in Redis after every replica had stopped."""
 
     def save(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self)))
@@ -137,7 +140,7 @@ class History:
 
 
 def message(kind: str, target: str, process: str, number: int) -> str:
-    """Return a message that says who sent it to whom, and as the how many-th of its sender."""
+    """Return a message that contains its kind, target, sender and number."""
     return f"{kind}|{target}|{process}|{number}|"
 
 

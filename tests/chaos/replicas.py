@@ -1,4 +1,4 @@
-"""The replicas of a run: real processes, each behind a proxy of its own, killed and started again."""
+"""The replicas of a run: real processes, each behind a separate proxy, which are killed and restarted."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ Clock = Callable[[], float]
 
 
 class Replica:
-    """One seat of the cluster; each process in it has a name of its own."""
+    """One replica, and its successive processes. Each process has a different name."""
 
     def __init__(
         self, number: int, proxy: TcpProxy, history: History, now_s: Clock, environment: dict[str, str]
@@ -51,7 +51,7 @@ class Replica:
             async with self.http.get(self._url("livez"), timeout=aiohttp.ClientTimeout(2)) as response:
                 return response.status == 200
         except (aiohttp.ClientError, TimeoutError):
-            if not self.process.is_running and not self.is_rolling:  # as a supervisor does
+            if not self.process.is_running and not self.is_rolling:  # restart it, as a supervisor does
                 self.died("crash")
                 self.start()
             return False
@@ -60,7 +60,7 @@ class Replica:
         try:
             async with self.http.get(self._url("readyz")) as response:
                 return response.status == 200
-        except (aiohttp.ClientError, OSError):  # it had just closed the connection that we kept
+        except (aiohttp.ClientError, OSError):  # the kept connection was closed just now
             return False
 
     def died(self, kind: str) -> None:
@@ -75,7 +75,7 @@ class Replica:
         self.died("kill")
 
     async def roll(self) -> None:
-        """SIGTERM, and another process when it has drained; a supervisor that loses patience kills it."""
+        """Drain by SIGTERM, or kill after the time-out of ``ChildProcess.stop``, and start another process."""
         self.is_rolling = True
         await asyncio.to_thread(self.process.stop)
         self.died("kill" if self.process.exit_code == -signal.SIGKILL else "roll")
@@ -92,7 +92,7 @@ class Replica:
         return f"http://127.0.0.1:{self.port}/{path}"
 
     async def call(self, what: str, **arguments: Any) -> Any:
-        """Call, and write down how that went; None unless it went well."""
+        """Call the replica, and record the outcome. Return the answer, or None unless the outcome is "ok"."""
         name, began_s, answer = self.name, self._now_s(), None
         try:
             async with self.http.post(self._url(f"call/{what}"), json=arguments) as response:
@@ -114,7 +114,7 @@ class Replica:
 def environment_of(
     directory: Path, namespace: str, history: History, timeout_s: float, sown: str
 ) -> dict[str, str]:
-    """Return what the replicas are told."""
+    """Return the environment variables of the replicas."""
     told = {
         "REPLICA_NAMESPACE": namespace,
         "REPLICA_LEASE_S": str(history.lease_s),
@@ -126,7 +126,7 @@ def environment_of(
 
 
 def read_events(directory: Path, history: History, start_s: float) -> None:
-    """Add what the replicas have reported, those that are dead, too."""
+    """Add the events that all replicas have reported, including dead ones."""
     path = directory / "events.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     for event in [Event(*json.loads(line)) for line in lines]:

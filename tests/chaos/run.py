@@ -1,4 +1,4 @@
-"""One chaos run: carries out a schedule, waits until all has settled, asks everybody, and returns the history."""
+"""One chaos run: it executes a schedule, waits until the registry has settled, and returns the history."""
 
 import asyncio
 import random
@@ -19,18 +19,18 @@ from tests.chaos.schedule import HASTY, ROOMS, Schedule, Step
 
 LEASE_S, BEAT_S, TIMEOUT_S = 2.0, 0.5, 1.0
 CALL_LIMIT_S = 4 * TIMEOUT_S + LEASE_S
-"""Some commands one after another, each within ``redis_timeout_s``, and the beat that a thawed node waits for."""
+"""Longest call: four commands one after another within ``redis_timeout_s``, and the beat that a thawed node needs."""
 SWEPT_S = LEASE_S + 2 * BEAT_S
-"""When whoever died last is being swept: before that nothing is settled, however it looks."""
+"""Seconds from a death to the sweep. Before that, the registry has not settled even if it looks complete."""
 SETTLED_S = SWEPT_S + 2 * TIMEOUT_S + 3.0
 LOOK_EVERY_S = 0.7
 PROBES_S = 3.0
 HASTY_S = 0.02
-"""Seconds that a hasty client's registration may take at most: about as long as it does."""
+"""Longest time limit of a hasty client in seconds, about the duration of a registration."""
 
 
 class Run:
-    """What is running now."""
+    """The processes, clients and history of one run."""
 
     def __init__(self, schedule: Schedule, directory: Path, sown: str, settled_s: float) -> None:
         self.schedule, self._directory, self._sown = schedule, directory, sown
@@ -91,7 +91,7 @@ class Run:
         task.add_done_callback(self._tasks.discard)
 
     async def _look(self) -> None:
-        """Ask each replica now and then what it sees."""
+        """Record the presence that each replica lists, every ``LOOK_EVERY_S``."""
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
             for replica in self.replicas:
@@ -106,13 +106,13 @@ class Run:
             clients = [(client, node) for client, node in said["clients"]]
             self.history.seen.append(Seen(name, asked_s, clients, said["nodes"]))
 
-    # What clients and applications do
+    # Actions of clients and applications
 
     async def _move(self, step: Step, replica: Replica, client: Client) -> None:
         client.come(replica)
 
     async def _hasty(self, step: Step, replica: Replica, client: Client) -> None:
-        """Connect a client that gives up soon, often before it is registered."""
+        """Connect a client with a short time limit, which often ends before the client is registered."""
         within_s = self._rng.uniform(0, HASTY_S)
         socket = Socket(f"hasty-{step.client % HASTY}", replica.name, self.now_s())
         self.history.sockets.append(socket)
@@ -137,7 +137,7 @@ class Run:
     async def _room(self, step: Step, replica: Replica, client: Client) -> None:
         await replica.call("say", kind="room", target=step.room, size=0)
 
-    # What goes wrong
+    # Faults
 
     async def _lasting(self, kind: str, target: str, step: Step) -> None:
         fault = Fault(kind, target, self.now_s(), self.now_s() + step.lasts_s)
@@ -197,9 +197,9 @@ class Run:
         await self._tell_redis("kill pubsub", self.server.kill_pubsub)
 
     async def _tell_redis(self, kind: str, command: Callable[[], None]) -> None:
-        """Have Redis do something to itself; one that is frozen, or is being started again, hears nothing."""
+        """Send a command to Redis that is a fault, unless Redis is frozen or restarting."""
         if self._redis_is_up:
-            with suppress(redis.RedisError):  # it was frozen or killed at this moment
+            with suppress(redis.RedisError):  # frozen or killed during the command
                 began_s = self.now_s()
                 await asyncio.to_thread(command)
                 self.history.faults.append(Fault(kind, "redis", began_s, self.now_s()))
@@ -217,10 +217,10 @@ class Run:
         await self._lasting("slow reader", client.name, step)
         client.read(is_reading=True)
 
-    # Afterwards
+    # End of the run
 
     async def _settle(self) -> None:
-        """Wait until everything is as it should be, but no longer than it may take."""
+        """Wait until the replicas have reached a correct final state, at most ``settled_s``."""
         self._mend()
         await all_up(self.replicas)
         deadline_s = self.now_s() + self._settled_s
@@ -248,7 +248,7 @@ class Run:
         return Final(replica.name, await replica.is_ready(), clients, rooms["rooms"], rooms["local"])
 
     async def _probe(self) -> None:
-        """Send to all, to each room and to each client, from every replica."""
+        """Send messages to all, to each room and to each client, from every replica."""
         for replica in self.replicas:
             said = [("all", "")] + [("room", room) for room in ROOMS]
             said += [("direct", client.name) for client in self.clients[replica.number :: len(self.replicas)]]
@@ -256,7 +256,7 @@ class Run:
                 text = await replica.call("say", kind=kind, target=target, size=0)
                 if text is not None:
                     self.history.probes.append(text)
-        with suppress(AssertionError):  # what did not come is the checker's to say
+        with suppress(AssertionError):  # the checker reports missing messages
             await eventually(self._is_last_probe_there, PROBES_S)
 
     def _is_last_probe_there(self) -> bool:
@@ -264,14 +264,14 @@ class Run:
         return any(last in socket.got for socket in self.history.sockets if socket.is_open)
 
     async def _end(self) -> None:
-        await asyncio.sleep(0.3)  # what is on its way to other sockets
+        await asyncio.sleep(0.3)  # for messages in flight to other sockets
         ended_s = self.now_s()
         was_open = [socket for socket in self.history.sockets if socket.is_open]
         for client in self.clients:
             client.is_wanted = False
         await asyncio.gather(*(asyncio.to_thread(replica.process.stop) for replica in self.replicas))
         await asyncio.gather(*(client.stop() for client in self.clients))
-        for socket in was_open:  # the end of the run is not the end of these
+        for socket in was_open:  # their close at the end of the run is no part of the history
             socket.closed_s, socket.code, socket.reason = None, 0, ""
         self.history.calls = [call for call in self.history.calls if call.began_s < ended_s]
         read_events(self._directory, self.history, self._start_s)
@@ -283,6 +283,6 @@ class Run:
 
 
 async def chaos(schedule: Schedule, *, sown: str = "", settled_s: float = SETTLED_S) -> History:
-    """Carry out a schedule on real processes; ``sown`` names a fault of ``tests.chaos.seeded``."""
+    """Execute a schedule on real processes, and return the history. ``sown`` is a fault of ``tests.chaos.seeded``."""
     with TemporaryDirectory(prefix="chaos-") as directory:
         return await Run(schedule, Path(directory), sown, settled_s).run()

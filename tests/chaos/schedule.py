@@ -1,4 +1,4 @@
-"""What a chaos run will do, made of a seed: nothing in it depends on what happens."""
+"""The schedule of a chaos run. It depends only on the seed, not on the course of the run."""
 
 import random
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ ACTIONS = {
     "move": 9, "hasty": 2, "hang up": 2, "join": 5, "leave": 2, "direct": 14, "all": 6, "room": 8,
 }  # fmt: skip
 HASTY = 20
-"""Clients that only ever connect with a time limit."""
+"""Number of clients that always connect with a time limit."""
 PER_SECOND = 40.0
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing to do at a time. ``lasts_s`` is for faults that end; ``size`` pads a message."""
+    """One action or fault. ``lasts_s`` is the duration of faults that end, ``size`` the padding of a message."""
 
     at_s: float
     kind: str
@@ -31,7 +31,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """A whole run: ``lasts_s`` of actions and faults, then quiet."""
+    """A whole run: actions and faults for ``lasts_s`` seconds. After that the registry settles."""
 
     seed: int
     lasts_s: float

@@ -1,7 +1,7 @@
-"""Faults, sown into the product on purpose: a proof that finds none of them proves nothing.
+"""Sown faults: defects that are planted in the library to prove that the checks find them.
 
-They are sown from outside, by replacing a method; the product knows nothing of it. ``SOWN`` in the environment of
-a replica names one (``tests.chaos.app``); the simulation sows them in its own process.
+Each replaces a method from outside, so the library does not change. ``SOWN`` in the environment of a replica names
+one (``tests.chaos.app``). The simulation sows them in its own process.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ Wrap = Callable[[Any], Any]
 
 
 def _fence_off(renew: Any) -> Any:
-    """A node that was fenced, or whose lease lapsed, renews it as if nothing had been."""
+    """A node renews its lease even if it was fenced or the lease has lapsed."""
 
     async def renew_whatever_happened(self: Any) -> Any:
         await self._nodes.register(self._node, self._describe(), self._ttl_ms)
@@ -34,7 +34,7 @@ def _fence_off(renew: Any) -> Any:
 
 
 def _sweep_without_compare(undo: Any) -> Any:
-    """A sweep removes the client, not only the dead node's connection of it."""
+    """A sweep removes all connections of a client, not only that of the dead node."""
 
     async def undo_all(self: Any, line: Any) -> None:
         (entries,) = await self._backend.presence.entries([line.client_id])
@@ -46,10 +46,10 @@ def _sweep_without_compare(undo: Any) -> Any:
 
 
 def _dropped_evict(evict: Any) -> Any:
-    """Nobody tells the node of a displaced socket."""
+    """No evict is sent to the node of a displaced socket."""
 
     async def tell_nobody(self: Any, connection_id: str) -> None:
-        """Drop it."""
+        """Do nothing."""
 
     return tell_nobody
 
@@ -65,9 +65,9 @@ def _doubled_publish(broadcast: Any) -> Any:
 
 
 def _deletion_on_zero_receivers(to_client: Any) -> Any:
-    """A client whose node does not listen at this moment is removed from presence, as by somebody who tidies up.
+    """A client is removed from presence if its node is not subscribed at the moment of a send.
 
-    Not at once: what is missing when the node hears again, it enters again.
+    The removal is delayed, because a node claims missing entries again when its bus returns.
     """
 
     async def delete(self: Any, client_id: str) -> None:
@@ -87,16 +87,16 @@ def _deletion_on_zero_receivers(to_client: Any) -> Any:
 
 
 def _unreported_leave(follow: Any) -> Any:
-    """A leave that a node notices of its own connection is confirmed and not reported."""
+    """A node confirms the leave of its own connection without reporting it."""
 
     async def report_nothing(self: Any, place: Any, event: Any) -> None:
-        """Drop it."""
+        """Do nothing."""
 
     return report_nothing
 
 
 def _leave_by_guess(undo: Any) -> Any:
-    """A sweep takes a client that is not there for one that it has just removed, and makes a name for that."""
+    """A sweep reports a leave, with an invented id, for every client without entries."""
 
     async def undo_and_guess(self: Any, line: Any) -> None:
         await undo(self, line)
@@ -108,7 +108,7 @@ def _leave_by_guess(undo: Any) -> Any:
 
 
 def _joined_again(claim: Any) -> Any:
-    """A connection that is claimed again begins another visit if Redis knows of none."""
+    """A connection that is claimed again begins a new visit if Redis has none of its client."""
 
     async def claim_anew(self: Any, connection: Any, former: Any) -> Any:
         connection.visit = ""
@@ -118,7 +118,7 @@ def _joined_again(claim: Any) -> Any:
 
 
 def _cancelled_is_left(has_begun: Any) -> Any:
-    """A connection whose claim was cancelled is taken for one that was reported."""
+    """A cancelled claim is treated as one whose join was reported."""
 
     def has_surely_begun(self: Any, place: Any) -> bool:
         return True
@@ -140,12 +140,12 @@ FAULTS: dict[str, tuple[type, str, Wrap]] = {
 
 
 async def _inspect_nothing(_: Any) -> None:
-    """Repair nothing."""
+    """Do nothing."""
 
 
 @contextmanager
 def without_inspection() -> Iterator[None]:
-    """Have no node look at its keys each beat: that repairs within a beat what a fault of the protocol breaks."""
+    """Disable the inspection of keys, which would repair within a beat the damage of a sown fault."""
     sound = Inspection.inspect
     setattr(Inspection, "inspect", _inspect_nothing)  # noqa: B010 - a method, for mypy
     try:
@@ -155,11 +155,11 @@ def without_inspection() -> Iterator[None]:
 
 
 def sow(name: str) -> None:
-    """Put a fault into this process for good, and leave nothing that would repair it.
+    """Plant a fault in this process permanently, and disable the inspection that would repair its damage.
 
     Raises:
         KeyError: There is no such fault.
-        AttributeError: The product has changed, and the fault must follow it.
+        AttributeError: The method was renamed, so the fault must be changed.
     """
     owner, method, wrap = FAULTS[name]
     setattr(owner, method, wrap(getattr(owner, method)))
@@ -168,7 +168,7 @@ def sow(name: str) -> None:
 
 @contextmanager
 def sown(name: str) -> Iterator[None]:
-    """Have a fault in this process for the length of a block."""
+    """Plant a fault in this process during the block."""
     owner, method, _ = FAULTS[name]
     sound = getattr(owner, method)
     with without_inspection():

@@ -1,4 +1,4 @@
-"""A minute of chaos breaks no promise; and with a fault sown into the product, the checker names the promise."""
+"""A minute of chaos breaks no promise. With a sown fault, the checker names the broken promise."""
 
 import os
 from dataclasses import replace
@@ -13,14 +13,14 @@ from tests.chaos.seeded import FAULTS
 pytestmark = pytest.mark.alone
 
 LASTS_S = 40.0
-"""With the start and what comes afterwards, about a minute."""
+"""Seconds of the schedule. With start and end, a run takes about a minute."""
 SEED = int(os.environ.get("CHAOS_SEED", "1"))
 
 CROWD = 12
 SOON_S = 4.0
-"""What is broken needs no time to settle."""
+"""Seconds to settle in a run with a sown fault, which never reaches a correct state."""
 EVERYBODY = range(CROWD)
-# Client n begins on replica n % 2, so that the even ones are on replica 0.
+# Client n begins on replica n % 2, so clients with even numbers are on replica 0.
 MOVES = [Step(1.0 + n / 20, "move", 1, n) for n in EVERYBODY[::2]]
 DIRECT = [Step(1.0 + n / 100, "direct", 1, 2 * (n % 6)) for n in range(200)]
 DEAF = [Step(1.2 + n / 10, "kill pubsub") for n in range(15)]
@@ -29,16 +29,16 @@ HASTY = [Step(1.0 + n / 100, "hasty", n % 2, n % CROWD) for n in range(100)]
 UNHEARD = sorted([*DIRECT, *DEAF], key=lambda step: step.at_s)
 
 PROVOKED = {
-    # Swept while it is frozen, it goes on under the lease of before.
+    # Replica 0 is swept while it is frozen, and continues with the former lease.
     "fence off": (FROZEN, 4.8, "listed"),
-    # Its clients have come back elsewhere when it is swept.
+    # The clients of replica 0 have reconnected elsewhere before its sweep.
     "sweep without compare": ([Step(1.0, "kill", 0)], 2.0, "listed"),
     "dropped evict": (MOVES, 2.0, "one socket"),
     "doubled publish": ([Step(1.0, "all", 0)], 1.5, "at most once"),
-    # For a moment nobody listens.
+    # For a moment no node is subscribed.
     "deletion on zero receivers": (UNHEARD, 3.5, "listed"),
     "unreported leave": ([Step(1.0, "hang up", 0, client) for client in EVERYBODY], 2.0, "joins and leaves"),
-    # Its clients are nowhere else when it is swept.
+    # The clients of replica 0 are on no other replica at its sweep.
     "leave by guess": (FROZEN, 4.8, "joins and leaves"),
     "joined again": ([Step(1.0, "flush")], 2.0, "joins and leaves"),
     "cancelled is left": (HASTY, 2.5, "joins and leaves"),
@@ -49,7 +49,7 @@ PROVOKED = {
 async def test_a_minute_of_chaos_breaks_no_promise() -> None:
     history = await chaos(plan(SEED, LASTS_S, clients=150))
     assert violations(history) == [], f"python -m tests.chaos --seed {SEED}"
-    # It was a run worth the name.
+    # The run had enough faults and messages to prove something.
     assert len(history.faults) > 5
     assert sum(len(socket.got) for socket in history.sockets) > 1000
 

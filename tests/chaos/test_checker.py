@@ -1,4 +1,4 @@
-"""The checker finds each broken promise in a history made by hand, and nothing in a good one."""
+"""The checker finds each broken promise in a handmade history, and nothing in a good one."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +15,7 @@ TO_ROOM = [message("room", "lobby", f"r{number}.1", 9) for number in (0, 1)]
 
 
 def good() -> History:
-    """Return what was recorded of two clients on two replicas, one of which was killed and came again."""
+    """Return the history of two clients on two replicas, one of which was killed and restarted."""
     history = History(lease_s=2.0, beat_s=0.5, call_limit_s=5.0)
     history.processes = [Process("r0.1"), Process("r1.1", died_s=10.0), Process("r1.2")]
     history.faults = [Fault("kill", "r1.1", 10.0, 10.0)]

@@ -1,9 +1,9 @@
-"""What a schedule may ask for."""
+"""Kinds of steps in a schedule."""
 
 from tests.chaos.run import Run
 from tests.chaos.schedule import ACTIONS, FAULTS
 
 
 def test_every_kind_of_step_is_carried_out() -> None:
-    """``Run`` looks its methods up by the names of steps."""
+    """``Run`` finds its methods by the kinds of steps."""
     assert [kind for kind in (*ACTIONS, *FAULTS) if not hasattr(Run, "_" + kind.replace(" ", "_"))] == []

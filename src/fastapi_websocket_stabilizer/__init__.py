@@ -1,7 +1,7 @@
 """The distributed connection registry for FastAPI WebSockets."""
 
 from .__about__ import __version__
-from .backends.redis.publishers import Publisher, SyncPublisher
+from .backends.redis.publisher import Publisher, SyncPublisher
 from .config import WebSocketConfig
 from .exceptions import (
     BackendUnavailableError,

@@ -13,7 +13,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from fastapi_websocket_stabilizer import BusGap, WebSocketConnectionManager
-from fastapi_websocket_stabilizer.backends.redis.client import ConnectionFactory
+from fastapi_websocket_stabilizer.backends.redis.connection import ConnectionFactory
 from tests.integration.cluster import (
     BEAT_S,
     REPLACED,
@@ -218,13 +218,13 @@ async def test_an_error_that_nobody_expected_does_not_end_listening(
 ) -> None:
     nodes = await own_managers.start_many(2)
     backend: Any = nodes[0]._state.backend
-    subscriber, hear = backend._subscriber, backend._subscriber.hear
+    subscriber, on_message = backend._subscriber, backend._subscriber.on_message
 
     def fail(*_: object) -> None:
-        subscriber.hear = hear
+        subscriber.on_message = on_message
         raise Unexpected
 
-    subscriber.hear, subscriber.on_gap = fail, fail
+    subscriber.on_message, subscriber.on_gap = fail, fail
     subscriber.on_return = fail
     await nodes[1].broadcast("poison")
     await eventually(lambda: counter(nodes[0], "bus_reconnects") > 0)

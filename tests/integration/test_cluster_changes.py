@@ -7,8 +7,8 @@ from time import monotonic
 import pytest
 
 from fastapi_websocket_stabilizer import BackendUnavailableError, Publisher
-from fastapi_websocket_stabilizer.backends.redis.checkup import examine
-from fastapi_websocket_stabilizer.backends.redis.diagnosis import Level
+from fastapi_websocket_stabilizer.backends.redis.doctor.diagnosis import Level
+from fastapi_websocket_stabilizer.backends.redis.doctor.examination import examine
 from tests.integration.cluster import Managers, counter, join
 from tests.integration.test_topologies import FAILOVER_S, SURVIVING, Crowd, binary_of, crowd_at
 from tests.support.clusters import RedisCluster

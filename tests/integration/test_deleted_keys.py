@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from fastapi_websocket_stabilizer import WebSocketConnectionManager
-from fastapi_websocket_stabilizer.backends.redis import client as redis_client
+from fastapi_websocket_stabilizer.backends.redis import connection
 from fastapi_websocket_stabilizer.registry import inspection
 from fastapi_websocket_stabilizer.runtime.logs import Occasionally
 from tests.integration.cluster import Managers, counter, everyone_hears, first_row, join, knows
@@ -60,7 +60,7 @@ async def test_keys_that_are_deleted_alone_are_written_again(
 async def test_an_eviction_policy_is_warned_of_at_the_start(
     managers: Managers, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redis_client, "_evicting", Occasionally(logging.getLogger(redis_client.__name__)))
+    monkeypatch.setattr(connection, "_evicting", Occasionally(logging.getLogger(connection.__name__)))
     arguments = ("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru")
     with RedisServer(first_row(), arguments=arguments) as evicting:
         evicted = Managers(evicting.url, managers.namespace)

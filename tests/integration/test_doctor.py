@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from fastapi_websocket_stabilizer.backends.redis.rights import commands
+from fastapi_websocket_stabilizer.backends.redis.doctor.rights import commands
 from fastapi_websocket_stabilizer.cli import app
 from tests.integration.test_topologies import binary_of
 from tests.support.clusters import RedisCluster

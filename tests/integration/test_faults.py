@@ -15,7 +15,7 @@ from fastapi_websocket_stabilizer import (
     Connection,
     WebSocketConnectionManager,
 )
-from fastapi_websocket_stabilizer.backends.redis.client import ConnectionFactory
+from fastapi_websocket_stabilizer.backends.redis.connection import ConnectionFactory
 from fastapi_websocket_stabilizer.backends.redis.pipeline import Pipeline
 from fastapi_websocket_stabilizer.runtime.metrics import Counters
 from tests.integration.cluster import (

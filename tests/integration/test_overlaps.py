@@ -13,7 +13,7 @@ from fastapi_websocket_stabilizer import (
     WebSocketConfig,
     WebSocketConnectionManager,
 )
-from fastapi_websocket_stabilizer.backends.redis.client import ConnectionFactory
+from fastapi_websocket_stabilizer.backends.redis.connection import ConnectionFactory
 from tests.integration.cluster import REPLACED, Managers, Socket, counter, hears, join, keys_with, register
 from tests.integration.test_faults import forget
 from tests.support.proxy import TcpProxy

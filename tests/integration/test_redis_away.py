@@ -22,7 +22,7 @@ from fastapi_websocket_stabilizer import (
     PresenceEvent,
     WebSocketConnectionManager,
 )
-from fastapi_websocket_stabilizer.backends.redis.client import ConnectionFactory
+from fastapi_websocket_stabilizer.backends.redis.connection import ConnectionFactory
 from fastapi_websocket_stabilizer.registry.connections import UNREACHABLE
 from tests.integration.cluster import (
     PROJECT,

@@ -20,8 +20,8 @@ from fastapi_websocket_stabilizer import (
     WebSocketConnectionManager,
 )
 from fastapi_websocket_stabilizer.backends.redis import RedisBackend
-from fastapi_websocket_stabilizer.backends.redis.canary import Canaries
 from fastapi_websocket_stabilizer.backends.redis.keys import Keys
+from fastapi_websocket_stabilizer.backends.redis.probes import Canaries
 from fastapi_websocket_stabilizer.backends.redis.topology import Cluster
 from fastapi_websocket_stabilizer.backends.redis.urls import parse
 from fastapi_websocket_stabilizer.names import NodeId

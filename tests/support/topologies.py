@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastapi_websocket_stabilizer.backends.redis.rights import acl_rule, commands
+from fastapi_websocket_stabilizer.backends.redis.doctor.rights import acl_rule, commands
 from tests.support.certificates import make_certificates
 from tests.support.clusters import RedisCluster
 from tests.support.process import free_port

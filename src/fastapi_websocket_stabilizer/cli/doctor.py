@@ -6,8 +6,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..backends.redis.checkup import examine
-from ..backends.redis.diagnosis import Finding, Level
+from ..backends.redis.doctor.diagnosis import Finding, Level
+from ..backends.redis.doctor.examination import examine
 
 STYLES = {Level.OK: "green", Level.NOTE: "yellow", Level.CHANGE: "bold red"}
 

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable
 
 from ..backends.redis.keys import Keys
-from ..backends.redis.publishers import Publisher
+from ..backends.redis.publisher import Publisher
 from ..backends.redis.reading import Reader
 from ..backends.redis.stores import RedisNodes
 from ..config import WebSocketConfig

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastapi_websocket_stabilizer.backends.redis.client import WrongTypeError
+from fastapi_websocket_stabilizer.backends.redis.connection import WrongTypeError
 from fastapi_websocket_stabilizer.exceptions import (
     BackendUnavailableError,
     ConnectionLimitExceededError,

@@ -4,11 +4,10 @@ from ...config import WebSocketConfig
 from ...names import NodeId
 from ...runtime.metrics import Counters
 from ..ports import Bus, Receive, Watcher
-from .bus import Ear
-from .canary import Canaries
-from .epochs import Epochs
+from .bus import EnvelopeReader
 from .guard import Guard, Signer
 from .keys import Keys
+from .probes import Canaries, Epochs
 from .reading import Reader
 from .stores import RedisNodes, RedisPresence, RedisRooms, RedisTokens
 from .topology import topology_at
@@ -30,7 +29,9 @@ class RedisBackend:
         self._guard = Guard(self._signer, counters) if self._signer else None
         self._deaf_after_s = 2 * config.renew_interval_s
         self._canaries = Canaries(keys, self._pipeline, topology.publish_command, counters)
-        self._subscriber = topology.channels(Ear(keys, receive, counters, self._guard).hear, self._canaries)
+        self._subscriber = topology.channels(
+            EnvelopeReader(keys, receive, counters, self._guard).read, self._canaries
+        )
         self._epochs = Epochs(keys, self._pipeline, topology.tags)
         self._inbox, reader = "", Reader(counters)
         bus = topology.bus(keys, self._pipeline, self._subscriber, self._signer, self._guard)

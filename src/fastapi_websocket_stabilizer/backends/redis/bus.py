@@ -13,9 +13,9 @@ from ...wire.signatures import ForgedError, UnsignedError
 from ..ports import Receive
 from . import scripts
 from .command import Argument
-from .duties import Channels, Commands
 from .guard import Guard, ReplayedError, Signer
 from .keys import Keys
+from .ports import CommandConnection, Subscription
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ ADVICE = {
 class RedisPublishing:
     """The sending half of ``ports.Bus`` over Redis Pub/Sub."""
 
-    def __init__(self, keys: Keys, pipeline: Commands, signer: Signer | None = None) -> None:
+    def __init__(self, keys: Keys, pipeline: CommandConnection, signer: Signer | None = None) -> None:
         self._keys, self._pipeline, self._signer = keys, pipeline, signer
 
     @property
@@ -111,7 +111,7 @@ class RoomChannels:
     """The hearing half of ``ports.Bus``."""
 
     _keys: Keys
-    _subscriber: Channels
+    _subscriber: Subscription
     _guard: Guard | None
 
     async def subscribe_room(self, room: str) -> None:
@@ -131,8 +131,8 @@ class RedisBus(RedisPublishing, RoomChannels):
     def __init__(
         self,
         keys: Keys,
-        pipeline: Commands,
-        subscriber: Channels,
+        pipeline: CommandConnection,
+        subscriber: Subscription,
         signer: Signer | None,
         guard: Guard | None,
     ) -> None:
@@ -140,7 +140,7 @@ class RedisBus(RedisPublishing, RoomChannels):
         self._subscriber, self._guard = subscriber, guard
 
 
-class Ear:
+class EnvelopeReader:
     """Turns what a subscriber hears into envelopes; what cannot be read or trusted is counted and dropped."""
 
     def __init__(self, keys: Keys, receive: Receive, counters: Counters, guard: Guard | None = None) -> None:
@@ -148,7 +148,8 @@ class Ear:
         self._receive, self._counters, self._guard = receive, counters, guard
         self._reported = {counter: Occasionally(log) for counter in ADVICE}
 
-    def hear(self, channel: bytes, data: bytes) -> None:
+    def read(self, channel: bytes, data: bytes) -> None:
+        """Unpack a message of a subscriber, and hand on its envelope."""
         self._counters.bus_messages += 1
         try:
             envelope = unpack(data) if self._guard is None else self._guard.unpack(channel, data)

@@ -14,8 +14,8 @@ from ...exceptions import BackendUnavailableError, WireError
 from ...runtime.metrics import Counters
 from ...wire.envelopes import Envelope, Part
 from ...wire.signatures import ForgedError, Keyring
-from .duties import Commands
 from .keys import Keys
+from .ports import CommandConnection
 
 INBOX = "inbox"
 """One name for the inboxes that a node has had one after the other: what it heard by one, it heard."""
@@ -54,7 +54,7 @@ class RedisClock:
         if is_narrower or has_stepped or self.is_outdated:
             self._least_s, self._most_s, self._asked_at_s = least_s, most_s, asked_at_s
 
-    async def ask(self, pipeline: Commands) -> None:
+    async def ask(self, pipeline: CommandConnection) -> None:
         """Learn from Redis what time it is there."""
         asked_at_s = self._now_s()
         seconds, microseconds = await pipeline.send("TIME", idempotent=True)

@@ -4,6 +4,8 @@ The part in braces is the hash tag that chooses the slot in Redis Cluster. A nam
 client id or room name comes last, so no name can change the slot of its key or collide with another.
 """
 
+from redis.crc import key_slot
+
 from ...names import NodeId, partition
 
 
@@ -65,3 +67,8 @@ class Keys:
 
     def token(self, digest: str, client_id: str) -> str:
         return f"{self._ns}:{{{partition(client_id)}}}:token:{digest}"
+
+
+def slot_of(key: str) -> int:
+    """Return the slot of a key or channel."""
+    return key_slot(key.encode())

@@ -17,8 +17,8 @@ from ...exceptions import BackendUnavailableError
 from ...runtime.logs import Occasionally
 from ...runtime.loops import running_loop
 from ...runtime.metrics import Counters
-from .client import Backoff, ConnectionFactory, check_server, is_lost, succeed
 from .command import Argument, Command, join
+from .connection import Backoff, ConnectionFactory, check_server, fence_former_connection, is_lost
 from .scripts import Script
 from .sockets import abort, close
 
@@ -312,7 +312,7 @@ class Pipeline:
                     )
                     # Another server, or a restarted one, may call somebody else what this one called us.
                     former = self._client if run_id == self.run_id else 0
-                    self._client, self.run_id = await succeed(connection, former), run_id
+                    self._client, self.run_id = await fence_former_connection(connection, former), run_id
         except BaseException:
             await close(connection)
             raise

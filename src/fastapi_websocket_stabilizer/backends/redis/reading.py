@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from ...names import ConnectionId, NodeId, check_client_id, node_of, visit_of
 from ...runtime.metrics import Counters
 from ..ports import Entry, IndexEntry
-from .client import WrongTypeError
+from .connection import WrongTypeError
 
 T = TypeVar("T")
 

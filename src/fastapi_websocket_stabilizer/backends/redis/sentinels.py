@@ -1,4 +1,4 @@
-"""Asking Redis Sentinel where the primary is. Errors are redis-py's; ``client`` translates them."""
+"""Asking Redis Sentinel where the primary is. Errors are redis-py's; ``connection`` translates them."""
 
 import asyncio
 import logging

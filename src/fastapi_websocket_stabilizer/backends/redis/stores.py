@@ -15,11 +15,11 @@ from ...exceptions import InvalidCursorError
 from ...names import ConnectionId, NodeId, node_of
 from ..ports import Claim, Claimed, Entry, IndexEntry, Removed, Renewal
 from . import reading, scripts
-from .client import WrongTypeError
 from .command import Argument
-from .duties import Commands
+from .connection import WrongTypeError
 from .guard import RedisClock
 from .keys import Keys
+from .ports import CommandConnection
 from .reading import Reader
 from .scripts import Script
 
@@ -30,7 +30,7 @@ SCAN_CURSORS = 2**64
 class IndexLine:
     """A line of what must be undone when a node has ended; on its way to Redis from the beginning."""
 
-    def __init__(self, pipeline: Commands, key: str, field: str, value: str) -> None:
+    def __init__(self, pipeline: CommandConnection, key: str, field: str, value: str) -> None:
         self._pipeline, self._key, self._line = pipeline, key, (field, value)
         self._written = self._write()
 
@@ -50,7 +50,7 @@ class IndexLine:
 class RedisPresence:
     """``ports.PresenceStore``."""
 
-    def __init__(self, keys: Keys, pipeline: Commands, reader: Reader) -> None:
+    def __init__(self, keys: Keys, pipeline: CommandConnection, reader: Reader) -> None:
         self._keys, self._pipeline, self._reader = keys, pipeline, reader
 
     async def claim(self, claim: Claim) -> Claimed:
@@ -113,7 +113,7 @@ class RedisPresence:
 class RedisRooms:
     """``ports.RoomStore``."""
 
-    def __init__(self, keys: Keys, pipeline: Commands, reader: Reader) -> None:
+    def __init__(self, keys: Keys, pipeline: CommandConnection, reader: Reader) -> None:
         self._keys, self._pipeline, self._reader = keys, pipeline, reader
 
     async def join(self, place: IndexEntry, *, replaces: str = "", is_known: bool = False) -> bool:
@@ -172,7 +172,7 @@ class RedisRooms:
 class RedisTokens:
     """``ports.TokenStore``."""
 
-    def __init__(self, keys: Keys, pipeline: Commands, reader: Reader) -> None:
+    def __init__(self, keys: Keys, pipeline: CommandConnection, reader: Reader) -> None:
         self._keys, self._pipeline, self._reader = keys, pipeline, reader
 
     async def issue(self, digest: str, client_id: str, ttl_ms: int) -> None:
@@ -205,8 +205,8 @@ class RedisNodes:
     def __init__(
         self,
         keys: Keys,
-        pipeline: Commands,
-        lease_pipeline: Commands,
+        pipeline: CommandConnection,
+        lease_pipeline: CommandConnection,
         reader: Reader,
         clock: RedisClock | None = None,
     ) -> None:

@@ -15,14 +15,16 @@ from redis.asyncio import Connection
 from ...exceptions import BackendUnavailableError, ConfigurationError
 from ...runtime.logs import Occasionally
 from ...runtime.metrics import Counters
-from .client import Backoff, ConnectionFactory, count_bytes
+from .connection import Backoff, ConnectionFactory, count_bytes
+from .keys import slot_of
 from .pipeline import REDIRECTIONS
-from .slots import RETRY_S, slot_of
 from .sockets import close
 
 log: logging.Logger = logging.getLogger(__name__)
 
 CHANNELS_PER_COMMAND = 512
+RETRY_S = 0.05
+"""Seconds until a channel is asked for again that no server accepts at the moment."""
 
 
 class Subscriber:
@@ -32,14 +34,14 @@ class Subscriber:
         self,
         factory: ConnectionFactory,
         counters: Counters,
-        hear: Callable[[bytes, bytes], None],
+        on_message: Callable[[bytes, bytes], None],
         prefix: str = "",
     ) -> None:
         # "S" is sharded Pub/Sub: a command names channels of one slot only, and the server may end one itself.
         self._prefix = prefix
         self._kinds = [f"{prefix}{kind}".lower().encode() for kind in ("message", "subscribe", "unsubscribe")]
         self._factory, self._counters = factory, counters
-        self.hear: Callable[[bytes, bytes], None] = hear
+        self.on_message: Callable[[bytes, bytes], None] = on_message
         self._wanted: set[str] = set()
         self._waiters: dict[str, list[asyncio.Future[None]]] = {}
         self._told: set[str] = set()  # what this connection was last told to subscribe
@@ -241,7 +243,7 @@ class Subscriber:
                 self._try_elsewhere(error)
                 continue
             if reply[0] == message:
-                self.hear(reply[1], reply[2])
+                self.on_message(reply[1], reply[2])
                 if (pause := self.pause()) is not None:
                     self.is_paused = True
                     await pause

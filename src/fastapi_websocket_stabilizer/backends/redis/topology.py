@@ -5,19 +5,19 @@ from collections.abc import Callable
 from ...names import PARTITIONS
 from ...runtime.metrics import Counters
 from .bus import RedisBus, RedisPublishing
-from .canary import Canaries
-from .client import ConnectionFactory
-from .cluster_bus import ClusterBus, ClusterPublishing, ClusterSubscriber, publish_command
-from .duties import Channels, Commands
+from .cluster.bus import ClusterBus, ClusterPublishing, ClusterSubscriber, publish_command
+from .cluster.router import LEASES, Router
+from .cluster.slots import SlotTable
+from .connection import ConnectionFactory
 from .guard import Guard, Signer
-from .keys import Keys
+from .keys import Keys, slot_of
 from .pipeline import Pipeline
-from .router import LEASES, Router
-from .slots import SlotTable, slot_of
+from .ports import CommandConnection, Subscription
+from .probes import Canaries
 from .subscriber import Subscriber
 from .urls import Address, Location
 
-Hear = Callable[[bytes, bytes], None]
+OnMessage = Callable[[bytes, bytes], None]
 PARTITION_SLOTS = {tag: slot_of(tag) for tag in map("{:02x}".format, range(PARTITIONS))}
 """The slot of each hash tag that clients and rooms spread over."""
 
@@ -41,17 +41,24 @@ class Server:
     def publish_command(self) -> str:
         return "PUBLISH"
 
-    def channels(self, hear: Hear, canaries: Canaries) -> Subscriber:
-        subscriber = Subscriber(self._factory, self._counters, hear)
+    def channels(self, on_message: OnMessage, canaries: Canaries) -> Subscriber:
+        subscriber = Subscriber(self._factory, self._counters, on_message)
         canaries.watch(subscriber)
         self._on_moved(subscriber.reconnect)
         return subscriber
 
-    def publishing(self, keys: Keys, commands: Commands, signer: Signer | None = None) -> RedisPublishing:
+    def publishing(
+        self, keys: Keys, commands: CommandConnection, signer: Signer | None = None
+    ) -> RedisPublishing:
         return RedisPublishing(keys, commands, signer)
 
     def bus(
-        self, keys: Keys, commands: Commands, channels: Channels, signer: Signer | None, guard: Guard | None
+        self,
+        keys: Keys,
+        commands: CommandConnection,
+        channels: Subscription,
+        signer: Signer | None,
+        guard: Guard | None,
     ) -> RedisBus:
         return RedisBus(keys, commands, channels, signer, guard)
 
@@ -85,14 +92,21 @@ class Cluster:
     def publish_command(self) -> str:
         return publish_command(self._table)
 
-    def channels(self, hear: Hear, canaries: Canaries) -> ClusterSubscriber:
-        return ClusterSubscriber(self._table, self._factory, self._counters, hear, canaries)
+    def channels(self, on_message: OnMessage, canaries: Canaries) -> ClusterSubscriber:
+        return ClusterSubscriber(self._table, self._factory, self._counters, on_message, canaries)
 
-    def publishing(self, keys: Keys, commands: Commands, signer: Signer | None = None) -> ClusterPublishing:
+    def publishing(
+        self, keys: Keys, commands: CommandConnection, signer: Signer | None = None
+    ) -> ClusterPublishing:
         return ClusterPublishing(keys, commands, self._table, signer)
 
     def bus(
-        self, keys: Keys, commands: Commands, channels: Channels, signer: Signer | None, guard: Guard | None
+        self,
+        keys: Keys,
+        commands: CommandConnection,
+        channels: Subscription,
+        signer: Signer | None,
+        guard: Guard | None,
     ) -> ClusterBus:
         return ClusterBus(keys, commands, channels, self._table, signer, guard)
 

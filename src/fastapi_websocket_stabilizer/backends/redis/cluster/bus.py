@@ -15,20 +15,20 @@ from typing import Any, NamedTuple
 
 from redis import exceptions as redis_errors
 
-from ...exceptions import BackendUnavailableError
-from ...names import NodeId
-from ...runtime.loops import running_loop
-from ...runtime.metrics import Counters
-from ...wire.envelopes import Envelope, Part
-from .bus import RedisPublishing, RoomChannels
-from .canary import Canaries
-from .client import ConnectionFactory
-from .duties import Channels, Commands
-from .guard import Guard, Signer
-from .keys import Keys
-from .slots import SlotTable, redirected_to, slot_of
-from .subscriber import Subscriber
-from .urls import Address
+from ....exceptions import BackendUnavailableError
+from ....names import NodeId
+from ....runtime.loops import running_loop
+from ....runtime.metrics import Counters
+from ....wire.envelopes import Envelope, Part
+from ..bus import RedisPublishing, RoomChannels
+from ..connection import ConnectionFactory
+from ..guard import Guard, Signer
+from ..keys import Keys, slot_of
+from ..ports import CommandConnection, Subscription
+from ..probes import Canaries
+from ..subscriber import Subscriber
+from ..urls import Address
+from .slots import SlotTable, redirected_to
 
 Taken = list[list[NodeId]]
 Lookups = dict[str, "asyncio.Future[list[bytes]]"]
@@ -43,10 +43,10 @@ class ClusterSubscriber:
         table: SlotTable,
         factory: ConnectionFactory,
         counters: Counters,
-        hear: Callable[[bytes, bytes], None],
+        on_message: Callable[[bytes, bytes], None],
         canaries: Canaries,
     ) -> None:
-        self._table, self._factory, self._counters, self._hear = table, factory, counters, hear
+        self._table, self._factory, self._counters, self._on_message = table, factory, counters, on_message
         self._canaries = canaries
         self._canary_slots: dict[Address, int] = {}
         self._slots: dict[str, int] = {}  # of each wanted channel
@@ -108,7 +108,7 @@ class ClusterSubscriber:
         subscriber = self._subscribers.get(address)
         if subscriber is None:
             prefix = "S" if self._table.is_sharded else ""
-            subscriber = Subscriber(self._factory.at(address), self._counters, self._hear, prefix)
+            subscriber = Subscriber(self._factory.at(address), self._counters, self._on_message, prefix)
             subscriber.on_gap, subscriber.pause = self._note_gap, lambda: self.pause()
             subscriber.on_return = lambda seconds: self.on_return(seconds)
             subscriber.on_moved = lambda error: self._learn(error, address)
@@ -197,7 +197,7 @@ class ClusterPublishing(RedisPublishing):
     """
 
     def __init__(
-        self, keys: Keys, pipeline: Commands, table: SlotTable, signer: Signer | None = None
+        self, keys: Keys, pipeline: CommandConnection, table: SlotTable, signer: Signer | None = None
     ) -> None:
         super().__init__(keys, pipeline, signer)
         self._table = table
@@ -306,8 +306,8 @@ class ClusterBus(ClusterPublishing, RoomChannels):
     def __init__(
         self,
         keys: Keys,
-        pipeline: Commands,
-        subscriber: Channels,
+        pipeline: CommandConnection,
+        subscriber: Subscription,
         table: SlotTable,
         signer: Signer | None,
         guard: Guard | None,

@@ -4,10 +4,10 @@ import re
 from pathlib import Path
 
 import fastapi_websocket_stabilizer
-from fastapi_websocket_stabilizer.backends.redis.rights import acl_rule, commands
+from fastapi_websocket_stabilizer.backends.redis.doctor.rights import acl_rule, commands
 
 FOLDER = Path(fastapi_websocket_stabilizer.__file__).parent / "backends/redis"
-DOCUMENT = Path(__file__).parents[4] / "docs/operations.md"
+DOCUMENT = Path(__file__).parents[5] / "docs/operations.md"
 # Not sent as such: SUBSCRIBE and its kin are put together, ASKING is packed, scripts are sent by the pipeline.
 ELSEWHERE = {
     "ping",
@@ -32,7 +32,7 @@ def used() -> set[str]:
 
 
 def bus() -> str:
-    return (FOLDER / "cluster_bus.py").read_text()
+    return (FOLDER / "cluster/bus.py").read_text()
 
 
 def test_every_command_that_is_used_is_asked_for_and_no_other() -> None:

@@ -8,14 +8,13 @@ from typing import Any
 
 from redis import exceptions as redis_errors
 from redis.asyncio import Connection
-from redis.crc import key_slot
 
-from ...exceptions import BackendUnavailableError, ConfigurationError
-from ...runtime.logs import Occasionally
-from ...runtime.loops import running_loop
-from .client import ConnectionFactory, server_info
-from .sockets import close
-from .urls import Address
+from ....exceptions import BackendUnavailableError, ConfigurationError
+from ....runtime.logs import Occasionally
+from ....runtime.loops import running_loop
+from ..connection import ConnectionFactory, server_info
+from ..sockets import close
+from ..urls import Address
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -34,11 +33,6 @@ SHARDED_SINCE = 7
 
 OnChange = Callable[[dict[int, Address]], None]
 """Called with the slots that changed their owner, and their former owners; after each look at the map."""
-
-
-def slot_of(key: str) -> int:
-    """Return the slot of a key or channel."""
-    return key_slot(key.encode())
 
 
 class SlotTable:

@@ -1,19 +1,22 @@
-"""A message to ourselves, each beat and on each bus connection: does it still hear, and how far behind is it?
+"""Probes of each beat: does the bus still bring messages, how late, and has a server of a cluster been emptied?
 
-A connection that hears nothing looks just like one on which nothing is said. The message goes out through the
-commands and comes back on the bus; our repeated SUBSCRIBE goes out on the bus and is confirmed there. So each
-direction of either connection is tried, and a peer that swallows bytes is found within two beats.
+A connection that brings nothing looks just like one to which nothing is sent. So a canary goes out through the
+commands and comes back on the bus, and the repeated SUBSCRIBE is confirmed there. Each direction of either connection
+is tried. A peer that swallows bytes is found within two beats.
+
+The primary of ``{nodes}`` returns its epoch with each renewal. Epochs of the other primaries are keys that never end.
 """
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from ...runtime.loops import running_loop
 from ...runtime.metrics import Counters
-from .duties import Commands
+from . import scripts
 from .keys import Keys
+from .ports import CommandConnection
 from .subscriber import Subscriber
 
 OUTSTANDING = 16
@@ -29,7 +32,7 @@ class Canaries:
     """Watch every bus connection of a node: one, or in a cluster one for each primary that it listens to."""
 
     def __init__(
-        self, keys: Keys, commands: Commands, publish: Callable[[], str], counters: Counters
+        self, keys: Keys, commands: CommandConnection, publish: Callable[[], str], counters: Counters
     ) -> None:
         self._keys, self._commands, self._publish_command, self._counters = keys, commands, publish, counters
         self._canaries: dict[Subscriber, Canary] = {}
@@ -80,12 +83,12 @@ class Canary:
         self._counters = counters
         self.heard_after: Callable[[float], None] = lambda _: None
         self._raw_channel = channel.encode()
-        self._hear, subscriber.hear = subscriber.hear, self.hear
+        self._pass_on, subscriber.on_message = subscriber.on_message, self.on_message
         self.restart()
 
     def release(self) -> None:
         """Watch it no more."""
-        self._subscriber.hear = self._hear
+        self._subscriber.on_message = self._pass_on
         self._subscriber.unsubscribe(self._channel)
 
     def restart(self) -> None:
@@ -95,10 +98,10 @@ class Canary:
         self._unheard_since_s: float | None = None
         self._bytes_read = -1
 
-    def hear(self, channel: bytes, data: bytes) -> None:
+    def on_message(self, channel: bytes, data: bytes) -> None:
         """Take what the subscriber hears; what is no canary goes on."""
         if channel != self._raw_channel:
-            self._hear(channel, data)
+            self._pass_on(channel, data)
             return
         sent_at_s = self._outstanding.get(data)
         if sent_at_s is not None:  # else somebody else's
@@ -136,3 +139,27 @@ class Canary:
     def unheard_for_s(self) -> float:
         """For how long nothing came back that Redis had taken; 0 when the last one did."""
         return 0.0 if self._unheard_since_s is None else running_loop().time() - self._unheard_since_s
+
+
+class Epochs:
+    """Watches the content of servers: one key of each, which whoever misses it puts there anew."""
+
+    def __init__(self, keys: Keys, commands: CommandConnection, tags: Callable[[], Iterable[str]]) -> None:
+        self._keys, self._commands, self._tags = keys, commands, tags
+        self._seen: dict[str, bytes] = {}  # at most one for each partition
+        self.changes: int = 0
+        """How often some server had another content than before."""
+
+    def look(self) -> None:
+        """Look at each server: before anything else is written there, and at each beat; known at the next."""
+        for tag in self._tags():
+            key = self._keys.epoch_of(tag)
+            reply = self._commands.call(scripts.AGREE, [key], secrets.token_hex(8), idempotent=True)
+            reply.add_done_callback(partial(self._found, tag))
+
+    def _found(self, tag: str, reply: "asyncio.Future[bytes]") -> None:
+        if reply.cancelled() or reply.exception() is not None:
+            return  # asked again at the next beat
+        epoch = reply.result()
+        self.changes += self._seen.setdefault(tag, epoch) != epoch
+        self._seen[tag] = epoch

@@ -2,12 +2,12 @@
 
 import asyncio
 
-from fastapi_websocket_stabilizer.backends.redis.canary import ATTEMPTS, Canaries
-from fastapi_websocket_stabilizer.backends.redis.client import ConnectionFactory
-from fastapi_websocket_stabilizer.backends.redis.cluster_bus import ClusterSubscriber
-from fastapi_websocket_stabilizer.backends.redis.keys import Keys
+from fastapi_websocket_stabilizer.backends.redis.cluster.bus import ClusterSubscriber
+from fastapi_websocket_stabilizer.backends.redis.cluster.slots import SlotTable
+from fastapi_websocket_stabilizer.backends.redis.connection import ConnectionFactory
+from fastapi_websocket_stabilizer.backends.redis.keys import Keys, slot_of
 from fastapi_websocket_stabilizer.backends.redis.pipeline import Pipeline
-from fastapi_websocket_stabilizer.backends.redis.slots import SlotTable, slot_of
+from fastapi_websocket_stabilizer.backends.redis.probes import ATTEMPTS, Canaries
 from fastapi_websocket_stabilizer.backends.redis.subscriber import Subscriber
 from fastapi_websocket_stabilizer.backends.redis.urls import Address
 from fastapi_websocket_stabilizer.runtime.metrics import Counters

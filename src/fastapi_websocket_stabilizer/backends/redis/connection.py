@@ -216,7 +216,7 @@ async def check_server(connection: Connection, address: str, *, is_in_cluster: b
     return str(info.get("run_id", ""))
 
 
-async def succeed(connection: Connection, former: int) -> int:
+async def fence_former_connection(connection: Connection, former: int) -> int:
     """Have the server close our former connection; return what it calls this one, 0 if we may not do either.
 
     What it has not read of the former yet is not carried out behind what is sent from now on.

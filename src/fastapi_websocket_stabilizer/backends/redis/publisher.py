@@ -26,7 +26,7 @@ from ...wire.sequences import Sequencer
 from . import scripts
 from .background import Background
 from .bus import direct_call, direct_reply
-from .client import ConnectionFactory
+from .connection import ConnectionFactory
 from .guard import Signer
 from .keys import Keys
 from .topology import topology_at

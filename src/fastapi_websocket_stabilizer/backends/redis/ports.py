@@ -8,7 +8,7 @@ from .command import Argument
 from .scripts import Script
 
 
-class Commands(Protocol):
+class CommandConnection(Protocol):
     """Sends commands: ``Pipeline`` to one server, ``Router`` to a cluster.
 
     Attributes:
@@ -50,7 +50,7 @@ class Commands(Protocol):
     def send(self, *arguments: Argument, idempotent: bool) -> "asyncio.Future[Any]": ...
 
 
-class Channels(Protocol):
+class Subscription(Protocol):
     """Hears channels: ``Subscriber`` of one server, ``ClusterSubscriber`` of a cluster.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""What is right and wrong with a registry's Redis, judged from what it said. Pure; ``checkup`` asks."""
+"""What is right and wrong with a registry's Redis, judged from what it said. Pure; ``examination`` asks."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -6,9 +6,9 @@ from enum import Enum
 from statistics import median
 from typing import Any
 
-from ...wire.envelopes import MAX_ENVELOPE_BYTES
-from .client import OLDEST_VERSION, server_mode
-from .slots import SLOTS
+from ....wire.envelopes import MAX_ENVELOPE_BYTES
+from ..cluster.slots import SLOTS
+from ..connection import OLDEST_VERSION, server_mode
 
 LEAST_BUFFER_BYTES = 2 * MAX_ENVELOPE_BYTES
 """Redis cuts a subscriber off that is further behind; the largest envelope must fit, and something before it."""

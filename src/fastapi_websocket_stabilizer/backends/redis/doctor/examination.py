@@ -11,16 +11,16 @@ from typing import Any
 
 from redis import exceptions as redis_errors
 
-from ...exceptions import WebSocketStabilizerError
-from ...names import NodeId
-from ...runtime.loops import running_loop
+from ....exceptions import WebSocketStabilizerError
+from ....names import NodeId
+from ....runtime.loops import running_loop
+from ..cluster.slots import SHARDED_SINCE, place
+from ..connection import ConnectionFactory, NotPermittedError
+from ..keys import Keys
+from ..sockets import close
+from ..urls import Address, Location, parse
 from . import rights
-from .client import ConnectionFactory, NotPermittedError
 from .diagnosis import Facts, Finding, Level, diagnose, diagnose_replicas, diagnose_slots
-from .keys import Keys
-from .slots import SHARDED_SINCE, place
-from .sockets import close
-from .urls import Address, Location, parse
 
 PINGS = 20
 SETTINGS = "client-output-buffer-limit", "timeout", "tcp-keepalive"

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from fastapi_websocket_stabilizer.backends.redis.diagnosis import (
+from fastapi_websocket_stabilizer.backends.redis.doctor.diagnosis import (
     Facts,
     Level,
     diagnose,

@@ -15,15 +15,16 @@ from typing import Any
 
 from redis import exceptions as redis_errors
 
-from ...exceptions import BackendUnavailableError
-from ...runtime.loops import running_loop
-from ...runtime.metrics import Counters
-from .client import ConnectionFactory
-from .command import Argument, Command
-from .pipeline import LIMIT_BYTES, Pipeline, Redirected
-from .scripts import Script
-from .slots import RETRY_S, SlotTable, redirected_to, slot_of
-from .urls import Address
+from ....exceptions import BackendUnavailableError
+from ....runtime.loops import running_loop
+from ....runtime.metrics import Counters
+from ..command import Argument, Command
+from ..connection import ConnectionFactory
+from ..keys import slot_of
+from ..pipeline import LIMIT_BYTES, Pipeline, Redirected
+from ..scripts import Script
+from ..urls import Address
+from .slots import RETRY_S, SlotTable, redirected_to
 
 LEASES = "{nodes}"
 """A key of the slot that leases are in."""

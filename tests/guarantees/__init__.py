@@ -1,1 +1,1 @@
-"""Measures the time of recovery from each fault: ``python -m tests.guarantees`` writes ``docs/guarantees.md``."""
+"""Measures the recovery time of each fault. ``python -m tests.guarantees`` writes ``docs/guarantees.md``."""

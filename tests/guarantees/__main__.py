@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from . import one_server, several_servers  # noqa: F401 - they fill ROWS
+from . import one_server, several_servers  # noqa: F401 - both fill ROWS
 from .page import Results, page
 from .rows import ROWS, Row
 from .world import CLIENTS, World
@@ -18,10 +18,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.guarantees", description=__doc__)
     parser.add_argument("--only", choices=ROWS, action="append", help="a row; may be given several times")
     parser.add_argument("--trials", type=int, default=20)
-    parser.add_argument("--worlds", type=int, default=4, help="how many trials run side by side")
+    parser.add_argument("--worlds", type=int, default=4, help="number of parallel trials")
     parser.add_argument("--lease", type=float, default=10.0, help="lease_ttl_s; a beat is 0.3 of it")
-    parser.add_argument("--output", type=Path, help="the page; without it a table is printed")
-    parser.add_argument("--json", type=Path, help="the seconds of every trial")
+    parser.add_argument("--output", type=Path, help="file of the page; printed if omitted")
+    parser.add_argument("--json", type=Path, help="file for the seconds of every trial")
     options = parser.parse_args()
     rows = [ROWS[name] for name in options.only or ROWS]
     results = asyncio.run(measure(rows, options.trials, options.worlds, options.lease))

@@ -1,4 +1,4 @@
-"""Faults of replicas, clients, and the one Redis that they share."""
+"""Faults of replicas, of clients, and of their single Redis server."""
 
 import asyncio
 import time
@@ -13,10 +13,10 @@ from .world import ServerWorld
 
 LARGE = "x" * 100_000
 LARGE_MESSAGES = 120
-"""More than the buffers of two kernels and an outbox hold for a client that does not read."""
+"""Number of messages that overflow two kernel buffers and an outbox for a client that does not read."""
 DRAIN_OVER_S = 5.0
 AWAY_S = 2.0
-"""Seconds that Redis or the network is away in a trial, beyond the time that the row names."""
+"""Seconds that Redis or the network is away in a trial, in addition to the time in the description of the row."""
 
 
 @row(

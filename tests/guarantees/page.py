@@ -9,7 +9,7 @@ from tests.support.sentinels import DOWN_AFTER_MS
 from .rows import ROWS
 
 Results = dict[str, dict[str, list[float]]]
-"""Seconds of every trial, by row and by the event that ended the measurement."""
+"""Seconds of every trial, by row and by the event that ends the measurement."""
 
 ABOUT = (
     "`python -m tests.guarantees --output docs/guarantees.md` injects each of these faults into real processes and "

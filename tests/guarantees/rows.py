@@ -7,9 +7,9 @@ from typing import Any
 from .world import ServerWorld, World
 
 Trial = Callable[[Any], Awaitable[dict[str, float]]]
-"""Injects the fault once into a world of the row's kind; returns seconds by the event that ended each.
+"""Function that injects the fault once into a world, and returns the seconds until each measured event.
 
-It leaves the world complete.
+The world is complete again when the function returns.
 """
 
 
@@ -28,7 +28,7 @@ ROWS: dict[str, Row] = {}
 
 
 def row(fault: str, promise: str, world: type[World] = ServerWorld) -> Callable[[Trial], Trial]:
-    """Add a trial to the page, under its own name."""
+    """Return a decorator that adds a trial to the page, under the name of its function."""
 
     def add(trial: Trial) -> Trial:
         name = trial.__name__.replace("_", "-")

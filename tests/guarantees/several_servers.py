@@ -1,4 +1,4 @@
-"""Faults of a Redis that is several servers: behind Sentinels, or a cluster."""
+"""Faults of a Redis with several servers, behind Sentinels or as a cluster."""
 
 import asyncio
 

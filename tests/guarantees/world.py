@@ -1,4 +1,4 @@
-"""Two replica processes with clients, and a Redis of their own: one fault after the other is done to them."""
+"""Two replica processes with clients and a separate Redis, for one fault after the other."""
 
 import asyncio
 import time
@@ -20,7 +20,7 @@ from tests.support.sentinels import SentinelGroup
 from tests.support.waiting import eventually
 
 CLIENTS = 5
-"""Clients of each replica."""
+"""Number of clients of each replica."""
 PATIENCE_S = 90.0
 POLL_S = 0.02
 NAMESPACE = "guarantees"
@@ -38,7 +38,7 @@ class Seat:
         self._stack = AsyncExitStack()
 
     async def fill(self) -> None:
-        """Connect its clients; those that are connected still are let go first."""
+        """Connect the clients of the replica. Former connections are closed first."""
         await self.clear()
         for number in range(CLIENTS):
             client_id = f"{self.name}{number}"
@@ -60,7 +60,7 @@ class Seat:
 
 
 class World(ABC):
-    """``far`` and ``near`` are two replicas of one registry; what is under them, each kind of world says."""
+    """``far`` and ``near`` are two replicas of one registry. Subclasses start its Redis."""
 
     def __init__(self) -> None:
         self.far, self.near = Seat("far"), Seat("near")
@@ -70,7 +70,7 @@ class World(ABC):
     @classmethod
     @asynccontextmanager
     async def open(cls, lease_s: float, beat_s: float) -> AsyncIterator[Self]:
-        """Start everything; all of it ends with the block."""
+        """Start Redis, replicas and clients. All end with the block."""
         async with AsyncExitStack() as stack:
             world = cls()
             await world._serve(stack)
@@ -85,17 +85,17 @@ class World(ABC):
 
     @abstractmethod
     async def _serve(self, stack: AsyncExitStack) -> None:
-        """Start what is under the replicas, and say how each reaches it."""
+        """Start Redis, and set the URL of each replica."""
 
     @property
     def everybody(self) -> list[str]:
         return [*self.far.clients, *self.near.clients]
 
     async def until(self, condition: Condition) -> float:
-        """Return how many seconds it took until ``condition`` held; a replica that does not answer is "not yet".
+        """Return the seconds until ``condition`` holds. An error of a replica or of Redis counts as "not yet".
 
         Raises:
-            TimeoutError: It did not within ``PATIENCE_S``.
+            TimeoutError: The condition does not hold within ``PATIENCE_S``.
         """
         began_s = time.monotonic()
         async with asyncio.timeout(PATIENCE_S):
@@ -104,7 +104,7 @@ class World(ABC):
         return time.monotonic() - began_s
 
     async def is_whole(self) -> bool:
-        """Whether both replicas list everybody, and a broadcast of either reaches everybody."""
+        """Whether both replicas list all clients, and a broadcast of each reaches all clients."""
         for seat in (self.far, self.near):
             if not await seat.lists(*self.everybody) or not await self.reaches_all(seat):
                 return False
@@ -125,7 +125,7 @@ class World(ABC):
 
 
 class ServerWorld(World):
-    """One server; ``far`` reaches it through ``network``."""
+    """One server. ``far`` is connected to it through ``network``."""
 
     async def _serve(self, stack: AsyncExitStack) -> None:
         self.server = stack.enter_context(RedisServer(first_row()))
@@ -133,7 +133,7 @@ class ServerWorld(World):
         self.far_url, self.near_url = self.network.url, self.server.url
 
     def keys_of(self, node_id: str) -> list[str]:
-        """Return what is left in Redis of a node."""
+        """Return the keys of a node in Redis."""
         return keys_with(self.server.url, node_id)
 
 
@@ -145,7 +145,7 @@ class SentinelWorld(World):
         self.far_url = self.near_url = self.group.url
 
     def is_in_order(self) -> bool:
-        """Whether there is a replica that could be promoted, and every Sentinel knows it."""
+        """Whether there is a synchronized replica that every Sentinel knows."""
         return self.group.is_synced and all(sentinel.knows_all() for sentinel in self.group.sentinels)
 
 
@@ -160,12 +160,12 @@ class ClusterWorld(World):
 
     @property
     def primaries(self) -> list[RedisServer]:
-        """The servers that have slots."""
+        """The servers with slots."""
         owners = [self.cluster.owner(slot) for slot in range(0, SLOTS, SLOTS // 16)]
         return [server for server in self.cluster.servers if server in owners]
 
     def next_primary(self) -> RedisServer:
-        """Return one primary after the other."""
+        """Return the next primary, in turn."""
         return self.primaries[next(self._turns) % len(self.primaries)]
 
 

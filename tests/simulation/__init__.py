@@ -1,1 +1,1 @@
-"""Nodes of one registry in virtual time: every wait is over at once, and a seed says all that happens."""
+"""Nodes of one registry in virtual time. No wait takes real time, and a seed determines the whole run."""

@@ -1,4 +1,4 @@
-"""``python -m tests.simulation SEED [refuse]``: show one schedule and what it violates."""
+"""``python -m tests.simulation SEED [refuse]`` prints one schedule and its violations."""
 
 import argparse
 import logging
@@ -9,7 +9,7 @@ from tests.simulation.schedule import POLICIES, plan
 
 parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
 parser.add_argument("seed", type=int)
-parser.add_argument("policy", nargs="?", choices=POLICIES, default=POLICIES[0], help="of on_backend_loss")
+parser.add_argument("policy", nargs="?", choices=POLICIES, default=POLICIES[0], help="on_backend_loss")
 given = parser.parse_args()
 
 logging.disable(logging.CRITICAL)

@@ -1,4 +1,4 @@
-"""An event loop whose clock jumps to the next timer, and on which a node can be frozen."""
+"""An event loop with a virtual clock that jumps to the next timer. Nodes on it can be frozen."""
 
 import asyncio
 import contextvars
@@ -6,21 +6,21 @@ import heapq
 from typing import Any
 
 NODE: contextvars.ContextVar[str] = contextvars.ContextVar("node", default="")
-"""The node that a callback belongs to; tasks and timers inherit it. "" is the world."""
+"""The node that a callback belongs to, or "" for the world. Tasks and timers inherit it."""
 
 
 START_S = 1_000.0
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """Runs callbacks in the order of their time, and never waits. No I/O."""
+    """Runs callbacks in the order of their time, without waiting and without I/O."""
 
     def __init__(self) -> None:
         super().__init__()
         self.now_s = 0.0
-        # What a frozen node would have done meanwhile, in order.
+        # Callbacks of frozen nodes, in order.
         self._held: dict[str, list[asyncio.Handle]] = {}
-        # asyncio's own, which its stubs do not show.
+        # Private attributes of asyncio, which its stubs omit.
         self._ready: Any
         self._scheduled: list[Any]
 
@@ -28,23 +28,23 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self.now_s
 
     def reset(self) -> None:
-        """Begin again; nothing of the last simulation comes any more."""
+        """Reset the clock, and drop the timers and held callbacks of the last simulation."""
         self.now_s = START_S
         self._scheduled.clear()
         self._held.clear()
 
     def freeze(self, node: str) -> None:
-        """Run nothing of a node until it is thawed."""
+        """Hold all callbacks of a node until ``thaw``."""
         self._held.setdefault(node, [])
 
     def thaw(self, node: str) -> None:
-        """Run what was held: what came in from the network first, as a selector would say it."""
+        """Run the held callbacks. Those of the network come first, as with a selector."""
         held = self._held.pop(node, [])
         held.sort(key=lambda handle: not getattr(handle, "_is_io", False))
         self._ready.extend(held)
 
     def arrive_at(self, when_s: float, context: contextvars.Context, callback: Any, *args: Any) -> None:
-        """Have something come in from the network."""
+        """Schedule a callback of the network."""
         handle: Any = IoHandle(when_s, callback, args, self, context)
         heapq.heappush(self._scheduled, handle)
         handle._scheduled = True
@@ -55,7 +55,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             while scheduled and scheduled[0]._cancelled:
                 heapq.heappop(scheduled)._scheduled = False
             if not scheduled:
-                raise RuntimeError("everybody waits for something that will never happen")
+                raise RuntimeError("deadlock: no callback is ready and no timer is scheduled")
             self.now_s = max(self.now_s, scheduled[0]._when)
         while scheduled and scheduled[0]._when <= self.now_s:
             handle = heapq.heappop(scheduled)

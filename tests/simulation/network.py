@@ -1,4 +1,4 @@
-"""The way to Redis in the simulation: late, lost, cut, and in order."""
+"""The simulated network between nodes and Redis: ordered, with latency, losses and cuts."""
 
 import asyncio
 import contextvars
@@ -17,11 +17,11 @@ from tests.simulation.loop import VirtualLoop
 NOT_REPEATED = {"publish_all", "publish_room", "publish_node", "publish_clients", "redeem"}
 LONGEST_LATENCY_S = 0.05
 TICK_S = 1e-6
-"""Keeps what arrives on one connection in order: timers of the same moment have none."""
+"""Smallest time between two arrivals on one connection. Timers of the same moment would have no order."""
 
 
 class SimHub(SharedHub):
-    """Redis; its clock may be stepped."""
+    """The simulated Redis, with a clock that can be stepped."""
 
     def __init__(self, loop: VirtualLoop) -> None:
         super().__init__()
@@ -32,14 +32,14 @@ class SimHub(SharedHub):
 
 
 class Command:
-    """One command: what it does at the server, and who waits for its reply."""
+    """One command: its execution at the server, and the future of its reply."""
 
     def __init__(self, run: Callable[[], Any], reply: "asyncio.Future[Any]", *, repeats: bool) -> None:
         self.run, self.reply, self.repeats = run, reply, repeats
 
 
 class SimLink(MemoryLink):
-    """One connection for commands and one for the bus, each in order, with latency, and both breakable."""
+    """One connection for commands and one for the bus, each ordered, with latency and faults."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class SimLink(MemoryLink):
         super().__init__(hub, config, receive, counters)
         self._rng = rng
         self._loop: Any = asyncio.get_running_loop()
-        self._home = contextvars.copy_context()  # the node's: made where its manager is made
+        self._home = contextvars.copy_context()  # the context of the node, which makes its link
         self._world = contextvars.Context()
         self._life = self._bus_life = 0
         self._out_s = self._in_s = self._heard_s = 0.0
@@ -61,7 +61,7 @@ class SimLink(MemoryLink):
         self.is_dead = False
 
     def _after(self, last_s: float) -> float:
-        """Return when something arrives that was sent now, on a connection where ``last_s`` was the last."""
+        """Return the arrival time of data sent now on a connection with the last arrival at ``last_s``."""
         arrives_s: float = self._loop.now_s + LONGEST_LATENCY_S * self._rng.random() ** 3
         return max(arrives_s, last_s + TICK_S)
 
@@ -94,7 +94,7 @@ class SimLink(MemoryLink):
         command = Command(run, self._loop.create_future(), repeats=repeats)
         self._under_way[command] = None
         deadline = self._loop.call_later(self.config.redis_timeout_s, self._fail, command, "no answer")
-        # One whose caller was cancelled is under way until its deadline.
+        # A command with a cancelled caller stays in flight until its deadline.
         command.reply.add_done_callback(lambda reply: reply.cancelled() or deadline.cancel())
         if not self.is_cut:
             self._send(command)
@@ -121,12 +121,12 @@ class SimLink(MemoryLink):
         self._under_way.pop(command, None)
         if not command.reply.done():
             command.reply.set_exception(BackendUnavailableError(why))
-            command.reply.exception()  # some are not waited for
+            command.reply.exception()  # mark it as retrieved, because some replies are not awaited
 
     # The bus
 
     def hear(self, channel: str, envelope: Envelope, size: int) -> None:
-        """Called by the hub, at the moment of the publish."""
+        """Schedule the arrival of an envelope. The hub calls this at the time of the publish."""
         if self.is_cut or self.is_swallowing:
             return
         self._heard_s = self._after(self._heard_s)
@@ -138,22 +138,22 @@ class SimLink(MemoryLink):
         if life == self._bus_life:
             self._receive(channel, envelope, size)
 
-    # Faults; they come from the world, and the node notices in its own time
+    # Faults: called in the context of the world, and noticed by callbacks in that of the node
 
     def cut(self) -> None:
         self.is_cut = True
         self._sever()
 
     def swallow(self) -> None:
-        """Let nothing through, and say nothing."""
+        """Drop all data silently."""
         self.is_swallowing = True
 
     def mend(self) -> None:
         if self.is_dead or not (
             self.is_cut or self.is_swallowing
-        ):  # its connections went with it, or are there
+        ):  # a dead node has no connections, and those of others are intact
             return
-        if self.is_swallowing:  # the connections of before are given up
+        if self.is_swallowing:  # the former connections are abandoned
             self.is_swallowing = False
             self._sever()
         self.is_cut = False
@@ -165,7 +165,7 @@ class SimLink(MemoryLink):
         self._loop.arrive_at(self._loop.now_s, self._home, self.on_gap)
 
     def break_connections(self) -> None:
-        """Reset both connections; they are there again at once."""
+        """Reset both connections. They are open again at once."""
         if not self.is_cut:
             self.cut()
             self.mend()
@@ -181,7 +181,7 @@ class SimLink(MemoryLink):
 
 
 def _finished(coroutine: Any) -> Any:
-    """Run a method of the memory backend, which never waits."""
+    """Return the result of a method of the memory backend, which never waits."""
     try:
         coroutine.send(None)
     except StopIteration as stop:

@@ -1,4 +1,4 @@
-"""One node of a simulation, and its clients' sockets."""
+"""One node of a simulation, and the sockets of its clients."""
 
 import asyncio
 import contextvars
@@ -84,7 +84,7 @@ class Socket:
 
 
 class Node:
-    """One life of one node."""
+    """One process of a node."""
 
     def __init__(
         self, name: str, hub: SimHub, rng: random.Random, note: Note, policy: Policy = "degrade"
@@ -103,5 +103,5 @@ class Node:
             self._note(self.name, event)
 
     def do(self, coroutine: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
-        """Do something as this node."""
+        """Run a coroutine in the context of this node."""
         return asyncio.get_running_loop().create_task(coroutine, context=self.context.copy())

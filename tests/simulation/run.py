@@ -1,4 +1,4 @@
-"""One seed: a schedule, and the product with or without what repairs keys that were lost."""
+"""The run of one seed: its schedule, with or without the inspection of keys."""
 
 from contextlib import nullcontext
 
@@ -9,10 +9,9 @@ from tests.simulation.world import simulate
 
 
 def violations_of(seed: int, policy: Policy, loop: VirtualLoop) -> list[str]:
-    """Return what a seed violates under a policy.
+    """Return the violations of a seed under a policy.
 
-    Every second seed runs without the inspection of keys: with each beat it would also repair what the protocol did
-    wrong.
+    Every second seed runs without the inspection of keys, which would hide defects by its repairs with each beat.
     """
     with without_inspection() if seed % 2 else nullcontext():
         return simulate(loop, plan(seed, policy))

@@ -1,4 +1,4 @@
-"""What happens in one simulation: made of a seed, printed when it fails."""
+"""The schedule of one simulation, which depends only on the seed."""
 
 import random
 from dataclasses import dataclass
@@ -7,13 +7,13 @@ from typing import Literal
 LEASE_S = 1.5
 BEAT_S = 0.5
 LASTS_S = 4.0
-"""Seconds of operations and faults; then everything is mended and the registry settles."""
+"""Seconds of operations and faults. After that all faults are mended and the registry settles."""
 
 Policy = Literal["degrade", "refuse"]
 POLICIES: tuple[Policy, ...] = ("degrade", "refuse")
-"""Values of ``on_backend_loss``; the default first."""
+"""Values of ``on_backend_loss``, with the default first."""
 CANCELLED_WITHIN_S = 0.15
-"""Seconds after which a connect is cancelled at the latest: some commands one after another."""
+"""Longest time in seconds until a connect is cancelled, about the duration of its commands."""
 OPERATIONS = {
     "connect": 7, "cancel": 2, "close": 2, "join": 3, "leave": 1, "direct": 3, "broadcast": 3, "room": 2,
 }  # fmt: skip
@@ -25,7 +25,7 @@ FAULTS = {
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Something that happens at a time, to a node; ``lasts_s`` of faults that end."""
+    """One operation or fault on a node. ``lasts_s`` is the duration of faults that end."""
 
     at_s: float
     kind: str
@@ -37,7 +37,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """All of it, in order of time."""
+    """All steps of a run, in order of time."""
 
     seed: int
     nodes: int
@@ -50,7 +50,7 @@ def _pick(rng: random.Random, weights: dict[str, int]) -> str:
 
 
 def plan(seed: int, policy: Policy = "degrade") -> Schedule:
-    """Return the schedule of a seed, for nodes with a policy."""
+    """Return the schedule of a seed, with the policy of its nodes."""
     rng = random.Random(seed)
     nodes = rng.choice((2, 2, 3))
     steps = [_operation(rng, nodes) for _ in range(rng.randint(4, 12))]

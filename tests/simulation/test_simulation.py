@@ -1,4 +1,4 @@
-"""Ten thousand random schedules under each policy hold what docs/design.md promises."""
+"""Ten thousand random schedules under each policy violate no promise of docs/design.md."""
 
 import asyncio
 import contextvars
@@ -25,7 +25,7 @@ from tests.simulation.world import World, simulate
 SCHEDULES = 10_000
 PARTS = 8
 SOME = 400
-"""Schedules in which each fault that was sown is provoked at least once."""
+"""Number of schedules that provoke each sown fault at least once."""
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def loop() -> Iterator[VirtualLoop]:
 
 
 def violations(seeds: range, policy: Policy = "degrade", loop: VirtualLoop | None = None) -> list[str]:
-    """Return what each seed violates; ``python -m tests.simulation SEED POLICY`` shows one."""
+    """Return the violations of each seed. ``python -m tests.simulation SEED POLICY`` shows one."""
     logging.disable(logging.CRITICAL)
     loop = loop or VirtualLoop()
     found = []
@@ -53,7 +53,7 @@ def test_no_schedule_violates_an_invariant_under_either_policy() -> None:
     size = SCHEDULES // PARTS
     parts = [range(start, start + size) for start in range(0, SCHEDULES, size)]
     jobs = list(product(parts, POLICIES))
-    # Not traced for coverage, which would take four times as long: the sown faults go through the same code.
+    # Not traced for coverage, which would take four times as long. The tests of sown faults cover the same code.
     untraced = partial(sys.settrace, None)
     with ProcessPoolExecutor(mp_context=get_context("spawn"), initializer=untraced) as pool:
         found = [violation for part in pool.map(violations, *zip(*jobs, strict=True)) for violation in part]
@@ -120,14 +120,14 @@ def test_what_is_found_while_a_node_catches_up_waits_for_no_further_beat(loop: V
         socket: Any = Socket("c0", node, lambda _: None)
         await node.do(node.manager.connect("c0", socket))
         recovery = node.manager.registry.recovery
-        await asyncio.sleep(1.02 * BEAT_S)  # just after a beat
-        node.context.copy().run(recovery.gap_ended, 0.1)  # it begins to compare, which takes a while
+        await asyncio.sleep(1.02 * BEAT_S)  # shortly after a beat
+        node.context.copy().run(recovery.gap_ended, 0.1)  # the node begins a long comparison
         for _ in range(5):
             await asyncio.sleep(0)
         assert recovery._is_catching_up
         node.context.copy().run(recovery.store_changed)
         node.context.copy().run(recovery.renewed, Renewal(held=True, live={}, lapsed=()))
-        await asyncio.sleep(0.9 * BEAT_S)  # the next beat is still to come
+        await asyncio.sleep(0.9 * BEAT_S)  # before the next beat
         is_done = not node.manager.registry.connections.reclaims._unclaimed
         await node.do(node.manager.graceful_shutdown(1.0))
         return is_done

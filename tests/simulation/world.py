@@ -1,4 +1,4 @@
-"""Real managers on a simulated network, what is done to them, and what must hold afterwards."""
+"""Real managers on a simulated network, operations and faults on them, and the invariants that must hold."""
 
 import asyncio
 import contextvars
@@ -20,12 +20,12 @@ from tests.simulation.schedule import BEAT_S, LASTS_S, LEASE_S, Schedule, Step
 Call = Callable[..., Coroutine[Any, Any, Any]]
 HITTING = {"freeze", "crash", "cut", "swallow"}
 SETTLED_S = LEASE_S + 2 * BEAT_S + 4 * TIMEOUT_S
-"""What may take everything that began before the last fault ended: a lease, two beats, a sweep's commands."""
+"""Seconds until the registry has settled after the last fault: a lease, two beats, the commands of a sweep."""
 SLOW_CLOSE_S = 10.0
-"""How long some peers take to answer a close."""
+"""Seconds until some peers answer a close."""
 DRAIN_SLACK_S = 0.01
 CALL_LIMIT_S = 6 * TIMEOUT_S + 2 * LEASE_S
-"""The longest call: some commands one after another, behind a beat that finds the lease gone."""
+"""Longest call in seconds: some commands one after another, behind a beat that notices the loss of the lease."""
 
 
 class World:
@@ -34,7 +34,7 @@ class World:
     def __init__(self, loop: VirtualLoop, schedule: Schedule) -> None:
         self.loop, self.schedule = loop, schedule
         self.rng = random.Random(schedule.seed)
-        random.seed(schedule.seed)  # pauses and paces are of the product's own choosing
+        random.seed(schedule.seed)  # the library draws its pauses and paces from it
         state.new_node_id = lambda: NodeId(f"{self.rng.getrandbits(64):016x}")
         self.hub = SimHub(loop)
         self.events: list[tuple[str, PresenceEvent]] = []
@@ -46,13 +46,13 @@ class World:
         self._calls: dict[asyncio.Task[Any], Node] = {}
         self._freezes: list[tuple[str, float, float]] = []
         self.hits = Counter[str]()
-        """How often each node was frozen, killed or cut off."""
+        """Number of times that each node was frozen, killed or cut off."""
         self._told_s: dict[str, float] = {}
-        """When each event was reported last."""
+        """Time of the last report of each event."""
         self._losses_s: list[float] = []
-        """When Redis lost its content."""
+        """Times at which Redis lost its content."""
         self._absences: list[tuple[str, float, float]] = []
-        """From when to when each node was frozen or cut off."""
+        """Name, begin and end of each time that a node was frozen or cut off."""
 
     def _seat(self, number: int) -> Node:
         self.names[str(number)] += 1
@@ -64,7 +64,7 @@ class World:
         self._told_s[event.event_id] = self.loop.now_s
 
     async def run(self) -> list[str]:
-        """Live through the schedule; return what was violated."""
+        """Execute the schedule, and return the violations."""
         self.seats = [self._seat(number) for number in range(self.schedule.nodes)]
         for node in self.seats:
             await node.do(self._started(node))
@@ -98,7 +98,7 @@ class World:
             await call(*arguments)
         except WebSocketStabilizerError:
             pass
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is the product's
+        except Exception as error:  # noqa: BLE001 - any other error is a violation
             self.violations.append(f"unnamed error: {name} raised {error!r}")
         took_s = self.loop.now_s - began_s - (self._frozen_s(node) - frozen_s)
         if took_s > CALL_LIMIT_S and not node.has_crashed:
@@ -124,7 +124,7 @@ class World:
         socket.claimed_s = self.loop.now_s
 
     def _cancel(self, step: Step, node: Node) -> None:
-        """Connect, and be cancelled before that is over, or be just in time and hang up."""
+        """Connect with a time limit. If the connect is not cancelled by it, close the connection."""
         socket = Socket(step.client, node, lambda _: None)
         self.sockets.append(socket)
         self._spawn(node, self._connected_in_time, socket, node, step.lasts_s)
@@ -195,7 +195,7 @@ class World:
         self._spawn(self.seats[step.node], self._started, self.seats[step.node])
 
     async def _started(self, node: Node) -> None:
-        """Start a node as a supervisor does: again when it failed."""
+        """Start a node, and retry after failures as a supervisor does."""
         while True:
             try:
                 await node.manager.start()
@@ -245,7 +245,7 @@ class World:
             self._calls[node.do(self._rolled_over(step, node, *before))] = node
 
     async def _rolled_over(self, step: Step, node: Node, *before: Call) -> None:
-        """Do something before a node stops, and put a new one in its place."""
+        """Run ``before``, then stop the node and start a new one in its place."""
         for call in before:
             await call(step, node)
         await node.manager.graceful_shutdown(1.0)
@@ -262,12 +262,12 @@ class World:
             self._violated("drained in time", f"{left} are still connected to {node.name}")
 
     def _sent_away(self, step: Step, in_s: float) -> None:
-        """A client was told to come back: it does, to another node if there is one."""
+        """Reconnect a client that a drain closed, to another node if there is one."""
         others = [node for node in self.seats if not node.is_draining and not node.has_crashed]
         node = self.rng.choice(others or self.seats)
         self.loop.call_later(in_s, self._connect, step, node, context=contextvars.Context())
 
-    # Afterwards
+    # Invariants
 
     async def _settle(self) -> None:
         for node in self.seats:
@@ -296,7 +296,7 @@ class World:
             self._check_last_claim(client)
 
     def _check_last_claim(self, client: str) -> None:
-        """Whoever claimed last, with nobody else at it at the same time, holds the client."""
+        """The socket of the last claim holds the client, unless another claim overlapped with it."""
         claims = [s for s in self.sockets if s.client == client and s.began_s is not None]
         last = max(claims, key=lambda s: s.began_s or 0.0, default=None)
         if last is None or last.claimed_s is None or last.hung_up or last.is_open:
@@ -340,8 +340,8 @@ class World:
     def _check_events(self) -> None:
         counts = Counter(event.event_id for _, event in self.events)
         twice = {event_id for event_id, count in counts.items() if count > 1}
-        # Again, with the same id, only if a node that reports it is dead, frozen or cut off before all could know,
-        # or if Redis has just lost what all could know.
+        # A second report is allowed only if a reporter was dead, frozen or cut off before it confirmed the first one,
+        # or if Redis has just lost its content.
         twice -= {event.event_id for name, event in self.events if self.hits[name]}
         twice -= {event_id for event_id in twice if self._has_just_forgotten(self._told_s[event_id])}
         if twice:
@@ -353,7 +353,7 @@ class World:
         return any(lost_s <= at_s <= lost_s + SETTLED_S for lost_s in self._losses_s)
 
     def _check_visits(self) -> None:
-        """Each visit of a client that began has ended, but for that of a client with an open socket."""
+        """Each reported visit has ended, except that of a client with an open socket."""
         for client in {socket.client for socket in self.sockets}:
             joined, left = self._told("joined", client), self._told("left", client)
             is_there = bool(self._open_sockets(client))
@@ -367,7 +367,7 @@ class World:
         return {event_id.partition(":")[0] for event_id in events}
 
     def _check_stays(self) -> None:
-        """As many stays in a room have ended as have begun, but for those of open sockets."""
+        """As many stays in a room have ended as have begun, except those of open sockets."""
         distinct = {(e.event_id, e.kind, e.client_id, e.room) for _, e in self.events if e.room is not None}
         told = Counter((client, room, kind) for _, kind, client, room in distinct)
         for client, room in {(client, room) for client, room, _ in told}:
@@ -380,10 +380,9 @@ class World:
                 )
 
     def _imbalanced(self, client: str, what: str) -> None:
-        """Whether a client is there, and was, Redis alone knows of a node that does not answer for it.
+        """Record a violation, unless no node can know the visits of the client.
 
-        So it cannot be known what was reported of a client if Redis lost its content and a node that held it died,
-        or was without its lease at that moment.
+        That is the case if Redis lost its content, and a node of the client died or was without its lease then.
         """
         nodes = {socket.node for socket in self.sockets if socket.client == client}
         unknowable = self.has_forgotten and any(n.has_crashed or self._was_away_too_long(n) for n in nodes)
@@ -391,7 +390,7 @@ class World:
             self._violated("joins and leaves", what)
 
     def _was_away_too_long(self, node: Node) -> bool:
-        """Whether Redis lost its content while a node had not renewed its lease for as long as that lasts."""
+        """Whether Redis lost its content while the lease of a node had lapsed for lack of renewals."""
         return any(
             began_s + LEASE_S - BEAT_S <= lost_s <= ended_s + BEAT_S
             for name, began_s, ended_s in self._absences
@@ -413,7 +412,8 @@ class World:
         hub = self.hub
         tables = {"clients": hub.clients, "rooms": hub.rooms, "leases": hub.leases, "fences": hub.fences}
         tables |= {"index": hub.index, "infos": hub.infos, "events": hub.unreported}
-        # Its lease was lost, and it died before it noticed, but not before it wrote: nobody knows. Not promised.
+        # A node that lost its lease may write keys before it notices. If it dies first, no node removes them,
+        # which the design permits.
         unknowable = {
             node.manager.registry.state.node_id
             for node in self.crashed
@@ -424,9 +424,9 @@ class World:
                 self._violated("leaves nothing", f"after the last shutdown Redis has {name} {table}")
 
     async def _clear_away(self) -> None:
-        """End what the crashed left in this process: no part of the simulation."""
+        """Cancel the tasks of crashed nodes. This is not part of the simulation."""
         for node in self.crashed:
-            node.manager.registry._is_stopping = True  # else its services take a cancellation for an accident
+            node.manager.registry._is_stopping = True  # otherwise cancelled services count as failed
         tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()
@@ -437,6 +437,6 @@ class World:
 
 
 def simulate(loop: VirtualLoop, schedule: Schedule) -> list[str]:
-    """Return what a schedule violates."""
+    """Return the violations of a schedule."""
     loop.reset()
     return loop.run_until_complete(World(loop, schedule).run())

@@ -176,7 +176,7 @@ def joins_and_leaves(history: History) -> Iterable[str]:
     """Each visit of a client has a reported begin and a reported end, because all replicas have stopped.
 
     Redis has the only record of the clients of a replica that is dead or cut off. So a visit may stay open if Redis
-    lost its content at a bad time: a replica of the client was dead and not swept yet, or without its lease.
+    loses its content while such a replica is not swept yet.
     """
     begun, ended = _told(history, "joined"), _told(history, "left")
     for visit in begun.keys() ^ ended.keys():

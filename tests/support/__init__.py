@@ -1,1 +1,1 @@
-"""What the tests stand on: real servers, faults on command, and waiting for facts."""
+"""Shared tools of the tests: real servers, faults on demand, and waiting for conditions."""

@@ -1,4 +1,4 @@
-"""Child processes: those of ``fastapi_websocket_stabilizer.testing``."""
+"""Child processes of ``fastapi_websocket_stabilizer.testing``, under the name that the tests import."""
 
 from fastapi_websocket_stabilizer.testing.process import STOP_TIMEOUT_S, ChildProcess, free_port
 

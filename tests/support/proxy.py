@@ -1,4 +1,4 @@
-"""The proxy of ``fastapi_websocket_stabilizer.testing``."""
+"""The proxy of ``fastapi_websocket_stabilizer.testing``, under the name that the tests import."""
 
 from fastapi_websocket_stabilizer.testing.proxy import TcpProxy
 

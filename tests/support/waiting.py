@@ -1,4 +1,4 @@
-"""Waiting for facts, as ``fastapi_websocket_stabilizer.testing`` does."""
+"""Waiting for conditions, from ``fastapi_websocket_stabilizer.testing``."""
 
 from fastapi_websocket_stabilizer.testing.waiting import POLL_INTERVAL_S, eventually, eventually_sync
 

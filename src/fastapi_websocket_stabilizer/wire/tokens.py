@@ -1,8 +1,8 @@
 """Reconnect tokens: ``<expiry>.<key id><nonce>.<client id>.<signature>``, four parts as in release 1.1.
 
 The record in the store decides whether a token is valid. The signature keeps guesses away from the store, and the
-signed expiry selects the class of the error. A token that expired long ago by this node's clock is refused, whatever
-the store has: the clock of the store may have been stepped back.
+signed expiry selects the class of the error. A token that expired long ago by this node's clock is refused even with
+a record. The reason is that the clock of the store may have been stepped back.
 """
 
 import hashlib

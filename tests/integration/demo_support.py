@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
+import httpx2
 from playwright.async_api import Browser, Locator, Page, async_playwright
 from redis import Redis
 
@@ -43,6 +44,13 @@ class Demo:
         """Return the demo's temporary directory, which a replica's command names."""
         command = next(command for command in self.children().values() if "uvicorn" in command)
         return Path(command.split("--app-dir ")[1].split()[0])
+
+    def is_as_new(self) -> bool:
+        """Whether every replica serves its page, and no client is registered."""
+        pages = [httpx2.get(url, trust_env=False) for url in self.urls]
+        return all(page.is_success for page in pages) and not any(
+            ":client:" in key for key in self.stored_keys()
+        )
 
     def stored_keys(self) -> list[str]:
         """Return the names of all keys in the demo's Valkey."""

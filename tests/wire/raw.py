@@ -103,14 +103,18 @@ class Answer:
 def request(path: str, headers: Mapping[str, str] | None = None) -> bytes:
     """Return a handshake; a header given as "" is left out."""
     standard = {
-        "Host": "127.0.0.1",
         "Upgrade": "websocket",
         "Connection": "Upgrade",
         "Sec-WebSocket-Version": "13",
         "Sec-WebSocket-Key": base64.b64encode(os.urandom(16)).decode(),
     }
-    lines = [f"{name}: {value}" for name, value in {**standard, **(headers or {})}.items() if value]
-    return "\r\n".join([f"GET /{path} HTTP/1.1", *lines, "", ""]).encode()
+    return http_request("GET", path, {**standard, **(headers or {})})
+
+
+def http_request(method: str, path: str, headers: Mapping[str, str]) -> bytes:
+    """Return the head of a request; a header given as "" is left out."""
+    lines = [f"{name}: {value}" for name, value in {"Host": "127.0.0.1", **headers}.items() if value]
+    return "\r\n".join([f"{method} /{path} HTTP/1.1", *lines, "", ""]).encode()
 
 
 class RawClient:
@@ -170,9 +174,9 @@ class RawClient:
 
     # In
 
-    async def shake_hands(self) -> Answer:
-        """Read the answer to a handshake; the body too when it is not 101."""
-        async with asyncio.timeout(ANSWER_S):
+    async def shake_hands(self, within_s: float = ANSWER_S) -> Answer:
+        """Read the answer to a handshake or another request; the body too when the status is not 101."""
+        async with asyncio.timeout(within_s):
             head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1")
             status, *lines = head.rstrip().split("\r\n")
             headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}

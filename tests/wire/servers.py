@@ -1,6 +1,7 @@
 """uvicorn processes with the protocol class or without it, and what can be asked of the application in them."""
 
 import asyncio
+import json
 import re
 import ssl
 import sys
@@ -11,13 +12,14 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.parse import urlencode
 
 import httpx2
 import trustme
 
 from tests.support.process import ChildProcess, free_port
 from tests.support.waiting import eventually, eventually_sync
-from tests.wire.raw import ANSWER_S, RawClient, dialled, request
+from tests.wire.raw import ANSWER_S, RawClient, dialled, http_request, request
 
 PROJECT = Path(__file__).parents[2]
 STOCK = "websockets-sansio"
@@ -26,6 +28,8 @@ TROUBLE = re.compile(
     r"Traceback|Exception in|never retrieved|never awaited|was destroyed|unclosed (transport|resource)|AssertionError"
 )
 """What no log may hold after anything that a client has done."""
+BINARY = "application/octet-stream"
+HTTP_ANSWER_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -117,11 +121,22 @@ class Server:
 
     # HTTP
 
-    async def ask(self, method: str, path: str, **options: Any) -> Any:
-        verify = self.trust or _nothing_to_verify()
-        async with httpx2.AsyncClient(verify=verify, trust_env=False, timeout=30) as http:
-            answer = await http.request(method, self.url(path, "http"), **options)
-        return answer.raise_for_status().json()
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        content: bytes = b"",
+        *,
+        kind: str = "text/plain",
+        **parameters: str | int,
+    ) -> Any:
+        """Ask the application over HTTP: an HTTP client for each test would take most of the time."""
+        headers = {"Connection": "close", "Content-Type": kind, "Content-Length": str(len(content))}
+        async with self.dialled() as client:
+            client.write(http_request(method, f"{path}?{urlencode(parameters)}", headers) + content)
+            answer = await client.shake_hands(HTTP_ANSWER_S)
+        assert answer.status == 200, answer
+        return json.loads(answer.body)
 
     async def is_registered(self, client_id: str) -> bool:
         return client_id in await self.ask("GET", "clients")
@@ -147,11 +162,11 @@ class Server:
 
     async def send(self, message: str | bytes, **target: str) -> int:
         """Send to a client, or to all; return how many took it."""
-        headers = {"Content-Type": "text/plain" if isinstance(message, str) else "application/octet-stream"}
-        return int(await self.ask("POST", "send", params=target, content=message, headers=headers))
+        kind, content = ("text/plain", message.encode()) if isinstance(message, str) else (BINARY, message)
+        return int(await self.ask("POST", "send", content, kind=kind, **target))
 
     async def disconnect(self, client_id: str, code: int = 4321, reason: str = "bye") -> None:
-        await self.ask("DELETE", f"clients/{client_id}", params={"code": code, "reason": reason})
+        await self.ask("DELETE", f"clients/{client_id}", code=code, reason=reason)
 
     async def statistics(self) -> dict[str, Any]:
         found: dict[str, Any] = await self.ask("GET", "statistics")

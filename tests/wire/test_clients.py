@@ -164,7 +164,7 @@ async def test_close_in_the_middle_of_a_broadcast(
     other: Other, server: Server, way: str, client_id: str
 ) -> None:
     async with asyncio.TaskGroup() as tasks, other.connect(server.url(f"{way}/{client_id}"), []) as client:
-        tasks.create_task(server.ask("POST", "storm", params={"count": 300, "size": 3000}))
+        tasks.create_task(server.ask("POST", "storm", count=300, size=3000))
         await client.receive()
         await client.close(4001, "enough")
         assert (await client.closed())[0] == 4001

@@ -75,7 +75,7 @@ async def test_violation_behind_the_servers_close_ends_the_connection(
 async def test_closes_from_both_sides_at_once_end_once(server: Server, way: str, client_id: str) -> None:
     async with server.connected(f"{way}/{client_id}") as client:
         client.send(close(4001))
-        await server.ask("POST", "storm", params={"count": 1, "size": 10})
+        await server.ask("POST", "storm", count=1, size=10)
         assert (await client.ending())[0] in (4001, 4321)
     assert len(await server.left(client_id)) == 1
 
@@ -144,7 +144,7 @@ async def storm(server: Server, size: int) -> AsyncIterator[None]:
 
     async def blow() -> None:
         while not over.is_set():
-            await server.ask("POST", "storm", params={"count": 20, "size": size})
+            await server.ask("POST", "storm", count=20, size=size)
 
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(blow())

@@ -52,7 +52,7 @@ async def test_echoes_and_broadcasts_mix_without_a_broken_frame(
     server: Server, way: str, client_id: str, headers: dict[str, str]
 ) -> None:
     async with server.connected(f"{way}/{client_id}", headers) as client, asyncio.TaskGroup() as tasks:
-        tasks.create_task(server.ask("POST", "storm", params={"count": 50, "size": 3000}))
+        tasks.create_task(server.ask("POST", "storm", count=50, size=3000))
         for number in range(50):
             client.send_text(f"echo {number} {'y' * 40 * number}")
         received = [str(await client.message()).split() for _ in range(100)]

@@ -11,11 +11,11 @@ from datetime import timedelta
 from types import ModuleType
 from typing import Any
 
-import httpx2
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from tests.support import http
 from tests.support.waiting import eventually
 
 from .support import LiveServer, load_app, serving
@@ -64,13 +64,13 @@ async def joined(
 
 
 async def post(server: LiveServer, path: str) -> Any:
-    async with httpx2.AsyncClient(base_url=server.http_url) as http:
-        return (await http.post(path)).raise_for_status().json()
+    async with http.AsyncClient(base_url=server.http_url) as client:
+        return (await client.post(path)).raise_for_status().json()
 
 
 async def get(server: LiveServer, path: str) -> Any:
-    async with httpx2.AsyncClient(base_url=server.http_url) as http:
-        return (await http.get(path)).raise_for_status().json()
+    async with http.AsyncClient(base_url=server.http_url) as client:
+        return (await client.get(path)).raise_for_status().json()
 
 
 def errors(caplog: pytest.LogCaptureFixture) -> list[str]:

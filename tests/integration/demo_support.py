@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
-import httpx2
 from playwright.async_api import Browser, Locator, Page, async_playwright
 from redis import Redis
 
+from tests.support import http
 from tests.support.process import ChildProcess, free_port
 from tests.support.requirements import missing
 from tests.support.waiting import eventually_sync
@@ -47,7 +47,7 @@ class Demo:
 
     def is_as_new(self) -> bool:
         """Whether every replica serves its page, and no client is registered."""
-        pages = [httpx2.get(url, trust_env=False) for url in self.urls]
+        pages = [http.get(url) for url in self.urls]
         return all(page.is_success for page in pages) and not any(
             ":client:" in key for key in self.stored_keys()
         )

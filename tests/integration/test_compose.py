@@ -20,6 +20,7 @@ from uvicorn.main import main as uvicorn_command
 from websockets.asyncio.client import ClientConnection, connect
 
 from fastapi_websocket_stabilizer import WebSocketConfig, WebSocketConnectionManager
+from tests.support import http
 from tests.support.nginx import nginx_command, wait_for_listener
 from tests.support.process import ChildProcess, free_port
 from tests.support.waiting import eventually
@@ -173,7 +174,7 @@ class Balanced:
         """Send a request to nginx, or past it to one replica."""
         port = self.port if replica is None else self._ports[replica]
         url = f"http://127.0.0.1:{port}/{path}"
-        return httpx2.request(method, url, headers=headers, timeout=30, trust_env=False)
+        return http.request(method, url, headers=headers, timeout=30)
 
     def effective_configuration(self) -> str:
         return subprocess.run([*self._nginx(), "-T"], capture_output=True, text=True, check=True).stdout
@@ -228,7 +229,7 @@ def room() -> str:
 
 def test_the_probes_pass_through_nginx(balanced: Balanced) -> None:
     for path in ("livez", "readyz"):
-        assert httpx2.get(f"http://127.0.0.1:{balanced.port}/{path}", trust_env=False).status_code == 200
+        assert http.get(f"http://127.0.0.1:{balanced.port}/{path}").status_code == 200
 
 
 async def test_a_websocket_passes_through_nginx(balanced: Balanced, room: str) -> None:

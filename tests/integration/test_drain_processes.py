@@ -11,13 +11,13 @@ from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from fastapi_websocket_stabilizer import WebSocketConnectionManager
 from tests.integration.cluster import Managers, client_ids
+from tests.support import http
 from tests.support.nginx import nginx_command, wait_for_listener
 from tests.support.process import ChildProcess, free_port
 from tests.support.proxy import TcpProxy
@@ -43,7 +43,7 @@ class Node:
         environment = {f"WS_{name.upper()}": str(value) for name, value in settings.items()}
         words = [sys.executable, "-m", *command.replace("PORT", str(self.port)).split()]
         self.process = ChildProcess(words, environment=environment, directory=PROJECT)
-        self.http = httpx2.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30, trust_env=False)
+        self.http = http.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30)
         eventually_sync(self._is_up, 20.0, "the server is up")
 
     def _is_up(self) -> bool:
@@ -325,7 +325,7 @@ def workers_of(node: Node) -> dict[str, int]:
     """Return the process ids of the workers by node_id; each answers as often as the kernel likes."""
     found: dict[str, int] = {}
     for _ in range(200):
-        here = httpx2.get(f"http://127.0.0.1:{node.port}/here", trust_env=False).json()
+        here = http.get(f"http://127.0.0.1:{node.port}/here").json()
         found[here["node_id"]] = here["pid"]
         if len(found) == 2:
             return found
@@ -378,12 +378,12 @@ async def test_newcomer_hears_that_all_workers_drain(
 
 def fresh_status(node: Node, path: str) -> int:
     """Return the answer to a connection of its own: kept ones stay with their worker."""
-    return httpx2.get(f"http://127.0.0.1:{node.port}{path}", trust_env=False, timeout=2).status_code
+    return http.get(f"http://127.0.0.1:{node.port}{path}", timeout=2).status_code
 
 
 def nodes_of(node: Node) -> dict[str, bool]:
     """Return the node_ids of the registry, and whether each drains."""
-    here = httpx2.get(f"http://127.0.0.1:{node.port}/here", trust_env=False).json()
+    here = http.get(f"http://127.0.0.1:{node.port}/here").json()
     return dict(here["draining"])
 
 
@@ -514,7 +514,7 @@ async def test_stranger_behind_a_proxy_drains_nothing_without_a_secret(
     node = launch(drain_secret="")
     async with node.clients(1) as clients, relayed(way, node, tmp_path) as port:
         url = f"http://127.0.0.1:{port}/drain?over=0.2"
-        answer = await asyncio.to_thread(httpx2.post, url, trust_env=False)
+        answer = await asyncio.to_thread(http.post, url)
         assert (answer.status_code, "drain_secret" in answer.json()["detail"]) == (403, True)
         assert node.status("/readyz") == 200
         assert [client.state.name for client in clients] == ["OPEN"] * len(WAYS)
@@ -525,9 +525,9 @@ async def test_secret_opens_the_route_through_a_proxy(launch: Launch, tmp_path: 
     node = launch()
     async with relayed(way, node, tmp_path) as port:
         url = f"http://127.0.0.1:{port}/drain?over=0.2"
-        assert (await asyncio.to_thread(httpx2.post, url, trust_env=False)).status_code == 403
+        assert (await asyncio.to_thread(http.post, url)).status_code == 403
         assert node.status("/readyz") == 200
-        answer = await asyncio.to_thread(httpx2.post, url, headers=BEARER, trust_env=False)
+        answer = await asyncio.to_thread(http.post, url, headers=BEARER)
     assert (answer.status_code, node.status("/readyz")) == (200, 503)
 
 

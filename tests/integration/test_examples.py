@@ -14,6 +14,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
+from tests.support import http
 from tests.support.process import ChildProcess, free_port
 from tests.support.waiting import eventually, eventually_sync
 
@@ -36,10 +37,10 @@ class Example:
         return connect(f"{self.ws_url}/{path}", proxy=None, **options)
 
     def get(self, path: str) -> httpx2.Response:
-        return httpx2.get(f"{self.http_url}/{path}", trust_env=False)
+        return http.get(f"{self.http_url}/{path}")
 
     def post(self, path: str, headers: dict[str, str]) -> httpx2.Response:
-        return httpx2.post(f"{self.http_url}/{path}", headers=headers, trust_env=False)
+        return http.post(f"{self.http_url}/{path}", headers=headers)
 
 
 @contextmanager

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
+from tests.support import http
 from tests.support.nginx import wait_for_listener
 from tests.support.process import ChildProcess, free_port
 
@@ -118,4 +118,4 @@ async def test_state_is_in_no_presence_entry(lean: int) -> None:
     async with connect(f"ws://127.0.0.1:{lean}/parked/ann", proxy=None) as client:
         await answer(client)
         url = f"http://127.0.0.1:{lean}/presence/ann"
-        assert (await asyncio.to_thread(httpx2.get, url, trust_env=False)).json() == [{}]
+        assert (await asyncio.to_thread(http.get, url)).json() == [{}]

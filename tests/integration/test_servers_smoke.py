@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
-import httpx2
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
@@ -20,6 +19,7 @@ from websockets.frames import Frame, Opcode
 from websockets.http11 import Response
 
 from tests.integration.smoke_app import CLOSE_TIMEOUT_S, KIB, WRITE_TIMEOUT_S
+from tests.support import http
 from tests.support.process import STOP_TIMEOUT_S, ChildProcess, free_port
 from tests.support.waiting import eventually, eventually_sync
 
@@ -54,7 +54,7 @@ class Server:
 
     def __init__(self, port: int) -> None:
         self.port = port
-        self.http = httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10, trust_env=False)
+        self.http = http.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10)
 
     def connect(self, path: str) -> connect:
         return connect(f"ws://127.0.0.1:{self.port}/{path}", proxy=None, ping_interval=None, close_timeout=1)
@@ -104,7 +104,7 @@ def running(row: str, port: int) -> Iterator[ChildProcess]:
 
 
 def answers(port: int) -> bool:
-    return httpx2.get(f"http://127.0.0.1:{port}/ready", trust_env=False).is_success
+    return http.get(f"http://127.0.0.1:{port}/ready").is_success
 
 
 @pytest.fixture(scope="module", params=COMMANDS)

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
+from tests.support import http
 from tests.support.process import ChildProcess, free_port
 from tests.support.waiting import eventually_sync
 
@@ -51,7 +51,7 @@ class Started:
         return eventually_sync(found, what=f"{times} x {level} {part} in {self.process.output}")
 
     def readyz(self) -> Any:
-        return httpx2.get(f"http://127.0.0.1:{self.port}/readyz", trust_env=False).json()
+        return http.get(f"http://127.0.0.1:{self.port}/readyz").json()
 
 
 @contextmanager

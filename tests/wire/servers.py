@@ -17,6 +17,7 @@ from urllib.parse import urlencode
 import httpx2
 import trustme
 
+from tests.support import http
 from tests.support.process import ChildProcess, free_port
 from tests.support.waiting import eventually, eventually_sync
 from tests.wire.raw import ANSWER_S, RawClient, dialled, http_request, request
@@ -194,24 +195,17 @@ class Server:
             yield client
 
 
-@cache
-def _nothing_to_verify() -> ssl.SSLContext:
-    return (
-        ssl.create_default_context()
-    )  # once: reading the system's certificates takes longer than most tests
-
-
 @contextmanager
 def running(row: Row) -> Iterator[Server]:
     """Run a server for the block; its log must be clean in the end."""
     port = free_port()
     with ChildProcess(row.command(port), environment=row.environment, directory=PROJECT) as process:
         server = Server(row, process, port)
-        trust = server.trust or _nothing_to_verify()
+        trust = server.trust or http.NOTHING_TO_VERIFY
 
         def is_ready() -> bool:
             with suppress(httpx2.TransportError):
-                return httpx2.get(server.url("ready", "http"), verify=trust, trust_env=False).is_success
+                return http.get(server.url("ready", "http"), verify=trust).is_success
             return not process.is_running
 
         eventually_sync(is_ready, 20.0, f"answer of {row.name}")

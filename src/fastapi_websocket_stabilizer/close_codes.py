@@ -70,6 +70,7 @@ class CloseCode(IntEnum):
 RECONNECT = frozenset(code for code in CloseCode if code.reconnects)
 """Codes after which a client should connect again."""
 
+# The members under their own names. Reading one from the class takes seven times as long in Python 3.11.
 NORMAL = CloseCode.NORMAL
 GOING_AWAY = CloseCode.GOING_AWAY
 NO_STATUS = CloseCode.NO_STATUS

@@ -224,7 +224,9 @@ class SyncPublisher:
         location, self._keys = parse(redis_url), Keys(namespace)
         self._signer = _signer(envelope_keys, self._keys)
         self._background: Background[Publisher] | None = None
-        if location.kind != "server":  # whatever finds the servers is asynchronous
+        # The code that finds the servers is asynchronous. For one server, a thread would triple the latency of a call
+        # (docs/decisions/0020-sync-publisher-has-a-client-of-its-own.md).
+        if location.kind != "server":
             options: Any = {"max_message_size": max_message_size, "timeout_s": timeout_s}
             options |= {
                 "max_connections_per_client": max_connections_per_client,

@@ -1,7 +1,7 @@
-"""The registry in one process: plain dicts, with the meaning of the Redis backend's scripts.
+"""The registry in one process: plain dicts, with the semantics of the Redis backend's scripts.
 
-Several managers may share a ``MemoryHub``. Nothing here waits, so it works on any event loop and without
-``start()``; one lock makes each operation what a script is on Redis: atomic.
+Several managers may share a ``MemoryHub``. No call waits, so it works on any event loop and without ``start()``.
+One lock makes each operation atomic, as a script on Redis is.
 """
 
 import asyncio
@@ -23,11 +23,11 @@ from ..wire.tokens import sha1
 from .ports import Claim, Claimed, Entry, IndexEntry, Receive, Removed, Renewal
 
 MAX_TOKENS = 1_000_000
-"""Outstanding reconnect tokens; beyond it the oldest is forgotten."""
+"""Maximum number of unused reconnect tokens; the oldest is evicted."""
 
 
 class MemoryHub:
-    """What Redis would hold."""
+    """The shared content, which is in Redis for the Redis backend."""
 
     def __init__(self) -> None:
         self.lock: AbstractContextManager[Any] = threading.RLock()
@@ -41,11 +41,11 @@ class MemoryHub:
         self.infos: dict[NodeId, bytes] = {}
         self.index: dict[NodeId, dict[IndexEntry, None]] = {}
         self.lives: int = 1
-        """How often the content began anew; what a beat says of it is its epoch."""
+        """The number of times that the content was created; returned as its epoch."""
         self.listeners: dict[NodeId, tuple[Receive, set[str]]] = {}
 
     def now_us(self) -> int:
-        """The clock that counts every expiry, and that stamps are made of."""
+        """Monotonic microseconds: the clock of every expiry and stamp."""
         return time.monotonic_ns() // 1000
 
     def now_ms(self) -> int:
@@ -53,7 +53,7 @@ class MemoryHub:
 
 
 class MemoryBackend:
-    """One node's view of a hub; it is its own bus and its own stores."""
+    """The backend of one node on a hub; also its bus and its stores, except ``rooms``."""
 
     def __init__(self, hub: MemoryHub, node: NodeId, receive: Receive, counters: Counters) -> None:
         self._hub, self._node, self._receive, self._counters = hub, node, receive, counters
@@ -71,13 +71,13 @@ class MemoryBackend:
         self._hub.listeners[node] = (self._receive, self._subscribed)
 
     def start_later(self, node: NodeId) -> None:
-        """Never needed: memory answers."""
+        """Do nothing: memory is always available."""
 
     def beat(self) -> None:
-        """Nothing can be lost."""
+        """Do nothing: the bus cannot lose a message."""
 
     async def stop(self) -> None:
-        """Nothing to let go of: a stopped manager answers its getters, and may start again."""
+        """Do nothing: a stopped manager still answers its getters, and can be started again."""
 
     @property
     def is_connected(self) -> bool:
@@ -145,7 +145,7 @@ class MemoryBackend:
                 visit = self._hub.unreported[joined] = visit_of(claim.connection_id)
             entries.pop(ConnectionId(claim.replaces), None)
             same = [e.connection_id for e in entries.values() if claim.stamp > 0 and e.stamp == claim.stamp]
-            for former in same:  # the same socket, under another former id
+            for former in same:  # the same socket under an earlier id
                 entries.pop(former)
             highest = max((entry.stamp for entry in entries.values()), default=0)
             stamp = own.stamp if own else claim.stamp
@@ -319,7 +319,7 @@ class MemoryBackend:
 
 
 class _Rooms:
-    """RoomStore: an object of its own only to keep ``join`` and ``leave`` apart from the bus."""
+    """The ``RoomStore``, a separate object so that ``join`` and ``leave`` are not part of the bus."""
 
     def __init__(self, hub: MemoryHub) -> None:
         self._hub = hub
@@ -331,7 +331,7 @@ class _Rooms:
             was_there = members.pop(ConnectionId(replaces), None) is not None
             members[place.connection_id] = place
             index = self._hub.index.setdefault(node_of(place.connection_id), {})
-            index.pop(place, None)  # an equal line may be of an earlier stay
+            index.pop(place, None)  # else an equal line of an earlier stay would keep its ``stay``
             index[place] = None
             if is_new and not was_there and not is_known:
                 self._hub.unreported[place.event("joined")] = ""
@@ -351,7 +351,7 @@ class _Rooms:
             return Removed(left in unreported, joined, place.stay_id if left in unreported else "")
 
     async def members(self, room: str, cursor: str, limit: int) -> tuple[list[tuple[ConnectionId, str]], str]:
-        if cursor and not re.fullmatch(r".+\.[0-9]+", cursor):  # it is the last page's last connection_id
+        if cursor and not re.fullmatch(r".+\.[0-9]+", cursor):  # the last connection_id of the page before
             raise InvalidCursorError(f"cursor must be page.cursor, got {cursor!r}")
         with self._hub.lock:
             places = self._hub.rooms.get(room, {}).values()

@@ -1,6 +1,6 @@
-"""What a node needs of the outside world. ``backends/`` implements it, ``tests/contract`` says it in tests.
+"""The interfaces between a node and its backend. ``tests/contract`` tests every implementation in ``backends/``.
 
-Every call either ends within the backend's timeout or raises ``BackendUnavailableError``.
+A call that does not finish within the backend's timeout raises ``BackendUnavailableError``.
 """
 
 import asyncio
@@ -12,22 +12,22 @@ from ..names import ConnectionId, NodeId
 from ..wire.envelopes import Envelope
 
 Receive = Callable[[str, Envelope, int], None]
-"""Called with the channel, the envelope and its size in bytes, in the order of the channel; must not block."""
+"""A callback for the channel, the envelope and its size in bytes. Called in channel order; must not block."""
 
 
 class Bus(Protocol):
-    """Messages between nodes. At most once; in order per sender and channel."""
+    """Messages between nodes: delivered at most once, and in order for each sender and channel."""
 
     async def publish_all(self, envelope: Envelope) -> int:
-        """Publish to every node, the sender included; return how many took it."""
+        """Publish to every node, the sender included; return the number of receivers."""
         ...
 
     async def publish_room(self, room: str, envelope: Envelope) -> int:
-        """Publish to the nodes that subscribe to ``room``; return how many took it."""
+        """Publish to the nodes that subscribe to ``room``; return the number of receivers."""
         ...
 
     async def publish_node(self, node: NodeId, envelope: Envelope) -> int:
-        """Publish to one node's inbox; return 1 if it took it, else 0."""
+        """Publish to one node's inbox; return 1 if the node is subscribed to it, else 0."""
         ...
 
     def publish_clients(
@@ -35,31 +35,32 @@ class Bus(Protocol):
     ) -> "asyncio.Future[list[list[NodeId]]]":
         """Publish to the nodes that hold the ``top`` newest connections of the clients of ``envelope.parts``.
 
-        Each node gets one envelope with its own share of the parts; the nodes in ``but`` get none. The message
-        has its place among the others when this returns. The future has, for each client of each part, the nodes
-        that took it: none when it is not connected or its node does not listen.
+        Each node gets one envelope with its own share of the parts; the nodes in ``but`` get none. The position
+        of the message in the sender's order is fixed when this returns. The result of the future has one list for
+        each client of each part: the nodes that received its message. The list is empty if the client is not
+        connected or its nodes are not subscribed.
         """
         ...
 
     async def subscribe_room(self, room: str) -> None:
-        """Return once everything published to ``room`` from now on is received."""
+        """Subscribe; messages published to ``room`` after this returns are received."""
         ...
 
     def unsubscribe_room(self, room: str) -> None:
-        """Stop receiving ``room``; does not wait."""
+        """Unsubscribe from ``room`` without waiting for a confirmation."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One connection that wants to be its client's.
+    """The request to enter one connection under its client.
 
     Attributes:
-        stamp: That of an earlier claim of the same socket, to keep its rank, and to take the place of whatever
-            else has it; 0 for a new one; below 0 for one that waited so many microseconds for the store.
+        stamp: The stamp of an earlier claim of the same socket, which keeps its rank and replaces any entry with
+            this stamp. 0 for a new claim. A negative number is the microseconds that a first claim has waited.
         replaces: The connection_id under which the same socket was claimed before, or "".
-        entry: What presence shows: JSON.
-        visit: The visit that goes on if the store knows no connection of the client any more; "" to begin one.
+        entry: The value that presence returns, as JSON.
+        visit: The visit to continue if the store has no connection of the client; "" to begin a new one.
     """
 
     client_id: str
@@ -78,9 +79,9 @@ class Claimed:
     Attributes:
         stamp: The rank given; 0 when the claim was refused.
         first: The visit began with this connection, and ``reported`` has not confirmed that.
-        others: Outranked connections; of a refused claim, the connections that hold the places.
-        visit: The client's present visit, ``names.visit_of`` the connection that it began with. It lasts until the
-            client has no connection left.
+        others: The outranked connections; for a refused claim, the connections that fill the limit.
+        visit: The client's current visit: ``names.visit_of`` its first connection. It lasts until the client has
+            no connection left.
     """
 
     stamp: int
@@ -91,7 +92,7 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """The answer to a removal. A repeated one has the same answer, until ``reported`` confirms "left".
+    """The answer to a removal. A repeated removal gets the same answer until ``reported`` confirms "left".
 
     Attributes:
         was_there: This call removed the connection, or an earlier one that ``reported`` has not confirmed.
@@ -107,7 +108,7 @@ class Removed:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One registered connection of a client; ``stamp`` ranks them."""
+    """One registered connection of a client. A higher ``stamp`` is a newer claim."""
 
     connection_id: ConnectionId
     stamp: int
@@ -117,11 +118,11 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class IndexEntry:
-    """One line of a node's index: a connection, or its place in a room (``room`` is not None).
+    """One line of a node's index: a connection, or its membership of a room (``room`` is not None).
 
     Attributes:
-        stay: Tells one stay of a connection in a room from the next; part of the ids of its events.
-        visit: The visit, or the stay, of which this node knows that it had begun; else "". Not in the store.
+        stay: The number of this stay in the room, which differs for each join; part of the ids of its events.
+        visit: The visit or stay that this node knows to have begun, else "". Not in the store.
     """
 
     connection_id: ConnectionId
@@ -132,19 +133,19 @@ class IndexEntry:
 
     @property
     def stay_id(self) -> str:
-        """Names this stay among all stays in the room."""
+        """The id of this stay, unique within the room."""
         return f"{self.connection_id}:{self.stay}"
 
     def event(self, kind: str) -> str:
-        """Name an event of this stay, or of this connection's visit, in the store."""
+        """Return the store's name for an event of this stay, or of this connection's visit."""
         return f"{self.connection_id}:{kind}" if self.room is None else f"{self.stay_id}:{kind}:{self.room}"
 
 
 class PresenceStore(Protocol):
-    """Which connections a client has."""
+    """The connections of each client."""
 
     async def claim(self, claim: Claim) -> Claimed:
-        """Enter a connection; the ``top`` highest stamps are the client's, whatever the order of calls."""
+        """Enter a connection. The ``top`` highest stamps keep their places, in whatever order claims arrive."""
         ...
 
     async def claim_if_free(self, claim: Claim, dead: Sequence[ConnectionId] = ()) -> Claimed:
@@ -152,15 +153,15 @@ class PresenceStore(Protocol):
         ...
 
     async def release(self, client_id: str, connection_id: ConnectionId) -> Removed:
-        """Remove exactly this connection. Idempotent."""
+        """Remove this connection and no other of the client. Idempotent."""
         ...
 
     async def reported(self, place: IndexEntry, *kinds: str) -> None:
-        """Confirm that the application was told that the visit or stay "joined", "left", or both."""
+        """Confirm that the application was given the events ``kinds`` ("joined", "left") of a visit or stay."""
         ...
 
     async def begun(self, places: Sequence[IndexEntry]) -> None:
-        """Confirm "joined" for many visits and stays."""
+        """Confirm the "joined" events of many visits and stays."""
         ...
 
     async def entries(self, client_ids: Sequence[str]) -> list[list[Entry]]:
@@ -169,24 +170,25 @@ class PresenceStore(Protocol):
 
 
 class RoomStore(Protocol):
-    """Which connections are in a room."""
+    """The members of each room."""
 
     async def join(self, place: IndexEntry, *, replaces: str = "", is_known: bool = False) -> bool:
-        """Enter a connection; True until ``reported`` confirms that it was not there, unless that is known.
+        """Enter a connection; return whether its "joined" event is still to be reported.
 
-        It takes the place of ``replaces``, the connection_id under which the same socket was there before.
+        The event is pending from the first join until ``reported`` confirms it; with ``is_known`` the result is
+        False. The entry replaces ``replaces``, an earlier connection_id of the same socket.
         """
         ...
 
     async def leave(self, place: IndexEntry) -> Removed:
-        """Remove a connection, unless it is there for another stay. Idempotent."""
+        """Remove a connection, unless its stay in the room is a different one. Idempotent."""
         ...
 
     async def members(self, room: str, cursor: str, limit: int) -> tuple[list[tuple[ConnectionId, str]], str]:
         """Return up to ``limit`` (connection_id, client_id) from ``cursor`` ("" at first) and the next cursor.
 
         Raises:
-            InvalidCursorError: It is no cursor of this store.
+            InvalidCursorError: ``cursor`` is not one of this store.
         """
         ...
 
@@ -195,44 +197,44 @@ class RoomStore(Protocol):
         ...
 
     async def counts(self, room: str) -> dict[NodeId, int]:
-        """Return how many members each node has."""
+        """Return the number of members on each node."""
         ...
 
 
 class TokenStore(Protocol):
-    """Records of reconnect tokens."""
+    """The records of unused reconnect tokens, and the secret that signs them."""
 
     async def issue(self, digest: str, client_id: str, ttl_ms: int) -> None:
-        """Keep a record for ``ttl_ms``."""
+        """Store a record that expires after ``ttl_ms``."""
         ...
 
     async def redeem(self, digest: str, client_id: str) -> bool:
-        """Take the record: True once, False when it is unknown, expired or was taken before."""
+        """Remove the record; return False if it is unknown, expired or was redeemed before."""
         ...
 
     async def revoke(self, digest: str, client_id: str) -> None:
-        """Drop the record, if there is one."""
+        """Remove the record if it exists."""
         ...
 
     def issue_now(self, digest: str, client_id: str, ttl_ms: int) -> None:
-        """The same without waiting: it may be redeemed in vain until the record is there."""
+        """Store a record without waiting. Until it is stored, ``redeem`` returns False."""
         ...
 
     async def share_secret(self, offer: bytes) -> bytes:
-        """Return the registry's secret, which is ``offer`` if it had none."""
+        """Return the secret of the registry; store ``offer`` as the secret if there is none."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Renewal:
-    """What a beat learned.
+    """The answer to a renewal.
 
     Attributes:
-        held: The lease was still held and now lasts ``ttl_ms`` again.
-        live: Remaining lease of every live node in ms.
-        lapsed: Nodes to sweep: their lease lapsed, or their sweeper did.
-        epoch: One life of the store's content: another one after it was emptied.
-        secret: SHA-1 of the registry's secret; "" when the store has none.
+        held: The lease had not lapsed, and was extended to ``ttl_ms``.
+        live: The remaining lease of each live node in ms.
+        lapsed: The nodes to sweep, because their lease or the fence of their sweeper has lapsed.
+        epoch: A random key of the store's content; a different one after the content was lost.
+        secret: The SHA-1 of the registry's secret; "" if the store has none.
     """
 
     held: bool
@@ -243,38 +245,38 @@ class Renewal:
 
 
 class NodeStore(Protocol):
-    """Leases of nodes, counted by the store's clock, and the index of what a sweep must undo."""
+    """The leases of nodes, measured by the store's clock, and the index of the entries that a sweep removes."""
 
     async def register(self, node: NodeId, info: bytes, ttl_ms: int) -> str:
-        """Take a lease; return the epoch, as ``renew`` does."""
+        """Take a lease of ``ttl_ms``; return the epoch."""
         ...
 
     async def renew(self, node: NodeId, info: bytes, ttl_ms: int) -> Renewal:
-        """Extend a held lease; a lapsed one stays lapsed. Tells who lives in either case."""
+        """Extend a lease that is still held. A lapsed lease stays lapsed; the answer is complete in either case."""
         ...
 
     async def live(self) -> dict[NodeId, int]:
-        """Return the nodes that hold a lease, each with the ms that it lasts. Changes nothing."""
+        """Return the remaining lease of each live node in ms. Read-only."""
         ...
 
     async def infos(self, nodes: Sequence[NodeId]) -> list[tuple[bytes | None, int]]:
-        """Return what each node said of itself, and how many connections its index has."""
+        """Return, for each node, its info (None if it has none) and the number of connections in its index."""
         ...
 
     async def fence(self, node: NodeId, ttl_ms: int) -> bool:
-        """Take a lapsed node for sweeping; False when it lives or another sweeper has it."""
+        """Fence a lapsed node for sweeping; return False if it is live or another sweeper has it."""
         ...
 
     async def abandon(self, node: NodeId, ttl_ms: int) -> bool:
-        """Take a node_id for sweeping that was our own; False when another sweeper has it."""
+        """Fence a former node_id of this process for sweeping; return False if another sweeper has it."""
         ...
 
     async def extend_fence(self, node: NodeId, ttl_ms: int) -> None:
-        """Keep a node that we are sweeping."""
+        """Extend the fence of a node that this node is sweeping to ``ttl_ms``."""
         ...
 
     async def shorten(self, node: NodeId, ttl_ms: int) -> bool:
-        """Have a lease end within ``ttl_ms``; True when it lasted longer."""
+        """Limit the remaining lease to ``ttl_ms``; return whether it was longer."""
         ...
 
     async def connections(self, node: NodeId, cursor: str, limit: int) -> tuple[list[IndexEntry], str]:
@@ -282,24 +284,24 @@ class NodeStore(Protocol):
         ...
 
     async def memberships(self, node: NodeId, cursor: str, limit: int) -> tuple[list[IndexEntry], str]:
-        """The same for its connections' places in rooms."""
+        """Return about ``limit`` of a node's room memberships from ``cursor``, and the next cursor."""
         ...
 
     async def index_sizes(self, node: NodeId) -> tuple[int, int]:
-        """Return how many connections and how many places in rooms a node's index has."""
+        """Return the numbers of connections and of room memberships in a node's index."""
         ...
 
     async def forget(self, node: NodeId, lines: Sequence[IndexEntry]) -> None:
-        """Drop lines of a node's index."""
+        """Remove lines from a node's index."""
         ...
 
     async def retire(self, node: NodeId) -> None:
-        """Drop what is left of a node: index, info, and last its lease or fence."""
+        """Remove the rest of a node: index, info, and at the end its lease or fence."""
         ...
 
 
 class Backend(Protocol):
-    """Everything above, for one node."""
+    """The bus and the stores of one node."""
 
     # ruff: noqa: D102 - five properties that are named by their types
 
@@ -322,54 +324,54 @@ class Backend(Protocol):
         """Connect and subscribe to every node's channel and to ``node``'s inbox.
 
         Raises:
-            BackendUnavailableError: Nobody answers, or one who cannot serve us (too old).
-            ConfigurationError: It answers and refuses us: password, rights.
+            BackendUnavailableError: No server answers in time.
+            ConfigurationError: The server answers and cannot be used: wrong password, missing rights, too old.
         """
         ...
 
     def start_later(self, node: NodeId) -> None:
-        """The same without waiting: connect as soon as somebody answers."""
+        """Start without waiting. Connects, with retries, as soon as a server answers."""
         ...
 
     def beat(self) -> None:
-        """Look after the bus; called whenever commands are known to work."""
+        """Probe the bus. Called after each renewal, when commands are known to work."""
         ...
 
     async def rename(self, node: NodeId) -> None:
-        """Subscribe to the inbox of ``node`` instead of the present one."""
+        """Replace the subscription to the current inbox by that of ``node``."""
         ...
 
     async def stop(self) -> None:
-        """Let go of every connection and task."""
+        """Close all connections and end all tasks."""
         ...
 
     @property
     def is_connected(self) -> bool:
-        """Whether messages of other nodes can arrive."""
+        """Whether the bus is connected and subscribed."""
         ...
 
     @property
     def is_deaf(self) -> bool:
-        """Whether nothing arrives on the bus although commands work."""
+        """Whether the bus has been silent for too long although commands work."""
         ...
 
     @property
     def queued_bytes(self) -> int:
-        """Bytes of commands that are not sent yet."""
+        """Bytes of commands that are queued and not yet sent."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Watcher:
-    """Whom a shared backend tells what happens to it, and whom it asks.
+    """The callbacks of a shared backend.
 
     Attributes:
-        gap_began: Called when the bus lost its connection: messages may be lost.
-        gap_ended: Called when it hears again, with the seconds in which messages may have been lost.
-        pause: Returns what to wait for before more is read from the bus; usually None.
-        before_queueing: May queue what must not be overtaken by the command that comes next.
-        opened_at: Since when (on the monotonic clock) a client has a socket here; 0.0 when it has none.
-        heard_after: Called with the seconds that a message to ourselves took.
+        gap_began: Called when the bus has lost its connection, so messages may be lost.
+        gap_ended: Called when the bus is subscribed again, with the seconds in which messages may have been lost.
+        pause: Returns an awaitable that ends before the bus reads more; usually None.
+        before_queueing: Called before a command is queued; may queue commands that must precede it.
+        opened_at: Returns the monotonic time since which a client has a socket on this node; 0.0 if it has none.
+        heard_after: Called with the seconds that a canary took.
     """
 
     gap_began: Callable[[], None]
@@ -381,20 +383,20 @@ class Watcher:
 
 
 class SharedBackend(Backend, Protocol):
-    """A backend that other nodes share, and that can be lost."""
+    """A backend that several nodes share, and that can become unavailable."""
 
     bus: Bus  # may be wrapped
 
     @property
     def run_id(self) -> str:
-        """Changes when another server, or a restarted one, answers."""
+        """The identity of the server process; changes after a restart or a failover."""
         ...
 
     @property
     def is_ordered(self) -> bool:
-        """Whether what one node publishes comes in the order of its calls, whatever the channels."""
+        """Whether messages of one node arrive in the order of its calls, even on different channels."""
         ...
 
     def watch(self, watcher: Watcher) -> None:
-        """Say whom to tell and whom to ask, before ``start``."""
+        """Set the callbacks. Call before ``start``."""
         ...

@@ -1,23 +1,23 @@
--- client_claim: enter a connection under its client and name the connections that it outranks.
+-- client_claim: enter a connection under its client; return the connections beyond the limit.
 -- KEYS[1]  client hash: connection_id -> "<stamp> <visit> <entry>"
--- KEYS[2]  events that are not confirmed as reported: "<connection_id>:<kind>" -> visit
+-- KEYS[2]  unconfirmed events: "<connection_id>:<kind>" -> visit
 -- ARGV[1]  connection_id
--- ARGV[2]  how many connections the client may have
--- ARGV[3]  stamp of an earlier claim of the same socket, or 0, or -µs that a first claim has waited
--- ARGV[4]  connection_id of that earlier claim, or ""
+-- ARGV[2]  limit of connections of the client
+-- ARGV[3]  stamp of an earlier claim of the same socket; 0 for none; -µs that a first claim has waited
+-- ARGV[4]  connection_id of the earlier claim, or ""
 -- ARGV[5]  entry
--- ARGV[6]  visit that goes on if the client has no connection left, or "": then one begins
--- Returns  {stamp, 1 if the visit began with it and that is not confirmed else 0, visit, outranked connection_id, ...}
+-- ARGV[6]  visit to continue if the client has no connection, or "" to begin one
+-- Returns  {stamp, 1 if the visit began with it and that is unconfirmed else 0, visit, outranked connection_id, ...}
 local ranked, highest, stamp, visit = {}, 0, tonumber(ARGV[3]), nil
 local fields = redis.pcall('HGETALL', KEYS[1])
-if fields.err then redis.call('UNLINK', KEYS[1]) end -- no hash: it is not ours
+if fields.err then redis.call('UNLINK', KEYS[1]) end -- not a hash: a foreign key
 for i = 1, #fields, 2 do
   local held, of = entry_of(fields[i], fields[i + 1])
   visit = visit or of
   if held and fields[i] == ARGV[1] then
-    stamp = held -- a claim that is repeated keeps its rank
+    stamp = held -- a repeated claim keeps its rank
   elseif held and (fields[i] == ARGV[4] or held == tonumber(ARGV[3])) then
-    redis.call('HDEL', KEYS[1], fields[i]) -- the same socket, under a former id
+    redis.call('HDEL', KEYS[1], fields[i]) -- the same socket under an earlier id
   elseif held then
     ranked[#ranked + 1], highest = {fields[i], held}, math.max(highest, held)
   end

@@ -1,11 +1,11 @@
--- client_release: remove exactly one connection of a client.
+-- client_release: remove one connection of a client.
 -- KEYS[1]  client hash: connection_id -> "<stamp> <visit> <entry>"
--- KEYS[2]  events that are not confirmed as reported: "<connection_id>:<kind>" -> visit, or "" if none ended
+-- KEYS[2]  unconfirmed events: "<connection_id>:<kind>" -> visit, or "" if no visit ended
 -- ARGV[1]  connection_id
--- Returns  {1 if it was there, now or at a removal that is not confirmed, else 0, visit that began with it and
---          of which that is not confirmed or "", visit that ended with it and of which that is not confirmed or ""}
+-- Returns  {1 if this call removed it, or an earlier one that is unconfirmed, else 0,
+--          visit whose unconfirmed begin it is or "", visit whose unconfirmed end it is or ""}
 local value, ended = redis.pcall('HGET', KEYS[1], ARGV[1]), nil
-if type(value) == 'table' then -- no hash: it is not ours; else the server takes no commands now
+if type(value) == 'table' then -- WRONGTYPE: a foreign key; other errors concern the server
   if not string.find(value.err, '^WRONGTYPE') then return value end
 elseif value then
   redis.call('HDEL', KEYS[1], ARGV[1])

@@ -1,9 +1,9 @@
--- node_abandon: take a node_id that we ourselves gave up for sweeping, whether or not its lease is still known.
+-- node_abandon: fence a node_id that its own process has given up, even if its lease is still held or is missing.
 -- KEYS[1]  leases: node_id -> deadline, ms of Redis time
 -- KEYS[2]  nodes under sweep: node_id -> deadline of the sweeper
 -- ARGV[1]  node_id
 -- ARGV[2]  lifetime of the fence in ms
--- Returns  1 when it is ours, 0 when another sweeper has it
+-- Returns  1 if the caller now has the fence, 0 if another sweeper has it
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local deadline = redis.call('ZSCORE', KEYS[2], ARGV[1])

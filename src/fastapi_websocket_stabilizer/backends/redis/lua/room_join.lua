@@ -1,29 +1,29 @@
 -- room_join: enter a connection in a room and count it for its node.
 -- KEYS[1]  room hash: connection_id -> "<stay> <client_id>"
 -- KEYS[2]  room counts: node_id -> members
--- KEYS[3]  events that are not confirmed as reported: "<connection_id>:<stay>:<kind>:<room>" -> ""
+-- KEYS[3]  unconfirmed events: "<connection_id>:<stay>:<kind>:<room>" -> ""
 -- ARGV[1]  connection_id
 -- ARGV[2]  stay and client_id
 -- ARGV[3]  node_id
--- ARGV[4]  event that it joined, or "" if that is known
--- ARGV[5]  connection_id under which the same socket was in the room before, or ""
--- ARGV[6]  node_id of that
--- Returns  1 when the event is not confirmed as reported, else 0
+-- ARGV[4]  "joined" event, or "" if it needs no report
+-- ARGV[5]  earlier connection_id of the same socket, or ""
+-- ARGV[6]  node_id of ARGV[5]
+-- Returns  1 if the event is unconfirmed, else 0
 local new = redis.pcall('HSET', KEYS[1], ARGV[1], ARGV[2])
 if type(new) == 'table' then
-  -- Refused for want of memory or replicas, it says nothing about the key, and UNLINK may still be allowed.
+  -- OOM and NOREPLICAS errors do not concern the key, but UNLINK would be allowed and empty the room.
   if not string.find(new.err, '^WRONGTYPE') then return new end
-  redis.call('UNLINK', KEYS[1]) -- no hash: it is not ours
+  redis.call('UNLINK', KEYS[1]) -- not a hash: a foreign key
   new = redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 end
-if new == 1 and redis.call('HLEN', KEYS[1]) == 1 then redis.call('UNLINK', KEYS[2]) end -- of members that are lost
-if type(redis.pcall('HINCRBY', KEYS[2], ARGV[3], new)) == 'table' then -- no number, or no hash
+if new == 1 and redis.call('HLEN', KEYS[1]) == 1 then redis.call('UNLINK', KEYS[2]) end -- counts of lost members
+if type(redis.pcall('HINCRBY', KEYS[2], ARGV[3], new)) == 'table' then -- not a number, or not a hash
   if type(redis.pcall('HDEL', KEYS[2], ARGV[3])) == 'table' then redis.call('UNLINK', KEYS[2]) end
   redis.call('HSET', KEYS[2], ARGV[3], 1)
 end
 
 if redis.call('HDEL', KEYS[1], ARGV[5]) == 1 then
-  new = 0 -- it was there, and is there
+  new = 0 -- the socket was a member already
   local left = redis.pcall('HINCRBY', KEYS[2], ARGV[6], -1)
   if type(left) == 'table' or left <= 0 then redis.pcall('HDEL', KEYS[2], ARGV[6]) end
 end

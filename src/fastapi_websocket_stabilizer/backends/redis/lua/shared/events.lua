@@ -1,7 +1,7 @@
--- Note that a presence event is to be reported, if there is a value; return the value that is noted, or nil.
+-- Record an unreported presence event, if there is a value; return the recorded value, or nil.
 local function noted(key, event, value)
   local found = redis.pcall('HGET', key, event)
-  if type(found) == 'table' then redis.call('UNLINK', key) end -- no hash: it is not ours
+  if type(found) == 'table' then redis.call('UNLINK', key) end -- not a hash: a foreign key
   if value then redis.call('HSET', key, event, value) end
   return value or (type(found) == 'string' and found) or nil
 end

@@ -1,4 +1,4 @@
-"""What style.md §1.9 promises about sizes. Complexity is ruff's, the direction of imports import-linter's."""
+"""Sizes of files and functions, and pure modules. ruff checks complexity, import-linter the direction of imports."""
 
 import ast
 import io

@@ -61,7 +61,9 @@ class ConnectionLimitExceededError(WebSocketStabilizerError):
         current: int | None = None,
     ) -> None:
         super().__init__(*args)
-        self.scope, self.limit, self.current = scope, limit, current
+        self.scope = scope
+        self.limit = limit
+        self.current = current
 
 
 class ConnectionTimeoutError(WebSocketStabilizerError):

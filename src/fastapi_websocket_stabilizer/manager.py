@@ -25,7 +25,7 @@ from .web import handlers, routes, serving
 from .web.health import health_router
 from .web.lifespan import announce, install_protocol, shut_down_in_time
 from .wire.envelopes import CONNECTION
-from .wire.messages import Encoded
+from .wire.messages import Encoded, encode
 
 Identify = Callable[..., Identity | Awaitable[Identity]]
 
@@ -260,7 +260,7 @@ class WebSocketConnectionManager(HookDecorators):
         return sum(await self._registry.outbound.to_clients(names, encoded, None)) if names else 0
 
     def _encode(self, message: Message) -> Encoded:
-        encoded = self._registry.connections.encode(message)
+        encoded = encode(message, self.config.max_message_size)
         self._check_readable()
         return encoded
 

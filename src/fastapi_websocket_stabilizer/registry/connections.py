@@ -123,7 +123,7 @@ class Connections:
         self._check_capacity()
 
     async def connect(
-        self, client_id: str, websocket: Any, given: Mapping[str, Any] | None, state: Any = None
+        self, client_id: str, websocket: Any, given: Mapping[str, Any] | None, app_state: Any = None
     ) -> Connection:
         """Register a socket and close those that it displaces.
 
@@ -134,36 +134,36 @@ class Connections:
             DrainingError: The node sends its clients elsewhere; an accepted socket was closed with 1012.
             BackendUnavailableError, ConfigurationError: Not under "degrade"; an accepted one was closed with 1013.
         """
-        node, metadata = self._state, as_metadata(given)
-        if node.is_draining:
-            node.counters.connections_rejected += 1
-            await refuse(websocket, node.config.close_timeout_s)
+        state, metadata = self._state, as_metadata(given)
+        if state.is_draining:
+            state.counters.connections_rejected += 1
+            await refuse(websocket, state.config.close_timeout_s)
         self._warn_of_compression()
         self._warn_unless_started()
         self._check_metadata(metadata)
         self._check_capacity_for(client_id)
         await self.claims.verified()
         size = await self.budget.admit(client_id, metadata)
-        if node.is_closed:  # while this waited
+        if state.is_closed:  # while this waited
             raise ShutdownError("the manager was shut down while the connection was registered")
         self._check_capacity_for(client_id)  # others may have come in between
-        connection = Connection(self, client_id, node.next_connection_id(), websocket, metadata, state)
+        connection = Connection(self, client_id, state.next_connection_id(), websocket, metadata, app_state)
         # Before the claim is queued: evicts and messages that overtake its reply must find the connection.
-        node.shards.add(connection)
+        state.shards.add(connection)
         self.budget.add(connection, size)
         self._connecting.add(connection)
         try:
             await self._claim(connection, websocket)
-            if node.is_draining:  # since a moment ago
-                await refuse(websocket, node.config.close_timeout_s)
-            node.counters.connections_opened += 1
+            if state.is_draining:  # since a moment ago
+                await refuse(websocket, state.config.close_timeout_s)
+            state.counters.connections_opened += 1
             self._events.log_connection("connected", client_id, connection_id=connection.connection_id)
-            await node.hooks.run(node.hooks.on_connect, connection)
+            await state.hooks.run(state.hooks.on_connect, connection)
         except BaseException:
-            node.counters.connections_rejected += 1
+            state.counters.connections_rejected += 1
             self._forget(connection, Ended.RELEASED)
             # Behind the claim in the same pipeline, so it undoes even a claim whose outcome is unknown.
-            node.tasks.spawn(self._release(connection, connection.connection_id), "release")
+            state.tasks.spawn(self._release(connection, connection.connection_id), "release")
             connection.let_go()
             raise
         finally:

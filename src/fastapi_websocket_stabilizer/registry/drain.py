@@ -26,9 +26,9 @@ class Drain:
     """One node's way out: newcomers are refused, and those who are here closed at a pace others can take."""
 
     def __init__(
-        self, state: NodeState, node: Connections, directory: Directory, lease: Lease | None
+        self, state: NodeState, connections: Connections, directory: Directory, lease: Lease | None
     ) -> None:
-        self._state, self._connections = state, node
+        self._state, self._connections = state, connections
         self._directory, self._lease = directory, lease
         self._task: asyncio.Task[None] | None = None
         self._pace = Pace(0.0, 0.0, 0)

@@ -124,3 +124,23 @@ asyncio.run(main())
         f"{package} >= {needed}, found {found}: upgrade it, or run with uvicorn's own WebSocket class)"
     )
     assert said in run.stderr
+
+
+def test_class_is_loaded_when_it_is_asked_for() -> None:
+    program = """
+import sys
+sys.modules["uvicorn"] = None
+import fastapi_websocket_stabilizer.uvicorn as package
+try:
+    package.WebSocketProtocol
+except ImportError as error:
+    print("needs", error.name.partition(".")[0])
+try:
+    package.Other
+except AttributeError:
+    print("no other name")
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30
+    )
+    assert run.stdout.split("\n") == ["needs uvicorn", "no other name", ""]

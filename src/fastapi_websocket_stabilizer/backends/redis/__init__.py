@@ -1,4 +1,4 @@
-"""The registry in Redis or Valkey, 6.2 or newer. Only this package imports ``redis``."""
+"""The backend for Redis or Valkey, 6.2 or newer. Only this package imports ``redis``."""
 
 from .backend import RedisBackend
 

@@ -22,7 +22,7 @@ class RedisBackend:
         self._topology = topology = topology_at(location, config.redis_timeout_s, counters)
         self._keys = keys
         self._pipeline = topology.commands("commands")
-        # A renewal that takes longer than a third of the lease is better asked for again.
+        # Retry a renewal after a third of the lease, otherwise one lost reply could cost the lease.
         lease_timeout_s = min(config.redis_timeout_s, config.lease_ttl_s / 3)
         self._leases = topology.commands("lease", lease_timeout_s, keys.leases)
         self._signer = Signer(config.envelope_keys, keys) if config.envelope_keys else None
@@ -46,7 +46,7 @@ class RedisBackend:
 
     def watch(self, watcher: Watcher) -> None:
         def returned(seconds: float) -> None:
-            self._canaries.restart()  # what was sent before is gone
+            self._canaries.restart()  # canaries sent before the gap do not return
             watcher.gap_ended(seconds)
 
         self._subscriber.on_gap, self._subscriber.on_return = watcher.gap_began, returned
@@ -112,9 +112,9 @@ class RedisBackend:
 
     @property
     def run_id(self) -> str:
-        """Changes when another server, a restarted one or an emptied one answers, in a cluster for any part of it.
+        """The identity of the server; in a cluster, of all primaries and of the content of those without leases.
 
-        That the server of the leases was emptied, each renewal says.
+        The epoch in each renewal identifies the content of the server with the leases.
         """
         if self._pipeline.is_ordered:
             return self._leases.run_id

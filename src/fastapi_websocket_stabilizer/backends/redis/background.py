@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 class Closing(Protocol):
-    """What is run; it is closed before its loop."""
+    """An object that runs on the loop, and is closed before it."""
 
     async def close(self) -> None: ...
 
@@ -19,7 +19,7 @@ P = TypeVar("P", bound=Closing)
 
 
 class Background(Generic[P]):
-    """Starts at the first call, and again in a process that was forked: a thread does not survive that."""
+    """Starts its thread at the first call, and again in a forked process, because threads do not survive a fork."""
 
     def __init__(self, make: Callable[[], P]) -> None:
         self._make = make
@@ -30,7 +30,7 @@ class Background(Generic[P]):
         self._made: P | None = None
 
     def run(self, call: Callable[[P], Coroutine[Any, Any, T]]) -> T:
-        """Return what ``call`` gives; calls begin in the order in which threads make them."""
+        """Return the result of ``call``. Calls of several threads begin in the order in which they are made."""
         self._look_for_a_fork()
         with self._lock:
             if self._loop is None:
@@ -41,17 +41,17 @@ class Background(Generic[P]):
         return outcome.result()
 
     def _look_for_a_fork(self) -> None:
-        if os.getpid() != self._process:  # the lock may have been held by a thread that is not here
+        if os.getpid() != self._process:  # the old lock may be held by a thread of the parent
             self._process, self._lock, self._loop = os.getpid(), threading.Lock(), None
 
     def _start(self) -> None:
-        self._made = self._make()  # may raise: then nothing was started
+        self._made = self._make()  # before the thread, because it may raise
         loop = self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=loop.run_forever, name="publisher", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Send what is queued, and end loop and thread; a later call starts again."""
+        """Send queued messages, then stop the loop and the thread; a later call starts them again."""
         self._look_for_a_fork()
         with self._lock:
             loop, self._loop = self._loop, None

@@ -1,4 +1,4 @@
-"""Publishing through the pipeline, rooms as channels, and what is made of what is heard."""
+"""Publish envelopes through the pipeline, subscribe to rooms, and read received envelopes."""
 
 import asyncio
 import logging
@@ -24,15 +24,15 @@ DROPS: dict[type[WireError], str] = {
     ForgedError: "bus_forged",
     ReplayedError: "bus_replayed",
 }
-"""The counter of what is dropped because of its signature."""
+"""The counter of each error for which an envelope is dropped; any other counts as ``bus_malformed``."""
 ADVICE = {
     "bus_malformed": "envelope dropped",
     "bus_unsigned": "unsigned envelope dropped: set envelope_keys on every node and publisher",
     "bus_forged": "forged envelope dropped: give every node and publisher each key before one signs with it; "
-    "if they have, somebody else publishes to this Redis",
-    "bus_replayed": "repeated or late envelope dropped: somebody else publishes to this Redis, or it is far behind",
+    "if they have it, another program publishes to this Redis",
+    "bus_replayed": "repeated or late envelope dropped: another program publishes to this Redis, or Redis is slow",
 }
-"""What is logged, at most once a minute each."""
+"""The log message of each counter, logged at most once a minute."""
 
 
 class RedisPublishing:
@@ -43,11 +43,11 @@ class RedisPublishing:
 
     @property
     def command(self) -> str:
-        """What publishes to a channel."""
+        """The command that publishes to a channel."""
         return "PUBLISH"
 
     async def settle(self) -> None:
-        """Wait until everything that was given to us is queued for Redis."""
+        """Return when all messages are queued in the pipeline."""
 
     async def publish_all(self, envelope: Envelope) -> int:
         return await self._publish(self._keys.all, envelope)
@@ -56,7 +56,7 @@ class RedisPublishing:
         return await self._publish(self._keys.room(room), envelope)
 
     async def publish_node(self, node: NodeId, envelope: Envelope) -> int:
-        # Somebody who listens in is no node.
+        # Count at most one receiver: other subscribers, such as monitoring, are not nodes.
         return min(1, await self._publish(self._keys.inbox(node), envelope))
 
     async def _publish(self, channel: str, envelope: Envelope) -> int:
@@ -71,7 +71,7 @@ class RedisPublishing:
     ) -> "asyncio.Future[list[list[NodeId]]]":
         try:
             keys, arguments = direct_call(self._keys, envelope, top, but, self._signer)
-        except BackendUnavailableError as error:  # no signature without Redis' time
+        except BackendUnavailableError as error:  # Redis' time is unknown, and a signature needs it
             refused: asyncio.Future[list[list[NodeId]]] = asyncio.get_running_loop().create_future()
             refused.set_exception(error)
             return refused
@@ -82,7 +82,11 @@ class RedisPublishing:
 def direct_call(
     keys: Keys, envelope: Envelope, top: int, but: Sequence[NodeId], signer: Signer | None
 ) -> tuple[list[str], list[Argument]]:
-    """Return keys and arguments of ``clients_publish.lua``."""
+    """Return the keys and arguments of ``clients_publish.lua``.
+
+    Raises:
+        BackendUnavailableError: Redis' time is unknown, so the message cannot be signed.
+    """
     clients: list[str] = []
     arguments: list[Argument] = [top, keys.client_prefix_bytes, keys.inbox_prefix, keys.inbox_suffix]
     arguments += [pack_before_parts(envelope), f" {' '.join(but)} "]
@@ -94,7 +98,7 @@ def direct_call(
 
 
 def direct_reply(reply: tuple[list[int], list[bytes], list[int]]) -> list[list[NodeId]]:
-    """Return, for each client, the nodes that took its messages."""
+    """Return, for each client, the nodes that received its message."""
     places, nodes, heard = reply
     names = [NodeId(node.decode()) if count else None for node, count in zip(nodes, heard, strict=True)]
     rows: list[list[NodeId]] = [[]]
@@ -108,7 +112,7 @@ def direct_reply(reply: tuple[list[int], list[bytes], list[int]]) -> list[list[N
 
 
 class RoomChannels:
-    """The hearing half of ``ports.Bus``."""
+    """The subscribing half of ``ports.Bus``."""
 
     _keys: Keys
     _subscriber: Subscription
@@ -141,7 +145,7 @@ class RedisBus(RedisPublishing, RoomChannels):
 
 
 class EnvelopeReader:
-    """Turns what a subscriber hears into envelopes; what cannot be read or trusted is counted and dropped."""
+    """Reads received messages as envelopes. Malformed and untrusted ones are counted and dropped."""
 
     def __init__(self, keys: Keys, receive: Receive, counters: Counters, guard: Guard | None = None) -> None:
         self._prefix = len(keys.all) - len("all")
@@ -149,7 +153,7 @@ class EnvelopeReader:
         self._reported = {counter: Occasionally(log) for counter in ADVICE}
 
     def read(self, channel: bytes, data: bytes) -> None:
-        """Unpack a message of a subscriber, and hand on its envelope."""
+        """Unpack a message and pass its envelope to ``receive``."""
         self._counters.bus_messages += 1
         try:
             envelope = unpack(data) if self._guard is None else self._guard.unpack(channel, data)

@@ -1,4 +1,4 @@
-"""One command as it is sent, and a batch of them; no redis-py in it."""
+"""Commands and batches of them, encoded without redis-py."""
 
 import asyncio
 from collections.abc import Callable, Iterable
@@ -13,7 +13,7 @@ Argument = str | bytes | int
 
 
 class Command:
-    """One command and whoever waits for its reply."""
+    """One command, and the future of its reply."""
 
     __slots__ = (
         "asks", "count", "deadline_s", "hops", "is_idempotent", "name", "packed", "parse", "reply", "script",
@@ -39,7 +39,7 @@ class Command:
         self.reply: asyncio.Future[Any] = running_loop().create_future()
         # In a cluster:
         self.slot: int | None = None
-        self.asks: Address | None = None  # the server that the slot is moving to; it must be told ASKING
+        self.asks: Address | None = None  # the server that the slot migrates to, which requires ASKING
         self.hops: int = 0
 
     @property
@@ -53,11 +53,11 @@ class Command:
     def reject(self, error: Exception) -> None:
         if not self.reply.done():
             self.reply.set_exception(error)
-            self.reply.exception()  # a caller that was cancelled will never ask; that is no leak to warn of
+            self.reply.exception()  # mark it as retrieved, otherwise asyncio warns if the caller was cancelled
 
 
 def _pack(arguments: Iterable[Argument]) -> bytes:
-    """Return arguments as RESP says them; redis-py's packer takes three times as long."""
+    """Return arguments encoded in RESP, in a third of the time of redis-py's packer."""
     pieces: list[bytes] = []
     for argument in arguments:
         data = argument if isinstance(argument, bytes) else str(argument).encode()
@@ -66,11 +66,10 @@ def _pack(arguments: Iterable[Argument]) -> bytes:
 
 
 def join(batch: list[Command]) -> bytes:
-    """Return what to send: a script in full at its first use in the batch, and by its hash after that.
+    """Return the bytes of a batch. A script is sent in full at its first use in the batch, then by its hash.
 
-    So the server always knows it. Were a hash unknown (SCRIPT FLUSH, a restart), the command would have to be
-    sent again, behind those that were queued after it. In a cluster it is always sent in full: the first may
-    have been redirected, and then nobody has loaded it.
+    So the server always has the script. A hash that it lost (SCRIPT FLUSH, a restart) would need a second attempt,
+    which runs after later commands. In a cluster each use is in full, because the first may have been redirected.
     """
     sent: set[str] = set()
     pieces: list[bytes] = []

@@ -1,4 +1,4 @@
-"""Connections to Redis and what its errors mean here; the one file that translates redis-py's."""
+"""Connections to Redis, and the translation of redis-py's errors, which is only in this file."""
 
 import asyncio
 import logging
@@ -20,7 +20,7 @@ from .sockets import open_connection
 from .urls import Address, Location, parse
 
 OLDEST_VERSION = (6, 2)
-"""The first Redis with GETDEL; every Valkey is newer."""
+"""The first Redis version with GETDEL; every Valkey is newer."""
 KEEPS_EVERYTHING = "noeviction"
 EVICTS = (
     "Redis at {} evicts keys (maxmemory-policy {}, maxmemory {}): leases, presence and tokens may go; "
@@ -33,15 +33,15 @@ _PHRASES = {
     "cluster support disabled": "the scheme (redis://)",
     "unknown command": "scheme, host and port",
 }
-"""What servers say to whom they cannot serve, and what is to be checked."""
+"""Error phrases from Redis, and the part of the URL that usually causes them."""
 
 
 class WrongTypeError(BackendUnavailableError):
-    """A key of ours holds a value of another type: somebody else wrote it."""
+    """A key of the registry has a value of another type, which another program wrote."""
 
 
 class NotPermittedError(ConfigurationError):
-    """The ACL of our Redis user lacks a command, a key or a channel."""
+    """The ACL of the Redis user lacks a command, a key or a channel."""
 
 
 class Backoff:
@@ -64,9 +64,9 @@ class Backoff:
 
 
 class ConnectionFactory:
-    """Opens connections to the server at ``location``, each owned and closed by whoever asked for it.
+    """Opens connections to the server at ``location``. The caller owns and closes each connection.
 
-    Behind Sentinels that is whichever server they call the primary at that moment.
+    Behind Sentinels it is the current primary.
     """
 
     def __init__(self, location: Location | str, timeout_s: float) -> None:
@@ -82,7 +82,7 @@ class ConnectionFactory:
         """Return a connection that is authenticated and ready.
 
         Raises:
-            BackendUnavailableError: Nobody answered within ``timeout_s``.
+            BackendUnavailableError: No server answered within ``timeout_s``.
             ConfigurationError: Wrong password, user, database or certificate.
         """
         with self.translated("connect"):
@@ -103,23 +103,23 @@ class ConnectionFactory:
         return other
 
     def at(self, address: Address) -> "ConnectionFactory":
-        """Return a factory for one of the servers that were found."""
+        """Return a factory for the server at ``address``, with the options of this location."""
         other = ConnectionFactory(self._location.at(address), self.timeout_s)
         other.is_in_cluster = self._location.kind == "cluster"
         return other
 
     @contextmanager
     def translated(self, operation: str, *, outcome_unknown: bool = False) -> Iterator[None]:
-        """Turn redis-py's errors into ours, with the address but never the password."""
+        """Translate redis-py's errors into those of this library, with the address but never the password."""
         try:
             yield
         except (redis_errors.RedisError, OSError, TimeoutError, asyncio.IncompleteReadError) as error:
             ours = self.translate(operation, error, outcome_unknown=outcome_unknown)
-            # A refusal names the user, whom a traceback would show as the cause.
+            # Redis' text contains the user name, which a traceback would show as the cause.
             raise ours from (None if isinstance(ours, ConfigurationError) else error)
 
     def translate(self, operation: str, error: BaseException, *, outcome_unknown: bool = False) -> Exception:
-        """Return our error for one of redis-py's."""
+        """Return this library's error for one of redis-py's."""
         if isinstance(error, BackendUnavailableError | ConfigurationError):
             return error
         if isinstance(error, TimeoutError | redis_errors.TimeoutError):
@@ -127,7 +127,7 @@ class ConnectionFactory:
             if operation == "connect" and self.address.startswith("rediss"):
                 why += "; a server without TLS does not answer either: then the scheme is redis://"
         else:
-            # Redis names the user whom it refuses.
+            # Redis' text contains the user name.
             why = re.sub(r"\bUser \S+", "User ***", mask_password(str(error))) or type(error).__name__
         text = f"Redis at {self.address}: {operation}: {why}"
         if (advice := _advice(error)) is not None:
@@ -140,7 +140,7 @@ class ConnectionFactory:
 
 
 def _advice(error: BaseException) -> str | None:
-    """Return what must be wrong in the URL; None if the server may only be away."""
+    """Return the part of the URL that must be wrong; None if the server may only be unavailable."""
     if isinstance(error, redis_errors.AuthenticationError | redis_errors.NoPermissionError):
         return "user, password and ACL"
     if isinstance(error, UnknownServiceError):
@@ -155,7 +155,7 @@ def _advice(error: BaseException) -> str | None:
 
 
 def _is_about_certificates(error: BaseException | None) -> bool:
-    """Whether a certificate was refused, by us or by the server; redis-py keeps that as the context of its error."""
+    """Whether either side rejected a certificate, which redis-py has only as the context of its error."""
     while error is not None:
         if isinstance(error, ssl.SSLError) and "CERTIFICATE" in (error.reason or ""):
             return True
@@ -164,13 +164,13 @@ def _is_about_certificates(error: BaseException | None) -> bool:
 
 
 def is_lost(connection: Connection) -> bool:
-    """Whether the server has closed an idle connection; known without asking it."""
+    """Whether the server has closed an idle connection. Reads the local state and sends nothing."""
     reader = getattr(connection, "_reader", None)
     return reader is not None and bool(reader.at_eof())
 
 
 def count_bytes(connection: Connection, count: Callable[[int], None]) -> None:
-    """Have ``count`` told how many bytes each read of the socket brought."""
+    """Call ``count`` with the number of bytes of each read of the socket."""
     reader = connection._reader
     assert reader is not None  # it is connected
     feed = reader.feed_data
@@ -179,11 +179,11 @@ def count_bytes(connection: Connection, count: Callable[[int], None]) -> None:
         count(len(data))
         feed(data)
 
-    reader.feed_data = feed_data  # type: ignore[assignment,method-assign]  # redis-py tells nobody what it reads
+    reader.feed_data = feed_data  # type: ignore[assignment,method-assign]  # redis-py has no hook for it
 
 
 async def server_info(connection: Connection, *section: str) -> dict[str, str]:
-    """Return what INFO says about one section, or about those that it shows by default."""
+    """Return the fields of one section of INFO, or of its default sections."""
     await connection.send_command("INFO", *section)
     lines = (await connection.read_response()).decode().splitlines()
     return dict(line.split(":", 1) for line in lines if ":" in line)
@@ -198,8 +198,8 @@ async def check_server(connection: Connection, address: str, *, is_in_cluster: b
     """Return the server's run_id.
 
     Raises:
-        ConfigurationError: The server is older than ``OLDEST_VERSION``, or does not say what it is; or it is a
-            Sentinel, or of a cluster that the URL does not speak of.
+        ConfigurationError: The server is older than ``OLDEST_VERSION`` or has no version. Or it is a Sentinel or in
+            a cluster, and the URL has another scheme.
     """
     info = await server_info(connection)
     mode, policy = server_mode(info), info.get("maxmemory_policy", KEEPS_EVERYTHING)
@@ -217,9 +217,9 @@ async def check_server(connection: Connection, address: str, *, is_in_cluster: b
 
 
 async def fence_former_connection(connection: Connection, former: int) -> int:
-    """Have the server close our former connection; return what it calls this one, 0 if we may not do either.
+    """Kill the previous connection on the server; return the client id of this one (0 without permission).
 
-    What it has not read of the former yet is not carried out behind what is sent from now on.
+    Otherwise commands that the old connection still has buffered could be executed after newer ones.
     """
     try:
         if former:

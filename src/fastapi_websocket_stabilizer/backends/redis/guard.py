@@ -1,8 +1,8 @@
-"""Signed envelopes on the bus: when they were made, and that none is taken twice. docs/security.md says why.
+"""Signed envelopes on the bus: their age is checked, and replays are rejected. The reasons are in docs/security.md.
 
-Everything is counted by Redis' clock, which every node and publisher estimates for itself; nobody's own clock
-matters. A signature says *by when at the latest* its envelope was made, a receiver asks whether that was
-*surely before* it began to listen: so nothing that somebody sent because of us is taken for a repetition.
+All times are Redis' time, which every node and publisher estimates; local wall clocks do not matter. A signature
+has the latest time at which its envelope can have been made. An envelope counts as too early only if it was
+*certainly* made before the receiver subscribed. So a message that reacts to the subscription is never rejected.
 """
 
 import time
@@ -18,35 +18,35 @@ from .keys import Keys
 from .ports import CommandConnection
 
 INBOX = "inbox"
-"""One name for the inboxes that a node has had one after the other: what it heard by one, it heard."""
+"""One name for all inboxes that a node has had, so that a copy on the next inbox is a replay."""
 WINDOW_S = 30.0
-"""Seconds that an envelope is good for."""
+"""Seconds for which an envelope is valid."""
 REMEMBERED = 65_536
-"""Pairs of channel and sender whose last sequence is remembered."""
+"""Maximum number of pairs of channel and sender whose last sequence is kept."""
 ESTIMATE_LASTS_S = 10.0
-"""Seconds after which a wider estimate of Redis' time is better than a narrow old one: clocks drift."""
+"""Seconds after which a new, wider estimate of Redis' time replaces a narrow one, because clocks drift."""
 DRIFT = 0.001
-"""What two clocks may drift apart per second, twice what NTP does to one."""
+"""Maximum drift between two clocks in seconds per second; twice the rate at which NTP adjusts one."""
 ROUNDING_S = 0.001
-"""Beats tell Redis' time in whole milliseconds."""
+"""Seconds of rounding error: renewals return Redis' time in whole milliseconds."""
 
 
 class ReplayedError(WireError):
-    """It was genuine once: heard before, too old, or from before we listened."""
+    """A valid envelope that was received before, is too old, or was made before this node subscribed."""
 
 
 class RedisClock:
-    """Redis' time, as two bounds from its last answers and the monotonic clock."""
+    """An estimate of Redis' time: two bounds, from its last replies and the monotonic clock."""
 
     def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
         self._now_s = now_s
-        # What is to be added to our clock, at least and at most.
+        # Bounds of the difference between Redis' time and the monotonic clock.
         self._least_s = self._most_s = 0.0
-        # When the answer that is believed was asked for: since then clocks may drift.
+        # When the estimate was requested; clocks may have drifted since then.
         self._asked_at_s: float | None = None
 
     def learn(self, asked_at_s: float, redis_s: float) -> None:
-        """Take note of an answer: it was ``redis_s`` there between ``asked_at_s`` and now on our clock."""
+        """Improve the estimate: Redis' time was ``redis_s`` between ``asked_at_s`` and now (monotonic)."""
         now_s = self._now_s()
         least_s, most_s = redis_s - now_s, redis_s - asked_at_s
         is_narrower = most_s - least_s <= self._most_s - self._least_s
@@ -55,19 +55,19 @@ class RedisClock:
             self._least_s, self._most_s, self._asked_at_s = least_s, most_s, asked_at_s
 
     async def ask(self, pipeline: CommandConnection) -> None:
-        """Learn from Redis what time it is there."""
+        """Request Redis' time and improve the estimate."""
         asked_at_s = self._now_s()
         seconds, microseconds = await pipeline.send("TIME", idempotent=True)
         self.learn(asked_at_s, int(seconds) + int(microseconds) / 1_000_000)
 
     @property
     def is_outdated(self) -> bool:
-        """Whether it was learned too long ago, or never."""
+        """Whether the estimate is too old or missing."""
         return self._asked_at_s is None or self._now_s() - self._asked_at_s > ESTIMATE_LASTS_S
 
     @property
     def is_known(self) -> bool:
-        """Whether Redis has told its time."""
+        """Whether there is an estimate."""
         return self._asked_at_s is not None
 
     @property
@@ -75,34 +75,34 @@ class RedisClock:
         return ROUNDING_S + DRIFT * (self._now_s() - (self._asked_at_s or 0.0))
 
     def latest_us(self) -> int:
-        """Return what Redis' time is now at the latest, in µs.
+        """Return the upper bound of Redis' time now, in µs.
 
         Raises:
-            BackendUnavailableError: Redis has not told its time yet.
+            BackendUnavailableError: There is no estimate yet.
         """
         if not self.is_known:
-            raise BackendUnavailableError("Redis has not told its time yet, which signatures carry")
+            raise BackendUnavailableError("Redis' time is not known yet, and signatures need it")
         return int((self._now_s() + self._most_s + self._slack_s) * 1_000_000)
 
     def local_s(self, redis_us: int) -> float:
-        """Return what our clock said at the latest when Redis' time was ``redis_us``."""
+        """Return the latest monotonic time at which Redis' time can have been ``redis_us``."""
         return redis_us / 1_000_000 - self._least_s + self._slack_s
 
     def now_s(self) -> float:
-        """Return what our clock says."""
+        """Return the monotonic time in seconds."""
         return self._now_s()
 
 
 class Replays:
-    """The last sequence of each sender on each channel. It outlives gaps of the bus. Pure."""
+    """The last sequence of each sender on each channel. Kept over bus gaps. Pure."""
 
     def __init__(self, limit: int = REMEMBERED) -> None:
         self._limit = limit
         self._last: OrderedDict[tuple[str, str], tuple[int, int, int]] = OrderedDict()
-        self._forgotten_us = 0  # whatever is older may have been heard from somebody whom we forgot
+        self._forgotten_us = 0  # newest stamp of an evicted pair: older envelopes may be replays
 
     def is_new(self, channel: str, sender: str, sequence: int, stamp_us: int) -> bool:
-        """Whether this was not heard before; from now on it was."""
+        """Record an envelope; return whether it was not received before."""
         known = self._last.pop((channel, sender), None)
         last, newest_us, floor_us = known or (0, 0, self._forgotten_us)
         is_new = sequence > last and stamp_us > floor_us
@@ -115,7 +115,7 @@ class Replays:
 
 
 class Signer:
-    """Signs what this process publishes."""
+    """Signs the envelopes of this process."""
 
     def __init__(self, secrets: Sequence[str], keys: Keys) -> None:
         self.clock: RedisClock = RedisClock()
@@ -123,19 +123,19 @@ class Signer:
         self.is_inbox: Callable[[str], bool] = keys.is_inbox
 
     def pack(self, envelope: Envelope, channel: str) -> bytes:
-        """As ``envelopes.pack``, signed for one channel."""
+        """Return a packed envelope, signed for one channel. Raises as ``RedisClock.latest_us``."""
         return self.keyring.pack(envelope, channel, self.clock.latest_us())
 
     def pack_message(self, envelope: Envelope, part: Part) -> bytes:
-        """As ``envelopes.pack_message``, signed for its clients."""
+        """Return a packed message, signed for its clients. Raises as ``RedisClock.latest_us``."""
         return self.keyring.pack_message(envelope, part, self.clock.latest_us())
 
 
 class Guard:
-    """Lets in what is signed, fresh, and was not heard before.
+    """Accepts only envelopes that are signed, recent and not received before.
 
     Attributes:
-        opened_at: Since when (on the monotonic clock) a client has a socket here, or 0.0.
+        opened_at: Returns the monotonic time since which a client has a socket on this node, or 0.0.
     """
 
     def __init__(self, signer: Signer, counters: Counters) -> None:
@@ -147,16 +147,16 @@ class Guard:
         self.opened_at: Callable[[str], float] = lambda _: 0.0
 
     def start(self) -> None:
-        """Nothing that was said until now is for us."""
+        """Reject, from now on, envelopes that were made before this call."""
         self._began_s = self._clock.now_s()
         self._since_s.clear()
 
     def listen(self, channel: str) -> None:
-        """Nothing that was said on ``channel`` until now is for us."""
+        """Reject, from now on, envelopes on ``channel`` that were made before the first call."""
         self._since_s.setdefault(channel, self._clock.now_s())
 
     def leave(self, channel: str) -> None:
-        """Forget since when we listen to ``channel``, but not what was heard there."""
+        """Remove the time at which ``channel`` was subscribed, but not the sequences received there."""
         self._since_s.pop(channel, None)
 
     def unpack(self, channel: bytes, data: bytes) -> Envelope:
@@ -164,20 +164,20 @@ class Guard:
 
         Raises:
             UnsignedError, ForgedError: As ``Keyring.unpack``.
-            ReplayedError: It was genuine once.
+            ReplayedError: It was received before, is too old, or was made before this node subscribed.
             WireError: As ``envelopes.unpack``.
         """
         if not self._clock.is_known:
-            raise ReplayedError("Redis has not told its time yet")
+            raise ReplayedError("the age of an envelope is unknown until Redis' time is known")
         envelope, stamp_us, is_ours = self._keyring.unpack(channel, data)
         name, made_s = channel.decode(), self._clock.local_s(stamp_us)
         if self._is_inbox(name):
             name = INBOX
-        elif not is_ours:  # no channel is signed in it, so elsewhere it would be new once more
-            raise ForgedError("direct messages come by the inbox, this one is elsewhere")
+        elif not is_ours:  # its signature has no channel, so a copy on another one would pass as new
+            raise ForgedError("direct messages are accepted only on the inbox")
         self._check_age(name, stamp_us, made_s)
         if not self._replays.is_new(name, envelope.sender, envelope.sequence, stamp_us):
-            raise ReplayedError("envelope was heard before")
+            raise ReplayedError("envelope was received before")
         return envelope if is_ours else self._without_newcomers(envelope, made_s)
 
     def _check_age(self, channel: str, stamp_us: int, made_s: float) -> None:
@@ -185,10 +185,10 @@ class Guard:
         if abs(age_s) > WINDOW_S:
             raise ReplayedError(f"envelope is {age_s:.0f} s old, {WINDOW_S:g} s are allowed")
         if made_s < self._since_s.get(channel, self._began_s):
-            raise ReplayedError("envelope is from before this node listened")
+            raise ReplayedError("envelope was made before this node subscribed")
 
     def _without_newcomers(self, envelope: Envelope, made_s: float) -> Envelope:
-        """Leave out clients that came after it was made: they may have got it on the node they were on then."""
+        """Remove clients that connected after it was made, since their former node may have delivered it."""
         names = {name for part in envelope.parts for name in part.targets}
         new = {name for name in names if self.opened_at(name) > made_s}
         if not new:

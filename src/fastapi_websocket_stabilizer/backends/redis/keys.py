@@ -1,7 +1,7 @@
-"""Names of keys and channels. ``docs/design.md`` has the table; nothing else builds a name.
+"""Names of keys and channels, which only this file builds. ``docs/design.md`` has the table.
 
-The part in braces is the hash tag that chooses the slot in Redis Cluster. A namespace has no braces, and a
-client id or room name comes last, so no name can change the slot of its key or collide with another.
+The part in braces is the hash tag, which determines the slot in Redis Cluster. A namespace has no braces, and a
+client id or room name comes last. So no name can change the slot of its key or collide with another key.
 """
 
 from redis.crc import key_slot
@@ -21,11 +21,11 @@ class Keys:
         self.all: str = f"{namespace}:all"
         self.inbox_prefix: str = f"{namespace}:{{"
         self.inbox_suffix: str = "}:inbox"
-        # How many bytes of a client's key come before its id.
+        # Length in bytes of a client's key before the id.
         self.client_prefix_bytes: int = len(self.client("").encode())
 
     def epoch_of(self, tag: str) -> str:
-        """One life of the content of the server that has the slot of this hash tag."""
+        """Epoch of the server that owns the slot of this hash tag."""
         return f"{self._ns}:{{{tag}}}:epoch"
 
     def info(self, node: NodeId) -> str:
@@ -43,26 +43,26 @@ class Keys:
         return f"{self.inbox_prefix}{node}{self.inbox_suffix}"
 
     def is_inbox(self, channel: str) -> bool:
-        """Whether it is some node's inbox; a room may be called what the end of one is called."""
+        """Whether ``channel`` is an inbox. Checked from the front: a room name may also end in ``}:inbox``."""
         is_tagged = channel.startswith(self.inbox_prefix)
         return is_tagged and channel.removeprefix(self.inbox_prefix).partition("}")[2] == ":inbox"
 
     def canary(self, name: str) -> str:
-        """Channel on which one bus connection hears itself."""
+        """Channel of the canaries of one bus connection."""
         return f"{self._ns}:{{{name}}}:canary"
 
     def client(self, client_id: str) -> str:
         return f"{self._ns}:{{{partition(client_id)}}}:client:{client_id}"
 
     def room(self, room: str) -> str:
-        """Hash of members; the channel of the same name carries the room's messages."""
+        """Hash of members, and the channel of the room's messages."""
         return f"{self._ns}:{{{partition(room)}}}:room:{room}"
 
     def room_counts(self, room: str) -> str:
         return f"{self._ns}:{{{partition(room)}}}:count:{room}"
 
     def unreported(self, name: str) -> str:
-        """Presence events of a client, or in a room, of which it is not confirmed that they were reported."""
+        """Hash of unconfirmed presence events in the partition of a client or a room."""
         return f"{self._ns}:{{{partition(name)}}}:unreported"
 
     def token(self, digest: str, client_id: str) -> str:

@@ -1,7 +1,7 @@
 """All Redis commands of one event-loop tick in one pipeline on one connection, in order.
 
-A caller only waits for a future: the connection belongs to the pipeline's own task, so a request handler
-that is cancelled never leaves half a reply behind for somebody else to read (CVE-2023-28858).
+The connection belongs to the pipeline's own task, and a caller waits only for a future. So a cancelled request
+handler never leaves half a reply for the next caller to read (CVE-2023-28858).
 """
 
 import asyncio
@@ -25,9 +25,9 @@ from .sockets import abort, close
 log: logging.Logger = logging.getLogger(__name__)
 
 LIMIT_BYTES = 64 * 1024 * 1024
-"""Bytes of commands waiting to be sent; one more is refused."""
+"""Maximum bytes of queued commands; a command beyond it is rejected."""
 BATCH = 1000
-"""Commands in one pipeline at most: replies of a longer one would keep the event loop too long."""
+"""Maximum commands in one pipeline; the replies of a longer one would block the event loop."""
 
 REDIRECTIONS = (  # the command was not executed
     redis_errors.AskError,
@@ -36,16 +36,16 @@ REDIRECTIONS = (  # the command was not executed
 )
 
 WATCHES = 20
-"""How many times within the timeout it is looked whether a command has waited too long."""
+"""Number of checks for expired commands within one timeout."""
 
 Redirected = list[tuple[Command, redis_errors.ResponseError]]
 
 
 class Pipeline:
-    """One owned connection; ``run_id`` changes when another server, or a restarted one, answers.
+    """One owned connection. ``run_id`` changes after a restart or failover of the server.
 
     Attributes:
-        after_batch: In a cluster, what to do between two batches with the commands that were redirected.
+        after_batch: In a cluster, called between two batches with the redirected commands.
     """
 
     is_ordered = True
@@ -67,10 +67,10 @@ class Pipeline:
         self.after_batch: Callable[[Redirected], None] | None = None
         self.queued_bytes: int = 0
         self.run_id: str = ""
-        self._client = 0  # what the server calls the connection
+        self._client = 0  # client id of the connection on the server
 
     async def start(self) -> None:
-        """Connect, and begin to serve.
+        """Connect, and begin to send.
 
         Raises:
             BackendUnavailableError, ConfigurationError: As ``ConnectionFactory.connect``.
@@ -79,7 +79,7 @@ class Pipeline:
         self.serve()
 
     def serve(self) -> None:
-        """Begin to serve; without a connection, open one as soon as Redis answers."""
+        """Begin to send. Connects, with retries, if there is no connection."""
         self._wanted = asyncio.Event()
         if self._connection is None:
             self._backoff.grow()
@@ -87,10 +87,10 @@ class Pipeline:
         self._task = asyncio.create_task(self._serve(), name=f"redis-{self._name}")
 
     async def stop(self) -> None:
-        """Send what is queued if Redis answers in time, then close. Whoever still waits gets an error."""
+        """Send queued commands until their deadlines, then close. The rest fails with BackendUnavailableError."""
         if self._task is not None:
             while (waiting := self._queue or self._in_flight) and not self._task.done():
-                await asyncio.wait([waiting[-1].reply])  # ends: the watchdog sees to it
+                await asyncio.wait([waiting[-1].reply])  # ends, because the watchdog expires commands
                 await asyncio.sleep(0)
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -111,15 +111,18 @@ class Pipeline:
         idempotent: bool,
         parse: Callable[[Any], Any] | None = None,
     ) -> "asyncio.Future[Any]":
-        """Queue a script; it is sent again after a lost connection only if ``idempotent``.
+        """Queue a script; return the future of its reply, converted by ``parse``.
 
-        The future has what ``parse`` makes of the reply.
+        If the connection is lost, only an ``idempotent`` script is sent again.
         """
         keys = tuple(keys)
         return self._submit((len(keys), *keys, *arguments), script, idempotent=idempotent, parse=parse)
 
     def send(self, *arguments: Argument, idempotent: bool) -> "asyncio.Future[Any]":
-        """Queue a command; it is sent again after a lost connection only if ``idempotent``."""
+        """Queue a command; return the future of its reply.
+
+        If the connection is lost, only an ``idempotent`` command is sent again.
+        """
         return self._submit(arguments, None, idempotent=idempotent)
 
     def _submit(
@@ -137,13 +140,13 @@ class Pipeline:
         return command.reply
 
     def submit(self, command: Command) -> None:
-        """Queue a command that was made elsewhere."""
+        """Queue a command, or reject it if the pipeline is stopped or the queue is full."""
         if self._task is None or self._task.done():
             command.reject(BackendUnavailableError(f"{command.name}: the connection to Redis was closed"))
         elif self._queue and self.queued_bytes + command.size > LIMIT_BYTES:
             self._counters.redis_rejected += 1
             command.reject(
-                BackendUnavailableError(f"{command.name}: {LIMIT_BYTES} bytes already wait for Redis")
+                BackendUnavailableError(f"{command.name}: {LIMIT_BYTES} bytes are already queued for Redis")
             )
         else:
             self._queue.append(command)
@@ -154,28 +157,28 @@ class Pipeline:
 
     @property
     def is_busy(self) -> bool:
-        """Whether commands were sent whose replies are not all here."""
+        """Whether commands are in flight."""
         return bool(self._in_flight)
 
     def take(self, slots: Container[int] | None = None) -> list[Command]:
-        """Take back what was not sent yet: all of it, or what belongs to some slots."""
+        """Remove and return unsent commands: all of them, or those of ``slots``."""
         taken = [c for c in self._queue if slots is None or c.slot in slots]
         self._queue = deque([c for c in self._queue if slots is not None and c.slot not in slots])
         self.queued_bytes -= sum(command.size for command in taken)
         return taken
 
     def check(self) -> None:
-        """Ask something if nothing is under way: so a server that was restarted is noticed without traffic."""
+        """Send PING if the pipeline is idle, so that a restart of the server is detected without traffic."""
         if not self._queue and not self._in_flight:
             self.send("PING", idempotent=True)
 
     def abort(self) -> None:
-        """Cut the connection; what was sent on it ends as if the server had done so."""
+        """Abort the connection; commands in flight end as if the server had closed it."""
         if self._connection is not None:
             abort(self._connection)
 
     def _watch(self) -> None:
-        """Look in from time to time whether somebody has waited too long: a timer each would cost more."""
+        """Schedule the next check for expired commands, which is cheaper than a timer for each command."""
         self._watchdog = running_loop().call_later(self._interval_s, self._expire)
 
     @property
@@ -185,7 +188,7 @@ class Pipeline:
     def _expire(self) -> None:
         next_s = (
             running_loop().time() + self._interval_s
-        )  # what is over by then ends now: rather early than late
+        )  # expire commands up to one interval early rather than late
         for command in self._in_flight:
             if command.deadline_s < next_s:
                 self._give_up_on(command, TimeoutError(), is_sent=True)
@@ -198,7 +201,7 @@ class Pipeline:
             self._watch()
 
     def _too_late(self) -> Exception:
-        """Whoever has waited for a connection is told why there is none."""
+        """Return the error of an expired command: a timeout, or the reason of the last failed connect."""
         return TimeoutError() if self._refusal is None else BackendUnavailableError(str(self._refusal))
 
     async def _serve(self) -> None:
@@ -226,11 +229,11 @@ class Pipeline:
                     self.after_batch(redirected)
 
     async def _is_back(self) -> bool:
-        """Try once to connect again, whether or not anybody waits; commands end at their own deadlines."""
+        """Try once to reconnect, even with an empty queue. Queued commands expire at their own deadlines."""
         await asyncio.sleep(self._backoff.delay_s)
         try:
             self._connection = self._connection or await self._connect()
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again
+        except Exception as error:  # noqa: BLE001 - every error is retried
             self._trouble.log("Redis does not answer", error=str(error))
             self._backoff.grow()
             self._refusal = error
@@ -257,7 +260,7 @@ class Pipeline:
                     await self._read_reply(connection, command, unknown_scripts)
                     answered += 1
             self._backoff.reset()
-        except Exception as error:  # noqa: BLE001 - whatever broke, the connection cannot be trusted any more
+        except Exception as error:  # noqa: BLE001 - after any error, replies may be out of step
             self._backoff.grow()
             await self._disconnect()
             self._give_up(batch[answered:], error, is_sent=is_sent)
@@ -268,7 +271,7 @@ class Pipeline:
     ) -> None:
         try:
             if command.asks is not None:
-                await connection.read_response()  # of ASKING
+                await connection.read_response()  # the reply to ASKING
             command.resolve(await connection.read_response())
         except redis_errors.NoScriptError:
             unknown_scripts.append(command)
@@ -276,7 +279,7 @@ class Pipeline:
             self._redirect(command, error)
         except redis_errors.ReadOnlyError as error:
             command.reject(self._factory.translate(command.name, error))
-            raise  # a demoted primary: the next connection may find the new one
+            raise  # a demoted primary: reconnect, which may find the new one
         except redis_errors.ResponseError as error:
             command.reject(self._factory.translate(command.name, error))
 
@@ -310,7 +313,7 @@ class Pipeline:
                     run_id = await check_server(
                         connection, self._factory.address, is_in_cluster=self._factory.is_in_cluster
                     )
-                    # Another server, or a restarted one, may call somebody else what this one called us.
+                    # Client ids are unique within one server run. After a restart the old id may be another client's.
                     former = self._client if run_id == self.run_id else 0
                     self._client, self.run_id = await fence_former_connection(connection, former), run_id
         except BaseException:

@@ -1,4 +1,4 @@
-"""What is asked of a connection, whether behind it is one server or a cluster."""
+"""The interfaces of commands and subscriptions, which one server and a cluster share."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
@@ -12,7 +12,7 @@ class CommandConnection(Protocol):
     """Sends commands: ``Pipeline`` to one server, ``Router`` to a cluster.
 
     Attributes:
-        before_queueing: May queue what must not be overtaken by the command that comes next.
+        before_queueing: Called before a command is queued; may queue commands that must precede it.
     """
 
     before_queueing: Callable[[], None]
@@ -24,7 +24,7 @@ class CommandConnection(Protocol):
 
     @property
     def run_id(self) -> str:
-        """Changes when another server, or a restarted one, answers."""
+        """The identity of the server process; changes after a restart or a failover."""
         ...
 
     @property
@@ -33,7 +33,7 @@ class CommandConnection(Protocol):
     async def start(self) -> None: ...
 
     def serve(self) -> None:
-        """The same without waiting: connect as soon as somebody answers."""
+        """Start without waiting. Connects, with retries, as soon as a server answers."""
         ...
 
     async def stop(self) -> None: ...
@@ -51,12 +51,12 @@ class CommandConnection(Protocol):
 
 
 class Subscription(Protocol):
-    """Hears channels: ``Subscriber`` of one server, ``ClusterSubscriber`` of a cluster.
+    """Receives from channels: ``Subscriber`` of one server, ``ClusterSubscriber`` of a cluster.
 
     Attributes:
-        on_gap: Told when messages are being lost.
-        on_return: Told when everything is subscribed again, with the seconds that it was not.
-        pause: Asked what to wait for before the next message is read.
+        on_gap: Called when messages may be lost.
+        on_return: Called when all channels are subscribed again, with the seconds of the gap.
+        pause: Returns an awaitable that ends before the next message is read; usually None.
     """
 
     on_gap: Callable[[], None]
@@ -69,7 +69,7 @@ class Subscription(Protocol):
     async def start(self) -> None: ...
 
     def serve(self) -> None:
-        """The same without waiting: connect as soon as somebody answers."""
+        """Start without waiting. Connects, with retries, as soon as a server answers."""
         ...
 
     async def stop(self) -> None: ...

@@ -1,10 +1,10 @@
-"""Probes of each beat: does the bus still bring messages, how late, and has a server of a cluster been emptied?
+"""Probes of each beat: they detect a dead bus connection, measure its lag, and detect an emptied cluster primary.
 
-A connection that brings nothing looks just like one to which nothing is sent. So a canary goes out through the
-commands and comes back on the bus, and the repeated SUBSCRIBE is confirmed there. Each direction of either connection
-is tried. A peer that swallows bytes is found within two beats.
+A dead subscription cannot be told from an idle one. So a canary is published through the command connection and
+must return on the bus, where the repeated SUBSCRIBE must be confirmed. This tests both directions of both
+connections. A peer that drops all bytes is detected within two beats.
 
-The primary of ``{nodes}`` returns its epoch with each renewal. Epochs of the other primaries are keys that never end.
+The primary of ``{nodes}`` returns its epoch with each renewal. The epochs of other primaries are keys without expiry.
 """
 
 import asyncio
@@ -20,16 +20,16 @@ from .ports import CommandConnection
 from .subscriber import Subscriber
 
 OUTSTANDING = 16
-"""Canaries that may still come back; of an older one the lag is not measured."""
+"""Maximum number of outstanding canaries; the lag of an older one is not measured."""
 
 ATTEMPTS = 256
-"""Names tried for one canary, in about a millisecond; enough for a primary with a hundredth of the slots."""
+"""Names tried for one canary, in about a millisecond. Enough for a primary with a hundredth of the slots."""
 
 Publish = Callable[[str, bytes], "asyncio.Future[object]"]
 
 
 class Canaries:
-    """Watch every bus connection of a node: one, or in a cluster one for each primary that it listens to."""
+    """The canaries of all bus connections of a node: one, or one for each subscribed primary of a cluster."""
 
     def __init__(
         self, keys: Keys, commands: CommandConnection, publish: Callable[[], str], counters: Counters
@@ -39,9 +39,9 @@ class Canaries:
         self.heard_after: Callable[[float], None] = lambda _: None
 
     def watch(self, subscriber: Subscriber, may_be: Callable[[str], bool] = lambda _: True) -> str | None:
-        """Send a canary through a connection, on a channel that ``may_be`` heard there; return the channel.
+        """Begin to send canaries through a connection, on a channel that ``may_be`` accepts; return the channel.
 
-        Return None if no such channel was found: the primary owns few slots, or none any more.
+        Return None if no channel was found, because the primary owns few slots or none.
         """
         names = (self._keys.canary(secrets.token_hex(8)) for _ in range(ATTEMPTS))
         channel = next(filter(may_be, names), None)
@@ -53,22 +53,22 @@ class Canaries:
         return channel
 
     def forget(self, subscriber: Subscriber) -> None:
-        """The connection is not needed any more, or its canary's channel has moved away."""
+        """Stop the canaries of a connection that is closed, or whose canary channel has moved."""
         if (canary := self._canaries.pop(subscriber, None)) is not None:
             canary.release()
 
     def restart(self) -> None:
-        """Forget what was sent: nothing of it will be heard."""
+        """Discard outstanding canaries, which do not return after a reconnect."""
         for canary in self._canaries.values():
             canary.restart()
 
     def beat(self) -> None:
-        """Look what became of the last canaries, and send the next. Called when commands are known to work."""
+        """Check the last canaries and send the next. Called when commands are known to work."""
         for canary in tuple(self._canaries.values()):
             canary.beat()
 
     def unheard_for_s(self) -> float:
-        """For how long nothing came back on some connection that Redis had taken; 0 when the last ones did."""
+        """Seconds since the oldest canary that Redis accepted and that has not returned; 0 if all have."""
         return max((canary.unheard_for_s() for canary in self._canaries.values()), default=0.0)
 
     def _publish(self, channel: str, data: bytes) -> "asyncio.Future[object]":
@@ -76,7 +76,7 @@ class Canaries:
 
 
 class Canary:
-    """Watches one bus connection and has it opened again when it is stuck."""
+    """Watches one bus connection, and reconnects it when it is stuck."""
 
     def __init__(self, subscriber: Subscriber, publish: Publish, channel: str, counters: Counters) -> None:
         self._subscriber, self._publish, self._channel = subscriber, publish, channel
@@ -87,30 +87,30 @@ class Canary:
         self.restart()
 
     def release(self) -> None:
-        """Watch it no more."""
+        """Stop watching the connection."""
         self._subscriber.on_message = self._pass_on
         self._subscriber.unsubscribe(self._channel)
 
     def restart(self) -> None:
-        """Forget what was sent; have the channel subscribed with everything else."""
+        """Discard outstanding canaries, and subscribe to the channel."""
         self._subscriber.want(self._channel)
-        self._outstanding: dict[bytes, float] = {}  # sent, with the time
+        self._outstanding: dict[bytes, float] = {}  # payload -> when it was sent
         self._unheard_since_s: float | None = None
         self._bytes_read = -1
 
     def on_message(self, channel: bytes, data: bytes) -> None:
-        """Take what the subscriber hears; what is no canary goes on."""
+        """Consume a canary; pass any other message on."""
         if channel != self._raw_channel:
             self._pass_on(channel, data)
             return
         sent_at_s = self._outstanding.get(data)
-        if sent_at_s is not None:  # else somebody else's
+        if sent_at_s is not None:  # else another node's, or too old
             self.heard_after(running_loop().time() - sent_at_s)
             self._outstanding = {d: at_s for d, at_s in self._outstanding.items() if at_s > sent_at_s}
             self._unheard_since_s = None
 
     def beat(self) -> None:
-        """Look what became of the last canary, and send the next. Called when commands are known to work."""
+        """Check the last canary and send the next. Called when commands are known to work."""
         if self._is_stuck():
             self._counters.canaries_missed += 1
             self._subscriber.reconnect()
@@ -123,35 +123,35 @@ class Canary:
         self._publish(self._channel, data).add_done_callback(partial(self._published, data, sent_at_s))
 
     def _is_stuck(self) -> bool:
-        """A canary is missed when it did not come back and not one byte did since it was sent."""
-        if self._bytes_read < 0 or self._subscriber.is_paused:  # a reader that waits for us is not deaf
+        """Whether SUBSCRIBE is unconfirmed, or a canary is missing and no byte was read since the last beat."""
+        if self._bytes_read < 0 or self._subscriber.is_paused:  # a paused reader is not stuck
             return False
-        if self._unheard_since_s is None:  # it came back, and our word on the way out did not?
+        if self._unheard_since_s is None:  # it returned; was our SUBSCRIBE confirmed?
             return not self._subscriber.is_confirmed(self._channel)
         return self._subscriber.bytes_read == self._bytes_read
 
     def _published(self, data: bytes, sent_at_s: float, reply: "asyncio.Future[object]") -> None:
         if reply.cancelled() or reply.exception() is not None:
-            self._outstanding.pop(data, None)  # commands do not work: it says nothing about the bus
+            self._outstanding.pop(data, None)  # commands failed, so it proves nothing about the bus
         elif data in self._outstanding and self._unheard_since_s is None:
             self._unheard_since_s = sent_at_s
 
     def unheard_for_s(self) -> float:
-        """For how long nothing came back that Redis had taken; 0 when the last one did."""
+        """Seconds since the oldest canary that Redis accepted and that has not returned; 0 if it has."""
         return 0.0 if self._unheard_since_s is None else running_loop().time() - self._unheard_since_s
 
 
 class Epochs:
-    """Watches the content of servers: one key of each, which whoever misses it puts there anew."""
+    """Watches the content of servers: one key of each, which any node sets again if it is missing."""
 
     def __init__(self, keys: Keys, commands: CommandConnection, tags: Callable[[], Iterable[str]]) -> None:
         self._keys, self._commands, self._tags = keys, commands, tags
         self._seen: dict[str, bytes] = {}  # at most one for each partition
         self.changes: int = 0
-        """How often some server had another content than before."""
+        """Number of changed epochs of any server."""
 
     def look(self) -> None:
-        """Look at each server: before anything else is written there, and at each beat; known at the next."""
+        """Request the epoch of each server, at the start and at each beat; ``changes`` has it by the next beat."""
         for tag in self._tags():
             key = self._keys.epoch_of(tag)
             reply = self._commands.call(scripts.AGREE, [key], secrets.token_hex(8), idempotent=True)
@@ -159,7 +159,7 @@ class Epochs:
 
     def _found(self, tag: str, reply: "asyncio.Future[bytes]") -> None:
         if reply.cancelled() or reply.exception() is not None:
-            return  # asked again at the next beat
+            return  # the next beat tries again
         epoch = reply.result()
         self.changes += self._seen.setdefault(tag, epoch) != epoch
         self._seen[tag] = epoch

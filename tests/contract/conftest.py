@@ -14,6 +14,7 @@ from fastapi_websocket_stabilizer.wire.envelopes import Envelope, Part
 from tests.support.requirements import missing
 from tests.support.servers import Missing
 from tests.support.topologies import TOPOLOGIES
+from tests.support.watchers import watcher
 
 TIMEOUT_S = 3.0
 NODE = NodeId("n1")
@@ -85,7 +86,7 @@ async def open_peer(row: str | None, namespace: str) -> AsyncIterator[OpenPeer]:
             return MemoryBackend(hub, node, receive, Counters())
         return RedisBackend(
             WebSocketConfig(redis_url=row, namespace=namespace, redis_timeout_s=TIMEOUT_S),
-            receive,
+            watcher(receive),
             Counters(),
         )
 

@@ -15,6 +15,7 @@ from fastapi_websocket_stabilizer.names import ConnectionId, NodeId, visit_of
 from fastapi_websocket_stabilizer.runtime.metrics import Counters
 from tests.contract.support import AWKWARD_NAMES, claim, holders, lines, place
 from tests.support.servers import RedisServer
+from tests.support.watchers import watcher
 
 N1 = NodeId("n1")
 
@@ -246,7 +247,7 @@ async def test_the_index_has_a_claim_before_it_is_answered_and_until_it_is_forgo
 
 async def test_redis_sees_the_index_written_before_the_entry(redis_row: RedisServer, namespace: str) -> None:
     backend = RedisBackend(
-        WebSocketConfig(redis_url=redis_row.url, namespace=namespace), lambda *_: None, Counters()
+        WebSocketConfig(redis_url=redis_row.url, namespace=namespace), watcher(), Counters()
     )
     await backend.start(N1)
     async with redis.asyncio.Redis.from_url(redis_row.url) as client, client.monitor() as monitor:

@@ -4,6 +4,7 @@ import asyncio
 import inspect
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -147,8 +148,9 @@ async def test_a_bus_that_waits_for_the_fan_out_is_not_taken_for_deaf(
 ) -> None:
     node = await own_managers.start()
     backend: Any = node._state.backend
-    gate = asyncio.Event()
-    backend._subscriber.pause = gate.wait
+    gate, subscriber = asyncio.Event(), backend._subscriber
+    listener = subscriber._listener
+    subscriber._listener = replace(listener, pause=gate.wait)
     near = await own_managers.start()
     for _ in range(30):  # more than is read ahead
         await near.broadcast("x" * 100_000)
@@ -156,7 +158,7 @@ async def test_a_bus_that_waits_for_the_fan_out_is_not_taken_for_deaf(
     beats = counter(node, "redis_batches")
     await eventually(lambda: counter(node, "redis_batches") > beats + 8)
     assert counter(node, "canaries_missed") == 0
-    backend._subscriber.pause = lambda: None
+    subscriber._listener = listener
     gate.set()
     await eventually(lambda: not_degraded(node))
     assert counter(node, "bus_reconnects") == 0
@@ -218,14 +220,16 @@ async def test_an_error_that_nobody_expected_does_not_end_listening(
 ) -> None:
     nodes = await own_managers.start_many(2)
     backend: Any = nodes[0]._state.backend
-    subscriber, on_message = backend._subscriber, backend._subscriber.on_message
+    subscriber, listener = backend._subscriber, backend._subscriber._listener
 
     def fail(*_: object) -> None:
-        subscriber.on_message = on_message
         raise Unexpected
 
-    subscriber.on_message, subscriber.on_gap = fail, fail
-    subscriber.on_return = fail
+    def fail_once(*_: object) -> None:
+        subscriber._listener = replace(subscriber._listener, on_message=listener.on_message)
+        raise Unexpected
+
+    subscriber._listener = replace(listener, on_message=fail_once, gap_began=fail, gap_ended=fail)
     await nodes[1].broadcast("poison")
     await eventually(lambda: counter(nodes[0], "bus_reconnects") > 0)
     await hear_one_another(nodes, "after")

@@ -16,7 +16,7 @@ from fastapi_websocket_stabilizer import (
     WebSocketConnectionManager,
 )
 from fastapi_websocket_stabilizer.backends.redis.connection import ConnectionFactory
-from fastapi_websocket_stabilizer.backends.redis.pipeline import Pipeline
+from fastapi_websocket_stabilizer.backends.redis.pipeline import Pipeline, no_earlier_sends
 from fastapi_websocket_stabilizer.runtime.metrics import Counters
 from tests.integration.cluster import (
     LEASE_S,
@@ -260,7 +260,9 @@ async def test_a_command_that_was_given_up_is_not_carried_out_behind_a_newer_one
     server: RedisServer, namespace: str
 ) -> None:
     async with TcpProxy("127.0.0.1", server.port) as proxy:
-        commands = Pipeline(ConnectionFactory(f"redis://127.0.0.1:{proxy.port}", 0.5), Counters(), "test")
+        commands = Pipeline(
+            ConnectionFactory(f"redis://127.0.0.1:{proxy.port}", 0.5), Counters(), "test", no_earlier_sends
+        )
         await commands.start()
         proxy.throttle(50_000)
         with pytest.raises(BackendUnavailableError):

@@ -27,6 +27,7 @@ from tests.integration.test_invariants import Ghost
 from tests.integration.test_redis_away import now_s
 from tests.support.servers import RedisServer
 from tests.support.waiting import eventually
+from tests.support.watchers import watcher
 
 INFO = b'{"name": "simulated", "version": "0", "started": 0, "draining": false}'
 
@@ -171,7 +172,7 @@ async def test_two_hundred_nodes_cost_redis_little(
 ) -> None:
     """Renewals of 200 nodes, each with 50 connections, and the sweep of one of them by a real node."""
     count, connections, ttl_ms = 200, 50, 5_000
-    ear = RedisBackend(own_managers.config(), lambda *_: None, Counters())
+    ear = RedisBackend(own_managers.config(), watcher(), Counters())
     nodes = [NodeId(secrets.token_hex(8)) for _ in range(count)]
     await ear.start(nodes[0])
     for number, node in enumerate(nodes):

@@ -4,7 +4,6 @@ import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import Any
 
 import pytest
 import redis.asyncio
@@ -41,6 +40,7 @@ from tests.integration.cluster import (
 from tests.support.proxy import TcpProxy
 from tests.support.servers import RedisServer
 from tests.support.waiting import eventually
+from tests.support.watchers import watcher
 
 MESSAGES = 200
 
@@ -178,9 +178,8 @@ class Ghost:
 
     def __init__(self, managers: Managers) -> None:
         self.node = NodeId(secrets.token_hex(8))
-        ear: Any = lambda *_: None  # noqa: E731 - nobody listens
         self._backend = RedisBackend(
-            WebSocketConfig(redis_url=managers.url, namespace=managers.namespace), ear, Counters()
+            WebSocketConfig(redis_url=managers.url, namespace=managers.namespace), watcher(), Counters()
         )
 
     async def leave_behind(self, *names: str, room: str = "", is_reported: bool = True) -> None:

@@ -21,6 +21,8 @@ from fastapi_websocket_stabilizer import (
 )
 from fastapi_websocket_stabilizer.backends.redis import RedisBackend
 from fastapi_websocket_stabilizer.backends.redis.keys import Keys
+from fastapi_websocket_stabilizer.backends.redis.pipeline import no_earlier_sends
+from fastapi_websocket_stabilizer.backends.redis.ports import Listener
 from fastapi_websocket_stabilizer.backends.redis.probes import Canaries
 from fastapi_websocket_stabilizer.backends.redis.topology import Cluster
 from fastapi_websocket_stabilizer.backends.redis.urls import parse
@@ -36,6 +38,7 @@ from tests.support.sentinels import SentinelGroup
 from tests.support.servers import Missing, RedisServer
 from tests.support.topologies import TOPOLOGIES, allow_least
 from tests.support.waiting import eventually
+from tests.support.watchers import ignore, watcher
 
 CLUSTERS = ("valkey-9.1", "redis-7.0", "redis-6.2")
 SURVIVING = {"lease_ttl_s": 8.0, "renew_interval_s": 0.5, "redis_timeout_s": 2.0}
@@ -178,7 +181,10 @@ async def test_commands_of_a_slot_are_executed_once_and_in_order_while_it_moves(
     cluster: RedisCluster, namespace: str
 ) -> None:
     topology = Cluster(parse(cluster.url), 3.0, Counters())
-    commands, others = topology.commands("test"), topology.commands("others")
+    commands, others = (
+        topology.commands("test", no_earlier_sends),
+        topology.commands("others", no_earlier_sends),
+    )
     await commands.start()
     await others.start()
     lists = [f"{namespace}:{{{number}}}" for number in range(3)]
@@ -213,9 +219,11 @@ async def test_commands_of_a_slot_are_executed_once_and_in_order_while_it_moves(
 async def test_a_cluster_may_be_found_later(cluster: RedisCluster, namespace: str) -> None:
     silent = f"redis+cluster://127.0.0.1:1,127.0.0.1:{cluster.servers[2].port}"
     topology, heard = Cluster(parse(silent), 3.0, Counters()), list[bytes]()
-    commands, keys = topology.commands("test"), Keys(namespace)
-    canaries = Canaries(keys, commands, topology.publish_command, Counters())
-    channels = topology.channels(lambda _, data: heard.append(data), canaries)
+    commands, keys = topology.commands("test", no_earlier_sends), Keys(namespace)
+    canaries = Canaries(keys, commands, topology.publish_command, Counters(), ignore)
+    channels = topology.channels(
+        Listener(lambda _, data: heard.append(data), ignore, ignore, ignore), canaries
+    )
     name = f"{namespace}:all"
     commands.serve()
     channels.serve()
@@ -364,7 +372,7 @@ async def test_a_primary_that_comes_back_empty_is_noticed_without_traffic(
     cluster: RedisCluster, namespace: str
 ) -> None:
     async with crowd_at(cluster.url, namespace) as crowd:
-        backend = RedisBackend(crowd.managers.config(**SURVIVING), lambda *_: None, Counters())
+        backend = RedisBackend(crowd.managers.config(**SURVIVING), watcher(), Counters())
         await backend.start(NodeId("idle"))
         before = backend.run_id
         with cluster.servers[1].client() as client:

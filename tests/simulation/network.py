@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from fastapi_websocket_stabilizer import BackendUnavailableError, WebSocketConfig
-from fastapi_websocket_stabilizer.backends.ports import Receive
+from fastapi_websocket_stabilizer.backends.ports import Watcher
 from fastapi_websocket_stabilizer.runtime.metrics import Counters
 from fastapi_websocket_stabilizer.testing.links import MemoryLink, SharedHub
 from fastapi_websocket_stabilizer.wire.envelopes import Envelope
@@ -46,10 +46,10 @@ class SimLink(MemoryLink):
         hub: SimHub,
         rng: random.Random,
         config: WebSocketConfig,
-        receive: Receive,
+        watcher: Watcher,
         counters: Counters,
     ) -> None:
-        super().__init__(hub, config, receive, counters)
+        super().__init__(hub, config, watcher, counters)
         self._rng = rng
         self._loop: Any = asyncio.get_running_loop()
         self._home = contextvars.copy_context()  # the context of the node, which makes its link
@@ -90,7 +90,7 @@ class SimLink(MemoryLink):
     def _queue(self, run: Callable[[], Any], *, repeats: bool) -> "asyncio.Future[Any]":
         if self.is_dead:
             raise BackendUnavailableError("the node has crashed")
-        self.before_queueing()
+        self._watcher.flush_earlier_sends()
         command = Command(run, self._loop.create_future(), repeats=repeats)
         self._under_way[command] = None
         deadline = self._loop.call_later(self.config.redis_timeout_s, self._fail, command, "no answer")
@@ -136,7 +136,7 @@ class SimLink(MemoryLink):
 
     def _arrived(self, life: int, channel: str, envelope: Envelope, size: int) -> None:
         if life == self._bus_life:
-            self._receive(channel, envelope, size)
+            self._watcher.receive(channel, envelope, size)
 
     # Faults: called in the context of the world, and noticed by callbacks in that of the node
 
@@ -162,7 +162,7 @@ class SimLink(MemoryLink):
 
     def lose_bus(self) -> None:
         self._bus_life += 1
-        self._loop.arrive_at(self._loop.now_s, self._home, self.on_gap)
+        self._loop.arrive_at(self._loop.now_s, self._home, self._watcher.gap_began)
 
     def break_connections(self) -> None:
         """Reset both connections. They are open again at once."""

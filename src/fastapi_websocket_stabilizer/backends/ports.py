@@ -363,21 +363,24 @@ class Backend(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Watcher:
-    """The callbacks of a shared backend.
+    """The callbacks of a shared backend. None is called before ``start``.
 
     Attributes:
+        receive: Called with each envelope from the bus.
         gap_began: Called when the bus has lost its connection, so messages may be lost.
         gap_ended: Called when the bus is subscribed again, with the seconds in which messages may have been lost.
         pause: Returns an awaitable that ends before the bus reads more; usually None.
-        before_queueing: Called before a command is queued; may queue commands that must precede it.
+        flush_earlier_sends: Called before each command is queued. It queues the direct sends of this tick, so that
+            the command does not overtake them. So the call re-enters the backend.
         opened_at: Returns the monotonic time since which a client has a socket on this node; 0.0 if it has none.
         heard_after: Called with the seconds that a canary took.
     """
 
+    receive: Receive
     gap_began: Callable[[], None]
     gap_ended: Callable[[float], None]
     pause: Callable[[], Awaitable[object] | None]
-    before_queueing: Callable[[], None]
+    flush_earlier_sends: Callable[[], None]
     opened_at: Callable[[str], float]
     heard_after: Callable[[float], None]
 
@@ -395,8 +398,4 @@ class SharedBackend(Backend, Protocol):
     @property
     def is_ordered(self) -> bool:
         """Whether messages of one node arrive in the order of its calls, even on different channels."""
-        ...
-
-    def watch(self, watcher: Watcher) -> None:
-        """Set the callbacks. Call before ``start``."""
         ...

@@ -60,6 +60,11 @@ class Shards:
         connections = self.of(client_id).clients.get(client_id)
         return next(reversed(connections.values())) if connections else None
 
+    def opened_at(self, client_id: str) -> float:
+        """Return the monotonic time at which the client's oldest socket was opened; 0.0 if it has none."""
+        connections = self.of(client_id).clients.get(client_id)
+        return next(iter(connections.values())).opened_at_s if connections else 0.0
+
     def client_ids(self) -> list[str]:
         return [client_id for shard in self._shards for client_id in tuple(shard.clients)]
 

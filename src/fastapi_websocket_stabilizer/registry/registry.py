@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from .. import close_codes
 from ..backends.memory import MemoryBackend, MemoryHub
-from ..backends.ports import Receive, SharedBackend, Watcher
+from ..backends.ports import SharedBackend, Watcher
 from ..backends.redis import RedisBackend
 from ..config import WebSocketConfig
 from ..exceptions import (
@@ -23,7 +23,7 @@ from ..local.pinger import Pinger
 from ..models import ShutdownReport
 from ..runtime.loops import running_loop
 from ..runtime.metrics import Counters
-from ..wire.envelopes import Kind
+from ..wire.envelopes import Envelope, Kind
 from .budget import UserData
 from .claims import Claims
 from .connections import Connections
@@ -41,7 +41,7 @@ from .rooms import Rooms
 from .state import NodeState
 from .tokens import Tokens
 
-OpenBackend = Callable[[WebSocketConfig, Receive, Counters], SharedBackend]
+OpenBackend = Callable[[WebSocketConfig, Watcher, Counters], SharedBackend]
 """Makes a node's backend of a registry that it shares with others; ``testing`` has one without Redis."""
 
 CLOSED_REASON = "server shutdown"
@@ -69,7 +69,7 @@ class Registry:
         if open_backend is None:
             state.backend = MemoryBackend(MemoryHub(), state.node_id, self.inbound.receive, state.counters)
         else:
-            state.backend = backend = open_backend(config, self.inbound.receive, state.counters)
+            state.backend = backend = open_backend(config, self._watcher(), state.counters)
         self.tokens: Tokens = Tokens(state)
         reports = Reports(state)
         self.recovery: Recovery = Recovery(state, self.tokens, reports)
@@ -90,26 +90,37 @@ class Registry:
         self.connections.outbound, self.connections.rooms = self.outbound, self.rooms
         if backend is not None and self.lease is not None:
             self.recovery.attach(self.lease, self.claims, reclaims)
-            self._watch(backend)
+            state.sequences.is_ordered = backend.is_ordered
+            if state.degrades:
+                backend.bus = self.recovery.bus = DegradingBus(
+                    state, backend.bus, self.inbound.deliver, self.outbound.flush
+                )
         self._pinger = Pinger(state.shards, self.connections.limits, state.counters, self.connections.expire)
 
-    def _watch(self, backend: SharedBackend) -> None:
-        recovery, outbound = self.recovery, self.outbound
-        self.state.sequences.is_ordered = backend.is_ordered
-        if self.state.degrades:
-            backend.bus = recovery.bus = DegradingBus(
-                self.state, backend.bus, self.inbound.deliver, outbound.flush
-            )
-        backend.watch(
-            Watcher(
-                gap_began=recovery.gap_began,
-                gap_ended=recovery.gap_ended,
-                pause=self.state.fan_out.pause,
-                before_queueing=outbound.flush,
-                opened_at=self._opened_at,
-                heard_after=self.state.bus_lag.add,
-            )
+    # The backend is made before the parts that act on what it reports. It calls nothing before ``start``.
+
+    def _watcher(self) -> Watcher:
+        return Watcher(
+            receive=self._receive,
+            gap_began=self._gap_began,
+            gap_ended=self._gap_ended,
+            pause=self.state.fan_out.pause,
+            flush_earlier_sends=self._flush_earlier_sends,
+            opened_at=self.state.shards.opened_at,
+            heard_after=self.state.bus_lag.add,
         )
+
+    def _receive(self, channel: str, envelope: Envelope, size: int) -> None:
+        self.inbound.receive(channel, envelope, size)
+
+    def _gap_began(self) -> None:
+        self.recovery.gap_began()
+
+    def _gap_ended(self, seconds: float) -> None:
+        self.recovery.gap_ended(seconds)
+
+    def _flush_earlier_sends(self) -> None:
+        self.outbound.flush()
 
     # Life
 
@@ -293,7 +304,3 @@ class Registry:
         await self.state.backend.stop()
         self.state.subscribed.clear()
         self.state.sequences.forget()
-
-    def _opened_at(self, client_id: str) -> float:
-        connections = self.state.shards.of_client(client_id)
-        return connections[0].opened_at_s if connections else 0.0

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from ..backends.memory import MemoryBackend, MemoryHub
-from ..backends.ports import Bus, NodeStore, PresenceStore, Receive, RoomStore, TokenStore, Watcher
+from ..backends.ports import Bus, NodeStore, PresenceStore, RoomStore, TokenStore, Watcher
 from ..config import WebSocketConfig
 from ..exceptions import BackendUnavailableError
 from ..names import NodeId
@@ -45,12 +45,12 @@ class SharedHub(MemoryHub):
 class MemoryLink:
     """``ports.SharedBackend`` over a hub; each call passes ``call`` or ``call_now``."""
 
-    def __init__(self, hub: SharedHub, config: WebSocketConfig, receive: Receive, counters: Counters) -> None:
+    def __init__(self, hub: SharedHub, config: WebSocketConfig, watcher: Watcher, counters: Counters) -> None:
         self.hub: SharedHub = hub
         self.config: WebSocketConfig = config
         self.node: NodeId = NOBODY
         self.is_cut: bool = False
-        self._receive = receive
+        self._watcher = watcher
         self._backend = MemoryBackend(hub, NOBODY, self.hear, counters)
         del hub.listeners[NOBODY]  # start() subscribes
         self.bus: Bus = self._port(self._backend)
@@ -59,16 +59,9 @@ class MemoryLink:
         self.tokens: TokenStore = self._port(self._backend)
         self.nodes: NodeStore = self._port(self._backend)
         self.queued_bytes: int = 0
-        self.on_gap: Callable[[], None] = lambda: None
-        self._on_return: Callable[[float], None] = lambda _: None
-        self._before_queueing: Callable[[], None] = lambda: None
 
     def _port(self, target: object) -> Any:
         return _Port(self, target)
-
-    def watch(self, watcher: Watcher) -> None:
-        self.on_gap, self._on_return = watcher.gap_began, watcher.gap_ended
-        self._before_queueing = watcher.before_queueing
 
     async def start(self, node: NodeId) -> None:
         self.check()
@@ -114,7 +107,7 @@ class MemoryLink:
 
     def lose_bus(self) -> None:
         """Report a gap of the bus that is over at once."""
-        self.on_gap()
+        self._watcher.gap_began()
 
     def check(self) -> None:
         """Check that the link is not cut.
@@ -128,11 +121,11 @@ class MemoryLink:
     def hear(self, channel: str, envelope: Envelope, size: int) -> None:
         """Pass an envelope from the hub to the node, or drop it while the link is cut."""
         if not self.is_cut:
-            self._receive(channel, envelope, size)
+            self._watcher.receive(channel, envelope, size)
 
     def call(self, method: Method, *args: Any, **named: Any) -> Coroutine[Any, Any, Any]:
         """Return a coroutine that makes a call. The order of calls is that of ``call``, not of the awaits."""
-        self.before_queueing()
+        self._watcher.flush_earlier_sends()
         return self._carry_out(method, *args, **named)
 
     async def _carry_out(self, method: Method, *args: Any, **named: Any) -> Any:
@@ -141,7 +134,7 @@ class MemoryLink:
 
     def call_now(self, method: Method, *args: Any) -> Any:
         """Make a call that is not a coroutine, and return its result. If the link is cut, return a failed future."""
-        self.before_queueing()
+        self._watcher.flush_earlier_sends()
         try:
             self.check()
             return method(*args)
@@ -150,10 +143,6 @@ class MemoryLink:
             failed.set_exception(error)
             failed.exception()  # mark it as retrieved, because calls without a reply are not awaited
             return failed
-
-    def before_queueing(self) -> None:
-        """Let the node queue its collected messages first, so that this call does not overtake them."""
-        self._before_queueing()
 
 
 class _Port:

@@ -3,10 +3,12 @@
 from ...config import WebSocketConfig
 from ...names import NodeId
 from ...runtime.metrics import Counters
-from ..ports import Bus, Receive, Watcher
+from ..ports import Bus, Watcher
 from .bus import EnvelopeReader
 from .guard import Guard, Signer
 from .keys import Keys
+from .pipeline import no_earlier_sends
+from .ports import Listener
 from .probes import Canaries, Epochs
 from .reading import Reader
 from .stores import RedisNodes, RedisPresence, RedisRooms, RedisTokens
@@ -17,21 +19,24 @@ from .urls import parse
 class RedisBackend:
     """Commands, lease renewal and bus, each on a connection of its own."""
 
-    def __init__(self, config: WebSocketConfig, receive: Receive, counters: Counters) -> None:
+    def __init__(self, config: WebSocketConfig, watcher: Watcher, counters: Counters) -> None:
         keys, location = Keys(config.namespace), parse(config.redis_url or "")
         self._topology = topology = topology_at(location, config.redis_timeout_s, counters)
         self._keys = keys
-        self._pipeline = topology.commands("commands")
+        self._pipeline = topology.commands("commands", watcher.flush_earlier_sends)
         # Retry a renewal after a third of the lease, otherwise one lost reply could cost the lease.
         lease_timeout_s = min(config.redis_timeout_s, config.lease_ttl_s / 3)
-        self._leases = topology.commands("lease", lease_timeout_s, keys.leases)
+        self._leases = topology.commands("lease", no_earlier_sends, lease_timeout_s, keys.leases)
         self._signer = Signer(config.envelope_keys, keys) if config.envelope_keys else None
-        self._guard = Guard(self._signer, counters) if self._signer else None
+        self._guard = Guard(self._signer, counters, watcher.opened_at) if self._signer else None
         self._deaf_after_s = 2 * config.renew_interval_s
-        self._canaries = Canaries(keys, self._pipeline, topology.publish_command, counters)
-        self._subscriber = topology.channels(
-            EnvelopeReader(keys, receive, counters, self._guard).read, self._canaries
+        self._gap_ended = watcher.gap_ended
+        self._canaries = Canaries(
+            keys, self._pipeline, topology.publish_command, counters, watcher.heard_after
         )
+        envelopes = EnvelopeReader(keys, watcher.receive, counters, self._guard)
+        listener = Listener(envelopes.read, watcher.pause, watcher.gap_began, self._returned)
+        self._subscriber = topology.channels(listener, self._canaries)
         self._epochs = Epochs(keys, self._pipeline, topology.tags)
         self._inbox, reader = "", Reader(counters)
         bus = topology.bus(keys, self._pipeline, self._subscriber, self._signer, self._guard)
@@ -44,16 +49,9 @@ class RedisBackend:
             keys, self._pipeline, self._leases, reader, self._signer.clock if self._signer else None
         )
 
-    def watch(self, watcher: Watcher) -> None:
-        def returned(seconds: float) -> None:
-            self._canaries.restart()  # canaries sent before the gap do not return
-            watcher.gap_ended(seconds)
-
-        self._subscriber.on_gap, self._subscriber.on_return = watcher.gap_began, returned
-        self._subscriber.pause, self._canaries.heard_after = watcher.pause, watcher.heard_after
-        self._pipeline.before_queueing = watcher.before_queueing
-        if self._guard is not None:
-            self._guard.opened_at = watcher.opened_at
+    def _returned(self, seconds: float) -> None:
+        self._canaries.restart()  # canaries sent before the gap do not return
+        self._gap_ended(seconds)
 
     async def start(self, node: NodeId) -> None:
         try:

@@ -132,19 +132,15 @@ class Signer:
 
 
 class Guard:
-    """Accepts only envelopes that are signed, recent and not received before.
+    """Accepts only envelopes that are signed, recent and not received before."""
 
-    Attributes:
-        opened_at: Returns the monotonic time since which a client has a socket on this node, or 0.0.
-    """
-
-    def __init__(self, signer: Signer, counters: Counters) -> None:
+    def __init__(self, signer: Signer, counters: Counters, opened_at: Callable[[str], float]) -> None:
         self._keyring, self._clock, self._counters = signer.keyring, signer.clock, counters
         self._is_inbox = signer.is_inbox
         self._replays = Replays()
         self._began_s = self._clock.now_s()
         self._since_s: dict[str, float] = {}  # by channel
-        self.opened_at: Callable[[str], float] = lambda _: 0.0
+        self._opened_at = opened_at
 
     def start(self) -> None:
         """Reject, from now on, envelopes that were made before this call."""
@@ -190,7 +186,7 @@ class Guard:
     def _without_newcomers(self, envelope: Envelope, made_s: float) -> Envelope:
         """Remove clients that connected after it was made, since their former node may have delivered it."""
         names = {name for part in envelope.parts for name in part.targets}
-        new = {name for name in names if self.opened_at(name) > made_s}
+        new = {name for name in names if self._opened_at(name) > made_s}
         if not new:
             return envelope
         self._counters.bus_replayed += len(new)

@@ -41,8 +41,16 @@ WATCHES = 20
 Redirected = list[tuple[Command, redis_errors.ResponseError]]
 
 
+def no_earlier_sends() -> None:
+    """Flush nothing: the connection carries no direct sends that were collected before."""
+
+
 class Pipeline:
     """One owned connection. ``run_id`` changes after a restart or failover of the server.
+
+    ``call`` and ``send`` may re-enter this object. Before they queue their command, they call
+    ``flush_earlier_sends``, which may ``call`` a script for the direct sends of this tick. So no later message
+    overtakes those.
 
     Attributes:
         after_batch: In a cluster, called between two batches with the redirected commands.
@@ -51,8 +59,15 @@ class Pipeline:
     is_ordered = True
     """Commands are executed in the order of the calls, whatever their keys."""
 
-    def __init__(self, factory: ConnectionFactory, counters: Counters, name: str) -> None:
+    def __init__(
+        self,
+        factory: ConnectionFactory,
+        counters: Counters,
+        name: str,
+        flush_earlier_sends: Callable[[], None],
+    ) -> None:
         self._factory, self._counters, self._name = factory, counters, name
+        self.flush_earlier_sends: Callable[[], None] = flush_earlier_sends
         self._queue: deque[Command] = deque()
         self._wanted = asyncio.Event()
         self._backoff = Backoff()
@@ -63,7 +78,6 @@ class Pipeline:
         self._watchdog: asyncio.TimerHandle | None = None
         self._redirected: Redirected = []
         self._refusal: Exception | None = None  # why there is no connection
-        self.before_queueing: Callable[[], None] = lambda: None
         self.after_batch: Callable[[Redirected], None] | None = None
         self.queued_bytes: int = 0
         self.run_id: str = ""
@@ -133,7 +147,7 @@ class Pipeline:
         idempotent: bool,
         parse: Callable[[Any], Any] | None = None,
     ) -> "asyncio.Future[Any]":
-        self.before_queueing()
+        self.flush_earlier_sends()
         deadline_s = running_loop().time() + self._factory.timeout_s
         command = Command(arguments, script, is_idempotent=idempotent, deadline_s=deadline_s, parse=parse)
         self.submit(command)

@@ -2,20 +2,22 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from .command import Argument
 from .scripts import Script
 
+OnMessage = Callable[[bytes, bytes], None]
+
 
 class CommandConnection(Protocol):
-    """Sends commands: ``Pipeline`` to one server, ``Router`` to a cluster.
+    """Sends commands: ``Pipeline`` to one server, ``Router`` to a cluster."""
 
-    Attributes:
-        before_queueing: Called before a command is queued; may queue commands that must precede it.
-    """
-
-    before_queueing: Callable[[], None]
+    @property
+    def flush_earlier_sends(self) -> Callable[[], None]:
+        """See ``Watcher``. It is called before each command is queued."""
+        ...
 
     @property
     def is_ordered(self) -> bool:
@@ -50,18 +52,25 @@ class CommandConnection(Protocol):
     def send(self, *arguments: Argument, idempotent: bool) -> "asyncio.Future[Any]": ...
 
 
-class Subscription(Protocol):
-    """Receives from channels: ``Subscriber`` of one server, ``ClusterSubscriber`` of a cluster.
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """The callbacks of a bus connection. None is called before ``start``.
 
     Attributes:
-        on_gap: Called when messages may be lost.
-        on_return: Called when all channels are subscribed again, with the seconds of the gap.
+        on_message: Called with each message: the channel and its bytes.
         pause: Returns an awaitable that ends before the next message is read; usually None.
+        gap_began: Called when messages may be lost.
+        gap_ended: Called when all channels are subscribed again, with the seconds of the gap.
     """
 
-    on_gap: Callable[[], None]
-    on_return: Callable[[float], None]
+    on_message: OnMessage
     pause: Callable[[], Awaitable[object] | None]
+    gap_began: Callable[[], None]
+    gap_ended: Callable[[float], None]
+
+
+class Subscription(Protocol):
+    """Receives channels: ``Subscriber`` of one server, ``ClusterSubscriber`` of a cluster."""
 
     @property
     def is_connected(self) -> bool: ...

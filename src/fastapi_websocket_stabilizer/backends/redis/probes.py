@@ -26,17 +26,23 @@ ATTEMPTS = 256
 """Names tried for one canary, in about a millisecond. Enough for a primary with a hundredth of the slots."""
 
 Publish = Callable[[str, bytes], "asyncio.Future[object]"]
+HeardAfter = Callable[[float], None]
 
 
 class Canaries:
     """The canaries of all bus connections of a node: one, or one for each subscribed primary of a cluster."""
 
     def __init__(
-        self, keys: Keys, commands: CommandConnection, publish: Callable[[], str], counters: Counters
+        self,
+        keys: Keys,
+        commands: CommandConnection,
+        publish: Callable[[], str],
+        counters: Counters,
+        heard_after: HeardAfter,
     ) -> None:
         self._keys, self._commands, self._publish_command, self._counters = keys, commands, publish, counters
+        self._heard_after = heard_after
         self._canaries: dict[Subscriber, Canary] = {}
-        self.heard_after: Callable[[float], None] = lambda _: None
 
     def watch(self, subscriber: Subscriber, may_be: Callable[[str], bool] = lambda _: True) -> str | None:
         """Begin to send canaries through a connection, on a channel that ``may_be`` accepts; return the channel.
@@ -47,8 +53,7 @@ class Canaries:
         channel = next(filter(may_be, names), None)
         if channel is None:
             return None
-        canary = Canary(subscriber, self._publish, channel, self._counters)
-        canary.heard_after = lambda seconds: self.heard_after(seconds)
+        canary = Canary(subscriber, self._publish, channel, self._counters, self._heard_after)
         self._canaries[subscriber] = canary
         return channel
 
@@ -78,17 +83,22 @@ class Canaries:
 class Canary:
     """Watches one bus connection, and reconnects it when it is stuck."""
 
-    def __init__(self, subscriber: Subscriber, publish: Publish, channel: str, counters: Counters) -> None:
+    def __init__(
+        self,
+        subscriber: Subscriber,
+        publish: Publish,
+        channel: str,
+        counters: Counters,
+        heard_after: HeardAfter,
+    ) -> None:
         self._subscriber, self._publish, self._channel = subscriber, publish, channel
-        self._counters = counters
-        self.heard_after: Callable[[float], None] = lambda _: None
-        self._raw_channel = channel.encode()
-        self._pass_on, subscriber.on_message = subscriber.on_message, self.on_message
+        self._counters, self._heard_after = counters, heard_after
+        subscriber.listen(channel, self._on_message)
         self.restart()
 
     def release(self) -> None:
         """Stop watching the connection."""
-        self._subscriber.on_message = self._pass_on
+        self._subscriber.listen_no_more(self._channel)
         self._subscriber.unsubscribe(self._channel)
 
     def restart(self) -> None:
@@ -98,14 +108,10 @@ class Canary:
         self._unheard_since_s: float | None = None
         self._bytes_read = -1
 
-    def on_message(self, channel: bytes, data: bytes) -> None:
-        """Consume a canary; pass any other message on."""
-        if channel != self._raw_channel:
-            self._pass_on(channel, data)
-            return
+    def _on_message(self, _: bytes, data: bytes) -> None:
         sent_at_s = self._outstanding.get(data)
         if sent_at_s is not None:  # else another node's, or too old
-            self.heard_after(running_loop().time() - sent_at_s)
+            self._heard_after(running_loop().time() - sent_at_s)
             self._outstanding = {d: at_s for d, at_s in self._outstanding.items() if at_s > sent_at_s}
             self._unheard_since_s = None
 

@@ -29,6 +29,7 @@ from .bus import direct_call, direct_reply
 from .connection import ConnectionFactory
 from .guard import Signer
 from .keys import Keys
+from .pipeline import no_earlier_sends
 from .topology import topology_at
 from .urls import UNNAMED, parse
 
@@ -112,7 +113,7 @@ class Publisher:
         location, keys = parse(redis_url), Keys(namespace)
         self._signer, self._doubt = _signer(envelope_keys, keys), _Doubt(keys, namespace, location.shown)
         self._topology = topology_at(location, timeout_s, Counters())
-        self._pipeline = self._topology.commands("publisher")
+        self._pipeline = self._topology.commands("publisher", no_earlier_sends)
         self._bus = self._topology.publishing(keys, self._pipeline, self._signer)
         self._limit, self._top = max_message_size, max_connections_per_client
         self._outgoing = _Outgoing()

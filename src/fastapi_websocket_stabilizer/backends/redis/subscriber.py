@@ -7,7 +7,7 @@ reconnect everything is subscribed again and nothing that was left comes back.
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from redis import exceptions as redis_errors
 from redis.asyncio import Connection
@@ -18,6 +18,7 @@ from ...runtime.metrics import Counters
 from .connection import Backoff, ConnectionFactory, count_bytes
 from .keys import slot_of
 from .pipeline import REDIRECTIONS
+from .ports import Listener, OnMessage
 from .sockets import close
 
 log: logging.Logger = logging.getLogger(__name__)
@@ -34,14 +35,16 @@ class Subscriber:
         self,
         factory: ConnectionFactory,
         counters: Counters,
-        on_message: Callable[[bytes, bytes], None],
+        listener: Listener,
         prefix: str = "",
+        moved: Callable[[redis_errors.MovedError], None] | None = None,
     ) -> None:
         # "S" is sharded Pub/Sub: a command names channels of one slot only, and the server may end one itself.
         self._prefix = prefix
         self._kinds = [f"{prefix}{kind}".lower().encode() for kind in ("message", "subscribe", "unsubscribe")]
         self._factory, self._counters = factory, counters
-        self.on_message: Callable[[bytes, bytes], None] = on_message
+        self._listener, self._moved = listener, moved
+        self._on_message_of: dict[bytes, OnMessage] = {}
         self._wanted: set[str] = set()
         self._waiters: dict[str, list[asyncio.Future[None]]] = {}
         self._told: set[str] = set()  # what this connection was last told to subscribe
@@ -58,10 +61,6 @@ class Subscriber:
         self._backoff = Backoff()
         self.bytes_read: int = 0
         self.is_paused: bool = False
-        self.on_gap: Callable[[], None] = lambda: None
-        self.on_return: Callable[[float], None] = lambda _: None
-        self.pause: Callable[[], Awaitable[object] | None] = lambda: None
-        self.on_moved: Callable[[redis_errors.MovedError], None] = lambda error: None
 
     @property
     def is_connected(self) -> bool:
@@ -136,6 +135,14 @@ class Subscriber:
         self._wanted.discard(name)
         self._wake(name)
         self._change(name)
+
+    def listen(self, name: str, on_message: OnMessage) -> None:
+        """Hand the messages of one channel to ``on_message`` instead of the listener."""
+        self._on_message_of[name.encode()] = on_message
+
+    def listen_no_more(self, name: str) -> None:
+        """Undo ``listen``."""
+        self._on_message_of.pop(name.encode(), None)
 
     def subscribe_again(self, name: str) -> None:
         """Ask for a channel that we have: the server confirms it once more."""
@@ -217,7 +224,7 @@ class Subscriber:
             return  # it was never there
         await close(connection)
         self._counters.bus_reconnects += 1
-        self._tell_whom_it_concerns(self.on_gap)
+        self._tell_whom_it_concerns(self._listener.gap_began)
 
     def _note_loss(self) -> None:
         if self._lost_at_s is None:
@@ -226,7 +233,7 @@ class Subscriber:
     def _has_returned(self) -> None:
         if self._lost_at_s is not None and not self._unconfirmed:
             seconds, self._lost_at_s = asyncio.get_running_loop().time() - self._lost_at_s, None
-            self._tell_whom_it_concerns(self.on_return, seconds)
+            self._tell_whom_it_concerns(self._listener.gap_ended, seconds)
 
     def _tell_whom_it_concerns(self, listener: Callable[..., None], *arguments: float) -> None:
         try:
@@ -243,8 +250,8 @@ class Subscriber:
                 self._try_elsewhere(error)
                 continue
             if reply[0] == message:
-                self.on_message(reply[1], reply[2])
-                if (pause := self.pause()) is not None:
+                self._on_message_of.get(reply[1], self._listener.on_message)(reply[1], reply[2])
+                if (pause := self._listener.pause()) is not None:
                     self.is_paused = True
                     await pause
                     self.is_paused = False
@@ -258,7 +265,7 @@ class Subscriber:
         if self.is_confirmed(name):
             self._told.discard(name)
             self._note_loss()
-            self._tell_whom_it_concerns(self.on_gap)
+            self._tell_whom_it_concerns(self._listener.gap_began)
             self._change(name)
 
     def _try_elsewhere(self, error: redis_errors.ResponseError) -> None:
@@ -270,8 +277,8 @@ class Subscriber:
         self._told.difference_update(names)
         for name in names:
             self._unconfirmed.pop(name, None)
-        if isinstance(error, redis_errors.MovedError):
-            self.on_moved(error)
+        if isinstance(error, redis_errors.MovedError) and self._moved is not None:
+            self._moved(error)
         asyncio.get_running_loop().call_later(RETRY_S, self._ask_again, names)
 
     def _ask_again(self, names: list[str]) -> None:

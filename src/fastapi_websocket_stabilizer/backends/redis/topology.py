@@ -12,12 +12,12 @@ from .connection import ConnectionFactory
 from .guard import Guard, Signer
 from .keys import Keys, slot_of
 from .pipeline import Pipeline
-from .ports import CommandConnection, Subscription
+from .ports import CommandConnection, Listener, Subscription
 from .probes import Canaries
 from .subscriber import Subscriber
 from .urls import Address, Location
 
-OnMessage = Callable[[bytes, bytes], None]
+Flush = Callable[[], None]
 PARTITION_SLOTS = {tag: slot_of(tag) for tag in map("{:02x}".format, range(PARTITIONS))}
 """The slot of each hash tag that clients and rooms spread over."""
 
@@ -28,9 +28,11 @@ class Server:
     def __init__(self, location: Location, timeout_s: float, counters: Counters) -> None:
         self._factory, self._counters = ConnectionFactory(location, timeout_s), counters
 
-    def commands(self, name: str, timeout_s: float | None = None, *_: str) -> Pipeline:
+    def commands(
+        self, name: str, flush_earlier_sends: Flush, timeout_s: float | None = None, *_: str
+    ) -> Pipeline:
         factory = self._factory.within(timeout_s or self._factory.timeout_s)
-        pipeline = Pipeline(factory, self._counters, name)
+        pipeline = Pipeline(factory, self._counters, name, flush_earlier_sends)
         self._on_moved(pipeline.abort)
         return pipeline
 
@@ -41,8 +43,8 @@ class Server:
     def publish_command(self) -> str:
         return "PUBLISH"
 
-    def channels(self, on_message: OnMessage, canaries: Canaries) -> Subscriber:
-        subscriber = Subscriber(self._factory, self._counters, on_message)
+    def channels(self, listener: Listener, canaries: Canaries) -> Subscriber:
+        subscriber = Subscriber(self._factory, self._counters, listener)
         canaries.watch(subscriber)
         self._on_moved(subscriber.reconnect)
         return subscriber
@@ -84,16 +86,18 @@ class Cluster:
         self._factory, self._counters = ConnectionFactory(location, timeout_s), counters
         self._table = SlotTable(self._factory, location.seeds)
 
-    def commands(self, name: str, timeout_s: float | None = None, *keys: str) -> Router:
+    def commands(
+        self, name: str, flush_earlier_sends: Flush, timeout_s: float | None = None, *keys: str
+    ) -> Router:
         """Return what sends commands; to the primaries of ``keys`` if there are any."""
         factory = self._factory.within(timeout_s or self._factory.timeout_s)
-        return Router(self._table, factory, self._counters, name, keys)
+        return Router(self._table, factory, self._counters, name, flush_earlier_sends, keys)
 
     def publish_command(self) -> str:
         return publish_command(self._table)
 
-    def channels(self, on_message: OnMessage, canaries: Canaries) -> ClusterSubscriber:
-        return ClusterSubscriber(self._table, self._factory, self._counters, on_message, canaries)
+    def channels(self, listener: Listener, canaries: Canaries) -> ClusterSubscriber:
+        return ClusterSubscriber(self._table, self._factory, self._counters, listener, canaries)
 
     def publishing(
         self, keys: Keys, commands: CommandConnection, signer: Signer | None = None

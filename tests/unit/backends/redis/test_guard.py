@@ -122,7 +122,8 @@ class Receiver:
         self.signer.clock = RedisClock(lambda: self.world.here_s)
         self.world.ask(self.signer.clock, 0.001, 0.001)
         self.counters = Counters()
-        self.guard = Guard(self.signer, self.counters)
+        self.opened_s: dict[str, float] = {}
+        self.guard = Guard(self.signer, self.counters, lambda client_id: self.opened_s.get(client_id, 0.0))
         self.sequence = 0
 
     def broadcast(self, channel: str = KEYS.all) -> bytes:
@@ -196,8 +197,7 @@ def test_what_is_sent_because_somebody_joined_is_never_too_early() -> None:
 
 def test_client_that_came_later_gets_nothing_and_is_counted() -> None:
     receiver = Receiver()
-    opened_s = {"alice": receiver.world.here_s, "bob": receiver.world.here_s + 1}
-    receiver.guard.opened_at = lambda client_id: opened_s.get(client_id, 0.0)
+    receiver.opened_s = {"alice": receiver.world.here_s, "bob": receiver.world.here_s + 1}
     envelopes = [receiver.direct(name) for name in ("alice", "bob", "nobody")]
     receiver.world.go(2)
     inbox = KEYS.inbox(NodeId("n1"))
@@ -238,6 +238,6 @@ def test_nothing_is_heard_in_a_room_that_was_said_before_the_last_start() -> Non
 
 def test_nothing_is_heard_before_redis_has_told_its_time() -> None:
     receiver = Receiver()
-    deaf = Guard(Signer(["a secret " * 4], KEYS), Counters())
+    deaf = Guard(Signer(["a secret " * 4], KEYS), Counters(), lambda _: 0.0)
     with pytest.raises(ReplayedError, match="is unknown until"):
         deaf.unpack(KEYS.all.encode(), receiver.broadcast())

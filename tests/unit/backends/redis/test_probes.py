@@ -6,11 +6,13 @@ from fastapi_websocket_stabilizer.backends.redis.cluster.bus import ClusterSubsc
 from fastapi_websocket_stabilizer.backends.redis.cluster.slots import SlotTable
 from fastapi_websocket_stabilizer.backends.redis.connection import ConnectionFactory
 from fastapi_websocket_stabilizer.backends.redis.keys import Keys, slot_of
-from fastapi_websocket_stabilizer.backends.redis.pipeline import Pipeline
+from fastapi_websocket_stabilizer.backends.redis.pipeline import Pipeline, no_earlier_sends
+from fastapi_websocket_stabilizer.backends.redis.ports import Listener
 from fastapi_websocket_stabilizer.backends.redis.probes import ATTEMPTS, Canaries
 from fastapi_websocket_stabilizer.backends.redis.subscriber import Subscriber
 from fastapi_websocket_stabilizer.backends.redis.urls import Address
 from fastapi_websocket_stabilizer.runtime.metrics import Counters
+from tests.support.watchers import ignore
 
 HERE = Address("127.0.0.1", 7000)
 ROOM = "test:{lobby}:room"
@@ -31,12 +33,19 @@ class Silent(ConnectionFactory):
         return await asyncio.get_running_loop().create_future()
 
 
+NOBODY = Listener(ignore, ignore, ignore, ignore)
+
+
+def commands() -> Pipeline:
+    return Pipeline(Silent(), COUNTERS, "test", no_earlier_sends)
+
+
 def canaries() -> Canaries:
-    return Canaries(Keys("test"), Pipeline(Silent(), COUNTERS, "test"), lambda: "PUBLISH", COUNTERS)
+    return Canaries(Keys("test"), commands(), lambda: "PUBLISH", COUNTERS, ignore)
 
 
 def subscriber() -> Subscriber:
-    return Subscriber(Silent(), COUNTERS, lambda *_: None)
+    return Subscriber(Silent(), COUNTERS, NOBODY)
 
 
 def test_canary_gets_a_channel_that_is_heard_there() -> None:
@@ -60,7 +69,7 @@ class Reluctant(Canaries):
     """Finds a channel at the third attempt."""
 
     def __init__(self) -> None:
-        super().__init__(Keys("test"), Pipeline(Silent(), COUNTERS, "test"), lambda: "PUBLISH", COUNTERS)
+        super().__init__(Keys("test"), commands(), lambda: "PUBLISH", COUNTERS, ignore)
         self.answers: list[str | None] = [None, None, FOUND]
 
     def watch(self, *_: object) -> str | None:
@@ -69,7 +78,7 @@ class Reluctant(Canaries):
 
 async def test_primary_without_a_canary_is_tried_again_at_each_change_of_the_map() -> None:
     table, reluctant = SlotTable(Silent(), [HERE]), Reluctant()
-    bus = ClusterSubscriber(table, Silent(), COUNTERS, lambda *_: None, reluctant)
+    bus = ClusterSubscriber(table, Silent(), COUNTERS, NOBODY, reluctant)
     table.learn(slot_of(ROOM), HERE)
     bus.want(ROOM)  # opens a connection
     table.learn(slot_of("another"), HERE)

@@ -7,7 +7,7 @@ make it known anywhere, but then nobody could say how many heard it; so the same
 import asyncio
 import re
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -24,7 +24,7 @@ from ..bus import RedisPublishing, RoomChannels
 from ..connection import ConnectionFactory
 from ..guard import Guard, Signer
 from ..keys import Keys, slot_of
-from ..ports import CommandConnection, Subscription
+from ..ports import CommandConnection, Listener, Subscription
 from ..probes import Canaries
 from ..subscriber import Subscriber
 from ..urls import Address
@@ -43,20 +43,19 @@ class ClusterSubscriber:
         table: SlotTable,
         factory: ConnectionFactory,
         counters: Counters,
-        on_message: Callable[[bytes, bytes], None],
+        listener: Listener,
         canaries: Canaries,
     ) -> None:
-        self._table, self._factory, self._counters, self._on_message = table, factory, counters, on_message
-        self._canaries = canaries
+        self._table, self._factory, self._counters, self._canaries = table, factory, counters, canaries
+        self._gap_began = listener.gap_began
+        # Many channels may move at once; that is one gap.
+        self._listener = replace(listener, gap_began=self._note_gap)
         self._canary_slots: dict[Address, int] = {}
         self._slots: dict[str, int] = {}  # of each wanted channel
         self._homes: dict[str, Address] = {}  # where it is subscribed
         self._subscribers: dict[Address, Subscriber] = {}
         self._stopping: set[asyncio.Task[None]] = set()
         self._has_gap = False
-        self.on_gap: Callable[[], None] = lambda: None
-        self.on_return: Callable[[float], None] = lambda _: None
-        self.pause: Callable[[], Awaitable[object] | None] = lambda: None
         table.listen(self._on_change)
 
     @property
@@ -108,10 +107,8 @@ class ClusterSubscriber:
         subscriber = self._subscribers.get(address)
         if subscriber is None:
             prefix = "S" if self._table.is_sharded else ""
-            subscriber = Subscriber(self._factory.at(address), self._counters, self._on_message, prefix)
-            subscriber.on_gap, subscriber.pause = self._note_gap, lambda: self.pause()
-            subscriber.on_return = lambda seconds: self.on_return(seconds)
-            subscriber.on_moved = lambda error: self._learn(error, address)
+            moved = partial(self._learn, address)
+            subscriber = Subscriber(self._factory.at(address), self._counters, self._listener, prefix, moved)
             subscriber.serve(is_new=True)
             self._subscribers[address] = subscriber
             self._send_canaries(address)
@@ -132,7 +129,7 @@ class ClusterSubscriber:
         if channel is not None:
             self._canary_slots[address] = slot_of(channel)
 
-    def _learn(self, error: redis_errors.MovedError, asked: Address) -> None:
+    def _learn(self, asked: Address, error: redis_errors.MovedError) -> None:
         if (owner := redirected_to(error, asked)) is not None:
             self._table.learn(error.slot_id, owner)
 
@@ -167,14 +164,13 @@ class ClusterSubscriber:
             task.add_done_callback(self._stopping.discard)
 
     def _note_gap(self) -> None:
-        """Many channels may move at once; that is one gap."""
         if not self._has_gap:
             self._has_gap = True
             running_loop().call_soon(self._tell_gap)
 
     def _tell_gap(self) -> None:
         self._has_gap = False
-        self.on_gap()
+        self._gap_began()
 
 
 def publish_command(table: SlotTable) -> str:
@@ -213,7 +209,7 @@ class ClusterPublishing(RedisPublishing):
         return publish_command(self._table)
 
     async def publish_node(self, node: NodeId, envelope: Envelope) -> int:
-        self._pipeline.before_queueing()  # may give us direct sends, which are numbered before this one
+        self._pipeline.flush_earlier_sends()  # may give us direct sends, which are numbered before this one
         if not self._turns:
             return await super().publish_node(node, envelope)
         queued: asyncio.Future[asyncio.Future[int]] = running_loop().create_future()

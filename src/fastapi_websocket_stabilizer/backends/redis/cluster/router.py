@@ -21,7 +21,7 @@ from ....runtime.metrics import Counters
 from ..command import Argument, Command
 from ..connection import ConnectionFactory
 from ..keys import slot_of
-from ..pipeline import LIMIT_BYTES, Pipeline, Redirected
+from ..pipeline import LIMIT_BYTES, Pipeline, Redirected, no_earlier_sends
 from ..scripts import Script
 from ..urls import Address
 from .slots import RETRY_S, SlotTable, redirected_to
@@ -43,6 +43,7 @@ class Router:
         factory: ConnectionFactory,
         counters: Counters,
         name: str,
+        flush_earlier_sends: Callable[[], None],
         keys: Iterable[str] = (),
     ) -> None:
         self._table, self._factory, self._counters, self._name = table, factory, counters, name
@@ -56,7 +57,7 @@ class Router:
         self._leaving: set[Address] = set()
         self._stopping: set[asyncio.Task[None]] = set()
         self._is_open = False
-        self.before_queueing: Callable[[], None] = lambda: None
+        self.flush_earlier_sends: Callable[[], None] = flush_earlier_sends
         table.listen(self._on_change)
 
     async def start(self) -> None:
@@ -132,7 +133,7 @@ class Router:
         return running_loop().time() + self._factory.timeout_s
 
     def _submit(self, key: str, command: Command) -> "asyncio.Future[Any]":
-        self.before_queueing()
+        self.flush_earlier_sends()
         command.slot = slot_of(key)
         if self._is_open:
             self._forward(command)
@@ -156,7 +157,7 @@ class Router:
         return pipeline
 
     def _make(self, address: Address) -> Pipeline:
-        pipeline = Pipeline(self._factory.at(address), self._counters, self._name)
+        pipeline = Pipeline(self._factory.at(address), self._counters, self._name, no_earlier_sends)
         pipeline.after_batch = partial(self._after_batch, address)
         return pipeline
 

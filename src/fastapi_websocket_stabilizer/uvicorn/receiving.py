@@ -65,7 +65,7 @@ class ReceivingProtocol(WebSocketsSansIOProtocol, asyncio.BufferedProtocol):
         self._reader: FrameReader | None = None  # set when the handshake has been read
         self._is_full = True  # the application must first accept the socket or take a message
         self._is_waiting = False  # for a later turn of the event loop
-        self._is_heavy = False  # the last part overdrew a turn, or had almost no content (control frames)
+        self._is_heavy = False  # the last part overdrew a turn
         self._is_accepted = self._has_peer_gone = self._is_refused = False
         self._fragments = 0
         self._max_message_size: int = self.conn.max_message_size or 0  # 0: no bound
@@ -207,10 +207,9 @@ class ReceivingProtocol(WebSocketsSansIOProtocol, asyncio.BufferedProtocol):
 
     def _parse(self, reader: FrameReader, data: bytes) -> int:
         """Parse up to the next message, within this socket's share of the turn. Return the number of frames."""
-        parsed, carried = 0, self._carried
+        parsed = 0
         while self._may_parse and not self._is_full:
             if parsed == self.frames_at_once:
-                self._is_heavy |= self._carried - carried < parsed * BYTES_PER_FRAGMENT
                 self._read_later()
                 return parsed
             reader.may_begin = reader.is_between_frames
@@ -229,11 +228,6 @@ class ReceivingProtocol(WebSocketsSansIOProtocol, asyncio.BufferedProtocol):
         elif not self._is_full:
             self._read_on()
         return parsed
-
-    @property
-    def _carried(self) -> int:
-        """Bytes received so far of an incomplete message."""
-        return len(self.frames[0]) if self.frames else 0
 
     @property
     def _may_parse(self) -> bool:

@@ -60,13 +60,13 @@ class _Outgoing:
         )  # fmt: skip
 
     def request(self, node: NodeId, body: str) -> Envelope:
-        """An order to one node; nobody waits for an answer."""
+        """Return a request to one node, without an answer."""
         sequence, previous = self._sequencer.next("inbox")
         return Envelope(self._sender, sequence, previous, Kind.REQUEST, (node,), (), Form.JSON, body)
 
 
 class _Doubt:
-    """Whether the namespace has a replica at all: asked once, when a message has reached none."""
+    """Whether the namespace has any replica: checked once, after the first message that reached none."""
 
     def __init__(self, keys: Keys, namespace: str, address: str) -> None:
         self.question = ("ZRANGEBYSCORE", keys.leases, "-inf", "+inf", "LIMIT", "0", "1")
@@ -74,7 +74,7 @@ class _Doubt:
         self._where = (namespace, address)
 
     def answer(self, nodes: Sequence[object]) -> None:
-        """Log what to check when there is none."""
+        """Log a warning if there is no node."""
         if not nodes:
             log.warning("no replica is in namespace %r of Redis at %s: is it the registry's?", *self._where)
 
@@ -87,17 +87,17 @@ def _signer(envelope_keys: Sequence[str], keys: Keys) -> Signer | None:
 
 
 class Publisher:
-    """Sends to clients, rooms and everybody of a registry; connects at the first call.
+    """Sends to clients, to rooms or to all connections of a registry. Connects at the first call.
 
-    Messages arrive in the order of the calls. One connection to Redis, however many calls are under way.
+    Messages arrive in the order of the calls. All concurrent calls share one connection to each Redis server.
 
     Args:
         redis_url: The registry's Redis.
         namespace: The registry's namespace.
         max_message_size: Longest message in bytes.
-        timeout_s: Seconds that Redis may take to answer.
-        max_connections_per_client: As the registry has it: that many newest sockets of a client are sent to.
-        envelope_keys: As the registry has them; the first signs.
+        timeout_s: Seconds to wait for Redis.
+        max_connections_per_client: The registry's setting: the number of newest sockets of a client to send to.
+        envelope_keys: The registry's setting; the first key signs.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Publisher:
         self._is_started = False
 
     async def send_to_client(self, client_id: str, message: Message) -> bool:
-        """Return whether Redis handed the message to the node that holds the client.
+        """Send to one client; return whether Redis passed the message to a node that holds the client.
 
         Raises:
             MessageError: It cannot be encoded or is too long; nothing was sent.
@@ -130,11 +130,11 @@ class Publisher:
         return await self.send_to_clients([client_id], message) == 1
 
     async def send_to_clients(self, client_ids: Iterable[str], message: Message) -> int:
-        """Return how many clients' nodes took the message. Raises as ``send_to_client``."""
+        """Send to several clients; return the number of those reached. Raises as ``send_to_client``."""
         names, encoded = check_each(client_ids, check_client_id), encode(message, self._limit)
         await self._start()
         chunks = [names[start : start + CLIENTS_PER_CALL] for start in range(0, len(names), CLIENTS_PER_CALL)]
-        # All are queued before any is waited for: nothing that is sent later may come between.
+        # Queue all before waiting for any, otherwise a later message could come between two chunks.
         envelopes = [self._outgoing.direct(chunk, encoded) for chunk in chunks]
         replies = [self._bus.publish_clients(envelope, self._top) for envelope in envelopes]
         return await self._looked_at(sum([sum(map(bool, await reply)) for reply in replies]))
@@ -147,7 +147,7 @@ class Publisher:
         *,
         exclude_connection: str | Iterable[str] | None = None,
     ) -> int:
-        """Send to everybody or to rooms; return how many nodes took it. Raises as ``send_to_client``.
+        """Send to all connections or to rooms; return the number of nodes reached. Raises as ``send_to_client``.
 
         ``exclude_connection`` takes ids of connections; other sockets of the same client get the message.
         """
@@ -163,17 +163,15 @@ class Publisher:
         return await self._looked_at(await self._bus.publish_all(envelope))
 
     async def _looked_at(self, reached: int) -> int:
-        """Return what was reached; when that is nothing for the first time, look whether anybody is there."""
+        """Return ``reached``. The first time that it is 0, check whether there is any node."""
         if not reached and self._doubt.is_open:
             self._doubt.is_open = False
-            with suppress(
-                BackendUnavailableError, ConfigurationError
-            ):  # a user that may publish may not look
+            with suppress(BackendUnavailableError, ConfigurationError):  # the user may lack the permission
                 self._doubt.answer(await self._pipeline.send(*self._doubt.question, idempotent=True))
         return reached
 
     async def close(self) -> None:
-        """Send what is queued and let go of Redis; a later call connects again."""
+        """Send queued messages and disconnect from Redis; a later call connects again."""
         self._is_started = False
         await self._bus.settle()
         await self._pipeline.stop()
@@ -207,9 +205,9 @@ class SyncPublisher:
         redis_url: The registry's Redis.
         namespace: The registry's namespace.
         max_message_size: Longest message in bytes.
-        timeout_s: Seconds that Redis may take to answer.
-        max_connections_per_client: As the registry has it: that many newest sockets of a client are sent to.
-        envelope_keys: As the registry has them; the first signs.
+        timeout_s: Seconds to wait for Redis.
+        max_connections_per_client: The registry's setting: the number of newest sockets of a client to send to.
+        envelope_keys: The registry's setting; the first key signs.
     """
 
     def __init__(
@@ -249,12 +247,12 @@ class SyncPublisher:
         )
         self._limit, self._top = max_message_size, max_connections_per_client
         self._outgoing = _Outgoing()
-        # Numbering and publishing are one step, else threads would overtake each other.
+        # Number and publish under one lock, otherwise threads could publish in another order than they number.
         self._lock = threading.Lock()
         self._process = os.getpid()
 
     def send_to_client(self, client_id: str, message: Message) -> bool:
-        """Return whether Redis handed the message to the node that holds the client.
+        """Send to one client; return whether Redis passed the message to a node that holds the client.
 
         Raises:
             MessageError: It cannot be encoded or is too long; nothing was sent.
@@ -263,7 +261,7 @@ class SyncPublisher:
         return self.send_to_clients([client_id], message) == 1
 
     def send_to_clients(self, client_ids: Iterable[str], message: Message) -> int:
-        """Return how many clients' nodes took the message. Raises as ``send_to_client``."""
+        """Send to several clients; return the number of those reached. Raises as ``send_to_client``."""
         if self._background is not None:
             return self._background.run(lambda each: each.send_to_clients(client_ids, message))
         names, encoded = check_each(client_ids, check_client_id), encode(message, self._limit)
@@ -282,7 +280,7 @@ class SyncPublisher:
         *,
         exclude_connection: str | Iterable[str] | None = None,
     ) -> int:
-        """Send to everybody or to rooms; return how many nodes took it. Raises as ``send_to_client``.
+        """Send to all connections or to rooms; return the number of nodes reached. Raises as ``send_to_client``.
 
         ``exclude_connection`` takes ids of connections; other sockets of the same client get the message.
         """
@@ -307,12 +305,12 @@ class SyncPublisher:
     def _looked_at(self, reached: int) -> int:
         if not reached and self._doubt.is_open:
             self._doubt.is_open = False
-            with suppress(redis_errors.RedisError):  # a user that may publish may not look
+            with suppress(redis_errors.RedisError):  # the user may lack the permission
                 self._doubt.answer(self._redis.execute_command(*self._doubt.question))
         return reached
 
     def close(self) -> None:
-        """Let go of Redis; a later call connects again."""
+        """Disconnect from Redis; a later call connects again."""
         if self._background is not None:
             self._background.close()
         else:
@@ -326,7 +324,7 @@ class SyncPublisher:
 
     @contextmanager
     def _publishing(self) -> Iterator[None]:
-        if os.getpid() != self._process:  # a fork: one sender per process, or numbers would repeat
+        if os.getpid() != self._process:  # a fork: a new sender, otherwise sequences would repeat
             self._process, self._lock, self._outgoing = os.getpid(), threading.Lock(), _Outgoing()
         with self._lock, self._errors.translated("publish", outcome_unknown=True):
             if self._signer is not None and self._signer.clock.is_outdated:
@@ -346,7 +344,7 @@ class SyncPublisher:
 
 
 def _greet(connection: Any) -> None:
-    """Read what TLS has to say first: redis-py takes it for a reply that nobody has asked for."""
+    """Send PING, so that its reply is read after the TLS session tickets, which redis-py takes for stale data."""
     connection.on_connect()
     connection.send_command("PING")
     connection.read_response()

@@ -1,4 +1,4 @@
-"""Values in Redis, read as what strangers may have written: one that is not as we write it is skipped and counted."""
+"""Values in Redis, read as untrusted input: values of another format are skipped and counted."""
 
 import re
 from collections.abc import Awaitable, Callable
@@ -14,19 +14,19 @@ T = TypeVar("T")
 _NODE = re.compile(rb"[\w-]{1,64}")
 _CONNECTION = re.compile(rb"[\w-]{1,64}\.[\w-]{1,64}")  # the scripts have the same rule
 MAX_STAMP = 1 << 53
-"""The largest that scripts can count; µs since 1970 reach it in 2255."""
+"""The largest integer that Lua represents exactly; µs since 1970 reach it in 2255."""
 _VISIT = re.compile(rb"[0-9a-fA-F]+")
 _STAMP = re.compile(rb"\d{1,16}")
 
 
 class Reader:
-    """Makes our values of Redis' replies."""
+    """Converts Redis' replies, and counts malformed values."""
 
     def __init__(self, counters: Counters) -> None:
         self._counters = counters
 
     async def reply(self, call: Awaitable[Any], default: T) -> Any | T:
-        """Return the reply; ``default`` when the key holds a value of another type."""
+        """Return the reply; ``default`` if the key has a value of another type."""
         try:
             return await call
         except WrongTypeError:
@@ -34,7 +34,7 @@ class Reader:
             return default
 
     def each(self, read: Callable[..., T], items: list[bytes], size: int = 2) -> list[T]:
-        """Return what ``read`` makes of every ``size`` items, without those that it refuses."""
+        """Return the results of ``read`` for every ``size`` items, without those for which it raises."""
         found = []
         for start in range(0, len(items), size):
             try:
@@ -48,7 +48,7 @@ def node(data: bytes) -> NodeId:
     """Return a node_id.
 
     Raises:
-        ValueError: It is none.
+        ValueError: The data has another format.
     """
     if not _NODE.fullmatch(data):
         raise ValueError("not a node_id")
@@ -82,17 +82,17 @@ def member(connection_id: bytes, value: bytes) -> tuple[ConnectionId, str]:
 
 
 def count(node_id: bytes, members: bytes) -> tuple[NodeId, int]:
-    """Return how many members of a room a node has. Raises as ``node``."""
+    """Return a node and its number of members of a room. Raises as ``node``."""
     return node(node_id), max(0, int(members))
 
 
 def lease(node_id: bytes, deadline_ms: bytes) -> tuple[NodeId, int]:
-    """Return when a node's lease ends. Raises as ``node``, or ``OverflowError``: never."""
+    """Return a node and the deadline of its lease in ms. Raises as ``node``, or OverflowError for infinity."""
     return node(node_id), int(float(deadline_ms))
 
 
 def line(owner: NodeId, field: bytes, value: bytes) -> IndexEntry:
-    """Return a line of the index of ``owner``. Raises as ``node``; also for another node's connection."""
+    """Return a line of the index of ``owner``. Raises as ``node``, and for a connection of another node."""
     name, separator, room = field.partition(b" ")
     connection_id = connection(name)
     if node_of(connection_id) != owner:

@@ -1,4 +1,4 @@
-"""The Lua files, loaded once per process."""
+"""The Lua scripts, loaded at import."""
 
 import hashlib
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from importlib.resources import files
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """One operation that Redis runs as a whole."""
+    """One operation that Redis executes atomically."""
 
     name: str
     source: str
@@ -15,7 +15,7 @@ class Script:
 
 
 def _read(name: str, *shared: str) -> Script:
-    """Load a script, behind the functions that it shares with others."""
+    """Return a script, preceded by the shared functions that it uses."""
     lua = files(__package__).joinpath("lua")
     parts = [*(lua.joinpath("shared", f"{part}.lua") for part in shared), lua.joinpath(f"{name}.lua")]
     source = "".join(part.read_text() for part in parts)

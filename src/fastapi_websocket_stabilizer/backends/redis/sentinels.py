@@ -1,4 +1,4 @@
-"""Asking Redis Sentinel where the primary is. Errors are redis-py's; ``connection`` translates them."""
+"""Find the primary through Redis Sentinel. Errors are redis-py's; ``connection`` translates them."""
 
 import asyncio
 import logging
@@ -14,15 +14,15 @@ from .urls import Address, Location
 log: logging.Logger = logging.getLogger(__name__)
 
 LOOK_S = 1.0
-"""How often the Sentinels are asked whether another server has taken the primary's place."""
+"""Seconds between two queries for the current primary."""
 
 
 class UnknownServiceError(redis_errors.RedisError):
-    """All Sentinels answered, and none may or can name the primary."""
+    """All Sentinels answered, and each either refused the query or does not know the service."""
 
 
 class Sentinels:
-    """Connects to whichever server most Sentinels call the primary of a service."""
+    """Connects to the server that most Sentinels report as the primary of a service."""
 
     def __init__(self, location: Location, timeout_s: float) -> None:
         self._location, self._timeout_s = location, timeout_s
@@ -32,14 +32,14 @@ class Sentinels:
         self._task: asyncio.Task[None] | None = None
 
     def listen(self, on_moved: Callable[[], None]) -> None:
-        """Have ``on_moved`` called when the primary is another one than before.
+        """Call ``on_moved`` after each change of the primary.
 
-        The former may be frozen or cut off from its Sentinels, and its connections open.
+        The former primary may be frozen or partitioned, so its connections may stay open.
         """
         self._on_moved.append(on_moved)
 
     async def connect(self) -> Connection:
-        """Return a connection to the primary; it said itself that it is one."""
+        """Return a connection to the primary, after its own ROLE has confirmed that it is one."""
         address = await self._primary()
         connection = await open_connection(self._location.at(address).options, self._timeout_s)
         try:
@@ -47,7 +47,7 @@ class Sentinels:
             role = (await connection.read_response())[0]
             if role != b"master":
                 raise redis_errors.ConnectionError(
-                    f"{address.host}:{address.port} is no primary of {self._location.service!r} any more"
+                    f"{address.host}:{address.port} is no longer the primary of {self._location.service!r}"
                 )
         except BaseException:
             await close(connection)
@@ -62,7 +62,7 @@ class Sentinels:
                 on_moved()
 
     def watch(self) -> None:
-        """Ask the Sentinels again and again, until ``stop()``: of a server that is silent nobody else would know."""
+        """Query the Sentinels until ``stop()``, since a silent primary would not report its own replacement."""
         if self._task is None:
             self._task = asyncio.create_task(self._watch(), name="redis-sentinels")
 
@@ -78,14 +78,14 @@ class Sentinels:
             try:
                 self._use(await self._primary())
             except redis_errors.RedisError:
-                pass  # nobody answers, which says nothing about the primary
-            except Exception:  # the supervisor: nobody else would notice a promotion
+                pass  # no answer: the primary may still be the same
+            except Exception:  # the supervisor: without it, a promotion would go unnoticed
                 log.exception("the Sentinels' answer could not be used")
 
     async def _primary(self) -> Address:
-        """Ask the Sentinels until most name the same server; else the one that most of those name who answer.
+        """Return the server that a majority of the Sentinels reports; without one, the most frequent answer.
 
-        One that was cut off from the others may still name the former primary.
+        A single answer is not enough: a partitioned Sentinel may still report the former primary.
         """
         named, why, refusals = Counter[Address](), "", 0
         for seed in tuple(self._seeds):
@@ -100,7 +100,7 @@ class Sentinels:
                     why = f"{seed.host}:{seed.port} knows no {self._location.service!r}"
                     refusals += 1
             if address is None:
-                self._seeds.remove(seed)  # asked last from now on
+                self._seeds.remove(seed)  # query it last from now on
                 self._seeds.append(seed)
             else:
                 named[address] += 1
@@ -112,9 +112,9 @@ class Sentinels:
         raise kind(f"no Sentinel names a primary: {why}")
 
     async def ask(self, seed: Address) -> Address | None:
-        """Return what one Sentinel calls the primary; None if it does not know the service."""
+        """Return the primary that one Sentinel reports; None if it does not know the service."""
         options = {**(self._location.sentinel or {}), "host": seed.host, "port": seed.port}
-        # All of them must get their turn within the time of one connect, and half of it is for the primary.
+        # Query all Sentinels within half the time of one connect; the other half is for the primary.
         async with asyncio.timeout(self._timeout_s / (2 * len(self._seeds))):
             connection = await open_connection(options, self._timeout_s)
             try:

@@ -1,4 +1,4 @@
-"""Opening and closing one connection; errors are still redis-py's here."""
+"""Open and close one connection. Errors are redis-py's; ``connection`` translates them."""
 
 import asyncio
 from collections.abc import Mapping
@@ -11,9 +11,9 @@ from redis.asyncio import Connection
 from .urls import TlsConnection, make_connection
 
 REFUSAL_S = 0.5
-"""How long it is listened what a server has against our certificate."""
+"""Seconds to wait for the server's TLS alert after a failed handshake."""
 _SPOKEN = "password", "db", "client_name"
-"""What has redis-py say something as soon as it is connected."""
+"""Options that make redis-py send a command right after connecting."""
 
 
 async def open_connection(options: Mapping[str, Any], timeout_s: float) -> Connection:
@@ -38,16 +38,16 @@ async def open_connection(options: Mapping[str, Any], timeout_s: float) -> Conne
 
 
 async def _ping(connection: Connection) -> None:
-    """Say something, since nothing was said yet: only then is it known whether this is Redis, and takes us."""
+    """Send PING: the first reply shows whether the peer is Redis and accepts our credentials."""
     with suppress(redis_errors.ResponseError):
         await connection.send_command("PING")
         await connection.read_response()
 
 
 async def _listen_for_refusal(connection: TlsConnection) -> None:
-    """Raise what the server says of our certificate, if it does.
+    """Raise the server's TLS alert about our certificate, if it sends one.
 
-    It looks at that after the handshake, and what it then says is lost if we have spoken meanwhile.
+    The server checks the certificate after the handshake. The alert is lost if we write first, so only read.
     """
     with suppress(TimeoutError):
         async with asyncio.timeout(REFUSAL_S):
@@ -60,12 +60,12 @@ async def _listen_for_refusal(connection: TlsConnection) -> None:
 
 async def close(connection: Connection) -> None:
     """Close without waiting for the peer."""
-    with suppress(Exception):  # nothing about a connection that is given up is of interest
+    with suppress(Exception):  # the connection is abandoned, so its errors do not matter
         await connection.disconnect(nowait=True)
 
 
 def abort(connection: Connection) -> None:
-    """Cut a connection that somebody reads, who will find it lost; also when the peer takes no byte any more."""
+    """Abort the connection. Its reader sees a lost connection. Works even if the peer has stopped reading."""
     writer = getattr(connection, "_writer", None)
     if writer is not None:
         writer.transport.abort()

@@ -1,7 +1,7 @@
-"""Presence, rooms, tokens and leases in Redis. Every script is idempotent, so a lost connection is retried.
+"""Presence, rooms, tokens and leases in Redis. Idempotent calls are retried after a lost connection.
 
-The index of what a sweep must undo is written *before* the entry it is about: in the same pipeline, or in a
-cluster, where they may be on different servers, confirmed before the entry is sent.
+The index line of an entry is written *before* the entry, so that a sweep finds every entry. Both are in the same
+pipeline. In a cluster they may be on different servers, so the line is confirmed before the entry is sent.
 """
 
 import asyncio
@@ -24,11 +24,11 @@ from .reading import Reader
 from .scripts import Script
 
 SCAN_CURSORS = 2**64
-"""Cursors of HSCAN are below it; Redis refuses others."""
+"""Upper bound of HSCAN cursors; Redis rejects larger ones."""
 
 
 class IndexLine:
-    """A line of what must be undone when a node has ended; on its way to Redis from the beginning."""
+    """A line of a node's index, queued for Redis at construction."""
 
     def __init__(self, pipeline: CommandConnection, key: str, field: str, value: str) -> None:
         self._pipeline, self._key, self._line = pipeline, key, (field, value)
@@ -38,10 +38,10 @@ class IndexLine:
         return self._pipeline.send("HSET", self._key, *self._line, idempotent=True)
 
     async def is_written(self) -> None:
-        """Return when it is there; raises if Redis refuses it: a server that is full refuses it alone."""
+        """Return when the line is written. Raise Redis' error: a full server may reject the line only."""
         try:
             await self._written
-        except WrongTypeError:  # the key is not ours
+        except WrongTypeError:  # a foreign key
             await self._pipeline.send("UNLINK", self._key, idempotent=True)
             self._written = self._write()
             await self._written
@@ -147,8 +147,8 @@ class RedisRooms:
         return [self._keys.room(room), self._keys.room_counts(room), self._keys.unreported(room)]
 
     async def members(self, room: str, cursor: str, limit: int) -> tuple[list[tuple[ConnectionId, str]], str]:
-        # HSCAN gives a small hash (up to hash-max-listpack-entries) whole, whatever COUNT says: the cursor
-        # also remembers after which member of such an answer to go on.
+        # HSCAN ignores COUNT and returns a small hash (up to hash-max-listpack-entries) whole. So the cursor
+        # also has the last member of the page, after which the next page begins.
         scan, _, last = cursor.partition(">")
         if not re.fullmatch(r"[0-9]{0,20}", scan) or int(scan or 0) >= SCAN_CURSORS:
             raise InvalidCursorError(f"cursor must be page.cursor, got {cursor!r}")
@@ -186,7 +186,7 @@ class RedisTokens:
         )
 
     async def redeem(self, digest: str, client_id: str) -> bool:
-        # Never sent twice: a reply that got lost would have eaten the token, and the second would say so.
+        # Never retried: after a lost reply the token is gone, and a second GETDEL would report it as unknown.
         call = self._pipeline.send("GETDEL", self._keys.token(digest, client_id), idempotent=False)
         return bool(await self._reader.reply(call, None) == client_id.encode())
 
@@ -200,7 +200,7 @@ class RedisTokens:
 
 
 class RedisNodes:
-    """``ports.NodeStore``; renewal has a connection of its own, so that no traffic can delay it."""
+    """``ports.NodeStore``. Renewals have their own connection, so that other traffic cannot delay them."""
 
     def __init__(
         self,
@@ -214,7 +214,7 @@ class RedisNodes:
         self._reader, self._clock = reader, clock
 
     async def learn_time(self) -> None:
-        """Ask what time it is there; each beat says it, too."""
+        """Request Redis' time, which each later renewal returns."""
         if self._clock is not None:
             await self._clock.ask(self._leases)
 
@@ -238,7 +238,7 @@ class RedisNodes:
         return Renewal(bool(held), remaining, lapsed, epoch.decode(errors="replace"), secret.decode())
 
     async def live(self) -> dict[NodeId, int]:
-        # No script, which may write. TIME goes to the server that counts the leases, also in a cluster.
+        # No script, since Redis treats one as a write. In a cluster, TIME goes to the server with the leases.
         clock = self._pipeline.send("TIME", idempotent=True)
         leases = self._pipeline.send(
             "ZRANGEBYSCORE", self._keys.leases, "-inf", "+inf", "WITHSCORES", idempotent=True
@@ -309,6 +309,6 @@ class RedisNodes:
     async def retire(self, node: NodeId) -> None:
         keys = self._keys.memberships(node), self._keys.connections(node), self._keys.info(node)
         for gone in [self._pipeline.send("UNLINK", key, idempotent=True) for key in keys]:
-            await gone  # in a cluster they are elsewhere, and as long as one is there somebody must sweep
+            await gone  # before ZREM: if an UNLINK fails, the node must stay under sweep
         self._pipeline.send("ZREM", self._keys.leases, node, idempotent=True)
         await self._pipeline.send("ZREM", self._keys.dead, node, idempotent=True)

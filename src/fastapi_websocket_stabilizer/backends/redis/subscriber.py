@@ -1,7 +1,7 @@
 """The bus: one subscribed connection, read by one supervised task.
 
-The desired set of channels is ours; what the connection has been told is kept beside it, so that after a
-reconnect everything is subscribed again and nothing that was left comes back.
+The set of wanted channels is kept apart from the set that the connection has subscribed. So a reconnect subscribes
+to all wanted channels and to no other.
 """
 
 import asyncio
@@ -25,11 +25,11 @@ log: logging.Logger = logging.getLogger(__name__)
 
 CHANNELS_PER_COMMAND = 512
 RETRY_S = 0.05
-"""Seconds until a channel is asked for again that no server accepts at the moment."""
+"""Seconds until the next attempt for a channel that no server accepts."""
 
 
 class Subscriber:
-    """Keeps one connection subscribed and hands over what it hears; reconnects for ever."""
+    """Keeps one connection subscribed and passes its messages on. Reconnects until ``stop``."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class Subscriber:
         prefix: str = "",
         moved: Callable[[redis_errors.MovedError], None] | None = None,
     ) -> None:
-        # "S" is sharded Pub/Sub: a command names channels of one slot only, and the server may end one itself.
+        # "S" is sharded Pub/Sub: a command has channels of one slot only, and the server may unsubscribe them.
         self._prefix = prefix
         self._kinds = [f"{prefix}{kind}".lower().encode() for kind in ("message", "subscribe", "unsubscribe")]
         self._factory, self._counters = factory, counters
@@ -47,16 +47,16 @@ class Subscriber:
         self._on_message_of: dict[bytes, OnMessage] = {}
         self._wanted: set[str] = set()
         self._waiters: dict[str, list[asyncio.Future[None]]] = {}
-        self._told: set[str] = set()  # what this connection was last told to subscribe
-        # SUBSCRIBEs sent on this connection that are not confirmed yet. The confirmation of one that was
-        # since revoked must not wake somebody who waits for a later one.
+        self._told: set[str] = set()  # subscribed, or sent, on this connection
+        # SUBSCRIBEs sent on this connection and not confirmed yet. A count, because the confirmation of one
+        # that was revoked must not wake a waiter for a later one.
         self._unconfirmed: Counter[str] = Counter()
         self._changed: dict[str, None] = {}
         self._flush = asyncio.Event()
         self._connection: Connection | None = None
-        self._limit: asyncio.Timeout | None = None  # of the reading that is under way
+        self._limit: asyncio.Timeout | None = None  # of the current read; ``reconnect`` ends it
         self._tasks: list[asyncio.Task[None]] = []
-        self._lost_at_s: float | None = None  # until everything is subscribed again
+        self._lost_at_s: float | None = None  # None when everything is subscribed
         self._trouble = Occasionally(log)
         self._backoff = Backoff()
         self.bytes_read: int = 0
@@ -64,7 +64,7 @@ class Subscriber:
 
     @property
     def is_connected(self) -> bool:
-        """Whether everything that is wanted is subscribed, as far as we know."""
+        """Whether all wanted channels are subscribed and no loss was detected."""
         return bool(self._tasks) and self._lost_at_s is None
 
     async def start(self) -> None:
@@ -74,14 +74,14 @@ class Subscriber:
         self.serve()
 
     def want_back(self, name: str) -> None:
-        """The same for a channel on which something may have been said meanwhile."""
+        """Like ``want``, and report a gap: messages may have been missed on this channel."""
         self._note_loss()
         self.want(name)
 
     def serve(self, *, is_new: bool = False) -> None:
-        """Begin to read; without a connection, open one as soon as Redis answers.
+        """Begin to read. Connects, with retries, if there is no connection.
 
-        If it ``is_new``, nothing can have been missed until somebody has subscribed.
+        If it ``is_new``, no channel was subscribed before, so the connect is not reported as a gap.
         """
         if self._connection is None and not is_new:
             self._note_loss()
@@ -93,7 +93,7 @@ class Subscriber:
         ]
 
     async def stop(self) -> None:
-        """Unsubscribe from everything by closing the connection; whoever waits for a channel gets an error."""
+        """Close the connection. Waiting ``subscribe`` calls raise BackendUnavailableError."""
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -109,7 +109,7 @@ class Subscriber:
         """Return when the server has confirmed.
 
         Raises:
-            BackendUnavailableError: It did not within the timeout; the channel stays wanted.
+            BackendUnavailableError: There was no confirmation within the timeout; the channel stays wanted.
         """
         self.want(name)
         if self.is_confirmed(name):
@@ -131,7 +131,7 @@ class Subscriber:
             self._change(name)
 
     def unsubscribe(self, name: str) -> None:
-        """Stop wanting a channel; whoever still waits for it need not wait any more."""
+        """Unsubscribe without waiting. Waiting ``subscribe`` calls for the channel return."""
         self._wanted.discard(name)
         self._wake(name)
         self._change(name)
@@ -145,12 +145,12 @@ class Subscriber:
         self._on_message_of.pop(name.encode(), None)
 
     def subscribe_again(self, name: str) -> None:
-        """Ask for a channel that we have: the server confirms it once more."""
+        """Send SUBSCRIBE once more for a subscribed channel, which the server confirms again."""
         self._told.discard(name)
         self._change(name)
 
     def is_confirmed(self, name: str) -> bool:
-        """Whether the server has answered the last word about a channel."""
+        """Whether the server has confirmed every SUBSCRIBE for a channel."""
         return name in self._told and not self._unconfirmed[name]
 
     def _wake(self, name: str) -> None:
@@ -163,7 +163,7 @@ class Subscriber:
         self._flush.set()
 
     async def _tell_changes(self) -> None:
-        """Tell the server once per tick what changed. A lost connection is the reader's to mend."""
+        """Send the changes of each tick. The reader, not this task, replaces a lost connection."""
         while True:
             await self._flush.wait()
             self._flush.clear()
@@ -174,7 +174,7 @@ class Subscriber:
             try:
                 async with asyncio.timeout(self._factory.timeout_s):
                     await self._tell(connection, changed)
-            except Exception:  # noqa: BLE001 - whatever broke, the reader opens another connection
+            except Exception:  # noqa: BLE001 - after any error the reader reconnects
                 self.reconnect()
 
     async def _tell(self, connection: Connection, changed: Iterable[str]) -> None:
@@ -188,7 +188,7 @@ class Subscriber:
                 await connection.send_command(self._prefix + command, *chunk, check_health=False)
 
     def _chunks(self, names: list[str]) -> Iterator[list[str]]:
-        """Return what fits into one command."""
+        """Yield the channels of each command."""
         by_slot: dict[int, list[str]] = {}
         for name in names:
             by_slot.setdefault(slot_of(name) if self._prefix else 0, []).append(name)
@@ -197,7 +197,7 @@ class Subscriber:
                 yield same[start : start + CHANNELS_PER_COMMAND]
 
     def reconnect(self) -> None:
-        """Give up the present connection, whether or not it knows that it is dead."""
+        """Replace the current connection, even if it is not known to be dead."""
         if self._limit is not None and not self._limit.expired():
             self._limit.reschedule(0)
 
@@ -206,10 +206,10 @@ class Subscriber:
             try:
                 if self._connection is None:
                     self._connection = await self._open()
-                    self._flush.set()  # what was wanted meanwhile
+                    self._flush.set()  # channels that were wanted during the connect
                 async with asyncio.timeout(None) as self._limit:
                     await self._read(self._connection)
-            except Exception as error:  # noqa: BLE001 - the supervisor: nothing may end listening for good
+            except Exception as error:  # noqa: BLE001 - the supervisor: no error may end the reading
                 self._backoff.grow()
                 await self._lose(error)
                 await asyncio.sleep(self._backoff.delay_s)
@@ -221,7 +221,7 @@ class Subscriber:
         self._trouble.log("bus lost", error=str(error) or type(error).__name__)
         self._note_loss()
         if connection is None:
-            return  # it was never there
+            return  # the connect failed
         await close(connection)
         self._counters.bus_reconnects += 1
         self._tell_whom_it_concerns(self._listener.gap_began)
@@ -238,7 +238,7 @@ class Subscriber:
     def _tell_whom_it_concerns(self, listener: Callable[..., None], *arguments: float) -> None:
         try:
             listener(*arguments)
-        except Exception:  # its trouble must not end listening
+        except Exception:  # must not end the reading
             log.exception("bus: a listener failed")
 
     async def _read(self, connection: Connection) -> None:
@@ -261,7 +261,7 @@ class Subscriber:
                 self._drop(reply[1].decode())
 
     def _drop(self, name: str) -> None:
-        """Ask for a channel again that the server ended: its slot is moving away, and the answer says where."""
+        """Subscribe again to a channel that the server has ended because its slot moves; the reply has the target."""
         if self.is_confirmed(name):
             self._told.discard(name)
             self._note_loss()
@@ -269,7 +269,7 @@ class Subscriber:
             self._change(name)
 
     def _try_elsewhere(self, error: redis_errors.ResponseError) -> None:
-        """Have channels subscribed where the server says, or here again if nobody serves them at the moment."""
+        """Subscribe to the redirected channels at their new owner; without one, here again after a delay."""
         if isinstance(error, redis_errors.MovedError):
             names = [name for name in self._told if slot_of(name) == error.slot_id]
         else:
@@ -287,16 +287,16 @@ class Subscriber:
                 self._change(name)
 
     def _refuse_waiters(self, error: Exception) -> None:
-        """No right to a channel will not come by waiting; everything else is asked for again."""
+        """Raise a missing permission in waiting ``subscribe`` calls; other errors are retried."""
         if isinstance(error, ConfigurationError):
             for waiter in [w for waiters in self._waiters.values() for w in waiters if not w.done()]:
                 waiter.set_exception(error)
             self._waiters.clear()
 
     def _confirm(self, name: str) -> None:
-        self._backoff.reset()  # not sooner: a server that is busy, or grants us no channel, lets us connect
+        self._backoff.reset()  # not at connect: a busy server, or one without permissions, accepts connections
         if name not in self._unconfirmed:
-            return  # asked for again meanwhile
+            return  # redirected already, and subscribed again later
         self._unconfirmed[name] -= 1
         if not self._unconfirmed[name]:
             del self._unconfirmed[name]

@@ -1,4 +1,4 @@
-"""One server or a cluster: what commands, channels and the bus are made of."""
+"""One server or a cluster: creates the connections for commands, channels and the bus."""
 
 from collections.abc import Callable
 
@@ -19,11 +19,11 @@ from .urls import Address, Location
 
 Flush = Callable[[], None]
 PARTITION_SLOTS = {tag: slot_of(tag) for tag in map("{:02x}".format, range(PARTITIONS))}
-"""The slot of each hash tag that clients and rooms spread over."""
+"""The slot of each partition's hash tag."""
 
 
 class Server:
-    """One server at a time; behind Sentinels another one after a failover."""
+    """One server; behind Sentinels, the current primary."""
 
     def __init__(self, location: Location, timeout_s: float, counters: Counters) -> None:
         self._factory, self._counters = ConnectionFactory(location, timeout_s), counters
@@ -65,22 +65,22 @@ class Server:
         return RedisBus(keys, commands, channels, signer, guard)
 
     def tags(self) -> list[str]:
-        """Leases are at the only server there is."""
+        """Return no partition, because the only server is that of the leases."""
         return []
 
     def watch(self) -> None:
-        """Look behind Sentinels whether another server is the primary."""
+        """Begin to query the Sentinels, if there are any, for a new primary."""
         if self._factory.sentinels is not None:
             self._factory.sentinels.watch()
 
     async def stop(self) -> None:
-        """Look no more."""
+        """Stop the queries."""
         if self._factory.sentinels is not None:
             await self._factory.sentinels.stop()
 
 
 class Cluster:
-    """Several primaries, each with its slots."""
+    """Several primaries, each with some of the slots."""
 
     def __init__(self, location: Location, timeout_s: float, counters: Counters) -> None:
         self._factory, self._counters = ConnectionFactory(location, timeout_s), counters
@@ -89,7 +89,7 @@ class Cluster:
     def commands(
         self, name: str, flush_earlier_sends: Flush, timeout_s: float | None = None, *keys: str
     ) -> Router:
-        """Return what sends commands; to the primaries of ``keys`` if there are any."""
+        """Return a router; its ``start`` connects to the primaries of ``keys``, or to all without keys."""
         factory = self._factory.within(timeout_s or self._factory.timeout_s)
         return Router(self._table, factory, self._counters, name, flush_earlier_sends, keys)
 
@@ -115,7 +115,7 @@ class Cluster:
         return ClusterBus(keys, commands, channels, self._table, signer, guard)
 
     def tags(self) -> list[str]:
-        """Return a partition of each primary that has any, but for that of the leases."""
+        """Return one partition of each primary that has any, except the primary of the leases."""
         found: dict[Address, str] = {}
         for tag, slot in PARTITION_SLOTS.items():
             found.setdefault(self._table.owner(slot), tag)
@@ -123,14 +123,14 @@ class Cluster:
         return list(found.values())
 
     def watch(self) -> None:
-        """Ask who owns which slot; the first command would, too."""
+        """Begin to poll the slot map."""
         self._table.serve()
 
     async def stop(self) -> None:
-        """Ask no more who owns which slot."""
+        """Stop polling the slot map."""
         await self._table.stop()
 
 
 def topology_at(location: Location, timeout_s: float, counters: Counters) -> Server | Cluster:
-    """Return what a URL's location is made of."""
+    """Return the topology of a location."""
     return (Cluster if location.kind == "cluster" else Server)(location, timeout_s, counters)

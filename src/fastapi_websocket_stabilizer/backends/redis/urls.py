@@ -1,12 +1,12 @@
-"""What a URL says about the registry's Redis: one server, the Sentinels that know one, or a cluster.
+"""URLs of the registry's Redis: one server, a service behind Sentinels, or a cluster.
 
     redis://[user:password@]host[:port][/db]             rediss:// with TLS
     unix://[user:password@]/path[?db=0]
     redis+sentinel://[user:password@]host[:port],…/service[/db]
     redis+cluster://[user:password@]host[:port],…        rediss+sentinel:// and rediss+cluster:// with TLS
 
-User and password are those of the Redis servers. The query has redis-py's options; ``sentinel_username`` and
-``sentinel_password`` are those of the Sentinels.
+User and password are those of the Redis servers. The query has redis-py's options, and the user and password of the
+Sentinels as ``sentinel_username`` and ``sentinel_password``.
 """
 
 from collections.abc import Mapping
@@ -30,11 +30,11 @@ _FILES = "ssl_ca_certs", "ssl_certfile", "ssl_keyfile"
 _SENTINEL_OPTIONS = "sentinel_username", "sentinel_password"
 _NAMES = signature(AbstractConnection.__init__).parameters.keys() & {"driver_info", "lib_name", "lib_version"}
 UNNAMED: Mapping[str, Any] = dict.fromkeys(_NAMES & {"driver_info"} or _NAMES)  # the former names would warn
-"""Redis is not told which library connects: that takes a right, and Redis logs each time that it is refused."""
+"""Options that stop redis-py from sending its name, since that needs a permission and Redis logs each refusal."""
 
 
 class Address(NamedTuple):
-    """Where one server listens."""
+    """The address of one server."""
 
     host: str
     port: int
@@ -42,14 +42,14 @@ class Address(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """Where the registry lives, read from a URL.
+    """The Redis of a registry, read from a URL.
 
     Attributes:
         shown: The URL without user and password.
-        options: What redis-py's connection class takes.
-        seeds: The Sentinels, or nodes of the cluster, to ask first.
-        service: What the Sentinels call the server.
-        sentinel: What the connection to a Sentinel takes.
+        options: Arguments of redis-py's connection class.
+        seeds: The Sentinels, or the nodes of the cluster to query first.
+        service: The name of the service on the Sentinels.
+        sentinel: Arguments of connections to Sentinels.
     """
 
     kind: Literal["server", "sentinel", "cluster"]
@@ -60,19 +60,19 @@ class Location:
     sentinel: Mapping[str, Any] | None = field(default=None, repr=False)
 
     def at(self, address: Address) -> "Location":
-        """Return the location of one server that was found."""
+        """Return the location of the server at ``address``, with the options of this location."""
         options = {**self.options, "host": address.host, "port": address.port}
         shown = f"{self.shown} ({address.host}:{address.port})"
         return replace(self, kind="server", shown=shown, options=options)
 
 
 def parse(url: str) -> Location:
-    """Return what ``url`` says.
+    """Return the location in ``url``.
 
     Raises:
-        ConfigurationError: It cannot work; the message has no password.
+        ConfigurationError: The URL cannot work; the message has no password.
     """
-    if "://" not in url:  # what is in front of it cannot be told from a password
+    if "://" not in url:  # so its beginning, shown in an error, may be a password
         raise ConfigurationError("redis_url must be valid: it has no scheme, such as redis://")
     shown = mask_password(url)
     try:
@@ -85,7 +85,7 @@ def parse(url: str) -> Location:
 
 def _reason(error: Exception) -> str:
     text = str(error)
-    if text.startswith("Port "):  # it would quote what may be the beginning of a password
+    if text.startswith("Port "):  # its quote may be the beginning of a password
         return "the port must be a number, and special characters in user and password percent-encoded"
     return mask_password(text)
 
@@ -97,7 +97,7 @@ def _server(url: str, shown: str) -> Location:
 
 
 def _database(text: str) -> int:
-    if "@" in text:  # not a database, but the rest of a password that has a slash in it
+    if "@" in text:  # the rest of a password with an unencoded slash
         raise ValueError("special characters in user and password must be percent-encoded")
     if not text.isdecimal():  # redis-py would take 0
         raise ValueError(f"{text!r} is no number of a database")
@@ -106,12 +106,12 @@ def _database(text: str) -> int:
 
 def _options(url: str) -> dict[str, Any]:
     options: dict[str, Any] = dict(parse_url(url))
-    options.pop("max_connections", None)  # of redis-py's pool; there is none here
+    options.pop("max_connections", None)  # an option of redis-py's pool, which is not used
     if not url.startswith("unix:"):
         options.setdefault("port", REDIS_PORT)
         options["socket_keepalive"] = True
-    # Everything that redis-py decides by default is decided here: since 8.0 it would read with a time limit
-    # of 5 s, speak RESP3 and retry ten times, replaying commands whose outcome is unknown.
+    # Fix the defaults of redis-py, which differ by version. Since 8.0 it would time out reads after 5 s, use
+    # RESP3, and retry ten times, which would repeat commands whose outcome is unknown.
     return {
         **options,
         **UNNAMED,
@@ -147,7 +147,7 @@ def _several(url: str, shown: str) -> Location:
 
 
 def _sentinel_options(options: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, Any]:
-    """Sentinels are reached as the servers are, but have a password of their own and no databases."""
+    """Return the options of the servers, with the user and password of the Sentinels and without a database."""
     kept = {name: value for name, value in options.items() if name not in ("username", "password", "db")}
     return kept | {name.removeprefix("sentinel_"): value for name, value in given.items()}
 
@@ -163,7 +163,7 @@ def _addresses(hosts: str, port: int) -> tuple[Address, ...]:
 
 
 def _probe(location: Location) -> None:
-    """Find out now what would be an error at each connect: an unknown option, a certificate that is not there."""
+    """Raise now what each connect would raise: an unknown option, or a certificate file that does not exist."""
     make_connection(location.options)
     for name in _FILES:
         path = location.options.get(name)
@@ -172,13 +172,13 @@ def _probe(location: Location) -> None:
 
 
 class TlsConnection(SSLConnection):
-    """Ends at once, also when redis-py closes it because its reader was cancelled."""
+    """A TLS connection that closes at once, even if redis-py closes it because its reader was cancelled."""
 
     async def disconnect(self, *args: Any, **kwargs: Any) -> None:
         writer = self._writer
         await super().disconnect(*args, **kwargs)
         if writer is not None:
-            writer.transport.abort()  # else it stays open until the peer has said goodbye, too
+            writer.transport.abort()  # else it stays open until the peer's TLS close
 
 
 def make_connection(options: Mapping[str, Any]) -> Connection:

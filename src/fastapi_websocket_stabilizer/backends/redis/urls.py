@@ -1,10 +1,11 @@
 """URLs of the registry's Redis: one server, a service behind Sentinels, or a cluster.
 
-    redis://[user:password@]host[:port][/db]             rediss:// with TLS
-    unix://[user:password@]/path[?db=0]
-    redis+sentinel://[user:password@]host[:port],…/service[/db]
-    redis+cluster://[user:password@]host[:port],…        rediss+sentinel:// and rediss+cluster:// with TLS
+- ``redis://[user:password@]host[:port][/db]``
+- ``unix://[user:password@]/path[?db=0]``
+- ``redis+sentinel://[user:password@]host[:port],…/service[/db]``
+- ``redis+cluster://[user:password@]host[:port],…``
 
+With TLS they are ``rediss://``, ``rediss+sentinel://`` and ``rediss+cluster://``.
 User and password are those of the Redis servers. The query has redis-py's options, and the user and password of the
 Sentinels as ``sentinel_username`` and ``sentinel_password``.
 """

@@ -1,7 +1,7 @@
-"""The bus in a cluster: a channel is heard at, and published to, the primary that owns its slot.
+"""The bus in a cluster: publish and subscribe to a channel at the primary that owns its slot.
 
-With sharded Pub/Sub (Redis 7) a message stays there. Without it, it is copied to every server, which would
-make it known anywhere, but then nobody could say how many heard it; so the same primary is used, too.
+With sharded Pub/Sub (Redis 7) a message stays on this primary. Without it, Redis copies a message to every server,
+but PUBLISH returns only the receivers on its own server. So subscribers use the same primary.
 """
 
 import asyncio
@@ -48,7 +48,7 @@ class ClusterSubscriber:
     ) -> None:
         self._table, self._factory, self._counters, self._canaries = table, factory, counters, canaries
         self._gap_began = listener.gap_began
-        # Many channels may move at once; that is one gap.
+        # Many channels may move at once: report them as one gap.
         self._listener = replace(listener, gap_began=self._note_gap)
         self._canary_slots: dict[Address, int] = {}
         self._slots: dict[str, int] = {}  # of each wanted channel
@@ -65,11 +65,11 @@ class ClusterSubscriber:
         return has_all and all(self._subscribers[home].is_connected for home in homes)
 
     async def start(self) -> None:
-        """Know the owners of the slots; connections are opened for channels."""
+        """Read the slot map. Connections are opened later, for channels. Raises as ``SlotTable.start``."""
         await self._table.start()
 
     def serve(self) -> None:
-        """The same without waiting."""
+        """Begin to poll the slot map without waiting for an answer."""
         self._table.serve()
 
     async def stop(self) -> None:
@@ -82,17 +82,17 @@ class ClusterSubscriber:
         await asyncio.gather(*(each.stop() for each in subscribers.values()), *self._stopping)
 
     async def subscribe(self, name: str) -> None:
-        """Return when the owner of its slot has confirmed; raises as ``Subscriber.subscribe``."""
+        """Return when the owner of the channel's slot has confirmed. Raises as ``Subscriber.subscribe``."""
         slot, heard_at = self._slots.setdefault(name, slot_of(name)), None
         if not self._table.is_known:
             raise BackendUnavailableError("subscribe: no server of the cluster has answered yet")
         self._homes.setdefault(name, self._table.owner(slot))
         while (home := self._homes.get(name)) != heard_at and home is not None:
-            await self._at(home).subscribe(name)  # ends without it when the channel moves away meanwhile
+            await self._at(home).subscribe(name)  # returns unconfirmed if the channel moves
             heard_at = home
 
     def want(self, name: str) -> None:
-        """Subscribe as soon as the owner of its slot is known and answers; something may be missed until then."""
+        """Subscribe as soon as the slot's owner is known and answers; messages until then may be missed."""
         slot = self._slots.setdefault(name, slot_of(name))
         if self._table.is_known:
             self._at(self._homes.setdefault(name, self._table.owner(slot))).want_back(name)
@@ -115,9 +115,9 @@ class ClusterSubscriber:
         return subscriber
 
     def _send_canaries(self, address: Address) -> None:
-        """Watch a connection on a channel whose slot its server owns.
+        """Watch a connection with canaries on a channel whose slot its server owns.
 
-        A server that owns few slots, or none, may get no canary; each look at the map tries again.
+        A server with few slots or none may get no canary; each refresh of the map tries again.
         """
 
         def is_here(channel: str) -> bool:
@@ -134,7 +134,7 @@ class ClusterSubscriber:
             self._table.learn(error.slot_id, owner)
 
     def _on_change(self, former: dict[int, Address]) -> None:
-        # Not only the slots that changed just now: whatever went wrong before, nothing may stay deaf.
+        # Compare all slots, not only ``former``, otherwise a channel that an earlier error left would stay deaf.
         moved = {n: slot for n, slot in self._slots.items() if self._homes.get(n) != self._table.owner(slot)}
         for name, slot in moved.items():
             former_home, home = self._homes.get(name), self._table.owner(slot)
@@ -150,7 +150,8 @@ class ClusterSubscriber:
         self._end_unused()
         for address in self._subscribers.keys() - self._canary_slots.keys():
             self._send_canaries(address)
-        # Classic: both servers may bring the same message, which only the sequences tell from a new one.
+        # With classic Pub/Sub both servers may deliver the same message. Only the sequences detect it, and a gap
+        # would reset them.
         if moved and self._table.is_sharded:
             self._note_gap()
 
@@ -174,12 +175,12 @@ class ClusterSubscriber:
 
 
 def publish_command(table: SlotTable) -> str:
-    """Return what publishes to a channel."""
+    """Return the command that publishes to a channel."""
     return "SPUBLISH" if table.is_sharded else "PUBLISH"
 
 
 class _Turn(NamedTuple):
-    """Something for inboxes that waits until what was sent before it is published."""
+    """A call that publishes to inboxes, queued behind earlier ones and its own lookups."""
 
     lookups: "list[asyncio.Future[list[bytes]]]"
     act: Callable[[], None]
@@ -189,7 +190,7 @@ class _Turn(NamedTuple):
 class ClusterPublishing(RedisPublishing):
     """Looks clients up, then publishes one envelope to each node that holds some of them.
 
-    What goes to inboxes goes in the order of the calls, so one lookup that has to wait holds up what follows.
+    Inboxes receive messages in the order of the calls, so a slow lookup delays later ones.
     """
 
     def __init__(
@@ -209,7 +210,7 @@ class ClusterPublishing(RedisPublishing):
         return publish_command(self._table)
 
     async def publish_node(self, node: NodeId, envelope: Envelope) -> int:
-        self._pipeline.flush_earlier_sends()  # may give us direct sends, which are numbered before this one
+        self._pipeline.flush_earlier_sends()  # may queue direct sends with earlier sequences
         if not self._turns:
             return await super().publish_node(node, envelope)
         queued: asyncio.Future[asyncio.Future[int]] = running_loop().create_future()
@@ -237,14 +238,14 @@ class ClusterPublishing(RedisPublishing):
             turn = self._turns.popleft()
             try:
                 turn.act()
-            except Exception as error:  # noqa: BLE001 - its caller's, not that of those behind it
+            except Exception as error:  # noqa: BLE001 - raised to its caller; later turns must go on
                 _fail(turn.answer, error)
         self._worker = None
 
     def _publish_found(
         self, envelope: Envelope, holders_of: "HoldersOf", lookups: "Lookups", answer: "asyncio.Future[Taken]"
     ) -> None:
-        """Publish to those that were found; an error is the answer only if that is nobody."""
+        """Publish to the nodes that were found. ``answer`` gets an error only if no node received its envelope."""
         errors = [error for lookup in lookups.values() if (error := lookup.exception()) is not None]
         holders = {name: holders_of(lookup) for name, lookup in lookups.items()}
         shares = _shares(envelope.parts, holders)
@@ -268,23 +269,23 @@ class ClusterPublishing(RedisPublishing):
 def _fail(answer: "asyncio.Future[Any]", error: BaseException) -> None:
     if not answer.done():
         answer.set_exception(error)
-        answer.exception()  # a caller that was cancelled will never ask; that is no leak to warn of
+        answer.exception()  # mark it as retrieved, otherwise asyncio warns if the caller was cancelled
 
 
 def _holders(top: int, but: Sequence[NodeId], lookup: "asyncio.Future[list[bytes]]") -> list[NodeId]:
-    """Return the nodes of a client's newest connections but those; none if that could not be found out."""
+    """Return the nodes of a client's ``top`` newest connections without ``but``; none if the lookup failed."""
     reply = [] if lookup.exception() is not None else lookup.result()
     ranked = []
     for connection_id, value in zip(reply[::2], reply[1::2], strict=True):
         stamp, (node, dot, _) = re.match(rb"\d+", value), connection_id.rpartition(b".")
-        if stamp and dot:  # else it is not ours
+        if stamp and dot:  # else a foreign field
             ranked.append((int(stamp[0]), NodeId(node.decode(errors="replace"))))
     ranked.sort(reverse=True)
     return list(dict.fromkeys(node for _, node in ranked[:top] if node not in but))
 
 
 def _shares(parts: Iterable[Part], holders: dict[str, list[NodeId]]) -> dict[NodeId, list[Part]]:
-    """Return each node's share of the messages, with the names of its clients only."""
+    """Return each node's share of the messages, with only its own clients as targets."""
     shares: dict[NodeId, list[Part]] = {}
     for part in parts:
         targets: dict[NodeId, list[str]] = {}

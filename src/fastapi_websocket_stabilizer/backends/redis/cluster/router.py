@@ -1,9 +1,9 @@
-"""Commands in a cluster: one pipeline per primary, commands of one slot in the order of the calls.
+"""Commands in a cluster: one pipeline per primary, and commands of one slot in the order of the calls.
 
-A command that was redirected was not executed, so it may be sent again, whatever it is. The order of a slot is
-kept by three rules. What a batch had redirected is dealt with between that batch and the next one. While a
-server has commands in flight, the slots that moved away from it stay *held*: their new commands go there, too.
-And while a slot has *parked* commands, its new ones queue up behind them.
+A redirected command was not executed, so even one that is not idempotent is sent again. Three rules keep the order
+of a slot. Redirected commands of a batch are handled before the next batch. While a server has commands in flight,
+slots that moved from it are *held*: new commands still go there. While a slot has *parked* commands, new commands
+queue behind them.
 """
 
 import asyncio
@@ -27,13 +27,13 @@ from ..urls import Address
 from .slots import RETRY_S, SlotTable, redirected_to
 
 LEASES = "{nodes}"
-"""A key of the slot that leases are in."""
+"""A key in the slot of the leases."""
 PATIENCE_S = 0.25
-"""How long a server that has lost all its slots may take over what it was sent before."""
+"""Seconds that a server without slots gets to answer commands sent earlier."""
 
 
 class Router:
-    """What ``Pipeline`` is for one server."""
+    """The ``CommandConnection`` of a cluster."""
 
     is_ordered = False
 
@@ -53,7 +53,7 @@ class Router:
         self._parked: dict[int, deque[Command]] = {}
         self._parked_bytes = 0
         self._retry: asyncio.TimerHandle | None = None
-        self._refusal = "nobody has said yet who owns it"
+        self._refusal = "no server has returned a slot map yet"
         self._leaving: set[Address] = set()
         self._stopping: set[asyncio.Task[None]] = set()
         self._is_open = False
@@ -78,18 +78,18 @@ class Router:
             if wanted or len(errors) == len(outcomes) or not isinstance(error, BackendUnavailableError):
                 raise error
         for pipeline, outcome in zip(pipelines, outcomes, strict=True):
-            if outcome is not None:  # the others serve their slots without it
+            if outcome is not None:  # unavailable: it reconnects while the others serve their slots
                 pipeline.serve()
 
     def serve(self) -> None:
-        """Begin to send; commands wait, until their deadlines, for the first server that tells who owns what."""
+        """Begin to send. Until there is a slot map, commands wait up to their deadlines."""
         self._table.serve()
         self._is_open = True
 
     async def stop(self) -> None:
-        """Send what is queued if the cluster answers in time, then close. Whoever still waits gets an error."""
+        """Send queued commands until their deadlines, then close. The rest fails with BackendUnavailableError."""
         for parked in tuple(chain.from_iterable(self._parked.values())):
-            await asyncio.wait([parked.reply])  # ends: each has a deadline
+            await asyncio.wait([parked.reply])  # ends, because each has a deadline
         self._is_open = False
         pipelines, self._pipelines = self._pipelines, {}
         self._held.clear()
@@ -98,7 +98,7 @@ class Router:
 
     @property
     def run_id(self) -> str:
-        """Changes when one of the primaries is another server, or a restarted one."""
+        """The identities of all connected primaries; changes after a restart or failover of one."""
         return ",".join(sorted({pipeline.run_id for pipeline in self._pipelines.values() if pipeline.run_id}))
 
     @property
@@ -113,7 +113,7 @@ class Router:
         idempotent: bool,
         parse: Callable[[Any], Any] | None = None,
     ) -> "asyncio.Future[Any]":
-        """Queue a script whose keys are all in one slot; as ``Pipeline.call``."""
+        """Queue a script whose keys are all in one slot, as ``Pipeline.call`` does."""
         keys = tuple(keys)
         words = (len(keys), *keys, *arguments)
         return self._submit(
@@ -121,9 +121,9 @@ class Router:
         )
 
     def send(self, *arguments: Argument, idempotent: bool) -> "asyncio.Future[Any]":
-        """Queue a command whose first argument is its key or channel; as ``Pipeline.send``.
+        """Queue a command whose first argument is its key or channel, as ``Pipeline.send`` does.
 
-        One without arguments (TIME) is for the server that counts the leases.
+        A command without arguments (TIME) goes to the server with the leases.
         """
         command = Command(arguments, None, is_idempotent=idempotent, deadline_s=self._deadline)
         return self._submit(str(arguments[1]) if len(arguments) > 1 else LEASES, command)
@@ -161,7 +161,7 @@ class Router:
         pipeline.after_batch = partial(self._after_batch, address)
         return pipeline
 
-    # What moved
+    # Moved slots and redirected commands
 
     def _after_batch(self, address: Address, redirected: Redirected) -> None:
         for command, _ in redirected:
@@ -177,7 +177,7 @@ class Router:
         self._retire(address)
 
     def _learn(self, command: Command, error: redis_errors.ResponseError, asked: Address) -> bool:
-        """Learn from a redirection; whether its command is to be sent elsewhere at once."""
+        """Apply a redirection; return whether to send its command to the new target at once."""
         self._counters.redis_redirected += 1
         self._refusal = str(error)
         command.hops += 1
@@ -209,7 +209,7 @@ class Router:
 
     def _move(self, commands: Iterable[Command]) -> None:
         for command in commands:
-            if command.slot is None:  # a PING, which was meant for that server
+            if command.slot is None:  # a PING for that server, which is not needed any more
                 command.resolve(None)
             else:
                 self._forward(command)
@@ -221,7 +221,7 @@ class Router:
             return
         if self._parked_bytes + command.size > LIMIT_BYTES:
             self._counters.redis_rejected += 1
-            why = f"{command.name}: {LIMIT_BYTES} bytes already wait for the cluster"
+            why = f"{command.name}: {LIMIT_BYTES} bytes are already queued for the cluster"
             command.reject(BackendUnavailableError(why))
             return
         self._parked_bytes += command.size
@@ -253,7 +253,7 @@ class Router:
         command.reject(self._factory.translate(command.name, error))
 
     def _retire(self, address: Address) -> None:
-        """Let go of a server that has lost all its slots, as soon as it has answered; it may be dead."""
+        """Disconnect from a server without slots when it has answered, or after ``PATIENCE_S``: it may be dead."""
         if address not in self._leaving:
             return
         pipeline = self._pipelines[address]

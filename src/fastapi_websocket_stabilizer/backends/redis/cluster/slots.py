@@ -1,4 +1,4 @@
-"""Which server of a cluster owns which slot: asked regularly, and learned from redirections."""
+"""The owner of each slot of a cluster, from regular CLUSTER SLOTS and from redirections."""
 
 import asyncio
 import logging
@@ -20,29 +20,29 @@ log: logging.Logger = logging.getLogger(__name__)
 
 SLOTS = 16384
 REFRESH_S = 1.0
-"""How often a server is asked for the map; a slot that moved is also learned from the first redirection."""
+"""Seconds between two reads of the slot map. A redirection also updates its slot."""
 ANSWER_S = 0.5
-"""How long one server may take to answer; then the next is asked."""
+"""Seconds for one server to answer, before the next is tried."""
 FRESH_S = 2.0
-"""A redirection is newer than what a server says that has not heard of it yet."""
+"""Seconds for which a MOVED reply overrides a slot map that may still be stale."""
 RETRY_S = 0.05
-"""How soon a server is asked again that does not serve a slot, or says that another does which denies it."""
+"""Seconds before the retry of a slot that no server accepts, or that two servers redirect to each other."""
 
 SHARDED_SINCE = 7
 """The first major version with sharded Pub/Sub."""
 
 OnChange = Callable[[dict[int, Address]], None]
-"""Called with the slots that changed their owner, and their former owners; after each look at the map."""
+"""A callback for the former owners of slots that moved. Called after each read of the map, also with none."""
 
 
 class SlotTable:
-    """The owners of all slots, shared by everything that a node sends to the cluster."""
+    """The owners of all slots, shared by the commands and the bus of a node."""
 
     def __init__(self, factory: ConnectionFactory, seeds: Iterable[Address]) -> None:
         self._factory, self._seeds = factory, tuple(seeds)
         self._owners: list[Address | None] = [None] * SLOTS
         self._learned: dict[int, float] = {}  # slot -> when
-        self._ranges: list[Any] = []  # the map as it was told, unless something was learned since
+        self._ranges: list[Any] = []  # the last slot map; empty if a redirection has changed it
         self._listeners: list[OnChange] = []
         self._connection: Connection | None = None
         self._asked = self._seeds[0]
@@ -53,32 +53,32 @@ class SlotTable:
         """Whether every primary has sharded Pub/Sub (Redis 7)."""
 
     def listen(self, on_change: OnChange) -> None:
-        """Have ``on_change`` called, with no turn of the event loop between it and the change."""
+        """Call ``on_change`` after each change, in the same turn of the event loop."""
         self._listeners.append(on_change)
 
     def owner(self, slot: int) -> Address:
-        """Return the primary of a slot; one that nobody owns is asked of a server that will say so."""
+        """Return the primary of a slot. For an unassigned slot return any server, which answers with an error."""
         return self._owners[slot] or self._asked
 
     async def start(self) -> None:
-        """Ask for the map, and go on asking.
+        """Read the slot map, and begin to poll it.
 
         Raises:
             BackendUnavailableError: No server of the cluster answers.
-            ConfigurationError: It refuses us, or is none.
+            ConfigurationError: The server rejects the credentials, or is not in a cluster.
         """
         if self._task is None:
             await self._refresh(self._factory.timeout_s)
             self.serve()
 
     def serve(self) -> None:
-        """Ask for the map, again and again; ``nodes`` is empty until somebody has answered."""
+        """Begin to poll the slot map; ``nodes`` is empty until a server has answered."""
         if self._task is None:
             self._task = asyncio.create_task(self._refresh_for_ever(), name="redis-slots")
 
     @property
     def is_known(self) -> bool:
-        """Whether any server has told who owns which slot."""
+        """Whether a slot map or a redirection was received."""
         return bool(self.nodes)
 
     async def stop(self) -> None:
@@ -89,7 +89,7 @@ class SlotTable:
         await self._hang_up()
 
     def learn(self, slot: int, owner: Address) -> None:
-        """Believe a redirection."""
+        """Apply a redirection, unless the slot had another within ``RETRY_S``."""
         now_s = running_loop().time()
         if now_s - self._learned.get(slot, -RETRY_S) >= RETRY_S:
             self._learned[slot] = now_s
@@ -98,7 +98,7 @@ class SlotTable:
             self._tell(self._enter([(slot, owner)]))
 
     def _use(self, ranges: list[Any], asked: Address) -> None:
-        """Believe a map, but for what was learned just now; usually it is the one that we have."""
+        """Apply a slot map, except for slots with a recent redirection. Usually nothing has changed."""
         now_s, former = running_loop().time(), dict[int, Address]()
         self._learned = {slot: at_s for slot, at_s in self._learned.items() if now_s - at_s < FRESH_S}
         if ranges != self._ranges:
@@ -109,7 +109,7 @@ class SlotTable:
         self._tell(former)
 
     def _enter(self, owners: Iterable[tuple[int, Address]]) -> dict[int, Address]:
-        """Return the former owners of those slots that had another one."""
+        """Set owners; return the former owners of the slots that moved."""
         former: dict[int, Address] = {}
         for slot, owner in owners:
             before, self._owners[slot] = self._owners[slot], owner
@@ -123,8 +123,8 @@ class SlotTable:
         for on_change in self._listeners:
             try:
                 on_change(former)
-            except Exception:  # the others must hear of it
-                log.exception("a change of the cluster was not dealt with")
+            except Exception:  # the other listeners must still be called
+                log.exception("a listener failed to handle a slot change")
 
     async def _refresh_for_ever(self) -> None:
         while True:
@@ -132,12 +132,15 @@ class SlotTable:
                 await self._refresh()
             except (BackendUnavailableError, ConfigurationError) as error:
                 self._trouble.log("no map of the cluster", error=str(error))
-            except Exception:  # the supervisor: nobody else would notice that a slot has moved
+            except Exception:  # the supervisor: without it, moved slots would go unnoticed
                 log.exception("the map of the cluster could not be used")
             await asyncio.sleep(REFRESH_S)
 
     async def _refresh(self, within_s: float | None = None) -> None:
-        """Ask the server that answered last, or any other; all of them ``within_s``, or each in its usual time."""
+        """Read the slot map from the server that answered last, or from any other.
+
+        All servers together get ``within_s``; without it, each gets ``ANSWER_S``.
+        """
         others = [*self.nodes, *self._seeds]
         random.shuffle(others)
         refusal: Exception = BackendUnavailableError("the cluster has no servers")
@@ -149,7 +152,7 @@ class SlotTable:
                     ranges = await self._ask(address)
                     if not self.nodes:
                         self.is_sharded = await self._have_shards(ranges, address, answer_s / 2)
-            except Exception as error:  # noqa: BLE001 - whatever it is, another server may know better
+            except Exception as error:  # noqa: BLE001 - after any error, try the next server
                 await self._hang_up()
                 refusal = self._factory.at(address).within(answer_s).translate("CLUSTER SLOTS", error)
             else:
@@ -169,11 +172,11 @@ class SlotTable:
         return ranges
 
     async def _have_shards(self, ranges: list[Any], asked: Address, answer_s: float) -> bool:
-        """Return whether all primaries that answer in time have sharded Pub/Sub: one that is down keeps nobody out.
+        """Return whether all primaries have sharded Pub/Sub; a primary that is down is ignored.
 
         Raises:
-            BackendUnavailableError: None answers.
-            ConfigurationError: One refuses us.
+            BackendUnavailableError: No primary answers.
+            ConfigurationError: A primary rejects the credentials.
         """
         owners = {owner for _, owner in _owners(ranges, asked.host)}
         versions = [self._version(owner, answer_s) for owner in owners]
@@ -202,7 +205,7 @@ class SlotTable:
 
 
 def _owners(ranges: list[Any], asked: str) -> Iterator[tuple[int, Address]]:
-    """Read the answer to CLUSTER SLOTS, which somebody at ``asked`` gave."""
+    """Yield each slot and its owner from the CLUSTER SLOTS reply of the server at host ``asked``."""
     for first, last, primary, *_ in ranges:
         owner = place(primary, asked)
         for slot in range(first, last + 1):
@@ -210,9 +213,9 @@ def _owners(ranges: list[Any], asked: str) -> Iterator[tuple[int, Address]]:
 
 
 def place(entry: list[Any], asked: str) -> Address:
-    """Return where a server in CLUSTER SLOTS is.
+    """Return the address of a server in a CLUSTER SLOTS reply.
 
-    One without a name is where we asked; one that should tell its host name and has none (``?``) has its IP behind.
+    An empty host means the host ``asked``. A host ``?`` (no host name configured) has its IP in the metadata.
     """
     host, port, *rest = entry
     if host == b"?" and len(rest) > 1:
@@ -222,5 +225,5 @@ def place(entry: list[Any], asked: str) -> Address:
 
 
 def redirected_to(error: redis_errors.AskError, asked: Address) -> Address | None:
-    """Return where a redirection points to; None if that has no name (``?``): the map will say."""
+    """Return the target of a redirection; None if its host is unknown (``?``) and only the map has it."""
     return None if error.host == "?" else Address(error.host or asked.host, error.port)

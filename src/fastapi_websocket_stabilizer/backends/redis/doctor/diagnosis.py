@@ -1,4 +1,4 @@
-"""What is right and wrong with a registry's Redis, judged from what it said. Pure; ``examination`` asks."""
+"""Findings about a registry's Redis, derived from the facts that ``examination`` collects. Pure."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,21 +11,21 @@ from ..cluster.slots import SLOTS
 from ..connection import OLDEST_VERSION, server_mode
 
 LEAST_BUFFER_BYTES = 2 * MAX_ENVELOPE_BYTES
-"""Redis cuts a subscriber off that is further behind; the largest envelope must fit, and something before it."""
+"""Minimum output buffer of a subscriber in bytes. The largest envelope must fit behind others."""
 LEAST_IDLE_S = 60
-"""Redis may end connections that are silent for so long: several beats."""
+"""Minimum idle timeout in seconds: several beats, so that Redis does not close idle connections between two."""
 LONGEST_KEEPALIVE_S = 300
 LARGEST_CLOCK_DIFFERENCE_S = 1.0
 SLOW_S = 0.05
-"""A send to another node waits for Redis once, a claim in a cluster twice."""
+"""Maximum median round trip in seconds. A send to another node needs one, a claim in a cluster two."""
 FULL = 0.9
-"""Part of ``maxmemory`` from which on a burst of clients may be too much; then Redis refuses every write."""
+"""Fraction of ``maxmemory`` above which a burst of clients may fill it, and Redis rejects every write."""
 CROWDED = 0.8
-"""Part of ``maxclients`` from which on a restart of all nodes may not fit beside what is there."""
+"""Fraction of ``maxclients`` above which a restart of all nodes may exceed it."""
 
 
 class Level(Enum):
-    """What a finding asks for."""
+    """The severity of a finding."""
 
     OK = "ok"
     NOTE = "note"
@@ -34,11 +34,11 @@ class Level(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        server: Which one; "" for all of them together.
-        advice: What to do, unless all is well.
+        server: The name of the server; "" for all together.
+        advice: The recommended action; "" if the level is OK.
     """
 
     check: str
@@ -50,17 +50,17 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What one server said.
+    """The facts about one server.
 
     Attributes:
-        info: INFO, all of it.
-        settings: CONFIG GET by name; None when we may not ask.
-        clock_difference_s: Its clock minus ours.
-        round_trips_s: Of several PINGs.
-        refused: Commands, keys and channels that our user may not use.
-        rule: The ACL rule that would allow them.
-        kind: What the URL speaks of.
-        is_replica: Whether it was found as one.
+        info: All fields of INFO.
+        settings: CONFIG GET by name; None without permission.
+        clock_difference_s: Seconds by which its clock is ahead of the local one.
+        round_trips_s: Seconds of several PINGs.
+        refused: Commands, keys and channels that the user may not use.
+        rule: The ACL rule that allows them.
+        kind: The kind of location in the URL.
+        is_replica: Whether it was found as a replica.
     """
 
     server: str
@@ -81,7 +81,7 @@ def diagnose(facts: Facts) -> list[Finding]:
 
 
 def diagnose_slots(ranges: Iterable[list[Any]]) -> list[Finding]:
-    """Judge the answer to CLUSTER SLOTS."""
+    """Return the findings about a CLUSTER SLOTS reply: unassigned slots, and primaries without replicas."""
     ranges = list(ranges)
     missing = SLOTS - sum(last - first + 1 for first, last, *_ in ranges)
     alone = {tuple(primary[:3]) for _, _, primary, *replicas in ranges if not replicas}
@@ -101,7 +101,7 @@ def diagnose_slots(ranges: Iterable[list[Any]]) -> list[Finding]:
 
 
 def diagnose_replicas(count: int) -> Finding:
-    """Judge how many replicas a primary has that Sentinels watch."""
+    """Return the finding about the number of replicas of a primary behind Sentinels."""
     advice = "add a replica: without one the Sentinels have nobody to promote"
     return _finding("replicas", "", f"{count} replicas", not count, advice, Level.NOTE)
 

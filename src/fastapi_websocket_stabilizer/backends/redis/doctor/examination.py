@@ -1,4 +1,4 @@
-"""Asks a registry's Redis what ``diagnosis`` judges. Leaves nothing behind but the time it took."""
+"""Collects the facts about a registry's Redis for ``diagnosis``. Leaves no keys behind."""
 
 import asyncio
 import re
@@ -29,7 +29,7 @@ Ask = Callable[..., Awaitable[Any]]
 
 
 async def examine(url: str, namespace: str = "fws", timeout_s: float = 3.0) -> list[Finding]:
-    """Return what is right and wrong with the Redis at ``url``; one that cannot be reached is a finding.
+    """Return the findings about the Redis at ``url``; a server that cannot be reached is a finding.
 
     Raises:
         ConfigurationError: The URL cannot work.
@@ -46,7 +46,7 @@ async def examine(url: str, namespace: str = "fws", timeout_s: float = 3.0) -> l
 
 
 class _Checkup:
-    """A look at every server behind a URL, replicas too: each may be promoted, and has rights of its own."""
+    """An examination of every server behind a URL. Replicas count: each may be promoted, and has its own ACL."""
 
     def __init__(self, location: Location, namespace: str, timeout_s: float) -> None:
         self._location, self._namespace = location, namespace
@@ -73,7 +73,7 @@ class _Checkup:
     async def server(
         self, factory: ConnectionFactory, name: str, *, is_replica: bool = False
     ) -> tuple[list[Finding], dict[str, str]]:
-        """Return what is to be said about one server, and its INFO."""
+        """Return the findings about one server, and its INFO."""
         try:
             async with _asking(factory) as ask:
                 info = _lines(await ask("INFO"))
@@ -92,7 +92,7 @@ class _Checkup:
         return rights.commands(self._location.kind, is_sharded=is_sharded, database=database)
 
     async def _slots(self) -> tuple[list[Any], str, list[Finding]]:
-        """Return the map of the first server that has one, its host, and what was wrong with those before it."""
+        """Return the slot map of the first server that has one, its host, and the findings about earlier ones."""
         refusals: list[Finding] = []
         for seed in self._location.seeds:
             factory = self.factory.at(seed)
@@ -126,7 +126,7 @@ def _name(address: Address) -> str:
 
 
 def _replicas(info: Mapping[str, str]) -> list[Address]:
-    """Return whom a primary's INFO calls its replicas."""
+    """Return the addresses of the replicas in a primary's INFO."""
     lines = (value for name, value in info.items() if re.fullmatch(r"slave\d+", name))
     fields = (dict(pair.split("=", 1) for pair in line.split(",")) for line in lines)
     return [Address(each["ip"], int(each["port"])) for each in fields]
@@ -134,7 +134,7 @@ def _replicas(info: Mapping[str, str]) -> list[Address]:
 
 @asynccontextmanager
 async def _asking(factory: ConnectionFactory) -> AsyncIterator[Ask]:
-    """Give what sends a command and returns its reply; what the server refuses is redis-py's ResponseError."""
+    """Yield a function that sends a command and returns its reply. An error reply is redis-py's ResponseError."""
     connection = await factory.connect()
 
     async def ask(*words: str | int) -> Any:
@@ -162,7 +162,7 @@ async def _settings(ask: Ask) -> dict[str, str] | None:
     for name in SETTINGS:
         try:
             pair = [word.decode() for word in await ask("CONFIG", "GET", name)]
-        except redis_errors.ResponseError:  # a managed Redis, or a user with few rights
+        except redis_errors.ResponseError:  # a managed Redis, or a user without the permission
             return None
         found.update(zip(pair[::2], pair[1::2], strict=True))
     return found
@@ -173,7 +173,7 @@ async def _clock_difference(ask: Ask) -> float:
     try:
         seconds, microseconds = map(int, await ask("TIME"))
     except redis_errors.ResponseError:
-        return 0.0  # no right to it; that is found elsewhere
+        return 0.0  # no permission, which is a finding of its own
     return seconds + microseconds / 1e6 - (before + datetime.now(UTC).timestamp()) / 2
 
 
@@ -183,16 +183,14 @@ async def _round_trip(ask: Ask) -> float:
     return running_loop().time() - began_s
 
 
-# Rights: tried, since only an administrator may ask for them. A cluster's MOVED comes after the check of rights.
+# Permissions are found by trial, since only an administrator may read them. Redis checks them before it sends MOVED.
 
 Trial = tuple[str, tuple[str | int, ...]]
 
 
 async def _refused(factory: ConnectionFactory, keys: Keys, names: list[str]) -> list[str]:
     scratch, node = keys.client(f"doctor-{secrets.token_hex(8)}"), NodeId(f"doctor-{secrets.token_hex(4)}")
-    tried = [
-        name for name in names if "subscribe" not in name and name != "select"
-    ]  # connecting needed that one
+    tried = [name for name in names if "subscribe" not in name and name != "select"]  # tried by the connect
     trials: list[Trial] = [(name, _trial(name, scratch)) for name in tried]
     trials += [(f"key {key}", ("HLEN", key)) for key in _keys(keys, node)]
     trials += [("", ("UNLINK", f"{scratch}{end}")) for end in ("", ":hash", ":zset")]
@@ -200,7 +198,7 @@ async def _refused(factory: ConnectionFactory, keys: Keys, names: list[str]) -> 
         refused = [what for what, words in trials if await _is_refused(ask, *words) and what]
     for name in (name for name in names if "subscribe" in name):
         for channel in (keys.all, keys.inbox(node), keys.canary(node), keys.room(node)):
-            async with _asking(factory) as ask:  # of its own: messages may come in on it
+            async with _asking(factory) as ask:  # its own connection, which may receive messages
                 if await _is_refused(ask, name.upper(), channel):
                     refused.append(f"{name} {channel}")
     return refused
@@ -212,7 +210,7 @@ async def _is_refused(ask: Ask, *words: str | int) -> bool:
     except redis_errors.NoPermissionError:
         return True
     except redis_errors.ResponseError:
-        return False  # it is of another type, or elsewhere, but not forbidden
+        return False  # another type or another server, but not forbidden
     return False
 
 
@@ -227,11 +225,11 @@ def _keys(keys: Keys, node: NodeId) -> list[str]:
 def _trial(name: str, key: str) -> tuple[str | int, ...]:
     """Return a harmless call of a command.
 
-    A call with too few words would be refused for that, before the server looks at permissions.
+    It has enough arguments: Redis checks their number before the permissions.
     """
     words: dict[str, tuple[str | int, ...]] = {
         "info": ("server",),
-        "client|kill": ("ID", 0),  # nobody
+        "client|kill": ("ID", 0),  # no client has this id
         "eval": ("return 1", 1, key),
         "evalsha": ("0" * 40, 1, key),
         "set": (key, "", "PX", 1000),

@@ -1,7 +1,7 @@
-"""What a Redis user needs: the least that the registry works with. ``stabilizer doctor`` prints and tries it."""
+"""The minimum permissions of the Redis user, which ``stabilizer doctor`` prints and tries."""
 
 CONNECTION = "ping", "info", "client|id", "client|kill"
-"""The last two end a connection that was given up; without them it may still carry something out, late."""
+"""The last two kill an abandoned connection; without them it may still execute commands later."""
 SCRIPTS = "eval", "evalsha", "time"
 KEYS = (
     *("get", "set", "getdel", "unlink"),
@@ -10,7 +10,7 @@ KEYS = (
 )
 CHANNELS = "publish", "subscribe", "unsubscribe"
 DATABASE = ("select",)
-"""If it is not database 0."""
+"""Needed for a database other than 0."""
 SENTINEL = ("role",)
 CLUSTER = "cluster|slots", "asking"
 SHARDED = "spublish", "ssubscribe", "sunsubscribe"

@@ -1,4 +1,4 @@
-"""Settings. The fields of release 1.1 come first, in its order; all are validated, at assignment too."""
+"""Settings, validated at construction and assignment. The fields of release 1.1 come first, in its order."""
 
 import logging
 import os
@@ -29,14 +29,14 @@ from .models import JSON, CompressionMode, MemoryEvictionPolicy
 log: logging.Logger = logging.getLogger(__name__)
 
 MIN_KEY_BYTES = 32
-"""Shortest secret of ``envelope_keys``."""
+"""Minimum length of a secret in ``envelope_keys``, in bytes."""
 PositiveFloat = Annotated[float, Gt(0)]
 FiniteFloat = Annotated[float, Gt(0), AllowInfNan(False)]
 PositiveInt = Annotated[int, Gt(0)]
 
 
 _TOGETHER: Final = "settings_together"
-"""The type of an error about several settings; its ``ctx`` names them."""
+"""The type of an error about several settings, whose ``ctx`` has their names."""
 
 _SCHEMES = (
     "redis://",
@@ -85,10 +85,10 @@ def _namespace(value: object) -> object:
 
 
 def check_envelope_keys(value: object) -> tuple[str, ...]:
-    """Return ``envelope_keys``; as text they are separated by commas.
+    """Return ``envelope_keys`` as a tuple; a string is split at commas.
 
     Raises:
-        ValueError: They are no strings, or too short; says nothing of what they are.
+        ValueError: One is not a string or is too short; the message does not contain the keys.
     """
     keys = [key.strip() for key in value.split(",")] if isinstance(value, str) else value
     if not isinstance(keys, list | tuple) or not all(isinstance(key, str) for key in keys):
@@ -99,9 +99,9 @@ def check_envelope_keys(value: object) -> tuple[str, ...]:
 
 
 def mask_password(url: str) -> str:
-    """Return ``url`` with users and passwords, Sentinel's too, replaced by ``***``, for people to read."""
+    """Return ``url`` with ``***`` for all users and passwords, including those of Sentinels."""
     hidden = re.sub(r"([?&](?:\w*password|\w*username)=)[^&\s]*", r"\1***", url)
-    # A password that is not percent-encoded may hold anything: it ends at the last @, even where a path has one.
+    # A password that is not percent-encoded may have any character, so mask up to the last @, even of a path.
     return re.sub(r"//([^:/?#@]*)(:?).*@", _masked, hidden)
 
 
@@ -111,14 +111,14 @@ def _masked(credentials: re.Match[str]) -> str:
 
 
 def _named(error: ValidationError) -> ConfigurationError:
-    """Return our error for pydantic's: one sentence for each refused setting."""
+    """Return the ``ConfigurationError`` for pydantic's error: one sentence for each rejected setting."""
     errors = error.errors()
     settings = tuple(name for each in errors for name in _settings(each))
     return ConfigurationError("; ".join(map(_describe, errors)), settings=settings)
 
 
 def _settings(error: Any) -> Sequence[str]:
-    """Return the settings that an error of pydantic is about."""
+    """Return the names of the settings in an error of pydantic."""
     names: Sequence[str] = error["ctx"]["settings"] if error["type"] == _TOGETHER else error["loc"][:1]
     return [str(name) for name in names]
 
@@ -136,116 +136,116 @@ def _describe(error: Any) -> str:
 
 
 def _did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return a question about the name that ``name`` is like; "" when it is like none."""
+    """Return ": did you mean …?" with the known name most similar to ``name``; "" if none is similar."""
     found = get_close_matches(name, known, n=1)
     return f": did you mean {found[0]}?" if found else ""
 
 
 @dataclass(config=ConfigDict(validate_assignment=True, extra="forbid"))
 class WebSocketConfig:
-    """Every setting, with its default. Durations are seconds, sizes bytes.
+    """All settings and their defaults. Durations are in seconds, sizes in bytes.
 
     Raises:
-        ConfigurationError: A value cannot work (also a ``ValueError``); at construction and at assignment.
+        ConfigurationError: A value is invalid, at construction or assignment (also a ``ValueError``).
     """
 
     heartbeat_interval: PositiveFloat = 30.0
-    """Seconds of silence after which a connection is pinged."""
+    """Seconds without data from the peer until a ping is sent."""
     heartbeat_timeout: PositiveFloat = 60.0
-    """Seconds to wait for any sign of life after a ping; then the connection is closed with 4007."""
+    """Seconds to wait for any data after a ping, before the connection is closed with 4007."""
     heartbeat_type: Literal["ping", "custom"] = "ping"
     """``ping`` sends ``{"type": "ping", "timestamp": …}``; ``custom`` sends ``heartbeat_message``."""
     max_connections: PositiveInt | None = None
-    """Connections on this node; one more is refused with ``ConnectionLimitExceededError``."""
+    """Maximum connections on this node; a further one raises ``ConnectionLimitExceededError``."""
     max_message_size: PositiveInt = 1048576
-    """Longest message in bytes; a longer one inbound closes with 1009, outbound raises ``MessageError``."""
+    """Maximum message size in bytes. A larger inbound message closes with 1009; outbound raises ``MessageError``."""
     reconnect_token_ttl: Annotated[timedelta, Gt(timedelta(0))] = field(
         default_factory=lambda: timedelta(hours=1)
     )
     """Lifetime of a reconnect token."""
     enable_reconnect: bool = True
-    """False makes the token calls raise ``ConfigurationError``."""
+    """Whether reconnect tokens are enabled; if not, the token calls raise ``ConfigurationError``."""
     compression: Annotated[CompressionMode, BeforeValidator(_lower)] = CompressionMode.DEFLATE
-    """permessage-deflate. ``none`` is obeyed under our uvicorn class; other servers negotiate it by themselves."""
+    """permessage-deflate. ``none`` needs this library's uvicorn class; other servers negotiate by themselves."""
     log_level: Annotated[
         Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_upper)
     ] = "INFO"
-    """From which level on this manager logs; lower case is taken, too."""
+    """Minimum level of this manager's log messages, in upper or lower case."""
     enable_metrics: bool = False
-    """Measure the duration of fan-outs too (``statistics().fan_out_seconds``); counters are always kept."""
+    """Whether to measure fan-out durations (``statistics().fan_out_seconds``). Counters are always kept."""
     num_shards: PositiveInt = 16
-    """Parts of the local tables; a fan-out gives the event loop back between two of them."""
+    """Number of shards of the local tables. A fan-out yields to the event loop between two shards."""
     max_concurrent_cleanup: PositiveInt = 100
-    """Sockets being closed at the same time."""
+    """Maximum sockets that are closed at the same time."""
     max_concurrent_broadcast: PositiveInt = 1000
-    """Sockets whose send is under way at the same time; further messages wait in their outboxes."""
+    """Maximum sockets that are written to at the same time; further messages wait in outboxes."""
     memory_check_interval: PositiveFloat = 60.0
     """Seconds between two measurements of all connections' metadata and user data."""
     memory_eviction_policy: Annotated[MemoryEvictionPolicy, BeforeValidator(_lower)] = (
         MemoryEvictionPolicy.LRU
     )
-    """Which connection gives way when ``max_total_memory`` is reached."""
+    """The connection to close when ``max_total_memory`` is reached."""
     max_memory_per_connection: PositiveInt | None = None
-    """Bytes of metadata and user data of one connection."""
+    """Maximum bytes of metadata and user data of one connection."""
     max_total_memory: PositiveInt | None = None
-    """Bytes of metadata and user data of all connections of this node."""
+    """Maximum bytes of metadata and user data of all connections of this node."""
 
     heartbeat_message: str | JSON | None = None
-    """What ``heartbeat_type="custom"`` sends; None is the same as ``"ping"``."""
+    """The message of ``heartbeat_type="custom"``; None for that of ``"ping"``."""
     redis_url: Annotated[str | None, BeforeValidator(_redis_url)] = field(default=None)
-    """Redis of the registry, its Sentinels or its cluster; None is one process in memory."""
+    """URL of the registry's Redis, Sentinels or cluster; None for one process in memory."""
     namespace: Annotated[str, BeforeValidator(_namespace)] = "fws"
-    """First part of every key and channel; several registries may share one Redis."""
+    """First part of every key and channel, so that several registries can share one Redis."""
     node_name: Annotated[str, MinLen(1)] | None = None
-    """This node's name for people; the host name unless set."""
+    """Display name of this node; None for the host name."""
     token_secret: Annotated[str, MinLen(16)] | None = field(default=None, repr=False)
-    """Signs reconnect tokens; shared through Redis unless set."""
+    """Secret that signs reconnect tokens; None for a random one, which Redis shares among the nodes."""
     envelope_keys: Annotated[tuple[str, ...], BeforeValidator(check_envelope_keys)] = field(
         default=(), repr=False
     )
-    """Secrets of at least 32 bytes that sign what nodes publish: the first signs, all verify. None: unsigned."""
+    """Secrets of at least 32 bytes that sign envelopes. The first signs, all verify; empty for no signatures."""
     max_connections_per_client: PositiveInt = 1
-    """Sockets of one client in the whole registry."""
+    """Maximum sockets of one client in the whole registry."""
     on_client_overflow: Literal["replace", "reject"] = "replace"
-    """One socket too many closes the oldest, or is itself refused."""
+    """Whether a socket beyond the limit replaces the client's oldest or is rejected."""
     displaced_code: Annotated[int, AfterValidator(_close_code)] = close_codes.NORMAL
-    """Close code of a socket that a newer one of its client displaces; the reason is always "reconnected"."""
+    """Close code of a displaced socket. The reason is always "reconnected"."""
     max_metadata_size: PositiveInt = 16384
-    """Bytes of one connection's metadata as JSON."""
+    """Maximum bytes of one connection's metadata as JSON."""
     max_rooms_per_connection: PositiveInt = 1000
-    """Rooms that one connection may be in."""
+    """Maximum rooms of one connection."""
     outbox_size: PositiveInt = 1048576
-    """Bytes that may wait for one slow socket; an empty outbox takes any one message."""
+    """Maximum bytes in the outbox of one socket; an empty outbox accepts a message of any size."""
     outbox_policy: Literal["close", "drop_oldest", "drop_newest"] = "close"
-    """What happens to a socket, or to a message, when its outbox is full."""
+    """Reaction to a full outbox: close the socket, or drop a message."""
     write_timeout_s: FiniteFloat = 2.0
-    """Seconds that one send to a socket may take before it is given up as a slow consumer."""
+    """Seconds that one write to a socket may take before it is closed as a slow consumer."""
     close_timeout_s: FiniteFloat = 2.0
-    """Seconds that closing one socket may take before it is forgotten."""
+    """Seconds that the close of one socket may take before it is abandoned."""
     inbound_frames_per_turn: PositiveInt = 8
-    """Frames of one socket that are parsed in one turn of the event loop; the others wait for the next turns."""
+    """Maximum frames of one socket that are parsed in one turn of the event loop; the rest waits for later turns."""
     lease_ttl_s: FiniteFloat = 10.0
-    """Seconds after which a silent node is dead; its clients are shown no longer than this."""
+    """Lease of a node in seconds. After that, a node without renewal is dead and its clients leave presence."""
     renew_interval_s: FiniteFloat = 3.0
     """Seconds between two renewals of the lease (a beat)."""
     redis_timeout_s: FiniteFloat = 3.0
-    """Seconds that Redis, or another node through it, may take to answer."""
+    """Seconds to wait for an answer of Redis, or of another node."""
     on_backend_loss: Literal["degrade", "refuse"] = "degrade"
-    """Without Redis: serve this node's clients alone and register them later, or refuse what needs it."""
+    """Without Redis: serve only local clients and register them later, or refuse calls that need Redis."""
     drain_over_s: FiniteFloat = 20.0
-    """Seconds over which a drain closes this node's clients, unless it is told otherwise."""
+    """Default seconds over which a drain closes this node's clients."""
     drain_on_sigterm: bool = True
-    """Under uvicorn, have ``manager.lifespan`` drain on SIGTERM before the server stops."""
+    """Whether, under uvicorn, ``manager.lifespan`` drains on SIGTERM before the server stops."""
     drain_secret: Annotated[str, MinLen(16)] | None = field(default=None, repr=False)
-    """Bearer token of ``POST /drain``, at least 16 characters; None: the route answers 403."""
+    """Bearer token of ``POST /drain``, at least 16 characters. With None, the route returns 403."""
     keep_handshake: bool = False
-    """Keep the request that opened a parked socket for ``connection.handshake``: 1 to 3 KiB each."""
+    """Whether parked sockets keep their opening request in ``connection.handshake``: 1 to 3 KiB each."""
     uvicorn_protocol: bool = True
-    """Have ``manager.lifespan`` install ``fastapi_websocket_stabilizer.uvicorn`` when the server is uvicorn."""
+    """Whether ``manager.lifespan`` installs ``fastapi_websocket_stabilizer.uvicorn`` if the server is uvicorn."""
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
-        # Two renewals may fail in a row before a living node's clients vanish from presence.
+        # Otherwise two failed renewals in a row would remove a live node's clients from presence.
         if self.lease_ttl_s < 3 * self.renew_interval_s:
             both = f"{self.lease_ttl_s:g} < 3 x {self.renew_interval_s:g}"
             names = "lease_ttl_s", "renew_interval_s"
@@ -255,13 +255,13 @@ class WebSocketConfig:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, *, prefix: str = "WS_") -> Self:
-        """Read settings from variables such as ``WS_HEARTBEAT_INTERVAL``; case does not matter.
+        """Return settings from variables such as ``WS_HEARTBEAT_INTERVAL``, in upper or lower case.
 
-        Durations are seconds; an empty value is the default. A variable that begins with ``prefix`` and names no
-        setting is ignored, with a warning in the log; so is ``REDIS_URL`` without ``WS_REDIS_URL``.
+        Durations are in seconds; an empty value means the default. A variable with ``prefix`` and an unknown name is
+        ignored with a warning in the log, and so is ``REDIS_URL`` without ``WS_REDIS_URL``.
 
         Raises:
-            ConfigurationError: A value cannot work; the error names the variable.
+            ConfigurationError: A value is invalid; the message has the variable.
         """
         environ = os.environ if environ is None else environ
         variables = {f"{prefix}{setting.name}".upper(): setting.name for setting in fields(cls)}
@@ -279,7 +279,7 @@ class WebSocketConfig:
             raise ConfigurationError(f"{error} (set by {named})", settings=error.settings) from None
 
     def shared(self) -> dict[str, float | str | bool]:
-        """Return the settings that all nodes of a registry need alike, without secrets."""
+        """Return the settings that must be equal on all nodes of a registry, without secrets."""
         return {
             "max_connections_per_client": self.max_connections_per_client,
             "on_client_overflow": self.on_client_overflow,
@@ -288,7 +288,7 @@ class WebSocketConfig:
         }
 
     def doubts(self) -> list[str]:
-        """Return one sentence for each setting that can work and is probably not what was meant."""
+        """Return one sentence for each valid setting that is probably a mistake."""
         found = []
         if self.heartbeat_type == "custom" and self.heartbeat_message is None:
             found.append('heartbeat_type is "custom" without a heartbeat_message: it does what "ping" does')
@@ -301,7 +301,7 @@ class WebSocketConfig:
         return found
 
     def __repr__(self) -> str:
-        """Show what differs from the defaults; no password, no secret."""
+        """Return the settings that differ from their defaults, without passwords and secrets."""
         shown = []
         for setting in fields(self):
             value = getattr(self, setting.name)
@@ -311,12 +311,12 @@ class WebSocketConfig:
         return f"WebSocketConfig({', '.join(shown)})"
 
 
-# Kubernetes sets these for every service: one that is called "ws" must not look like a mistake.
+# Kubernetes sets these for every service, so a service named "ws" must cause no warning.
 _OF_KUBERNETES = re.compile(r"_SERVICE_(HOST|PORT)|_PORT(_\d+_(TCP|UDP)|$)")
 
 
 def _misnamed(environ: Mapping[str, str], prefix: str, variables: Mapping[str, str]) -> list[str]:
-    """Return one sentence for each variable that was probably meant for a setting, and is none."""
+    """Return one sentence for each ignored variable that was probably meant as a setting."""
     names = [name for name in environ if prefix and name.upper().startswith(prefix)]
     unknown = [n for n in names if n.upper() not in variables and not _OF_KUBERNETES.search(n.upper())]
     found = [
@@ -366,15 +366,15 @@ def _setattr_with_named_errors(self: WebSocketConfig, name: str, value: Any) -> 
     try:
         _setattr(self, name, value)
     except ValidationError as error:
-        # A rule over two fields is checked after the assignment.
+        # A rule over two fields fails after the assignment, so restore the old value.
         self.__dict__[name] = before
         if name not in type(self).__dataclass_fields__:
             del self.__dict__[name]
         raise _named(error) from None
 
 
-# pydantic reports "1 validation error for …" over three lines; ours read "<field> must be …". A wrap validator cannot
-# raise ours: pydantic puts a ValueError of a validator into its own error, and ConfigurationError is a ValueError.
-# Methods in the class body do not work either: the decorator replaces both.
+# pydantic reports "1 validation error for …" over three lines; this library's error is "<field> must be …". A wrap
+# validator cannot raise it, because pydantic wraps every ValueError, and ConfigurationError is one. Methods in the
+# class body do not work either, because the decorator replaces both.
 WebSocketConfig.__init__ = _init_with_named_errors  # type: ignore[method-assign]  # same signature
 WebSocketConfig.__setattr__ = _setattr_with_named_errors  # type: ignore[method-assign,assignment]  # same signature

@@ -1,38 +1,38 @@
-"""Every error this library raises, one class per reaction.
+"""All errors of this library, one class for each reaction.
 
 WebSocketStabilizerError
-├── ConnectionNotFoundError       nobody by that id: stop addressing it
-│   └── InvalidNameError          a client id or room name that no client can have (also ValueError)
-├── InvalidCursorError            a page that does not exist: begin without a cursor (also ValueError)
-├── ConnectionLimitExceededError  full: refuse the newcomer
-├── ConnectionTimeoutError        the peer stopped answering: it was closed
-├── SlowConsumerError             the peer stopped reading: it was closed
-├── MemoryLimitExceededError      store less
-├── MessageError                  this message cannot be sent: change it (also ValueError)
-├── BroadcastFailedError          every targeted socket failed
-├── TokenExpiredError             ask the client to sign in again
-├── InvalidTokenError             the same, and look who sends it
-├── ShutdownError                 this node is going away: use another
-│   └── DrainingError             the same, while it sends its clients elsewhere
-├── NotStartedError               call start() first (also RuntimeError)
-├── WrongEventLoopError           call from the loop that start() ran on (also RuntimeError)
-├── ConfigurationError            fix the settings (also ValueError)
-├── BackendUnavailableError       Redis did not answer: retry with back-off
-└── WireError                     bytes from another node that we cannot read: drop them
+├── ConnectionNotFoundError       The client is not connected: stop sending to it.
+│   └── InvalidNameError          The client id or room name is illegal (also ValueError).
+├── InvalidCursorError            The page does not exist: begin without a cursor (also ValueError).
+├── ConnectionLimitExceededError  A limit is reached: reject the new connection.
+├── ConnectionTimeoutError        The peer stopped answering and was closed.
+├── SlowConsumerError             The peer stopped reading and was closed.
+├── MemoryLimitExceededError      A memory limit is reached: store less.
+├── MessageError                  The message cannot be sent: change it (also ValueError).
+├── BroadcastFailedError          Every targeted socket failed.
+├── TokenExpiredError             The token is too old: ask the client to sign in again.
+├── InvalidTokenError             The token is not valid: ask the client to sign in again, and check its origin.
+├── ShutdownError                 The node is shutting down: use another.
+│   └── DrainingError             The node is draining: use another.
+├── NotStartedError               Call start() first (also RuntimeError).
+├── WrongEventLoopError           Call from the event loop of start() (also RuntimeError).
+├── ConfigurationError            Fix the settings (also ValueError).
+├── BackendUnavailableError       Redis did not answer: retry with backoff.
+└── WireError                     Bytes of another node cannot be read: drop them.
 
-Values are attributes, so that no caller has to search a text. Each error can be made of a message alone, as in
-release 1.1, and is copied and pickled with its values.
+Values are attributes, so callers need not parse messages. Each error can be created from a message alone, as in
+release 1.1. Copying and pickling keep the values.
 """
 
 from typing import Literal
 
 
 class WebSocketStabilizerError(Exception):
-    """Root of every error of this library."""
+    """Base class of all errors of this library."""
 
 
 class ConnectionNotFoundError(WebSocketStabilizerError):
-    """No such client is connected, or the client id cannot belong to one."""
+    """The client is not connected, or has no such connection."""
 
 
 class InvalidNameError(ConnectionNotFoundError, ValueError):
@@ -40,17 +40,17 @@ class InvalidNameError(ConnectionNotFoundError, ValueError):
 
 
 class InvalidCursorError(WebSocketStabilizerError, ValueError):
-    """``room_members`` was given a cursor that no page has."""
+    """The cursor given to ``room_members`` belongs to no page."""
 
 
 class ConnectionLimitExceededError(WebSocketStabilizerError):
     """The node or the client has as many connections as the settings allow, or the connection as many rooms.
 
     Attributes:
-        scope: Which limit is reached: "node" (``max_connections``), "client" (``max_connections_per_client``) or
-            "rooms" (``max_rooms_per_connection``); None if the application raised the error without one.
-        limit: The value of that setting.
-        current: How many connections or rooms there are.
+        scope: The limit that is reached: "node" (``max_connections``), "client" (``max_connections_per_client``) or
+            "rooms" (``max_rooms_per_connection``). None if the application raised the error without it.
+        limit: The value of the setting.
+        current: The number of connections or rooms.
     """
 
     def __init__(
@@ -67,15 +67,15 @@ class ConnectionLimitExceededError(WebSocketStabilizerError):
 
 
 class ConnectionTimeoutError(WebSocketStabilizerError):
-    """The heartbeat closed this connection: nothing was heard within ``heartbeat_timeout``."""
+    """The heartbeat closed this connection, since its peer sent nothing within ``heartbeat_timeout``."""
 
 
 class SlowConsumerError(WebSocketStabilizerError):
-    """The connection was closed because its peer does not read what it is sent."""
+    """The connection was closed because its peer does not read its messages."""
 
 
 class MemoryLimitExceededError(WebSocketStabilizerError):
-    """Storing this would exceed ``max_memory_per_connection`` or ``max_total_memory``."""
+    """The value would exceed ``max_memory_per_connection`` or ``max_total_memory``, and was not stored."""
 
 
 class MessageError(WebSocketStabilizerError, ValueError):
@@ -83,38 +83,38 @@ class MessageError(WebSocketStabilizerError, ValueError):
 
 
 class BroadcastFailedError(WebSocketStabilizerError):
-    """A broadcast reached none of the sockets it was meant for."""
+    """Every socket that a broadcast targeted has failed."""
 
 
 class TokenExpiredError(WebSocketStabilizerError):
-    """The reconnect token is genuine and its lifetime has passed."""
+    """The reconnect token is genuine, but has expired."""
 
 
 class InvalidTokenError(WebSocketStabilizerError):
-    """The reconnect token is not ours, was altered, or was redeemed before."""
+    """The reconnect token was not issued by this registry, was altered, or was redeemed before."""
 
 
 class ShutdownError(WebSocketStabilizerError):
-    """The manager is shutting down or was shut down; ``start()`` opens it again."""
+    """The manager is shutting down or was shut down; ``start()`` starts it again."""
 
 
 class DrainingError(ShutdownError):
-    """The node is draining: it takes no new connection, and another node does."""
+    """The node is draining and accepts no new connections; other nodes do."""
 
 
 class NotStartedError(WebSocketStabilizerError, RuntimeError):
-    """A call that needs Redis came before ``start()``."""
+    """A call that needs Redis was made before ``start()``."""
 
 
 class WrongEventLoopError(WebSocketStabilizerError, RuntimeError):
-    """A distributed manager was called from another event loop than the one it was started on."""
+    """A manager with ``redis_url`` was called from another event loop than that of ``start()``."""
 
 
 class ConfigurationError(WebSocketStabilizerError, ValueError):
     """A setting has a value that cannot work.
 
     Attributes:
-        settings: The names that ``WebSocketConfig`` refused; empty if the error has another reason.
+        settings: The names of the rejected settings of ``WebSocketConfig``; empty if the error has another cause.
     """
 
     def __init__(self, *args: object, settings: tuple[str, ...] = ()) -> None:
@@ -123,10 +123,10 @@ class ConfigurationError(WebSocketStabilizerError, ValueError):
 
 
 class BackendUnavailableError(WebSocketStabilizerError):
-    """Redis gave no usable answer in time; retry with back-off.
+    """Redis gave no usable answer in time; retry with backoff.
 
     Attributes:
-        outcome_unknown: True when the command had been sent, so that it may have taken effect.
+        outcome_unknown: True if the command had been sent, so it may have been executed.
     """
 
     def __init__(self, message: str, *, outcome_unknown: bool = False) -> None:
@@ -135,8 +135,8 @@ class BackendUnavailableError(WebSocketStabilizerError):
 
 
 class WireError(WebSocketStabilizerError):
-    """An envelope is malformed, too large or of a version that this release does not read."""
+    """An envelope is malformed, too large or of a version that this release cannot read."""
 
 
 LOSSES = (BackendUnavailableError, ConfigurationError)
-"""What an outage raises: nobody answers, or one who does not know our password any more."""
+"""Errors of an outage: Redis is unreachable, or has revoked the credentials."""

@@ -1,4 +1,4 @@
-"""Value types that users hold. Those of release 1.1 stay mutable dataclasses; new ones are frozen."""
+"""Value types of the public API. Those of release 1.1 stay mutable dataclasses; new ones are frozen."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,44 +13,44 @@ from .names import ConnectionId, NodeId
 
 JSON = dict[str, Any] | list[Any]
 Message = str | bytes | JSON | BaseModel
-"""What can be sent: text, binary, or a value that is sent as JSON text."""
+"""A message: text, binary, or a value that is sent as JSON text."""
 
 
 class CompressionMode(str, Enum):  # noqa: UP042 - a StrEnum would print differently than in 1.1
-    """What ``WebSocketConfig.compression`` asks for."""
+    """The values of ``WebSocketConfig.compression``."""
 
     DEFLATE = "deflate"
     NONE = "none"
 
 
 class MemoryEvictionPolicy(str, Enum):  # noqa: UP042 - a StrEnum would print differently than in 1.1
-    """Which connection gives way when ``max_total_memory`` is reached."""
+    """The connection to close when ``max_total_memory`` is reached."""
 
     LRU = "lru"
-    """The one that was silent longest: neither heard from nor sent a message (pings do not count)."""
+    """The one with the longest time since a message in either direction (pings do not count)."""
     FIFO = "fifo"
     """The one registered first."""
     OLDEST = "oldest"
-    """The same as FIFO, under the name that release 1.1 documents too."""
+    """Alias of FIFO, which release 1.1 documents."""
 
 
 @dataclass
 class BroadcastResult:
-    """What a broadcast did.
+    """The outcome of a broadcast.
 
-    ``total``, ``succeeded``, ``failed`` and ``errors`` count sockets of this node exactly (``total`` counts
-    an excluded client too, as in release 1.1). With ``confirm`` they are the sums over all nodes that answered.
+    ``total``, ``succeeded``, ``failed`` and ``errors`` are exact for the sockets of this node. With ``confirm`` they
+    are the sums over all nodes that answered.
 
     Attributes:
-        total: Sockets addressed, the excluded ones included.
-        succeeded: Sockets written to, or whose outbox took the message.
-        failed: Sockets that failed; they were disconnected.
+        total: Number of targeted sockets; includes excluded clients, as in release 1.1.
+        succeeded: Number of sockets that the message was written to or queued for.
+        failed: Number of sockets that failed and were disconnected.
         errors: One ``(client_id, error)`` for each failed socket.
-        nodes: Nodes that Redis handed the message to; 1 in one process.
-        heard: Whether this node's own sockets were served: the copy came back from Redis, or Redis was away
-            and it went to them alone (``nodes`` is 1). False when this node subscribes to none of the rooms, or
-            when the deadline passed.
-        missing: With ``confirm``: node ids that did not answer in time (``"?"`` for one we cannot name).
+        nodes: Number of nodes that Redis passed the message to; 1 in one process.
+        heard: Whether this node's own sockets were served. Either the copy returned from Redis, or Redis was
+            unavailable and only this node's sockets got the message (``nodes`` is 1). False if this node subscribes
+            to none of the rooms, or the deadline passed.
+        missing: With ``confirm``, the ids of nodes that did not answer in time (``"?"`` for an unknown node).
     """
 
     total: int
@@ -64,7 +64,7 @@ class BroadcastResult:
 
 @dataclass
 class ShutdownReport:
-    """What ``graceful_shutdown`` or ``drain`` did: sockets closed, sockets that failed to close, seconds it took."""
+    """The outcome of ``graceful_shutdown`` or ``drain``: sockets closed, sockets that failed to close, seconds."""
 
     closed_count: int
     failed_count: int
@@ -78,7 +78,7 @@ READ_ONLY = (
 
 
 class Metadata(dict[str, Any]):
-    """What a connection was registered with. Read-only: the other replicas would not see a change."""
+    """The metadata of a connection. Read-only, because other replicas would not see a change."""
 
     __slots__ = ()
 
@@ -92,7 +92,7 @@ class Metadata(dict[str, Any]):
         raise TypeError(READ_ONLY)
 
     def clear(self) -> NoReturn:
-        """Raise TypeError, as each method below."""
+        """Raise TypeError, as all methods below do."""
         raise TypeError(READ_ONLY)
 
     def pop(self, *_: Any) -> NoReturn:
@@ -112,15 +112,15 @@ class Metadata(dict[str, Any]):
         raise TypeError(READ_ONLY)
 
     def __reduce__(self) -> tuple[type[dict[str, Any]], tuple[dict[str, Any]]]:
-        """Be copied and pickled as a plain dict."""
+        """Copy and pickle as a plain dict."""
         return dict, (dict(self),)
 
 
 def as_metadata(given: Mapping[str, Any] | None) -> Metadata:
-    """Return metadata as a connection holds it.
+    """Return a read-only copy of ``given``; an empty one for None.
 
     Raises:
-        MessageError: It is no mapping.
+        MessageError: ``given`` is not a mapping.
     """
     if given is not None and not isinstance(given, Mapping):
         raise MessageError(f"metadata must be a dict, got {type(given).__name__}: give the value a name")
@@ -129,14 +129,14 @@ def as_metadata(given: Mapping[str, Any] | None) -> Metadata:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who a socket belongs to, returned by the function under ``@manager.websocket``.
+    """The client of a socket, returned by the function under ``@manager.websocket``.
 
     Attributes:
-        client_id: The id that the application addresses.
-        metadata: Public facts about the connection, shown in presence; JSON.
+        client_id: The id that the application sends to.
+        metadata: Public JSON values, which presence returns.
         rooms: Rooms to join before the first message.
-        subprotocol: The WebSocket subprotocol to accept with.
-        state: Anything for ``connection.state``; private to this replica, in no presence entry.
+        subprotocol: The WebSocket subprotocol to accept.
+        state: Any object for ``connection.state``; private to this replica, not in presence.
     """
 
     client_id: str
@@ -148,10 +148,10 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class PresenceEntry:
-    """One connection, as the whole registry sees it.
+    """One connection in presence.
 
     Attributes:
-        since: When it was registered, UTC, by its node's clock: for people, not for comparing.
+        since: The time of its registration, UTC. Set by its node's clock, so only for display.
     """
 
     client_id: str
@@ -172,9 +172,9 @@ class RoomMember:
 
 @dataclass(frozen=True, slots=True)
 class RoomPage:
-    """Some members of a room; ask again with ``cursor`` until it is None.
+    """Some members of a room. Request the next page with ``cursor``, until it is None.
 
-    A member that stays in the room through all pages is on one of them at least once.
+    A member that stays in the room during all requests is on at least one page.
     """
 
     members: tuple[RoomMember, ...]
@@ -189,12 +189,12 @@ class RoomPage:
 
 @dataclass(frozen=True, slots=True)
 class NodeInfo:
-    """One running process of ours. A restarted process is another node.
+    """One live node. A restarted process is a new node.
 
     Attributes:
-        started: UTC, by its own clock.
-        connections: Connections it has registered.
-        draining: Whether it is sending its clients elsewhere.
+        started: The time of its start, UTC, by its own clock.
+        connections: Number of connections in its index.
+        draining: Whether it is draining.
     """
 
     node_id: NodeId
@@ -207,10 +207,10 @@ class NodeInfo:
 
 @dataclass(frozen=True, slots=True)
 class BusGap:
-    """A time in which this node did not hear the others; what was said meanwhile is lost to it.
+    """A time without a working subscription. Messages of other nodes in this time are lost for this node.
 
     Attributes:
-        seconds: How long it lasted.
+        seconds: Its length.
     """
 
     seconds: float
@@ -218,13 +218,13 @@ class BusGap:
 
 @dataclass(frozen=True, slots=True)
 class PresenceEvent:
-    """A client's first connection, its last one gone, or a connection entering or leaving a room.
+    """The begin or end of a client's visit, or of a connection's stay in a room.
 
     Attributes:
-        event_id: The same when an event is reported again because the process that reported it died. The ids of the
-            ``joined`` and the ``left`` of one visit begin alike.
+        event_id: Equal for repeated reports of one event, which happen if the reporting process died. The ids of the
+            ``joined`` and the ``left`` event of one visit have a common beginning.
         room: The room of a ``room_*`` event, else None.
-        node: The node that held the connection.
+        node: The node of the connection.
     """
 
     event_id: str

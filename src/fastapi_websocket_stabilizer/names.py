@@ -1,8 +1,8 @@
-"""Rules for client ids and room names, and the place of each in Redis.
+"""Rules for client ids and room names, and their partitions in Redis.
 
-A name is any non-empty string without control characters and of at most ``MAX_NAME_BYTES`` bytes of UTF-8:
-``*``, ``{}``, ``:``, ``.``, spaces and Unicode are legal. A name is always the *last* part of a key, so it
-can collide with no other key, and Redis reads the hash tag before it, so it cannot choose its slot.
+A name is a non-empty string of at most ``MAX_NAME_BYTES`` bytes of UTF-8, without control characters.
+``*``, ``{}``, ``:``, ``.``, spaces and Unicode are legal. A name is always the *last* part of a key, so it cannot
+collide with another key. The hash tag comes before it, so a name cannot change its slot.
 """
 
 import binascii
@@ -17,12 +17,12 @@ NodeId = NewType("NodeId", str)
 ConnectionId = NewType("ConnectionId", str)
 
 MAX_NAME_BYTES = 512
-"""Longest client id or room name in bytes of UTF-8."""
+"""Maximum length of a client id or room name in bytes of UTF-8."""
 
 PARTITIONS = 256
-"""Number of hash tags that clients and rooms spread over; part of the key format, never changed."""
+"""Number of hash tags for clients and rooms. Part of the key format, so it must never change."""
 
-# C0, DEL, C1 and lone surrogates (which have no UTF-8): names end up in logs, terminals and keys.
+# C0, DEL, C1 and lone surrogates (which have no UTF-8): they would corrupt logs, terminals and keys.
 _FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -30,7 +30,7 @@ def check_client_id(client_id: object) -> str:
     """Return ``client_id`` if it is a legal name.
 
     Raises:
-        InvalidNameError: It is not; the message names the rule and the value.
+        InvalidNameError: The name is illegal; the message has the rule and the value.
     """
     return _check("client_id", client_id)
 
@@ -39,16 +39,16 @@ def check_room(room: object) -> str:
     """Return ``room`` if it is a legal name.
 
     Raises:
-        InvalidNameError: It is not; the message names the rule and the value.
+        InvalidNameError: The name is illegal; the message has the rule and the value.
     """
     return _check("room", room)
 
 
 def check_each(value: str | Iterable[str] | None, check: Callable[[object], str]) -> list[str]:
-    """Return one name or several as a list without repetitions; None is none.
+    """Return one name or several as a list without duplicates; for None an empty list.
 
     Raises:
-        InvalidNameError: One of them is not a legal name.
+        InvalidNameError: One of the names is illegal.
     """
     if value is None:
         return []
@@ -56,7 +56,7 @@ def check_each(value: str | Iterable[str] | None, check: Callable[[object], str]
 
 
 def as_list(value: Iterable[str]) -> list[str]:
-    """Return one name or several as a list: a bare string is one."""
+    """Return one name or several as a list. A string is one name."""
     return [value] if isinstance(value, str) else list(value)
 
 
@@ -77,15 +77,15 @@ def _check(what: str, name: object) -> str:
 
 
 def partition(name: str) -> str:
-    """Return the two hex digits of the hash tag of ``name``: Redis' own CRC16, modulo 256."""
+    """Return the hash tag of ``name``: Redis' CRC16, modulo 256, as two hex digits."""
     return f"{binascii.crc_hqx(name.encode(), 0) % PARTITIONS:02x}"
 
 
 def visit_of(connection_id: str) -> str:
-    """Return the name of the visit that a client begins with this connection: 64 bits without its node_id."""
+    """Return the name of the visit that begins with this connection: 64 bits, which do not reveal the node_id."""
     return hashlib.sha1(connection_id.encode(), usedforsecurity=False).hexdigest()[:16]
 
 
 def node_of(connection_id: str) -> NodeId:
-    """Return the node part of ``<node_id>.<counter>``."""
+    """Return the node_id in a connection_id ``<node_id>.<counter>``."""
     return NodeId(connection_id.rpartition(".")[0])

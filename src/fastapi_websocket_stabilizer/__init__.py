@@ -1,4 +1,4 @@
-"""The distributed connection registry for FastAPI WebSockets."""
+"""A distributed connection registry for FastAPI WebSockets."""
 
 from .__about__ import __version__
 from .backends.redis.publisher import Publisher, SyncPublisher
@@ -43,7 +43,7 @@ from .runtime.logs import StructuredLogger, configure_logging, get_logger
 from .runtime.metrics import Statistics
 
 __all__ = [
-    # The manager and what it is configured with
+    # The manager and its settings
     "WebSocketConnectionManager",
     "WebSocketConfig",
     "CompressionMode",

@@ -1,4 +1,4 @@
-"""The object that applications hold: a thin façade over ``registry.registry``."""
+"""The manager, the object that applications use: a thin façade over ``registry.registry``."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
@@ -31,11 +31,11 @@ Identify = Callable[..., Identity | Awaitable[Identity]]
 
 
 class WebSocketConnectionManager(HookDecorators):
-    """Registers WebSockets and reaches any client, room or all, whichever replica holds the socket.
+    """Registers WebSockets, and sends to clients, rooms or all connections on any replica.
 
-    Without ``redis_url`` it works in one process and needs no ``start()``. With one, every replica that has
-    the same ``redis_url`` and ``namespace`` belongs to the same registry, between ``start()`` and
-    ``graceful_shutdown()``; calls are made on the event loop of ``start()``.
+    Without ``redis_url`` it works in one process and needs no ``start()``. With ``redis_url``, all replicas with the
+    same ``redis_url`` and ``namespace`` form one registry. A replica belongs to it from ``start()`` to
+    ``graceful_shutdown()``. Calls must be made on the event loop of ``start()``.
     """
 
     def __init__(self, config: WebSocketConfig | None = None) -> None:
@@ -51,40 +51,41 @@ class WebSocketConnectionManager(HookDecorators):
     # Life
 
     async def start(self) -> None:
-        """Start the heartbeat; with ``redis_url`` join the registry first. Again after a shutdown if you like.
+        """Join the registry (with ``redis_url``) and start the heartbeat. Allowed again after a shutdown.
 
         Raises:
             BackendUnavailableError: Redis does not answer, and ``on_backend_loss`` is "refuse".
-            ConfigurationError: Redis refuses us: wrong password or database, or too old; or it is no Redis.
+            ConfigurationError: Redis cannot be used: wrong password or database, too old, or not a Redis server.
         """
         if await self._registry.start():
             announce(self._state)
 
     async def graceful_shutdown(self, timeout: float = 30.0) -> ShutdownReport:
-        """Close every socket with 1001 within ``timeout`` seconds, release every entry and leave the registry.
+        """Close all sockets with 1001 within ``timeout`` seconds, release their entries and leave the registry.
 
-        A Redis that does not answer makes it longer by at most about twice ``redis_timeout_s``. Later ``connect``
-        raises ``ShutdownError`` until ``start()`` is called again.
+        If Redis does not answer, the shutdown takes longer by at most about twice ``redis_timeout_s``. Afterwards
+        ``connect`` raises ``ShutdownError`` until ``start()`` is called again.
         """
         return await self._registry.stop(timeout)
 
     async def drain(self, over: float | None = None) -> ShutdownReport:
-        """Send every client of this replica elsewhere within ``over`` seconds (``drain_over_s``).
+        """Close all clients of this replica within ``over`` seconds, so that they reconnect to other replicas.
 
-        From now on, until ``start()`` after ``graceful_shutdown``, ``/readyz`` says 503 and newcomers are refused.
-        Clients are closed one by one with 1012 and ``{"reconnect_in_ms": …}``, behind what waits for them. A
-        second call joins the first and may shorten it; a cancelled caller only stops waiting.
+        The default of ``over`` is ``drain_over_s``. Clients are closed one by one with 1012 and
+        ``{"reconnect_in_ms": …}``, after their queued messages. From the call on, ``/readyz`` returns 503 and new
+        connections are rejected, until ``start()`` after ``graceful_shutdown``. A second call joins the first and may
+        shorten it. Cancelling a caller does not end the drain.
 
         Raises:
-            ConfigurationError: ``over`` is no positive number.
-            ShutdownError, NotStartedError: Outside ``start`` and ``graceful_shutdown``.
+            ConfigurationError: ``over`` is not a positive number.
+            ShutdownError, NotStartedError: The manager is shut down or not started.
         """
         self._registry.check_usable()
         return await self._registry.drain.run(self.config.drain_over_s if over is None else over)
 
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
-        """``FastAPI(lifespan=manager.lifespan)``: started before the first request, shut down after the last."""
+        """Start before the first request and shut down after the last: ``FastAPI(lifespan=manager.lifespan)``."""
         install_protocol(self._state, app)
         with tokens_redacted():
             await self.start()
@@ -108,30 +109,32 @@ class WebSocketConnectionManager(HookDecorators):
         *,
         state: Any = None,
     ) -> Connection:
-        """Register an accepted socket; the client's older one, on whichever replica, is closed with 1000.
+        """Register an accepted socket; the client's older socket, on any replica, is closed with 1000.
 
-        ``state`` becomes ``connection.state``: private to this replica, and there before ``on_connect`` runs.
+        ``state`` becomes ``connection.state``, which is private to this replica and set before ``on_connect`` runs.
 
         Raises:
-            InvalidNameError: ``client_id`` is empty or not a legal name (a ``ConnectionNotFoundError``).
-            ConnectionLimitExceededError: ``max_connections``, or the client is full and told to reject.
-            MemoryLimitExceededError: A memory limit is reached and nobody can give way.
-            MessageError: ``metadata`` has no JSON, or too much of it (only with ``redis_url``).
-            ShutdownError: After ``graceful_shutdown``. A ``DrainingError`` during and after a drain.
-            BackendUnavailableError: No Redis, and ``on_backend_loss`` is "refuse"; the socket was closed with 1013.
+            InvalidNameError: ``client_id`` is empty or illegal (a ``ConnectionNotFoundError``).
+            ConnectionLimitExceededError: ``max_connections`` is reached; or the client's limit is, and
+                ``on_client_overflow`` is "reject".
+            MemoryLimitExceededError: A memory limit is reached and no connection can be evicted.
+            MessageError: ``metadata`` is not JSON or too large (only with ``redis_url``).
+            ShutdownError: The manager is shut down. During and after a drain it is a ``DrainingError``.
+            BackendUnavailableError: Redis is unavailable, and ``on_backend_loss`` is "refuse". The socket was closed
+                with 1013.
         """
         return await serving.register(self._registry, websocket, client_id, metadata, state)
 
     async def check_open(self) -> None:
-        """Refuse a handshake that this replica would refuse for any client; a FastAPI dependency.
+        """Reject a handshake that this replica would reject for any client. A FastAPI dependency.
 
-        ``@manager.websocket`` runs it before ``identify``. On a route of your own, put it first, so that no token
-        is redeemed for a socket that is then refused:
-        ``@app.websocket("/ws", dependencies=[Depends(manager.check_open)])``.
+        ``@manager.websocket`` runs it before ``identify``. On other routes, make it the first dependency:
+        ``@app.websocket("/ws", dependencies=[Depends(manager.check_open)])``. Otherwise a later dependency may redeem
+        a token for a socket that is then rejected.
 
         Raises:
-            HTTPException: 503 with ``Retry-After``: not started, shut down, draining, ``max_connections``
-                reached, or without Redis under ``on_backend_loss="refuse"``.
+            HTTPException: 503 with ``Retry-After``. The manager is not started, shut down or draining;
+                ``max_connections`` is reached; or Redis is unavailable and ``on_backend_loss`` is "refuse".
         """
         routes.check_open(self._registry)
 
@@ -146,17 +149,17 @@ class WebSocketConnectionManager(HookDecorators):
         subprotocol: str | None = None,
         state: Any = None,
     ) -> AsyncIterator[Connection]:
-        """Register a socket for the length of a block, and release exactly it.
+        """Register a socket for the duration of a block, and release this socket at its end.
 
-        A socket that is not accepted yet is claimed first and accepted then, so that a refusal is an HTTP
-        status. The block ends quietly when the client disconnects.
+        A socket that is not accepted yet is claimed before it is accepted, so that a rejection is an HTTP status.
+        The block ends without an exception when the client disconnects.
 
         Raises:
-            HTTPException: Refused before accept; FastAPI answers with it. 400: illegal client id, room or metadata.
-                409: the client is full, or a newer connection of it took over. 403: ``disconnect`` ended it.
-                503: anything that may be tried again.
-            InvalidNameError, MessageError: ``client_id`` is no string, ``metadata`` is no dict.
-            WebSocketStabilizerError: Refused after accept, as ``connect``; the socket was closed.
+            HTTPException: Rejected before accept; FastAPI sends it as the response. 400: illegal client id, room or
+                metadata. 403: ended by ``disconnect``. 409: the client's limit is reached, or a newer connection
+                displaced it. 503: a retry may succeed.
+            InvalidNameError, MessageError: ``client_id`` is not a string, ``metadata`` is not a dict.
+            WebSocketStabilizerError: Rejected after accept, as by ``connect``; the socket was closed.
         """
         identity = Identity(client_id, metadata or {}, as_list(rooms), subprotocol, state)
         async with routes.connected(self._registry, websocket, identity) as connection:
@@ -174,13 +177,13 @@ class WebSocketConnectionManager(HookDecorators):
         on_message: OnMessage | None = None,
         park: bool = False,
     ) -> None:
-        """Register a socket and hand its messages to ``on_message``, one at a time, until it is closed.
+        """Register a socket and call ``on_message`` with its messages, one at a time, until it is closed.
 
-        With ``park`` it returns at once where the server can keep the socket (under uvicorn): the handler
-        ends, its dependencies are released, and a third of the memory stays.
+        With ``park``, under uvicorn, it returns at once and the server keeps the socket. The handler then ends, its
+        dependencies are released, and the socket needs a third of the memory.
 
         Raises:
-            HTTPException, WebSocketStabilizerError: As ``connection``.
+            HTTPException, WebSocketStabilizerError: As by ``connection``.
         """
         identity = Identity(client_id, metadata or {}, as_list(rooms), subprotocol, state)
         await routes.serve(self._registry, websocket, identity, on_message, park=park)
@@ -188,12 +191,13 @@ class WebSocketConnectionManager(HookDecorators):
     def websocket(
         self, app: FastAPI | APIRouter, path: str, *, on_message: OnMessage | None = None
     ) -> Callable[[Identify], Identify]:
-        """Make a WebSocket route of a function that only says who connects; its parameters are FastAPI's.
+        """Return a decorator that adds a WebSocket route for a function that returns an ``Identity``.
 
-        It runs before accept and after ``check_open``: an ``HTTPException`` there is an HTTP answer to the client.
+        FastAPI resolves the parameters of the function. It runs after ``check_open`` and before accept, so an
+        ``HTTPException`` in it is sent as an HTTP response.
 
         Raises:
-            ConfigurationError: ``on_message`` takes other parameters; at a handshake, if no ``Identity`` is returned.
+            ConfigurationError: ``on_message`` has other parameters. At a handshake: no ``Identity`` was returned.
         """
         return routes.add_websocket_route(self._registry, app, path, on_message, self.check_open)
 
@@ -205,15 +209,15 @@ class WebSocketConnectionManager(HookDecorators):
         *,
         connection_id: str | None = None,
     ) -> None:
-        """Close a client's sockets, on whichever replica, and release them; or with ``connection_id`` one of them.
+        """Close and release all sockets of a client on any replica, or the one with ``connection_id``.
 
-        In the handler that registered a socket with ``connect`` it means exactly that socket, and returns
-        quietly when that one was replaced, timed out or closed by somebody else meanwhile.
+        In the handler that registered a socket with ``connect``, it closes only that socket. If the socket was
+        displaced, timed out or closed elsewhere, it returns without an exception.
 
         Raises:
             ConnectionNotFoundError: The client is not connected, or has no such connection.
-            ConfigurationError: ``code`` may not be sent.
-            BackendUnavailableError: Another replica, or Redis, did not answer; it may still happen.
+            ConfigurationError: ``code`` is not an allowed close code.
+            BackendUnavailableError: Another replica, or Redis, did not answer; the close may still happen.
         """
         check_client_id(client_id)
         close_codes.check(code)
@@ -222,7 +226,7 @@ class WebSocketConnectionManager(HookDecorators):
             if mine.ended is not None:
                 mine.read_out()
                 handlers.check_ended(mine)
-            await mine.close(code, reason)  # or wait for the close that is under way
+            await mine.close(code, reason)  # or wait for a close that has begun
             return
         if self._registry.is_closed:
             raise ConnectionNotFoundError(f"client {client_id!r} is not connected: the manager was shut down")
@@ -231,23 +235,23 @@ class WebSocketConnectionManager(HookDecorators):
         await self._registry.requests.act(client_id, request)
 
     async def handle_pong(self, client_id: str) -> None:
-        """Note that a client of this replica answered a ping. ``serve`` and iteration do it by themselves."""
+        """Record that a client of this replica answered a ping. ``serve`` and iteration do this automatically."""
         for connection in self._state.shards.of_client(client_id):
             connection.heard()
 
     # Messages
 
     async def send_to_client(self, client_id: str, message: Message, confirm: float | None = None) -> bool:
-        """Send to a client on whichever replica.
+        """Send to a client on any replica; return whether it was reached.
 
-        Returns True when a socket here took the message (written, or in its outbox), or when Redis handed it
-        to the replica that holds the client. With ``confirm`` (seconds) True only once it was written to the
-        socket; False when no word came in time, and it may still arrive. Without Redis, False for a client that
-        is not here.
+        A client is reached when a local socket or its outbox has the message, or when Redis has passed it to a
+        replica that holds the client. With ``confirm`` (seconds), it must have been written to a socket. False then
+        means that no confirmation came in time; the message may still arrive. While Redis is unavailable, the result
+        is False for a client of another replica.
 
         Raises:
             MessageError: It cannot be encoded or is longer than ``max_message_size``; nothing was sent.
-            ConfigurationError: ``confirm`` is no positive number.
+            ConfigurationError: ``confirm`` is not a positive number.
             BackendUnavailableError: Redis did not answer, and ``on_backend_loss`` is "refuse".
         """
         name, encoded = check_client_id(client_id), self._encode(message)
@@ -255,7 +259,7 @@ class WebSocketConnectionManager(HookDecorators):
         return await self._registry.outbound.to_client(name, encoded, confirm)
 
     async def send_to_clients(self, client_ids: Iterable[str], message: Message) -> int:
-        """Send one message to several clients; return how many took it. Raises as ``send_to_client``."""
+        """Send one message to several clients; return the number of those reached. Raises as ``send_to_client``."""
         names, encoded = check_each(client_ids, check_client_id), self._encode(message)
         return sum(await self._registry.outbound.to_clients(names, encoded, None)) if names else 0
 
@@ -273,18 +277,18 @@ class WebSocketConnectionManager(HookDecorators):
         *,
         exclude_connection: Connection | str | Iterable[Connection | str] | None = None,
     ) -> BroadcastResult:
-        """Send to everybody, or to the members of one room or several (each socket once).
+        """Send to all connections, or to the members of one or several rooms (once to each socket).
 
         ``exclude_connection`` takes connections of any replica, or their ``connection_id``; other sockets of the
         same client get the message.
 
-        The result counts this replica's sockets; with ``confirm`` (seconds) all replicas' that answered. Without
-        Redis it reaches this replica's alone, and ``nodes`` is 1.
+        The result counts the sockets of this replica; with ``confirm`` (seconds), those of all replicas that
+        answered. While Redis is unavailable, only sockets of this replica are reached, and ``nodes`` is 1.
 
         Raises:
-            BroadcastFailedError: Every socket that it was meant for failed.
+            BroadcastFailedError: Every targeted socket failed.
             MessageError: It cannot be encoded or is longer than ``max_message_size``; nothing was sent.
-            ConfigurationError: ``confirm`` is no positive number.
+            ConfigurationError: ``confirm`` is not a positive number.
             BackendUnavailableError: Redis did not answer, and ``on_backend_loss`` is "refuse".
         """
         encoded = self._encode(message)
@@ -292,7 +296,7 @@ class WebSocketConnectionManager(HookDecorators):
         exclude, rooms = check_each(exclude_client or None, check_client_id), check_each(room, check_room)
         exclude += _exclusions_of(exclude_connection)
         if room is not None and not rooms:
-            return BroadcastResult(0, 0, 0)  # no room is nobody, not everybody
+            return BroadcastResult(0, 0, 0)  # an empty list of rooms has no members
         try:
             result = await self._registry.outbound.broadcast(encoded, exclude, rooms, confirm)
         except BroadcastFailedError:
@@ -305,17 +309,17 @@ class WebSocketConnectionManager(HookDecorators):
     # Rooms
 
     async def join(self, client_id: str, room: str) -> None:
-        """Put a client, on whichever replica, in a room. What is published to it from now on is heard.
+        """Add a client, on any replica, to a room. Messages to the room after the return reach the client.
 
         Raises:
             ConnectionNotFoundError: The client is not connected.
-            ConnectionLimitExceededError: It is in ``max_rooms_per_connection`` rooms.
-            BackendUnavailableError: Another replica, or Redis, did not answer; it may still happen.
+            ConnectionLimitExceededError: The connection is in ``max_rooms_per_connection`` rooms.
+            BackendUnavailableError: Another replica, or Redis, did not answer; the join may still happen.
         """
         await self._act(client_id, {"do": "join", "room": check_room(room)})
 
     async def leave(self, client_id: str, room: str) -> None:
-        """Take a client, on whichever replica, out of a room; a no-op when it is not in it. Raises as ``join``."""
+        """Remove a client, on any replica, from a room. A no-op if it is not a member. Raises as ``join``."""
         await self._act(client_id, {"do": "leave", "room": check_room(room)})
 
     async def _act(self, client_id: str, request: dict[str, Any]) -> None:
@@ -326,32 +330,33 @@ class WebSocketConnectionManager(HookDecorators):
     # User data, on this replica
 
     async def set_user_data(self, client_id: str, key: str, value: Any) -> None:
-        """Keep a value with a client's newest socket on this replica, for as long as it is connected.
+        """Store a value with the client's newest socket on this replica, until the socket is closed.
 
         Raises:
-            ConnectionNotFoundError: The client is not connected to this replica; names the one that holds it.
-            MemoryLimitExceededError: It does not fit; the old value is kept.
+            ConnectionNotFoundError: The client is not on this replica; the message has the replica that holds it.
+            MemoryLimitExceededError: The value exceeds a memory limit; the old value is kept.
         """
         await self._registry.user_data.set(client_id, key, value)
 
     async def get_user_data(self, client_id: str, key: str) -> Any | None:
-        """Return what ``set_user_data`` stored; None when there is nothing, or the client is not connected.
+        """Return the value that ``set_user_data`` stored; None if there is none or the client is not connected.
 
         Raises:
-            ConnectionNotFoundError: The client is connected to another replica, which the error names.
+            ConnectionNotFoundError: The client is connected to another replica, which the message has.
         """
         return await self._registry.user_data.get(client_id, key)
 
     # Reconnect tokens
 
     def generate_reconnect_token(self, client_id: str) -> str:
-        """Return a token for ``client_id``, good once, anywhere in the registry, within ``reconnect_token_ttl``.
+        """Return a token for ``client_id``, valid once, on any replica, within ``reconnect_token_ttl``.
 
-        With ``redis_url`` its record is still on its way to Redis; ``issue_reconnect_token`` waits for it.
+        With ``redis_url`` it does not wait until Redis has stored the record; ``issue_reconnect_token`` does.
 
         Raises:
             ConfigurationError: ``enable_reconnect`` is False.
-            NotStartedError, BackendUnavailableError: Before ``start()``; while Redis is known to be away.
+            NotStartedError: ``start()`` was not called.
+            BackendUnavailableError: Redis is known to be unavailable.
         """
         self._registry.check_reachable()
         return self._registry.tokens.issue_now(client_id)
@@ -362,68 +367,68 @@ class WebSocketConnectionManager(HookDecorators):
         return await self._registry.tokens.issue(client_id)
 
     async def validate_reconnect_token(self, token: str) -> str:
-        """Redeem a token: return its client id, once.
+        """Redeem a token and return its client id. A token can be redeemed once.
 
         Raises:
-            TokenExpiredError: It is genuine, and too late.
-            InvalidTokenError: It is not ours, was altered, or was redeemed before.
+            TokenExpiredError: The token is genuine, but has expired.
+            InvalidTokenError: The token was not issued by this registry, was altered, or was redeemed before.
         """
         self._check_readable()
         return await self._registry.tokens.redeem(token)
 
-    # Who is there, in the whole registry. Raise BackendUnavailableError when Redis does not answer.
+    # Presence in the whole registry. These calls raise BackendUnavailableError if Redis does not answer.
 
     async def is_connected(self, client_id: str) -> bool:
-        """Whether a client is connected to any live replica."""
+        """Return whether a client is connected to any live replica."""
         return bool(await self.presence(client_id))
 
     async def presence(self, client_id: str) -> list[PresenceEntry]:
-        """Return a client's connections, the newest first; empty when it is not connected."""
+        """Return a client's connections, the newest first; an empty list if it is not connected."""
         check_client_id(client_id)
         self._check_readable()
         return await self._registry.directory.presence(client_id)
 
     async def clients(self, node: str | None = None) -> AsyncIterator[PresenceEntry]:
-        """Iterate over all connections, or those of one node. One that stays throughout is seen at least once."""
+        """Yield all connections, or those of one node. A connection that stays throughout occurs at least once."""
         self._check_readable()
         async for entry in self._registry.directory.clients(NodeId(node) if node is not None else None):
             yield entry
 
     async def room_members(self, room: str, limit: int = 100, cursor: str | None = None) -> RoomPage:
-        """Return up to ``limit`` members of a room; go on with ``page.cursor`` until it is None.
+        """Return up to ``limit`` members of a room. Continue with ``page.cursor`` until it is None.
 
         Raises:
-            InvalidCursorError: No page has this ``cursor``; it may come from a client's query (a ``ValueError``).
+            InvalidCursorError: ``cursor`` belongs to no page (a ``ValueError``).
         """
         self._check_readable()
         return await self._registry.directory.room_members(check_room(room), max(1, limit), cursor)
 
     async def room_count(self, room: str) -> int:
-        """Return how many connections are in a room."""
+        """Return the number of connections in a room."""
         self._check_readable()
         return await self._registry.directory.room_count(check_room(room))
 
     async def nodes(self) -> list[NodeInfo]:
-        """Return every live replica."""
+        """Return all live replicas."""
         self._check_readable()
         return await self._registry.directory.nodes()
 
     async def cluster_connection_count(self) -> int:
-        """Return how many connections all live replicas have."""
+        """Return the number of connections of all live replicas."""
         return sum(node.connections for node in await self.nodes())
 
     def _check_readable(self) -> None:
         if self._state.is_distributed:
             self._registry.check_usable()
 
-    # Who is here, on this replica: synchronous, from any thread.
+    # The state of this replica. These calls are synchronous and thread-safe.
 
     def get_active_connections(self) -> list[str]:
         """Return the client ids connected to this replica."""
         return self._state.shards.client_ids()
 
     def get_connection_count(self) -> int:
-        """Return how many connections this replica has."""
+        """Return the number of connections of this replica."""
         return len(self._state.shards)
 
     def get_memory_usage(self) -> dict[str, int | float]:
@@ -431,22 +436,22 @@ class WebSocketConnectionManager(HookDecorators):
         return self._registry.connections.budget.usage()
 
     def statistics(self) -> Statistics:
-        """Return a snapshot of every counter and every bound."""
+        """Return a snapshot of all counters and bounds."""
         return snapshot(self._state)
 
     # Routes
 
     @cached_property
     def router(self) -> APIRouter:
-        """``GET /livez`` and ``GET /readyz`` for load balancers; ``POST /drain`` with ``drain_secret``."""
+        """A router with ``GET /livez`` and ``GET /readyz`` for load balancers, and ``POST /drain``."""
         return health_router(self._registry)
 
 
 def _check_confirm(confirm: object) -> None:
-    """Raise unless ``confirm`` is None or a positive, finite number of seconds.
+    """Check ``confirm``.
 
     Raises:
-        ConfigurationError: It is something else.
+        ConfigurationError: ``confirm`` is neither None nor a positive, finite number of seconds.
     """
     if confirm is None or (isinstance(confirm, int | float) and 0 < confirm < float("inf")):
         return
@@ -454,7 +459,7 @@ def _check_confirm(confirm: object) -> None:
 
 
 def _exclusions_of(connections: Connection | str | Iterable[Connection | str] | None) -> list[str]:
-    """Return connections, or their ids, as an envelope's exclusions name them.
+    """Return the exclusions of an envelope for connections or their ids.
 
     Raises:
         InvalidNameError: One is neither a connection nor a string.

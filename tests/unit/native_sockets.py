@@ -32,7 +32,7 @@ class Wire:
 
 
 class FakeNativeSocket(CoalescedWrites):
-    """A ``Line`` whose peer stalls and reads when the test says so."""
+    """A ``NativeSocket`` whose peer stalls and reads when the test says so."""
 
     def __init__(self, window_bits: int = 0) -> None:
         self.wire = Wire()

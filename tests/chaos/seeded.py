@@ -11,7 +11,7 @@ from typing import Any
 
 from fastapi_websocket_stabilizer.registry.claims import Claims
 from fastapi_websocket_stabilizer.registry.inspection import Inspection
-from fastapi_websocket_stabilizer.registry.lease import Lease
+from fastapi_websocket_stabilizer.registry.lease import RenewedLease
 from fastapi_websocket_stabilizer.registry.outbound import Outbound
 from fastapi_websocket_stabilizer.registry.presence import Reports, left
 from fastapi_websocket_stabilizer.registry.reclaims import Reclaims
@@ -127,7 +127,7 @@ def _cancelled_is_left(has_begun: Any) -> Any:
 
 
 FAULTS: dict[str, tuple[type, str, Wrap]] = {
-    "fence off": (Lease, "_renew", _fence_off),
+    "fence off": (RenewedLease, "_renew", _fence_off),
     "sweep without compare": (Sweeper, "_undo", _sweep_without_compare),
     "dropped evict": (Claims, "_evict", _dropped_evict),
     "doubled publish": (Outbound, "broadcast", _doubled_publish),

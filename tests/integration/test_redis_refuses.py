@@ -77,7 +77,7 @@ async def test_what_is_refused_between_two_beats_is_made_good(
         with pytest.raises(BackendUnavailableError):
             await node.issue_reconnect_token("stays")
         assert await node.send_to_client("stays", "local")
-    node._registry.lease.hurry()  # type: ignore[union-attr]  # a beat need not be waited for
+    node._registry.lease.hurry()
 
     async def is_whole() -> bool:
         assert await client_ids(near) == {"leaves", "stays", "new", "other"}

@@ -88,6 +88,14 @@ class MemoryBackend:
         return False
 
     @property
+    def is_ordered(self) -> bool:
+        return True
+
+    @property
+    def run_id(self) -> str:
+        return ""
+
+    @property
     def queued_bytes(self) -> int:
         return 0
 

@@ -356,6 +356,16 @@ class Backend(Protocol):
         ...
 
     @property
+    def is_ordered(self) -> bool:
+        """Whether messages of one node arrive in the order of its calls, even on different channels."""
+        ...
+
+    @property
+    def run_id(self) -> str:
+        """The identity of the server process; changes after a restart or a failover."""
+        ...
+
+    @property
     def queued_bytes(self) -> int:
         """Bytes of commands that are queued and not yet sent."""
         ...
@@ -383,19 +393,3 @@ class Watcher:
     flush_earlier_sends: Callable[[], None]
     opened_at: Callable[[str], float]
     heard_after: Callable[[float], None]
-
-
-class SharedBackend(Backend, Protocol):
-    """A backend that several nodes share, and that can become unavailable."""
-
-    bus: Bus  # may be wrapped
-
-    @property
-    def run_id(self) -> str:
-        """The identity of the server process; changes after a restart or a failover."""
-        ...
-
-    @property
-    def is_ordered(self) -> bool:
-        """Whether messages of one node arrive in the order of its calls, even on different channels."""
-        ...

@@ -16,8 +16,9 @@ from ..models import PresenceEvent
 from ..names import ConnectionId, NodeId, node_of
 from ..runtime.logs import Occasionally
 from ..runtime.loops import running_loop
-from ..wire.envelopes import Envelope, Kind
+from ..wire.envelopes import Envelope
 from ..wire.messages import encode_json
+from .inboxes import Inboxes
 from .lease import Lease
 from .presence import Reports, joined, left
 from .state import NodeState
@@ -66,8 +67,10 @@ class Contests:
 class Claims:
     """Enters this node's connections in the registry and takes them out, exactly."""
 
-    def __init__(self, state: NodeState, lease: Lease | None, reports: Reports, end: End) -> None:
-        self._state, self._lease, self._reports = state, lease, reports
+    def __init__(
+        self, state: NodeState, inboxes: Inboxes, lease: Lease, reports: Reports, *, end: End
+    ) -> None:
+        self._state, self._inboxes, self._lease, self._reports = state, inboxes, lease, reports
         self.end: End = end
         self._contests = Contests(state.log)
         # Outranked connections on other nodes, until their entry is gone; the evict is repeated each beat.
@@ -77,9 +80,9 @@ class Claims:
         self._stays = 0
 
     async def verified(self) -> None:
-        """Wait until it is known whether we hold our lease: what is entered under an id that was swept stays."""
-        if self._lease is not None and self._lease.must_wait:
-            await self._lease.verified()
+        """Wait until the lease is verified: entries under a node_id that was swept would stay."""
+        if self._lease.gate.must_wait:
+            await self._lease.gate.wait()
 
     async def claim(self, connection: Connection) -> None:
         """Register a connection and have those it outranks closed.
@@ -120,7 +123,7 @@ class Claims:
     async def _outranked(self, client_id: str, claimed: Claimed) -> tuple[ConnectionId, ...]:
         """Return the connections to displace. Entries of dead nodes, which their sweeps remove, hold no place."""
         top = self._state.config.max_connections_per_client
-        if top == 1 or not claimed.others or self._lease is None:
+        if top == 1 or not claimed.others:
             return claimed.others
         (entries,) = await self._state.backend.presence.entries([client_id])
         live = await self._lease.live_among(node_of(entry.connection_id) for entry in entries)
@@ -167,8 +170,6 @@ class Claims:
 
     async def _dead_among(self, holders: tuple[ConnectionId, ...]) -> list[ConnectionId]:
         """Return the connections of dead nodes. Their sweeps remove them, and report who left."""
-        if self._lease is None:
-            return []
         live = await self._lease.live_among(map(node_of, holders))
         return [holder for holder in holders if node_of(holder) not in live]
 
@@ -191,10 +192,7 @@ class Claims:
         await self.end(connection, Ended.REPLACED, code, REPLACED)
 
     async def _evict(self, connection_id: ConnectionId) -> None:
-        sequence, previous = self._state.sequencer.next("inbox")
-        node = self._state.node_id
-        envelope = Envelope(node, sequence, previous, Kind.EVICT, targets=(connection_id,))
-        await self._state.backend.bus.publish_node(node_of(connection_id), envelope)
+        await self._inboxes.evict(connection_id)
 
     def on_evict(self, envelope: Envelope) -> None:
         """Close a connection that another node's claim outranks."""
@@ -250,9 +248,9 @@ class Claims:
         Raises:
             BackendUnavailableError: Redis does not answer the beat that tells one from the other.
         """
-        if self._lease is None:
+        if not self._state.is_distributed:  # memory loses nothing
             return False
-        await self._lease.beaten()
+        await self._lease.gate.next_beat()
         self._state.check_reachable()
         if node_of(line.connection_id) in self._state.lapsed_ids:
             return False
@@ -342,7 +340,7 @@ class Claims:
 
     async def repeat_evicts(self) -> None:
         """Tell the owners of outranked connections again, until they have removed them."""
-        if not self._displaced or self._lease is None:
+        if not self._displaced:
             return
         displaced = dict(self._displaced)
         found = await self._state.backend.presence.entries(list(displaced.values()))

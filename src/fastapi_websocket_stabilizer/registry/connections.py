@@ -46,13 +46,22 @@ UNREACHABLE = "the registry cannot be reached"
 class Connections:
     """What a connection needs of its node, and the local half of every operation on connections."""
 
-    def __init__(self, state: NodeState) -> None:
+    def __init__(
+        self,
+        state: NodeState,
+        *,
+        claims: Claims,
+        reclaims: Reclaims,
+        rooms: Rooms,
+        outbound: Outbound,
+        budget: Budget,
+    ) -> None:
         self._state = state
-        self.claims: Claims  # these four are set by the registry, which composes all
-        self.reclaims: Reclaims
-        self.outbound: Outbound
-        self.rooms: Rooms
-        self.budget: Budget = Budget(state, self.end)
+        self.claims: Claims = claims
+        self.reclaims: Reclaims = reclaims
+        self.rooms: Rooms = rooms
+        self.outbound: Outbound = outbound
+        self.budget: Budget = budget
         self.limiter: SendLimiter = state.limiter
         self._events = StructuredLogger(manager_logger(state.config.log_level, EVENTS))
         self._to_close: deque[tuple[Connection, int, str]] = deque()

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from functools import partial
 
+from ..backends.ports import Bus
 from ..names import NodeId
 from ..runtime.loops import running_loop
 from ..wire.envelopes import Envelope, Kind, Part, part_size
@@ -66,8 +67,8 @@ class Direct:
     to its own sockets stays in the process.
     """
 
-    def __init__(self, state: NodeState) -> None:
-        self._state = state
+    def __init__(self, state: NodeState, bus: Bus) -> None:
+        self._state, self._bus = state, bus
         self._batch: DirectBatch | None = None
 
     def send(self, client_ids: Sequence[str], message: Encoded, ask: int) -> "asyncio.Future[Taken]":
@@ -99,7 +100,7 @@ class Direct:
         numbers, parts = (batch.sequence, batch.previous), tuple(batch.parts)
         envelope = Envelope(state.node_id, *numbers, Kind.DIRECT, parts=parts)
         top = state.config.max_connections_per_client
-        reply = state.backend.bus.publish_clients(envelope, top, state.own_ids)
+        reply = self._bus.publish_clients(envelope, top, state.own_ids)
         reply.add_done_callback(partial(_published, batch))
 
 

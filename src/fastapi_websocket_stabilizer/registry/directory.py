@@ -20,13 +20,8 @@ FOREIGN = (ValueError, TypeError, LookupError, OverflowError, OSError, Recursion
 class Directory:
     """Reads presence. A node that holds no lease is not shown, whatever it left behind."""
 
-    def __init__(self, state: NodeState, lease: Lease | None) -> None:
+    def __init__(self, state: NodeState, lease: Lease) -> None:
         self._state, self._lease = state, lease
-
-    async def _live(self, nodes: Sequence[NodeId]) -> set[NodeId]:
-        if self._lease is None:
-            return set(nodes)
-        return await self._lease.live_among(nodes)
 
     async def presence(self, client_id: str) -> list[PresenceEntry]:
         """The client's connections, the newest first."""
@@ -35,7 +30,9 @@ class Directory:
     async def _presence_of(self, client_ids: Sequence[str]) -> list[list[PresenceEntry]]:
         found = await self._state.backend.presence.entries(client_ids)
         top = self._state.config.max_connections_per_client
-        live = await self._live([node_of(entry.connection_id) for entries in found for entry in entries])
+        live = await self._lease.live_among(
+            [node_of(entry.connection_id) for entries in found for entry in entries]
+        )
         # First who lives: what a dead node left must not hide anybody.
         living = [[e for e in entries if node_of(e.connection_id) in live][:top] for entries in found]
         shown = [
@@ -60,7 +57,7 @@ class Directory:
 
     async def clients(self, node: NodeId | None) -> AsyncIterator[PresenceEntry]:
         """Every client's connections, node by node."""
-        for node_id in [node] if node is not None else await self._node_ids():
+        for node_id in [node] if node is not None else await self._lease.all_live():
             cursor = ""
             while True:
                 lines, cursor = await self._state.backend.nodes.connections(node_id, cursor, PAGE)
@@ -77,7 +74,7 @@ class Directory:
         if not isinstance(cursor, str | None):
             raise InvalidCursorError(f"cursor must be page.cursor, got {cursor!r}")
         found, next_cursor = await self._state.backend.rooms.members(room, cursor or "", limit)
-        live = await self._live([node_of(connection_id) for connection_id, _ in found])
+        live = await self._lease.live_among([node_of(connection_id) for connection_id, _ in found])
         members = tuple(
             RoomMember(client_id, connection_id, node_of(connection_id))
             for connection_id, client_id in found
@@ -88,19 +85,16 @@ class Directory:
     async def room_count(self, room: str) -> int:
         """How many connections are in a room."""
         counts = await self._state.backend.rooms.counts(room)
-        live = await self._live(list(counts))
+        live = await self._lease.live_among(list(counts))
         return sum(count for node, count in counts.items() if node in live)
-
-    async def _node_ids(self) -> list[NodeId]:
-        return [self._state.node_id] if self._lease is None else await self._lease.all_live()
 
     async def nodes(self) -> list[NodeInfo]:
         """Every node that holds a lease."""
-        node_ids = await self._node_ids()
-        if self._lease is None:
-            infos: list[tuple[bytes | None, int]] = [(self._state.describe(), len(self._state.shards))]
-        else:
+        node_ids = await self._lease.all_live()
+        if self._state.is_distributed:
             infos = await self._state.backend.nodes.infos(node_ids)
+        else:
+            infos = [(self._state.describe(), len(self._state.shards))]
         shown = [self._info(node, *found) for node, found in zip(node_ids, infos, strict=True)]
         return [info for info in shown if info is not None]
 

@@ -26,7 +26,7 @@ class Drain:
     """One node's way out: newcomers are refused, and those who are here closed at a pace others can take."""
 
     def __init__(
-        self, state: NodeState, connections: Connections, directory: Directory, lease: Lease | None
+        self, state: NodeState, connections: Connections, directory: Directory, lease: Lease
     ) -> None:
         self._state, self._connections = state, connections
         self._directory, self._lease = directory, lease
@@ -82,8 +82,7 @@ class Drain:
             async with asyncio.timeout(LOOK_AROUND_S):  # a Redis that is silent must not use up the window
                 nodes = await self._directory.nodes()
         except (*LOSSES, TimeoutError):  # who was there at the last beat?
-            known = set() if self._lease is None else self._lease.known_live()
-            return any(not self._state.is_own(node) for node in known)
+            return any(not self._state.is_own(node) for node in self._lease.known_live())
         return any(not node.draining and not self._state.is_own(node.node_id) for node in nodes)
 
     def _hurry(self, over_s: float) -> None:

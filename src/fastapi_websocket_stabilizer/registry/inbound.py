@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -13,7 +13,7 @@ from ..names import ConnectionId
 from ..runtime.logs import Occasionally
 from ..wire.envelopes import CONNECTION, Envelope, Kind
 from ..wire.messages import Encoded
-from .requests import answer
+from .inboxes import Inboxes
 from .state import NodeState
 
 Act = Callable[[Envelope], None]
@@ -25,18 +25,15 @@ MAX_REPORTED_ERRORS = 100
 class Inbound:
     """The receiving end of ``Outbound``: drops what came before, and hands each envelope on by its kind."""
 
-    def __init__(self, state: NodeState) -> None:
-        self._state = state
+    def __init__(self, state: NodeState, inboxes: Inboxes, acts: Mapping[Kind, Act]) -> None:
+        self._state, self._inboxes = state, inboxes
         self._malformed = Occasionally(state.log)
         self._acts: dict[Kind, Act] = {
             Kind.BROADCAST: self.deliver,
             Kind.DIRECT: self.deliver,
             Kind.REPLY: self._resolve,
+            **acts,
         }
-
-    def on(self, kind: Kind, act: Act) -> None:
-        """Have envelopes of a kind handed to ``act``."""
-        self._acts[kind] = act
 
     def receive(self, channel: str, envelope: Envelope, size: int) -> None:
         """Take an envelope from the bus."""
@@ -117,7 +114,7 @@ class Inbound:
             if error is not None:
                 outcome.errors.append((connection.client_id, error))
                 outcome.succeeded -= 1
-        await answer(self._state, envelope.sender, envelope.ask, self._report(envelope, outcome))
+        await self._inboxes.reply(envelope.sender, envelope.ask, self._report(envelope, outcome))
 
     def _report(self, envelope: Envelope, outcome: Outcome) -> Any:
         if envelope.kind is Kind.DIRECT:

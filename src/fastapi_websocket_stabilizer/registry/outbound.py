@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import NamedTuple
 
+from ..backends.ports import Bus
 from ..exceptions import BackendUnavailableError, BroadcastFailedError
 from ..local.batches import DirectMessages, Outcome, settle, took, written
 from ..local.connection import Connection
@@ -36,10 +37,10 @@ class Asked(NamedTuple):
 class Outbound:
     """Sends through the bus to other nodes, and to sockets of this node in the same order."""
 
-    def __init__(self, state: NodeState, lease: Lease | None) -> None:
-        self._state, self._lease = state, lease
+    def __init__(self, state: NodeState, bus: Bus, lease: Lease) -> None:
+        self._state, self._bus, self._lease, self._gate = state, bus, lease, lease.gate
         self._in_flight, self._replies = state.in_flight, state.replies
-        self._direct = Direct(state)
+        self._direct = Direct(state, bus)
 
     def flush(self) -> None:
         """Queue the direct sends that were collected in this tick."""
@@ -52,8 +53,8 @@ class Outbound:
             BackendUnavailableError: There was no room within ``redis_timeout_s``. Under "refuse" at once, if Redis
                 is away.
         """
-        if self._lease is not None and self._lease.must_wait:
-            await self._lease.verified()
+        if self._gate.must_wait:
+            await self._gate.wait()
         if self._in_flight.must_wait:
             self._check_reachable()
             await self._room_for_more()
@@ -62,9 +63,10 @@ class Outbound:
 
     async def to_client(self, client_id: str, message: Encoded, confirm: float | None) -> bool:
         """``to_clients`` for one, which most sends are: as short as it can be."""
-        if self._lease is None or confirm is not None or self._state.config.max_connections_per_client > 1:
+        state = self._state
+        if confirm is not None or not state.is_distributed or state.config.max_connections_per_client > 1:
             return (await self.to_clients([client_id], message, confirm))[0]
-        if has_others := self._lease.must_wait or bool(self._in_flight):
+        if has_others := self._gate.must_wait or bool(self._in_flight):
             await self._in_turn()
         own = self._state.shards.newest(client_id)
         if own is None:
@@ -143,7 +145,7 @@ class Outbound:
 
     def _elsewhere(self, client_ids: Sequence[str]) -> Sequence[str]:
         """Return the clients that may have a socket on another node."""
-        if self._lease is None:
+        if not self._state.is_distributed:
             return ()
         if self._state.config.max_connections_per_client > 1:
             return client_ids
@@ -202,7 +204,7 @@ class Outbound:
             self._in_flight.register(sequence, message.size, room)
             self._in_flight.expire(sequence, self._state.config.redis_timeout_s)
         try:
-            bus = self._state.backend.bus
+            bus = self._bus
             nodes = await (bus.publish_room(room, envelope) if room else bus.publish_all(envelope))
             outcome = await self._echoed(echo, sequence)
         except BaseException as error:
@@ -248,7 +250,7 @@ class Outbound:
         missing: list[str] = []
         if len(answers) < nodes:
             self._state.counters.confirmations_missing += nodes - len(answers)
-            known = self._lease.known_live() if self._lease and names_matter else set()
+            known = self._lease.known_live() if names_matter else set()
             missing = sorted(str(node) for node in known - set(answers))[: nodes - len(answers)]
             missing += ["?"] * (nodes - len(answers) - len(missing))
         if failed and failed == total - excluded and not missing:

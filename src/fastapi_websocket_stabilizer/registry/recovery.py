@@ -13,7 +13,6 @@ from .degrade import DegradingBus
 from .inspection import Inspection
 from .lease import Lease
 from .peers import Agreement, Deadlines
-from .presence import Reports
 from .reclaims import Reclaims
 from .state import NodeState
 from .sweep import Sweeper
@@ -23,20 +22,26 @@ from .tokens import Tokens
 class Recovery:
     """Listens to the lease and to the bus."""
 
-    def __init__(self, state: NodeState, tokens: Tokens, reports: Reports) -> None:
-        self._state, self._tokens, self._reports = state, tokens, reports
-        self.sweeper: Sweeper = Sweeper(state, reports)
+    def __init__(
+        self,
+        state: NodeState,
+        lease: Lease,
+        *,
+        claims: Claims,
+        reclaims: Reclaims,
+        tokens: Tokens,
+        sweeper: Sweeper,
+        degrading: DegradingBus | None,
+    ) -> None:
+        self._state, self._lease, self._claims, self._reclaims = state, lease, claims, reclaims
+        self._tokens, self._degrading = tokens, degrading
+        self.sweeper: Sweeper = sweeper
+        self._inspection = Inspection(state, lease, claims, reclaims)
         self._agreement = Agreement(state)
         self._deadlines = Deadlines(state)
-        self.bus: DegradingBus | None = None  # unless the policy is "refuse"
         self._sweeping: set[NodeId] = set()
         self._is_catching_up = self._must_compare = self._must_tidy = False
         self._must_share_secret = self._must_revoke = self._is_asked_again = False
-
-    def attach(self, lease: Lease, claims: Claims, reclaims: Reclaims) -> None:
-        """Say whom it listens to and what it works with."""
-        self._lease, self._claims, self._reclaims = lease, claims, reclaims
-        self._inspection = Inspection(self._state, lease, claims, reclaims)
 
     # What the lease says
 
@@ -45,8 +50,8 @@ class Recovery:
         if not self._state.is_away:
             self._state.is_away = True
             self._state.log.warning("Redis is away: %s", error, extra={"node_id": self._state.node_id})
-            if self.bus is not None:
-                self.bus.deliver_in_flight()
+            if self._degrading is not None:
+                self._degrading.deliver_in_flight()
 
     def store_answered(self) -> None:
         """Redis answered a beat."""
@@ -98,10 +103,10 @@ class Recovery:
 
     def gap_began(self) -> None:
         """Messages are being lost: wait for none of them, and blame nobody for the hole."""
-        if self.bus is None:
+        if self._degrading is None:
             self._state.in_flight.give_up_published()
         else:
-            self.bus.deliver_in_flight()
+            self._degrading.deliver_in_flight()
         self._state.sequences.gap()
         self._lease.hurry()  # is it all of Redis?
 

@@ -5,10 +5,11 @@ import logging
 import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 
 from .. import close_codes
 from ..backends.memory import MemoryBackend, MemoryHub
-from ..backends.ports import SharedBackend, Watcher
+from ..backends.ports import Backend, Bus, Watcher
 from ..backends.redis import RedisBackend
 from ..config import WebSocketConfig
 from ..exceptions import (
@@ -18,20 +19,22 @@ from ..exceptions import (
     ShutdownError,
     WrongEventLoopError,
 )
+from ..local.connection import Connection
 from ..local.lifecycle import Ended
 from ..local.pinger import Pinger
 from ..models import ShutdownReport
 from ..runtime.loops import running_loop
 from ..runtime.metrics import Counters
 from ..wire.envelopes import Envelope, Kind
-from .budget import UserData
+from .budget import Budget, UserData
 from .claims import Claims
 from .connections import Connections
 from .degrade import DegradingBus
 from .directory import Directory
 from .drain import Drain
 from .inbound import Inbound
-from .lease import Lease
+from .inboxes import Inboxes
+from .lease import Lease, RenewedLease, SoloLease
 from .outbound import Outbound
 from .presence import Reports
 from .reclaims import Reclaims
@@ -39,9 +42,10 @@ from .recovery import Recovery
 from .requests import Requests
 from .rooms import Rooms
 from .state import NodeState
+from .sweep import Sweeper
 from .tokens import Tokens
 
-OpenBackend = Callable[[WebSocketConfig, Watcher, Counters], SharedBackend]
+OpenBackend = Callable[[WebSocketConfig, Watcher, Counters], Backend]
 """Makes a node's backend of a registry that it shares with others; ``testing`` has one without Redis."""
 
 CLOSED_REASON = "server shutdown"
@@ -59,68 +63,90 @@ class Registry:
     ) -> None:
         if open_backend is None and config.redis_url is not None:
             open_backend = RedisBackend
-        state = NodeState(config, log, is_distributed=open_backend is not None)
-        self.state: NodeState = state
         self._services: list[asyncio.Task[None]] = []
         self._is_stopping = False
-        self.lease: Lease | None = None
-        self.inbound: Inbound = Inbound(state)
-        backend: SharedBackend | None = None
-        if open_backend is None:
-            state.backend = MemoryBackend(MemoryHub(), state.node_id, self.inbound.receive, state.counters)
-        else:
-            state.backend = backend = open_backend(config, self._watcher(), state.counters)
-        self.tokens: Tokens = Tokens(state)
-        reports = Reports(state)
-        self.recovery: Recovery = Recovery(state, self.tokens, reports)
-        if backend is not None:
-            self.lease = Lease(backend.nodes, config, state.describe, self.recovery, lambda: backend.run_id)
+        is_shared = open_backend is not None
+        state = NodeState(config, log, partial(self._open, open_backend), is_distributed=is_shared)
+        backend = state.backend
+        self.state: NodeState = state
+        self.lease: Lease = (
+            RenewedLease(backend.nodes, config, state.describe, lambda: backend.run_id)
+            if is_shared
+            else SoloLease(lambda: state.node_id)
+        )
         self.directory: Directory = Directory(state, self.lease)
-        self.connections: Connections = Connections(state)
-        self.user_data: UserData = UserData(state, self.connections.budget, self.directory)
-        self.claims: Claims = Claims(state, self.lease, reports, self.connections.end)
-        self.outbound: Outbound = Outbound(state, self.lease)
-        self.drain: Drain = Drain(state, self.connections, self.directory, self.lease)
+        self.tokens: Tokens = Tokens(state)
+        degrading = DegradingBus(state, backend.bus, self._deliver, self._flush) if state.degrades else None
+        self._compose(degrading or backend.bus, degrading)
+
+    def _compose(self, bus: Bus, degrading: DegradingBus | None) -> None:
+        """Create the parts that enter, send and receive, each after those that it uses."""
+        state, lease = self.state, self.lease
+        reports, inboxes = Reports(state), Inboxes(state, bus)
+        self.claims: Claims = Claims(state, inboxes, lease, reports, end=self._end)
         reclaims = Reclaims(state, self.claims, reports)
-        self.rooms: Rooms = Rooms(state, self.claims, reclaims)
-        self.requests: Requests = Requests(state, self.directory, self.connections, self.rooms, self.drain)
-        self.inbound.on(Kind.EVICT, self.claims.on_evict)
-        self.inbound.on(Kind.REQUEST, self.requests.on_request)
-        self.connections.claims, self.connections.reclaims = self.claims, reclaims
-        self.connections.outbound, self.connections.rooms = self.outbound, self.rooms
-        if backend is not None and self.lease is not None:
-            self.recovery.attach(self.lease, self.claims, reclaims)
-            state.sequences.is_ordered = backend.is_ordered
-            if state.degrades:
-                backend.bus = self.recovery.bus = DegradingBus(
-                    state, backend.bus, self.inbound.deliver, self.outbound.flush
-                )
+        self.rooms: Rooms = Rooms(state, bus, self.claims, reclaims)
+        self.outbound: Outbound = Outbound(state, bus, lease)
+        budget = Budget(state, self._end)
+        self.connections: Connections = Connections(
+            state,
+            claims=self.claims,
+            reclaims=reclaims,
+            rooms=self.rooms,
+            outbound=self.outbound,
+            budget=budget,
+        )
+        self.user_data: UserData = UserData(state, budget, self.directory)
+        self.drain: Drain = Drain(state, self.connections, self.directory, lease)
+        self.requests: Requests = Requests(
+            state,
+            inboxes,
+            directory=self.directory,
+            connections=self.connections,
+            rooms=self.rooms,
+            drain=self.drain,
+        )
+        acts = {Kind.EVICT: self.claims.on_evict, Kind.REQUEST: self.requests.on_request}
+        self.inbound: Inbound = Inbound(state, inboxes, acts)
+        self.recovery: Recovery = Recovery(
+            state,
+            lease,
+            claims=self.claims,
+            reclaims=reclaims,
+            tokens=self.tokens,
+            sweeper=Sweeper(state, reports),
+            degrading=degrading,
+        )
         self._pinger = Pinger(state.shards, self.connections.limits, state.counters, self.connections.expire)
 
-    # The backend is made before the parts that act on what it reports. It calls nothing before ``start``.
+    # Callbacks from a part to one that is created later: from the bus to its receivers, and from the limits of a
+    # client and of memory to the end of a connection. None is called before all parts exist.
 
-    def _watcher(self) -> Watcher:
-        return Watcher(
+    def _open(self, open_backend: OpenBackend | None, state: NodeState) -> Backend:
+        if open_backend is None:
+            return MemoryBackend(MemoryHub(), state.node_id, self._receive, state.counters)
+        watcher = Watcher(
             receive=self._receive,
-            gap_began=self._gap_began,
-            gap_ended=self._gap_ended,
-            pause=self.state.fan_out.pause,
-            flush_earlier_sends=self._flush_earlier_sends,
-            opened_at=self.state.shards.opened_at,
-            heard_after=self.state.bus_lag.add,
+            gap_began=lambda: self.recovery.gap_began(),
+            gap_ended=lambda seconds: self.recovery.gap_ended(seconds),
+            pause=state.fan_out.pause,
+            flush_earlier_sends=self._flush,
+            opened_at=state.shards.opened_at,
+            heard_after=state.bus_lag.add,
         )
+        return open_backend(state.config, watcher, state.counters)
 
     def _receive(self, channel: str, envelope: Envelope, size: int) -> None:
         self.inbound.receive(channel, envelope, size)
 
-    def _gap_began(self) -> None:
-        self.recovery.gap_began()
+    def _deliver(self, envelope: Envelope) -> None:
+        self.inbound.deliver(envelope)
 
-    def _gap_ended(self, seconds: float) -> None:
-        self.recovery.gap_ended(seconds)
-
-    def _flush_earlier_sends(self) -> None:
+    def _flush(self) -> None:
         self.outbound.flush()
+
+    async def _end(self, connection: Connection, why: Ended, code: int, reason: str) -> None:
+        await self.connections.end(connection, why, code, reason)
 
     # Life
 
@@ -214,11 +240,10 @@ class Registry:
         state, self.state.is_away = self.state, False
         try:
             await state.backend.start(state.node_id)
-            if self.lease is not None:
-                await self.tokens.share_secret()
-                await self.lease.register(state.node_id)
+            await self.tokens.share_secret()
+            await self.lease.register(state.node_id)
         except BackendUnavailableError as error:
-            if self.lease is None or not state.degrades:
+            if not state.degrades:
                 raise
             # Under `uvicorn --workers` a worker that does not start takes all the others down.
             await state.backend.stop()
@@ -227,14 +252,13 @@ class Registry:
             self.recovery.store_lost(error)
 
     def _start_services(self) -> None:
-        unverified = self.lease.unverified if self.lease else lambda: None
         services: dict[str, Callable[[], Awaitable[None]]] = {
-            "fan-out": lambda: self.state.fan_out.run(unverified),
+            "fan-out": lambda: self.state.fan_out.run(self.lease.gate.obstacle),
             "heartbeats": self._pinger.run,
             "memory-check": self._check_memory,
         }
-        if self.lease is not None:
-            services["lease"] = self.lease.run
+        if self.state.is_distributed:
+            services["lease"] = lambda: self.lease.run(self.recovery)
         self.state.gc_pauses.start()
         self._services = [asyncio.create_task(self._for_ever(n, run), name=n) for n, run in services.items()]
 
@@ -298,9 +322,8 @@ class Registry:
             *LOSSES
         ):  # then a survivor undoes what the index names: it must not go before the entries
             await self.claims.release_pending()
-            if self.lease is not None:
-                # Last: until here other nodes may still ask this one.
-                await self.state.backend.nodes.retire(self.state.node_id)
+            # Last, because other nodes may still send requests to this one.
+            await self.lease.retire(self.state.node_id)
         await self.state.backend.stop()
         self.state.subscribed.clear()
         self.state.sequences.forget()

@@ -8,11 +8,11 @@ from .. import close_codes, exceptions
 from ..exceptions import LOSSES, BackendUnavailableError, ConnectionNotFoundError, WebSocketStabilizerError
 from ..local.lifecycle import Ended
 from ..names import NodeId, check_room
-from ..wire.envelopes import Envelope, Kind
-from ..wire.messages import Form
+from ..wire.envelopes import Envelope
 from .connections import Connections
 from .directory import Directory
 from .drain import Drain
+from .inboxes import Inboxes
 from .replies import is_outcome, is_value
 from .rooms import Rooms
 from .state import NodeState
@@ -49,9 +49,16 @@ class Requests:
     """Operations on a client, wherever its sockets are: asks other nodes, and does what they ask."""
 
     def __init__(
-        self, state: NodeState, directory: Directory, connections: Connections, rooms: Rooms, drain: Drain
+        self,
+        state: NodeState,
+        inboxes: Inboxes,
+        *,
+        directory: Directory,
+        connections: Connections,
+        rooms: Rooms,
+        drain: Drain,
     ) -> None:
-        self._state, self._replies, self._directory = state, state.replies, directory
+        self._state, self._replies, self._inboxes, self._directory = state, state.replies, inboxes, directory
         self._connections, self._rooms, self._drain = connections, rooms, drain
 
     async def act(self, client_id: str, request: dict[str, Any]) -> None:
@@ -128,13 +135,8 @@ class Requests:
 
     async def _publish(self, nodes: list[NodeId], client_id: str, request: dict[str, Any], ask: int) -> int:
         """Send the request to the nodes; return how many took it."""
-        own, body, took = self._state.node_id, json.dumps(request), 0
-        for node in nodes:
-            # Numbered when it is sent: while one is awaited, others are sent, and none may look like a repetition.
-            sequence, previous = self._state.sequencer.next("inbox")
-            envelope = Envelope(own, sequence, previous, Kind.REQUEST, (client_id,), (), Form.JSON, body, ask)
-            took += await self._state.backend.bus.publish_node(node, envelope)
-        return took
+        body = json.dumps(request)
+        return sum([await self._inboxes.request(node, client_id, body, ask) for node in nodes])
 
     def on_request(self, envelope: Envelope) -> None:
         """Carry out another node's request, and answer it."""
@@ -146,18 +148,7 @@ class Requests:
             outcome: Any = await self.act_here(client_id, request)
         except WebSocketStabilizerError as error:
             outcome = _packed(error)
-        await answer(self._state, envelope.sender, envelope.ask, outcome)
-
-
-async def answer(state: NodeState, node: NodeId, ask: int, outcome: Any) -> None:
-    """Answer a question of another node, or of this one."""
-    if state.is_own(node):
-        state.replies.resolve(ask, state.node_id, outcome)
-        return
-    sequence, previous = state.sequencer.next("inbox")
-    own, body = state.node_id, json.dumps(outcome)
-    reply = Envelope(own, sequence, previous, Kind.REPLY, form=Form.JSON, body=body, ask=ask)
-    await state.backend.bus.publish_node(node, reply)
+        await self._inboxes.reply(envelope.sender, envelope.ask, outcome)
 
 
 def _touched(answer: Any) -> int:

@@ -2,6 +2,7 @@
 
 import asyncio
 
+from ..backends.ports import Bus
 from ..exceptions import LOSSES, ConnectionLimitExceededError
 from ..local.connection import Connection
 from ..names import check_room
@@ -13,8 +14,8 @@ from .state import NodeState
 class Rooms:
     """Puts connections in rooms and takes them out; subscribes to a room while it has a member here."""
 
-    def __init__(self, state: NodeState, claims: Claims, reclaims: Reclaims) -> None:
-        self._state, self._claims, self._reclaims = state, claims, reclaims
+    def __init__(self, state: NodeState, bus: Bus, claims: Claims, reclaims: Reclaims) -> None:
+        self._state, self._bus, self._claims, self._reclaims = state, bus, claims, reclaims
         self._joining: dict[tuple[Connection, str], asyncio.Task[None]] = {}
 
     async def join(self, connection: Connection, room: str) -> None:
@@ -60,7 +61,7 @@ class Rooms:
             await self._unlist(connection, room)
 
     async def _list(self, connection: Connection, room: str) -> None:
-        await self._state.backend.bus.subscribe_room(room)
+        await self._bus.subscribe_room(room)
         if room in self._state.shards.rooms and room not in self._state.subscribed:
             self._state.subscribed.add(room)
             # What came in before the confirmation says nothing about what came after.
@@ -85,6 +86,6 @@ class Rooms:
         """Stop listening to a room that has no member here any more."""
         if room not in self._state.shards.rooms:
             self._state.subscribed.discard(room)
-            self._state.backend.bus.unsubscribe_room(room)
+            self._bus.unsubscribe_room(room)
             self._state.in_flight.give_up(room)
             self._state.sequences.forget(f"room:{room}")

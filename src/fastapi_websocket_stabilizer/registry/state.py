@@ -4,6 +4,7 @@ import asyncio
 import logging
 import secrets
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -45,14 +46,25 @@ class Served:
 
 
 class NodeState:
-    """One node: its identity, its tables and its backend. The parts in this package work on it.
+    """One node: its identity, its tables and its stores, which the parts in this package share.
+
+    Args:
+        open_backend: Called once, when everything else is complete.
 
     Attributes:
-        node_id: Random at every start, and anew when the lease lapsed.
-        subscribed: Rooms whose subscription is confirmed.
+        node_id: Random at every start, and replaced when the lease has lapsed.
+        subscribed: Rooms with a confirmed subscription.
+        backend: The stores. To publish, use the bus that the registry gives to each part: it may degrade.
     """
 
-    def __init__(self, config: WebSocketConfig, log: logging.Logger, *, is_distributed: bool) -> None:
+    def __init__(
+        self,
+        config: WebSocketConfig,
+        log: logging.Logger,
+        open_backend: "Callable[[NodeState], Backend]",
+        *,
+        is_distributed: bool,
+    ) -> None:
         self.config: WebSocketConfig = config
         self.log: logging.Logger = log
         self.counters: Counters = Counters()
@@ -67,7 +79,6 @@ class NodeState:
         )
         self.limiter: SendLimiter = SendLimiter(lambda: self.config.max_concurrent_broadcast)
         self.sequencer: Sequencer = Sequencer()
-        self.sequences: SequenceTracker = SequenceTracker()
         self.in_flight: InFlight = InFlight(self.fan_out.submit)
         self.replies: PendingReplies = PendingReplies()
         self.subscribed: set[str] = set()
@@ -79,13 +90,14 @@ class NodeState:
         self._counter = 0
         self.loop: asyncio.AbstractEventLoop | None = None  # the one that start() ran on
         self.thread = 0  # and its thread
-        self.backend: Backend  # set by the registry, which knows what it delivers to
         self.served: Served = Served()
         self.is_closed: bool = False  # shut down, and not started again
         self.is_draining: bool = False  # its clients are sent to other nodes
         self.is_distributed: bool = is_distributed
         self.degrades: bool = self.is_distributed and config.on_backend_loss == "degrade"
         self.is_away: bool = False  # Redis did not answer the last beat
+        self.backend: Backend = open_backend(self)
+        self.sequences: SequenceTracker = SequenceTracker(is_ordered=self.backend.is_ordered)
 
     def next_connection_id(self) -> ConnectionId:
         self._counter += 1

@@ -43,9 +43,7 @@ class MemoryManager(WebSocketConnectionManager):
 
     async def beat(self) -> None:
         """Renew the lease now, with the work that follows each renewal, except sweeping other nodes."""
-        leases = self._registry.lease
-        assert leases is not None  # shared registries have leases
-        await leases.beat()
+        await self._registry.lease.beat(self._registry.recovery)
 
     async def quiet(self) -> None:
         """Wait until all published messages are written to its sockets, and its background tasks have ended."""

@@ -43,7 +43,7 @@ class SharedHub(MemoryHub):
 
 
 class MemoryLink:
-    """``ports.SharedBackend`` over a hub; each call passes ``call`` or ``call_now``."""
+    """``ports.Backend`` over a hub; each call passes ``call`` or ``call_now``."""
 
     def __init__(self, hub: SharedHub, config: WebSocketConfig, watcher: Watcher, counters: Counters) -> None:
         self.hub: SharedHub = hub

@@ -45,11 +45,11 @@ class SequenceTracker:
 
     __slots__ = ("_before", "_channels", "_newest", "is_ordered")
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_ordered: bool = True) -> None:
         self._channels: dict[str, dict[str, int]] = {}  # since the last gap
         self._before: dict[str, dict[str, int]] = {}
         self._newest: dict[str, int] = {}
-        self.is_ordered: bool = True
+        self.is_ordered: bool = is_ordered
 
     def observe(self, channel: str, sender: str, sequence: int, previous: int) -> Arrival:
         """Record an envelope and return whether it is a duplicate, late, or follows a loss."""

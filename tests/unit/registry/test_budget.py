@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from fastapi_websocket_stabilizer.backends.memory import MemoryBackend, MemoryHub
 from fastapi_websocket_stabilizer.config import WebSocketConfig
 from fastapi_websocket_stabilizer.exceptions import MemoryLimitExceededError
 from fastapi_websocket_stabilizer.local.connection import Connection
@@ -15,11 +16,16 @@ from fastapi_websocket_stabilizer.registry.state import NodeState
 from tests.unit.fakes import connect
 
 
+def memory_of(state: NodeState) -> MemoryBackend:
+    return MemoryBackend(MemoryHub(), state.node_id, lambda *_: None, state.counters)
+
+
 class World:
     """A node of which only the tables and the budget are real."""
 
     def __init__(self, **settings: Any) -> None:
-        self.state = NodeState(WebSocketConfig(**settings), logging.getLogger("budget"), is_distributed=False)
+        config, log = WebSocketConfig(**settings), logging.getLogger("budget")
+        self.state = NodeState(config, log, memory_of, is_distributed=False)
         self.budget = Budget(self.state, self.end)
         self.ended: list[tuple[str, Ended, int]] = []
 

@@ -50,13 +50,15 @@ class Outside(MemoryBackend):
 
 @pytest.fixture
 def state() -> NodeState:
-    return NodeState(WebSocketConfig(redis_timeout_s=0.01), logging.getLogger("test"), is_distributed=False)
+    return NodeState(
+        WebSocketConfig(redis_timeout_s=0.01), logging.getLogger("test"), Outside, is_distributed=False
+    )
 
 
 @pytest.fixture
 async def outside(state: NodeState) -> Outside:
-    outside = Outside(state)
-    state.backend = outside
+    assert isinstance(state.backend, Outside)
+    outside = state.backend
     await outside.claim(Claim("alice", ConnectionId(f"{OTHER}.1"), 1, b""))
     await outside.claim(Claim("bob", ConnectionId(f"{state.node_id}.1"), 1, b""))
     return outside
@@ -64,7 +66,7 @@ async def outside(state: NodeState) -> Outside:
 
 @pytest.fixture
 def direct(state: NodeState, outside: Outside) -> Direct:
-    return Direct(state)
+    return Direct(state, outside)
 
 
 def say(direct: Direct, body: str, *clients: str) -> asyncio.Future[Any]:

@@ -11,7 +11,7 @@ from fastapi_websocket_stabilizer.config import WebSocketConfig
 from fastapi_websocket_stabilizer.exceptions import BackendUnavailableError
 from fastapi_websocket_stabilizer.names import NodeId
 from fastapi_websocket_stabilizer.registry import lease
-from fastapi_websocket_stabilizer.registry.lease import Lease
+from fastapi_websocket_stabilizer.registry.lease import RenewedLease, SoloLease
 from tests.unit.fakes import Clock, turns
 
 ME, PEER, GHOST = NodeId("me"), NodeId("peer"), NodeId("ghost")
@@ -49,7 +49,7 @@ class World:
         self.beats = list[Renewal]()
         self.reclaimed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         nodes: Any = self.nodes
-        self.lease = Lease(nodes, CONFIG, lambda: b"info", self, lambda: self.server)
+        self.lease = RenewedLease(nodes, CONFIG, lambda: b"info", lambda: self.server)
 
     def store_lost(self, error: Exception) -> None:
         self.losses += 1
@@ -82,7 +82,7 @@ async def world() -> AsyncIterator[World]:
     """Give a node that is registered and beats."""
     world = World()
     await world.lease.register(ME)
-    beating = asyncio.create_task(world.lease.run())
+    beating = asyncio.create_task(world.lease.run(world))
     await turns()
     yield world
     beating.cancel()
@@ -193,23 +193,23 @@ async def test_lookup_without_an_answer_is_an_error(world: World) -> None:
 async def test_node_that_renews_in_time_serves_at_once(world: World) -> None:
     for _ in range(5):
         await world.pass_time(BEAT_S)
-        assert world.lease.unverified() is None
+        assert world.lease.gate.obstacle() is None
 
 
 async def test_frozen_node_serves_nothing_until_it_has_asked(world: World) -> None:
     world.clock.advance(LEASE_S + 1)
-    verified = world.lease.unverified()
+    verified = world.lease.gate.obstacle()
     assert verified is not None
     assert not verified.done()
     await asyncio.wait_for(asyncio.shield(verified), 5)
-    assert (world.renewals, world.lease.unverified()) == (1, None)
+    assert (world.renewals, world.lease.gate.obstacle()) == (1, None)
 
 
 async def test_frozen_node_waits_for_the_answer_and_not_for_the_question(world: World) -> None:
     world.nodes.may_answer.clear()
     await world.pass_time(LEASE_S + 1)  # the beat came first: the question is on its way
     assert world.renewals == 1
-    verified = world.lease.unverified()
+    verified = world.lease.gate.obstacle()
     assert verified is not None
     world.nodes.may_answer.set()
     await asyncio.wait_for(asyncio.shield(verified), 5)
@@ -219,21 +219,21 @@ async def test_lookup_that_finds_the_lease_gone_verifies_nothing(world: World) -
     world.nodes.held = False
     world.clock.advance(LEASE_S + 1)
     await world.lease.live_among([GHOST])  # before the beat has run
-    assert world.refusals or world.lease.unverified() is not None
+    assert world.refusals or world.lease.gate.obstacle() is not None
 
 
 async def test_frozen_node_that_gets_no_answer_serves_on(world: World) -> None:
     world.nodes.error = True
     world.clock.advance(LEASE_S + 1)
-    verified = world.lease.unverified()
+    verified = world.lease.gate.obstacle()
     assert verified is not None
     await asyncio.wait_for(asyncio.shield(verified), 5)
-    assert world.lease.unverified() is None
+    assert world.lease.gate.obstacle() is None
 
 
 async def test_all_that_wait_after_a_freeze_wait_for_the_same_beat(world: World) -> None:
     world.clock.advance(LEASE_S + 1)
-    first, second = world.lease.unverified(), world.lease.unverified()
+    first, second = world.lease.gate.obstacle(), world.lease.gate.obstacle()
     assert first is not None
     assert first is second
     await asyncio.wait_for(asyncio.shield(first), 5)
@@ -308,15 +308,15 @@ async def test_new_node_id_begins_the_wait_anew(world: World) -> None:
 async def test_frozen_node_serves_nothing_until_what_it_held_is_claimed_again(world: World) -> None:
     world.nodes.held = False
     await world.pass_time(LEASE_S + 1)
-    assert world.lease.unverified() is world.reclaimed
+    assert world.lease.gate.obstacle() is world.reclaimed
     world.reclaimed.set_result(None)
-    assert world.lease.unverified() is None
+    assert world.lease.gate.obstacle() is None
 
 
 async def test_node_that_was_awake_when_its_lease_was_forgotten_serves_on(world: World) -> None:
     world.nodes.held = False
     await world.pass_time(BEAT_S)
-    assert (world.refusals, world.lease.unverified()) == (1, None)
+    assert (world.refusals, world.lease.gate.obstacle()) == (1, None)
 
 
 # Waiting for a beat
@@ -328,8 +328,8 @@ async def test_who_waits_for_a_beat_goes_on_in_the_order_of_coming(world: World)
     went_on: list[int] = []
 
     async def wait(number: int) -> None:
-        if world.lease.must_wait:
-            await world.lease.verified()
+        if world.lease.gate.must_wait:
+            await world.lease.gate.wait()
         went_on.append(number)
 
     waiting = [asyncio.create_task(wait(number)) for number in range(3)]
@@ -340,20 +340,33 @@ async def test_who_waits_for_a_beat_goes_on_in_the_order_of_coming(world: World)
     late = asyncio.create_task(wait(3))  # the beat is over, and some still wait
     await asyncio.wait([*waiting, late])
     assert went_on == [0, 2, 3]
-    assert not world.lease.must_wait
+    assert not world.lease.gate.must_wait
 
 
 async def test_nobody_waits_for_a_beat_that_will_not_come() -> None:
     world = World()
     await world.lease.register(ME)
-    beating = asyncio.create_task(world.lease.run())
+    beating = asyncio.create_task(world.lease.run(world))
     await turns()
     world.nodes.may_answer.clear()
     world.clock.advance(LEASE_S)
-    waiting = asyncio.create_task(world.lease.verified())
+    waiting = asyncio.create_task(world.lease.gate.wait())
     await turns()
     assert not waiting.done()
     beating.cancel()
     await asyncio.wait([beating, waiting], timeout=1)
     assert waiting.done()
-    assert not world.lease.must_wait
+    assert not world.lease.gate.must_wait
+
+
+# Alone
+
+
+async def test_lease_without_a_store_is_always_fresh_and_every_node_lives() -> None:
+    solo = SoloLease(lambda: ME)
+    await solo.register(ME)
+    assert not solo.gate.must_wait
+    assert await solo.live_among([ME, GHOST]) == {ME, GHOST}
+    assert await solo.all_live() == [ME]
+    assert solo.known_live() == {ME}
+    assert not solo.may_sweep()

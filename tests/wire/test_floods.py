@@ -90,6 +90,21 @@ async def test_flood_before_the_application_accepts_is_not_read(
     await eventually(lambda: has_left(server, client_id), what="no socket of a client that flooded")
 
 
+async def test_pings_without_pause_are_answered_at_a_bounded_rate(
+    server: Server, way: str, client_id: str
+) -> None:
+    """8 in 0.8 ms, however fast the server is; the first 8 of each read are extra."""
+    loop = asyncio.get_running_loop()
+    async with server.connected(f"{way}/{client_id}") as client:
+        client.send(Frame(Op.PING))
+        assert await client.frame() == Frame(Op.PONG, mask=None)
+        before_s = loop.time()
+        client.write(FLOODS["pings"])
+        for _ in range(10_000):
+            assert await client.frame() == Frame(Op.PONG, mask=None)
+        assert loop.time() - before_s > 0.7
+
+
 @pytest.mark.alone
 async def test_small_deflate_is_held_one_message_at_a_time(server: Server, client_id: str) -> None:
     """20 clients of 100 messages of 1 MiB each, in 1 KiB each; the application has taken one of each."""

@@ -31,7 +31,7 @@ class Intake:
 
     A socket that sends little is parsed when its bytes arrive, or first in the next turn. A socket that sends more
     than its share is not read for a while. It continues in later turns, in order of arrival. A socket is heavy if
-    its last message was long. Heavy sockets continue one by one, with pauses.
+    its last message was long, or if its frames carry almost nothing. Heavy sockets continue one by one, with pauses.
 
     Attributes:
         buffer: The buffer that all sockets of this loop are read into.

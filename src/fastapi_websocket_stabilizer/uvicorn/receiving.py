@@ -1,6 +1,7 @@
 """The reading half of the uvicorn class: backpressure, and a bounded share of each turn of the event loop."""
 
 import asyncio
+import select
 from typing import Any, cast
 
 from uvicorn._types import ASGIReceiveEvent
@@ -26,6 +27,8 @@ LEAST_MAX_FRAGMENTS = 16_384
 """Least bound on the fragments of a message, whatever its size. Empty fragments take no memory, but time."""
 BYTES_PER_FRAGMENT = 64
 """Smallest average fragment, in bytes, of a message of ``max_message_size``. Frames with less content are paced."""
+HUNG_UP = getattr(select, "POLLRDHUP", 0)
+"""The event of a peer that sends no more; POLLHUP and POLLERR are always reported. Only Linux has it."""
 DEFLATE = DeflateFactory()
 
 
@@ -65,7 +68,7 @@ class ReceivingProtocol(WebSocketsSansIOProtocol, asyncio.BufferedProtocol):
         self._reader: FrameReader | None = None  # set when the handshake has been read
         self._is_full = True  # the application must first accept the socket or take a message
         self._is_waiting = False  # for a later turn of the event loop
-        self._is_heavy = False  # the last part overdrew a turn
+        self._is_heavy = False  # the last part overdrew a turn, or had almost no content (control frames)
         self._is_accepted = self._has_peer_gone = self._is_refused = False
         self._fragments = 0
         self._max_message_size: int = self.conn.max_message_size or 0  # 0: no bound
@@ -207,9 +210,11 @@ class ReceivingProtocol(WebSocketsSansIOProtocol, asyncio.BufferedProtocol):
 
     def _parse(self, reader: FrameReader, data: bytes) -> int:
         """Parse up to the next message, within this socket's share of the turn. Return the number of frames."""
-        parsed = 0
+        parsed, carried = 0, self._carried
         while self._may_parse and not self._is_full:
             if parsed == self.frames_at_once:
+                if self._carried - carried < parsed * BYTES_PER_FRAGMENT and not self._has_hung_up:
+                    self._is_heavy = True
                 self._read_later()
                 return parsed
             reader.may_begin = reader.is_between_frames
@@ -228,6 +233,21 @@ class ReceivingProtocol(WebSocketsSansIOProtocol, asyncio.BufferedProtocol):
         elif not self._is_full:
             self._read_on()
         return parsed
+
+    @property
+    def _carried(self) -> int:
+        """Bytes received so far of an incomplete message."""
+        return len(self.frames[0]) if self.frames else 0
+
+    @property
+    def _has_hung_up(self) -> bool:
+        """Whether the peer has closed its side. No event says so while the socket is not read."""
+        descriptor = self.transport.get_extra_info("socket").fileno()
+        if self._has_peer_gone or descriptor < 0:
+            return True
+        poll = select.poll()
+        poll.register(descriptor, HUNG_UP)
+        return bool(poll.poll(0))
 
     @property
     def _may_parse(self) -> bool:

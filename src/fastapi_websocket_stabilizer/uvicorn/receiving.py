@@ -213,8 +213,8 @@ class ReceivingProtocol(WebSocketsSansIOProtocol, asyncio.BufferedProtocol):
         parsed, carried = 0, self._carried
         while self._may_parse and not self._is_full:
             if parsed == self.frames_at_once:
-                if self._carried - carried < parsed * BYTES_PER_FRAGMENT and not self._has_hung_up:
-                    self._is_heavy = True
+                is_empty = self._carried - carried < parsed * BYTES_PER_FRAGMENT
+                self._is_heavy |= is_empty and not self._has_hung_up
                 self._read_later()
                 return parsed
             reader.may_begin = reader.is_between_frames

@@ -10,6 +10,7 @@ from fastapi_websocket_stabilizer.backends.ports import Backend, Receive
 from fastapi_websocket_stabilizer.backends.redis import RedisBackend
 from fastapi_websocket_stabilizer.names import NodeId
 from fastapi_websocket_stabilizer.runtime.metrics import Counters
+from fastapi_websocket_stabilizer.wire.channels import Channel
 from fastapi_websocket_stabilizer.wire.envelopes import Envelope, Part
 from tests.support.requirements import missing
 from tests.support.servers import Missing
@@ -27,10 +28,10 @@ class Peer:
         self, node: NodeId, make: Callable[[NodeId, Receive], Backend], *, is_in_cluster: bool = False
     ) -> None:
         self.node, self._is_in_cluster = node, is_in_cluster
-        self.heard: list[tuple[str, Envelope]] = []
+        self.heard: list[tuple[Channel, Envelope]] = []
         self.backend = make(node, self._hear)
 
-    def _hear(self, channel: str, envelope: Envelope, size: int) -> None:
+    def _hear(self, channel: Channel, envelope: Envelope, size: int) -> None:
         self.heard.append((channel, envelope))
 
     @property
@@ -46,7 +47,7 @@ class Peer:
         """Whether it heard exactly these; in a cluster only those of one channel need to be in order."""
         if not self._is_in_cluster:
             return self.bodies == list(bodies)
-        places: dict[str, list[int]] = {}
+        places: dict[Channel, list[int]] = {}
         for channel, envelope in self.heard:
             for body in [part.body for part in envelope.parts] or [envelope.body]:
                 places.setdefault(channel, []).append(bodies.index(str(body)))

@@ -3,6 +3,7 @@
 import asyncio
 
 from fastapi_websocket_stabilizer.names import NodeId
+from fastapi_websocket_stabilizer.wire.channels import ALL, INBOX, Channel
 from fastapi_websocket_stabilizer.wire.envelopes import Envelope, Kind, Part
 from fastapi_websocket_stabilizer.wire.messages import Form
 from tests.contract.conftest import OpenPeer, Peer
@@ -32,25 +33,25 @@ async def hears_parts(peer: Peer, *parts: Part) -> None:
 
 async def test_all_nodes_hear_what_is_published_to_all(open_peer: OpenPeer) -> None:
     peers = [await open_peer(f"n{i}") for i in range(3)]
-    assert await peers[0].backend.bus.publish_all(message("hello")) == 3
+    assert await peers[0].backend.bus.publish(ALL, message("hello")) == 3
     for peer in peers:
         await hears(peer, "hello")
-        assert peer.heard[0][0] == "all"
+        assert peer.heard[0][0] == ALL
 
 
 async def test_an_envelope_arrives_as_it_was_published(open_peer: OpenPeer) -> None:
     peer = await open_peer("n1")
     sent = Envelope(peer.node, 7, 5, Kind.BROADCAST, ("r",), ("x", "y"), Form.BINARY, b"\x00\xff", 9)
-    await peer.backend.bus.publish_all(sent)
-    await eventually(lambda: peer.heard == [("all", sent)])
+    await peer.backend.bus.publish(ALL, sent)
+    await eventually(lambda: peer.heard == [(ALL, sent)])
 
 
 async def test_a_room_is_heard_by_those_who_subscribed(open_peer: OpenPeer) -> None:
     inside, outside = await open_peer("n1"), await open_peer("n2")
     await inside.backend.bus.subscribe_room("lobby")
-    assert await outside.backend.bus.publish_room("lobby", message("hello")) == 1
+    assert await outside.backend.bus.publish(Channel("room", "lobby"), message("hello")) == 1
     await hears(inside, "hello")
-    assert inside.heard[0][0] == "room:lobby"
+    assert inside.heard[0][0] == Channel("room", "lobby")
     assert outside.heard == []
 
 
@@ -58,7 +59,7 @@ async def test_subscribing_twice_hears_once_and_leaving_once_is_enough(open_peer
     peer = await open_peer("n1")
     for _ in range(2):
         await peer.backend.bus.subscribe_room("lobby")
-    assert await peer.backend.bus.publish_room("lobby", message("hello")) == 1
+    assert await peer.backend.bus.publish(Channel("room", "lobby"), message("hello")) == 1
     peer.backend.bus.unsubscribe_room("lobby")
     await nobody_hears(peer, "lobby")
     await hears(peer, "hello")
@@ -77,7 +78,7 @@ async def test_a_room_that_was_left_and_entered_again_is_heard(open_peer: OpenPe
     await peer.backend.bus.subscribe_room("lobby")
     peer.backend.bus.unsubscribe_room("lobby")
     await peer.backend.bus.subscribe_room("lobby")
-    assert await peer.backend.bus.publish_room("lobby", message("hello")) == 1
+    assert await peer.backend.bus.publish(Channel("room", "lobby"), message("hello")) == 1
     await hears(peer, "hello")
 
 
@@ -85,7 +86,9 @@ async def test_more_rooms_than_fit_in_one_command_are_all_heard(open_peer: OpenP
     peer = await open_peer("n1")
     rooms = [f"room {number}" for number in range(1_100)]
     await asyncio.gather(*map(peer.backend.bus.subscribe_room, rooms))
-    took = await asyncio.gather(*(peer.backend.bus.publish_room(room, message(room)) for room in rooms))
+    took = await asyncio.gather(
+        *(peer.backend.bus.publish(Channel("room", room), message(room)) for room in rooms)
+    )
     assert took == [1] * len(rooms)
     await hears(peer, *rooms)
 
@@ -94,7 +97,7 @@ async def test_an_inbox_is_heard_by_its_node_only(open_peer: OpenPeer) -> None:
     first, second = await open_peer("n1"), await open_peer("n2")
     assert await first.backend.bus.publish_node(second.node, message("hello")) == 1
     await hears(second, "hello")
-    assert second.heard[0][0] == "inbox"
+    assert second.heard[0][0] == INBOX
     assert first.heard == []
 
 
@@ -228,8 +231,8 @@ async def test_messages_of_one_sender_arrive_in_the_order_of_the_calls(open_peer
         calls += [
             asyncio.ensure_future(to_alice(f"{text} client")),
             asyncio.ensure_future(bus.publish_node(receiver.node, message(f"{text} node"))),
-            asyncio.ensure_future(bus.publish_room("lobby", message(f"{text} room"))),
-            asyncio.ensure_future(bus.publish_all(message(f"{text} all"))),
+            asyncio.ensure_future(bus.publish(Channel("room", "lobby"), message(f"{text} room"))),
+            asyncio.ensure_future(bus.publish(ALL, message(f"{text} all"))),
         ]
     await asyncio.gather(*calls)
     await hears(receiver, *(f"{n} {to}" for n in range(50) for to in ("client", "node", "room", "all")))
@@ -239,15 +242,15 @@ async def test_room_names_cannot_collide_or_match_one_another(open_peer: OpenPee
     peer = await open_peer("n1")
     for room in AWKWARD_NAMES[::2]:
         await peer.backend.bus.subscribe_room(room)
-    took = [await peer.backend.bus.publish_room(room, message(room)) for room in AWKWARD_NAMES]
+    took = [await peer.backend.bus.publish(Channel("room", room), message(room)) for room in AWKWARD_NAMES]
     assert took == [1 - number % 2 for number in range(len(AWKWARD_NAMES))]
     await hears(peer, *AWKWARD_NAMES[::2])
-    assert all(channel == f"room:{envelope.body!s}" for channel, envelope in peer.heard)
+    assert all(channel == Channel("room", str(envelope.body)) for channel, envelope in peer.heard)
 
 
 async def nobody_hears(peer: Peer, room: str) -> None:
     async def is_left() -> bool:
-        return await peer.backend.bus.publish_room(room, message("nobody hears this")) == 0
+        return await peer.backend.bus.publish(Channel("room", room), message("nobody hears this")) == 0
 
     await eventually(is_left)
     peer.heard[:] = [heard for heard in peer.heard if heard[1].body != "nobody hears this"]

@@ -128,6 +128,7 @@ def _has_reason(line: str) -> bool:
 PURE = (
     "local/outbox", "local/heartbeat", "registry/eviction", "registry/pace",
     "wire/frames", "wire/messages", "wire/envelopes", "wire/unpacking", "wire/signatures", "wire/sequences",
+    "wire/channels", "wire/outgoing",
 )  # fmt: skip
 
 

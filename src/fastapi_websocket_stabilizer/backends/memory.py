@@ -18,6 +18,7 @@ from ..exceptions import InvalidCursorError
 from ..names import ConnectionId, NodeId, node_of, visit_of
 from ..runtime.loops import running_loop
 from ..runtime.metrics import Counters
+from ..wire.channels import INBOX, Channel
 from ..wire.envelopes import Envelope, Part
 from ..wire.tokens import sha1
 from .ports import Claim, Claimed, Entry, IndexEntry, Receive, Removed, Renewal
@@ -101,15 +102,14 @@ class MemoryBackend:
 
     # Bus
 
-    async def publish_all(self, envelope: Envelope) -> int:
-        return self._deliver("all", envelope, tuple(self._hub.listeners))
-
-    async def publish_room(self, room: str, envelope: Envelope) -> int:
-        nodes = [node for node, (_, rooms) in tuple(self._hub.listeners.items()) if room in rooms]
-        return self._deliver(f"room:{room}", envelope, nodes)
+    async def publish(self, channel: Channel, envelope: Envelope) -> int:
+        listeners, room = tuple(self._hub.listeners.items()), channel.room
+        return self._deliver(
+            channel, envelope, [n for n, (_, rooms) in listeners if not room or room in rooms]
+        )
 
     async def publish_node(self, node: NodeId, envelope: Envelope) -> int:
-        return self._deliver("inbox", envelope, [node])
+        return self._deliver(INBOX, envelope, [node])
 
     def publish_clients(
         self, envelope: Envelope, top: int, but: Sequence[NodeId] = ()
@@ -122,7 +122,7 @@ class MemoryBackend:
                 targets = [c for c, row in zip(part.targets, nodes, strict=True) if node in row]
                 shares.setdefault(node, []).append(part._replace(targets=targets))
             rows += nodes
-        took = {n: self._deliver("inbox", replace(envelope, parts=tuple(s)), [n]) for n, s in shares.items()}
+        took = {n: self._deliver(INBOX, replace(envelope, parts=tuple(s)), [n]) for n, s in shares.items()}
         reply: asyncio.Future[list[list[NodeId]]] = running_loop().create_future()
         reply.set_result([[node for node in row if took[node]] for row in rows])
         return reply
@@ -136,7 +136,7 @@ class MemoryBackend:
     def unsubscribe_room(self, room: str) -> None:
         self._subscribed.discard(room)
 
-    def _deliver(self, channel: str, envelope: Envelope, nodes: Sequence[NodeId]) -> int:
+    def _deliver(self, channel: Channel, envelope: Envelope, nodes: Sequence[NodeId]) -> int:
         listeners = [listener for node in nodes if (listener := self._hub.listeners.get(node))]
         for receive, _ in listeners:
             receive(channel, envelope, len(envelope.body))

@@ -9,21 +9,21 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from ..names import ConnectionId, NodeId
+from ..wire.channels import Channel
 from ..wire.envelopes import Envelope
 
-Receive = Callable[[str, Envelope, int], None]
+Receive = Callable[[Channel, Envelope, int], None]
 """A callback for the channel, the envelope and its size in bytes. Called in channel order; must not block."""
 
 
 class Bus(Protocol):
     """Messages between nodes: delivered at most once, and in order for each sender and channel."""
 
-    async def publish_all(self, envelope: Envelope) -> int:
-        """Publish to every node, the sender included; return the number of receivers."""
-        ...
+    async def publish(self, channel: Channel, envelope: Envelope) -> int:
+        """Publish to every node, the sender included, or to those that subscribe to a room.
 
-    async def publish_room(self, room: str, envelope: Envelope) -> int:
-        """Publish to the nodes that subscribe to ``room``; return the number of receivers."""
+        Return the number of nodes that receive it. For an inbox use ``publish_node``.
+        """
         ...
 
     async def publish_node(self, node: NodeId, envelope: Envelope) -> int:

@@ -5,7 +5,7 @@ that it is dropped if Redis brings it back after all: a PUBLISH without an answe
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from ..backends.ports import Bus
@@ -13,6 +13,7 @@ from ..exceptions import LOSSES, BackendUnavailableError
 from ..names import NodeId
 from ..runtime.logs import Occasionally
 from ..runtime.loops import running_loop
+from ..wire.channels import Channel
 from ..wire.envelopes import Envelope
 from .state import NodeState
 
@@ -29,11 +30,15 @@ class DegradingBus:
         self._state, self._bus, self._deliver, self._flush = state, bus, deliver, flush
         self._trouble = Occasionally(state.log)
 
-    async def publish_all(self, envelope: Envelope) -> int:
-        return await self._publish("all", envelope, self._bus.publish_all)
-
-    async def publish_room(self, room: str, envelope: Envelope) -> int:
-        return await self._publish(f"room:{room}", envelope, partial(self._bus.publish_room, room))
+    async def publish(self, channel: Channel, envelope: Envelope) -> int:
+        try:
+            self._state.in_flight.keep(channel, envelope)
+            self._deliver_locally_if_lost(channel, envelope)
+            if not self._state.is_away:
+                return await self._bus.publish(channel, envelope)
+        except LOSSES:
+            self._deliver_locally(channel, envelope)
+        return 1
 
     async def publish_node(self, node: NodeId, envelope: Envelope) -> int:
         self._state.check_reachable()
@@ -85,28 +90,16 @@ class DegradingBus:
         for channel, envelope in self._state.in_flight.kept():
             self._deliver_locally(channel, envelope)
 
-    async def _publish(
-        self, channel: str, envelope: Envelope, publish: Callable[[Envelope], Awaitable[int]]
-    ) -> int:
-        try:
-            self._state.in_flight.keep(channel, envelope)
-            self._deliver_locally_if_lost(channel, envelope)
-            if not self._state.is_away:
-                return await publish(envelope)
-        except LOSSES:
-            self._deliver_locally(channel, envelope)
-        return 1
-
-    def _deliver_locally_if_lost(self, channel: str, envelope: Envelope) -> None:
+    def _deliver_locally_if_lost(self, channel: Channel, envelope: Envelope) -> None:
         """Deliver here what will not come back: Redis is away, or the bus is down."""
         if self._state.is_away or not self._state.backend.is_connected:
             self._flush()  # what was sent before
             self._deliver_locally(channel, envelope)
 
-    def _deliver_locally(self, channel: str, envelope: Envelope) -> None:
+    def _deliver_locally(self, channel: Channel, envelope: Envelope) -> None:
         """Deliver here, unless that was done, or something newer was."""
         state = self._state
-        if channel.startswith("room:") and channel.removeprefix("room:") not in state.shards.rooms:
+        if channel.room and channel.room not in state.shards.rooms:
             return
         arrival = state.sequences.observe(channel, envelope.sender, envelope.sequence, 0)
         if arrival.late:

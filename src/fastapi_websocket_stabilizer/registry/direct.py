@@ -7,7 +7,7 @@ from functools import partial
 from ..backends.ports import Bus
 from ..names import NodeId
 from ..runtime.loops import running_loop
-from ..wire.envelopes import Envelope, Kind, Part, part_size
+from ..wire.envelopes import Part, part_size
 from ..wire.messages import Encoded
 from .state import NodeState
 
@@ -23,11 +23,10 @@ Taken = list[list[NodeId]]
 class DirectBatch:
     """What one script call sends."""
 
-    __slots__ = ("answers", "bytes", "clients", "parts", "previous", "sequence")
+    __slots__ = ("answers", "bytes", "clients", "numbers", "parts")
 
-    def __init__(self, sequence: int, previous: int) -> None:
-        self.sequence: int = sequence
-        self.previous: int = previous
+    def __init__(self, numbers: tuple[int, int]) -> None:
+        self.numbers: tuple[int, int] = numbers
         self.parts: list[Part] = []
         self.answers: list[asyncio.Future[Taken]] = []
         self.clients: int = 0
@@ -87,7 +86,7 @@ class Direct:
             running_loop().call_soon(self.flush)
         self.flush()
         # Numbered before anything else can be: whoever queues an envelope flushes this one first.
-        self._batch = DirectBatch(*self._state.sequencer.next("inbox"))
+        self._batch = DirectBatch(self._state.outgoing.reserve_direct())
         return self._batch
 
     def flush(self) -> None:
@@ -97,8 +96,7 @@ class Direct:
             return
         state = self._state
         state.counters.direct_batches += 1
-        numbers, parts = (batch.sequence, batch.previous), tuple(batch.parts)
-        envelope = Envelope(state.node_id, *numbers, Kind.DIRECT, parts=parts)
+        envelope = state.outgoing.direct(batch.parts, batch.numbers)
         top = state.config.max_connections_per_client
         reply = self._bus.publish_clients(envelope, top, state.own_ids)
         reply.add_done_callback(partial(_published, batch))

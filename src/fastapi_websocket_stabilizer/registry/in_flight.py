@@ -8,6 +8,7 @@ from functools import partial
 from ..local.batches import Broadcast, DirectMessages, Outcome
 from ..runtime.loops import running_loop
 from ..runtime.turnstile import Turnstile
+from ..wire.channels import Channel
 from ..wire.envelopes import Envelope
 
 IN_FLIGHT_LIMIT_BYTES = 4 * 1024 * 1024
@@ -39,7 +40,7 @@ class Publication:
         self.room: str = room
         self.followers: list[DirectMessages] = []
         self.deadline: asyncio.TimerHandle | None = None
-        self.kept: tuple[str, Envelope] | None = None
+        self.kept: tuple[Channel, Envelope] | None = None
         self.is_over: bool = False
         self.is_prolonged: bool = False
 
@@ -125,13 +126,13 @@ class InFlight:
         while self._line and self._line[0].is_over:
             self._release(self._line.popleft())
 
-    def keep(self, channel: str, envelope: Envelope) -> None:
+    def keep(self, channel: Channel, envelope: Envelope) -> None:
         """Remember what is on its way, if it is expected back."""
         publication = self._waiting.get(envelope.sequence)
         if publication is not None:
             publication.kept = channel, envelope
 
-    def kept(self) -> list[tuple[str, Envelope]]:
+    def kept(self) -> list[tuple[Channel, Envelope]]:
         """Return what is on its way, in order, with its channels."""
         return [publication.kept for publication in self._waiting.values() if publication.kept is not None]
 

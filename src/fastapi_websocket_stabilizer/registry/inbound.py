@@ -11,6 +11,7 @@ from ..local.batches import Broadcast, DirectMessages, Outcome, settle, took, wr
 from ..local.connection import Connection
 from ..names import ConnectionId
 from ..runtime.logs import Occasionally
+from ..wire.channels import Channel
 from ..wire.envelopes import CONNECTION, Envelope, Kind
 from ..wire.messages import Encoded
 from .inboxes import Inboxes
@@ -35,15 +36,15 @@ class Inbound:
             **acts,
         }
 
-    def receive(self, channel: str, envelope: Envelope, size: int) -> None:
+    def receive(self, channel: Channel, envelope: Envelope, size: int) -> None:
         """Take an envelope from the bus."""
-        if channel.startswith("room:") and channel.removeprefix("room:") not in self._state.shards.rooms:
+        if channel.room and channel.room not in self._state.shards.rooms:
             return  # left, and the server has not heard of it yet
         counters = self._state.counters
         arrival = self._state.sequences.observe(
             channel, envelope.sender, envelope.sequence, envelope.previous
         )
-        if channel != "inbox":  # there previous may have gone to another node's
+        if channel.kind != "inbox":  # its previous envelope may have gone to another node
             counters.bus_lost += arrival.lost
         if arrival.is_to_be_dropped:
             counters.bus_duplicates += arrival.duplicate

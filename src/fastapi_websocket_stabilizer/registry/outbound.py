@@ -11,7 +11,7 @@ from ..local.batches import DirectMessages, Outcome, settle, took, written
 from ..local.connection import Connection
 from ..local.writer import TAKEN, Sent
 from ..models import BroadcastResult
-from ..wire.envelopes import Envelope, Kind
+from ..wire.channels import channel_to
 from ..wire.messages import Encoded
 from .direct import CLIENTS_PER_CALL, Direct, Taken
 from .lease import Lease
@@ -191,21 +191,17 @@ class Outbound:
         await self._in_turn()
         self._check_reachable()
         self._state.counters.broadcasts += 1
-        room = rooms[0] if len(rooms) == 1 else ""
-        sequence, previous = self._state.sequencer.next(f"room:{room}" if room else "all")
+        channel = channel_to(rooms)
         ask = self._replies.open(is_report) if confirm is not None else 0
-        envelope = Envelope(
-            self._state.node_id, sequence, previous, Kind.BROADCAST,
-            tuple(rooms), tuple(exclude), message.form, message.payload, ask, message,
-        )  # fmt: skip
+        envelope = self._state.outgoing.broadcast(channel, message, exclude, rooms, ask)
+        room, sequence = channel.room, envelope.sequence
         is_listening = not room or room in self._state.subscribed
         echo = self._in_flight.register(sequence, message.size, room) if is_listening else None
         if echo is None and room in self._state.shards.rooms:  # being joined: it may come back, or not
             self._in_flight.register(sequence, message.size, room)
             self._in_flight.expire(sequence, self._state.config.redis_timeout_s)
         try:
-            bus = self._bus
-            nodes = await (bus.publish_room(room, envelope) if room else bus.publish_all(envelope))
+            nodes = await self._bus.publish(channel, envelope)
             outcome = await self._echoed(echo, sequence)
         except BaseException as error:
             self._replies.close(ask)

@@ -25,6 +25,7 @@ from ..local.pinger import Pinger
 from ..models import ShutdownReport
 from ..runtime.loops import running_loop
 from ..runtime.metrics import Counters
+from ..wire.channels import Channel
 from ..wire.envelopes import Envelope, Kind
 from .budget import Budget, UserData
 from .claims import Claims
@@ -136,7 +137,7 @@ class Registry:
         )
         return open_backend(state.config, watcher, state.counters)
 
-    def _receive(self, channel: str, envelope: Envelope, size: int) -> None:
+    def _receive(self, channel: Channel, envelope: Envelope, size: int) -> None:
         self.inbound.receive(channel, envelope, size)
 
     def _deliver(self, envelope: Envelope) -> None:

@@ -6,6 +6,7 @@ from ..backends.ports import Bus
 from ..exceptions import LOSSES, ConnectionLimitExceededError
 from ..local.connection import Connection
 from ..names import check_room
+from ..wire.channels import Channel
 from .claims import Claims
 from .reclaims import Reclaims
 from .state import NodeState
@@ -65,7 +66,7 @@ class Rooms:
         if room in self._state.shards.rooms and room not in self._state.subscribed:
             self._state.subscribed.add(room)
             # What came in before the confirmation says nothing about what came after.
-            self._state.sequences.forget(f"room:{room}")
+            self._state.sequences.forget(Channel("room", room))
         await self._claims.enter_room(connection, room)
 
     async def _unlist(self, connection: Connection, room: str) -> None:
@@ -88,4 +89,4 @@ class Rooms:
             self._state.subscribed.discard(room)
             self._bus.unsubscribe_room(room)
             self._state.in_flight.give_up(room)
-            self._state.sequences.forget(f"room:{room}")
+            self._state.sequences.forget(Channel("room", room))

@@ -20,7 +20,8 @@ from ..runtime.gc_pauses import GcPauses
 from ..runtime.metrics import Counters, Stopwatch
 from ..runtime.tasks import Tasks
 from ..wire.messages import encode_json
-from ..wire.sequences import Sequencer, SequenceTracker
+from ..wire.outgoing import Outgoing
+from ..wire.sequences import SequenceTracker
 from .hooks import Hooks
 from .in_flight import InFlight
 from .replies import PendingReplies
@@ -78,13 +79,13 @@ class NodeState:
             self.shards, self.counters, self.stopwatch if config.enable_metrics else None
         )
         self.limiter: SendLimiter = SendLimiter(lambda: self.config.max_concurrent_broadcast)
-        self.sequencer: Sequencer = Sequencer()
         self.in_flight: InFlight = InFlight(self.fan_out.submit)
         self.replies: PendingReplies = PendingReplies()
         self.subscribed: set[str] = set()
         self.name: str = config.node_name or socket.gethostname()
         self.started: datetime = datetime.now(UTC)
         self.node_id: NodeId = new_node_id()
+        self.outgoing: Outgoing = Outgoing(self.node_id)
         self.former_ids: list[NodeId] = []
         self.lapsed_ids: list[NodeId] = []  # those of them whose sweeper reports what they left
         self._counter = 0
@@ -132,6 +133,7 @@ class NodeState:
         if has_lapsed:
             self.lapsed_ids = [*self.lapsed_ids, self.node_id][-FORMER_IDS:]
         self.node_id = new_node_id()
+        self.outgoing.rename(self.node_id)
 
     @property
     def own_ids(self) -> tuple[NodeId, ...]:

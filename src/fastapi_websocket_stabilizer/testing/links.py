@@ -13,6 +13,7 @@ from ..exceptions import BackendUnavailableError
 from ..names import NodeId
 from ..runtime.loops import running_loop
 from ..runtime.metrics import Counters
+from ..wire.channels import Channel
 from ..wire.envelopes import Envelope
 
 Method = Callable[..., Any]
@@ -118,7 +119,7 @@ class MemoryLink:
         if self.is_cut:
             raise BackendUnavailableError("the memory registry: this manager was cut off from it")
 
-    def hear(self, channel: str, envelope: Envelope, size: int) -> None:
+    def hear(self, channel: Channel, envelope: Envelope, size: int) -> None:
         """Pass an envelope from the hub to the node, or drop it while the link is cut."""
         if not self.is_cut:
             self._watcher.receive(channel, envelope, size)

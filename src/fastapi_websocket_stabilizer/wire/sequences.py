@@ -6,6 +6,8 @@ Every envelope carries its sender's sequence, and the sequence of the sender's p
 from collections import OrderedDict
 from dataclasses import dataclass
 
+from .channels import Channel
+
 MAX_SENDERS = 4096
 """Senders tracked per channel. The least recently seen one is evicted first."""
 MAX_CHANNELS = 65536
@@ -46,12 +48,12 @@ class SequenceTracker:
     __slots__ = ("_before", "_channels", "_newest", "is_ordered")
 
     def __init__(self, *, is_ordered: bool = True) -> None:
-        self._channels: dict[str, dict[str, int]] = {}  # since the last gap
-        self._before: dict[str, dict[str, int]] = {}
+        self._channels: dict[Channel, dict[str, int]] = {}  # since the last gap
+        self._before: dict[Channel, dict[str, int]] = {}
         self._newest: dict[str, int] = {}
         self.is_ordered: bool = is_ordered
 
-    def observe(self, channel: str, sender: str, sequence: int, previous: int) -> Arrival:
+    def observe(self, channel: Channel, sender: str, sequence: int, previous: int) -> Arrival:
         """Record an envelope and return whether it is a duplicate, late, or follows a loss."""
         senders = self._channels.setdefault(channel, {})
         last = senders.pop(sender, None)
@@ -76,7 +78,7 @@ class SequenceTracker:
         _bound(self._newest)
         return False
 
-    def _is_from_before(self, channel: str, sender: str, sequence: int, previous: int) -> bool:
+    def _is_from_before(self, channel: Channel, sender: str, sequence: int, previous: int) -> bool:
         """Whether an envelope, or a later one on its channel, arrived before the last gap."""
         last = self._before.get(channel, {}).get(sender)
         return last is not None and (sequence <= last or 0 < previous < last)
@@ -93,7 +95,7 @@ class SequenceTracker:
             self._before[channel] = dict(merged[-MAX_SENDERS:])
         self._channels.clear()
 
-    def forget(self, channel: str | None = None) -> None:
+    def forget(self, channel: Channel | None = None) -> None:
         """Forget one channel, or all, so that envelopes missed while unsubscribed are not counted as lost."""
         for table in (self._channels, self._before):
             if channel is None:
@@ -114,9 +116,9 @@ class Sequencer:
 
     def __init__(self) -> None:
         self._sequence = 0
-        self._previous: OrderedDict[str, int] = OrderedDict()
+        self._previous: OrderedDict[Channel, int] = OrderedDict()
 
-    def next(self, channel: str) -> tuple[int, int]:
+    def next(self, channel: Channel) -> tuple[int, int]:
         """Return the next sequence, and the previous one on ``channel`` (0 if unknown)."""
         self._sequence += 1
         previous = self._previous.pop(channel, 0)

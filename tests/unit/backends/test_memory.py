@@ -15,6 +15,7 @@ from fastapi_websocket_stabilizer.backends.memory import MemoryBackend, MemoryHu
 from fastapi_websocket_stabilizer.backends.ports import Claim, Claimed, IndexEntry
 from fastapi_websocket_stabilizer.names import ConnectionId, NodeId
 from fastapi_websocket_stabilizer.runtime.metrics import Counters
+from fastapi_websocket_stabilizer.wire.channels import ALL, Channel
 from fastapi_websocket_stabilizer.wire.envelopes import Envelope, Kind
 
 NODE, CLIENT = NodeId("node"), "alice"
@@ -217,14 +218,14 @@ async def test_expired_tokens_make_room_uncounted(monkeypatch: pytest.MonkeyPatc
 
 
 async def test_managers_of_one_hub_hear_each_other() -> None:
-    hub, heard = MemoryHub(), list[tuple[str, str]]()
+    hub, heard = MemoryHub(), list[tuple[str, Channel]]()
     for name in ("a", "b"):
         MemoryBackend(
             hub, NodeId(name), lambda channel, *_, name=name: heard.append((name, channel)), Counters()
         )
     envelope = Envelope(NODE, 1, 0, Kind.BROADCAST)
-    took = await backend(hub).publish_all(envelope)
-    assert (took, heard) == (3, [("a", "all"), ("b", "all")])
+    took = await backend(hub).publish(ALL, envelope)
+    assert (took, heard) == (3, [("a", ALL), ("b", ALL)])
 
 
 async def test_renamed_node_hears_under_its_new_id_only() -> None:

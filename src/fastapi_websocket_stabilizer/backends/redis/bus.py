@@ -3,11 +3,13 @@
 import asyncio
 import logging
 from collections.abc import Sequence
+from functools import lru_cache
 
 from ...exceptions import BackendUnavailableError, WireError
 from ...names import NodeId
 from ...runtime.logs import Occasionally
 from ...runtime.metrics import Counters
+from ...wire.channels import Channel
 from ...wire.envelopes import Envelope, pack, pack_before_parts, pack_message, unpack
 from ...wire.signatures import ForgedError, UnsignedError
 from ..ports import Receive
@@ -33,6 +35,8 @@ ADVICE = {
     "bus_replayed": "repeated or late envelope dropped: another program publishes to this Redis, or Redis is slow",
 }
 """The log message of each counter, logged at most once a minute."""
+CACHED_CHANNELS = 4096
+"""Maximum number of channel names whose meaning is cached; the least recently used one is evicted."""
 
 
 class RedisPublishing:
@@ -49,11 +53,8 @@ class RedisPublishing:
     async def settle(self) -> None:
         """Return when all messages are queued in the pipeline."""
 
-    async def publish_all(self, envelope: Envelope) -> int:
-        return await self._publish(self._keys.all, envelope)
-
-    async def publish_room(self, room: str, envelope: Envelope) -> int:
-        return await self._publish(self._keys.room(room), envelope)
+    async def publish(self, channel: Channel, envelope: Envelope) -> int:
+        return await self._publish(self._keys.channel(channel), envelope)
 
     async def publish_node(self, node: NodeId, envelope: Envelope) -> int:
         # Count at most one receiver: other subscribers, such as monitoring, are not nodes.
@@ -148,8 +149,8 @@ class EnvelopeReader:
     """Reads received messages as envelopes. Malformed and untrusted ones are counted and dropped."""
 
     def __init__(self, keys: Keys, receive: Receive, counters: Counters, guard: Guard | None = None) -> None:
-        self._prefix = len(keys.all) - len("all")
         self._receive, self._counters, self._guard = receive, counters, guard
+        self._channel_of = lru_cache(CACHED_CHANNELS)(keys.channel_of)
         self._reported = {counter: Occasionally(log) for counter in ADVICE}
 
     def read(self, channel: bytes, data: bytes) -> None:
@@ -160,15 +161,10 @@ class EnvelopeReader:
         except WireError as error:
             self._drop(channel, error)
             return
-        self._receive(self._canonical(channel.decode()), envelope, len(data))
+        self._receive(self._channel_of(channel), envelope, len(data))
 
     def _drop(self, channel: bytes, error: WireError) -> None:
         counter = DROPS.get(type(error), "bus_malformed")
         setattr(self._counters, counter, getattr(self._counters, counter) + 1)
         name = channel.decode(errors="replace")
         self._reported[counter].log(ADVICE[counter], channel=name, error=str(error)[:200])
-
-    def _canonical(self, channel: str) -> str:
-        """Return "all", "inbox" or "room:<room>"."""
-        name = channel[self._prefix :]
-        return name.partition("}:")[2] if name.startswith("{") else name

@@ -7,6 +7,7 @@ client id or room name comes last. So no name can change the slot of its key or 
 from redis.crc import key_slot
 
 from ...names import NodeId, partition
+from ...wire.channels import ALL, INBOX, Channel
 
 
 class Keys:
@@ -46,6 +47,17 @@ class Keys:
         """Whether ``channel`` is an inbox. Checked from the front: a room name may also end in ``}:inbox``."""
         is_tagged = channel.startswith(self.inbox_prefix)
         return is_tagged and channel.removeprefix(self.inbox_prefix).partition("}")[2] == ":inbox"
+
+    def channel(self, channel: Channel) -> str:
+        """Return the name of a channel that is not an inbox."""
+        return self.room(channel.room) if channel.room else self.all
+
+    def channel_of(self, name: bytes) -> Channel:
+        """Return the channel with this name."""
+        _, is_tagged, rest = name.decode().partition("}:")
+        if not is_tagged:
+            return ALL
+        return Channel("room", rest.removeprefix("room:")) if rest.startswith("room:") else INBOX
 
     def canary(self, name: str) -> str:
         """Channel of the canaries of one bus connection."""

@@ -20,9 +20,10 @@ from ...exceptions import BackendUnavailableError, ConfigurationError
 from ...models import Message
 from ...names import NodeId, as_list, check_client_id, check_each, check_room
 from ...runtime.metrics import Counters
-from ...wire.envelopes import CONNECTION, Envelope, Kind, Part, pack, part_size
-from ...wire.messages import Encoded, Form, encode
-from ...wire.sequences import Sequencer
+from ...wire.channels import channel_to
+from ...wire.envelopes import CONNECTION, Envelope, Part, pack, part_size
+from ...wire.messages import Encoded, encode
+from ...wire.outgoing import Outgoing
 from . import scripts
 from .background import Background
 from .bus import direct_call, direct_reply
@@ -39,30 +40,18 @@ DEFAULT_MAX_MESSAGE_SIZE = 1048576
 CLIENTS_PER_CALL = 500
 
 
-class _Outgoing:
-    """Envelopes of one sender, in order."""
+def _new_sender() -> Outgoing:
+    return Outgoing(NodeId(f"publisher-{secrets.token_hex(8)}"))
 
-    def __init__(self) -> None:
-        self._sender = NodeId(f"publisher-{secrets.token_hex(8)}")
-        self._sequencer = Sequencer()
 
-    def direct(self, client_ids: list[str], message: Encoded) -> Envelope:
-        sequence, previous = self._sequencer.next("inbox")
-        part_size(message, client_ids)  # raises
-        part = Part(client_ids, message.form, message.payload)
-        return Envelope(self._sender, sequence, previous, Kind.DIRECT, parts=(part,))
+def _direct(outgoing: Outgoing, client_ids: list[str], message: Encoded) -> Envelope:
+    """Return a message for clients.
 
-    def broadcast(self, message: Encoded, exclude: list[str], rooms: list[str]) -> Envelope:
-        sequence, previous = self._sequencer.next(f"room:{rooms[0]}" if len(rooms) == 1 else "all")
-        return Envelope(
-            self._sender, sequence, previous, Kind.BROADCAST,
-            tuple(rooms), tuple(exclude), message.form, message.payload,
-        )  # fmt: skip
-
-    def request(self, node: NodeId, body: str) -> Envelope:
-        """Return a request to one node, without an answer."""
-        sequence, previous = self._sequencer.next("inbox")
-        return Envelope(self._sender, sequence, previous, Kind.REQUEST, (node,), (), Form.JSON, body)
+    Raises:
+        MessageError: The message is too large for an envelope. No number is used up.
+    """
+    part_size(message, client_ids)
+    return outgoing.direct([Part(client_ids, message.form, message.payload)])
 
 
 class _Doubt:
@@ -116,7 +105,7 @@ class Publisher:
         self._pipeline = self._topology.commands("publisher", no_earlier_sends)
         self._bus = self._topology.publishing(keys, self._pipeline, self._signer)
         self._limit, self._top = max_message_size, max_connections_per_client
-        self._outgoing = _Outgoing()
+        self._outgoing = _new_sender()
         self._starting = asyncio.Lock()
         self._is_started = False
 
@@ -135,7 +124,7 @@ class Publisher:
         await self._start()
         chunks = [names[start : start + CLIENTS_PER_CALL] for start in range(0, len(names), CLIENTS_PER_CALL)]
         # Queue all before waiting for any, otherwise a later message could come between two chunks.
-        envelopes = [self._outgoing.direct(chunk, encoded) for chunk in chunks]
+        envelopes = [_direct(self._outgoing, chunk, encoded) for chunk in chunks]
         replies = [self._bus.publish_clients(envelope, self._top) for envelope in envelopes]
         return await self._looked_at(sum([sum(map(bool, await reply)) for reply in replies]))
 
@@ -157,10 +146,9 @@ class Publisher:
         if room is not None and not rooms:
             return 0
         await self._start()
-        envelope = self._outgoing.broadcast(encoded, exclude, rooms)
-        if len(rooms) == 1:
-            return await self._looked_at(await self._bus.publish_room(rooms[0], envelope))
-        return await self._looked_at(await self._bus.publish_all(envelope))
+        channel = channel_to(rooms)
+        envelope = self._outgoing.broadcast(channel, encoded, exclude, rooms)
+        return await self._looked_at(await self._bus.publish(channel, envelope))
 
     async def _looked_at(self, reached: int) -> int:
         """Return ``reached``. The first time that it is 0, check whether there is any node."""
@@ -246,7 +234,7 @@ class SyncPublisher:
             socket_connect_timeout=timeout_s,
         )
         self._limit, self._top = max_message_size, max_connections_per_client
-        self._outgoing = _Outgoing()
+        self._outgoing = _new_sender()
         # Number and publish under one lock, otherwise threads could publish in another order than they number.
         self._lock = threading.Lock()
         self._process = os.getpid()
@@ -268,7 +256,7 @@ class SyncPublisher:
         taken = 0
         for start in range(0, len(names), CLIENTS_PER_CALL):
             with self._publishing():
-                envelope = self._outgoing.direct(names[start : start + CLIENTS_PER_CALL], encoded)
+                envelope = _direct(self._outgoing, names[start : start + CLIENTS_PER_CALL], encoded)
                 taken += sum(map(bool, self._publish_clients(envelope)))
         return self._looked_at(taken)
 
@@ -295,11 +283,12 @@ class SyncPublisher:
         exclude += [CONNECTION + each for each in as_list(exclude_connection or ())]
         if room is not None and not rooms:
             return 0
-        channel = self._keys.room(rooms[0]) if len(rooms) == 1 else self._keys.all
+        channel = channel_to(rooms)
+        name = self._keys.channel(channel)
         with self._publishing():
-            envelope = self._outgoing.broadcast(encoded, exclude, rooms)
-            data = pack(envelope) if self._signer is None else self._signer.pack(envelope, channel)
-            reached = int(self._redis.publish(channel, data))
+            envelope = self._outgoing.broadcast(channel, encoded, exclude, rooms)
+            data = pack(envelope) if self._signer is None else self._signer.pack(envelope, name)
+            reached = int(self._redis.publish(name, data))
         return self._looked_at(reached)
 
     def _looked_at(self, reached: int) -> int:
@@ -325,7 +314,7 @@ class SyncPublisher:
     @contextmanager
     def _publishing(self) -> Iterator[None]:
         if os.getpid() != self._process:  # a fork: a new sender, otherwise sequences would repeat
-            self._process, self._lock, self._outgoing = os.getpid(), threading.Lock(), _Outgoing()
+            self._process, self._lock, self._outgoing = os.getpid(), threading.Lock(), _new_sender()
         with self._lock, self._errors.translated("publish", outcome_unknown=True):
             if self._signer is not None and self._signer.clock.is_outdated:
                 asked_at_s = time.monotonic()

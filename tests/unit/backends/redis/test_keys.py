@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from fastapi_websocket_stabilizer.backends.redis.keys import Keys
 from fastapi_websocket_stabilizer.config import WebSocketConfig
 from fastapi_websocket_stabilizer.names import NodeId, partition
+from fastapi_websocket_stabilizer.wire.channels import ALL, INBOX, Channel
 from tests.unit.strategies import legal_names
 
 BY_NAME = ["client", "room", "room_counts"]
@@ -141,3 +142,11 @@ def test_inbox_is_told_from_every_other_channel(namespace: str, node: str, room:
     assert keys.is_inbox(keys.inbox(NodeId(node)))
     others = [keys.all, keys.canary(node), keys.room(room), keys.room(f"{room}}}:inbox")]
     assert not any(map(keys.is_inbox, others))
+
+
+@given(namespaces, tricky | legal_names)
+def test_channel_has_one_name_and_the_name_one_channel(namespace: str, room: str) -> None:
+    keys = Keys(namespace)
+    for channel in (ALL, Channel("room", room)):
+        assert keys.channel_of(keys.channel(channel).encode()) == channel
+    assert keys.channel_of(keys.inbox(NodeId("00ff00ff00ff00ff")).encode()) == INBOX

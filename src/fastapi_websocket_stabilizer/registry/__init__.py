@@ -1,1 +1,1 @@
-"""This node among the others: who lives, who holds which client, and how to reach it."""
+"""One node of the registry: its lease, its connections and rooms, and its messages to and from other nodes."""

@@ -1,4 +1,4 @@
-"""Memory of this node: what metadata and user data may take, who gives way, and the user data itself."""
+"""The memory of metadata and user data: its limits, evictions when they are reached, and the user data itself."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -18,7 +18,7 @@ End = Callable[[Connection, Ended, int, str], Awaitable[None]]
 
 
 class Budget:
-    """Keeps the sum as it changes; measures everything again only every ``memory_check_interval``."""
+    """Keeps the sum of all sizes as it changes. Everything is measured again every ``memory_check_interval``."""
 
     def __init__(self, state: NodeState, end: End) -> None:
         self._state, self._end = state, end
@@ -29,7 +29,7 @@ class Budget:
         """Make room for a connection and return its size in bytes.
 
         Raises:
-            MemoryLimitExceededError: It is too large, or nobody is left to give way.
+            MemoryLimitExceededError: It is too large, or no other connection is left to evict.
         """
         size = measure(client_id, metadata, {})
         self._check_one(client_id, size)
@@ -63,7 +63,7 @@ class Budget:
         self._resize(connection, size)
 
     async def measure_all(self) -> None:
-        """Measure what the application changed in place, and make room if that became too much."""
+        """Measure all connections, because the application may change values in place. Evict some if necessary."""
         for number, connection in enumerate(self._state.shards):
             if number % 1000 == 999:
                 await asyncio.sleep(0)
@@ -92,7 +92,7 @@ class Budget:
             victim = self._next_victim(keep)
             if victim is None:
                 raise MemoryLimitExceededError(
-                    f"{self.total_bytes} + {more} bytes are over max_total_memory={limit} and nobody can give way"
+                    f"{self.total_bytes} + {more} bytes are over max_total_memory={limit}, nothing can be evicted"
                 )
             self._state.counters.connections_evicted_for_memory += 1
             await self._end(victim, Ended.EVICTED, close_codes.TRY_AGAIN_LATER, "memory limit reached")
@@ -108,7 +108,7 @@ class Budget:
 
 
 class UserData:
-    """Reads and writes the values, and names the node when the client's sockets are elsewhere."""
+    """Reads and writes user data. The error for a client of another node names that node."""
 
     def __init__(self, state: NodeState, budget: Budget, directory: Directory) -> None:
         self._state, self._budget, self._directory = state, budget, directory
@@ -130,10 +130,10 @@ class UserData:
         return connections[-1].user_data.get(key)
 
     async def _check_elsewhere(self, client_id: str) -> None:
-        """Raise when another node holds the client; a registry that does not answer is not asked twice.
+        """Check that no other node holds the client. An unavailable registry counts as the answer no.
 
         Raises:
-            ConnectionNotFoundError: Names that node.
+            ConnectionNotFoundError: Another node holds the client; the message names it.
         """
         if not self._state.is_distributed or self._state.loop is None:
             return

@@ -1,4 +1,4 @@
-"""Who holds a client: claims, displacement and release."""
+"""Claims of clients: entry in the registry, displacement of older connections, and release."""
 
 import asyncio
 import logging
@@ -24,20 +24,22 @@ from .presence import Reports, joined, left
 from .state import NodeState
 
 REPLACED = "reconnected"
-"""The close reason of a displaced socket, as release 1.1 says it."""
+"""Close reason of a displaced socket, the same as in release 1.1."""
 BATCH = 200
+"""Releases that are tried again together."""
 MAX_UNRELEASED = 100_000
-"""Releases remembered while Redis is away; of an older one the sweep takes care when this node ends."""
+"""Releases kept while Redis is unavailable. Older ones are left to the sweep after the end of this node."""
 
 Report = Coroutine[Any, Any, None]
-"""The rest of a release: hooks, which may be slow, and the index after them."""
+"""The rest of a release: the hooks, which may be slow, and then the removal from the index."""
 T = TypeVar("T")
 End = Callable[[Connection, Ended, int, str], Coroutine[Any, Any, None]]
 WINDOW_S = 60.0
+"""Seconds in which displacements are counted."""
 AT_MOST = 5
-"""Displacements of one client within a window that are no contest: reloads, networks that change."""
+"""Displacements of one client per window without a warning: page reloads and network changes cause a few."""
 MAX_CLIENTS = 10_000
-"""Clients whose displacements are counted at a time; with one more, counting begins anew."""
+"""Maximum number of clients with a count. With one more, all counts are reset."""
 
 CONTEST = (
     "client %r was displaced %d times within a minute: its sockets displace one another, since its client library "
@@ -46,7 +48,7 @@ CONTEST = (
 
 
 class Contests:
-    """Counts displacements per client, and warns of a contest once a minute at most."""
+    """Counts displacements per client. Warns, at most once a minute, if sockets of a client displace one another."""
 
     def __init__(self, log: logging.Logger) -> None:
         self._warning = Occasionally(log)
@@ -65,7 +67,7 @@ class Contests:
 
 
 class Claims:
-    """Enters this node's connections in the registry and takes them out, exactly."""
+    """Enters this node's connections in the registry, and removes exactly these."""
 
     def __init__(
         self, state: NodeState, inboxes: Inboxes, lease: Lease, reports: Reports, *, end: End
@@ -73,9 +75,9 @@ class Claims:
         self._state, self._inboxes, self._lease, self._reports = state, inboxes, lease, reports
         self.end: End = end
         self._contests = Contests(state.log)
-        # Outranked connections on other nodes, until their entry is gone; the evict is repeated each beat.
+        # Outranked connections on other nodes, until their entries are gone. Each beat repeats the evicts.
         self._displaced: dict[ConnectionId, str] = {}
-        # Releases that Redis did not take; repeated each beat.
+        # Releases that Redis did not accept. Each beat repeats them.
         self._unreleased: dict[str, IndexEntry] = {}
         self._stays = 0
 
@@ -85,7 +87,7 @@ class Claims:
             await self._lease.gate.wait()
 
     async def claim(self, connection: Connection) -> None:
-        """Register a connection and have those it outranks closed.
+        """Register a connection and close the connections that it outranks.
 
         Raises:
             ConnectionLimitExceededError: ``on_client_overflow`` is "reject" and the client is full.
@@ -104,13 +106,13 @@ class Claims:
 
     @staticmethod
     def entered(connection: Connection, place: IndexEntry, claimed: Claimed) -> None:
-        """Keep what the registry answered; after a new rename it says nothing about the visit."""
+        """Keep the answer of the registry. If the connection was renamed since, the visit in it is obsolete."""
         connection.stamp = claimed.stamp
         if connection.connection_id == place.connection_id:
             connection.visit = claimed.visit
 
     async def enter(self, connection: Connection, replaces: str = "", waited_us: int = 0) -> Claimed:
-        """Have the registry list a connection; one that was claimed before, or has waited, with its rank.
+        """Enter a connection. A connection that was claimed before, or has waited, keeps its rank.
 
         Raises:
             ConnectionLimitExceededError: As ``claim``; never for one that was claimed before.
@@ -121,7 +123,7 @@ class Claims:
         return await self._state.backend.presence.claim(claim)
 
     async def _outranked(self, client_id: str, claimed: Claimed) -> tuple[ConnectionId, ...]:
-        """Return the connections to displace. Entries of dead nodes, which their sweeps remove, hold no place."""
+        """Return the connections to displace. Entries of dead nodes do not count; their sweeps remove them."""
         top = self._state.config.max_connections_per_client
         if top == 1 or not claimed.others:
             return claimed.others
@@ -147,7 +149,7 @@ class Claims:
         try:
             return encode_json({"since": since, "metadata": connection.metadata}, "metadata")
         except MessageError:
-            # Claimed again after the application put something into it: better without than not at all.
+            # The application changed it after the connect: a claim without metadata is better than none.
             return encode_json({"since": since, "metadata": {}}, "metadata")
 
     async def _claim_if_free(self, claim: Claim) -> Claimed:
@@ -159,7 +161,7 @@ class Claims:
         return claimed
 
     def is_full(self, client_id: str, connections: int) -> ConnectionLimitExceededError:
-        """Return the error for one connection too many."""
+        """Return the error for a client that has as many connections as it may have."""
         limit = self._state.config.max_connections_per_client
         return ConnectionLimitExceededError(
             f"client {client_id!r} already has {connections} connections, max_connections_per_client is {limit}",
@@ -169,23 +171,23 @@ class Claims:
         )
 
     async def _dead_among(self, holders: tuple[ConnectionId, ...]) -> list[ConnectionId]:
-        """Return the connections of dead nodes. Their sweeps remove them, and report who left."""
+        """Return the connections of dead nodes. Their sweeps remove them and report the events."""
         live = await self._lease.live_among(map(node_of, holders))
         return [holder for holder in holders if node_of(holder) not in live]
 
     async def displace(self, client_id: str, outranked: tuple[ConnectionId, ...]) -> None:
-        """Close connections that others of the client outrank, here now and elsewhere by word."""
+        """Close outranked connections of a client. Those of other nodes are closed by an evict."""
         for connection_id in outranked:
             local = self._state.shards.get(connection_id)
             if local is not None:
                 await self.replace(local)
             elif not self._state.is_own(node_of(connection_id)):
                 self._displaced[connection_id] = client_id
-                with suppress(*LOSSES):  # the beat repeats it
+                with suppress(*LOSSES):  # each beat repeats it
                     await self._evict(connection_id)
 
     async def replace(self, connection: Connection) -> None:
-        """Close a connection that others of its client outrank."""
+        """Close an outranked connection of this node."""
         code = self._state.config.displaced_code
         self._state.counters.connections_displaced += 1
         self._contests.displaced(connection.client_id, code)
@@ -200,15 +202,15 @@ class Claims:
         self._state.tasks.spawn(self.evicted(ConnectionId(connection_id)), "evict")
 
     async def evicted(self, connection_id: ConnectionId) -> None:
-        """Another node's claim outranks this connection."""
+        """Close a connection that another node's claim outranks, if it is still here."""
         connection = self._state.shards.get(connection_id)
         if connection is not None:
             await self.replace(connection)
 
     async def release(self, lines: list[IndexEntry]) -> Report:
-        """Undo places in rooms and in presence; return what is still to be done about it.
+        """Remove places from rooms and from presence; return the reports of it, which the caller must await.
 
-        What Redis does not take is tried again each beat: presence must not lie for as long as we live.
+        Removals that Redis does not accept are tried again each beat, otherwise presence would stay wrong.
         """
         try:
             self._state.check_reachable()
@@ -223,16 +225,16 @@ class Claims:
         return self._report(lines, undone)
 
     async def _undo(self, line: IndexEntry) -> "_Undone":
-        """Remove a place; return what is to be reported of it, and to be confirmed."""
+        """Remove a place; return the event to report and the notes to confirm."""
         removed = await remove(self._state.backend, line)
-        if removed.joined and not self._reports.has_begun(line):  # its claim was cut short
+        if removed.joined and not self._reports.has_begun(line):  # its claim was cancelled
             return _Undone(line, None if removed.left else joined(line), removed)
-        # A stay keeps its name when its connection gets another id.
+        # The name of a stay does not change when its connection is renamed.
         ended = (line.room is not None and removed.left and line.visit) or removed.left
         return _Undone(line, left(line, ended) if ended else None, removed)
 
     async def _judge(self, line: IndexEntry) -> None:
-        """Report the end of a place that was missing, unless it had another reason than a loss of Redis' content."""
+        """Report the end of a place that was missing in Redis, if the reason is a loss of Redis' content."""
         try:
             if await self._was_lost(line):
                 await self._reports.follow(line, left(line, line.visit))
@@ -241,12 +243,12 @@ class Claims:
             raise
 
     async def _was_lost(self, line: IndexEntry) -> bool:
-        """Whether Redis lost a place that it had confirmed, and nothing else goes on there.
+        """Whether Redis lost a place that it had confirmed, and the client has no other place there.
 
-        The other reason why a place is missing is that our lease lapsed. Then its sweep has reported it.
+        The other possible reason is that the lease of this node lapsed. Then the sweep has reported the end.
 
         Raises:
-            BackendUnavailableError: Redis does not answer the beat that tells one from the other.
+            BackendUnavailableError: Redis does not answer the beat that shows which reason it is.
         """
         if not self._state.is_distributed:  # memory loses nothing
             return False
@@ -257,13 +259,13 @@ class Claims:
         if line.room is not None:
             return not self._is_back(line)
         if not self._state.is_closed:
-            # Other nodes notice with their next beat, and claim again what goes on there.
+            # With their next beat, other nodes notice the loss and claim the client's connections there again.
             await asyncio.sleep(self._state.config.renew_interval_s + self._state.config.redis_timeout_s)
         (entries,) = await self._state.backend.presence.entries([line.client_id])
         return all(entry.visit != line.visit for entry in entries)
 
     async def _report(self, lines: list[IndexEntry], undone: "list[_Undone]") -> None:
-        """Run the hooks, and only then drop the notes and the index: if we die in one, the sweeper runs it again."""
+        """Run the hooks, then remove notes and index lines. A sweeper repeats both if this node dies in a hook."""
         try:
             for each in undone:
                 if each.event is not None:
@@ -277,19 +279,19 @@ class Claims:
             raise
 
     def _is_back(self, line: IndexEntry) -> bool:
-        """Whether a connection entered the room again while the hooks for its leaving ran."""
+        """Whether the connection joined the room again while the hooks of its leave ran."""
         connection = self._state.shards.get(line.connection_id)
         return connection is not None and line.room in connection.rooms
 
     def forget_unreleased(self) -> None:
-        """Leave to a sweeper what Redis did not take before our lease lapsed."""
+        """Leave the releases from before the lease lapsed to the sweeper of the former node_id."""
         lapsed = self._state.lapsed_ids
         kept = {k: line for k, line in self._unreleased.items() if node_of(line.connection_id) not in lapsed}
         self._unreleased = kept
 
     def remember_unreleased(self, lines: list[IndexEntry]) -> None:
-        """Undo lines with the next beat."""
-        lapsed = self._state.lapsed_ids  # the sweeps of these report what they left
+        """Try the removal of these places again with the next beat."""
+        lapsed = self._state.lapsed_ids  # their sweeps report the events
         lines = [line for line in lines if node_of(line.connection_id) not in lapsed]
         self._unreleased.update((line.event("left"), line) for line in lines)
         while len(self._unreleased) > MAX_UNRELEASED:
@@ -303,9 +305,9 @@ class Claims:
         return self._stays
 
     async def enter_room(self, connection: Connection, room: str) -> None:
-        """List a connection in a room; its node has subscribed already."""
+        """Enter a connection in a room to which its node is subscribed."""
         client_id, connection_id = connection.client_id, connection.connection_id
-        stay = connection.stays.get(room) or self.begin_stay(connection, room)  # or left meanwhile
+        stay = connection.stays.get(room) or self.begin_stay(connection, room)  # if it has left since
         self._state.check_reachable()
         place = IndexEntry(connection_id, client_id, room, stay)
         is_new = await self._state.backend.rooms.join(place)
@@ -315,17 +317,17 @@ class Claims:
             await self._reported(place)
 
     async def exit_room(self, connection: Connection, room: str) -> None:
-        """Take a connection off a room's list."""
+        """Remove a connection from a room."""
         line = place_in(connection, connection.connection_id, room)
         connection.stays.pop(room, None)
         connection.entered.pop(room, None)
         await (await self.release([line]))
 
     async def release_pending(self) -> None:
-        """Try again what Redis did not take.
+        """Try all pending releases and confirmations again.
 
         Raises:
-            BackendUnavailableError: It still does not; nothing is forgotten.
+            BackendUnavailableError: Redis does not answer. The rest stays pending.
         """
         await self._reports.repeat_confirmations()
         while lines := list(islice(self._unreleased.values(), BATCH)):
@@ -339,7 +341,7 @@ class Claims:
                 await report
 
     async def repeat_evicts(self) -> None:
-        """Tell the owners of outranked connections again, until they have removed them."""
+        """Send the pending evicts again. An evict is pending until the entry of its connection is gone."""
         if not self._displaced:
             return
         displaced = dict(self._displaced)
@@ -350,13 +352,13 @@ class Claims:
                 del self._displaced[connection_id]
             elif node_of(connection_id) in live:
                 await self._evict(connection_id)
-            else:  # the sweep of its node removes it, and reports what that means
+            else:  # the sweep of its node removes it and reports the events
                 del self._displaced[connection_id]
 
 
 @dataclass(frozen=True, slots=True)
 class _Undone:
-    """A place that was removed, and the event that this is to be reported as."""
+    """A removed place, and the event to report for it."""
 
     line: IndexEntry
     event: PresenceEvent | None
@@ -364,12 +366,12 @@ class _Undone:
 
     @property
     def kinds(self) -> list[str]:
-        """The notes that the store may drop."""
+        """Kinds of the notes that the store may remove."""
         return ["joined"] * bool(self.removed.joined) + ["left"] * self.removed.was_there
 
 
 async def _together(coroutines: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """Run coroutines concurrently. A single one, the usual case, runs without a task of its own."""
+    """Run coroutines concurrently. A single one, the usual case, costs no task."""
     if len(coroutines) == 1:
         return [await coroutines[0]]
     return await asyncio.gather(*coroutines)
@@ -389,6 +391,6 @@ def place_in(connection: Connection, connection_id: ConnectionId, room: str) -> 
 
 
 def lines_of(connection: Connection, connection_id: ConnectionId, rooms: Iterable[str]) -> list[IndexEntry]:
-    """Return what is to be undone when a connection ends: its places in rooms, then in presence."""
+    """Return the places to remove when a connection ends: those in rooms, then that in presence."""
     in_rooms = [place_in(connection, connection_id, room) for room in rooms]
     return [*in_rooms, IndexEntry(connection_id, connection.client_id, None, visit=connection.visit)]

@@ -1,4 +1,4 @@
-"""One node: owns the local connections from their claim to their release, and what comes in for them."""
+"""The connections of this node, from their claim to their release."""
 
 import asyncio
 import json
@@ -34,17 +34,17 @@ from .rooms import Rooms
 from .state import NodeState
 
 PONGS = frozenset({"pong", '{"type":"pong"}', '{"type": "pong"}'})
-"""Answers to release 1.1's JSON ping."""
+"""Answers to the JSON ping of release 1.1."""
 LEAST_S = 0.1
-"""Seconds that a shutdown takes if it must, so that one with no time at all closes whoever lets it."""
+"""Minimum seconds of a shutdown, so that ``timeout=0`` still closes sockets that respond."""
 
 
 UNREACHABLE = "the registry cannot be reached"
-"""What strangers are told of Redis' troubles: not its address."""
+"""Close reason if Redis is unavailable. Clients must not see its address."""
 
 
 class Connections:
-    """What a connection needs of its node, and the local half of every operation on connections."""
+    """The owner of all connections of this node: registers them, closes them and counts their events."""
 
     def __init__(
         self,
@@ -66,12 +66,12 @@ class Connections:
         self._events = StructuredLogger(manager_logger(state.config.log_level, EVENTS))
         self._to_close: deque[tuple[Connection, int, str]] = deque()
         self._closers = 0
-        self._connecting: set[Connection] = set()  # whose claim is under way
-        self._leaving: set[Connection] = set()  # gone, while the application takes what they had sent
+        self._connecting: set[Connection] = set()  # the claim is in progress
+        self._leaving: set[Connection] = set()  # gone, but the application still reads their messages
         self._has_warned = self._has_warned_of_start = False
         self._trouble = Occasionally(state.log)
 
-    # What a connection asks.
+    # Calls of a connection to its owner
 
     def limits(self) -> Any:
         return self._state.config
@@ -109,17 +109,17 @@ class Connections:
     def is_pong(self, message: str | bytes) -> bool:
         return message in PONGS
 
-    # A connection begins.
+    # Connect
 
     def check_open(self) -> None:
-        """Raise at once if no newcomer is taken, so that nothing is spent on one: a token redeemed, a user looked up.
+        """Check that new clients are accepted, before any work is spent on one, such as redeeming a token.
 
-        A full node refuses every newcomer here. ``connect`` still admits one that replaces a socket of its own.
+        A full node rejects every new client here. ``connect`` still accepts one that replaces its own socket.
 
         Raises:
-            DrainingError: The node sends its clients elsewhere.
+            DrainingError: The node is draining.
             ConnectionLimitExceededError: The node has ``max_connections``.
-            BackendUnavailableError: Redis is away and ``on_backend_loss`` is "refuse".
+            BackendUnavailableError: Redis is unavailable and ``on_backend_loss`` is "refuse".
         """
         try:
             if self._state.is_draining:
@@ -134,14 +134,14 @@ class Connections:
     async def connect(
         self, client_id: str, websocket: Any, given: Mapping[str, Any] | None, app_state: Any = None
     ) -> Connection:
-        """Register a socket and close those that it displaces.
+        """Register a socket and close the sockets that it displaces.
 
         Raises:
             ConnectionLimitExceededError: The node or the client is full.
             MemoryLimitExceededError: ``metadata`` does not fit.
-            MessageError: ``metadata`` has no JSON, or too much of it.
-            DrainingError: The node sends its clients elsewhere; an accepted socket was closed with 1012.
-            BackendUnavailableError, ConfigurationError: Not under "degrade"; an accepted one was closed with 1013.
+            MessageError: ``metadata`` cannot be encoded as JSON, or is too long.
+            DrainingError: The node is draining. An accepted socket was closed with 1012.
+            BackendUnavailableError, ConfigurationError: Not under "degrade". An accepted socket was closed with 1013.
         """
         state, metadata = self._state, as_metadata(given)
         if state.is_draining:
@@ -157,7 +157,7 @@ class Connections:
             raise ShutdownError("the manager was shut down while the connection was registered")
         self._check_capacity_for(client_id)  # others may have come in between
         connection = Connection(self, client_id, state.next_connection_id(), websocket, metadata, app_state)
-        # Before the claim is queued: evicts and messages that overtake its reply must find the connection.
+        # Before the claim is queued: evicts and messages may arrive before its reply, and need the connection.
         state.shards.add(connection)
         self.budget.add(connection, size)
         self._connecting.add(connection)
@@ -171,13 +171,13 @@ class Connections:
         except BaseException:
             state.counters.connections_rejected += 1
             self._forget(connection, Ended.RELEASED)
-            # Behind the claim in the same pipeline, so it undoes even a claim whose outcome is unknown.
+            # The pipeline executes it after the claim, so it also undoes a claim whose outcome is unknown.
             state.tasks.spawn(self._release(connection, connection.connection_id), "release")
             connection.let_go()
             raise
         finally:
             self._connecting.discard(connection)
-        if connection.error and connection.ended is None:  # its socket was closed meanwhile
+        if connection.error and connection.ended is None:  # its socket was closed during the claim
             self.gone(connection)
         if connection.ended is Ended.SHUTDOWN:
             raise ShutdownError("the manager was shut down while the connection was registered")
@@ -220,7 +220,7 @@ class Connections:
             raise MessageError(f"metadata has {size} bytes as JSON, max_metadata_size is {limit}")
 
     def _check_capacity_for(self, client_id: str) -> None:
-        """Admit one socket that replaces another; the next one must fit until the replaced one is gone."""
+        """Accept one socket that replaces another, although the node is full until the replaced one is gone."""
         if len(self._state.shards.of_client(client_id)) != self._state.config.max_connections_per_client:
             self._check_capacity()
 
@@ -235,10 +235,10 @@ class Connections:
                 current=connections,
             )
 
-    # A connection ends.
+    # Disconnect
 
     async def end(self, connection: Connection, why: Ended, code: int, reason: str) -> None:
-        """Close a socket and release it; a no-op when it has ended. Completes even if the caller is cancelled."""
+        """Close a socket and release it, or wait for a close in progress. A cancelled caller cancels neither."""
         if self._forget(connection, why):
             wind_up = self._wind_up(connection, connection.connection_id, code, reason)
             await asyncio.shield(self._state.tasks.spawn(wind_up, f"close-{connection.connection_id}"))
@@ -246,13 +246,13 @@ class Connections:
             await connection.wait_closed()
 
     async def close(self, connection: Connection, why: Ended, code: int, reason: str) -> bool:
-        """Close a socket and release it; return whether it took the close, False also when it had ended."""
+        """Close a socket and release it; return whether the close completed in time. False if it had ended before."""
         if not self._forget(connection, why):
             return False
         return await self._wind_up(connection, connection.connection_id, code, reason)
 
     def lost(self, connection: Connection, why: Ended, error: str) -> None:
-        """Forget a socket that failed now; close and release it soon."""
+        """Remove a socket that failed from all tables now. Close and release it in the background."""
         connection.error = error
         if why is Ended.SLOW:
             self._state.counters.slow_consumers += connection.ended is None
@@ -261,9 +261,9 @@ class Connections:
             self.expire(connection, why, close_codes.NORMAL, "normal closure")
 
     def gone(self, connection: Connection) -> None:
-        """Forget and release a connection whose socket is closed; ``on_disconnect`` follows its last message."""
+        """Remove and release a connection whose socket is closed. ``on_disconnect`` runs after its last message."""
         if connection in self._connecting:
-            return  # connect() calls this again when it has succeeded
+            return  # connect() calls this again at its end
         if self._forget(connection, Ended.GONE):
             connection_id = connection.connection_id
             wind_up = self._wind_up(connection, connection_id, close_codes.ABNORMAL, connection.error)
@@ -272,7 +272,7 @@ class Connections:
             task.add_done_callback(lambda _: self._leaving.discard(connection))
 
     def expire(self, connection: Connection, why: Ended, code: int, reason: str) -> None:
-        """Forget a socket now; close it soon, at most ``max_concurrent_cleanup`` at a time."""
+        """Remove a socket from all tables now. Close it soon, at most ``max_concurrent_cleanup`` at a time."""
         if not self._forget(connection, why):
             return
         self._events.log_connection(why.value, connection.client_id, error=connection.error or reason)
@@ -317,7 +317,7 @@ class Connections:
         return is_closed
 
     async def _unhurried(self, hooks: Sized, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Wait for the application's hooks, but not longer than for a socket; a slow one goes on by itself."""
+        """Wait for the application's hooks for at most ``close_timeout_s``. Slow hooks continue in the background."""
         if not hooks:
             await coroutine
             return
@@ -325,7 +325,7 @@ class Connections:
         await asyncio.wait([task], timeout=self._state.config.close_timeout_s)
 
     async def _finish(self, connection: Connection, code: int, reason: str) -> bool:
-        """Close a socket on its own event loop; False when it did not take the close in time."""
+        """Close a socket on its own event loop; return whether the close completed in time."""
         if connection.loop is asyncio.get_running_loop():
             return await connection.finish(code, reason)
         if connection.loop.is_closed():
@@ -341,7 +341,7 @@ class Connections:
         try:
             known_id = self.reclaims.known_id(connection, connection_id)
             lines = lines_of(connection, known_id, tuple(connection.rooms))
-            connection.visit = ""  # its end is reported by these lines, if at all
+            connection.visit = ""  # only this release may report its end
             report = await self.claims.release(lines)
             await self._unhurried(self._state.hooks.on_presence, report)
         except LOSSES as error:
@@ -366,22 +366,22 @@ class Connections:
             _, late = await asyncio.wait(workers, timeout=max(timeout_s, LEAST_S))
             for worker in late:
                 worker.cancel()
-        for connection in waiting:  # no time left to say goodbye: only presence must not lie
+        for connection in waiting:  # no time is left for a close, but presence must be correct
             connection.let_go()
             self._state.tasks.spawn(self._release(connection, connection.connection_id), "release")
         return sum(outcomes), len(connections) - sum(outcomes)
 
 
 def come_back(in_ms: int) -> str:
-    """Return the close reason that says when to connect again; RFC 6455 leaves 123 bytes for it."""
+    """Return the close reason with the time of the reconnect. RFC 6455 limits a reason to 123 bytes."""
     return json.dumps({"reconnect_in_ms": in_ms}, separators=(",", ":"))
 
 
 async def refuse(websocket: Any, within_s: float) -> None:
-    """Send a newcomer elsewhere: with 1012 if it was accepted already, else its refusal is an HTTP answer.
+    """Reject a new client during a drain. An accepted socket is closed with 1012, within ``within_s`` seconds.
 
     Raises:
-        DrainingError: Always, and within ``within_s`` seconds.
+        DrainingError: Always. Before the accept, its caller answers with HTTP.
     """
     in_ms = int(1000 * RETURN_WITHIN_S * random.random())
     await turn_away(websocket, close_codes.SERVICE_RESTART, come_back(in_ms), within_s)
@@ -389,13 +389,13 @@ async def refuse(websocket: Any, within_s: float) -> None:
 
 
 def is_draining() -> DrainingError:
-    """Return the error for a newcomer during and after a drain."""
+    """Return the error for a new client during and after a drain."""
     return DrainingError("this node is draining: connect again, to another")
 
 
 async def turn_away(websocket: Any, code: int, reason: str, within_s: float) -> None:
-    """Close a newcomer if it was accepted, whether or not it takes the close; else its refusal is an HTTP answer."""
+    """Close the socket of a rejected client, if it was accepted. A close that fails or is too late is ignored."""
     if is_accepted(websocket):
-        with suppress(Exception):  # slow, or gone: what is raised is why it was turned away
+        with suppress(Exception):  # slow or gone: the caller raises the reason of the rejection
             async with asyncio.timeout(within_s):
                 await websocket.close(code=code, reason=reason)

@@ -1,7 +1,7 @@
-"""``on_backend_loss="degrade"``: messages that cannot leave this node reach at least its own clients.
+"""``on_backend_loss="degrade"``: messages that cannot leave this node reach its own clients.
 
-While Redis answers, this only passes on. What is delivered here alone is noted under its (sender, sequence), so
-that it is dropped if Redis brings it back after all: a PUBLISH without an answer may have been carried out.
+While Redis answers, all calls are passed on. A message that is delivered only here is recorded under its sender and
+sequence. A PUBLISH without an answer may have been executed, and then the copy from Redis is dropped.
 """
 
 import asyncio
@@ -18,11 +18,11 @@ from ..wire.envelopes import Envelope
 from .state import NodeState
 
 Rows = list[list[NodeId]]
-"""For each client the nodes that took its message."""
+"""For each client, the nodes that received its message."""
 
 
 class DegradingBus:
-    """``ports.Bus`` that delivers to this node's clients what Redis does not take."""
+    """A ``ports.Bus`` that delivers messages to this node's clients if Redis does not accept them."""
 
     def __init__(
         self, state: NodeState, bus: Bus, deliver: Callable[[Envelope], None], flush: Callable[[], None]
@@ -47,7 +47,7 @@ class DegradingBus:
     def publish_clients(
         self, envelope: Envelope, top: int, but: Sequence[NodeId] = ()
     ) -> "asyncio.Future[Rows]":
-        """Reach no client while Redis is away: those of this node are none of the bus's."""
+        """While Redis is unavailable, reach no client: the bus never serves those of this node."""
         answer: asyncio.Future[Rows] = running_loop().create_future()
         if self._state.is_away:
             answer.set_result(self._nobody(envelope))
@@ -76,7 +76,7 @@ class DegradingBus:
     async def subscribe_room(self, room: str) -> None:
         is_late = self._state.is_away or not self._state.backend.is_connected
         try:
-            # It is asked for in any case, and subscribed with everything else when the bus is back.
+            # The bus keeps the request, and subscribes with all other channels when it is back.
             async with asyncio.timeout(0 if is_late else None):
                 await self._bus.subscribe_room(room)
         except TimeoutError:
@@ -86,18 +86,18 @@ class DegradingBus:
         self._bus.unsubscribe_room(room)
 
     def deliver_in_flight(self) -> None:
-        """Deliver here what is on its way, since what is sent from now on is delivered at once."""
+        """Deliver the publications in flight here, before later ones are delivered without Redis."""
         for channel, envelope in self._state.in_flight.kept():
             self._deliver_locally(channel, envelope)
 
     def _deliver_locally_if_lost(self, channel: Channel, envelope: Envelope) -> None:
-        """Deliver here what will not come back: Redis is away, or the bus is down."""
+        """Deliver an envelope here if Redis or the bus is down, because it would not come back."""
         if self._state.is_away or not self._state.backend.is_connected:
-            self._flush()  # what was sent before
+            self._flush()  # earlier direct sends
             self._deliver_locally(channel, envelope)
 
     def _deliver_locally(self, channel: Channel, envelope: Envelope) -> None:
-        """Deliver here, unless that was done, or something newer was."""
+        """Deliver an envelope here, unless it or a newer one of its channel was delivered."""
         state = self._state
         if channel.room and channel.room not in state.shards.rooms:
             return

@@ -1,4 +1,4 @@
-"""Direct sends of one event-loop tick share a script call, and an envelope for each node that they go to."""
+"""Direct sends: those of one event-loop tick share a script call, and one envelope for each receiving node."""
 
 import asyncio
 from collections.abc import Sequence
@@ -12,16 +12,16 @@ from ..wire.messages import Encoded
 from .state import NodeState
 
 CLIENTS_PER_CALL = 500
-"""Clients looked up in one script call: Redis does nothing else meanwhile."""
+"""Maximum number of clients in one script call, during which Redis executes nothing else."""
 BYTES_PER_CALL = 1024 * 1024
-"""Bytes in one script call; a message that is longer has one to itself."""
+"""Maximum bytes in one script call. A longer message has a call of its own."""
 
 Taken = list[list[NodeId]]
-"""For each client the nodes that took its message."""
+"""For each client, the nodes that received its message."""
 
 
 class DirectBatch:
-    """What one script call sends."""
+    """The direct sends of one script call."""
 
     __slots__ = ("answers", "bytes", "clients", "numbers", "parts")
 
@@ -44,7 +44,7 @@ class DirectBatch:
         return answer
 
     def resolve(self, taken: Taken) -> None:
-        """Give each caller his part of the reply; one that was cancelled needs none."""
+        """Give each caller its part of the reply, except callers that were cancelled."""
         start = 0
         for part, answer in zip(self.parts, self.answers, strict=True):
             end = start + len(part.targets)
@@ -56,14 +56,14 @@ class DirectBatch:
         for answer in self.answers:
             if not answer.done():
                 answer.set_exception(error)
-                answer.exception()  # a caller that is cancelled from now on will never ask
+                answer.exception()  # mark it as retrieved: the caller may be cancelled before it looks
 
 
 class Direct:
     """Collects direct sends to clients of other nodes.
 
-    Nothing else is queued for Redis before what was collected until then. This node gets no share: what it sends
-    to its own sockets stays in the process.
+    Collected sends are queued before any later command. This node is excluded, because messages to its own sockets
+    do not leave the process.
     """
 
     def __init__(self, state: NodeState, bus: Bus) -> None:
@@ -71,7 +71,7 @@ class Direct:
         self._batch: DirectBatch | None = None
 
     def send(self, client_ids: Sequence[str], message: Encoded, ask: int) -> "asyncio.Future[Taken]":
-        """Collect a message; cancelling the future does not take it back.
+        """Collect a message. Cancelling the future does not withdraw it.
 
         Raises:
             MessageError: It is too large for an envelope; nothing was sent.
@@ -85,12 +85,12 @@ class Direct:
         if self._batch is None:
             running_loop().call_soon(self.flush)
         self.flush()
-        # Numbered before anything else can be: whoever queues an envelope flushes this one first.
+        # Number it now: every later envelope flushes this batch before it is queued.
         self._batch = DirectBatch(self._state.outgoing.reserve_direct())
         return self._batch
 
     def flush(self) -> None:
-        """Queue what was collected."""
+        """Queue the collected sends."""
         batch, self._batch = self._batch, None
         if batch is None:
             return

@@ -1,4 +1,4 @@
-"""Questions about the whole registry: who is connected where. Only live nodes' entries are answers."""
+"""Queries of the whole registry: clients, rooms and nodes. Only entries of live nodes are returned."""
 
 import json
 from collections.abc import AsyncIterator, Sequence
@@ -13,18 +13,19 @@ from .lease import Lease
 from .state import NodeState
 
 PAGE = 500
+"""Index lines in one read."""
 FOREIGN = (ValueError, TypeError, LookupError, OverflowError, OSError, RecursionError)
-"""What reading a value raises that somebody else has written; OSError comes from dates that cannot be."""
+"""Errors of reading a value that another program may have written. Impossible dates raise OSError."""
 
 
 class Directory:
-    """Reads presence. A node that holds no lease is not shown, whatever it left behind."""
+    """Reads presence. Entries of a node without a lease are never returned."""
 
     def __init__(self, state: NodeState, lease: Lease) -> None:
         self._state, self._lease = state, lease
 
     async def presence(self, client_id: str) -> list[PresenceEntry]:
-        """The client's connections, the newest first."""
+        """Return the connections of a client, the newest first."""
         return (await self._presence_of([client_id]))[0]
 
     async def _presence_of(self, client_ids: Sequence[str]) -> list[list[PresenceEntry]]:
@@ -33,7 +34,7 @@ class Directory:
         live = await self._lease.live_among(
             [node_of(entry.connection_id) for entries in found for entry in entries]
         )
-        # First who lives: what a dead node left must not hide anybody.
+        # Filter before the limit, otherwise entries of dead nodes could hide live ones.
         living = [[e for e in entries if node_of(e.connection_id) in live][:top] for entries in found]
         shown = [
             [self._entry(client_id, e) for e in entries]
@@ -42,7 +43,7 @@ class Directory:
         return [[entry for entry in entries if entry is not None] for entries in shown]
 
     def _entry(self, client_id: str, entry: Entry) -> PresenceEntry | None:
-        """What one entry says; None when it says nothing that we wrote."""
+        """Return one entry as a value, or None if it is malformed."""
         node = node_of(entry.connection_id)
         local = self._state.shards.get(entry.connection_id)
         if local is not None:
@@ -56,7 +57,7 @@ class Directory:
         return PresenceEntry(client_id, entry.connection_id, node, since, metadata)
 
     async def clients(self, node: NodeId | None) -> AsyncIterator[PresenceEntry]:
-        """Every client's connections, node by node."""
+        """Yield the connections of every client, node by node."""
         for node_id in [node] if node is not None else await self._lease.all_live():
             cursor = ""
             while True:
@@ -70,7 +71,7 @@ class Directory:
                     break
 
     async def room_members(self, room: str, limit: int, cursor: str | None) -> RoomPage:
-        """One page of a room."""
+        """Return one page of the members of a room."""
         if not isinstance(cursor, str | None):
             raise InvalidCursorError(f"cursor must be page.cursor, got {cursor!r}")
         found, next_cursor = await self._state.backend.rooms.members(room, cursor or "", limit)
@@ -83,13 +84,13 @@ class Directory:
         return RoomPage(members, next_cursor or None)
 
     async def room_count(self, room: str) -> int:
-        """How many connections are in a room."""
+        """Return the number of connections in a room."""
         counts = await self._state.backend.rooms.counts(room)
         live = await self._lease.live_among(list(counts))
         return sum(count for node, count in counts.items() if node in live)
 
     async def nodes(self) -> list[NodeInfo]:
-        """Every node that holds a lease."""
+        """Return every node that holds a lease."""
         node_ids = await self._lease.all_live()
         if self._state.is_distributed:
             infos = await self._state.backend.nodes.infos(node_ids)
@@ -99,14 +100,14 @@ class Directory:
         return [info for info in shown if info is not None]
 
     def _info(self, node: NodeId, info: bytes | None, connections: int) -> NodeInfo | None:
-        """What a node says of itself; None when it is gone, or that is nothing that we wrote."""
+        """Return the description of a node, or None if it is gone or its description is malformed."""
         shown = node_info(node, info, connections) if info else None
         self._state.counters.redis_malformed += bool(info) and shown is None
         return shown
 
 
 def node_info(node: NodeId, info: bytes, connections: int) -> NodeInfo | None:
-    """Return what a node said of itself, and how many connections its index has; None when we did not write that."""
+    """Return the description of a node, or None if it is malformed. ``connections`` is the size of its index."""
     try:
         body = read_object(info)
         started = datetime.fromtimestamp(body["started"], UTC)
@@ -117,7 +118,7 @@ def node_info(node: NodeId, info: bytes, connections: int) -> NodeInfo | None:
 
 
 def read_object(data: bytes) -> dict[str, Any]:
-    """Return a JSON object; raises one of ``FOREIGN`` when it is none."""
+    """Return a JSON object. Raise one of ``FOREIGN`` if ``data`` is none."""
     return _dict(json.loads(data))
 
 

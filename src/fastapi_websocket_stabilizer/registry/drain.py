@@ -1,4 +1,4 @@
-"""Sends this node's clients to other nodes: one after the other, within a given time whatever they do."""
+"""The drain of a node: closes its connections one by one within a given time, so that clients reconnect elsewhere."""
 
 import asyncio
 import random
@@ -17,13 +17,13 @@ from .pace import Pace
 from .state import NodeState
 
 LOOK_AROUND_S = 1.0
-"""Seconds between two looks, before a process ends, whether another node still takes its clients."""
+"""Seconds between two checks, before a process ends, whether another node accepts clients."""
 LOOK_AGAIN_S = 0.05
-"""Seconds between two looks at what others decide: that a socket is accepted, that a drain is hurried."""
+"""Seconds between two checks whether a socket was accepted or the drain was shortened."""
 
 
 class Drain:
-    """One node's way out: newcomers are refused, and those who are here closed at a pace others can take."""
+    """Rejects new clients, and closes the present ones at a pace that the other nodes can handle."""
 
     def __init__(
         self, state: NodeState, connections: Connections, directory: Directory, lease: Lease
@@ -35,17 +35,17 @@ class Drain:
         self._ends_at_s = 0.0
         self._order: list[Connection] = []
         self._closing: dict[asyncio.Task[None], Connection] = {}
-        self._slow: set[asyncio.Task[None]] = set()  # those that have something to write first
+        self._slow: set[asyncio.Task[None]] = set()  # with queued messages to write first
         self._closed = self._failed = 0
         self._outcome = (0, 0)
 
     async def run(self, over_s: float) -> ShutdownReport:
-        """Close every connection within ``over_s`` seconds. A drain that is under way is joined, and hurried.
+        """Close every connection within ``over_s`` seconds. A drain that is running is joined, and shortened.
 
-        A caller who is cancelled stops waiting; the drain goes on.
+        If the caller is cancelled, the drain continues.
 
         Raises:
-            ConfigurationError: ``over_s`` is no positive number.
+            ConfigurationError: ``over_s`` is not a positive number.
         """
         if not 0 < over_s < float("inf"):
             raise ConfigurationError(f"over must be a positive number of seconds, got {over_s!r}")
@@ -63,7 +63,7 @@ class Drain:
         return ShutdownReport(*self._outcome, running_loop().time() - began_s)
 
     async def before_exit(self) -> None:
-        """Drain over ``drain_over_s`` seconds, as long as another node takes the clients; else return at once."""
+        """Drain over ``drain_over_s`` seconds while another node accepts the clients, else return at once."""
         over_s = self._state.config.drain_over_s
         ends_at_s = running_loop().time() + over_s
         self._state.is_draining = True
@@ -74,14 +74,14 @@ class Drain:
         while not draining.done():
             await asyncio.wait([draining], timeout=LOOK_AROUND_S)
             if not draining.done() and not await self._has_refuge():
-                self._hurry(self._state.config.close_timeout_s)  # nobody to go to: why take it slowly
+                self._hurry(self._state.config.close_timeout_s)  # no node is left for which a slow pace helps
 
     async def _has_refuge(self) -> bool:
-        """Whether another node takes clients. The question tells the others that this one does not."""
+        """Whether another node accepts clients. The query also renews the lease, which publishes the drain."""
         try:
-            async with asyncio.timeout(LOOK_AROUND_S):  # a Redis that is silent must not use up the window
+            async with asyncio.timeout(LOOK_AROUND_S):  # a silent Redis must not use up the window
                 nodes = await self._directory.nodes()
-        except (*LOSSES, TimeoutError):  # who was there at the last beat?
+        except (*LOSSES, TimeoutError):  # use the last beat
             return any(not self._state.is_own(node) for node in self._lease.known_live())
         return any(not node.draining and not self._state.is_own(node.node_id) for node in nodes)
 
@@ -92,7 +92,7 @@ class Drain:
             self._pace.hurry(now_s, self._last_close_at_s(over_s), len(self._state.shards))
 
     def _last_close_at_s(self, over_s: float) -> float:
-        """When the last close begins, so that it is over, or given up, by the end."""
+        """Return when the last close must begin to be complete, or given up, by the end."""
         return self._ends_at_s - min(self._state.config.close_timeout_s, over_s / 4)
 
     async def _drain(self) -> None:
@@ -112,7 +112,7 @@ class Drain:
             log.info("drained", extra=dict(zip(("closed", "failed"), self._outcome, strict=True)))
 
     async def _close_next(self) -> None:
-        """Wait for the next connection's time, and for a free place among those being closed; begin its close."""
+        """Wait until the next close is due, and until fewer than the maximum are in progress. Then begin it."""
         now_s = running_loop().time()
         due_s = self._pace.next_at_s(now_s, len(self._state.shards))
         await asyncio.sleep(max(0.0, due_s - now_s))
@@ -122,9 +122,9 @@ class Drain:
             self._close(connection)
 
     def _pick(self) -> Connection | None:
-        """Return one by chance: neighbours in a table may be neighbours in the world. The slow ones come first.
+        """Return a random connection, because adjacent entries may share a network path. Slow ones come first.
 
-        None when all were; one that is not accepted yet is soon refused, or comes round again.
+        None at the end of a round. A socket that is not accepted yet is rejected soon, or is in the next round.
         """
         while self._order:
             connection = self._order.pop()
@@ -136,7 +136,7 @@ class Drain:
         return None
 
     async def _close_the_rest(self) -> None:
-        """Time is nearly up: who is left goes now, all together, and those who are not accepted yet then."""
+        """Close all remaining connections at once, and those in the handshake as soon as they are accepted."""
         while True:
             for connection in tuple(self._state.shards):
                 if connection.is_open:
@@ -146,14 +146,14 @@ class Drain:
             await asyncio.sleep(self._soon_s())
 
     def _soon_s(self) -> float:
-        """Seconds until the next look; none goes beyond the end."""
+        """Return the seconds until the next check, which is not after the end."""
         return max(0.0, min(LOOK_AGAIN_S, self._ends_at_s - running_loop().time()))
 
     def _close(self, connection: Connection) -> None:
         task = self._state.tasks.spawn(self._send_away(connection), "drain-close")
         self._closing[task] = connection
         task.add_done_callback(self._closing.pop)
-        if connection.is_writing:  # it may take the whole window, and is not to hold up others
+        if connection.is_writing:  # it may take the whole window, and must not delay others
             self._slow.add(task)
             task.add_done_callback(self._slow.discard)
 

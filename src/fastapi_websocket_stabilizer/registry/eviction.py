@@ -1,4 +1,4 @@
-"""How many bytes connections' metadata and user data take, and whose turn it is to give way. Pure."""
+"""The size of metadata and user data in bytes, and the order of evictions. Pure."""
 
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -19,11 +19,11 @@ def measure(client_id: str, metadata: Mapping[str, Any], user_data: Mapping[str,
 class EvictionOrder(Generic[C]):
     """The order in which connections are evicted, without a walk over all of them for each eviction.
 
-    One sorted snapshot is enough for many evictions. A connection that was used or came after the snapshot is younger
-    than all others in it, so a new snapshot is needed only when the old one is used up.
+    One sorted snapshot is enough for many evictions. A connection that is used or opened after the
+    snapshot is younger than all others in it. So a new snapshot is needed only when the old one is used up.
 
-    The walk is what this saves: ``min`` over 10,000 connections takes 1 ms, and each admission at the memory limit
-    needs one. That would be seven times the CPU of the admission itself.
+    This saves the walk: ``min`` over 10,000 connections takes 1 ms, and each admission at the memory limit needs one.
+    That is seven times the CPU time of the admission itself.
     """
 
     def __init__(self) -> None:
@@ -36,9 +36,9 @@ class EvictionOrder(Generic[C]):
         age: Callable[[C], float],
         keep: C | None = None,
     ) -> C | None:
-        """Return the live connection with the smallest ``age``, the first of equals; None when there is none.
+        """Return the live connection with the smallest ``age``, the first of equals; None if there is none.
 
-        ``keep`` is passed over this time.
+        ``keep`` is skipped this time.
         """
         kept: list[tuple[float, int, C]] = []
         try:
@@ -55,4 +55,4 @@ class EvictionOrder(Generic[C]):
                 )
             return None
         finally:
-            self._snapshot += kept  # it is older than all that are left
+            self._snapshot += kept  # it is older than all others

@@ -1,4 +1,4 @@
-"""The application's callbacks. One that raises is logged and counted, and harms nothing else."""
+"""The hooks of the application. An exception in a hook is logged and counted, and has no other effect."""
 
 import asyncio
 import inspect
@@ -27,7 +27,7 @@ H = TypeVar("H", bound=Callable[..., Any])
 
 
 class Hooks:
-    """What the application registered, in order of registration."""
+    """The hooks that the application registered, in the order of registration."""
 
     def __init__(self, counters: Counters, log: logging.Logger) -> None:
         self._counters, self._failures = counters, Failures(log)
@@ -44,7 +44,7 @@ class Hooks:
             await self.call(hook, *arguments)
 
     async def call(self, hook: Callable[..., Any], *arguments: Any) -> None:
-        """Call one hook; wait for it if it is a coroutine. That its connection has ended meanwhile is no failure."""
+        """Call one hook and await its result. An error about the end of its connection is no failure."""
         try:
             result = hook(*arguments)
             if inspect.isawaitable(result):
@@ -52,7 +52,7 @@ class Hooks:
         except (Exception, asyncio.CancelledError) as error:
             task = asyncio.current_task()
             if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
-                raise  # ours, not that of something it waited for
+                raise  # this task was cancelled, not something that the hook awaited
             subject = arguments[0] if arguments else None
             if not _is_end_of(subject, error):
                 await self._failed(hook, subject, error)
@@ -62,23 +62,23 @@ class Hooks:
         name, connection = name_of(hook), subject if isinstance(subject, Connection) else None
         client_id = subject.client_id if isinstance(subject, Connection | PresenceEvent) else None
         self._failures.log(name, client_id, error)
-        if hook not in self.on_error:  # else one that fails would be called for its own failure
+        if hook not in self.on_error:  # otherwise it would be called for its own failure
             await self.run(self.on_error, connection, name, error)
 
 
 class Failures:
-    """Logs failures of hooks: of each hook and error class once a minute, since a client may cause any number."""
+    """Logs failures of hooks, once a minute for each hook and error class, because clients may cause many."""
 
     EVERY_S = 60.0
     MAX_KINDS = 1000
-    """Pairs of hook and error class that are remembered; with one more, all are forgotten."""
+    """Maximum number of pairs of hook and error class. With one more, all are evicted."""
 
     def __init__(self, log: logging.Logger) -> None:
         self._log = log
         self._kinds: dict[tuple[str, type], tuple[float, int]] = {}
 
     def log(self, name: str, client_id: str | None, error: BaseException) -> None:
-        """Log the failure with its traceback, or count it for the next line."""
+        """Log the failure with its traceback, or count it for the next log line."""
         now_s, kind = running_loop().time(), (name, type(error))
         again_at_s, unlogged = self._kinds.get(kind, (0.0, 0))
         if now_s < again_at_s:
@@ -101,14 +101,14 @@ def check_hook(event: str, hook: H, *parameters: str) -> H:
     """Return a hook that can be called with ``parameters``.
 
     Raises:
-        ConfigurationError: It takes others, or is no function.
+        ConfigurationError: It takes other parameters, or is not callable.
     """
     wanted = f"the {event} hook must be a function of ({', '.join(parameters)})"
     if not callable(hook):
         raise ConfigurationError(f"{wanted}, got {hook!r}")
     try:
         signature = inspect.signature(hook)
-    except ValueError:  # written in C, without a word about its parameters
+    except ValueError:  # implemented in C, without a signature
         return hook
     try:
         signature.bind(*parameters)
@@ -118,47 +118,47 @@ def check_hook(event: str, hook: H, *parameters: str) -> H:
 
 
 class HookDecorators:
-    """The decorators that add hooks: ``@manager.on_connect`` and its kin. Each returns its function unchanged."""
+    """The decorators that add hooks, such as ``@manager.on_connect``. Each returns its function unchanged."""
 
     def __init__(self, hooks: Hooks) -> None:
         self._hooks: Hooks = hooks
 
     def on_connect(self, hook: OnConnect) -> OnConnect:
-        """Have ``hook(connection)`` called when a socket was registered here."""
+        """Call ``hook(connection)`` when a socket was registered here."""
         self._hooks.on_connect.append(check_hook("on_connect", hook, "connection"))
         return hook
 
     def on_disconnect(self, hook: OnDisconnect) -> OnDisconnect:
-        """Have ``hook(connection, code, reason)`` called when a socket of this replica has ended."""
+        """Call ``hook(connection, code, reason)`` when a socket of this replica has ended."""
         self._hooks.on_disconnect.append(check_hook("on_disconnect", hook, "connection", "code", "reason"))
         return hook
 
     def on_presence(self, hook: OnPresence) -> OnPresence:
-        """Have ``hook(event)`` called for what this replica's sockets did, and for what it swept."""
+        """Call ``hook(event)`` for the presence events of this replica's sockets, and of replicas that it sweeps."""
         self._hooks.on_presence.append(check_hook("on_presence", hook, "event"))
         return hook
 
     def on_bus_gap(self, hook: OnBusGap) -> OnBusGap:
-        """Have ``hook(gap)`` called when this replica hears the others again: it may have missed messages."""
+        """Call ``hook(gap)`` after a gap in which this replica may have missed messages."""
         self._hooks.on_bus_gap.append(check_hook("on_bus_gap", hook, "gap"))
         return hook
 
     def on_message(self, hook: OnMessage) -> OnMessage:
-        """Have ``hook(connection, message)`` called for sockets that are served without a handler of their own."""
+        """Call ``hook(connection, message)`` for messages of sockets that have no handler of their own."""
         self._hooks.on_message = check_hook("on_message", hook, "connection", "message")
         return hook
 
     def on_error(self, hook: OnError) -> OnError:
-        """Have ``hook(connection, name, error)`` called when a hook raises; connection is None for events.
+        """Call ``hook(connection, name, error)`` when a hook raises. ``connection`` is None for events.
 
-        ``name`` is the function that raised. The log has it once a minute for each hook and class of error;
-        ``on_error`` is called each time. It may close the connection. One that raises itself is logged only.
+        ``name`` is the function that raised. The log shows it once a minute for each hook and class of error;
+        ``on_error`` is called each time. It may close the connection. If it raises itself, that is only logged.
         """
         self._hooks.on_error.append(check_hook("on_error", hook, "connection", "name", "error"))
         return hook
 
 
 def _is_end_of(subject: object, error: BaseException) -> bool:
-    """Whether a hook only found that its connection is over."""
+    """Whether the error only reports the end of the hook's own connection."""
     is_about_an_end = isinstance(error, ConnectionNotFoundError | ConnectionTimeoutError | SlowConsumerError)
     return is_about_an_end and isinstance(subject, Connection) and subject.ended is not None

@@ -1,4 +1,4 @@
-"""Own publications on their way through Redis, and messages to own sockets behind them."""
+"""Own publications in flight through Redis, and messages to own sockets that are queued behind them."""
 
 import asyncio
 from collections import deque
@@ -12,21 +12,21 @@ from ..wire.channels import Channel
 from ..wire.envelopes import Envelope
 
 IN_FLIGHT_LIMIT_BYTES = 4 * 1024 * 1024
-"""Bytes of own messages that are on their way through Redis, or wait behind one; the next sender waits."""
+"""Bytes of own messages in flight, or queued behind one, above which the next sender waits."""
 LATE_S = 0.1
-"""A deadline that is noticed later than that was missed by a process that stood still; it is put off by as much."""
+"""Seconds after which an expired deadline shows that the process was suspended. It is extended by as much."""
 OVERDUE_FOR_S = 10.0
-"""Seconds for which a publication that missed its deadline may still arrive, behind messages that were sent later."""
+"""Seconds for which a publication may still arrive after its deadline."""
 MAX_OVERDUE = 64
-"""Publications of which that is remembered; the oldest is forgotten first."""
+"""Maximum number of remembered publications after their deadline. The oldest is evicted first."""
 
 
 class Publication:
-    """One own publication on its way.
+    """One own publication in flight.
 
     Attributes:
         followers: Messages to own sockets that were sent after it and before the next publication.
-        is_over: It was delivered here, or given up.
+        is_over: It was delivered here or given up.
     """
 
     __slots__ = (
@@ -46,37 +46,37 @@ class Publication:
 
 
 class InFlight:
-    """Own publications that Redis will bring back to this node, and messages to own sockets in between.
+    """Own publications that Redis returns to this node, and the messages to own sockets between them.
 
-    A message to a socket of this node never leaves the process. If own publications are on their way, it waits
-    here for the last of them and is fanned out right behind it.
+    A message to a socket of this node never leaves the process. If own publications are in flight, it waits for the
+    last of them and is fanned out right behind it.
     """
 
     def __init__(self, submit: Callable[[Broadcast | DirectMessages], None]) -> None:
         self._submit = submit
-        self._waiting: dict[int, Publication] = {}  # until they were written to the sockets
+        self._waiting: dict[int, Publication] = {}  # until they are written to the sockets
         self._line: deque[Publication] = deque()  # until they arrive, in the order of their sequences
-        self._held = 0  # own messages behind others, and senders that wait
-        self._overdue: dict[int, set[str]] = {}  # with the clients that were sent later messages
+        self._held = 0  # own messages behind others, and waiting senders
+        self._overdue: dict[int, set[str]] = {}  # with the clients that later messages were sent to
         self._fullness: asyncio.Future[None] | None = None
         self._turnstile = Turnstile(self._full)
         self.bytes: int = 0
 
     def __bool__(self) -> bool:
-        """Whether a message to an own socket would overtake another one of ours."""
+        """Whether a message to an own socket would overtake another message of this node."""
         return bool(self._waiting) or self._held > 0 or bool(self._overdue)
 
     # Publications
 
     def register(self, sequence: int, size: int, room: str = "") -> "asyncio.Future[Outcome | None]":
-        """Return what will be this node's outcome, or None when the message will not be heard."""
+        """Return a future of this node's outcome, which is None if the message does not come back."""
         publication = self._waiting[sequence] = Publication(sequence, size, room)
         self._line.append(publication)
         self.bytes += size
         return publication.outcome
 
     def expire(self, sequence: int, timeout_s: float) -> None:
-        """Wait for it no longer than ``timeout_s``, but so long keep what is sent later behind it."""
+        """Give the publication up after ``timeout_s``. Until then, later messages queue behind it."""
         publication = self._waiting.get(sequence)
         if publication is not None:
             if publication.deadline is not None:
@@ -85,7 +85,7 @@ class InFlight:
             publication.deadline = running_loop().call_at(due_s, self._missed, publication, due_s)
 
     def _missed(self, publication: Publication, due_s: float) -> None:
-        """Give it up, unless the process stood still: then it may be here already, and not be read yet."""
+        """Give the publication up. After a suspension of the process, extend once: it may have arrived unread."""
         if running_loop().time() - due_s > LATE_S and not publication.is_prolonged:
             publication.is_prolonged = True
             self.expire(publication.sequence, LATE_S)
@@ -97,21 +97,21 @@ class InFlight:
             self.resolve(publication.sequence, None)
 
     def arrived(self, sequence: int, broadcast: Broadcast) -> None:
-        """One came back: fan it out, and what was sent to own sockets before the next one behind it.
+        """Fan out a publication that came back, and then the messages that are queued behind it.
 
-        One that missed its deadline is not for clients that were sent something since: it would come behind that.
+        After its deadline, it excludes clients that later messages were sent to.
         """
         if self._overdue:
             broadcast.exclude |= self._overdue.pop(sequence, set())
         while self._line and self._line[0].sequence < sequence:
-            self._release(self._line.popleft())  # overtaken: it comes no more, or has no order with this one
+            self._release(self._line.popleft())  # overtaken: it never comes, or has no order with this one
         self._submit(broadcast)
         if self._line and self._line[0].sequence == sequence:
             self._release(self._line.popleft())
         self._advance()
 
     def resolve(self, sequence: int, outcome: Outcome | None) -> None:
-        """It was written to the sockets here; or, with None, it will not come."""
+        """End a publication with its outcome here, or with None if it will not come back."""
         publication = self._waiting.pop(sequence, None)
         if publication is not None:
             publication.is_over = True
@@ -127,23 +127,23 @@ class InFlight:
             self._release(self._line.popleft())
 
     def keep(self, channel: Channel, envelope: Envelope) -> None:
-        """Remember what is on its way, if it is expected back."""
+        """Keep the envelope of a publication that is expected back."""
         publication = self._waiting.get(envelope.sequence)
         if publication is not None:
             publication.kept = channel, envelope
 
     def kept(self) -> list[tuple[Channel, Envelope]]:
-        """Return what is on its way, in order, with its channels."""
+        """Return the publications in flight, in order."""
         return [publication.kept for publication in self._waiting.values() if publication.kept is not None]
 
     def give_up_published(self) -> None:
-        """The bus was lost: what Redis took before will not come. What it has not taken yet still may."""
+        """Give up the publications that Redis accepted before the bus was lost. Later ones may still come back."""
         for sequence, publication in tuple(self._waiting.items()):
             if publication.deadline is not None:  # set when Redis has answered
                 self.resolve(sequence, None)
 
     def give_up(self, room: str | None = None) -> None:
-        """Nothing more will be heard, or nothing of one room."""
+        """Give up all publications, or those of one room."""
         if room is None:
             self._overdue.clear()
         for sequence, publication in tuple(self._waiting.items()):
@@ -153,14 +153,14 @@ class InFlight:
     # Messages to own sockets
 
     def follow(self, direct: DirectMessages) -> "asyncio.Future[None]":
-        """Fan ``direct`` out behind the last own publication; the future ends when it was written."""
+        """Fan ``direct`` out behind the last own publication; the future ends when it is written."""
         written: asyncio.Future[None] = running_loop().create_future()
         direct.done = partial(self._followed, direct.size, written)
         self._held += 1
         self.bytes += direct.size
         if self._line:
             self._line[-1].followers.append(direct)
-        else:  # all of them have arrived and are being written
+        else:  # all publications have arrived and are being written
             self._hand_over(direct)
         return written
 
@@ -183,12 +183,12 @@ class InFlight:
 
     @property
     def must_wait(self) -> bool:
-        """Whether ``UNHEARD_LIMIT_BYTES`` are on their way, or an earlier sender waits for that."""
+        """Whether more than ``IN_FLIGHT_LIMIT_BYTES`` are in flight, or an earlier sender waits."""
         return self.bytes > IN_FLIGHT_LIMIT_BYTES or not self._turnstile.is_free
 
     async def room_for_more(self) -> None:
-        """Wait while ``must_wait``. Senders go on in the order in which they came."""
-        self._held += 1  # nothing may overtake them
+        """Wait while ``must_wait``. Senders continue in the order of arrival."""
+        self._held += 1  # no message may overtake a waiting sender
         try:
             await self._turnstile.passed()
         finally:

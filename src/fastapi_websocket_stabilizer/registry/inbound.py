@@ -1,4 +1,4 @@
-"""Envelopes that come in: handed on by kind; messages are fanned out, and the asking node is answered."""
+"""Received envelopes: passed on by kind. Messages are fanned out, and confirmations sent to the asking node."""
 
 import asyncio
 import json
@@ -18,13 +18,13 @@ from .inboxes import Inboxes
 from .state import NodeState
 
 Act = Callable[[Envelope], None]
-"""Does what an envelope asks for; raises ``ValueError`` for one that is malformed."""
+"""Function that executes an envelope. It raises ``ValueError`` if the envelope is malformed."""
 MAX_REPORTED_ERRORS = 100
-"""Errors that one node reports in its confirmation of a broadcast."""
+"""Maximum number of errors in one node's confirmation of a broadcast."""
 
 
 class Inbound:
-    """The receiving end of ``Outbound``: drops what came before, and hands each envelope on by its kind."""
+    """The counterpart of ``Outbound``: drops duplicates and passes each envelope on by its kind."""
 
     def __init__(self, state: NodeState, inboxes: Inboxes, acts: Mapping[Kind, Act]) -> None:
         self._state, self._inboxes = state, inboxes
@@ -37,9 +37,9 @@ class Inbound:
         }
 
     def receive(self, channel: Channel, envelope: Envelope, size: int) -> None:
-        """Take an envelope from the bus."""
+        """Receive an envelope from the bus."""
         if channel.room and channel.room not in self._state.shards.rooms:
-            return  # left, and the server has not heard of it yet
+            return  # left, but the server has not processed that yet
         counters = self._state.counters
         arrival = self._state.sequences.observe(
             channel, envelope.sender, envelope.sequence, envelope.previous
@@ -53,7 +53,7 @@ class Inbound:
         try:
             act = self._acts.get(envelope.kind)
             if act is None:
-                raise ValueError(f"nothing is done about a {envelope.kind.name} envelope")
+                raise ValueError(f"envelopes of kind {envelope.kind.name} are not supported")
             act(envelope)
         except (ValueError, TypeError, LookupError, RecursionError) as error:
             counters.bus_malformed += 1
@@ -63,7 +63,7 @@ class Inbound:
         self._state.replies.resolve(envelope.ask, envelope.sender, json.loads(envelope.body))
 
     def deliver(self, envelope: Envelope) -> None:
-        """Fan messages out, then answer the node that asked, or the call here that waits."""
+        """Fan messages out, then confirm to the node that asked, or to the call that waits here."""
         if envelope.kind is Kind.DIRECT:
             self._deliver_parts(envelope)
             return
@@ -78,7 +78,7 @@ class Inbound:
             self._state.fan_out.submit(broadcast)
 
     def _spared(self, name: str) -> Connection | None:
-        """Return the connection here that an exclusion names; None for a client, and for one elsewhere."""
+        """Return the local connection that an exclusion names, or None for a client or a remote connection."""
         if not name.startswith(CONNECTION):
             return None
         return self._state.shards.get(ConnectionId(name.removeprefix(CONNECTION)))
@@ -87,7 +87,7 @@ class Inbound:
         messages: list[tuple[Encoded, Sequence[str]]] = []
         for part in envelope.parts:
             message = part.message(), part.targets
-            if part.ask:  # what became of exactly this one
+            if part.ask:  # the confirmation is about exactly this message
                 question = replace(envelope, targets=tuple(part.targets), ask=part.ask, parts=())
                 self._state.fan_out.submit(DirectMessages(messages))
                 self._state.fan_out.submit(
@@ -108,7 +108,7 @@ class Inbound:
         await settle(outcome, self._state.config)
         failed = {client_id for client_id, _ in outcome.errors}
         slow = [each for each in self._addressed(envelope) if each.client_id not in failed]
-        # Whoever asks must hear of the others in time, so all slow ones together get half a write's deadline.
+        # The asking node has a deadline of its own, so all slow sockets together get half of write_timeout_s.
         deadline_s = self._state.config.write_timeout_s / 2
         outcomes = await asyncio.gather(*(written(connection, deadline_s) for connection in slow))
         for connection, error in zip(slow, outcomes, strict=True):
@@ -124,7 +124,7 @@ class Inbound:
         return [outcome.total, outcome.excluded, outcome.succeeded, len(outcome.errors), errors]
 
     def _addressed(self, envelope: Envelope) -> list[Connection]:
-        """The local sockets that still have something to write; the others were written to at once."""
+        """Return the addressed local sockets with queued messages. The others were written at once."""
         shards = self._state.shards
         if envelope.kind is Kind.DIRECT:
             found = [connection for c in envelope.targets for connection in shards.of_client(c)]

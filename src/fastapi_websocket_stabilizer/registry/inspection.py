@@ -1,4 +1,4 @@
-"""Comparison of this node with the registry: what was displaced, lost or left over without a word to us."""
+"""Comparison of this node with the registry, to find missed displacements, lost entries and leftovers."""
 
 import asyncio
 from collections.abc import Iterable
@@ -15,37 +15,38 @@ from .state import NodeState
 T = TypeVar("T")
 
 PER_BEAT = 64
-"""Connections, and rooms, looked at in one beat, however many there are."""
+"""Number of connections, and of rooms, that are checked in one beat."""
 INDEX_LINES = 500
+"""Index lines in one read."""
 
 
 class Inspection:
-    """Compares connections, rooms and the index with the registry, and has what Redis lost claimed again.
+    """Compares connections, rooms and the index with the registry, and claims lost entries again.
 
-    An epoch says that a server was emptied; it says nothing of one key that was deleted or evicted. So ``inspect``
-    goes round this node's connections and rooms.
+    An epoch shows that a server lost all its content, but not that a single key was deleted or evicted. So
+    ``inspect`` checks this node's connections and rooms in rounds.
     """
 
     def __init__(self, state: NodeState, lease: Lease, claims: Claims, reclaims: Reclaims) -> None:
         self._state, self._lease, self._claims, self._reclaims = state, lease, claims, reclaims
-        # What is left of this round.
+        # The rest of this round.
         self._connections: list[ConnectionId] = []
         self._rooms: list[str] = []
 
     async def compare_all(self) -> None:
-        """Close connections that were displaced, and claim those that were removed, if no evict has reached us."""
+        """Close connections that were displaced and claim those that were removed, as evicts may have been lost."""
         connections = [c for c in self._state.shards if c.stamp]  # the others are being claimed
         for start in range(0, len(connections), BATCH):
             await self._compare(connections[start : start + BATCH])
             await pause()
 
     async def inspect(self) -> None:
-        """Look at a few of our keys: one that was deleted alone changes no epoch."""
+        """Check a few keys of this node: the deletion of a single key changes no epoch."""
         await self._look()
         await self._compare(self._next_connections())
 
     async def tidy(self) -> None:
-        """Remove what our index names and is not here: the server missed that it had ended."""
+        """Remove index lines without a local connection: the server lost the release."""
         nodes, node = self._state.backend.nodes, self._state.node_id
         for read in (nodes.memberships, nodes.connections):
             cursor, is_over = "", False
@@ -84,14 +85,14 @@ class Inspection:
             self._state.tasks.spawn(displace, "displace")
 
     def _next_connections(self) -> list[Connection]:
-        """Return the next connections to be compared with the registry; those that are being claimed are not."""
+        """Return the next connections to compare, except those that are being claimed."""
         if not self._connections:
             self._connections = [connection.connection_id for connection in self._state.shards]
         found = [self._state.shards.get(name) for name in _take(self._connections)]
         return [connection for connection in found if connection is not None and connection.stamp]
 
     async def _look(self) -> None:
-        """Look for an index without lines and for rooms without members."""
+        """Check whether the index or a room has lost all entries."""
         has_rooms, has_connections = bool(self._state.shards.rooms), bool(self._state.shards)
         connections, memberships = await self._state.backend.nodes.index_sizes(self._state.node_id)
         if has_connections and not connections:

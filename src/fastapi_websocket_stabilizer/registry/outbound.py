@@ -1,4 +1,4 @@
-"""Messages out of this node: to a client, to a room, to all."""
+"""Sending: to clients, to rooms and to all connections."""
 
 import asyncio
 from collections.abc import Sequence
@@ -20,14 +20,14 @@ from .state import NodeState
 
 
 class Posted(NamedTuple):
-    """Messages to sockets of this node; ``turn`` ends when they were written behind others, None: they are."""
+    """Messages to sockets of this node. ``turn`` ends when they are written, and is None if they already are."""
 
     direct: DirectMessages
     turn: "asyncio.Future[None] | None"
 
 
 class Asked(NamedTuple):
-    """Clients of other nodes, the question about them (0: none), and which nodes took their message."""
+    """Clients of other nodes, the number of the question about them or 0, and the nodes that received the message."""
 
     client_ids: Sequence[str]
     ask: int
@@ -43,15 +43,15 @@ class Outbound:
         self._direct = Direct(state, bus)
 
     def flush(self) -> None:
-        """Queue the direct sends that were collected in this tick."""
+        """Queue the direct sends of this tick."""
         self._direct.flush()
 
     async def _in_turn(self) -> None:
-        """Wait until the lease is verified and there is room. Earlier calls go on first.
+        """Wait until the lease is verified and there is room. Earlier calls continue first.
 
         Raises:
-            BackendUnavailableError: There was no room within ``redis_timeout_s``. Under "refuse" at once, if Redis
-                is away.
+            BackendUnavailableError: There was no room within ``redis_timeout_s``. Under "refuse" it is raised at
+                once if Redis is unavailable.
         """
         if self._gate.must_wait:
             await self._gate.wait()
@@ -62,7 +62,7 @@ class Outbound:
     # To clients
 
     async def to_client(self, client_id: str, message: Encoded, confirm: float | None) -> bool:
-        """``to_clients`` for one, which most sends are: as short as it can be."""
+        """Send to one client, without the cost of ``to_clients``; return whether the message was taken."""
         state = self._state
         if confirm is not None or not state.is_distributed or state.config.max_connections_per_client > 1:
             return (await self.to_clients([client_id], message, confirm))[0]
@@ -86,9 +86,9 @@ class Outbound:
     async def to_clients(
         self, client_ids: Sequence[str], message: Encoded, confirm: float | None
     ) -> list[bool]:
-        """Send one message to each client; return for each whether it was taken.
+        """Send one message to each client; return for each client whether the message was taken.
 
-        Everything is written or collected before anything is waited for, so no later message comes in between.
+        All writes and collected sends precede the first wait, so that no later message comes in between.
         """
         await self._in_turn()
         posted = self._post([c for c in client_ids if self._state.shards.has_client(c)], message)
@@ -99,11 +99,11 @@ class Outbound:
                 taken |= await self._taken_there(each, confirm)
         results = [c in taken for c in client_ids]
         if not all(results):
-            await asyncio.sleep(0)  # so that a socket which failed has been told to close, as in release 1.1
+            await asyncio.sleep(0)  # so that the close of a failed socket has begun, as in release 1.1
         return results
 
     async def to_connection(self, connection: Connection, message: Encoded) -> str | None:
-        """Send to exactly this socket of ours; return the error, if any."""
+        """Send to exactly this socket of this node; return the error, if any."""
         await self._in_turn()
         if not self._in_flight:
             return await connection.push_from_anywhere(message)
@@ -114,7 +114,7 @@ class Outbound:
         return errors[0][1] if errors else None if direct.outcome.succeeded else "connection has ended"
 
     def _post(self, client_ids: Sequence[str], message: Encoded) -> Posted:
-        """Write to sockets of this node now, or behind what is on its way. Nothing leaves the process."""
+        """Write to sockets of this node, now or behind the publications in flight. Nothing leaves the process."""
         direct = DirectMessages([(message, client_ids)])
         if self._in_flight and client_ids:
             return Posted(direct, self._in_flight.follow(direct))
@@ -128,7 +128,7 @@ class Outbound:
         return error is None
 
     async def _taken_here(self, posted: Posted, confirm: float | None) -> set[str]:
-        """Return the clients of which a socket of this node took the message."""
+        """Return the clients with a socket on this node that took the message."""
         direct, turn = posted
         if turn is not None:
             await turn
@@ -152,7 +152,7 @@ class Outbound:
         return [c for c in client_ids if not self._state.shards.has_client(c)]
 
     def _check_reachable(self) -> None:
-        """Under "refuse" raise at once: nothing of this node is to wait behind what cannot leave it."""
+        """Under "refuse", raise at once: no message may wait behind one that cannot leave this node."""
         if not self._state.degrades:
             self._state.check_reachable()
 
@@ -169,7 +169,7 @@ class Outbound:
         return asked
 
     async def _taken_there(self, asked: Asked, confirm: float | None) -> set[str]:
-        """Return the clients of which another node took the message."""
+        """Return the clients with another node that took the message."""
         rows = await asked.sent
         reached = {node for row in rows for node in row}
         found = {c for c, row in zip(asked.client_ids, rows, strict=True) if row}
@@ -187,7 +187,7 @@ class Outbound:
     async def broadcast(
         self, message: Encoded, exclude: Sequence[str], rooms: Sequence[str], confirm: float | None
     ) -> BroadcastResult:
-        """Publish one message; every node, this one too, delivers it when it comes back from the bus."""
+        """Publish one message. Every node, including this one, delivers it when it arrives from the bus."""
         await self._in_turn()
         self._check_reachable()
         self._state.counters.broadcasts += 1
@@ -197,7 +197,8 @@ class Outbound:
         room, sequence = channel.room, envelope.sequence
         is_listening = not room or room in self._state.subscribed
         echo = self._in_flight.register(sequence, message.size, room) if is_listening else None
-        if echo is None and room in self._state.shards.rooms:  # being joined: it may come back, or not
+        if echo is None and room in self._state.shards.rooms:
+            # A join is in progress, so the publication may come back or not.
             self._in_flight.register(sequence, message.size, room)
             self._in_flight.expire(sequence, self._state.config.redis_timeout_s)
         try:
@@ -212,7 +213,7 @@ class Outbound:
         return await self._confirmed(ask, nodes, confirm, heard=outcome is not None, names_matter=not room)
 
     def _give_up_on(self, sequence: int, error: BaseException) -> None:
-        """Whoever was cancelled has a message on its way: what is sent later must stay behind it."""
+        """End a publication, but only expire that of a cancelled caller, because it may still be in flight."""
         if isinstance(error, asyncio.CancelledError):
             self._in_flight.expire(sequence, self._state.config.redis_timeout_s)
         else:

@@ -1,25 +1,25 @@
-"""How fast a node lets go of its clients. Pure: time and chance are passed in."""
+"""The pace of a drain. Pure: time and random numbers are passed in."""
 
 import random
 from collections.abc import Callable
 
 SLOWEST_PER_S = 10.0
-"""Closes a second, at least: ten clients need no window of half a minute."""
+"""Minimum closes per second, so that ten clients do not take half a minute."""
 RETURN_WITHIN_S = 1.0
-"""Seconds over which a closed client's return is spread, so that no two nodes' paces beat together."""
+"""Seconds over which a client's reconnect is spread, so that drains of several nodes do not align."""
 RETURNS_PER_S = 500.0
-"""Returns a second that the other nodes are asked to take when the window is too short for fewer."""
+"""Reconnects per second if the window is too short for a lower rate."""
 LATEST_CATCH_UP_S = 0.1
-"""Seconds of delay that are made up for: after a blocked event loop the rest is spread anew, without a burst."""
+"""Maximum seconds of delay to catch up. After a blocked event loop the rest is spread again, without a burst."""
 
 
 class Pace:
-    """Says when the next connection is closed and when its client is to come back.
+    """Decides when the next connection is closed, and when its client reconnects.
 
-    What is left is spread over the time that is left, each gap by chance between nothing and twice its share.
+    The remaining closes are spread over the remaining time. Each gap is random, up to twice its share.
 
     Attributes:
-        ends_at_s: When the last one is to be closed.
+        ends_at_s: Time of the last close.
     """
 
     __slots__ = ("_chance", "_last_s", "_return_within_s", "ends_at_s")
@@ -32,20 +32,20 @@ class Pace:
         self._return_within_s = _return_within_s(count, ends_at_s - now_s)
 
     def hurry(self, now_s: float, ends_at_s: float, left: int) -> None:
-        """Be done by ``ends_at_s``, if that is sooner; those who are left come back over a longer time for it."""
+        """End at ``ends_at_s``, if that is sooner. The remaining clients reconnect over a longer time then."""
         if ends_at_s < self.ends_at_s:
             self.ends_at_s = ends_at_s
             self._return_within_s = _return_within_s(left, ends_at_s - now_s)
 
     def next_at_s(self, now_s: float, left: int) -> float:
-        """Return when the next of ``left`` connections is due; never later than ``ends_at_s``."""
+        """Return the time of the next close, with ``left`` connections left. It is never after ``ends_at_s``."""
         last_s = max(self._last_s, now_s - LATEST_CATCH_UP_S)
         gap_s = min(max(self.ends_at_s - last_s, 0.0) / left, 1 / SLOWEST_PER_S)
         self._last_s = min(last_s + 2 * gap_s * self._chance(), self.ends_at_s)
         return self._last_s
 
     def reconnect_in_ms(self) -> int:
-        """Return what the next client is told to wait."""
+        """Return the milliseconds after which the next client reconnects."""
         return int(1000 * self._return_within_s * self._chance())
 
 

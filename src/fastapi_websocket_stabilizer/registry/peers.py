@@ -1,4 +1,4 @@
-"""Other nodes of the registry, looked at with each beat: settings that differ, and leases that end too late."""
+"""Checks of the other nodes at each beat: settings that differ, and leases that last too long."""
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -10,13 +10,13 @@ from .directory import FOREIGN, read_object
 from .state import NodeState
 
 MAX_TOLD = 100
-"""Differences that one process logs, each once."""
+"""Maximum number of differences that one process logs, each once."""
 SHOWN = 100
-"""Characters of another node's name or value in the log: somebody else may have written it."""
+"""Maximum characters of another node's name or value in the log, because another program may have written it."""
 
 
 class Agreement:
-    """Compares this node with each node that it meets for the first time, and logs each difference once."""
+    """Compares each new node with this one, and logs each difference once."""
 
     def __init__(self, state: NodeState) -> None:
         self._state = state
@@ -24,7 +24,7 @@ class Agreement:
         self._told: set[tuple[str, str]] = set()
 
     def meet(self, live: Iterable[NodeId]) -> None:
-        """Compare the new ones among the live nodes, in the background."""
+        """Compare the new nodes among the live ones, in the background."""
         others = {node for node in live if not self._state.is_own(node)}
         self._compared &= others
         if new := sorted(others - self._compared):
@@ -35,7 +35,7 @@ class Agreement:
             infos = await self._state.backend.nodes.infos(nodes)
             self._compared.update(nodes)
             for info, _ in infos:
-                with suppress(*FOREIGN):  # nodes() counts what nobody of ours has written
+                with suppress(*FOREIGN):  # nodes() counts malformed values
                     self._compare_with(read_object(info or b"{}"))
 
     def _compare_with(self, other: dict[str, Any]) -> None:
@@ -65,18 +65,18 @@ class Agreement:
 
 
 class Deadlines:
-    """Looks at the leases of other nodes, and shortens one that lasts longer than its node ever asks for.
+    """Shortens leases of other nodes that last longer than their nodes request, after a clock step of Redis.
 
-    A node that lives renews its lease anyway. Without this, a dead one would be shown for as long as the step was.
+    A live node renews its lease anyway. A dead one would otherwise be shown for as long as the step was.
     """
 
     def __init__(self, state: NodeState) -> None:
         self._state = state
-        # What each node asks for, if that is longer than our own lease, or None if it does not tell.
+        # Lease that each node requests, for nodes with a longer one than ours; None if it is unknown.
         self._lifetimes: dict[NodeId, int | None] = {}
 
     def look(self, live: Mapping[NodeId, int]) -> None:
-        """Look at the remaining ms of each lease; what is to be done about one is done in the background."""
+        """Check the remaining ms of each lease, and shorten leases in the background."""
         own_ms = int(self._state.config.lease_ttl_s * 1000)
         longer = {n: left for n, left in live.items() if left > own_ms and not self._state.is_own(n)}
         self._lifetimes = {n: ms for n, ms in self._lifetimes.items() if n in longer}
@@ -84,7 +84,7 @@ class Deadlines:
             self._state.tasks.spawn(self._shorten(longer), "shorten-leases")
 
     def _is_too_long(self, node: NodeId, left_ms: int) -> bool:
-        lifetime_ms = self._lifetimes.get(node, 0)  # not asked yet: perhaps
+        lifetime_ms = self._lifetimes.get(node, 0)  # 0: not read yet
         return lifetime_ms is not None and left_ms > lifetime_ms
 
     async def _shorten(self, longer: Mapping[NodeId, int]) -> None:

@@ -1,7 +1,7 @@
-"""Presence events: built in one place, reported to the application, and confirmed to the store.
+"""Presence events: created in one place, reported to the application, and confirmed to the store.
 
-The store notes each event in the same step as the change that caused it, and keeps the note until ``confirm``.
-So a change whose answer was lost, or whose node died, is still reported, under the same id.
+The store notes each event in the same step as its change, and keeps the note until ``confirm``. So a change is
+reported with the same id even if its answer is lost or its node dies.
 """
 
 import asyncio
@@ -16,19 +16,19 @@ from ..names import node_of, visit_of
 from .state import NodeState
 
 CONFIRMED_AT_ONCE = 1000
-"""Events in one round trip to the store."""
+"""Maximum number of events in one round trip to the store."""
 REMEMBERED_EVENTS = 10_000
-"""Presence events remembered, so that none is reported twice by one process."""
+"""Number of remembered events, so that a process reports none twice."""
 
 
 def joined(place: IndexEntry) -> PresenceEvent:
-    """Return the event that a visit began, or a stay in a room."""
+    """Return the event for the begin of a visit, or of a stay in a room."""
     visit = visit_of(place.connection_id) if place.room is None else place.stay_id
     return _event(place, "joined", "room_joined", visit)
 
 
 def left(place: IndexEntry, visit: str) -> PresenceEvent:
-    """Return the event that a visit ended, or a stay in a room."""
+    """Return the event for the end of a visit, or of a stay in a room."""
     return _event(place, "left", "room_left", visit)
 
 
@@ -49,19 +49,19 @@ def _event(
 
 
 class Reports:
-    """Runs the presence hooks of this node, each event once, and tells the store."""
+    """Runs the presence hooks, once for each event, and confirms the events to the store."""
 
     def __init__(self, state: NodeState) -> None:
         self._state = state
         self._begun: OrderedDict[str, None] = OrderedDict()
         self._joining: dict[str, asyncio.Task[None]] = {}
-        # Places whose beginning is still to be confirmed; each beat.
+        # Places with an unconfirmed "joined" event. Each beat confirms them.
         self._unconfirmed: dict[str, IndexEntry] = {}
 
     def joined(self, place: IndexEntry) -> "asyncio.Task[None] | None":
-        """Report that a visit or a stay began. A task of its own: a cancelled caller does not cut the hooks short.
+        """Report the begin of a visit or a stay, in a task, so that a cancelled caller does not cancel the hooks.
 
-        Without hooks there is no task: the next beat confirms the event, together with others.
+        Without hooks there is no task, and the next beat confirms the event together with others.
         """
         event_id = place.event("joined")
         if not self._state.hooks.on_presence:
@@ -83,13 +83,13 @@ class Reports:
         return place.event("joined") in self._joining or joined(place).event_id in self._begun
 
     async def follow(self, place: IndexEntry, event: PresenceEvent) -> None:
-        """Report the next event of a place, behind its beginning."""
+        """Report the next event of a place after its "joined" event."""
         if (joining := self._joining.get(place.event("joined"))) is not None:
             await asyncio.wait([joining])
         await self.report(event)
 
     async def report(self, event: PresenceEvent) -> None:
-        """Run the hooks, unless that was begun before: a repeated release and a sweep notice the same event."""
+        """Run the hooks, unless they were run before: a repeated release and a sweep find the same event."""
         if event.event_id in self._begun:
             return
         self._begun[event.event_id] = None
@@ -98,11 +98,11 @@ class Reports:
         await self._state.hooks.run(self._state.hooks.on_presence, event)
 
     async def confirm(self, place: IndexEntry, *kinds: str) -> None:
-        """Tell the store that the application knows."""
+        """Confirm to the store that the application has received the events."""
         await self._state.backend.presence.reported(place, *kinds)
 
     async def repeat_confirmations(self) -> None:
-        """Confirm what waits for it, and what Redis did not take."""
+        """Send the pending confirmations."""
         while events := tuple(islice(self._unconfirmed, CONFIRMED_AT_ONCE)):
             await self._state.backend.presence.begun([self._unconfirmed[event_id] for event_id in events])
             for event_id in events:

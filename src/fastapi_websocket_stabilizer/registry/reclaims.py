@@ -1,4 +1,4 @@
-"""Connections that are to be claimed (again): made while Redis was away, or forgotten by it, or renamed."""
+"""Repeated claims: of connections that Redis lost, that were renamed, or that began while it was unavailable."""
 
 import asyncio
 import random
@@ -17,31 +17,32 @@ from .presence import Reports, left
 from .state import NodeState
 
 BATCH = 200
+"""Connections that are claimed together."""
 PAUSE_S = 0.1
-"""Longest pause between two batches; random, so that nodes that come back together do not stay together."""
+"""Longest pause between two batches in seconds. It is random, so that returning nodes do not stay in step."""
 
 
 async def pause() -> None:
-    """Leave Redis and the event loop to the traffic for a moment."""
+    """Wait a moment, so that Redis and the event loop can serve other traffic."""
     await asyncio.sleep(random.uniform(0, PAUSE_S))
 
 
 class Reclaims:
-    """Claims what is local, batch by batch, until nothing is left; what Redis does not take, at the next beat."""
+    """Claims queued connections in batches. After a failure of Redis, the next beat continues."""
 
     def __init__(self, state: NodeState, claims: Claims, reports: Reports) -> None:
         self._state, self._claims, self._reports = state, claims, reports
-        # With the connection_id under which each was claimed before, which may be the present one.
+        # With the connection_id of the last claim, which may be the present one.
         self._unclaimed: dict[Connection, ConnectionId] = {}
-        # Former ids under which a claim may have been carried out, though it was not answered.
+        # Former ids with a claim that may have been executed although it was not answered.
         self._unanswered: set[ConnectionId] = set()
         self._running: asyncio.Task[None] | None = None
 
     async def later(self, connection: Connection) -> None:
-        """Register a new connection when Redis is back; the client's others on this node give way now.
+        """Register a new connection when Redis is back, and displace the client's others on this node now.
 
         Raises:
-            ConnectionLimitExceededError: They do not, since ``on_client_overflow`` is "reject".
+            ConnectionLimitExceededError: ``on_client_overflow`` is "reject" and the client is full.
         """
         config, client_id = self._state.config, connection.client_id
         own = self._state.shards.of_client(client_id)
@@ -52,20 +53,20 @@ class Reclaims:
         await self._claims.displace(client_id, tuple(old.connection_id for old in over))
 
     def again(self, connection: Connection) -> None:
-        """Claim one connection, its rooms included, under the id that it has."""
+        """Claim a connection and its rooms again, under its present id."""
         self._unclaimed.setdefault(connection, connection.connection_id)
 
     def all_again(self) -> None:
-        """Claim every connection: the store may have forgotten any of them."""
+        """Claim every connection again, because the store may have lost any of them."""
         for connection in self._state.shards:
             self.again(connection)
 
     def known_id(self, connection: Connection, connection_id: ConnectionId) -> ConnectionId:
-        """Return the id under which the registry knows, or knew, a connection that may have a new one."""
+        """Return the id of the last claim of a connection, which may have been renamed since."""
         return self._unclaimed.get(connection, connection_id)
 
     def rename_all(self) -> None:
-        """Give every connection an id of the present node_id; each is to be claimed again, with its old rank."""
+        """Give every connection an id of the present node_id, and claim it again with its rank."""
         own, lapsed = self._state.node_id, self._state.lapsed_ids
         self._claims.forget_unreleased()
         for connection in self._state.shards:
@@ -74,14 +75,14 @@ class Reclaims:
                 if not connection.visit:
                     self._unanswered.add(former)
                 if node_of(self.known_id(connection, former)) in lapsed:
-                    # It may have been swept, and reported as gone.
+                    # It may have been swept, and its end reported.
                     connection.visit = ""
                     connection.entered.clear()
                 self._state.shards.rename(connection, self._state.next_connection_id())
-                self._unclaimed.setdefault(connection, former)  # the last one that Redis is known to have
+                self._unclaimed.setdefault(connection, former)  # the last id that Redis has for certain
 
     def run(self) -> "asyncio.Task[None]":
-        """Begin with what waits, unless that is under way."""
+        """Start claiming the queued connections, unless that is in progress."""
         if self._running is None or self._running.done():
             self._running = self._state.tasks.spawn(self._run(), "reclaim")
         return self._running
@@ -93,7 +94,7 @@ class Reclaims:
                 await pause()
 
     async def _try(self, connection: Connection) -> None:
-        # Out before it is tried: what the store forgets meanwhile is to be claimed once more.
+        # Remove before the claim, so that a loss that is found during the claim queues it again.
         former = self._unclaimed.pop(connection)
         try:
             await self._reclaim(connection, former)
@@ -111,28 +112,24 @@ class Reclaims:
                 end = self._claims.end(connection, Ended.EVICTED, close_codes.TRY_AGAIN_LATER, str(error))
                 self._state.tasks.spawn(end, "full")
                 return
-            if (
-                not is_outranked
-            ):  # else it is being closed, and the sweep of its former id says that it has left
+            if not is_outranked:  # else it is being closed, and the sweep of its former id reports the end
                 await self._join_all(connection, former, rooms)
-        if connection.ended is not None or connection.connection_id != connection_id:  # meanwhile
+        if connection.ended is not None or connection.connection_id != connection_id:
             lines = lines_of(connection, connection_id, rooms)
-            if (
-                connection.ended is None
-            ):  # it goes on under another id: what is missing under this one is no end
+            if connection.ended is None:  # renamed: the removal of the old entries is no end
                 lines = [replace(line, visit="") for line in lines]
             self._claims.remember_unreleased(lines)
 
     async def _claim(self, connection: Connection, former: ConnectionId) -> bool:
-        """Claim it, and return whether newer ones have its place."""
+        """Claim a connection, and return whether newer ones outrank it."""
         replaces = "" if former == connection.connection_id else former
-        # The last to connect wins, not the last whose Redis came back.
+        # The last connection wins, not the last one to be registered after an outage.
         waited_us = int((running_loop().time() - connection.opened_at_s) * 1_000_000)
         known, place = connection.visit, IndexEntry(connection.connection_id, connection.client_id, None)
         claimed = await self._claims.enter(connection, replaces, waited_us)
         self._claims.entered(connection, place, claimed)
         # Run hooks and closes in the background: messages may be waiting for this re-claim.
-        if known not in ("", claimed.visit):  # Redis lost the visit, and another one began before this claim
+        if known not in ("", claimed.visit):  # Redis lost the visit, and a new one began before this claim
             self._state.tasks.spawn(self._reports.report(left(place, known)), "left")
         if claimed.first:
             self._reports.joined(place)
@@ -141,15 +138,15 @@ class Reclaims:
 
     async def _join_all(self, connection: Connection, former: ConnectionId, rooms: tuple[str, ...]) -> None:
         replaces = former if former != connection.connection_id else ""
-        # A room that was left meanwhile keeps its line under the former id: the sweep of that undoes it.
+        # A room that was left since keeps its line under the former id, for the sweep of that id.
         joined = [room for room in rooms if await self._join(connection, replaces, room)]
-        # A join that the former id has not reported yet is reported by the sweep, too, which needs the line.
+        # The sweep reports joins that the former id has not reported, and needs the lines for that.
         if replaces and former not in self._unanswered:
             lines = lines_of(connection, former, joined)
             await self._state.backend.nodes.forget(node_of(former), lines)
 
     async def _join(self, connection: Connection, replaces: str, room: str) -> bool:
-        """List a connection in a room again; False if it is no longer in it."""
+        """Enter a connection in a room again; return False if it has left the room."""
         connection_id, stay = connection.connection_id, connection.stays.get(room, 0)
         if room not in connection.rooms:
             return False
@@ -160,7 +157,7 @@ class Reclaims:
         place = replace(place, visit=connection.entered.get(room, place.stay_id))
         if await self._state.backend.rooms.join(place, replaces=replaces, is_known=is_known):
             self._reports.joined(place)
-        if connection.stays.get(room) != stay:  # left while it was listed again
+        if connection.stays.get(room) != stay:  # left during the join
             self._claims.remember_unreleased([place])
         elif connection.connection_id == connection_id:
             connection.entered[room] = place.visit

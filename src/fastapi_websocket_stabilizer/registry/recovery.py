@@ -1,4 +1,4 @@
-"""What beats, outages and bus gaps have this node do: notice, claim again, compare, tidy up, sweep."""
+"""Reactions to beats, outages and bus gaps: repeat claims, compare with the registry, sweep dead nodes."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -20,7 +20,7 @@ from .tokens import Tokens
 
 
 class Recovery:
-    """Listens to the lease and to the bus."""
+    """Listener of the lease and of the bus."""
 
     def __init__(
         self,
@@ -43,10 +43,10 @@ class Recovery:
         self._is_catching_up = self._must_compare = self._must_tidy = False
         self._must_share_secret = self._must_revoke = self._is_asked_again = False
 
-    # What the lease says
+    # Events of the lease
 
     def store_lost(self, error: Exception) -> None:
-        """Redis did not answer a beat, or refused us."""
+        """Record that Redis is unavailable, and deliver the messages in flight here if the policy is "degrade"."""
         if not self._state.is_away:
             self._state.is_away = True
             self._state.log.warning("Redis is away: %s", error, extra={"node_id": self._state.node_id})
@@ -54,43 +54,43 @@ class Recovery:
                 self._degrading.deliver_in_flight()
 
     def store_answered(self) -> None:
-        """Redis answered a beat."""
+        """Record that Redis answers, and check the bus."""
         if self._state.is_away:
             self._state.is_away = False
             self._state.log.warning("Redis is back", extra={"node_id": self._state.node_id})
         self._state.backend.beat()
 
     async def lease_gone(self, *, has_lapsed: bool) -> "asyncio.Future[None]":
-        """The lease lapsed while we were frozen or cut off, or was forgotten: be another node, with the same sockets.
+        """Take a new node_id, and register all connections again under it.
 
-        Returns what a node that was frozen waits for before it serves anything; the beat goes on meanwhile.
+        The result ends when they are registered. The beat does not wait for it.
         """
         state = self._state
         state.counters.leases_refused += 1
         state.rename(has_lapsed=has_lapsed)
         state.log.warning("lease lapsed; registering again", extra={"node_id": state.node_id})
-        # A Redis that forgot the lease may have forgotten the secret, and that a token was redeemed.
+        # A Redis that lost the lease may have lost the secret, and the redemptions of tokens.
         self._must_share_secret = self._must_revoke = True
-        self._reclaims.rename_all()  # before anything can fail: the next beat may find the new lease held
-        with suppress(*LOSSES):  # heard as soon as the bus is back; until then it is deaf
+        self._reclaims.rename_all()  # before any call can fail, because the next beat may find the new lease held
+        with suppress(*LOSSES):  # the bus subscribes when it is back
             await state.backend.rename(state.node_id)
         await self._lease.register(state.node_id)
         return state.tasks.spawn(self._reclaim(), "reclaim")
 
     async def _reclaim(self) -> None:
-        with suppress(*LOSSES):  # the beat goes on with it
+        with suppress(*LOSSES):  # the next beat continues
             await self._reclaims.run()
         for former in self._state.former_ids:
-            # What ended here meanwhile: nobody else may be there, or may know, to do it.
+            # Connections that ended here since: no other node may exist, or know of them.
             self._start_sweep(former, self.sweeper.sweep_former)
 
     def store_changed(self) -> None:
-        """Another server answers, or one that was emptied: what it knows of us may be old."""
+        """Claim everything again, because another server or lost content may mean old or missing entries."""
         self._must_share_secret = self._must_revoke = self._must_tidy = True
         self._reclaims.all_again()
 
     def renewed(self, renewal: Renewal) -> None:
-        """The lease is held: go on with what was not done yet."""
+        """Continue with all pending work, check the other nodes, and sweep lapsed ones."""
         self._must_share_secret |= not self._tokens.is_shared_as(renewal.secret)
         self._state.tasks.spawn(self._catch_up(), "catch-up")
         self._agreement.meet(renewal.live)
@@ -99,19 +99,19 @@ class Recovery:
             for node in renewal.lapsed:
                 self._start_sweep(node, self.sweeper.sweep)
 
-    # What the bus says
+    # Events of the bus
 
     def gap_began(self) -> None:
-        """Messages are being lost: wait for none of them, and blame nobody for the hole."""
+        """Stop waiting for own messages, and do not count the gap as losses of their senders."""
         if self._degrading is None:
             self._state.in_flight.give_up_published()
         else:
             self._degrading.deliver_in_flight()
         self._state.sequences.gap()
-        self._lease.hurry()  # is it all of Redis?
+        self._lease.hurry()  # to learn whether all of Redis is unavailable
 
     def gap_ended(self, seconds: float) -> None:
-        """The bus is subscribed again: tell the application, and look for evicts that were missed."""
+        """Report the gap to the application, and compare with the registry, as evicts may have been missed."""
         state = self._state
         state.counters.bus_gaps += 1
         state.log.warning("the bus is back", extra={"node_id": state.node_id, "away_s": round(seconds, 3)})
@@ -120,10 +120,10 @@ class Recovery:
         if not state.is_away:
             state.tasks.spawn(self._catch_up(), "catch-up")
 
-    # What is to be done; it is not lost if Redis fails us again in the middle
+    # Pending work. It stays pending if Redis fails again.
 
     async def _catch_up(self) -> None:
-        self._is_asked_again = self._is_catching_up  # and perhaps for what is behind it already
+        self._is_asked_again = self._is_catching_up  # perhaps for a step that is already done
         if self._is_catching_up:
             return
         self._is_catching_up = True
@@ -152,7 +152,7 @@ class Recovery:
         await self._inspection.inspect()
 
     async def _compare(self) -> None:
-        self._must_compare = False  # a gap that begins from now on is another reason
+        self._must_compare = False  # first: a new gap is another reason
         try:
             await self._inspection.compare_all()
         except BaseException:

@@ -1,4 +1,4 @@
-"""The registry as one process sees it: composes the parts, starts and stops them."""
+"""The composition of a node: creates, starts and stops its parts."""
 
 import asyncio
 import logging
@@ -47,16 +47,16 @@ from .sweep import Sweeper
 from .tokens import Tokens
 
 OpenBackend = Callable[[WebSocketConfig, Watcher, Counters], Backend]
-"""Makes a node's backend of a registry that it shares with others; ``testing`` has one without Redis."""
+"""Function that opens the backend of a registry with several nodes. ``testing`` has one without Redis."""
 
 CLOSED_REASON = "server shutdown"
 
 
 class Registry:
-    """One node and its place among the others.
+    """One node of a registry.
 
-    In memory mode it works from the moment it is made, on any event loop. In distributed mode it works from
-    ``start`` to ``stop``, on the loop of ``start``.
+    In memory mode it works from its creation on, on any event loop. In distributed mode it works from ``start`` to
+    ``stop``, on the event loop of ``start``.
     """
 
     def __init__(
@@ -152,7 +152,7 @@ class Registry:
     # Life
 
     def check_usable(self) -> None:
-        """Raise unless calls that may leave this process can be made here and now.
+        """Check that calls that may leave this process can be made on this event loop.
 
         Raises:
             ShutdownError: After ``graceful_shutdown`` and before the next ``start``.
@@ -166,10 +166,10 @@ class Registry:
             self._check_loop()
 
     def check_reachable(self) -> None:
-        """Raise unless the store can be reached from here, from whatever thread.
+        """Check that the store can be used, from any thread.
 
         Raises:
-            ShutdownError, NotStartedError: As ``check_usable``; memory can always be reached.
+            ShutdownError, NotStartedError: As ``check_usable``. Memory can always be used.
         """
         if self.state.is_distributed and self.state.is_closed:
             raise ShutdownError("the manager was shut down; start() opens it again")
@@ -194,7 +194,7 @@ class Registry:
         return self.state.loop is not None and not self.state.loop.is_closed()
 
     def unready(self) -> str | None:
-        """Why new clients should not be sent here; None when they should."""
+        """Return why this node should get no new clients, or None if it is ready."""
         if self.state.is_closed:
             return "shut down"
         if self.state.is_draining:
@@ -203,20 +203,20 @@ class Registry:
             return "not started"
         if self.state.is_away:
             return None if self.state.degrades else "Redis does not answer"
-        # Nobody could reach them, and they would look connected.
+        # No other node could reach its clients, although they would look connected.
         return "the bus is deaf: nothing of other nodes arrives" if self.state.backend.is_deaf else None
 
     def degraded(self) -> str | None:
-        """What does not work while we are ready all the same; None when all does."""
+        """Return the limitation of a node that is ready, or None if there is none."""
         if self.state.is_away or not self.state.backend.is_connected:
             return "no Redis: only clients of this node are reached"
         return None
 
     async def start(self) -> bool:
-        """Connect, take a lease, and start the services; False when that was done on this loop before.
+        """Connect, take a lease, and start the services; return False if that was done on this loop before.
 
         Raises:
-            BackendUnavailableError, ConfigurationError: As ``Backend.start``; nothing is left behind.
+            BackendUnavailableError, ConfigurationError: As ``Backend.start``. All connections are closed again.
         """
         if self.state.loop is running_loop():
             return False
@@ -225,7 +225,7 @@ class Registry:
                 "the manager is already started on another event loop; shut it down there first"
             )
         if self.state.is_distributed or self.state.loop is not None or self.state.is_closed:
-            self.state.rename()  # also at the first start: a forked worker must not share its parent's id
+            self.state.rename()  # also at the first start, otherwise a forked worker would share the id of its parent
         self.state.loop, self.state.thread = running_loop(), threading.get_ident()
         self._is_stopping = self.state.is_closed = self.state.is_draining = False
         try:
@@ -246,7 +246,7 @@ class Registry:
         except BackendUnavailableError as error:
             if not state.degrades:
                 raise
-            # Under `uvicorn --workers` a worker that does not start takes all the others down.
+            # Under `uvicorn --workers`, a worker that does not start stops all other workers.
             await state.backend.stop()
             state.backend.start_later(state.node_id)
             self.lease.begin(state.node_id)
@@ -264,17 +264,17 @@ class Registry:
         self._services = [asyncio.create_task(self._for_ever(n, run), name=n) for n, run in services.items()]
 
     async def _for_ever(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
-        """Nothing may end a service for good: a lease not renewed or a bus not read would be worse."""
+        """Run a service until the stop. After an error it is restarted, otherwise the lease would lapse."""
         while True:
             try:
                 await run()
             except asyncio.CancelledError:
-                # All at once: the program ends without having stopped us.
+                # All services at once: the program ends without a stop.
                 if self._is_stopping or all(service.cancelling() for service in self._services):
                     raise
                 if (task := asyncio.current_task()) is not None:
                     task.uncancel()
-                # A time limit inside somebody's `send`, whose first step ran in this task.
+                # A timeout in the application's `send`, whose first step ran in this task.
                 self.state.log.error("service was cancelled by a send, starting it again: %s", name)
             except Exception:
                 self.state.log.exception("service failed, starting it again: %s", name)
@@ -286,7 +286,7 @@ class Registry:
             await self.connections.budget.measure_all()
 
     async def stop(self, timeout_s: float) -> ShutdownReport:
-        """Refuse new connections, close all, release everything, let go of Redis; within about ``timeout_s``."""
+        """Reject new connections, close and release all, and disconnect from Redis, within about ``timeout_s``."""
         if self.state.is_distributed and self.is_started:
             self._check_loop()
         began_s = running_loop().time()
@@ -318,10 +318,8 @@ class Registry:
             await asyncio.wait(self._services)
         self._services.clear()
         self.state.in_flight.give_up()
-        self.state.is_away = False  # once more, whatever the last beat said
-        with suppress(
-            *LOSSES
-        ):  # then a survivor undoes what the index names: it must not go before the entries
+        self.state.is_away = False  # try once more, even if the last beat failed
+        with suppress(*LOSSES):  # another node sweeps the rest by the index, so remove the entries first
             await self.claims.release_pending()
             # Last, because other nodes may still send requests to this one.
             await self.lease.retire(self.state.node_id)

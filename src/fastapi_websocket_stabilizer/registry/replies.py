@@ -1,6 +1,6 @@
-"""Questions to other nodes, their answers, and the forms that an answer may have.
+"""Questions to other nodes, and the validation of their answers.
 
-An answer comes over the bus: nothing of it is believed before it was looked at.
+An answer arrives over the bus, so another program may have sent it.
 """
 
 import asyncio
@@ -15,10 +15,10 @@ from ..names import NodeId
 
 @dataclass(slots=True)
 class Answers:
-    """What came so far for one question.
+    """The answers to one question so far.
 
     Attributes:
-        validate: Whether something has the form of an answer; nothing else is taken.
+        validate: Function that returns whether a value has the form of an answer. Other values are rejected.
     """
 
     validate: Callable[[Any], bool]
@@ -32,21 +32,21 @@ class Answers:
 
 
 class PendingReplies:
-    """Questions to other nodes and their answers."""
+    """The open questions to other nodes."""
 
     def __init__(self) -> None:
         self._open: dict[int, Answers] = {}
         self._last = 0
 
     def open(self, validate: Callable[[Any], bool]) -> int:
-        """Name a question before it is sent: its answer may come before the send has returned."""
+        """Return the number of a new question, to be opened before the send: an answer may arrive during it."""
         self._last += 1
         self._open[self._last] = Answers(validate)
         return self._last
 
     @contextmanager
     def opened(self, validate: Callable[[Any], bool]) -> Iterator[int]:
-        """``open`` a question, and ``close`` it at the end of the block however that comes."""
+        """``open`` a question, and ``close`` it at the end of the block."""
         ask = self.open(validate)
         try:
             yield ask
@@ -54,10 +54,10 @@ class PendingReplies:
             self.close(ask)
 
     def resolve(self, ask: int, node: NodeId, answer: Any) -> None:
-        """An answer arrived; one that nobody waits for any more is dropped.
+        """Record an answer. An answer to a closed question is dropped.
 
         Raises:
-            ValueError: It has the wrong form.
+            ValueError: The answer has the wrong form.
         """
         answers = self._open.get(ask)
         if answers is not None:
@@ -67,7 +67,7 @@ class PendingReplies:
             answers.check()
 
     async def gather(self, ask: int, expected: int, timeout_s: float) -> dict[NodeId, Any]:
-        """Return the answers that came in time; at most ``expected``."""
+        """Wait for ``expected`` answers, and return those that arrived in time."""
         answers = self._open[ask]
         answers.expected = expected
         answers.check()
@@ -81,12 +81,12 @@ class PendingReplies:
         return answers.by_node
 
     def close(self, ask: int) -> None:
-        """Nobody waits any more."""
+        """Close a question: no caller waits for its answers any more."""
         self._open.pop(ask, None)
 
 
 def is_outcome(answer: Any) -> bool:
-    """Whether it is the number of connections that a request touched, or an error: class, text and values."""
+    """Whether an answer is a number of connections, or an error as class, text and values."""
     match answer:
         case [str(), str(), dict() as values]:
             return all(map(is_value, values.values()))
@@ -95,17 +95,17 @@ def is_outcome(answer: Any) -> bool:
 
 
 def is_value(value: object) -> bool:
-    """Whether an attribute of an error goes into an answer."""
+    """Whether the attribute of an error can be part of an answer."""
     return value is None or isinstance(value, str | int)
 
 
 def are_names(answer: Any) -> bool:
-    """Whether it is a list of clients."""
+    """Whether an answer is a list of clients."""
     return isinstance(answer, list) and all(isinstance(name, str) for name in answer)
 
 
 def is_report(answer: Any) -> bool:
-    """Whether it says what a broadcast did: four numbers, and errors with their clients."""
+    """Whether an answer is the report of a broadcast: four numbers, and errors with their clients."""
     return (
         isinstance(answer, list)
         and len(answer) == 5

@@ -1,4 +1,4 @@
-"""What one node asks another to do with a client whose socket it holds: join, leave, close. And to drain."""
+"""Requests between nodes: join, leave and close for the sockets of a client, and drain for a node."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ def parse(body: str | bytes) -> dict[str, Any]:
     """Return the request in an envelope.
 
     Raises:
-        ValueError: It is none that this release knows, or names no legal room, code or reason.
+        ValueError: The request is unknown to this release, or its room, code or reason is invalid.
     """
     match json.loads(body):
         case {"do": "join" | "leave" as do, "room": room}:
@@ -46,7 +46,7 @@ def parse(body: str | bytes) -> dict[str, Any]:
 
 
 class Requests:
-    """Operations on a client, wherever its sockets are: asks other nodes, and does what they ask."""
+    """Operations on a client of any node: sends requests to other nodes, and executes theirs."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Requests:
         self._connections, self._rooms, self._drain = connections, rooms, drain
 
     async def act(self, client_id: str, request: dict[str, Any]) -> None:
-        """Carry out a request on every connection of a client, or on the one that it names, here and elsewhere.
+        """Execute a request for every connection of a client, or for one of them, on all nodes.
 
         Raises:
             ConnectionNotFoundError: The client is not connected.
@@ -94,9 +94,9 @@ class Requests:
         return await self.ask(sorted(others), client_id, request)
 
     async def act_here(self, client_id: str, request: dict[str, Any]) -> int:
-        """Carry out a request on this node's connections of a client; return how many there were.
+        """Execute a request for this node's connections of a client; return the number of connections.
 
-        A drain is not about a client, but about all of them.
+        A drain applies to all clients.
         """
         if request["do"] == "drain":
             return (await self._drain.run(request["over_s"])).closed_count
@@ -114,11 +114,11 @@ class Requests:
         return len(connections)
 
     async def ask(self, nodes: list[NodeId], client_id: str, request: dict[str, Any]) -> int:
-        """Have the nodes carry out ``request``; return how many connections it touched.
+        """Send ``request`` to the nodes; return the number of connections that it affected.
 
         Raises:
             BackendUnavailableError: A node did not answer within ``redis_timeout_s``.
-            WebSocketStabilizerError: What the operation raised there.
+            WebSocketStabilizerError: The error of the operation there.
         """
         if not nodes:
             return 0
@@ -134,12 +134,12 @@ class Requests:
         return sum(_touched(answer) for answer in answers.values())
 
     async def _publish(self, nodes: list[NodeId], client_id: str, request: dict[str, Any], ask: int) -> int:
-        """Send the request to the nodes; return how many took it."""
+        """Send the request to the nodes; return the number of nodes that received it."""
         body = json.dumps(request)
         return sum([await self._inboxes.request(node, client_id, body, ask) for node in nodes])
 
     def on_request(self, envelope: Envelope) -> None:
-        """Carry out another node's request, and answer it."""
+        """Execute another node's request, and reply."""
         (client_id,), request = envelope.targets, parse(envelope.body)
         self._state.tasks.spawn(self._serve(envelope, client_id, request), "serve")
 
@@ -158,7 +158,7 @@ def _touched(answer: Any) -> int:
 
 
 def _packed(error: WebSocketStabilizerError) -> list[Any]:
-    """Return an error as an answer: the public class, the text and the values that JSON has."""
+    """Return an error as an answer: the public class, the text, and the attributes that JSON can hold."""
     name = next(base.__name__ for base in type(error).__mro__ if base.__name__ in _ERRORS)
     return [name, str(error), {key: value for key, value in vars(error).items() if is_value(value)}]
 

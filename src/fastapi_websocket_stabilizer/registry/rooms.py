@@ -13,17 +13,19 @@ from .state import NodeState
 
 
 class Rooms:
-    """Puts connections in rooms and takes them out; subscribes to a room while it has a member here."""
+    """Joins and leaves. The node is subscribed to a room while the room has a local member."""
 
     def __init__(self, state: NodeState, bus: Bus, claims: Claims, reclaims: Reclaims) -> None:
         self._state, self._bus, self._claims, self._reclaims = state, bus, claims, reclaims
         self._joining: dict[tuple[Connection, str], asyncio.Task[None]] = {}
 
     async def join(self, connection: Connection, room: str) -> None:
-        """Put a connection in a room: local table, subscription confirmed, listed. Who is listed, hears.
+        """Add a connection to a room: in the local table, then subscribed, then in the registry.
+
+        A member in the registry receives the room's messages.
 
         Raises:
-            InvalidNameError: ``room`` is not a legal name.
+            InvalidNameError: ``room`` is not a valid name.
             ConnectionLimitExceededError: The connection is in ``max_rooms_per_connection`` rooms.
         """
         limit = self._state.config.max_rooms_per_connection
@@ -39,7 +41,7 @@ class Rooms:
             task = self._state.tasks.spawn(self._enter(connection, room), "join")
             self._joining[connection, room] = task
             task.add_done_callback(lambda done: self._joined(connection, room, done))
-        if task is not None:  # whoever joins while another call is at it gets the same answer
+        if task is not None:  # concurrent joins of one connection have the same result
             await asyncio.shield(task)
 
     def _joined(self, connection: Connection, room: str, task: "asyncio.Task[None]") -> None:
@@ -54,37 +56,37 @@ class Rooms:
             if not (self._state.degrades and isinstance(error, LOSSES)):
                 self._state.tasks.spawn(self.leave(connection, room), "undo-join")
                 raise
-            # Heard with everything else when the bus is back, and listed when Redis is.
+            # The bus subscribes when it is back, and the membership is written when Redis is.
             if room in self._state.shards.rooms:
                 self._state.subscribed.add(room)
             self._reclaims.again(connection)
-        if room not in connection.rooms or connection.ended is not None:  # left or closed meanwhile
+        if room not in connection.rooms or connection.ended is not None:  # left or closed during the join
             await self._unlist(connection, room)
 
     async def _list(self, connection: Connection, room: str) -> None:
         await self._bus.subscribe_room(room)
         if room in self._state.shards.rooms and room not in self._state.subscribed:
             self._state.subscribed.add(room)
-            # What came in before the confirmation says nothing about what came after.
+            # Envelopes from before the confirmation show nothing about losses after it.
             self._state.sequences.forget(Channel("room", room))
         await self._claims.enter_room(connection, room)
 
     async def _unlist(self, connection: Connection, room: str) -> None:
         try:
             await self._claims.exit_room(connection, room)
-        except LOSSES:  # it is left here, and remembered
+        except LOSSES:  # each beat tries again
             if not self._state.degrades:
                 raise
 
     async def leave(self, connection: Connection, room: str) -> None:
-        """Take a connection out of a room; nothing is written for it from this moment."""
+        """Remove a connection from a room. From this call on, no message of the room is written to it."""
         self._joining.pop((connection, room), None)
         if connection.ended is None and self._state.shards.leave(connection, check_room(room)):
             self.left(room)
             await self._unlist(connection, room)
 
     def left(self, room: str) -> None:
-        """Stop listening to a room that has no member here any more."""
+        """Unsubscribe from a room without local members."""
         if room not in self._state.shards.rooms:
             self._state.subscribed.discard(room)
             self._bus.unsubscribe_room(room)

@@ -1,4 +1,4 @@
-"""What the parts of one node share."""
+"""The identity, tables and stores that the parts of one node share."""
 
 import asyncio
 import logging
@@ -27,17 +27,18 @@ from .in_flight import InFlight
 from .replies import PendingReplies
 
 FORMER_IDS = 8
+"""Number of remembered former ids of this process."""
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """How this process is served, as ``manager.lifespan`` found it.
+    """How this process is served, as ``manager.lifespan`` detects it.
 
     Attributes:
-        protocol: What sockets go through; see ``uvicorn/protocol.py``.
-        reason: Why that is not our class; "" if it is.
-        workers: Processes that serve this application on one port; None when that is not known.
-        application: A name that tells this application from others; "" when there is none.
+        protocol: Class that serves the sockets; see ``uvicorn/protocol.py``.
+        reason: Reason why it is not our class; "" if it is.
+        workers: Number of processes that serve this application on one port, or None if unknown.
+        application: Name that distinguishes applications; "" if there is none.
     """
 
     protocol: str = "asgi"
@@ -87,13 +88,13 @@ class NodeState:
         self.node_id: NodeId = new_node_id()
         self.outgoing: Outgoing = Outgoing(self.node_id)
         self.former_ids: list[NodeId] = []
-        self.lapsed_ids: list[NodeId] = []  # those of them whose sweeper reports what they left
+        self.lapsed_ids: list[NodeId] = []  # those whose sweepers report the events
         self._counter = 0
-        self.loop: asyncio.AbstractEventLoop | None = None  # the one that start() ran on
-        self.thread = 0  # and its thread
+        self.loop: asyncio.AbstractEventLoop | None = None  # of start()
+        self.thread = 0  # of that loop
         self.served: Served = Served()
         self.is_closed: bool = False  # shut down, and not started again
-        self.is_draining: bool = False  # its clients are sent to other nodes
+        self.is_draining: bool = False  # new clients are rejected
         self.is_distributed: bool = is_distributed
         self.degrades: bool = self.is_distributed and config.on_backend_loss == "degrade"
         self.is_away: bool = False  # Redis did not answer the last beat
@@ -105,7 +106,7 @@ class NodeState:
         return ConnectionId(f"{self.node_id}.{self._counter}")
 
     def describe(self) -> bytes:
-        """Return what this node says of itself."""
+        """Return the description of this node in the store."""
         return encode_json(
             {
                 "name": self.name,
@@ -119,7 +120,7 @@ class NodeState:
         )
 
     def check_reachable(self) -> None:
-        """Raise at once what would be raised after ``redis_timeout_s``.
+        """Raise now instead of after ``redis_timeout_s``.
 
         Raises:
             BackendUnavailableError: Redis did not answer the last beat.
@@ -128,7 +129,7 @@ class NodeState:
             raise BackendUnavailableError("Redis does not answer")
 
     def rename(self, *, has_lapsed: bool = False) -> None:
-        """Take a new node_id; ``has_lapsed`` says that the store keeps what the present one left."""
+        """Take a new node_id. With ``has_lapsed``, a sweeper reports the events of the present one."""
         self.former_ids = [*self.former_ids, self.node_id][-FORMER_IDS:]
         if has_lapsed:
             self.lapsed_ids = [*self.lapsed_ids, self.node_id][-FORMER_IDS:]
@@ -137,7 +138,7 @@ class NodeState:
 
     @property
     def own_ids(self) -> tuple[NodeId, ...]:
-        """The present and former ids of this process; presence may still name a former one."""
+        """Present and former ids of this process. Presence may still have entries of former ones."""
         return self.node_id, *self.former_ids
 
     def is_own(self, node: NodeId) -> bool:

@@ -1,4 +1,4 @@
-"""Removal of what a dead node left behind, by one survivor at a time."""
+"""Removal of the entries of a dead node, by one node at a time."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -14,14 +14,14 @@ from .state import NodeState
 Read = Callable[[NodeId, str, int], Awaitable[tuple[list[IndexEntry], str]]]
 
 LINES = 500
-"""Index lines undone between two looks at the event loop."""
+"""Index lines in one read, which are removed together."""
 
 
 class Sweeper:
-    """Undoes dead nodes' indexes.
+    """Removes the entries of dead nodes by their indexes.
 
-    Order, line by line: compare-and-delete, run the hooks, only then drop the note of the event and the line. A
-    sweeper that dies half-way is followed by another, which finds the lines and notes it had not finished.
+    The order for each line: compare and delete, run the hooks, then remove the note of the event and the line. If
+    a sweeper dies, the next one finds the remaining lines and notes.
     """
 
     def __init__(self, state: NodeState, reports: Reports) -> None:
@@ -30,14 +30,14 @@ class Sweeper:
         self._log, self._ttl_ms = state.log, int(state.config.lease_ttl_s * 1000)
 
     async def sweep(self, node: NodeId) -> None:
-        """Sweep one node, unless it lives or another survivor is at it."""
+        """Sweep a node, unless it is live or is being swept by another node."""
         if await self._backend.nodes.fence(node, self._ttl_ms):
             await self._undo_all(node)
 
     async def sweep_former(self, node: NodeId) -> None:
-        """Sweep a node_id that was ours, unless a survivor is at it.
+        """Sweep a former node_id of this process, unless another node is sweeping it.
 
-        A Redis that was emptied may know its lease no more, and yet have what we wrote under it afterwards.
+        A Redis that lost its content may have lost the lease, but have entries that were written afterwards.
         """
         if await self._backend.nodes.abandon(node, self._ttl_ms):
             await self._undo_all(node)
@@ -46,7 +46,7 @@ class Sweeper:
         nodes = self._backend.nodes
         fence = self._state.tasks.spawn(self._hold(node), f"fence-{node}")
         try:
-            # Rooms first: a client that is out of presence is in no room any more.
+            # Rooms first, so that no room shows a client that is not in presence.
             swept = await self._sweep_lines(node, nodes.memberships)
             swept += await self._sweep_lines(node, nodes.connections)
         finally:
@@ -57,7 +57,7 @@ class Sweeper:
         self._log.warning("swept a dead node", extra={"dead_node_id": node, "entries": swept})
 
     async def _hold(self, node: NodeId) -> None:
-        """Extend the fence until cancelled: however long the hooks take, no other node begins the same sweep."""
+        """Extend the fence until cancelled, so that no other node starts the same sweep during slow hooks."""
         while True:
             await asyncio.sleep(self._state.config.renew_interval_s)
             with suppress(*LOSSES):
@@ -75,7 +75,7 @@ class Sweeper:
 
     async def _undo(self, line: IndexEntry) -> None:
         removed = await remove(self._backend, line)
-        if removed.joined:  # the node died before it could confirm that, perhaps before it could report it
+        if removed.joined:  # the node died before the confirmation, and perhaps before the report
             await self._reports.report(joined(line))
         if removed.left:
             await self._reports.report(left(line, removed.left))

@@ -1,4 +1,4 @@
-"""Reconnect tokens of one registry: redeemed once, on whichever node."""
+"""Reconnect tokens of one registry, which any node redeems once."""
 
 import asyncio
 import secrets
@@ -13,14 +13,15 @@ from ..wire.tokens import CLOCKS_DIFFER, Ticket, TokenSigner, sha1
 from .state import NodeState
 
 MAX_REDEEMED = 100_000
-"""Redeemed tokens remembered until they expire, about 300 bytes each; the oldest is forgotten first."""
+"""Maximum number of remembered redeemed tokens, about 300 bytes each. The oldest is evicted first."""
 REVOKED_AT_ONCE = 500
+"""Maximum number of concurrent revocations."""
 LONGEST_TTL = timedelta(days=36500)
-"""What a date in a token and an expiry in Redis can still express."""
+"""Maximum lifetime that a date in a token and an expiry in Redis can express."""
 
 
 class Tokens:
-    """Issues and redeems; the secret is configured, or shared through the store."""
+    """Issues and redeems tokens. The secret is configured, or shared through the store."""
 
     def __init__(self, state: NodeState) -> None:
         self._state = state
@@ -28,17 +29,17 @@ class Tokens:
         self._is_shared = state.is_distributed and secret is None
         self._secret = secret.encode() if secret else secrets.token_bytes(32)
         self._signer = None if self._is_shared else TokenSigner(self._secret)
-        # Digest -> client, and until when the token can be redeemed on the monotonic clock.
+        # Digest -> client, and the monotonic time until which the token can be redeemed.
         self._redeemed: OrderedDict[str, tuple[str, float]] = OrderedDict()
 
     async def share_secret(self) -> None:
-        """Agree with the other nodes on a secret, and offer it again to a store that forgot it."""
+        """Agree with the other nodes on a secret, and store it again if the store lost it."""
         if self._is_shared:
             self._secret = await self._state.backend.tokens.share_secret(self._secret)
             self._signer = TokenSigner(self._secret)
 
     def is_shared_as(self, found: str) -> bool:
-        """Whether the store has our secret, of which a beat brings the SHA-1."""
+        """Whether the store has our secret; ``found`` is the SHA-1 of the stored one."""
         return not self._is_shared or sha1(self._secret) == found
 
     def sign(self, client_id: str) -> tuple[str, str, int]:
@@ -46,7 +47,7 @@ class Tokens:
 
         Raises:
             ConfigurationError: ``enable_reconnect`` is False.
-            NotStartedError: The secret is not known before ``start()``.
+            NotStartedError: ``start()`` was not called, so the secret is unknown.
         """
         signer = self._ready()
         ttl = min(self._state.config.reconnect_token_ttl, LONGEST_TTL)
@@ -55,16 +56,16 @@ class Tokens:
         return token, digest, max(1, int(ttl.total_seconds() * 1000))
 
     async def issue(self, client_id: str) -> str:
-        """Return a token whose record is in the store."""
+        """Return a token with a record in the store."""
         token, digest, ttl_ms = self.sign(client_id)
         await self._state.backend.tokens.issue(digest, client_id, ttl_ms)
         return token
 
     def issue_now(self, client_id: str) -> str:
-        """Return a token whose record is on its way to the store.
+        """Return a token, and store its record in the background.
 
         Raises:
-            BackendUnavailableError: It is known that it would not arrive.
+            BackendUnavailableError: Redis did not answer the last beat.
         """
         self._state.check_reachable()
         token, digest, ttl_ms = self.sign(client_id)
@@ -79,13 +80,13 @@ class Tokens:
         """Return the client id, once.
 
         Raises:
-            TokenExpiredError: Genuine, and too late.
-            InvalidTokenError: Altered, foreign, or used before.
+            TokenExpiredError: The token is authentic, but has expired.
+            InvalidTokenError: The token was altered, was redeemed before, or is of another registry.
         """
         ticket = self._ready().read(token)
         if self._state.is_distributed and ticket.is_long_past:
             raise ticket.unredeemed()
-        if ticket.digest in self._redeemed:  # and Redis may have come back from a snapshot of before
+        if ticket.digest in self._redeemed:  # Redis may have been restored from an older snapshot
             raise ticket.unredeemed()
         if not await self._state.backend.tokens.redeem(ticket.digest, ticket.client_id):
             raise ticket.unredeemed()
@@ -105,7 +106,7 @@ class Tokens:
             self._state.counters.redemptions_forgotten += 1
 
     async def revoke_redeemed(self) -> None:
-        """Drop the records of redeemed tokens again: a restored or promoted Redis may have them back."""
+        """Remove the records of redeemed tokens again, because a restored or promoted Redis may have them."""
         redeemed = [(digest, client_id) for digest, (client_id, _) in self._redeemed.items()]
         for start in range(0, len(redeemed), REVOKED_AT_ONCE):
             some = redeemed[start : start + REVOKED_AT_ONCE]

@@ -151,7 +151,7 @@ async def test_connection_that_stored_user_data_is_still_the_oldest() -> None:
 async def test_user_data_that_does_not_fit_beside_its_own_connection_is_refused() -> None:
     world = World(max_total_memory=2 * ONE)
     alice = await world.add("a")
-    with pytest.raises(MemoryLimitExceededError, match="nobody can give way"):
+    with pytest.raises(MemoryLimitExceededError, match="nothing can be evicted"):
         await world.budget.set_user_data(alice, "key", "x" * (ONE - 100))
     assert (alice.user_data, alice.ended) == ({}, None)
 

@@ -6,6 +6,7 @@ from .config import WebSocketConfig
 from .exceptions import (
     BackendUnavailableError,
     BroadcastFailedError,
+    ClientInputError,
     ConfigurationError,
     ConnectionLimitExceededError,
     ConnectionNotFoundError,
@@ -83,6 +84,7 @@ __all__ = [
     "ConfigurationError",
     "BackendUnavailableError",
     "WireError",
+    "ClientInputError",
     # Logging
     "StructuredLogger",
     "get_logger",

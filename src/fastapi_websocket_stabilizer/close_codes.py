@@ -66,6 +66,36 @@ class CloseCode(IntEnum):
     SLOW_CONSUMER = 4008, AGAIN
     """The peer did not read its messages."""
 
+    # The codes below are for sockets of the subprotocol stabilizer.v1 only. A plain socket gets an HTTP answer
+    # instead of a refusal, and NORMAL instead of REPLACED and ENDED.
+
+    RATE_LIMITED = 4029, AGAIN
+    """Too many attempts (HTTP 429); the reason has the time to wait: ``{"reconnect_in_ms": 1500}``."""
+
+    UNAUTHENTICATED = 4401, AGAIN
+    """The credentials are missing, wrong or expired (HTTP 401). Renew them before the next attempt."""
+
+    REPLACED = 4500, NO_MORE
+    """A newer connection took the place of this one; the reason has its session: ``{"by": "<sid>"}``.
+
+    A client whose own next socket has this session ignores the code.
+    """
+
+    INVALID_INPUT = 4502, NO_MORE
+    """The client broke the subprotocol; the reason has the rule: ``{"code": "json"}``."""
+
+    FORBIDDEN = 4503, NO_MORE
+    """The client may not connect here (HTTP 403)."""
+
+    NOT_FOUND = 4504, NO_MORE
+    """The path or its subject does not exist (HTTP 404)."""
+
+    CONFLICT = 4509, NO_MORE
+    """The client has as many connections as the settings allow (HTTP 409)."""
+
+    ENDED = 4510, NO_MORE
+    """The application closed the connection on purpose."""
+
 
 RECONNECT = frozenset(code for code in CloseCode if code.reconnects)
 """Codes after which a client should connect again."""
@@ -82,6 +112,14 @@ SERVICE_RESTART = CloseCode.SERVICE_RESTART
 TRY_AGAIN_LATER = CloseCode.TRY_AGAIN_LATER
 HEARTBEAT_TIMEOUT = CloseCode.HEARTBEAT_TIMEOUT
 SLOW_CONSUMER = CloseCode.SLOW_CONSUMER
+RATE_LIMITED = CloseCode.RATE_LIMITED
+UNAUTHENTICATED = CloseCode.UNAUTHENTICATED
+REPLACED = CloseCode.REPLACED
+INVALID_INPUT = CloseCode.INVALID_INPUT
+FORBIDDEN = CloseCode.FORBIDDEN
+NOT_FOUND = CloseCode.NOT_FOUND
+CONFLICT = CloseCode.CONFLICT
+ENDED = CloseCode.ENDED
 
 MAX_REASON_BYTES = 123
 """Longest reason of a close frame, by RFC 6455 §5.5."""

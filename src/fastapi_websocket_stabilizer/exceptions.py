@@ -18,7 +18,8 @@ WebSocketStabilizerError
 ├── WrongEventLoopError           Call from the event loop of start() (also RuntimeError).
 ├── ConfigurationError            Fix the settings (also ValueError).
 ├── BackendUnavailableError       Redis did not answer: retry with backoff.
-└── WireError                     Bytes of another node cannot be read: drop them.
+├── WireError                     Bytes of another node cannot be read: drop them.
+└── ClientInputError              Input of a client violates its subprotocol: close its socket.
 
 Values are attributes, so callers need not parse messages. Each error can be created from a message alone, as in
 release 1.1. Copying and pickling keep the values.
@@ -136,6 +137,19 @@ class BackendUnavailableError(WebSocketStabilizerError):
 
 class WireError(WebSocketStabilizerError):
     """An envelope is malformed, too large or of a version that this release cannot read."""
+
+
+class ClientInputError(WebSocketStabilizerError):
+    """A frame, a cursor or the handshake of a client is not of the subprotocol ``stabilizer.v1``.
+
+    Attributes:
+        code: The rule that was broken: "size", "json", "depth", "number", "frame", "field", "name", "header",
+            "encoding" or "cursor". Empty if the application raised the error without it.
+    """
+
+    def __init__(self, *args: object, code: str = "") -> None:
+        super().__init__(*args)
+        self.code = code
 
 
 LOSSES = (BackendUnavailableError, ConfigurationError)

@@ -129,6 +129,7 @@ PURE = (
     "local/outbox", "local/heartbeat", "registry/eviction", "registry/pace",
     "wire/frames", "wire/messages", "wire/envelopes", "wire/unpacking", "wire/signatures", "wire/sequences",
     "wire/channels", "wire/outgoing",
+    "wire/foreign_json", "wire/cursors", "wire/client_protocol", "wire/client_input", "wire/client_frames",
 )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ PUBLIC = [
     "MemoryLimitExceededError", "MessageError", "BroadcastFailedError",
     "TokenExpiredError", "InvalidTokenError", "ShutdownError", "DrainingError", "NotStartedError",
     "WrongEventLoopError",
-    "ConfigurationError", "BackendUnavailableError", "WireError",
+    "ConfigurationError", "BackendUnavailableError", "WireError", "ClientInputError",
     "StructuredLogger", "get_logger", "configure_logging",
     "__version__",
 ]  # fmt: skip

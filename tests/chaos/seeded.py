@@ -15,6 +15,7 @@ from fastapi_websocket_stabilizer.registry.lease import RenewedLease
 from fastapi_websocket_stabilizer.registry.outbound import Outbound
 from fastapi_websocket_stabilizer.registry.presence import Reports, left
 from fastapi_websocket_stabilizer.registry.reclaims import Reclaims
+from fastapi_websocket_stabilizer.registry.registration import registration_of
 from fastapi_websocket_stabilizer.registry.sweep import Sweeper
 
 TIDIED_UP_AFTER_S = 0.5
@@ -111,7 +112,7 @@ def _joined_again(claim: Any) -> Any:
     """A connection that is claimed again begins a new visit if Redis has none of its client."""
 
     async def claim_anew(self: Any, connection: Any, former: Any) -> Any:
-        connection.visit = ""
+        registration_of(connection).visit = ""
         return await claim(self, connection, former)
 
     return claim_anew

@@ -17,6 +17,7 @@ from fastapi_websocket_stabilizer import (
 from fastapi_websocket_stabilizer.backends.redis.keys import Keys
 from fastapi_websocket_stabilizer.cli.drain import Operator
 from fastapi_websocket_stabilizer.names import NodeId
+from fastapi_websocket_stabilizer.registry.registration import registration_of
 from fastapi_websocket_stabilizer.wire.envelopes import Envelope, Kind, pack
 from fastapi_websocket_stabilizer.wire.messages import Form
 from tests.integration.cluster import Managers, Publishing, Socket, counter, hears, join, register
@@ -72,7 +73,9 @@ async def listed(node: WebSocketConnectionManager) -> set[str]:
 async def test_what_a_dead_node_left_hides_nobody(managers: Managers, writer: Writer) -> None:
     node, other = await managers.start_many(2)
     alice = await register(node, "alice")
-    newest = f"{alice.stamp + 1_000_000} {{}}"  # as by a node that Redis forgot while it wrote
+    newest = (
+        f"{registration_of(alice).stamp + 1_000_000} {{}}"  # as by a node that Redis forgot while it wrote
+    )
     writer.redis.hset(writer.keys.client("alice"), "0123456789abcdef.1", newest)
     for manager in (node, other):
         (entry,) = await manager.presence("alice")

@@ -74,6 +74,7 @@ class Connection:
         user_data: Anything the application wants to keep with it; stays on this node.
         state: The application's own: ``Identity.state``, or anything assigned here. Private to this node, not
             part of the memory limits.
+        registration: Record of the owner, which nothing here reads.
         since: When it was registered, UTC.
         fast_path: The native socket while prepared frames may be written to it; None when there is none, or
             something waits in front of it.
@@ -82,9 +83,9 @@ class Connection:
 
     __slots__ = (
         "__weakref__", "_closing", "_handshake", "_owner", "_transport", "_was_asked", "_was_closed",
-        "_websocket", "_writer", "client_id", "closed_with", "connection_id", "ended", "entered", "error",
-        "fast_path", "heartbeat", "is_open", "loop", "memory_size", "metadata", "opened_at_s", "patience_s",
-        "rooms", "since", "stamp", "state", "stays", "used_at_s", "user_data", "visit", "window_bits",
+        "_websocket", "_writer", "client_id", "closed_with", "connection_id", "ended", "error",
+        "fast_path", "heartbeat", "is_open", "loop", "metadata", "opened_at_s", "patience_s", "registration",
+        "rooms", "since", "state", "used_at_s", "user_data", "window_bits",
     )  # fmt: skip
 
     def __init__(
@@ -95,21 +96,17 @@ class Connection:
         websocket: Any,
         metadata: dict[str, Any],
         state: Any = None,
+        registration: object = None,
     ) -> None:
         self.loop: asyncio.AbstractEventLoop = running_loop()
         self.client_id: str = client_id
         self.connection_id: ConnectionId = connection_id
         self.metadata: Mapping[str, Any] = metadata
         self.rooms: set[str] = set()
-        self.stays: dict[str, int] = {}  # see ports.IndexEntry
-        # What the registry has confirmed: the client's visit, and stays in rooms, by their names in events.
-        self.visit: str = ""
-        self.entered: dict[str, str] = {}
         self.user_data: dict[str, Any] = {}
         self.state: Any = state
         self.since: datetime = datetime.now(UTC)
-        self.stamp: int = 0
-        self.memory_size: int = 0
+        self.registration: object = registration
         self.opened_at_s: float = self.loop.time()
         self.used_at_s: float = self.opened_at_s
         # Thousands that connect at once must not be pinged at once.

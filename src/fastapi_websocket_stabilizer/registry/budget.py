@@ -12,6 +12,7 @@ from ..local.lifecycle import Ended
 from ..models import MemoryEvictionPolicy
 from .directory import Directory
 from .eviction import EvictionOrder, measure
+from .registration import registration_of
 from .state import NodeState
 
 End = Callable[[Connection, Ended, int, str], Awaitable[None]]
@@ -36,13 +37,15 @@ class Budget:
         await self._make_room(size, keep=None)
         return size
 
-    def add(self, connection: Connection, size: int) -> None:
-        connection.memory_size = size
+    def add(self, size: int) -> None:
+        """Count a connection with a registration of this size."""
         self.total_bytes += size
 
     def remove(self, connection: Connection) -> None:
-        self.total_bytes -= connection.memory_size
-        connection.memory_size = 0
+        """Count a connection no more."""
+        registration = registration_of(connection)
+        self.total_bytes -= registration.size
+        registration.size = 0
 
     def usage(self) -> dict[str, int | float]:
         """Return what ``manager.get_memory_usage()`` returns."""
@@ -58,7 +61,7 @@ class Budget:
         """
         size = measure(connection.client_id, connection.metadata, {**connection.user_data, key: value})
         self._check_one(connection.client_id, size)
-        await self._make_room(size - connection.memory_size, keep=connection)
+        await self._make_room(size - registration_of(connection).size, keep=connection)
         connection.user_data[key] = value
         self._resize(connection, size)
 
@@ -72,8 +75,9 @@ class Budget:
 
     def _resize(self, connection: Connection, size: int) -> None:
         if connection.ended is None:
-            self.total_bytes += size - connection.memory_size
-            connection.memory_size = size
+            registration = registration_of(connection)
+            self.total_bytes += size - registration.size
+            registration.size = size
 
     def _check_one(self, client_id: str, size: int) -> None:
         limit = self._state.config.max_memory_per_connection

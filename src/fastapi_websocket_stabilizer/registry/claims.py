@@ -21,6 +21,7 @@ from ..wire.messages import encode_json
 from .inboxes import Inboxes
 from .lease import Lease
 from .presence import Reports, joined, left
+from .registration import registration_of
 from .state import NodeState
 
 REPLACED = "reconnected"
@@ -107,9 +108,10 @@ class Claims:
     @staticmethod
     def entered(connection: Connection, place: IndexEntry, claimed: Claimed) -> None:
         """Keep the answer of the registry. If the connection was renamed since, the visit in it is obsolete."""
-        connection.stamp = claimed.stamp
+        registration = registration_of(connection)
+        registration.stamp = claimed.stamp
         if connection.connection_id == place.connection_id:
-            connection.visit = claimed.visit
+            registration.visit = claimed.visit
 
     async def enter(self, connection: Connection, replaces: str = "", waited_us: int = 0) -> Claimed:
         """Enter a connection. A connection that was claimed before, or has waited, keeps its rank.
@@ -133,14 +135,15 @@ class Claims:
         return tuple(living[top:])
 
     def _claim(self, connection: Connection, replaces: str, waited_us: int) -> Claim:
+        registration = registration_of(connection)
         return Claim(
             connection.client_id,
             connection.connection_id,
             self._state.config.max_connections_per_client,
             self._entry(connection) if self._state.is_distributed else b"",
-            connection.stamp or -waited_us,
+            registration.stamp or -waited_us,
             replaces,
-            connection.visit,
+            registration.visit,
         )
 
     @staticmethod
@@ -301,26 +304,28 @@ class Claims:
     def begin_stay(self, connection: Connection, room: str) -> int:
         """Number a connection's stay in a room."""
         self._stays += 1
-        connection.stays[room] = self._stays
+        registration_of(connection).stays[room] = self._stays
         return self._stays
 
     async def enter_room(self, connection: Connection, room: str) -> None:
         """Enter a connection in a room to which its node is subscribed."""
         client_id, connection_id = connection.client_id, connection.connection_id
-        stay = connection.stays.get(room) or self.begin_stay(connection, room)  # if it has left since
+        registration = registration_of(connection)
+        stay = registration.stays.get(room) or self.begin_stay(connection, room)  # if it has left since
         self._state.check_reachable()
         place = IndexEntry(connection_id, client_id, room, stay)
         is_new = await self._state.backend.rooms.join(place)
-        if connection.stays.get(room) == stay and connection.connection_id == connection_id:
-            connection.entered[room] = place.stay_id
+        if registration.stays.get(room) == stay and connection.connection_id == connection_id:
+            registration.entered[room] = place.stay_id
         if is_new:
             await self._reported(place)
 
     async def exit_room(self, connection: Connection, room: str) -> None:
         """Remove a connection from a room."""
         line = place_in(connection, connection.connection_id, room)
-        connection.stays.pop(room, None)
-        connection.entered.pop(room, None)
+        registration = registration_of(connection)
+        registration.stays.pop(room, None)
+        registration.entered.pop(room, None)
         await (await self.release([line]))
 
     async def release_pending(self) -> None:
@@ -386,11 +391,13 @@ async def remove(backend: Backend, place: IndexEntry) -> Removed:
 
 def place_in(connection: Connection, connection_id: ConnectionId, room: str) -> IndexEntry:
     """Return a connection's place in a room."""
-    stay, entered = connection.stays.get(room, 0), connection.entered.get(room, "")
+    registration = registration_of(connection)
+    stay, entered = registration.stays.get(room, 0), registration.entered.get(room, "")
     return IndexEntry(connection_id, connection.client_id, room, stay, entered)
 
 
 def lines_of(connection: Connection, connection_id: ConnectionId, rooms: Iterable[str]) -> list[IndexEntry]:
     """Return the places to remove when a connection ends: those in rooms, then that in presence."""
     in_rooms = [place_in(connection, connection_id, room) for room in rooms]
-    return [*in_rooms, IndexEntry(connection_id, connection.client_id, None, visit=connection.visit)]
+    visit = registration_of(connection).visit
+    return [*in_rooms, IndexEntry(connection_id, connection.client_id, None, visit=visit)]

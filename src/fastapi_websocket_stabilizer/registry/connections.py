@@ -30,6 +30,7 @@ from .claims import Claims, lines_of
 from .outbound import Outbound
 from .pace import RETURN_WITHIN_S
 from .reclaims import Reclaims
+from .registration import Registration, registration_of
 from .rooms import Rooms
 from .state import NodeState
 
@@ -147,8 +148,7 @@ class Connections:
         if state.is_draining:
             state.counters.connections_rejected += 1
             await refuse(websocket, state.config.close_timeout_s)
-        self._warn_of_compression()
-        self._warn_unless_started()
+        self._warn()
         self._check_metadata(metadata)
         self._check_capacity_for(client_id)
         await self.claims.verified()
@@ -156,10 +156,11 @@ class Connections:
         if state.is_closed:  # while this waited
             raise ShutdownError("the manager was shut down while the connection was registered")
         self._check_capacity_for(client_id)  # others may have come in between
-        connection = Connection(self, client_id, state.next_connection_id(), websocket, metadata, app_state)
+        name, registration = state.next_connection_id(), Registration(size)
+        connection = Connection(self, client_id, name, websocket, metadata, app_state, registration)
         # Before the claim is queued: evicts and messages may arrive before its reply, and need the connection.
         state.shards.add(connection)
-        self.budget.add(connection, size)
+        self.budget.add(size)
         self._connecting.add(connection)
         try:
             await self._claim(connection, websocket)
@@ -193,7 +194,7 @@ class Connections:
                 raise
             await self.reclaims.later(connection)
 
-    def _warn_of_compression(self) -> None:
+    def _warn(self) -> None:
         is_unwanted = self._state.config.compression is CompressionMode.NONE
         if is_unwanted and self._state.served.protocol == "asgi" and not self._has_warned:
             self._has_warned = True
@@ -201,8 +202,6 @@ class Connections:
                 'compression="none" cannot act on this server, which negotiates compression before the '
                 "application runs: switch it off there (uvicorn --ws-per-message-deflate false)"
             )
-
-    def _warn_unless_started(self) -> None:
         if self._state.loop is None and not self._has_warned_of_start:
             self._has_warned_of_start = True
             self._state.log.warning(
@@ -341,7 +340,7 @@ class Connections:
         try:
             known_id = self.reclaims.known_id(connection, connection_id)
             lines = lines_of(connection, known_id, tuple(connection.rooms))
-            connection.visit = ""  # only this release may report its end
+            registration_of(connection).visit = ""  # only this release may report its end
             report = await self.claims.release(lines)
             await self._unhurried(self._state.hooks.on_presence, report)
         except LOSSES as error:

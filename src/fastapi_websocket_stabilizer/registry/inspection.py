@@ -10,6 +10,7 @@ from ..names import ConnectionId, node_of
 from .claims import Claims
 from .lease import Lease
 from .reclaims import BATCH, Reclaims, pause
+from .registration import registration_of
 from .state import NodeState
 
 T = TypeVar("T")
@@ -35,7 +36,9 @@ class Inspection:
 
     async def compare_all(self) -> None:
         """Close connections that were displaced and claim those that were removed, as evicts may have been lost."""
-        connections = [c for c in self._state.shards if c.stamp]  # the others are being claimed
+        connections = [
+            c for c in self._state.shards if registration_of(c).stamp
+        ]  # the others are being claimed
         for start in range(0, len(connections), BATCH):
             await self._compare(connections[start : start + BATCH])
             await pause()
@@ -89,7 +92,9 @@ class Inspection:
         if not self._connections:
             self._connections = [connection.connection_id for connection in self._state.shards]
         found = [self._state.shards.get(name) for name in _take(self._connections)]
-        return [connection for connection in found if connection is not None and connection.stamp]
+        return [
+            connection for connection in found if connection is not None and registration_of(connection).stamp
+        ]
 
     async def _look(self) -> None:
         """Check whether the index or a room has lost all entries."""
@@ -108,7 +113,7 @@ class Inspection:
             self._again(c for c in self._state.shards if lost & c.rooms)
 
     def _again(self, connections: Iterable[Connection]) -> None:
-        lost = [connection for connection in connections if connection.stamp]
+        lost = [connection for connection in connections if registration_of(connection).stamp]
         for connection in lost:
             self._reclaims.again(connection)
         self._state.counters.entries_repaired += len(lost)

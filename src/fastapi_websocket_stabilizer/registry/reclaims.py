@@ -14,6 +14,7 @@ from ..names import ConnectionId, node_of
 from ..runtime.loops import running_loop
 from .claims import Claims, lines_of
 from .presence import Reports, left
+from .registration import registration_of
 from .state import NodeState
 
 BATCH = 200
@@ -72,12 +73,12 @@ class Reclaims:
         for connection in self._state.shards:
             former = connection.connection_id
             if node_of(former) != own:
-                if not connection.visit:
+                registration = registration_of(connection)
+                if not registration.visit:
                     self._unanswered.add(former)
                 if node_of(self.known_id(connection, former)) in lapsed:
                     # It may have been swept, and its end reported.
-                    connection.visit = ""
-                    connection.entered.clear()
+                    registration.forget_visit()
                 self._state.shards.rename(connection, self._state.next_connection_id())
                 self._unclaimed.setdefault(connection, former)  # the last id that Redis has for certain
 
@@ -125,7 +126,10 @@ class Reclaims:
         replaces = "" if former == connection.connection_id else former
         # The last connection wins, not the last one to be registered after an outage.
         waited_us = int((running_loop().time() - connection.opened_at_s) * 1_000_000)
-        known, place = connection.visit, IndexEntry(connection.connection_id, connection.client_id, None)
+        known, place = (
+            registration_of(connection).visit,
+            IndexEntry(connection.connection_id, connection.client_id, None),
+        )
         claimed = await self._claims.enter(connection, replaces, waited_us)
         self._claims.entered(connection, place, claimed)
         # Run hooks and closes in the background: messages may be waiting for this re-claim.
@@ -147,18 +151,19 @@ class Reclaims:
 
     async def _join(self, connection: Connection, replaces: str, room: str) -> bool:
         """Enter a connection in a room again; return False if it has left the room."""
-        connection_id, stay = connection.connection_id, connection.stays.get(room, 0)
+        registration = registration_of(connection)
+        connection_id, stay = connection.connection_id, registration.stays.get(room, 0)
         if room not in connection.rooms:
             return False
         is_known, place = (
-            room in connection.entered,
+            room in registration.entered,
             IndexEntry(connection_id, connection.client_id, room, stay),
         )
-        place = replace(place, visit=connection.entered.get(room, place.stay_id))
+        place = replace(place, visit=registration.entered.get(room, place.stay_id))
         if await self._state.backend.rooms.join(place, replaces=replaces, is_known=is_known):
             self._reports.joined(place)
-        if connection.stays.get(room) != stay:  # left during the join
+        if registration.stays.get(room) != stay:  # left during the join
             self._claims.remember_unreleased([place])
         elif connection.connection_id == connection_id:
-            connection.entered[room] = place.visit
+            registration.entered[room] = place.visit
         return True

@@ -12,6 +12,7 @@ from fastapi_websocket_stabilizer.local.connection import Connection
 from fastapi_websocket_stabilizer.local.lifecycle import Ended
 from fastapi_websocket_stabilizer.registry.budget import Budget
 from fastapi_websocket_stabilizer.registry.eviction import measure
+from fastapi_websocket_stabilizer.registry.registration import Registration, registration_of
 from fastapi_websocket_stabilizer.registry.state import NodeState
 from tests.unit.fakes import connect
 
@@ -38,10 +39,11 @@ class World:
     async def add(self, client_id: str, opened_at_s: float = 0.0, **metadata: Any) -> Connection:
         size = await self.budget.admit(client_id, metadata)
         connection = connect(client_id)
+        connection.registration = Registration(size)
         connection.metadata = metadata
         connection.opened_at_s = connection.used_at_s = opened_at_s
         self.state.shards.add(connection)
-        self.budget.add(connection, size)
+        self.budget.add(size)
         return connection
 
     @property
@@ -62,7 +64,7 @@ async def test_sum_follows_what_comes_changes_and_goes() -> None:
     await world.budget.set_user_data(alice, "score", 10**30)
     assert world.budget.total_bytes == world.measured()
     await world.end(bob, Ended.RELEASED, 1000, "")
-    assert world.budget.total_bytes == world.measured() == alice.memory_size
+    assert world.budget.total_bytes == world.measured() == registration_of(alice).size
 
 
 async def test_removing_twice_counts_once() -> None:

@@ -26,7 +26,7 @@ _BASE64URL = re.compile(r"[A-Za-z0-9_-]+")
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What a client offers.
+    """The subprotocols that a client offers, as values.
 
     Attributes:
         cursor: The text of its cursor, for ``parse_cursor``. None without one.

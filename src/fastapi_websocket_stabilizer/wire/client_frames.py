@@ -101,6 +101,8 @@ class Hi:
         must_answer: Whether the client has to answer signs of life.
         expires_s: Seconds until the credentials expire, None for never.
         outcome: Whether every log of the cursor continues; "later" while Redis is away; None without a cursor.
+        handled: Number of the last handled message of the session that this one continues. None if it continues
+            none, and the client begins with 1.
         lost: The logs that do not continue.
         positions: The position of every room of the connection, and of the other two logs.
     """
@@ -112,6 +114,7 @@ class Hi:
     must_answer: bool = False
     expires_s: int | None = None
     outcome: bool | Literal["later"] | None = None
+    handled: int | None = None
     lost: Sequence[LostLog] = ()
     positions: Positions = field(default_factory=Positions)
 
@@ -172,6 +175,8 @@ def hi(frame: Hi) -> str:
         value["exp"] = frame.expires_s
     if frame.outcome is not None:
         value["re"] = frame.outcome
+    if frame.handled is not None:
+        value["n"] = frame.handled
     if frame.lost:
         value["lost"] = frame.lost
     return _json({"hi": value | frame.positions.value})

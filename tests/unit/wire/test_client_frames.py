@@ -68,6 +68,7 @@ def hi(v: int, client: str, session: str, t: int, **frame: Any) -> str:
             frame["pong"],
             frame["expires"],
             frame["outcome"],
+            frame["handled"],
             rows(frame["lost"]),
             Positions(frame["rooms"], frame["everybody"], frame["mailbox"]),
         )

@@ -1,6 +1,9 @@
-"""The handshake of ``stabilizer.v1``, and the close codes that its clients must know."""
+"""The handshake of ``stabilizer.v1``, the close codes that its clients must know, and the page about both."""
 
+import json
+import re
 import string
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +23,7 @@ from fastapi_websocket_stabilizer.wire.cursors import Cursor, parse_cursor
 from tests.support.protocol_vectors import vectors
 from tests.unit.wire.test_cursors import cursors
 
+PAGE = (Path(__file__).parents[3] / "docs/protocol.md").read_text()
 CODES = {"size", "header", "encoding"}
 CURSOR = Cursor("s1", 1, {"lobby": 5})
 # RFC 9110 §5.6.2: browsers refuse every other character in an item.
@@ -104,3 +108,59 @@ def test_recorded_reaction_is_that_of_the_code(vector: dict[str, Any]) -> None:
 
 def test_every_code_is_recorded_with_a_reaction() -> None:
     assert {vector.values[0]["code"] for vector in vectors("closes.json")} >= set(CloseCode)
+
+
+# The page
+
+
+def test_close_codes_of_the_page_are_recorded_with_the_same_reaction() -> None:
+    table = re.findall(r"^\| ([\d, ]+) \| .* \| (.+) \|$", PAGE.partition("## Close codes")[2], re.MULTILINE)
+    documented = {int(code): reaction for codes, reaction in table for code in codes.split(",")}
+    assert set(documented) >= set(CloseCode)
+    for vector in (parameter.values[0] for parameter in vectors("closes.json")):
+        reaction = documented.get(vector["code"], "")
+        words = {
+            "retry": "connects again",
+            "renew": "connects again",
+            "stop": "stays away",
+            "ignore": "ignores it",
+        }
+        assert not reaction or words[vector["do"]] in reaction, vector["code"]
+
+
+def test_codes_of_input_that_the_page_has_are_those_that_are_raised() -> None:
+    table = PAGE.partition("Input that breaks these rules")[2].partition("### Binary frames")[0]
+    recorded = {
+        row.values[0]["error"]
+        for file in ("client_malformed.json", "offers.json")
+        for row in vectors(file, having="error")
+    }
+    # A cursor that cannot be read does not end the connection.
+    assert {*re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE), "cursor"} == recorded
+
+
+def test_bytes_of_the_page_are_recorded() -> None:
+    recorded = {
+        row.values[0]["hex"]
+        for file in ("server_frames.json", "client_frames.json")
+        for row in vectors(file, having="hex")
+    }
+    examples = re.findall(r"^(0[0134] [0-9a-f ]+?) {2,}\w+ (?:\d+ )?(?:of|message)", PAGE, re.MULTILINE)
+    assert len(examples) == 4
+    assert {example.replace(" ", "") for example in examples} <= recorded
+
+
+def test_handshake_of_the_page_offers_its_cursor() -> None:
+    (header,) = re.findall(r"> Sec-WebSocket-Protocol: (.+)", PAGE)
+    offer = parse_offer(header.split(", "))
+    assert offer is not None
+    assert parse_cursor(str(offer.cursor)).rooms == {"lobby": 1764396000000123}
+    (cursor,) = re.findall(r"^\{\"s\".+$", PAGE, re.MULTILINE)
+    assert parse_cursor(cursor).text() == cursor
+
+
+def test_json_of_the_page_is_json() -> None:
+    blocks = [
+        json.loads(block) for block in re.findall(r"^```json\n(.+?)^```", PAGE, re.DOTALL | re.MULTILINE)
+    ]
+    assert [next(iter(block)) for block in blocks] == ["s", "hi"]

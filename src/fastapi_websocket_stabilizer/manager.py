@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from functools import cached_property
 from typing import Any, Self
 
@@ -43,6 +43,7 @@ class WebSocketConnectionManager(HookDecorators):
         self._log = manager_logger(self.config.log_level)
         self._registry: Registry = self._make_registry()
         self._state: NodeState = self._registry.state
+        self._while_started = ExitStack()
         super().__init__(self._state.hooks)
 
     def _make_registry(self) -> Registry:
@@ -53,11 +54,14 @@ class WebSocketConnectionManager(HookDecorators):
     async def start(self) -> None:
         """Join the registry (with ``redis_url``) and start the heartbeat. Allowed again after a shutdown.
 
+        Until the shutdown, uvicorn's logs show no reconnect token.
+
         Raises:
             BackendUnavailableError: Redis does not answer, and ``on_backend_loss`` is "refuse".
             ConfigurationError: Redis cannot be used: wrong password or database, too old, or not a Redis server.
         """
         if await self._registry.start():
+            self._while_started.enter_context(tokens_redacted())
             announce(self._state)
 
     async def graceful_shutdown(self, timeout: float = 30.0) -> ShutdownReport:
@@ -66,7 +70,10 @@ class WebSocketConnectionManager(HookDecorators):
         If Redis does not answer, the shutdown takes longer by at most about twice ``redis_timeout_s``. Afterwards
         ``connect`` raises ``ShutdownError`` until ``start()`` is called again.
         """
-        return await self._registry.stop(timeout)
+        try:
+            return await self._registry.stop(timeout)
+        finally:
+            self._while_started.close()
 
     async def drain(self, over: float | None = None) -> ShutdownReport:
         """Close all clients of this replica within ``over`` seconds, so that they reconnect to other replicas.
@@ -87,10 +94,9 @@ class WebSocketConnectionManager(HookDecorators):
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         """Start before the first request and shut down after the last: ``FastAPI(lifespan=manager.lifespan)``."""
         install_protocol(self._state, app)
-        with tokens_redacted():
-            await self.start()
-            async with shut_down_in_time(self._registry, self.graceful_shutdown):
-                yield
+        await self.start()
+        async with shut_down_in_time(self._registry, self.graceful_shutdown):
+            yield
 
     async def __aenter__(self) -> Self:
         await self.start()

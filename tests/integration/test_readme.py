@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosedOK, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from fastapi_websocket_stabilizer import WebSocketConfig, WebSocketConnectionManager
@@ -118,6 +118,13 @@ def test_each_way_to_serve_a_socket_echoes(path: str, tmp_path: Path) -> None:
     with serving(APPS[1], tmp_path) as address, connect(f"{address}/{path}/ann") as ann:
         ann.send("hello")
         assert ann.recv(timeout=5) == "hello"
+
+
+def test_classic_handler_ends_without_an_error_in_the_log_if_a_binary_frame_comes(tmp_path: Path) -> None:
+    with serving(APPS[1], tmp_path) as address, connect(f"{address}/classic/ann") as ann:
+        ann.send(b"\xff")
+        with pytest.raises(ConnectionClosedOK):
+            ann.recv(timeout=10)
 
 
 def test_installed_extras_and_commands_exist() -> None:

@@ -12,7 +12,15 @@ REDACTED = "<reconnect token>"
 
 
 class TokenFilter(logging.Filter):
-    """Replaces reconnect tokens in the arguments of log records, in any parameter or path."""
+    """Replaces reconnect tokens in the arguments of log records, in any parameter or path.
+
+    Attributes:
+        users: One object for each block of ``tokens_redacted``.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.users: set[object] = set()
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Redact the record, and return True so that it is logged."""
@@ -27,15 +35,21 @@ def _redacted(value: object) -> object:
     return value if redacted == text else redacted
 
 
+_token_filter = TokenFilter()
+
+
 @contextmanager
 def tokens_redacted() -> Iterator[None]:
-    """Redact tokens in uvicorn's logs during the block."""
-    token_filter = TokenFilter()
+    """Redact tokens in uvicorn's logs during the block. Blocks may overlap, because managers do."""
     loggers = [logging.getLogger(name) for name in UVICORN_LOGGERS]
+    user = object()
+    _token_filter.users.add(user)
     for logger in loggers:
-        logger.addFilter(token_filter)
+        logger.addFilter(_token_filter)
     try:
         yield
     finally:
-        for logger in loggers:
-            logger.removeFilter(token_filter)
+        _token_filter.users.discard(user)
+        if not _token_filter.users:
+            for logger in loggers:
+                logger.removeFilter(_token_filter)

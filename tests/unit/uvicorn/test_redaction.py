@@ -38,10 +38,33 @@ def test_other_text_is_left_alone(text: str) -> None:
     assert logged(text, 1, None) == (text, 1, None)
 
 
+def filters() -> list[list[object]]:
+    return [list(logging.getLogger(name).filters) for name in UVICORN_LOGGERS]
+
+
+def is_redacting() -> bool:
+    """Whether all loggers have the filter, each of them once."""
+    return all([type(each) for each in chain].count(TokenFilter) == 1 for chain in filters())
+
+
 async def test_lifespan_redacts_and_its_end_leaves_the_loggers_as_they_were() -> None:
-    loggers = [logging.getLogger(name) for name in UVICORN_LOGGERS]
-    before = [list(logger.filters) for logger in loggers]
+    before = filters()
     async with WebSocketConnectionManager().lifespan(FastAPI()):
-        added = [logger.filters[-1] for logger in loggers]
-    assert [type(each) for each in added] == [TokenFilter] * len(loggers)
-    assert [logger.filters for logger in loggers] == before
+        assert is_redacting()
+    assert filters() == before
+
+
+async def test_manager_redacts_from_start_to_shutdown_without_its_lifespan() -> None:
+    """As in release 1.1, where the application's own lifespan calls both."""
+    before = filters()
+    one, two = WebSocketConnectionManager(), WebSocketConnectionManager()
+    await one.start()
+    await two.start()
+    await one.graceful_shutdown()
+    assert is_redacting()
+    await two.graceful_shutdown()
+    assert filters() == before
+    await two.start()
+    assert is_redacting()
+    await two.graceful_shutdown()
+    assert filters() == before

@@ -8,6 +8,7 @@ from starlette.websockets import WebSocket
 
 from fastapi_websocket_stabilizer.local.lifecycle import Ended
 from fastapi_websocket_stabilizer.local.native import NativeTransport, open_transport
+from fastapi_websocket_stabilizer.wire.frames import COMPRESS_FROM_BYTES
 from tests.support.waiting import eventually
 from tests.unit.fakes import Node, text, turns
 from tests.unit.native_sockets import FakeNativeSocket, connect_native, websocket_on
@@ -63,6 +64,23 @@ async def test_full_outbox_ends_the_connection() -> None:
     assert (sent[0], sent[1]) == (None, "slow consumer: outbox over 3 bytes")
     assert node.lost_connections == [("alice", Ended.SLOW, "outbox over 3 bytes")]
     assert connection.fast_path is None
+
+
+async def test_send_whose_frame_cannot_be_made_ends_its_connection_only() -> None:
+    """zlib refuses the window that the socket has agreed to, at once or behind messages that wait."""
+    big = text("x" * COMPRESS_FROM_BYTES)
+    for is_paused in (False, True):
+        native, node = FakeNativeSocket(window_bits=8), Node()
+        connection = connect_native(native=native, node=node)
+        if is_paused:
+            native.stall()
+            assert connection.push(text("1")).error is None
+        sent = connection.push(big)
+        assert (sent.error is None) is is_paused
+        native.read_all()
+        await turns()
+        assert native.writes == (frames("1") if is_paused else [])
+        assert node.lost_connections == [("alice", Ended.FAILED, "Invalid initialization option")]
 
 
 async def test_peer_that_takes_nothing_is_given_up() -> None:

@@ -119,7 +119,7 @@ async def test_what_waits_in_the_outbox_is_written_before_the_close(
     socket = StalledSocket()
     connection = await register(manager, "slow", socket)
     sends = [asyncio.create_task(connection.send(text)) for text in ("first", "second", "third")]
-    await eventually(lambda: connection.queued_bytes > 0)
+    await eventually(lambda: connection.writer.queued_bytes > 0)
     draining = asyncio.create_task(manager.drain(over=5.0))
     await eventually(lambda: connection.ended is not None)
     socket.gate.set()

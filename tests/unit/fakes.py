@@ -8,7 +8,7 @@ from typing import Any
 from fastapi_websocket_stabilizer.config import WebSocketConfig
 from fastapi_websocket_stabilizer.local.connection import Connection
 from fastapi_websocket_stabilizer.local.lifecycle import Ended
-from fastapi_websocket_stabilizer.local.writer import SendLimiter
+from fastapi_websocket_stabilizer.local.sends import SendLimiter
 from fastapi_websocket_stabilizer.models import Message
 from fastapi_websocket_stabilizer.names import ConnectionId
 from fastapi_websocket_stabilizer.wire.messages import Encoded, encode
@@ -90,7 +90,7 @@ class Node:
         return self.config
 
     async def send(self, connection: Connection, message: Encoded) -> str | None:
-        return await connection.push_from_anywhere(message)
+        return await connection.settled(connection.push(message))
 
     def encode(self, message: Message) -> Encoded:
         return encode(message, self.config.max_message_size)
@@ -108,20 +108,17 @@ class Node:
         self.pauses += 1
 
     def lost(self, connection: Connection, why: Ended, error: str) -> None:
-        if connection.ended is None:
-            connection.end(why)
-            connection.error = error
+        if connection.end(why, error):
             self.lost_connections.append((connection.client_id, why, error))
 
-    def gone(self, connection: Connection) -> None:
-        self.lost(connection, Ended.GONE, connection.error)
+    def gone(self, connection: Connection, error: str) -> None:
+        self.lost(connection, Ended.GONE, error)
 
     def deferred(self) -> None:
         self.deferrals += 1
 
     async def end(self, connection: Connection, why: Ended, code: int, reason: str) -> None:
-        if connection.ended is None:
-            connection.end(why)
+        if connection.end(why):
             self.ended.append((connection.client_id, why, code, reason))
 
     async def join_room(self, connection: Connection, room: str) -> None:

@@ -9,7 +9,7 @@ from starlette.websockets import WebSocket, WebSocketState
 from fastapi_websocket_stabilizer.local.connection import Connection
 from fastapi_websocket_stabilizer.local.lifecycle import Limits
 from fastapi_websocket_stabilizer.local.native import EXTENSION
-from fastapi_websocket_stabilizer.local.transport import Events, NativeObserver, Observer
+from fastapi_websocket_stabilizer.local.transport import Events, Observer
 from fastapi_websocket_stabilizer.uvicorn.coalescing import CoalescedWrites, TickFlusher
 from tests.unit.fakes import Node, connect
 
@@ -43,7 +43,7 @@ class FakeNativeSocket(CoalescedWrites):
         self.is_paused = False
         self.told: list[Any] = []
         self.inbox: Events | None = None
-        self._observer: NativeObserver | None = None
+        self._observer: Observer | None = None
         self._resumed = asyncio.Event()
 
     @property
@@ -62,7 +62,7 @@ class FakeNativeSocket(CoalescedWrites):
         self.is_paused, self.wire.buffered = False, 0
         self._resumed.set()
 
-    def attach(self, observer: NativeObserver, limits: Limits) -> None:
+    def attach(self, observer: Observer, limits: Limits) -> None:
         self._observer = observer
 
     def detach(self, observer: Observer) -> None:

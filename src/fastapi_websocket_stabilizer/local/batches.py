@@ -11,8 +11,8 @@ from ..runtime.loops import running_loop
 from ..wire.messages import Encoded
 from .connection import Connection
 from .lifecycle import Ended, Limits
+from .sends import DROPPED, TAKEN, Confirmation, settled
 from .shards import Connections, Shard, Shards
-from .writer import DROPPED, Confirmation, settled
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -33,15 +33,16 @@ class Outcome:
 
     def add(self, connection: Connection, message: Encoded, loop: asyncio.AbstractEventLoop) -> None:
         """Push one message to one socket and count what became of it."""
-        sent = connection.push(message) if connection.loop is loop else connection.hand_over(message)
-        if sent.pending is not None:
+        writer = connection.writer
+        sent = writer.push(message) if connection.loop is loop else writer.hand_over(message)
+        if sent is TAKEN:
+            self.succeeded += 1
+        elif sent.pending is not None:
             self.pending.append((connection.client_id, sent.pending))
-        elif connection.ended is Ended.GONE:
-            self.total -= 1  # it had left before this message
+        elif writer.ended is Ended.GONE:
+            self.total -= 1  # the peer had gone before this message
         elif sent.error is not None:
             self.errors.append((connection.client_id, sent.error))
-        else:
-            self.succeeded += 1
 
 
 @dataclass(slots=True, eq=False)
@@ -161,7 +162,7 @@ class Group:
     def is_for(self, connection: Connection) -> bool:
         """Whether a target is still one, after the event loop was given back."""
         rooms = self.broadcasts[0].rooms
-        return connection.ended is None and (not rooms or not connection.rooms.isdisjoint(rooms))
+        return connection.writer.ended is None and (not rooms or not connection.rooms.isdisjoint(rooms))
 
     def write(self, targets: Iterable[Connection], outgoing: "Outgoing | None" = None) -> None:
         """Write to each target: all at once where it has a native socket that is open, else message by message.
@@ -171,7 +172,8 @@ class Group:
         loop = running_loop()
         now_s, excluded, frames, reached = loop.time(), self._excluded, self.frames, 0
         for connection in targets:
-            native = connection.fast_path
+            writer = connection.writer
+            native = writer.fast_path
             if native is None or connection.loop is not loop:
                 self._push(connection, loop, now_s)
                 continue
@@ -180,7 +182,7 @@ class Group:
                 continue
             connection.used_at_s = now_s
             try:
-                data = frames[connection.window_bits]
+                data = frames[writer.window_bits]
                 if outgoing is None:
                     native.write_now(data)
                 else:
@@ -195,11 +197,11 @@ class Group:
     @staticmethod
     def _failed(connection: Connection, broadcasts: Iterable[Broadcast], error: Exception) -> None:
         """End a connection that did not take messages; one that had left before them was no target."""
-        connection.failed(error)
+        error_text = connection.writer.failed(error).error or ""
         if connection.ended is not Ended.GONE:
             for broadcast in broadcasts:
                 broadcast.outcome.total += 1
-                broadcast.outcome.errors.append((connection.client_id, connection.error))
+                broadcast.outcome.errors.append((connection.client_id, error_text))
 
     def _push(self, connection: Connection, loop: asyncio.AbstractEventLoop, now_s: float) -> None:
         for broadcast in self.broadcasts:
@@ -218,13 +220,14 @@ class Group:
                 broadcast.outcome.excluded += 1
             else:
                 broadcasts.append(broadcast)
-        if not broadcasts or connection.fast_path is None:
+        native = connection.writer.fast_path
+        if not broadcasts or native is None:
             return
         connection.used_at_s = now_s
         try:
-            data = b"".join([broadcast.message.frame(connection.window_bits) for broadcast in broadcasts])
+            data = b"".join([broadcast.message.frame(native.window_bits) for broadcast in broadcasts])
             if outgoing is None:
-                connection.fast_path.write_now(data)
+                native.write_now(data)
             else:
                 outgoing[connection].append(data)
         except Exception as error:  # noqa: BLE001 - as in write()
@@ -278,6 +281,6 @@ async def written(connection: Connection, timeout_s: float) -> str | None:
     """Wait until everything queued for a socket was written; return the error if it was not."""
     try:
         async with asyncio.timeout(timeout_s):
-            return await connection.drained()
+            return await connection.writer.drained()
     except TimeoutError:
         return f"not written within {timeout_s:g} s"

@@ -174,5 +174,5 @@ def _join(groups: list[Group], shard: Shard, part: frozenset[Connection] | None)
         targets = group.targets(shard)
         group.write(targets if part is None else filter(part.__contains__, targets), outgoing)
     for connection, frames in outgoing.items():
-        connection.write(frames[0] if len(frames) == 1 else b"".join(frames))
+        connection.writer.write(frames[0] if len(frames) == 1 else b"".join(frames))
     return len(outgoing)

@@ -14,7 +14,7 @@ from starlette.websockets import WebSocket
 from .. import close_codes
 from ..wire.messages import Encoded
 from .lifecycle import Limits
-from .transport import AsgiTransport, Events, MethodTransport, NativeObserver, NativeSocket, Transport
+from .transport import AsgiTransport, Events, MethodTransport, NativeSocket, Observer, Transport
 
 EXTENSION = "fastapi_websocket_stabilizer"
 """Where a server that has lines puts them in ``scope["extensions"]``."""
@@ -29,12 +29,17 @@ class NativeTransport(AsgiTransport):
         self,
         websocket: WebSocket,
         native: NativeSocket,
-        observer: NativeObserver,
         limits: Callable[[], Limits],
     ) -> None:
-        super().__init__(websocket, observer, limits)
+        super().__init__(websocket, limits)
         self._native, self._is_parked = native, False
-        native.attach(observer, limits())
+
+    def attach(self, observer: Observer) -> None:
+        super().attach(observer)
+        self._native.attach(observer, self._limits())
+
+    def _watch_handler(self) -> None:
+        """The server reports the end of the handler."""
 
     @property
     def native(self) -> NativeSocket | None:
@@ -107,13 +112,9 @@ def find_native(websocket: WebSocket) -> NativeSocket | None:
     return native
 
 
-def open_transport(websocket: Any, observer: NativeObserver, limits: Callable[[], Limits]) -> Transport:
+def open_transport(websocket: Any, limits: Callable[[], Limits]) -> Transport:
     """Return the fastest transport that keeps what the socket's own methods do."""
     if not issubclass(type(websocket), WebSocket):  # type(): AsyncMock(spec=WebSocket) claims to be one
         return MethodTransport(websocket)
     native = find_native(websocket)
-    if native is None:
-        transport = AsgiTransport(websocket, observer, limits)
-        transport.watch_handler(observer.abandoned)
-        return transport
-    return NativeTransport(websocket, native, observer, limits)
+    return AsgiTransport(websocket, limits) if native is None else NativeTransport(websocket, native, limits)

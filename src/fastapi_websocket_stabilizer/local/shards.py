@@ -94,7 +94,7 @@ class Shards:
     def rename(self, connection: Connection, connection_id: ConnectionId) -> None:
         """Give a connection another id, as one step."""
         self.remove(connection)
-        connection.connection_id = connection_id
+        connection.rename(connection_id)
         self.add(connection)
 
     def join(self, connection: Connection, room: str) -> bool:

@@ -62,7 +62,7 @@ class NativeSocket(Protocol):
     @property
     def is_reading(self) -> bool: ...
 
-    def attach(self, observer: "NativeObserver", limits: Limits) -> None:
+    def attach(self, observer: "Observer", limits: Limits) -> None:
         """Tell an observer what happens from now on; its heartbeat takes the place of the server's."""
         ...
 
@@ -100,50 +100,46 @@ class NativeSocket(Protocol):
 
 
 class Observer(Protocol):
-    """What a socket tells its connection."""
+    """The connection of a socket: it is notified of events. Sockets that are not native report only some of them."""
 
     def opened(self) -> None:
-        """The socket was accepted; messages may be written."""
+        """The socket was accepted: messages may be written."""
         ...
 
     async def flush(self) -> None:
-        """Wait until what was sent before is written."""
+        """Wait until everything sent before is written."""
         ...
 
     def heard(self) -> None:
-        """A message came in."""
+        """A message arrived."""
         ...
 
     def hung_up(self, code: int, reason: str) -> None:
-        """The peer is gone."""
+        """The application has read the end of the socket."""
         ...
 
     async def too_large(self, size: int, limit: int) -> None:
-        """A message over the limit came in: close with 1009."""
+        """A message over the limit arrived: close with 1009."""
         ...
 
-
-class NativeObserver(Observer, Protocol):
-    """What a native socket tells its connection, besides what any socket does."""
+    def abandoned(self) -> None:
+        """The ASGI application has returned."""
+        ...
 
     def paused(self) -> None:
         """The write buffer is over its high-water mark."""
         ...
 
     def deferred(self) -> None:
-        """The peer has sent more than one turn of the event loop is to handle."""
+        """The peer has sent more than one turn of the event loop may process."""
         ...
 
     def refused(self, code: int) -> None:
-        """What came in was refused with this close code."""
+        """The server refused a message with this close code."""
         ...
 
     def gone(self, error: str) -> None:
-        """The socket is closed; messages that came before may still wait for the application."""
-        ...
-
-    def abandoned(self) -> None:
-        """The ASGI application has ended, and the server closes the socket."""
+        """The socket is closed. Messages that arrived before may still wait for the application."""
         ...
 
     def cut(self) -> None:
@@ -160,6 +156,10 @@ class Transport(Protocol):
     """
 
     awaited: bool
+
+    def attach(self, observer: "Observer") -> None:
+        """Notify ``observer`` of events from now on."""
+        ...
 
     @property
     def native(self) -> NativeSocket | None:
@@ -179,6 +179,10 @@ class Transport(Protocol):
 
     async def complete(self, sending: Awaitable[None], deadline_s: float) -> None:
         """Finish a send; ``TimeoutError`` when the peer takes too long."""
+        ...
+
+    def is_disconnect(self, error: BaseException) -> bool:
+        """Whether an error of a send means that the peer is gone."""
         ...
 
     async def close(self, code: int, reason: str, within_s: float = 0.0) -> None:
@@ -224,12 +228,18 @@ class MethodTransport(_WithoutNative):
     def __init__(self, socket: Any) -> None:
         self._socket = socket
 
+    def attach(self, observer: Observer) -> None:
+        """A mock has no events."""
+
     def send(self, message: Encoded) -> Coroutine[Any, Any, None]:
         return _send_by_method(self._socket, message, message.value if message.form is Form.JSON else None)
 
     @property
     def is_receiving(self) -> bool:
         return False
+
+    def is_disconnect(self, error: BaseException) -> bool:
+        return False  # release 1.1 reported every error of a mock
 
     async def close(self, code: int, reason: str, within_s: float = 0.0) -> None:
         await self._socket.close(code=code, reason=reason)
@@ -257,8 +267,10 @@ class AsgiTransport(_WithoutNative):
     )  # fmt: skip
     awaited = False
 
-    def __init__(self, websocket: WebSocket, observer: Observer, limits: Callable[[], Limits]) -> None:
-        self._websocket, self._observer, self._limits = websocket, observer, limits
+    _observer: Observer
+
+    def __init__(self, websocket: WebSocket, limits: Callable[[], Limits]) -> None:
+        self._websocket, self._limits = websocket, limits
         self._has_own_methods = not _is_plain(websocket)
         self._inner_receive: Receive = websocket._receive
         self._inner_send: Send = websocket._send
@@ -270,18 +282,26 @@ class AsgiTransport(_WithoutNative):
         self._ended: AsgiEvent | None = None  # what every further receive() answers
         self._handler: asyncio.Task[Any] | None = None  # the task that registered the socket
         self._is_read_by_handler = False
-        websocket._receive = self._receive
-        websocket._send = self._send
 
-    def watch_handler(self, ended: Callable[[], None]) -> None:
-        """Call ``ended`` when the handler is over, on a server that does not say so.
+    def attach(self, observer: Observer) -> None:
+        self._observer = observer
+        self._websocket._receive = self._receive
+        self._websocket._send = self._send
+        self._watch_handler()
+
+    def _watch_handler(self) -> None:
+        """Report the end of the handler, which the server does not.
 
         The handler is the task that registers the socket and also reads it. One that only registers may be
         short-lived: before Python 3.12 ``wait_for`` runs what it is given in a task of its own.
         """
         self._handler = asyncio.current_task()
         if self._handler is not None:
-            self._handler.add_done_callback(lambda _: ended() if self._is_read_by_handler else None)
+            self._handler.add_done_callback(self._handler_ended)
+
+    def _handler_ended(self, _: "asyncio.Task[Any]") -> None:
+        if self._is_read_by_handler:
+            self._observer.abandoned()
 
     def send(self, message: Encoded) -> Coroutine[Any, Any, None]:
         if self._has_own_methods:
@@ -294,6 +314,9 @@ class AsgiTransport(_WithoutNative):
             return self._refuse()
         sending = self._inner_send(message.asgi)
         return sending if type(sending) is CoroutineType else _awaited(sending)
+
+    def is_disconnect(self, error: BaseException) -> bool:
+        return isinstance(error, OSError | WebSocketDisconnect)
 
     async def close(self, code: int, reason: str, within_s: float = 0.0) -> None:
         # Below Starlette's state machine: a handler that is busy now and calls receive_text() later gets

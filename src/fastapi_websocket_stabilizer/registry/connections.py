@@ -19,8 +19,8 @@ from ..exceptions import (
 )
 from ..local.connection import Connection
 from ..local.lifecycle import Ended
+from ..local.sends import SendLimiter
 from ..local.transport import is_accepted
-from ..local.writer import SendLimiter
 from ..models import CompressionMode, Message, as_metadata
 from ..names import ConnectionId
 from ..runtime.logs import EVENTS, Occasionally, StructuredLogger, manager_logger
@@ -67,7 +67,9 @@ class Connections:
         self._events = StructuredLogger(manager_logger(state.config.log_level, EVENTS))
         self._to_close: deque[tuple[Connection, int, str]] = deque()
         self._closers = 0
-        self._connecting: set[Connection] = set()  # the claim is in progress
+        self._connecting: dict[
+            Connection, str
+        ] = {}  # the claim is in progress; why the socket was closed, or ""
         self._leaving: set[Connection] = set()  # gone, but the application still reads their messages
         self._has_warned = self._has_warned_of_start = False
         self._trouble = Occasionally(state.log)
@@ -161,7 +163,7 @@ class Connections:
         # Before the claim is queued: evicts and messages may arrive before its reply, and need the connection.
         state.shards.add(connection)
         self.budget.add(size)
-        self._connecting.add(connection)
+        self._connecting[connection] = ""
         try:
             await self._claim(connection, websocket)
             if state.is_draining:  # since a moment ago
@@ -177,9 +179,9 @@ class Connections:
             connection.let_go()
             raise
         finally:
-            self._connecting.discard(connection)
-        if connection.error and connection.ended is None:  # its socket was closed during the claim
-            self.gone(connection)
+            error = self._connecting.pop(connection)
+        if error:  # its socket was closed during the claim
+            self.gone(connection, error)
         if connection.ended is Ended.SHUTDOWN:
             raise ShutdownError("the manager was shut down while the connection was registered")
         return connection
@@ -244,37 +246,41 @@ class Connections:
         else:
             await connection.wait_closed()
 
-    async def close(self, connection: Connection, why: Ended, code: int, reason: str) -> bool:
+    async def close(
+        self, connection: Connection, why: Ended, code: int, reason: str, patience_s: float
+    ) -> bool:
         """Close a socket and release it; return whether the close completed in time. False if it had ended before."""
         if not self._forget(connection, why):
             return False
-        return await self._wind_up(connection, connection.connection_id, code, reason)
+        return await self._wind_up(connection, connection.connection_id, code, reason, patience_s)
 
     def lost(self, connection: Connection, why: Ended, error: str) -> None:
         """Remove a socket that failed from all tables now. Close and release it in the background."""
-        connection.error = error
         if why is Ended.SLOW:
             self._state.counters.slow_consumers += connection.ended is None
-            self.expire(connection, why, close_codes.SLOW_CONSUMER, "slow consumer")
+            self._expire(connection, why, close_codes.SLOW_CONSUMER, "slow consumer", error)
         else:
-            self.expire(connection, why, close_codes.NORMAL, "normal closure")
+            self._expire(connection, why, close_codes.NORMAL, "normal closure", error)
 
-    def gone(self, connection: Connection) -> None:
+    def gone(self, connection: Connection, error: str) -> None:
         """Remove and release a connection whose socket is closed. ``on_disconnect`` runs after its last message."""
         if connection in self._connecting:
-            return  # connect() calls this again at its end
-        if self._forget(connection, Ended.GONE):
+            self._connecting[connection] = error  # connect() calls this again at its end
+        elif self._forget(connection, Ended.GONE, error):
             connection_id = connection.connection_id
-            wind_up = self._wind_up(connection, connection_id, close_codes.ABNORMAL, connection.error)
+            wind_up = self._wind_up(connection, connection_id, close_codes.ABNORMAL, error)
             task = self._state.tasks.spawn(wind_up, f"close-{connection_id}")
             self._leaving.add(connection)
             task.add_done_callback(lambda _: self._leaving.discard(connection))
 
     def expire(self, connection: Connection, why: Ended, code: int, reason: str) -> None:
         """Remove a socket from all tables now. Close it soon, at most ``max_concurrent_cleanup`` at a time."""
-        if not self._forget(connection, why):
+        self._expire(connection, why, code, reason, "")
+
+    def _expire(self, connection: Connection, why: Ended, code: int, reason: str, error: str) -> None:
+        if not self._forget(connection, why, error):
             return
-        self._events.log_connection(why.value, connection.client_id, error=connection.error or reason)
+        self._events.log_connection(why.value, connection.client_id, error=error or reason)
         self._to_close.append((connection, code, reason))
         if self._closers < self._state.config.max_concurrent_cleanup:
             self._closers += 1
@@ -288,10 +294,9 @@ class Connections:
     def _closer_ended(self, _: "asyncio.Task[None]") -> None:
         self._closers -= 1
 
-    def _forget(self, connection: Connection, why: Ended) -> bool:
-        if connection.ended is not None:
+    def _forget(self, connection: Connection, why: Ended, error: str = "") -> bool:
+        if not connection.end(why, error):
             return False
-        connection.end(why)
         self._state.shards.remove(connection)
         self.budget.remove(connection)
         for room in connection.rooms:
@@ -299,12 +304,17 @@ class Connections:
         return True
 
     async def _wind_up(
-        self, connection: Connection, connection_id: ConnectionId, code: int, reason: str
+        self,
+        connection: Connection,
+        connection_id: ConnectionId,
+        code: int,
+        reason: str,
+        patience_s: float = 0.0,
     ) -> bool:
         state = self._state
         state.counters.connections_closed += 1
         release = state.tasks.spawn(self._release(connection, connection_id), "release")
-        is_closed = await self._finish(connection, code, reason)
+        is_closed = await self._finish(connection, code, reason, patience_s)
         state.counters.close_timeouts += not is_closed
         await release
         lasted_s = round(connection.loop.time() - connection.opened_at_s, 3)
@@ -323,15 +333,15 @@ class Connections:
         task = self._state.tasks.spawn(coroutine, "hooks")
         await asyncio.wait([task], timeout=self._state.config.close_timeout_s)
 
-    async def _finish(self, connection: Connection, code: int, reason: str) -> bool:
+    async def _finish(self, connection: Connection, code: int, reason: str, patience_s: float) -> bool:
         """Close a socket on its own event loop; return whether the close completed in time."""
         if connection.loop is asyncio.get_running_loop():
-            return await connection.finish(code, reason)
+            return await connection.finish(code, reason, patience_s)
         if connection.loop.is_closed():
             return False
-        closing = connection.finish(code, reason)
+        closing = connection.finish(code, reason, patience_s)
         try:
-            async with asyncio.timeout(2 * self._state.config.close_timeout_s + connection.patience_s):
+            async with asyncio.timeout(2 * self._state.config.close_timeout_s + patience_s):
                 return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(closing, connection.loop))
         except TimeoutError:
             return False

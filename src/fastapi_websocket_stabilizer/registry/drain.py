@@ -128,11 +128,11 @@ class Drain:
         """
         while self._order:
             connection = self._order.pop()
-            if connection.ended is None and connection.is_open:
+            if connection.is_open:
                 return connection
         self._order = list(self._state.shards)
         random.shuffle(self._order)
-        self._order.sort(key=lambda connection: connection.is_writing)
+        self._order.sort(key=lambda connection: connection.writer.is_writing)
         return None
 
     async def _close_the_rest(self) -> None:
@@ -153,16 +153,16 @@ class Drain:
         task = self._state.tasks.spawn(self._send_away(connection), "drain-close")
         self._closing[task] = connection
         task.add_done_callback(self._closing.pop)
-        if connection.is_writing:  # it may take the whole window, and must not delay others
+        if connection.writer.is_writing:  # it may take the whole window, and must not delay others
             self._slow.add(task)
             task.add_done_callback(self._slow.discard)
 
     async def _send_away(self, connection: Connection) -> None:
         if connection.ended is not None:
             return
-        connection.patience_s = self._ends_at_s - running_loop().time()
-        reason = come_back(self._pace.reconnect_in_ms())
-        if await self._connections.close(connection, Ended.SHUTDOWN, close_codes.SERVICE_RESTART, reason):
+        patience_s = self._ends_at_s - running_loop().time()
+        reason, code = come_back(self._pace.reconnect_in_ms()), close_codes.SERVICE_RESTART
+        if await self._connections.close(connection, Ended.SHUTDOWN, code, reason, patience_s):
             self._closed += 1
             self._state.counters.connections_drained += 1
         else:

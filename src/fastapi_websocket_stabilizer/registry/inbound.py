@@ -136,4 +136,4 @@ class Inbound:
                 if (not rooms or rooms & c.rooms)
                 and exclude.isdisjoint((c.client_id, CONNECTION + c.connection_id))
             ]
-        return [connection for connection in found if connection.is_writing]
+        return [connection for connection in found if connection.writer.is_writing]

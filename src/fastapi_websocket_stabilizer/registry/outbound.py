@@ -9,7 +9,7 @@ from ..backends.ports import Bus
 from ..exceptions import BackendUnavailableError, BroadcastFailedError
 from ..local.batches import DirectMessages, Outcome, settle, took, written
 from ..local.connection import Connection
-from ..local.writer import TAKEN, Sent
+from ..local.sends import TAKEN, Sent
 from ..models import BroadcastResult
 from ..wire.channels import channel_to
 from ..wire.messages import Encoded
@@ -77,7 +77,7 @@ class Outbound:
         elif has_others and self._in_flight:
             is_taken = bool(await self._taken_here(self._post([client_id], message), None))
         else:
-            sent = own.push_or_hand_over(message)
+            sent = own.push(message)
             is_taken = sent is TAKEN or await self._is_taken(own, sent)
         if not is_taken:
             await asyncio.sleep(0)  # as in to_clients
@@ -106,7 +106,7 @@ class Outbound:
         """Send to exactly this socket of this node; return the error, if any."""
         await self._in_turn()
         if not self._in_flight:
-            return await connection.push_from_anywhere(message)
+            return await connection.settled(connection.push(message))
         direct = DirectMessages([(message, (connection.client_id,))], connection)
         await self._in_flight.follow(direct)
         await settle(direct.outcome, self._state.config)

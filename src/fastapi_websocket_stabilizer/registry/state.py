@@ -13,8 +13,8 @@ from ..backends.ports import Backend
 from ..config import WebSocketConfig
 from ..exceptions import BackendUnavailableError
 from ..local.fanout import FanOut
+from ..local.sends import SendLimiter
 from ..local.shards import Shards
-from ..local.writer import SendLimiter
 from ..names import ConnectionId, NodeId
 from ..runtime.gc_pauses import GcPauses
 from ..runtime.metrics import Counters, Stopwatch

@@ -17,7 +17,7 @@ def snapshot(state: NodeState) -> Statistics:
         node_id=state.node_id,
         connections=len(state.shards),
         rooms=len(state.shards.rooms),
-        outbox_bytes=sum(connection.queued_bytes for connection in state.shards),
+        outbox_bytes=sum(connection.writer.queued_bytes for connection in state.shards),
         fan_out_queued_bytes=state.fan_out.queued_bytes,
         redis_queued_bytes=state.backend.queued_bytes,
         unheard_bytes=state.in_flight.bytes,

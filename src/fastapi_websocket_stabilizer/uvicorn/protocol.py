@@ -24,7 +24,7 @@ from .. import close_codes
 from ..exceptions import ConfigurationError
 from ..local.lifecycle import Limits
 from ..local.native import EXTENSION
-from ..local.transport import Events, NativeObserver, Observer
+from ..local.transport import Events, Observer
 from ..wire import frames
 from ..wire.messages import Encoded, Form
 from .coalescing import WRITE_BUFFER_BYTES, CoalescedWrites, TickFlusher
@@ -164,7 +164,7 @@ class WebSocketProtocol(CoalescedWrites, ReceivingProtocol):
         """Whether the write buffer is over its high-water mark."""
         return not self.writable.is_set()
 
-    def attach(self, observer: NativeObserver, limits: Limits) -> None:
+    def attach(self, observer: Observer, limits: Limits) -> None:
         """Notify ``observer`` of events from now on, and bound the buffers. Its heartbeat replaces uvicorn's."""
         self._observers = (*self._observers, observer)
         if self.disconnected:

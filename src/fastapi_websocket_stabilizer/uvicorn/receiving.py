@@ -16,7 +16,7 @@ from websockets.http11 import Request
 from websockets.protocol import State
 
 from .. import close_codes
-from ..local.transport import NativeObserver
+from ..local.transport import Observer
 from ..wire import frames
 from .intake import BYTES_PER_FRAME, FRAMES_PER_TURN, MESSAGE_COST, Intake
 from .parsing import DeflateFactory, FrameReader, frame_by_frame, largest_frame
@@ -63,7 +63,7 @@ class ReceivingProtocol(WebSocketsSansIOProtocol, asyncio.BufferedProtocol):
             self.conn.available_extensions = [DEFLATE]
         self.window_bits: int = 0
         self.frames_at_once: int = FRAMES_AT_ONCE
-        self._observers: tuple[NativeObserver, ...] = ()  # one per id that the socket is registered under
+        self._observers: tuple[Observer, ...] = ()  # one per id that the socket is registered under
         self._intake = Intake.of(self.loop)
         self._reader: FrameReader | None = None  # set when the handshake has been read
         self._is_full = True  # the application must first accept the socket or take a message

@@ -17,16 +17,22 @@ PRUNE_AT = 256
 
 
 class _Held:
-    """Connections that one task registered. Ended ones are kept, so that ``disconnect`` can check how they ended."""
+    """Connections that one task registered. Ended ones are kept, so that ``disconnect`` can check how they ended.
+
+    Attributes:
+        reported: Ended connections for which ``disconnect`` has returned silently.
+    """
 
     def __init__(self) -> None:
         self.connections: dict[tuple[object, str], Connection] = {}
+        self.reported: set[Connection] = set()
         self._prune_at = PRUNE_AT
 
     def add(self, registry: object, connection: Connection) -> None:
         self.connections[registry, connection.client_id] = connection
         if len(self.connections) > self._prune_at:  # a task with many sockets, such as a gateway
             self.connections = {key: held for key, held in self.connections.items() if held.ended is None}
+            self.reported.clear()
             self._prune_at = max(PRUNE_AT, 2 * len(self.connections))
 
 
@@ -60,11 +66,12 @@ def mine(registry: object, client_id: str) -> Connection | None:
 
 
 def check_ended(connection: Connection) -> None:
-    """Return silently the first time if the connection was not ended by its handler; otherwise raise as in 1.1.
+    """Return silently the first time if the calling handler did not end its connection; otherwise raise as in 1.1.
 
     Raises:
         ConnectionNotFoundError: A send failed, the handler released the connection, or this is a repeated call.
     """
-    if connection.ended not in _QUIET:
+    held = _held.get()
+    if connection.ended not in _QUIET or held is None or connection in held.reported:
         raise ConnectionNotFoundError(f"client {connection.client_id!r} is not connected")
-    connection.ended = Ended.RELEASED
+    held.reported.add(connection)

@@ -4,7 +4,6 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from typing import Any
-from unittest.mock import AsyncMock
 
 import pytest
 from hypothesis import given, settings
@@ -22,7 +21,7 @@ from fastapi_websocket_stabilizer.exceptions import (
 )
 from fastapi_websocket_stabilizer.local.connection import Connection
 from fastapi_websocket_stabilizer.local.lifecycle import Ended
-from fastapi_websocket_stabilizer.local.writer import settled
+from fastapi_websocket_stabilizer.local.sends import settled
 from tests.unit.fakes import Clock, Node, Socket, connect, text, turns
 
 
@@ -66,9 +65,9 @@ async def test_stalled_socket_does_not_hold_push_and_gets_everything_in_order() 
     socket.stall()
     connection = connect(socket=socket)
     outcomes = [connection.push(text(str(number))).pending for number in range(5)]
-    assert (socket.sent, connection.is_writing, connection.queued_bytes) == ([], True, 4)
+    assert (socket.sent, connection.writer.is_writing, connection.writer.queued_bytes) == ([], True, 4)
     socket.may_send.set()
-    assert await connection.drained() is None
+    assert await connection.writer.drained() is None
     assert socket.sent == ["0", "1", "2", "3", "4"]
     assert [outcome.result(0) for outcome in outcomes if outcome] == [None] * 5
 
@@ -87,7 +86,7 @@ async def test_every_message_is_written_once_and_in_order(actions: list[str]) ->
         else:
             socket.may_send.set() if action == "go" else socket.stall()
     socket.may_send.set()
-    await connection.drained()
+    await connection.writer.drained()
     assert socket.sent == pushed
 
 
@@ -202,23 +201,47 @@ async def test_dropped_messages_are_counted(policy: str, kept: list[str], error:
     assert errors == [None, None, None, error, error]
 
 
+class Waiting:
+    """A Starlette WebSocket that is not accepted yet."""
+
+    def __init__(self) -> None:
+        inbound: asyncio.Queue[AsgiEvent] = asyncio.Queue()
+        inbound.put_nowait({"type": "websocket.connect"})
+        self.events: list[AsgiEvent] = []
+        self.websocket = WebSocket({"type": "websocket"}, inbound.get, self._send)
+
+    async def _send(self, event: AsgiEvent) -> None:
+        self.events.append(event)
+
+
 async def test_messages_wait_until_the_socket_is_accepted() -> None:
-    socket = Socket()
-    connection = connect(socket=socket)
-    connection.is_open = False
+    socket = Waiting()
+    connection = connect(socket=socket.websocket)
     for number in range(3):
         connection.push(text(str(number)))
     await turns()
-    assert socket.sent == []
-    connection.opened()
+    assert (socket.events, connection.is_open) == ([], False)
+    await socket.websocket.accept()
     await turns()
-    assert socket.sent == ["0", "1", "2"]
+    assert [event["type"] for event in socket.events] == ["websocket.accept", *["websocket.send"] * 3]
+    assert [event.get("text") for event in socket.events[1:]] == ["0", "1", "2"]
+    assert connection.is_open
+
+
+async def test_connection_that_ends_early_and_is_accepted_before_its_close_gets_what_was_queued() -> None:
+    socket = Waiting()
+    connection = connect(socket=socket.websocket)
+    connection.push(text("last words"))
+    connection.end(Ended.REPLACED)
+    await socket.websocket.accept()
+    assert await connection.finish(1000, "reconnected")
+    assert [event["type"] for event in socket.events] == [
+        "websocket.accept", "websocket.send", "websocket.close",
+    ]  # fmt: skip
 
 
 async def test_connection_that_ends_before_accept_is_denied_at_once_whatever_waits_in_its_outbox() -> None:
-    inbound: asyncio.Queue[AsgiEvent] = asyncio.Queue()
-    inbound.put_nowait({"type": "websocket.connect"})
-    websocket = WebSocket({"type": "websocket"}, inbound.get, AsyncMock())
+    websocket = Waiting().websocket
     connection = connect(socket=websocket)
     connection.push(text("welcome"))
     connection.end(Ended.REPLACED)
@@ -250,7 +273,7 @@ async def test_connection_that_ends_behind_the_gate_still_gets_what_was_queued()
     connect("a", first, node).push(text("x"))
     waiter = connect("b", second, node)
     waiter.push(text("last words"))
-    waiter.ended = Ended.RELEASED
+    waiter.end(Ended.RELEASED)
     assert await waiter.finish(1000, "bye")
     assert (second.sent, second.closes) == (["last words"], [(1000, "bye")])
 
@@ -282,7 +305,7 @@ async def test_send_that_fails_says_why() -> None:
 )
 async def test_send_and_join_after_the_end_raise_why(ended: Ended, error: type[Exception]) -> None:
     connection = connect()
-    connection.ended = ended
+    connection.end(ended)
     with pytest.raises(error):
         await connection.send("hi")
     with pytest.raises(error):
@@ -326,7 +349,7 @@ async def test_iteration_ends_when_the_connection_was_ended() -> None:
     heard = []
     async for message in connection:
         heard.append(message)
-        connection.ended = Ended.REPLACED
+        connection.end(Ended.REPLACED)
     assert heard == ["a"]
 
 
@@ -363,7 +386,7 @@ async def test_finish_writes_what_is_queued_and_then_closes() -> None:
     connection = connect(socket=socket)
     for message in "ab":
         connection.push(text(message))
-    connection.ended = Ended.RELEASED
+    connection.end(Ended.RELEASED)
     closing = asyncio.create_task(connection.finish(1001, "bye"))
     await turns()
     assert socket.closes == []
@@ -379,7 +402,7 @@ async def test_finish_of_a_socket_that_failed_writes_nothing_more(ended: Ended) 
     connection = connect(socket=socket)
     for message in "ab":
         connection.push(text(message))
-    connection.ended = ended
+    connection.end(ended)
     assert await connection.finish(4008, "slow consumer")
     socket.may_send.set()
     await turns()
@@ -393,13 +416,13 @@ async def test_finish_gives_up_at_its_deadline(stalls: str) -> None:
     connection = connect(socket=socket, node=node)
     connection.push(text("a"))
     connection.push(text("b"))
-    connection.ended = Ended.RELEASED
+    connection.end(Ended.RELEASED)
     closing = asyncio.create_task(connection.finish(1000, "bye"))
     await turns()
     clock.advance(2.1)
     assert await closing is False
     await turns()
-    assert (socket.closes, connection.is_writing) == ([], False)
+    assert (socket.closes, connection.writer.is_writing) == ([], False)
 
 
 async def test_finish_of_a_socket_that_cannot_be_closed_is_quiet() -> None:
@@ -432,9 +455,9 @@ async def test_message_that_closing_dropped_was_not_written() -> None:
     socket.stall()
     connection = connect(socket=socket, node=node)
     connection.push(text("a"))
-    written = asyncio.create_task(connection.drained())
+    written = asyncio.create_task(connection.writer.drained())
     await turns()
-    connection.ended = Ended.RELEASED
+    connection.end(Ended.RELEASED)
     closing = asyncio.create_task(connection.finish(1000, "bye"))
     await turns()
     clock.advance(2.1)
@@ -447,11 +470,11 @@ async def test_let_go_leaves_the_socket_open_and_writes_nothing_more() -> None:
     socket.stall()
     connection = connect(socket=socket)
     connection.push(text("a"))
-    connection.ended = Ended.RELEASED
+    connection.end(Ended.RELEASED)
     connection.let_go()
     socket.may_send.set()
     await turns()
-    assert (socket.sent, socket.closes, connection.is_writing) == ([], [], False)
+    assert (socket.sent, socket.closes, connection.writer.is_writing) == ([], [], False)
 
 
 async def test_cancelled_writer_gives_its_place_in_the_gate_back() -> None:
@@ -459,7 +482,7 @@ async def test_cancelled_writer_gives_its_place_in_the_gate_back() -> None:
     socket.stall()
     connection = connect(socket=socket, node=node)
     connection.push(text("a"))
-    connection.ended = Ended.RELEASED
+    connection.end(Ended.RELEASED)
     connection.let_go()
     await turns()
     assert node.limiter.is_open()
@@ -467,9 +490,9 @@ async def test_cancelled_writer_gives_its_place_in_the_gate_back() -> None:
 
 async def test_drained_tells_that_nothing_is_left_or_why_it_never_will() -> None:
     connection = connect()
-    assert await connection.drained() is None
-    connection.ended = Ended.EVICTED
-    assert await connection.drained() == "connection has ended: evicted"
+    assert await connection.writer.drained() is None
+    connection.end(Ended.EVICTED)
+    assert await connection.writer.drained() == "connection has ended: evicted"
 
 
 # From other event loops
@@ -512,14 +535,14 @@ async def test_message_from_another_loop_is_written_on_the_sockets_own(other: Ot
 
 async def test_failure_on_another_loop_comes_back(other: OtherLoop) -> None:
     connection = await other.make(Socket(error=RuntimeError("gone")), Node())
-    assert await connection.push_from_anywhere(text("hi")) == "gone"
+    assert await connection.settled(connection.push(text("hi"))) == "gone"
 
 
 async def test_send_that_waits_on_another_loop_is_pending_until_it_was_written(other: OtherLoop) -> None:
     socket = Socket()
     socket.stall()
     connection = await other.make(socket, Node())
-    pending = connection.hand_over(text("hi")).pending
+    pending = connection.writer.hand_over(text("hi")).pending
     assert pending is not None
     assert not pending.done()
     other.loop.call_soon_threadsafe(socket.may_send.set)
@@ -531,7 +554,7 @@ async def test_gate_that_opens_on_one_loop_wakes_a_socket_of_another(other: Othe
     here.stall()
     connect("a", here, node).push(text("x"))
     waiter = await other.make(there, node)
-    pending = waiter.hand_over(text("y")).pending
+    pending = waiter.writer.hand_over(text("y")).pending
     while not node.limiter.deferred:
         await turns(1)
     here.may_send.set()
@@ -544,7 +567,7 @@ async def test_socket_whose_loop_is_closed_has_failed(other: OtherLoop) -> None:
     node = Node()
     connection = await other.make(Socket(), node)
     other.stop()
-    assert await connection.push_from_anywhere(text("hi")) == "its event loop is closed"
+    assert await connection.settled(connection.push(text("hi"))) == "its event loop is closed"
     assert node.lost_connections == [("alice", Ended.FAILED, "its event loop is closed")]
 
 
@@ -556,4 +579,4 @@ async def test_pending_word_that_does_not_come_is_an_error() -> None:
     waiting = asyncio.create_task(settled(pending, node.limits()))
     await turns(2)
     clock.advance(4.1)
-    assert await waiting == "no word within 2 s"
+    assert await waiting == "no confirmation within 2 s"

@@ -35,8 +35,7 @@ async def test_socket_with_methods_of_its_own_keeps_them() -> None:
         {**plain.scope, "extensions": {"fastapi_websocket_stabilizer": native}}, plain._receive, plain._send
     )
     websocket.client_state, websocket.application_state = plain.client_state, plain.application_state
-    node = Node()
-    transport = open_transport(websocket, connect_native(node=node), node.limits)
+    transport = open_transport(websocket, Node().limits)
     await transport.send(text("hi"))
     assert (type(transport), said, native.writes) == (NativeTransport, ["hi"], [])
 
@@ -49,7 +48,7 @@ async def test_paused_line_gets_an_outbox_and_then_everything_in_order() -> None
     connection.push(text("2"))
     connection.push(text("3"))
     await turns()
-    assert (native.writes, connection.queued_bytes) == (frames("1"), 2)
+    assert (native.writes, connection.writer.queued_bytes) == (frames("1"), 2)
     native.read_all()
     await turns()
     connection.push(text("4"))
@@ -63,7 +62,7 @@ async def test_full_outbox_ends_the_connection() -> None:
     sent = [connection.push(text("ab")).error for _ in range(3)]
     assert (sent[0], sent[1]) == (None, "slow consumer: outbox over 3 bytes")
     assert node.lost_connections == [("alice", Ended.SLOW, "outbox over 3 bytes")]
-    assert connection.fast_path is None
+    assert connection.writer.fast_path is None
 
 
 async def test_send_whose_frame_cannot_be_made_ends_its_connection_only() -> None:
@@ -197,7 +196,7 @@ async def test_line_that_was_paused_before_it_was_registered_has_a_writer_with_a
     native.stall()
     connection = connect_native(native=native, node=node)
     assert connection.push(text("hi")).error is None
-    assert connection.is_writing
+    assert connection.writer.is_writing
     await eventually(lambda: node.lost_connections)
     assert (native.writes, node.lost_connections[0][1]) == ([], Ended.SLOW)
 

@@ -23,6 +23,13 @@ from fastapi_websocket_stabilizer.wire.messages import encode
 from tests.unit.fakes import LIMIT, Socket, text, turns
 
 
+def attached(socket: Any, server: "Server") -> Transport:
+    """Return a transport that reports to ``server``."""
+    transport = open_transport(socket, server.limits)
+    transport.attach(server)
+    return transport
+
+
 @dataclass
 class Server:
     """The ASGI server's half of a socket, and an observer that writes down what it is told."""
@@ -40,7 +47,7 @@ class Server:
         self.inbound.put_nowait({"type": "websocket.connect"})
         await websocket.accept()
         self.written.clear()
-        return websocket, open_transport(websocket, self, self.limits)
+        return websocket, attached(websocket, self)
 
     def says(self, message: str | bytes) -> None:
         key = "text" if isinstance(message, str) else "bytes"
@@ -99,7 +106,7 @@ async def test_starlette_socket_is_spoken_to_in_asgi(server: Server) -> None:
 
 @pytest.mark.parametrize("mock", [Socket, AsyncMock, lambda: AsyncMock(spec=WebSocket)])
 async def test_anything_else_is_spoken_to_by_its_methods(server: Server, mock: Any) -> None:
-    transport = open_transport(mock(), server, server.limits)
+    transport = attached(mock(), server)
     assert (type(transport), transport.awaited) == (MethodTransport, True)
 
 
@@ -124,7 +131,7 @@ async def test_message_goes_out_as_one_frame(server: Server, message: Any) -> No
 
 async def test_mock_is_sent_each_form_by_its_own_method(server: Server) -> None:
     mock = AsyncMock()
-    transport = open_transport(mock, server, server.limits)
+    transport = attached(mock, server)
     for message in ("text", b"bytes", {"a": 1}):
         await transport.send(encode(message, LIMIT))
     await transport.close(1000, "bye")
@@ -163,7 +170,7 @@ async def test_handler_that_sends_by_itself_goes_the_same_way(server: Server) ->
 
 async def test_accept_by_the_handler_is_told(server: Server) -> None:
     websocket = WebSocket({"type": "websocket"}, server.inbound.get, server.send)
-    open_transport(websocket, server, server.limits)
+    attached(websocket, server)
     server.inbound.put_nowait({"type": "websocket.connect"})
     await websocket.accept()
     assert (server.told, server.written[0]["type"]) == (["flush", "opened"], "websocket.accept")
@@ -172,7 +179,7 @@ async def test_accept_by_the_handler_is_told(server: Server) -> None:
 async def unaccepted(server: Server) -> tuple[WebSocket, Transport]:
     websocket = WebSocket({"type": "websocket"}, server.inbound.get, server.send)
     server.inbound.put_nowait({"type": "websocket.connect"})
-    return websocket, open_transport(websocket, server, server.limits)
+    return websocket, attached(websocket, server)
 
 
 @pytest.mark.parametrize(("status", "headers"), [(409, None), (503, {"Retry-After": "1"})])
@@ -343,7 +350,7 @@ async def test_timeout_of_the_server_itself_is_not_taken_for_the_end(server: Ser
         raise TimeoutError
 
     websocket = WebSocket({"type": "websocket"}, receive, server.send)
-    open_transport(websocket, server, server.limits)
+    attached(websocket, server)
     with pytest.raises(TimeoutError):
         await websocket._receive()
 
@@ -359,7 +366,7 @@ async def test_detached_socket_is_as_it_was_found(server: Server) -> None:
 
 async def test_mock_has_nothing_to_interrupt_and_nothing_to_detach(server: Server) -> None:
     mock = AsyncMock()
-    transport = open_transport(mock, server, server.limits)
+    transport = attached(mock, server)
     transport.interrupt(1000, "bye")
     transport.detach()
     assert mock.method_calls == []

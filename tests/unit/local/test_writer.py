@@ -1,140 +1,393 @@
-"""Parts of a writer: a bound of sends that forgets nobody, and coroutines that go on after a step by hand."""
+"""A writer alone, without a connection or a node: every order of pushes, pauses and ends keeps its promises."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Awaitable, Coroutine
+from typing import Any, cast
 
-import pytest
-from hypothesis import given
+from hypothesis import settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from fastapi_websocket_stabilizer.local.writer import SendLimiter, resume_coroutine
-from tests.unit.fakes import turns
+from fastapi_websocket_stabilizer.config import WebSocketConfig
+from fastapi_websocket_stabilizer.local.lifecycle import HOPELESS, Ended
+from fastapi_websocket_stabilizer.local.sends import DROPPED, SendLimiter
+from fastapi_websocket_stabilizer.local.transport import NativeSocket, Observer
+from fastapi_websocket_stabilizer.local.writer import Phase, SocketWriter
+from fastapi_websocket_stabilizer.names import ConnectionId
+from fastapi_websocket_stabilizer.wire.messages import Encoded
+from tests.unit.fakes import text
 
-
-def caller(limiter: SendLimiter, called: list[int], number: int) -> Callable[[], None]:
-    def enter() -> None:
-        called.append(number)
-        limiter.enter()
-
-    return enter
-
-
-def test_gate_is_open_below_the_limit() -> None:
-    limiter = SendLimiter(lambda: 2)
-    states = [limiter.is_open()]
-    for _ in range(2):
-        limiter.enter()
-        states.append(limiter.is_open())
-    assert states == [True, True, False]
-
-
-def test_whoever_waits_longest_is_called_when_one_leaves() -> None:
-    limiter, called = SendLimiter(lambda: 1), list[int]()
-    limiter.enter()
-    for number in (1, 2):
-        limiter.wait(caller(limiter, called, number))
-    limiter.leave()
-    assert (called, limiter.is_open(), limiter.deferred) == ([1], False, 2)
+OVER = (Phase.CLOSED, Phase.RELEASED)
+LIVE = (Phase.CONNECTING, Phase.DIRECT, Phase.QUEUED)
+NEXT = {
+    Phase.CONNECTING: {Phase.DIRECT, Phase.QUEUED, Phase.ENDED_EARLY},
+    Phase.DIRECT: {Phase.QUEUED, Phase.ENDED},
+    Phase.QUEUED: {Phase.DIRECT, Phase.ENDED},
+    Phase.ENDED_EARLY: {Phase.ENDED, Phase.CLOSING, Phase.CLOSED, Phase.RELEASED},
+    Phase.ENDED: {Phase.CLOSING, Phase.CLOSED, Phase.RELEASED},
+    Phase.CLOSING: {Phase.CLOSED, Phase.RELEASED},
+    Phase.CLOSED: {Phase.RELEASED},
+    Phase.RELEASED: set[Phase](),
+}
+"""Which phases may follow one."""
 
 
-def test_one_that_does_not_enter_lets_the_next_one_in() -> None:
-    limiter, called = SendLimiter(lambda: 1), list[int]()
-    limiter.enter()
-    limiter.wait(lambda: called.append(1))
-    limiter.wait(caller(limiter, called, 2))
-    limiter.leave()
-    assert called == [1, 2]
+class Peer:
+    """A transport, with a native socket or without. It accepts data while ``may_write`` is set."""
+
+    awaited = False
+    is_receiving = False
+    window_bits = 0
+
+    def __init__(self, *, is_native: bool) -> None:
+        self.native = cast("NativeSocket", self) if is_native else None
+        self.begun = 0
+        self.written: list[bytes] = []
+        self.calls: list[str] = []
+        self.error: Exception | None = None
+        self.may_write = asyncio.Event()
+        self.may_write.set()
+
+    @property
+    def is_paused(self) -> bool:
+        return not self.may_write.is_set()
+
+    @property
+    def is_open(self) -> bool:
+        return not self.calls
+
+    def write_soon(self, data: bytes) -> None:
+        self.begun += 1
+        self._write(data)
+
+    def _write(self, data: bytes) -> None:
+        if self.error is not None:
+            raise self.error
+        self.written.append(data)
+
+    def flush(self) -> None: ...
+
+    def attach(self, observer: Observer) -> None: ...
+
+    async def _send(self, message: Encoded) -> None:
+        if self.native is None:
+            await self.may_write.wait()
+        self._write(message.frame(0))
+
+    def send(self, message: Encoded) -> Coroutine[Any, Any, None]:
+        self.begun += 1
+        return self._send(message)
+
+    async def drained(self) -> None:
+        if self.native is not None:
+            await self.may_write.wait()
+
+    async def complete(self, sending: Awaitable[None], deadline_s: float) -> None:
+        await sending
+
+    def is_disconnect(self, error: BaseException) -> bool:
+        return isinstance(error, OSError)
+
+    async def close(self, code: int, reason: str, within_s: float = 0.0) -> None:
+        self.calls.append("close")
+
+    def deny(self, status: int, reason: str) -> None:
+        self.calls.append("deny")
+
+    def interrupt(self, code: int, reason: str) -> None: ...
+
+    def detach(self) -> None:
+        self.calls.append("detach")
 
 
-def test_raised_limit_lets_more_in_when_one_leaves() -> None:
-    limit, called = [1], list[int]()
-    limiter = SendLimiter(lambda: limit[0])
-    limiter.enter()
-    for number in (1, 2, 3):
-        limiter.wait(caller(limiter, called, number))
-    limit[0] = 2
-    limiter.leave()
-    assert called == [1, 2]
+class Node:
+    """The owner of the writer, and the connection that it reports to."""
+
+    client_id = "alice"
+    connection_id = ConnectionId("node.1")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, policy: str) -> None:
+        self.loop = loop
+        self.config = WebSocketConfig(outbox_size=3, outbox_policy=cast("Any", policy))
+        self.messages = self.dropped_messages = 0
+        self.limiter = SendLimiter(lambda: 1)
+        self.writer: SocketWriter
+
+    def limits(self) -> Any:
+        return self.config
+
+    def wrote(self, messages: int) -> None:
+        self.messages += messages
+
+    def dropped(self, messages: int) -> None:
+        self.dropped_messages += messages
+
+    def paused(self) -> None: ...
+
+    def lost(self, why: Ended, error: str) -> None:
+        self.writer.end(why, error)
+
+    def gone(self, error: str) -> None:
+        self.writer.end(Ended.GONE, error)
 
 
-@given(st.lists(st.booleans(), max_size=60), st.integers(1, 4))
-def test_gate_is_never_overfull_and_calls_in_order(arrivals: list[bool], limit: int) -> None:
-    """True is somebody who comes, False one who is inside and leaves."""
-    limiter, called, inside, waiting = SendLimiter(lambda: limit), list[int](), 0, 0
-    for number, comes in enumerate(arrivals):
-        if comes and limiter.is_open():
-            limiter.enter()
-            inside += 1
-        elif comes:
-            limiter.wait(caller(limiter, called, number))
-            waiting += 1
-        elif inside:
-            limiter.leave()
-            inside, waiting = (inside, waiting - 1) if waiting else (inside - 1, 0)
-        assert limiter.is_open() is (inside < limit)
-        assert (called == sorted(called), len(called)) == (True, limiter.deferred - waiting)
+class Writing(RuleBasedStateMachine):
+    """Any calls, in any order, with or without turns of the event loop between them."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
 
-async def rest_of(coroutine: Coroutine[Any, Any, None]) -> None:
-    """Take the first step here and the others in a task."""
-    await asyncio.create_task(wrap(resume_coroutine(coroutine, coroutine.send(None))))
+    @initialize(
+        is_native=st.booleans(),
+        is_accepted=st.booleans(),
+        policy=st.sampled_from(["close", "drop_oldest", "drop_newest"]),
+    )
+    def begin(self, is_native: bool, is_accepted: bool, policy: str) -> None:
+        self.run(self.make(is_native=is_native, policy=policy))
+        if is_accepted:
+            self.accept()
 
+    async def make(self, *, is_native: bool, policy: str) -> None:
+        self.peer, self.node = Peer(is_native=is_native), Node(asyncio.get_running_loop(), policy)
+        self.writer = self.node.writer = SocketWriter(self.node, self.node, self.peer)
+        self.taken: list[bytes] = []  # messages that a push took, in order
+        self.pushed = 0
+        self.refused = 0  # since the outbox was full and drops the newest
+        self.failed = 0  # pushes of which the write raised at once
+        self.is_cut_short = False
+        self.final: int | None = None  # number of messages that were written before the end
+        self.phase = self.writer.phase
+        self.closing: asyncio.Task[bool] | None = None
+        self.waiting: list[asyncio.Task[Any]] = []
+        self.is_suspended = False  # whether another socket has the place in the limiter
 
-async def wrap(rest: Any) -> None:
-    await rest
+    def run(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine without a turn of the loop before it or after it."""
+        self.loop.run_until_complete(coroutine)
 
-
-async def test_every_further_step_is_taken() -> None:
-    steps: list[int] = []
-
-    async def work() -> None:
-        for number in range(3):
-            steps.append(number)
-            await asyncio.sleep(0)
-        steps.append(3)
-
-    await rest_of(work())
-    assert steps == [0, 1, 2, 3]
-
-
-async def test_future_that_is_awaited_brings_its_value_or_its_error() -> None:
-    future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    heard: list[Any] = []
-
-    async def work() -> None:
-        heard.append(await future)
-
-    rest = asyncio.create_task(rest_of(work()))
-    await turns()
-    future.set_result(7)
-    await rest
-    assert heard == [7]
-
-
-async def test_error_inside_comes_out() -> None:
-    async def work() -> None:
-        await asyncio.sleep(0)
-        raise KeyError("x")
-
-    with pytest.raises(KeyError):
-        await rest_of(work())
-
-
-@pytest.mark.parametrize("wait", [lambda: asyncio.Event().wait(), lambda: turns(1000)])
-async def test_cancellation_goes_in(wait: Any) -> None:
-    ended: list[str] = []
-
-    async def work() -> None:
+    def teardown(self) -> None:
         try:
-            await wait()
-        except asyncio.CancelledError:
-            ended.append("cancelled")
-            raise
+            self.run(self.wind_up())
+        finally:
+            self.loop.close()
 
-    rest = asyncio.create_task(rest_of(work()))
-    await turns()
-    rest.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await rest
-    assert ended == ["cancelled"]
+    async def wind_up(self) -> None:
+        """End everything. Whatever happened before, all promises can be checked afterwards."""
+        if self.closing is None:
+            self.writer.end(Ended.RELEASED)
+            self.see()
+            self.closing = asyncio.create_task(self.writer.finish(1000, "bye"))
+        await self.turns(3)
+        self.peer.may_write.set()
+        if self.is_suspended:
+            self.node.limiter.leave()
+        self.writer.read_out()
+        await self.closing
+        await asyncio.gather(*self.waiting)
+        await self.turns()
+        assert (self.writer.is_closed, self.writer.is_writing) == (True, False)
+        assert sorted(self.peer.calls) in (
+            [],
+            ["close"],
+            ["deny"],
+            ["detach"],
+            ["close", "detach"],
+            ["deny", "detach"],
+        )
+        assert self.node.limiter.is_open(), "every suspended send gave its place back"
+        assert len(self.taken) == self.node.messages
+        self.every_message_is_accounted_for()
+        if self.writer.ended is Ended.RELEASED and not self.is_cut_short:
+            assert self.peer.begun == len(self.peer.written)
+            assert self.node.config.outbox_policy != "close" or self.peer.written == self.taken
+
+    async def turns(self, count: int = 10) -> None:
+        for _ in range(count):
+            await asyncio.sleep(0)
+            self.see()
+
+    def see(self) -> None:
+        """Check that the phase changed only as it may, since the last look."""
+        if self.writer.phase is not self.phase:
+            assert reachable(self.phase, self.writer.phase), (self.phase, self.writer.phase)
+            self.phase = self.writer.phase
+        self.is_cut_short |= self.phase is Phase.ENDED_EARLY
+        if self.phase in OVER:
+            self.final = len(self.peer.written) if self.final is None else self.final
+            assert len(self.peer.written) == self.final, "nothing is written after the end"
+
+    # Calls
+
+    @rule(count=st.integers(1, 4))
+    def push(self, count: int) -> None:
+        async def push() -> None:
+            for _ in range(count):
+                self.pushed += 1
+                message = text(str(self.pushed % 10))
+                phase, was_writing = self.writer.phase, self.writer.is_writing
+                sent = self.writer.push(message)
+                if sent.error is None:
+                    assert phase in LIVE
+                    self.taken.append(message.frame(0))
+                elif phase is Phase.DIRECT:
+                    assert self.peer.error is not None
+                    self.failed += 1
+                elif phase in LIVE:
+                    assert was_writing
+                    assert "outbox" in sent.error
+                    self.refused += sent.error == DROPPED
+                if phase is self.writer.phase is Phase.DIRECT:
+                    assert self.peer.written[-1] == message.frame(0), "a direct message is written at once"
+                self.see()
+
+        self.run(push())
+
+    @rule()
+    def accept(self) -> None:
+        async def accept() -> None:
+            self.writer.opened()
+            self.see()
+
+        self.run(accept())
+
+    @rule()
+    def stall(self) -> None:
+        async def stall() -> None:
+            self.peer.may_write.clear()
+            if self.peer.native is not None:
+                self.writer.paused()
+            self.see()
+
+        self.run(stall())
+
+    @rule()
+    def read(self) -> None:
+        self.peer.may_write.set()
+
+    @rule()
+    def turn(self) -> None:
+        self.run(self.turns(1))
+
+    @rule()
+    def rest(self) -> None:
+        self.run(self.turns())
+
+    @precondition(lambda self: self.pushed > 1)
+    @rule(error=st.sampled_from([OSError("gone"), RuntimeError("broken"), None]))
+    def fail(self, error: Exception | None) -> None:
+        """Every later write raises, or the native socket accepts no more frames."""
+        if error is None:
+            self.writer.cut()
+        else:
+            self.peer.error = error
+            self.is_cut_short = True
+
+    @rule()
+    def occupy_or_free_the_limiter(self) -> None:
+        async def change() -> None:
+            if self.is_suspended:
+                self.node.limiter.leave()
+            else:
+                self.node.limiter.enter()
+            self.is_suspended = not self.is_suspended
+            self.see()
+
+        self.run(change())
+
+    @rule(call=st.sampled_from(["drained", "flush", "wait_closed"]))
+    def wait_for(self, call: str) -> None:
+        async def wait() -> None:
+            if call == "drained":
+                self.waiting.append(asyncio.create_task(self.drain(len(self.taken))))
+            elif call == "flush" or self.writer.ended is not None:
+                self.waiting.append(asyncio.create_task(getattr(self.writer, call)()))
+
+        self.run(wait())
+
+    async def drain(self, taken: int) -> None:
+        error = await self.writer.drained()
+        if error is None and self.node.config.outbox_policy == "close":
+            assert len(self.peer.written) >= taken
+
+    @precondition(lambda self: self.pushed > 1)
+    @rule(why=st.sampled_from([*Ended, *[Ended.RELEASED] * 7]))
+    def end(self, why: Ended) -> None:
+        was_ended, written = self.writer.ended, len(self.peer.written)
+        assert self.writer.end(why, "why") is (was_ended is None)
+        assert self.writer.ended is (was_ended or why)
+        assert len(self.peer.written) == written
+        self.see()
+
+    @precondition(lambda self: self.writer.ended is not None and self.closing is None)
+    @rule(patience_s=st.sampled_from([0.0, 100.0]))
+    def finish(self, patience_s: float) -> None:
+        async def finish() -> None:
+            self.closing = asyncio.create_task(self.writer.finish(1000, "bye", patience_s))
+
+        self.run(finish())
+
+    @precondition(lambda self: self.writer.ended is not None)
+    @rule(call=st.sampled_from(["abort", "read_out", "let_go"]))
+    def hurry(self, call: str) -> None:
+        async def hurry() -> None:
+            getattr(self.writer, call)()
+            self.see()
+
+        self.is_cut_short = True
+        self.run(hurry())
+
+    # Promises
+
+    @invariant()
+    def phase_says_what_is_there(self) -> None:
+        writer = self.writer
+        match writer.phase:
+            case Phase.DIRECT:
+                assert not writer.is_writing
+                assert writer.queued_bytes == 0
+                assert self.peer.native is None or not self.peer.is_paused
+            case Phase.QUEUED:
+                assert writer.is_writing
+        assert (writer.ended is None) == (writer.phase in LIVE)
+        assert writer.fast_path is None or writer.phase is Phase.DIRECT
+        assert writer.is_closed == (writer.phase in OVER)
+        assert writer.queued_bytes <= self.node.config.outbox_size
+
+    @invariant()
+    def messages_are_written_once_and_in_order(self) -> None:
+        is_subsequence(self.peer.written, self.taken)
+
+    @invariant()
+    def every_message_is_accounted_for(self) -> None:
+        """A message has one byte, so the bytes that are queued are messages."""
+        given = len(self.taken) + self.refused + self.failed
+        assert given == self.peer.begun + self.node.dropped_messages + self.writer.queued_bytes
+
+    @invariant()
+    def nothing_is_written_before_the_accept(self) -> None:
+        assert self.phase not in (Phase.CONNECTING, Phase.ENDED_EARLY) or not self.peer.written
+
+    @invariant()
+    def hopeless_ends_are_not_followed_by_queued_messages(self) -> None:
+        if self.writer.ended in HOPELESS and self.writer.is_closed:
+            assert self.writer.queued_bytes == 0
+
+
+def reachable(before: Phase, after: Phase) -> bool:
+    """Whether one phase can follow another, perhaps with others between them."""
+    seen, found = {before}, {before}
+    while found:
+        found = {phase for each in found for phase in NEXT[each]} - seen
+        seen |= found
+    return after in seen - {before} or after in NEXT[before]
+
+
+def is_subsequence(part: list[bytes], whole: list[bytes]) -> None:
+    """Check that ``part`` has the order of ``whole``, with nothing twice."""
+    left = iter(whole)
+    assert all(item in left for item in part), (part, whole)
+
+
+TestWriting = Writing.TestCase
+TestWriting.settings = settings(max_examples=200, stateful_step_count=40)

@@ -31,7 +31,7 @@ class World:
         self.ended: list[tuple[str, Ended, int]] = []
 
     async def end(self, connection: Connection, why: Ended, code: int, reason: str) -> None:
-        connection.ended = why
+        connection.end(why)
         self.state.shards.remove(connection)
         self.budget.remove(connection)
         self.ended.append((connection.client_id, why, code))

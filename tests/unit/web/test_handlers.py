@@ -68,7 +68,8 @@ async def test_task_of_a_handler_means_the_socket_of_the_handler() -> None:
 )
 async def test_end_by_others_is_quiet_once(ended: Ended) -> None:
     connection = connect()
-    connection.ended = ended
+    connection.end(ended)
+    handlers.remember(REGISTRY, connection)
     handlers.check_ended(connection)
     with pytest.raises(ConnectionNotFoundError, match="'alice' is not connected"):
         handlers.check_ended(connection)
@@ -77,7 +78,8 @@ async def test_end_by_others_is_quiet_once(ended: Ended) -> None:
 @pytest.mark.parametrize("ended", [Ended.RELEASED, Ended.FAILED])
 async def test_end_by_the_handler_or_by_a_failed_send_is_an_error(ended: Ended) -> None:
     connection = connect()
-    connection.ended = ended
+    connection.end(ended)
+    handlers.remember(REGISTRY, connection)
     with pytest.raises(ConnectionNotFoundError):
         handlers.check_ended(connection)
 
@@ -92,7 +94,7 @@ def live_and_ended(count: int) -> tuple[Connection, list[Connection]]:
     handlers.remember(REGISTRY, live)
     ended = [connect(f"client {number}") for number in range(count)]
     for connection in ended:
-        connection.ended = Ended.REPLACED
+        connection.end(Ended.REPLACED)
         handlers.remember(REGISTRY, connection)
     return live, ended
 

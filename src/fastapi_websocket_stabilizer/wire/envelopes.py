@@ -4,6 +4,7 @@ An envelope is a msgpack array. A release reads every envelope whose oldest read
 and ignores trailing slots that it does not know.
 """
 
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -18,7 +19,14 @@ from .unpacking import LARGE_BYTES, check, load
 
 HEADER = b"\x9c"
 """First byte of an envelope that is not signed as a whole: a msgpack array of twelve slots."""
-_SIGNED_HEADER = b"\x9f"  # fifteen slots; the signature stays the last one, whatever slots later releases add
+_SIGNED_HEADER = (
+    b"\x9f"  # fifteen slots; the signature is the last one that is signed, whatever later releases add
+)
+_SIGNED_ENTRY_HEADER = b"\xdc\x00\x10"
+_ENTRY_HEADERS = {HEADER: b"\x9d", _SIGNED_HEADER: _SIGNED_ENTRY_HEADER}  # one slot more
+_ENTRY = struct.Struct(">BBQBQ")  # msgpack: an array of two unsigned 64-bit integers
+ENTRY_BYTES = _ENTRY.size + 2
+"""Bytes by which the slot of a log entry lengthens an envelope, at most."""
 VERSION = 1
 """Envelope version that this release writes, and the newest that it reads."""
 OLDEST_READER = 1
@@ -51,6 +59,11 @@ class Kind(IntEnum):
     """The answer to the request or confirmation ``ask``."""
     SOCKET = 5
     """Obsolete: neither sent nor executed. Messages to a node's own sockets stay in its process."""
+    LOST = 6
+    """Report that entries of the log in ``targets`` are lost, up to the id of ``entry``. ``body`` is the code.
+
+    Releases before logs drop it as malformed.
+    """
 
 
 class Part(NamedTuple):
@@ -82,6 +95,8 @@ class Envelope:
         ask: Number of the answer that the sender waits for, or 0 for none.
         encoded: The encoded message, as long as the envelope has not left this process.
         parts: Messages to clients, in a direct envelope only.
+        entry: The id of this message in its log, and the id of the entry before it (0: none is known). None for a
+            message that is not stored. Both are Redis time in µs. No signature covers them, because Redis adds them.
     """
 
     sender: NodeId
@@ -95,6 +110,7 @@ class Envelope:
     ask: int = 0
     encoded: Encoded | None = field(default=None, compare=False)
     parts: tuple[Part, ...] = ()
+    entry: tuple[int, int] | None = None
 
     def message(self) -> Encoded:
         """Return the body as a message for sockets."""
@@ -125,10 +141,27 @@ def pack(envelope: Envelope, sign: Sign | None = None) -> bytes:
     for part in envelope.parts:
         items += [(part.form, part.body, part.ask), *part.targets]
     if sign is None:
-        return _limited(msgpack.packb((*_row(envelope), items)))
-    row: bytes = msgpack.packb((*_row(envelope), items, None, None))
-    data = _SIGNED_HEADER + row[1:]
-    return _limited(data + sign(data))
+        data: bytes = msgpack.packb((*_row(envelope), items))
+    else:
+        row: bytes = msgpack.packb((*_row(envelope), items, None, None))
+        data = _SIGNED_HEADER + row[1:]
+        data += sign(data)
+    return _limited(data if envelope.entry is None else with_entry(data, *envelope.entry))
+
+
+def with_entry(data: bytes, entry: int, previous: int) -> bytes:
+    """Return a packed envelope with its place in a log, as ``log_append.lua`` publishes it.
+
+    The slot is behind all others. So Redis can add it to an envelope that it neither decodes nor can sign.
+    """
+    return _ENTRY_HEADERS[data[:1]] + data[1:] + _ENTRY.pack(0x92, 0xCF, entry, 0xCF, previous)
+
+
+def without_entry(data: bytes) -> bytes:
+    """Return a packed, signed envelope as it was signed, without its place in a log."""
+    if not data.startswith(_SIGNED_ENTRY_HEADER) or data[-_ENTRY.size :][:2] != b"\x92\xcf":
+        return data
+    return _SIGNED_HEADER + data[len(_SIGNED_ENTRY_HEADER) : -_ENTRY.size]
 
 
 def _limited(data: bytes) -> bytes:
@@ -167,6 +200,23 @@ def pack_before_parts(envelope: Envelope) -> bytes:
     return HEADER + row[1:]
 
 
+def pack_direct(envelope: Envelope, pack_part: Callable[[Part], bytes] | None = None) -> bytes:
+    """Return the bytes of a direct envelope as the script assembles them for a node that gets all of its parts."""
+    items: list[bytes] = []
+    for part in envelope.parts:
+        items.append(pack_message(part) if pack_part is None else pack_part(part))
+        items += [b"\xda" + len(name := target.encode()).to_bytes(2) + name for target in part.targets]
+    return pack_before_parts(envelope) + b"\xdd" + len(items).to_bytes(4) + b"".join(items)
+
+
+def identity_bytes(envelope: Envelope) -> int:
+    """Return the number of bytes, at the beginning of a packed envelope, that tell it from all others.
+
+    They end with the sequence. A signature, which is another one each time, comes later.
+    """
+    return len(msgpack.packb((VERSION, OLDEST_READER, envelope.sender, envelope.sequence)))
+
+
 def pack_message(part: Part, seal: tuple[Any, ...] = ()) -> bytes:
     """Return the packed message of a part with its signature (``seal``), without the names of its clients."""
     data: bytes = msgpack.packb((part.form, part.body, part.ask, *seal))
@@ -174,13 +224,15 @@ def pack_message(part: Part, seal: tuple[Any, ...] = ()) -> bytes:
 
 
 def _row(envelope: Envelope) -> tuple[Any, ...]:
-    """Return slots 0 to 10. Slot 11 has the parts; 12 (epoch, offset) and 13 (trace context) are reserved."""
+    """Return slots 0 to 10. Slot 11 has the parts, 12 the entry; 13 (trace context) is reserved."""
     e = envelope
     versions = VERSION, OLDEST_READER
     return (
         *versions, e.sender, e.sequence, e.previous, e.kind, e.targets, e.exclude, e.form, e.body, e.ask
     )  # fmt: skip
 
+
+_ENTRY_SLOT, _SIGNED_ENTRY_SLOT = 12, 15
 
 Verify = Callable[[tuple[Any, ...]], None]
 """Function that receives all slots of an envelope before they are interpreted; raises ``WireError``."""
@@ -216,7 +268,7 @@ def _checked(row: tuple[Any, ...]) -> Envelope:
     try:
         _, _, sender, sequence, previous, kind, targets, exclude, form, body, ask, items = row[:12]
         head = sender, sequence, previous, Kind(kind), targets, exclude, Form(form), body, ask
-        envelope = Envelope(*head, parts=_parts(items))
+        envelope = Envelope(*head, parts=_parts(items), entry=_entry(row) if len(row) > _ENTRY_SLOT else None)
     except (ValueError, TypeError, LookupError) as error:
         raise WireError(f"envelope has wrong slots: {error}") from None
     if not isinstance(targets, tuple) or not isinstance(exclude, tuple):
@@ -226,6 +278,19 @@ def _checked(row: tuple[Any, ...]) -> Envelope:
     if not isinstance(body, _TYPES[envelope.form]):
         raise WireError("type of the envelope body does not match its form")
     return envelope
+
+
+def _entry(row: tuple[Any, ...]) -> tuple[int, int] | None:
+    """Return the entry: slot 12, or in a signed envelope the slot behind the signature."""
+    slot = row[_ENTRY_SLOT]
+    if slot is None and len(row) > _SIGNED_ENTRY_SLOT and isinstance(row[_SIGNED_ENTRY_SLOT - 1], bytes):
+        slot = row[_SIGNED_ENTRY_SLOT]
+    if slot is None:
+        return None
+    entry, previous = slot
+    if not _are(int, (entry, previous)):
+        raise TypeError("entry is not two numbers")
+    return entry, previous
 
 
 def _are(kind: type, values: tuple[Any, ...]) -> bool:

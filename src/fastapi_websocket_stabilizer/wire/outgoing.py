@@ -59,3 +59,9 @@ class Outgoing:
     def evict(self, connection_id: ConnectionId) -> Envelope:
         """Return the order to close a connection that newer ones outrank."""
         return Envelope(self._sender, *self._sequencer.next(INBOX), Kind.EVICT, (connection_id,))
+
+    def lost(self, targets: Sequence[str], code: str) -> Envelope:
+        """Return the notice that entries of a log are lost. The backend adds up to which, if it publishes it."""
+        return Envelope(
+            self._sender, *self._sequencer.next(INBOX), Kind.LOST, tuple(targets), form=Form.TEXT, body=code
+        )

@@ -1,6 +1,8 @@
 """Signatures that prevent forging and altering envelopes without a key. Pure.
 
-An envelope is signed as a whole, together with its channel. Key id, stamp and code are its last slot.
+An envelope is signed as a whole, together with its channel. Key id, stamp and code are its last slot. Redis adds one
+more to what it stores in a log: the place there, which no signature covers. Stored messages are signed for a channel
+of their own. So no other message can be given a place, and none of them can be published without one.
 
 A direct envelope is assembled in Redis, which has no key. So each of its messages is signed separately, together
 with the names of all its clients and with the envelope's sender and sequence. The signature follows the message in
@@ -15,12 +17,14 @@ from typing import Any
 import msgpack
 
 from ..exceptions import WireError
-from .envelopes import HEADER, Envelope, Kind, Part, pack, pack_message, unpack
+from .envelopes import HEADER, Envelope, Kind, Part, pack, pack_message, unpack, without_entry
 
 KEY_ID_BYTES = 4
 STAMP_BYTES = 8
 CODE_BYTES = 16
 SIGNATURE_BYTES = KEY_ID_BYTES + STAMP_BYTES + CODE_BYTES
+STORED = "\0stored"
+"""Suffix of the channel for which stored messages are signed. No channel has a NUL."""
 _SLOT = b"\xc4" + bytes([SIGNATURE_BYTES])  # msgpack: bin 8
 _SENDER, _SEQUENCE, _KIND, _PARTS = 2, 3, 5, 11
 
@@ -74,9 +78,10 @@ class Keyring:
             MessageError: The envelope exceeds ``MAX_ENVELOPE_BYTES``, or has too many names.
         """
         head = self._first.id + stamp_us.to_bytes(STAMP_BYTES)
+        label = _whole((channel if envelope.entry is None else channel + STORED).encode())
 
         def sign(data: bytes) -> bytes:
-            return _SLOT + head + self._first.code(_whole(channel.encode()), data, head)
+            return _SLOT + head + self._first.code(label, data, head)
 
         return pack(envelope, sign)
 
@@ -100,10 +105,12 @@ class Keyring:
             found = unpack(data, lambda row: stamps.append(self._verify_parts(row)))
             # Only these fields are covered by the signatures, so the others are left out.
             return Envelope(found.sender, found.sequence, 0, found.kind, parts=found.parts), stamps[0], False
-        start = len(data) - SIGNATURE_BYTES
-        if data[start - len(_SLOT) : start] != _SLOT:
+        signed = without_entry(data)
+        start = len(signed) - SIGNATURE_BYTES
+        if signed[start - len(_SLOT) : start] != _SLOT:
             raise UnsignedError("envelope is not signed")
-        stamp_us = self._verify(data[start:], _whole(channel), data[: start - len(_SLOT)])
+        label = _whole(channel if signed is data else channel + STORED.encode())
+        stamp_us = self._verify(signed[start:], label, signed[: start - len(_SLOT)])
         return unpack(data), stamp_us, True
 
     def _verify(self, signature: object, *signed: bytes) -> int:

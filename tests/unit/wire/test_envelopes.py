@@ -1,5 +1,6 @@
 """Envelopes: nothing but the named errors comes out, and what goes in comes back."""
 
+from dataclasses import replace
 from typing import Any
 
 import msgpack
@@ -11,6 +12,7 @@ from fastapi_websocket_stabilizer.exceptions import InvalidNameError, MessageErr
 from fastapi_websocket_stabilizer.names import NodeId, check_client_id
 from fastapi_websocket_stabilizer.wire.envelopes import (
     CONNECTION,
+    ENTRY_BYTES,
     MAX_ENVELOPE_BYTES,
     MAX_PART_BYTES,
     OLDEST_READER,
@@ -23,6 +25,8 @@ from fastapi_websocket_stabilizer.wire.envelopes import (
     pack_message,
     part_size,
     unpack,
+    with_entry,
+    without_entry,
 )
 from fastapi_websocket_stabilizer.wire.messages import Encoded, Form, encode
 from tests.unit.strategies import legal_names
@@ -54,7 +58,7 @@ def envelopes(draw: st.DrawFn) -> Envelope:
     sender = NodeId(draw(legal_names))
     kind, targets, exclude = draw(st.sampled_from(Kind)), draw(name_lists), draw(name_lists)
     head = sender, draw(numbers), draw(numbers), kind, targets, exclude, form, body, draw(numbers)
-    return Envelope(*head, parts=draw(parts))
+    return Envelope(*head, parts=draw(parts), entry=draw(st.none() | st.tuples(numbers, numbers)))
 
 
 @given(envelopes())
@@ -66,7 +70,23 @@ def test_envelope_comes_back_as_it_was(envelope: Envelope) -> None:
 def test_envelope_whose_parts_are_put_together_elsewhere_is_the_same(envelope: Envelope) -> None:
     items = [item for part in envelope.parts for item in (pack_message(part), *map(packed, part.targets))]
     data = pack_before_parts(envelope) + b"\xdd" + len(items).to_bytes(4) + b"".join(items)
-    assert unpack(data) == envelope
+    assert unpack(data) == replace(envelope, entry=None)
+
+
+@given(envelopes(), numbers, numbers)
+def test_envelope_that_redis_gives_a_place_is_the_one_that_is_packed_with_it(
+    envelope: Envelope, entry: int, previous: int
+) -> None:
+    data = pack(replace(envelope, entry=None))
+    placed = with_entry(data, entry, previous)
+    assert placed == pack(replace(envelope, entry=(entry, previous)))
+    assert len(placed) <= len(data) + ENTRY_BYTES
+    assert without_entry(data) == data
+
+
+def test_release_before_logs_reads_a_placed_envelope_without_its_place() -> None:
+    placed = pack(Envelope(NodeId("n"), 1, 0, Kind.BROADCAST, body="x", entry=(2**52, 1)))
+    assert msgpack.unpackb(placed) == [1, 1, "n", 1, 0, 0, [], [], 0, "x", 0, [], [2**52, 1]]
 
 
 def packed(name: str) -> bytes:
@@ -184,6 +204,11 @@ def row(**changes: Any) -> bytes:
         {"parts": [["0", "x", 0]]},
         {"parts": [[1, "x", 0]]},
         {"parts": [[0, "x", "0"]]},
+        {"entry": 7},
+        {"entry": [1]},
+        {"entry": [1, "2"]},
+        {"entry": [1, True]},
+        {"entry": [1, 2, 3]},
     ],
 )
 def test_slot_of_a_wrong_type_is_a_wire_error(changes: dict[str, Any]) -> None:
@@ -193,7 +218,7 @@ def test_slot_of_a_wrong_type_is_a_wire_error(changes: dict[str, Any]) -> None:
 
 
 def test_newer_envelope_that_we_can_read_is_read_without_its_new_slots() -> None:
-    data = row(version=VERSION + 5, ask=7, epoch=["e", 1], trace="t")
+    data = row(version=VERSION + 5, ask=7, entry=None, trace="t")
     assert unpack(data).ask == 7
 
 

@@ -56,6 +56,7 @@ def test_each_kind_has_its_slots() -> None:
     assert request == Envelope(ME, 2, 0, Kind.REQUEST, ("ann",), (), Form.JSON, "{}", 4)
     assert outgoing.reply("1", 5) == Envelope(ME, 3, 2, Kind.REPLY, (), (), Form.JSON, "1", 5)
     assert outgoing.evict(ConnectionId("n.1")) == Envelope(ME, 4, 3, Kind.EVICT, ("n.1",))
+    assert outgoing.lost(["a"], "hole") == Envelope(ME, 5, 4, Kind.LOST, ("a",), (), Form.TEXT, "hole")
 
 
 def test_numbers_continue_under_another_name() -> None:

@@ -11,9 +11,23 @@ from hypothesis import strategies as st
 
 from fastapi_websocket_stabilizer.exceptions import WireError
 from fastapi_websocket_stabilizer.names import NodeId
-from fastapi_websocket_stabilizer.wire.envelopes import Envelope, Kind, Part, pack, pack_before_parts, unpack
+from fastapi_websocket_stabilizer.wire.envelopes import (
+    Envelope,
+    Kind,
+    Part,
+    pack,
+    pack_before_parts,
+    unpack,
+    with_entry,
+)
 from fastapi_websocket_stabilizer.wire.messages import Form
-from fastapi_websocket_stabilizer.wire.signatures import ForgedError, Key, Keyring, UnsignedError
+from fastapi_websocket_stabilizer.wire.signatures import (
+    STORED,
+    ForgedError,
+    Key,
+    Keyring,
+    UnsignedError,
+)
 
 NEW, OLD, OTHER = "new key " * 4, "old key " * 4, "other key " * 4
 KEYS = Keyring([NEW, OLD], "ns:{")
@@ -52,6 +66,23 @@ def opened(data: bytes, keys: Keyring = KEYS, channel: str = CHANNEL) -> Envelop
 def test_signed_envelope_comes_back_with_its_stamp(envelope: Envelope) -> None:
     data = KEYS.pack(envelope, CHANNEL, STAMP_US)
     assert KEYS.unpack(CHANNEL.encode(), data) == (envelope, STAMP_US, True)
+
+
+def test_signed_envelope_that_redis_gives_a_place_comes_back_with_it() -> None:
+    data = with_entry(KEYS.pack(BROADCAST, CHANNEL + STORED, STAMP_US), 2**52, 7)
+    assert KEYS.unpack(CHANNEL.encode(), data) == (replace(BROADCAST, entry=(2**52, 7)), STAMP_US, True)
+    assert KEYS.pack(replace(BROADCAST, entry=(2**52, 7)), CHANNEL, STAMP_US) == data
+    assert unpack(data).entry == (2**52, 7)
+    for changed in range(len(data) - 19):
+        with pytest.raises(WireError):
+            opened(data[:changed] + bytes([data[changed] ^ 1]) + data[changed + 1 :])
+
+
+def test_message_that_is_not_stored_cannot_be_given_a_place_and_a_stored_one_not_be_without() -> None:
+    with pytest.raises(ForgedError):
+        opened(with_entry(KEYS.pack(BROADCAST, CHANNEL, STAMP_US), 2**52, 7))
+    with pytest.raises(ForgedError):
+        opened(KEYS.pack(BROADCAST, CHANNEL + STORED, STAMP_US))
 
 
 def test_direct_envelope_whose_messages_are_signed_comes_back_with_its_stamp() -> None:

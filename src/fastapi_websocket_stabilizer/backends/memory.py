@@ -21,6 +21,7 @@ from ..runtime.metrics import Counters
 from ..wire.channels import INBOX, Channel
 from ..wire.envelopes import Envelope, Part
 from ..wire.tokens import sha1
+from .memory_logs import MemoryLogContent, MemoryLogs
 from .ports import Claim, Claimed, Entry, IndexEntry, Receive, Removed, Renewal
 
 MAX_TOKENS = 1_000_000
@@ -44,6 +45,7 @@ class MemoryHub:
         self.lives: int = 1
         """The number of times that the content was created; returned as its epoch."""
         self.listeners: dict[NodeId, tuple[Receive, set[str]]] = {}
+        self.logged: MemoryLogContent = MemoryLogContent()
 
     def now_us(self) -> int:
         """Monotonic microseconds: the clock of every expiry and stamp."""
@@ -54,13 +56,14 @@ class MemoryHub:
 
 
 class MemoryBackend:
-    """The backend of one node on a hub; also its bus and its stores, except ``rooms``."""
+    """The backend of one node on a hub; also its bus and its stores, except ``rooms`` and ``logs``."""
 
     def __init__(self, hub: MemoryHub, node: NodeId, receive: Receive, counters: Counters) -> None:
         self._hub, self._node, self._receive, self._counters = hub, node, receive, counters
         self._subscribed: set[str] = set()
         self.bus = self.presence = self.nodes = self.tokens = self
         self.rooms: _Rooms = _Rooms(hub)
+        self.logs: MemoryLogs = MemoryLogs(hub.logged, hub.now_us, self._publish)
         hub.listeners[node] = (receive, self._subscribed)
 
     async def start(self, node: NodeId) -> None:
@@ -103,6 +106,9 @@ class MemoryBackend:
     # Bus
 
     async def publish(self, channel: Channel, envelope: Envelope) -> int:
+        return self._publish(channel, envelope)
+
+    def _publish(self, channel: Channel, envelope: Envelope) -> int:
         listeners, room = tuple(self._hub.listeners.items()), channel.room
         return self._deliver(
             channel, envelope, [n for n, (_, rooms) in listeners if not room or room in rooms]

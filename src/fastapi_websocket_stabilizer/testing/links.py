@@ -2,12 +2,22 @@
 
 import asyncio
 import inspect
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from ..backends.memory import MemoryBackend, MemoryHub
-from ..backends.ports import Bus, NodeStore, PresenceStore, RoomStore, TokenStore, Watcher
+from ..backends.ports import (
+    Append,
+    Appended,
+    Bus,
+    LogStore,
+    NodeStore,
+    PresenceStore,
+    RoomStore,
+    TokenStore,
+    Watcher,
+)
 from ..config import WebSocketConfig
 from ..exceptions import BackendUnavailableError
 from ..names import NodeId
@@ -39,6 +49,7 @@ class SharedHub(MemoryHub):
         held = self.clients, self.rooms, self.unreported, self.index, self.leases, self.fences, self.infos
         for table in (*held, self.tokens):
             table.clear()
+        self.logged.empty()
         self.secret = b""
         self.lives += 1
 
@@ -59,6 +70,7 @@ class MemoryLink:
         self.rooms: RoomStore = self._port(self._backend.rooms)
         self.tokens: TokenStore = self._port(self._backend)
         self.nodes: NodeStore = self._port(self._backend)
+        self.logs: LogStore = cast(LogStore, _Logs(self, self._backend.logs))
         self.queued_bytes: int = 0
 
     def _port(self, target: object) -> Any:
@@ -140,19 +152,32 @@ class MemoryLink:
             self.check()
             return method(*args)
         except BackendUnavailableError as error:
-            failed: asyncio.Future[Any] = running_loop().create_future()
-            failed.set_exception(error)
-            failed.exception()  # mark it as retrieved, because calls without a reply are not awaited
-            return failed
+            return failed(error)
+
+
+def failed(error: Exception) -> "asyncio.Future[Any]":
+    """Return a future with an error, marked as retrieved, because calls without a reply are not awaited."""
+    answer: asyncio.Future[Any] = running_loop().create_future()
+    answer.set_exception(error)
+    answer.exception()
+    return answer
 
 
 class _Port:
     """One port of a backend. Every call of its methods passes through the link."""
 
-    def __init__(self, link: MemoryLink, target: object) -> None:
+    def __init__(self, link: MemoryLink, target: Any) -> None:
         self._link, self._target = link, target
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._target, name)
         carry = self._link.call if inspect.iscoroutinefunction(method) else self._link.call_now
         return partial(carry, method)
+
+
+class _Logs(_Port):
+    """The logs. An append returns a future for each message, also while the link is cut."""
+
+    def append(self, appends: Sequence[Append]) -> "list[asyncio.Future[Appended]]":
+        found = self._link.call_now(self._target.append, appends)
+        return found if isinstance(found, list) else [found for _ in appends]

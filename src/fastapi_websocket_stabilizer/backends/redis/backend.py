@@ -7,6 +7,7 @@ from ..ports import Bus, Watcher
 from .bus import EnvelopeReader
 from .guard import Guard, Signer
 from .keys import Keys
+from .logs import Gathered, RedisLogs
 from .pipeline import no_earlier_sends
 from .ports import Listener
 from .probes import Canaries, Epochs
@@ -23,7 +24,8 @@ class RedisBackend:
         keys, location = Keys(config.namespace), parse(config.redis_url or "")
         self._topology = topology = topology_at(location, config.redis_timeout_s, counters)
         self._keys = keys
-        self._pipeline = topology.commands("commands", watcher.flush_earlier_sends)
+        gathered = Gathered(watcher.flush_earlier_sends)
+        self._pipeline = topology.commands("commands", gathered.flush_earlier)
         # Retry a renewal after a third of the lease, otherwise one lost reply could cost the lease.
         lease_timeout_s = min(config.redis_timeout_s, config.lease_ttl_s / 3)
         self._leases = topology.commands("lease", no_earlier_sends, lease_timeout_s, keys.leases)
@@ -47,6 +49,10 @@ class RedisBackend:
         self.tokens: RedisTokens = RedisTokens(keys, self._pipeline, reader)
         self.nodes: RedisNodes = RedisNodes(
             keys, self._pipeline, self._leases, reader, self._signer.clock if self._signer else None
+        )
+
+        self.logs: RedisLogs = RedisLogs(
+            keys, self._pipeline, gathered, reader, topology.publish_command, signer=self._signer
         )
 
     def _returned(self, seconds: float) -> None:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from ...exceptions import BackendUnavailableError, WireError
 from ...runtime.metrics import Counters
 from ...wire.envelopes import Envelope, Part
-from ...wire.signatures import ForgedError, Keyring
+from ...wire.signatures import STORED, ForgedError, Keyring
 from .keys import Keys
 from .ports import CommandConnection
 
@@ -172,6 +172,10 @@ class Guard:
         elif not is_ours:  # its signature has no channel, so a copy on another one would pass as new
             raise ForgedError("direct messages are accepted only on the inbox")
         self._check_age(name, stamp_us, made_s)
+        if (
+            envelope.entry is not None
+        ):  # a repeated append has an earlier sequence than later volatile messages
+            name += STORED
         if not self._replays.is_new(name, envelope.sender, envelope.sequence, stamp_us):
             raise ReplayedError("envelope was received before")
         return envelope if is_ours else self._without_newcomers(envelope, made_s)

@@ -8,6 +8,7 @@ from redis.crc import key_slot
 
 from ...names import NodeId, partition
 from ...wire.channels import ALL, INBOX, Channel
+from ..ports import LogKind, LogName
 
 
 class Keys:
@@ -19,6 +20,7 @@ class Keys:
         self.dead: str = f"{namespace}:{{nodes}}:dead"
         self.epoch: str = self.epoch_of("nodes")
         self.secret: str = f"{namespace}:{{nodes}}:secret"
+        self.policy: str = f"{namespace}:{{nodes}}:policy"
         self.all: str = f"{namespace}:all"
         self.inbox_prefix: str = f"{namespace}:{{"
         self.inbox_suffix: str = "}:inbox"
@@ -76,6 +78,41 @@ class Keys:
     def unreported(self, name: str) -> str:
         """Hash of unconfirmed presence events in the partition of a client or a room."""
         return f"{self._ns}:{{{partition(name)}}}:unreported"
+
+    def log(self, log: LogName) -> str:
+        """List of a log's entries, the newest last."""
+        return self._of_log(log, {LogKind.ROOM: "log", LogKind.BOX: "box"})
+
+    def log_top(self, log: LogName) -> str:
+        """Meta of a log: its newest id, and what it has lost."""
+        return self._of_log(log, {LogKind.ROOM: "top", LogKind.BOX: "boxtop"})
+
+    def _of_log(self, log: LogName, words: dict[LogKind, str]) -> str:
+        if log.kind is LogKind.ALL:
+            return f"{self._ns}:{{{self.all}}}:{words[LogKind.ROOM]}"
+        return f"{self._ns}:{{{partition(log.name)}}}:{words[log.kind]}:{log.name}"
+
+    def since(self, log: LogName) -> str:
+        """Time since which the partition of a log has its content."""
+        return self.since_of(self.all if log.kind is LogKind.ALL else partition(log.name))
+
+    def since_of(self, tag: str) -> str:
+        """Time since which a hash tag has its content."""
+        return f"{self._ns}:{{{tag}}}:since"
+
+    def once(self, log: LogName, digest: str) -> str:
+        """Id of the first append with a key. The digest covers the log and the key."""
+        tag = self.all if log.kind is LogKind.ALL else partition(log.name)
+        return f"{self._ns}:{{{tag}}}:once:{digest}"
+
+    def log_channel(self, log: LogName) -> str:
+        """Channel of the entries of a log; "" for a mailbox, which has none."""
+        match log.kind:
+            case LogKind.ALL:
+                return self.all
+            case LogKind.ROOM:
+                return self.room(log.name)
+        return ""
 
     def token(self, digest: str, client_id: str) -> str:
         return f"{self._ns}:{{{partition(client_id)}}}:token:{digest}"

@@ -1,9 +1,11 @@
 """Values in Redis, read as untrusted input: values of another format are skipped and counted."""
 
 import re
+import struct
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
+from ...exceptions import WireError
 from ...names import ConnectionId, NodeId, check_client_id, node_of, visit_of
 from ...runtime.metrics import Counters
 from ..ports import Entry, IndexEntry
@@ -15,6 +17,7 @@ _NODE = re.compile(rb"[\w-]{1,64}")
 _CONNECTION = re.compile(rb"[\w-]{1,64}\.[\w-]{1,64}")  # the scripts have the same rule
 MAX_STAMP = 1 << 53
 """The largest integer that Lua represents exactly; µs since 1970 reach it in 2255."""
+_META = struct.Struct("<8d")
 _VISIT = re.compile(rb"[0-9a-fA-F]+")
 _STAMP = re.compile(rb"\d{1,16}")
 
@@ -39,7 +42,7 @@ class Reader:
         for start in range(0, len(items), size):
             try:
                 found.append(read(*items[start : start + size]))
-            except (ValueError, OverflowError):
+            except (ValueError, OverflowError, WireError):
                 self._counters.redis_malformed += 1
         return found
 
@@ -101,3 +104,17 @@ def line(owner: NodeId, field: bytes, value: bytes) -> IndexEntry:
         return IndexEntry(connection_id, check_client_id(value.decode()), None)
     stay, _, client_id = value.partition(b" ")
     return IndexEntry(connection_id, check_client_id(client_id.decode()), room.decode(), int(stay))
+
+
+def entry_id(data: bytes) -> int:
+    """Return the id of an entry of a log; 0 if it has none."""
+    number = int.from_bytes(data[:8])
+    return number if len(data) > 8 and number <= MAX_STAMP else 0
+
+
+def log_meta(data: bytes) -> tuple[int, int, int, int]:
+    """Return top, base, hole and reset of a log. Raises as ``node``."""
+    if len(data) != _META.size:
+        raise ValueError("not the meta of a log")
+    top, base, _, _, _, hole, reset, _ = map(int, _META.unpack(data))
+    return top, base, hole, reset

@@ -18,7 +18,14 @@ from fastapi_websocket_stabilizer.backends.redis.keys import Keys
 from fastapi_websocket_stabilizer.exceptions import BackendUnavailableError
 from fastapi_websocket_stabilizer.names import NodeId
 from fastapi_websocket_stabilizer.runtime.metrics import Counters
-from fastapi_websocket_stabilizer.wire.envelopes import Envelope, Kind, Part, pack_before_parts
+from fastapi_websocket_stabilizer.wire.envelopes import (
+    Envelope,
+    Kind,
+    Part,
+    pack_before_parts,
+    with_entry,
+    without_entry,
+)
 from fastapi_websocket_stabilizer.wire.messages import Form
 from fastapi_websocket_stabilizer.wire.signatures import ForgedError
 
@@ -159,6 +166,19 @@ def test_envelope_that_a_newer_one_has_overtaken_is_refused() -> None:
     receiver.hear(second)
     with pytest.raises(ReplayedError, match="received before"):
         receiver.hear(first)
+
+
+def test_stored_message_is_taken_once_also_behind_later_volatile_ones() -> None:
+    receiver = Receiver()
+    stored = Envelope(SENDER, 1, 0, Kind.BROADCAST, body="stored", entry=(2**50, 0))
+    data = receiver.signer.pack(stored, KEYS.all)
+    receiver.sequence = 1
+    receiver.hear(receiver.broadcast())
+    assert receiver.hear(data) == stored
+    again = with_entry(without_entry(data), 2**50 + 1, 2**50)
+    for copy in (data, again):
+        with pytest.raises(ReplayedError, match="received before"):
+            receiver.hear(copy)
 
 
 @pytest.mark.parametrize("seconds", [WINDOW_S + 1, -WINDOW_S - 1])

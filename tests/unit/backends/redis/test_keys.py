@@ -6,6 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from fastapi_websocket_stabilizer.backends.ports import LogKind, LogName
 from fastapi_websocket_stabilizer.backends.redis.keys import Keys
 from fastapi_websocket_stabilizer.config import WebSocketConfig
 from fastapi_websocket_stabilizer.names import NodeId, partition
@@ -13,8 +14,9 @@ from fastapi_websocket_stabilizer.wire.channels import ALL, INBOX, Channel
 from tests.unit.strategies import legal_names
 
 BY_NAME = ["client", "room", "room_counts"]
+OF_LOGS = ["log", "log_top"]
 BY_NODE = ["info", "connections", "memberships", "inbox"]
-SINGLE = ["leases", "dead", "epoch", "secret", "all"]
+SINGLE = ["leases", "dead", "epoch", "secret", "policy", "all"]
 
 
 class Address(NamedTuple):
@@ -28,6 +30,11 @@ class Address(NamedTuple):
         keys = Keys(self.namespace)
         if self.kind in SINGLE:
             return str(getattr(keys, self.kind))
+        method, _, kind = self.kind.partition(" of ")
+        if kind:
+            return str(getattr(keys, method)(LogName(LogKind(kind), self.name)))
+        if self.kind == "once":
+            return keys.once(LogName(LogKind.ALL), self.name)
         if self.kind == "token":
             return keys.token(self.name, "alice")
         return str(getattr(keys, self.kind)(self.name))
@@ -55,7 +62,15 @@ addresses = st.one_of(
     st.builds(Address, namespaces, st.sampled_from(BY_NAME), tricky | legal_names),
     st.builds(Address, namespaces, st.sampled_from(BY_NODE), node_ids),
     st.builds(Address, namespaces, st.just("token"), digests),
-    st.builds(Address, namespaces, st.just("epoch_of"), partitions),
+    st.builds(Address, namespaces, st.just("once"), digests),
+    st.builds(Address, namespaces, st.sampled_from(["epoch_of", "since_of"]), partitions),
+    st.builds(
+        Address,
+        namespaces,
+        st.sampled_from([f"{key} of {kind}" for key in OF_LOGS for kind in ("room", "box")]),
+        tricky | legal_names,
+    ),
+    st.builds(Address, namespaces, st.sampled_from([f"{key} of all" for key in OF_LOGS]), st.just("")),
     st.builds(Address, namespaces, st.sampled_from(SINGLE), st.just("")),
 )
 
@@ -89,6 +104,18 @@ def test_name_does_not_choose_its_slot(namespace: str, name: str) -> None:
 @given(namespaces, digests, legal_names)
 def test_token_is_in_the_slot_of_its_client(namespace: str, digest: str, client_id: str) -> None:
     assert slot_tag(Keys(namespace).token(digest, client_id)) == partition(client_id)
+
+
+@given(namespaces, digests, legal_names, st.sampled_from(LogKind))
+def test_keys_and_channel_of_a_log_share_a_slot(
+    namespace: str, digest: str, name: str, kind: LogKind
+) -> None:
+    keys, log = Keys(namespace), LogName(kind, "" if kind is LogKind.ALL else name)
+    found = [keys.log(log), keys.log_top(log), keys.since(log), keys.once(log, digest)]
+    found += [channel for channel in [keys.log_channel(log)] if channel]
+    assert {slot_tag(key) for key in found} == {
+        f"{namespace}:all" if kind is LogKind.ALL else partition(name)
+    }
 
 
 @given(namespaces, node_ids)

@@ -14,6 +14,7 @@ from redis import exceptions as redis_errors
 from ....exceptions import WebSocketStabilizerError
 from ....names import NodeId
 from ....runtime.loops import running_loop
+from ...ports import LogKind, LogName
 from ..cluster.slots import SHARDED_SINCE, place
 from ..connection import ConnectionFactory, NotPermittedError
 from ..keys import Keys
@@ -193,7 +194,7 @@ async def _refused(factory: ConnectionFactory, keys: Keys, names: list[str]) -> 
     tried = [name for name in names if "subscribe" not in name and name != "select"]  # tried by the connect
     trials: list[Trial] = [(name, _trial(name, scratch)) for name in tried]
     trials += [(f"key {key}", ("HLEN", key)) for key in _keys(keys, node)]
-    trials += [("", ("UNLINK", f"{scratch}{end}")) for end in ("", ":hash", ":zset")]
+    trials += [("", ("UNLINK", f"{scratch}{end}")) for end in ("", ":hash", ":zset", ":list")]
     async with _asking(factory) as ask:
         refused = [what for what, words in trials if await _is_refused(ask, *words) and what]
     for name in (name for name in names if "subscribe" in name):
@@ -219,7 +220,14 @@ def _keys(keys: Keys, node: NodeId) -> list[str]:
     of_node = [keys.info(node), keys.connections(node), keys.memberships(node)]
     of_names = [keys.client(node), keys.room(node), keys.room_counts(node), keys.token(node, node)]
     of_names.append(keys.unreported(node))
-    return [keys.leases, keys.dead, keys.secret, keys.epoch, *of_node, *of_names]
+    logs = LogName(LogKind.ROOM, node), LogName(LogKind.BOX, node), LogName(LogKind.ALL)
+    of_logs = [
+        key
+        for log in logs
+        for key in (keys.log(log), keys.log_top(log), keys.since(log), keys.once(log, node))
+    ]
+    shared = [keys.leases, keys.dead, keys.secret, keys.epoch, keys.policy]
+    return [*shared, *of_node, *of_names, *dict.fromkeys(of_logs)]
 
 
 def _trial(name: str, key: str) -> tuple[str | int, ...]:
@@ -244,6 +252,10 @@ def _trial(name: str, key: str) -> tuple[str | int, ...]:
         "zrem": (f"{key}:zset", "m"),
         "zscore": (f"{key}:zset", "m"),
         "zrangebyscore": (f"{key}:zset", 0, 1),
+        "rpush": (f"{key}:list", ""),
+        "lrange": (f"{key}:list", 0, 0),
+        "ltrim": (f"{key}:list", 0, 0),
+        "pexpire": (f"{key}:list", 1000),
         "publish": (key, ""),
         "spublish": (key, ""),
         **dict.fromkeys(("get", "getdel", "unlink"), (key,)),

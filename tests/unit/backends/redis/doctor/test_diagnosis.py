@@ -61,6 +61,8 @@ def test_what_info_says_is_judged(info: dict[str, str], found: tuple[str, Level]
         ({"clock_difference_s": -1.5}, ("clock", Level.NOTE)),
         ({"round_trips_s": [0.06, 0.06, 0.001]}, ("latency", Level.CHANGE)),
         ({"refused": ["hset"]}, ("rights", Level.CHANGE)),
+        ({"refused": ["rpush", "hset"]}, ("rights", Level.CHANGE)),
+        ({"refused": ["rpush", "pexpire"]}, ("rights", Level.NOTE)),
         ({"settings": {**SETTINGS, "timeout": "59"}}, ("idle timeout", Level.CHANGE)),
         ({"settings": {**SETTINGS, "tcp-keepalive": "301"}}, ("tcp-keepalive", Level.CHANGE)),
     ],

@@ -25,10 +25,14 @@ ELSEWHERE = {
 
 def used() -> set[str]:
     in_scripts = [
-        re.findall(r"redis\.p?call\('(\w+)'", file.read_text()) for file in FOLDER.glob("lua/*.lua")
+        re.findall(r"redis\.p?call\('(\w+)'", file.read_text()) for file in FOLDER.glob("lua/**/*.lua")
     ]
-    sent = re.findall(r"\.send\(\s*\"([A-Z]+)\"", (FOLDER / "stores.py").read_text() + bus())
+    sent = re.findall(r"\.send\(\s*\"([A-Z]+)\"", stores() + bus())
     return {name.lower() for names in in_scripts for name in names} | {name.lower() for name in sent}
+
+
+def stores() -> str:
+    return (FOLDER / "stores.py").read_text() + (FOLDER / "logs.py").read_text()
 
 
 def bus() -> str:

@@ -1,0 +1,345 @@
+"""Logs of messages in Redis: a list of entries, and a string beside it that outlives the list.
+
+``docs/design.md`` has the keys and formats. Redis stores and publishes in one step, in ``log_append.lua``.
+"""
+
+import asyncio
+import hashlib
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import groupby
+from typing import NamedTuple
+
+from ...exceptions import BackendUnavailableError, MessageError
+from ...names import PARTITIONS
+from ...runtime.loops import running_loop
+from ...wire.envelopes import (
+    ENTRY_BYTES,
+    MAX_ENVELOPE_BYTES,
+    Envelope,
+    identity_bytes,
+    pack,
+    pack_direct,
+    unpack,
+)
+from ...wire.signatures import STORED
+from ..ports import (
+    Append,
+    Appended,
+    Heard,
+    LogBounds,
+    LogEntry,
+    LogKind,
+    LogMeta,
+    LogName,
+    LogRead,
+    Verdict,
+)
+from . import reading, scripts
+from .command import Argument
+from .guard import Signer
+from .keys import Keys, slot_of
+from .ports import CommandConnection
+from .reading import Reader
+
+APPENDS_PER_CALL = 100
+"""Messages in one script call: Redis does nothing else during it."""
+BYTES_PER_CALL = 1024 * 1024
+"""Bytes in one script call; a message that is longer has a call of its own."""
+ID_BYTES = 8
+SCAN_SLACK_US = 1_000_000
+"""Microseconds before the first try in which a repeated append still looks for its entry."""
+READS = 3
+"""Attempts to read a log while servers change."""
+_RUN = struct.Struct("<7d")
+_HEARD = struct.Struct("<4d")
+
+
+class Waiting(NamedTuple):
+    """An append that is not queued for Redis yet, its packed envelope, and its answer."""
+
+    append: Append
+    data: bytes
+    answer: "asyncio.Future[Appended]"
+
+
+Send = Callable[[list[Waiting]], None]
+
+
+class Gathered:
+    """The appends of one event-loop tick. ``flush_earlier`` queues them before any other command.
+
+    Appends and direct sends are gathered apart. So an append flushes the direct sends before it, and direct sends
+    that are gathered after an append are queued after it.
+    """
+
+    def __init__(self, flush_direct_sends: Callable[[], None]) -> None:
+        self._flush_direct_sends = flush_direct_sends
+        self._waiting: list[Waiting] = []
+        self._bytes = 0
+        self._send: Send | None = None
+        self._is_sending = False
+
+    def flush_earlier(self) -> None:
+        """Queue what was gathered. Called before each command, also before that of the appends themselves."""
+        if self._is_sending:
+            return
+        if self._waiting:
+            self._flush()
+        self._flush_direct_sends()
+
+    def add(self, waiting: Waiting, send: Send) -> None:
+        """Gather an append, to be queued by ``send``."""
+        self._flush_direct_sends()  # may queue a command, and so what was gathered before
+        if self._waiting and not self._has_room(len(waiting.data)):
+            self._flush()
+        if not self._waiting:
+            running_loop().call_soon(self._flush)
+        self._send = send
+        self._waiting.append(waiting)
+        self._bytes += len(waiting.data)
+
+    def _has_room(self, size: int) -> bool:
+        return len(self._waiting) < APPENDS_PER_CALL and self._bytes + size <= BYTES_PER_CALL
+
+    def _flush(self) -> None:
+        waiting, self._waiting, self._bytes = self._waiting, [], 0
+        if waiting and self._send is not None:
+            self._is_sending = True
+            try:
+                self._send(waiting)
+            finally:
+                self._is_sending = False
+
+
+class RedisLogs:
+    """``ports.LogStore``."""
+
+    def __init__(
+        self,
+        keys: Keys,
+        pipeline: CommandConnection,
+        gathered: Gathered,
+        reader: Reader,
+        publish_command: Callable[[], str],
+        *,
+        signer: Signer | None = None,
+    ) -> None:
+        self._keys, self._pipeline, self._gathered, self._reader = keys, pipeline, gathered, reader
+        self._publish_command, self._signer = publish_command, signer
+
+    # Append
+
+    def append(self, appends: Sequence[Append]) -> "list[asyncio.Future[Appended]]":
+        answers: list[asyncio.Future[Appended]] = [running_loop().create_future() for _ in appends]
+        try:
+            packed = [self._packed(each) for each in appends]
+        except BackendUnavailableError as error:  # Redis' time is unknown, and a signature needs it
+            for answer in answers:
+                _fail(answer, error)
+            return answers
+        for waiting in map(Waiting, appends, packed, answers):
+            self._gathered.add(waiting, self._send)
+        return answers
+
+    def _packed(self, append: Append) -> bytes:
+        data, limit = self._pack(append.log, append.envelope), append.bounds.bytes
+        if len(data) + ID_BYTES > limit:
+            raise MessageError(f"message has {len(data) + ID_BYTES} bytes in its log, the limit is {limit}")
+        if len(data) + ENTRY_BYTES > MAX_ENVELOPE_BYTES:
+            raise MessageError(f"envelope has {len(data)} bytes, the limit is {MAX_ENVELOPE_BYTES}")
+        return data
+
+    def _pack(self, log: LogName, envelope: Envelope) -> bytes:
+        """Return an envelope as it would be published, so that its signature names the log."""
+        signer = self._signer
+        if log.kind is LogKind.BOX:
+            return pack_direct(envelope, None if signer is None else partial(signer.pack_message, envelope))
+        return (
+            pack(envelope) if signer is None else signer.pack(envelope, self._keys.log_channel(log) + STORED)
+        )
+
+    def _send(self, waiting: list[Waiting]) -> None:
+        """Queue one call for all, or in a cluster one for each slot."""
+        calls: dict[int, list[Waiting]] = {}
+        for each in waiting:
+            slot = 0 if self._pipeline.is_ordered else slot_of(self._keys.log(each.append.log))
+            calls.setdefault(slot, []).append(each)
+        for each_call in calls.values():
+            keys: list[str] = []
+            arguments: list[Argument] = [self._publish_command()]
+            for run in _runs(each_call):
+                self._add_run(run, keys, arguments)
+            call = self._pipeline.call(scripts.LOG_APPEND, keys, *arguments, idempotent=False)
+            call.add_done_callback(partial(_appended, each_call))
+
+    def _add_run(self, run: list[Waiting], keys: list[str], arguments: list[Argument]) -> None:
+        append = run[0].append
+        keys += [self._keys.log(append.log), self._keys.log_top(append.log)]
+        if append.key:
+            keys.append(self._keys.once(append.log, _digest(append)))
+        age_us, length = 0, 0
+        if append.retry_age_s > 0:
+            age_us = int(append.retry_age_s * 1_000_000) + SCAN_SLACK_US
+            length = identity_bytes(append.envelope)
+        bounds = append.bounds.messages, append.bounds.bytes, append.bounds.seconds * 1_000_000
+        settings = _RUN.pack(len(run), *bounds, bool(append.key), age_us, length)
+        arguments += [settings, self._keys.log_channel(append.log), *(each.data for each in run)]
+
+    # Read
+
+    async def read(self, log: LogName, last: int | None = None) -> LogRead:
+        for _ in range(READS):
+            run_id = self._pipeline.run_id
+            found = await self._read(log, last, run_id)
+            if self._pipeline.run_id == run_id:
+                return found
+        raise BackendUnavailableError("Redis changed its server while a log was read")
+
+    async def _read(self, log: LogName, last: int | None, run_id: str) -> LogRead:
+        # If there is a list, only the meta that is read after it has everything that the list has dropped. If there
+        # is none, only the meta that is read before it has the newest entry that the list can have had.
+        meta_key, read = self._keys.log_top(log), self._reader.reply
+        send = partial(self._pipeline.send, idempotent=True)
+        first, entries_call = (
+            send("GET", meta_key),
+            send("LRANGE", self._keys.log(log), -last if last else 0, -1),
+        )
+        second, since_call, clock = send("GET", meta_key), send("GET", self._keys.since(log)), send("TIME")
+        before: bytes | None = await read(first, None)
+        raw: list[bytes] = await read(entries_call, [])
+        after: bytes | None = await read(second, None)
+        since, (seconds, microseconds) = await read(since_call, None), map(int, await clock)
+        meta = self._meta(after if raw else before)
+        entries, base = self._entries(log, raw)
+        if raw and meta is None:  # a list of another origin, which the next append replaces
+            base = entries[-1].id if entries else base
+            entries, meta = [], LogMeta(top=base)
+        if meta is not None:
+            meta = replace(meta, base=max(meta.base, base) if raw else meta.top)
+        newest = entries[-1].id if entries else meta.base if meta else 0
+        is_whole = not last or len(raw) < last or len(entries) < len(raw)
+        now_us = seconds * 1_000_000 + microseconds
+        return LogRead(tuple(entries), is_whole, meta, newest, self._number(since), now_us, run_id)
+
+    async def tops(self, logs: Sequence[LogName]) -> list[int]:
+        calls = [self._pipeline.send("GET", self._keys.log_top(log), idempotent=True) for log in logs]
+        found = [self._meta(await self._reader.reply(call, None)) for call in calls]
+        return [meta.top if meta else 0 for meta in found]
+
+    async def page(self, log: LogName, before: int | None, limit: int) -> list[LogEntry]:
+        size, is_whole = limit, False
+        found: list[LogEntry] = []
+        # Positions from the end shift with each append, so each attempt begins at the end again.
+        while len(found) < limit and not is_whole:
+            call = self._pipeline.send("LRANGE", self._keys.log(log), -size, -1, idempotent=True)
+            raw: list[bytes] = await self._reader.reply(call, [])
+            is_whole, size = len(raw) < size, 2 * size
+            found = [e for e in self._entries(log, raw)[0] if before is None or e.id < before]
+        return found[-limit:]
+
+    def _entries(self, log: LogName, raw: Sequence[bytes]) -> tuple[list[LogEntry], int]:
+        """Return the entries behind the last one that cannot be read, and the id of that one; 0 without any."""
+        unpacked = partial(self._unpacked, log)
+        found: list[LogEntry] = []
+        base = last = 0
+        for data in raw:
+            last = max(last, reading.entry_id(data))
+            entry = self._reader.each(unpacked, [data], 1)
+            if entry and entry[0].id == last and (not found or last > found[-1].id):
+                found += entry
+            else:
+                found, base = [], last
+        return found, base
+
+    def _unpacked(self, log: LogName, data: bytes) -> LogEntry:
+        if self._signer is None:
+            envelope = unpack(data[ID_BYTES:])
+        else:  # its stamp is not checked: what is stored is old
+            channel = (self._keys.log_channel(log) + STORED).encode()
+            envelope = self._signer.keyring.unpack(channel, data[ID_BYTES:])[0]
+        if not log.has(envelope):
+            raise ValueError("an entry of another log")
+        return LogEntry(reading.entry_id(data), envelope, len(data))
+
+    def _meta(self, data: bytes | None) -> LogMeta | None:
+        found = self._reader.each(reading.log_meta, [] if data is None else [data], 1)
+        return LogMeta(*found[0]) if found else None
+
+    def _number(self, data: bytes | None) -> int | None:
+        found = self._reader.each(int, [] if data is None else [data], 1)
+        return found[0] if found else None
+
+    # Delete, verify, begin
+
+    async def delete(self, log: LogName, notice: Envelope) -> int:
+        keys, arguments = self._to_publish(log, notice)
+        return int(await self._pipeline.call(scripts.LOG_DELETE, keys, *arguments, idempotent=False))
+
+    async def verify(self, log: LogName, heard: Heard, bounds: LogBounds, notice: Envelope) -> Verdict:
+        keys, arguments = self._to_publish(log, notice)
+        length = identity_bytes(heard.tail[-1].envelope) if heard.tail else 0
+        arguments.append(_HEARD.pack(heard.last, heard.previous, bounds.seconds * 1_000_000, length))
+        arguments += [e.id.to_bytes(ID_BYTES) + self._pack(log, e.envelope) for e in heard.tail]
+        restored, _ = await self._pipeline.call(scripts.LOG_VERIFY, keys, *arguments, idempotent=True)
+        if restored:
+            return Verdict.RESTORED if restored > 0 else Verdict.LOST
+        return Verdict.KNOWN
+
+    def _to_publish(self, log: LogName, notice: Envelope) -> tuple[list[str], list[Argument]]:
+        channel, signer = self._keys.log_channel(log), self._signer
+        data = (
+            b"" if not channel else pack(notice) if signer is None else signer.pack(notice, channel + STORED)
+        )
+        return [self._keys.log(log), self._keys.log_top(log)], [self._publish_command(), channel, data]
+
+    async def begin(self, policy: str) -> str:
+        keys = [
+            self._keys.since_of(tag) for tag in (*map("{:02x}".format, range(PARTITIONS)), self._keys.all)
+        ]
+        groups = [keys] if self._pipeline.is_ordered else [[key] for key in keys]
+        calls = [self._pipeline.call(scripts.LOG_BEGIN, group, idempotent=True) for group in groups]
+        for call in calls:
+            await call
+        agreed: bytes = await self._pipeline.call(scripts.AGREE, [self._keys.policy], policy, idempotent=True)
+        return agreed.decode(errors="replace")
+
+    async def replace_policy(self, policy: str) -> None:
+        await self._pipeline.send("SET", self._keys.policy, policy, idempotent=True)
+
+
+def _runs(waiting: Sequence[Waiting]) -> Iterator[list[Waiting]]:
+    """Yield consecutive appends to one log with the same bounds; one with a key, or a repeated one, by itself."""
+
+    def what(numbered: tuple[int, Waiting]) -> object:
+        number, each = numbered
+        is_alone = each.append.key or each.append.retry_age_s > 0
+        return number if is_alone else (each.append.log, each.append.bounds)
+
+    return ([each for _, each in run] for _, run in groupby(enumerate(waiting), what))
+
+
+def _digest(append: Append) -> str:
+    kind, name = append.log.kind.value, append.log.name
+    return hashlib.blake2b("\0".join((kind, name, append.key)).encode(), digest_size=16).hexdigest()
+
+
+def _appended(waiting: list[Waiting], call: "asyncio.Future[list[int]]") -> None:
+    """Give each caller its part of the reply; a cancelled one needs none."""
+    error = call.exception()
+    if error is not None:
+        for each in waiting:
+            _fail(each.answer, error)
+        return
+    reply = call.result()
+    for each, entry, previous, nodes in zip(waiting, reply[::3], reply[1::3], reply[2::3], strict=True):
+        if not each.answer.done():
+            each.answer.set_result(Appended(entry, previous, max(0, nodes), nodes >= 0))
+
+
+def _fail(answer: "asyncio.Future[Appended]", error: BaseException) -> None:
+    if not answer.done():
+        answer.set_exception(error)
+        answer.exception()  # mark it as retrieved, otherwise asyncio warns if the caller was cancelled

@@ -1,0 +1,72 @@
+-- Return the meta of a log: top, base, bytes, count, first, hole, reset, time of the last PEXPIRE; zeros without one.
+local function meta_of(key)
+  local value = redis.pcall('GET', key)
+  if type(value) ~= 'string' or #value ~= 64 then return 0, 0, 0, 0, 0, 0, 0, 0 end
+  return struct.unpack('<dddddddd', value)
+end
+
+-- Store the meta of a log: for an hour, or for three times the seconds of the log. ttl is in µs.
+local function keep_meta(key, ttl, ...)
+  redis.call('SET', key, struct.pack('<dddddddd', ...), 'PX', math.max(3600000, math.ceil(3 * ttl / 1000)))
+end
+
+local function id_of(entry)
+  return #entry < 8 and 0 or struct.unpack('>I8', entry)
+end
+
+-- Whether an entry has an envelope, by the bytes that identify it.
+local function is_same(entry, data, length)
+  return string.sub(entry, 9, 8 + length) == string.sub(data, 1, length)
+end
+
+-- Append entries; return whether the list was the log's, or Redis' error. A list of another origin is replaced.
+local function push(key, count, entries)
+  local length = redis.pcall('RPUSH', key, unpack(entries))
+  if length == count + #entries then return true end
+  if length == #entries then return false end -- the list had expired
+  if type(length) == 'table' and not string.find(length.err, '^WRONGTYPE') then return false, length end
+  redis.call('UNLINK', key)
+  redis.call('RPUSH', key, unpack(entries))
+  return false
+end
+
+-- Renew the expiry of a list if an eighth of its time has passed; return the time of the last renewal.
+local function renew(key, touched, now, ttl)
+  if now - touched <= ttl / 8 then return touched end
+  redis.call('PEXPIRE', key, math.ceil(ttl / 800))
+  return now
+end
+
+-- Drop the oldest entries until a log is within its bounds, at most 127; return base, bytes, count and first.
+local function trim(key, base, bytes, count, first, messages, limit, oldest)
+  local entries, i = redis.call('LRANGE', key, 0, 127), 1
+  while entries[i + 1] and (count > messages or bytes > limit or first < oldest) do
+    base, first = id_of(entries[i]), id_of(entries[i + 1])
+    bytes, count, i = bytes - #entries[i], count - 1, i + 1
+  end
+  redis.call('LTRIM', key, i - 1, -1)
+  return base, bytes, count, first
+end
+
+-- Return the newest entry that is wanted, with its id and the id before it. Older ids than oldest are not examined.
+local function find(key, base, oldest, is_wanted)
+  local size, entries = 16, nil
+  repeat
+    size = size * 8
+    entries = redis.pcall('LRANGE', key, -size, -1) -- of another type: no entries
+    for i = #entries, 1, -1 do
+      local id = id_of(entries[i])
+      if id < oldest then return nil end
+      if is_wanted(id, entries[i]) and (i > 1 or #entries < size) then
+        return id, i > 1 and id_of(entries[i - 1]) or base, entries[i]
+      end
+    end
+  until #entries < size
+end
+
+-- Return an envelope with its place in a log: one slot more, behind all others. wire/envelopes.py has the same.
+local function placed(data, id, previous)
+  local header = string.byte(data) == 0x9c and '\157' or '\220\0\16'
+  return header .. string.sub(data, 2) .. struct.pack('>BBI8BI8', 0x92, 0xcf, id, 0xcf, previous)
+end
+

@@ -218,6 +218,29 @@ async def test_names_of_logs_cannot_collide_or_match_one_another(backend: Backen
         assert bodies((await backend.logs.read(log)).entries) == [f"{number}"]
 
 
+async def test_appends_that_are_not_gathered_keep_their_order_too(row: str | None, namespace: str) -> None:
+    if row is None:
+        pytest.skip("memory gathers nothing")
+    settings = WebSocketConfig(redis_url=row, namespace=namespace, redis_timeout_s=TIMEOUT_S)
+    received: list[Envelope] = []
+    alone = RedisBackend(
+        settings, watcher(lambda channel, envelope, size: received.append(envelope)), Counters()
+    )
+    await alone.start(NodeId("n1"))
+    try:
+        answers, calls = list[asyncio.Future[Appended]](), list[asyncio.Future[int]]()
+        for number in range(1, 9):
+            answers += alone.logs.append([Append(EVERYBODY, message(EVERYBODY, f"{number}", number), BOUNDS)])
+            volatile = message(EVERYBODY, f"after {number}", number)
+            calls.append(asyncio.ensure_future(alone.bus.publish(ALL, volatile)))
+            await asyncio.sleep(0)
+        await asyncio.gather(*answers, *calls)
+        await eventually(lambda: len(received) == 16)
+        assert [e.body for e in received] == [text for n in range(1, 9) for text in (f"{n}", f"after {n}")]
+    finally:
+        await alone.stop()
+
+
 # Bounds
 
 

@@ -18,14 +18,24 @@ from .urls import parse
 
 
 class RedisBackend:
-    """Commands, lease renewal and bus, each on a connection of its own."""
+    """Commands, lease renewal and bus, each on a connection of its own.
 
-    def __init__(self, config: WebSocketConfig, watcher: Watcher, counters: Counters) -> None:
+    Args:
+        config: The settings.
+        watcher: The callbacks of the node.
+        counters: The counters of the node.
+        gathers_appends: Whether the appends of one tick share a call. That costs every command a function call.
+    """
+
+    def __init__(
+        self, config: WebSocketConfig, watcher: Watcher, counters: Counters, *, gathers_appends: bool = False
+    ) -> None:
         keys, location = Keys(config.namespace), parse(config.redis_url or "")
         self._topology = topology = topology_at(location, config.redis_timeout_s, counters)
         self._keys = keys
         gathered = Gathered(watcher.flush_earlier_sends)
-        self._pipeline = topology.commands("commands", gathered.flush_earlier)
+        flush_earlier_sends = gathered.flush_earlier if gathers_appends else watcher.flush_earlier_sends
+        self._pipeline = topology.commands("commands", flush_earlier_sends)
         # Retry a renewal after a third of the lease, otherwise one lost reply could cost the lease.
         lease_timeout_s = min(config.redis_timeout_s, config.lease_ttl_s / 3)
         self._leases = topology.commands("lease", no_earlier_sends, lease_timeout_s, keys.leases)
@@ -52,7 +62,13 @@ class RedisBackend:
         )
 
         self.logs: RedisLogs = RedisLogs(
-            keys, self._pipeline, gathered, reader, topology.publish_command, signer=self._signer
+            keys,
+            self._pipeline,
+            gathered,
+            reader,
+            topology.publish_command,
+            signer=self._signer,
+            gathers=gathers_appends,
         )
 
     def _returned(self, seconds: float) -> None:

@@ -87,16 +87,16 @@ class Gathered:
         if self._is_sending:
             return
         if self._waiting:
-            self._flush()
+            self.flush()
         self._flush_direct_sends()
 
     def add(self, waiting: Waiting, send: Send) -> None:
         """Gather an append, to be queued by ``send``."""
         self._flush_direct_sends()  # may queue a command, and so what was gathered before
         if self._waiting and not self._has_room(len(waiting.data)):
-            self._flush()
+            self.flush()
         if not self._waiting:
-            running_loop().call_soon(self._flush)
+            running_loop().call_soon(self.flush)
         self._send = send
         self._waiting.append(waiting)
         self._bytes += len(waiting.data)
@@ -104,7 +104,8 @@ class Gathered:
     def _has_room(self, size: int) -> bool:
         return len(self._waiting) < APPENDS_PER_CALL and self._bytes + size <= BYTES_PER_CALL
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Queue what was gathered."""
         waiting, self._waiting, self._bytes = self._waiting, [], 0
         if waiting and self._send is not None:
             self._is_sending = True
@@ -115,7 +116,7 @@ class Gathered:
 
 
 class RedisLogs:
-    """``ports.LogStore``."""
+    """``ports.LogStore``. Without ``gathers``, each call of ``append`` is queued at once."""
 
     def __init__(
         self,
@@ -126,9 +127,10 @@ class RedisLogs:
         publish_command: Callable[[], str],
         *,
         signer: Signer | None = None,
+        gathers: bool = True,
     ) -> None:
         self._keys, self._pipeline, self._gathered, self._reader = keys, pipeline, gathered, reader
-        self._publish_command, self._signer = publish_command, signer
+        self._publish_command, self._signer, self._gathers = publish_command, signer, gathers
 
     # Append
 
@@ -142,6 +144,8 @@ class RedisLogs:
             return answers
         for waiting in map(Waiting, appends, packed, answers):
             self._gathered.add(waiting, self._send)
+        if not self._gathers:
+            self._gathered.flush()
         return answers
 
     def _packed(self, append: Append) -> bytes:

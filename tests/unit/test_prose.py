@@ -20,7 +20,7 @@ FILES = {
     "docs": "docs/**/*.md",
 }
 COUNTED = ("words for persons", "docstrings that begin with a clause", "sentences over 25 words")
-BOUNDS = {"src": (10, 12, 4), "README": (0, 0, 0), "CHANGELOG": (0, 0, 0), "docs": (0, 0, 1)}
+BOUNDS = {"src": (0, 0, 1), "README": (0, 0, 0), "CHANGELOG": (0, 0, 0), "docs": (0, 0, 1)}
 BOUNDS |= {"CONTRIBUTING": (0, 0, 0), "SECURITY": (0, 0, 0)}
 PERSONS = re.compile(r"\b(?:whoever|whom|nobody|somebody|for ever|as ever|meanwhile)\b", re.IGNORECASE)
 CLAUSE = re.compile(r"(?:What|Who|The same|That)\b")

@@ -1,4 +1,4 @@
-"""What the fan-out worker is given, and what it makes of it: messages and the sockets that they go to."""
+"""Units of work of the fan-out: messages, their target sockets, and the results."""
 
 import asyncio
 import logging
@@ -19,10 +19,14 @@ log: logging.Logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Outcome:
-    """What a fan-out did on this node.
+    """Result of one message on this node.
 
     Attributes:
-        pending: Sends to wait for, each with its client: mock sockets and sockets of other event loops.
+        total: Target sockets, including excluded ones.
+        excluded: Target sockets that the message was not for.
+        succeeded: Sockets that accepted the message, or whose outbox did.
+        errors: Client and error of each failed send.
+        pending: Client and confirmation of each send on a mock socket, or on another event loop.
     """
 
     total: int = 0
@@ -32,7 +36,7 @@ class Outcome:
     pending: list[tuple[str, Confirmation]] = field(default_factory=list)
 
     def add(self, connection: Connection, message: Encoded, loop: asyncio.AbstractEventLoop) -> None:
-        """Push one message to one socket and count what became of it."""
+        """Push one message to one socket and count the result."""
         writer = connection.writer
         sent = writer.push(message) if connection.loop is loop else writer.hand_over(message)
         if sent is TAKEN:
@@ -47,13 +51,13 @@ class Outcome:
 
 @dataclass(slots=True, eq=False)
 class Broadcast:
-    """One message for all of this node's sockets, or for those in rooms.
+    """One message for all sockets of this node, or for the members of rooms.
 
     Attributes:
-        rooms: Only members of these rooms, each socket once; empty means everybody.
-        exclude: Clients that it does not go to.
-        spared: Connections that it does not go to.
-        done: Called with the outcome when the last socket was written to.
+        rooms: Rooms whose members are the targets, each socket once. Empty: all sockets.
+        exclude: Excluded clients.
+        spared: Excluded connections.
+        done: Called with the outcome after the last socket was written to.
     """
 
     message: Encoded
@@ -71,7 +75,7 @@ class Broadcast:
         return connection.client_id in self.exclude or connection in self.spared
 
     def partly_excluded(self) -> set[str]:
-        """Return the clients with a connection that the message does not go to."""
+        """Return the clients with at least one excluded connection."""
         return {*self.exclude, *(connection.client_id for connection in self.spared)}
 
 
@@ -80,9 +84,9 @@ class DirectMessages:
     """Messages for clients, or for one of their connections.
 
     Attributes:
-        messages: Each message with the clients that it goes to.
-        connection: Only this connection, whatever its id is by then.
-        done: Called with the outcome when the last socket was written to.
+        messages: Each message with its target clients.
+        connection: The only target, if given. Its id may change before the send.
+        done: Called with the outcome after the last socket was written to.
     """
 
     messages: Sequence[tuple[Encoded, Sequence[str]]]
@@ -96,7 +100,7 @@ class DirectMessages:
         self.size = sum([message.size for message, _ in self.messages])
 
     def push(self, shards: Shards) -> Iterator[int]:
-        """Push message by message to the sockets that are registered at this moment; yield the size of each."""
+        """Push message by message to the sockets that are registered at that moment. Yield the size of each."""
         loop = running_loop()
         now_s = loop.time()
         for message, client_ids in self.messages:
@@ -110,16 +114,16 @@ class DirectMessages:
 
 
 def tell(work: Broadcast | DirectMessages) -> None:
-    """Tell whoever waits what became of it."""
+    """Pass the outcome to the caller. An error of the caller is logged."""
     if work.done is not None:
         try:
             work.done(work.outcome)
-        except Exception:  # one caller's trouble is not the others'
-            log.exception("fan-out: nobody could be told")
+        except Exception:  # an error of one caller must not stop the delivery to others
+            log.exception("fan-out: a result could not be delivered to its caller")
 
 
 class _Frames(dict[int, bytes]):
-    """The frames of several messages in one piece, by the window bits of the sockets that they go to."""
+    """The joined frames of several messages, by the window bits of the target sockets."""
 
     def __init__(self, broadcasts: list[Broadcast]) -> None:
         self._broadcasts = broadcasts
@@ -132,11 +136,11 @@ class _Frames(dict[int, bytes]):
 
 
 Outgoing: TypeAlias = defaultdict[Connection, list[bytes]]
-"""Frames that are written to each socket together."""
+"""Frames for each socket, written together."""
 
 
 class Group:
-    """Consecutive broadcasts for the same sockets, joined."""
+    """Consecutive broadcasts for the same sockets, written together."""
 
     __slots__ = ("_excluded", "_reached", "_written", "broadcasts", "frames", "size")
 
@@ -156,18 +160,18 @@ class Group:
         self._excluded |= broadcast.partly_excluded()
 
     def targets(self, shard: Shard) -> tuple[Connection, ...]:
-        # A copy: a send that fails takes its connection out of the tables.
+        # A copy, because a failed send removes its connection from the tables.
         return tuple(_targets(self.broadcasts[0], shard))
 
     def is_for(self, connection: Connection) -> bool:
-        """Whether a target is still one, after the event loop was given back."""
+        """Whether a connection is still a target after the event loop has run other work."""
         rooms = self.broadcasts[0].rooms
         return connection.writer.ended is None and (not rooms or not connection.rooms.isdisjoint(rooms))
 
     def write(self, targets: Iterable[Connection], outgoing: "Outgoing | None" = None) -> None:
-        """Write to each target: all at once where it has a native socket that is open, else message by message.
+        """Write to each target: one write on the fast path, otherwise message by message.
 
-        With ``outgoing`` the frames for native sockets are only collected there.
+        With ``outgoing``, frames for native sockets are only collected there.
         """
         loop = running_loop()
         now_s, excluded, frames, reached = loop.time(), self._excluded, self.frames, 0
@@ -196,7 +200,7 @@ class Group:
 
     @staticmethod
     def _failed(connection: Connection, broadcasts: Iterable[Broadcast], error: Exception) -> None:
-        """End a connection that did not take messages; one that had left before them was no target."""
+        """End a connection whose write failed. If its peer had already gone, it does not count as a target."""
         error_text = connection.writer.failed(error).error or ""
         if connection.ended is not Ended.GONE:
             for broadcast in broadcasts:
@@ -239,7 +243,7 @@ class Group:
             broadcast.outcome.succeeded += 1
 
     def finish(self) -> int:
-        """Tell whoever waits; return how many messages went to native sockets."""
+        """Pass the outcomes to the callers. Return the number of messages written to native sockets."""
         for broadcast in self.broadcasts:
             broadcast.outcome.total += self._reached
             broadcast.outcome.succeeded += self._reached
@@ -259,13 +263,13 @@ def _targets(broadcast: Broadcast, shard: Shard) -> Iterable[Connection]:
 
 
 def took(shards: Shards, client_id: str, outcome: Outcome) -> bool:
-    """Whether a socket of the client took the message: one that failed is not registered any more."""
+    """Whether a socket of the client accepted the message. A socket that failed is no longer registered."""
     dropped = sum(c == client_id and error == DROPPED for c, error in outcome.errors)
     return len(shards.of_client(client_id)) > dropped
 
 
 async def settle(outcome: Outcome, limits: Limits) -> None:
-    """Wait for what is pending, and count it."""
+    """Wait for pending sends and count their results."""
     if not outcome.pending:
         return
     pending, outcome.pending = outcome.pending, []
@@ -278,7 +282,7 @@ async def settle(outcome: Outcome, limits: Limits) -> None:
 
 
 async def written(connection: Connection, timeout_s: float) -> str | None:
-    """Wait until everything queued for a socket was written; return the error if it was not."""
+    """Wait until everything queued for a socket was written. Return the error if it was not in time."""
     try:
         async with asyncio.timeout(timeout_s):
             return await connection.writer.drained()

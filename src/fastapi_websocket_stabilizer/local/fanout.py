@@ -1,8 +1,8 @@
-"""One ordered worker that brings messages to this node's sockets and never waits for one of them.
+"""One ordered worker that writes messages to this node's sockets and never waits for a socket.
 
-Broadcasts that the bus delivers in one read are one batch: each message is framed once, consecutive messages for
-the same sockets are joined, and a socket is written to once per batch. Nothing waits for more to come; batches
-form by themselves while the worker is busy. Messages for clients are gathered by their sockets.
+Queued broadcasts form one batch. Each message is framed once. Consecutive messages for the same sockets are joined,
+and each socket is written to once per batch. There is no timer: batches form while the worker is busy. Messages for
+single clients are coalesced by their sockets.
 """
 
 import asyncio
@@ -18,15 +18,15 @@ from .connection import Connection
 from .shards import Shard, Shards
 
 QUEUE_LIMIT_BYTES = 64 * 1024 * 1024
-"""Bytes read from the bus and not yet fanned out; above it the bus is not read."""
+"""Bytes that were read from the bus and not fanned out yet. Above this, the bus is not read."""
 BATCH_BYTES = 64 * 1024
-"""Bytes joined into one write; a longer message is a batch by itself."""
+"""Largest number of bytes in one batch. A longer message is a batch of its own."""
 SLICE_WRITES = 256
-"""Writes after which the event loop is given back: about 3 ms. Each 4 KiB count as one more."""
+"""Number of writes after which other work of the event loop runs: about 3 ms. Each 4 KiB count as one more."""
 
 
 class FanOut:
-    """Does work in order. Without a running worker it is done at once, inside the call."""
+    """Processes work in order. Without a running worker, ``submit`` processes it at once."""
 
     def __init__(self, shards: Shards, counters: Counters, stopwatch: Stopwatch | None) -> None:
         self._shards, self._counters, self._stopwatch = shards, counters, stopwatch
@@ -38,7 +38,7 @@ class FanOut:
         self._writes_left = SLICE_WRITES
 
     def submit(self, work: Broadcast | DirectMessages) -> None:
-        """Do ``work`` after all that was submitted before it."""
+        """Process ``work`` after everything submitted before it."""
         if self._loop is None or self._loop is not running_loop():
             self._do_at_once(work)
             return
@@ -49,14 +49,14 @@ class FanOut:
             self._room_for_more.clear()
 
     def pause(self) -> Awaitable[object] | None:
-        """What to wait for before more is read from the bus; usually None."""
+        """Return an awaitable that ends when more may be read from the bus, or None if it may be now."""
         if self._loop is None or self._room_for_more.is_set():
             return None
         self._counters.bus_paused += 1
         return self._room_for_more.wait()
 
     async def run(self, before_each: Callable[[], "asyncio.Future[None] | None"]) -> None:
-        """Work until cancelled. ``before_each`` may name something to wait for before the next batch."""
+        """Process work until cancelled. ``before_each`` may return a future to wait for before the next batch."""
         self._loop = running_loop()
         self._wanted, self._room_for_more = asyncio.Event(), asyncio.Event()
         self._room_for_more.set()
@@ -76,7 +76,7 @@ class FanOut:
             raise
 
     def _next(self) -> DirectMessages | list[Group]:
-        """Return what is done together: direct messages, or a broadcast and those that are queued right behind it."""
+        """Return the next batch: direct messages, or a broadcast and those queued directly behind it."""
         first = self._queue.popleft()
         if isinstance(first, DirectMessages):
             return first
@@ -116,7 +116,7 @@ class FanOut:
                 await self._spend(0)
 
     async def _write(self, group: Group, shard: Shard) -> None:
-        """Write one run to the sockets of a shard; membership is read at the moment of the write."""
+        """Write one group to the sockets of a shard. Membership is read when it is written."""
         targets, cost = group.targets(shard), 1 + group.size // 4096
         width = max(1, SLICE_WRITES // cost)
         for start in range(0, len(targets), width):
@@ -127,7 +127,7 @@ class FanOut:
             await self._spend(len(part) * cost)
 
     async def _join(self, groups: list[Group], shard: Shard) -> None:
-        """Write several runs to the sockets of a shard, each socket once."""
+        """Write several groups to the sockets of a shard, each socket once."""
         cost = 1 + sum(group.size for group in groups) // 4096
         width = max(1, SLICE_WRITES // cost)
         if len(groups) * len(shard.connections) <= width:
@@ -138,7 +138,7 @@ class FanOut:
             await self._spend(_join(groups, shard, frozenset(targets[start : start + width])) * cost)
 
     async def _spend(self, writes: int) -> None:
-        """Give the event loop back when enough was written."""
+        """Let other work of the event loop run if enough was written."""
         self._writes_left -= writes
         if self._writes_left <= 0:
             await asyncio.sleep(0)
@@ -168,7 +168,7 @@ class FanOut:
 
 
 def _join(groups: list[Group], shard: Shard, part: frozenset[Connection] | None) -> int:
-    """Write several runs to some of their sockets, or to all; return how many sockets that were."""
+    """Write several groups to the sockets in ``part``, or to all. Return the number of sockets."""
     outgoing: Outgoing = defaultdict(list)
     for group in groups:
         targets = group.targets(shard)

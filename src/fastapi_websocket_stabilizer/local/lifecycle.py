@@ -1,4 +1,4 @@
-"""How a connection can end, what its end means to callers, and the settings that it reads."""
+"""Reasons for the end of a connection, the errors and HTTP answers for them, and the settings it reads."""
 
 from enum import Enum
 from http import HTTPStatus
@@ -12,29 +12,29 @@ from .outbox import Policy
 
 
 class Ended(Enum):
-    """Why a connection is no longer registered; decides what its handler's ``disconnect`` answers."""
+    """Reason why a connection is no longer registered. It decides how ``disconnect`` in its handler ends."""
 
     RELEASED = "released"
-    """By its own handler, or by a call for this client."""
+    """Closed by its own handler, or by a call for its client."""
     FAILED = "failed"
     """A send raised."""
     GONE = "gone"
-    """The socket was closed, and the application did not read up to its end."""
+    """The socket was closed before the application had read everything."""
     REPLACED = "replaced"
-    """A newer socket of the client took over."""
+    """A newer socket of the client displaced it."""
     TIMED_OUT = "timed out"
     SLOW = "slow consumer"
     EVICTED = "evicted"
-    """Closed to free memory, by a call elsewhere, or because it said too much."""
+    """Closed by the memory limit, by ``disconnect`` on another node, or for exceeding ``max_message_size``."""
     SHUTDOWN = "shutdown"
 
 
 HOPELESS = (Ended.FAILED, Ended.GONE, Ended.SLOW)
-"""Ends after which nothing more can be written."""
+"""Reasons after which nothing more can be written."""
 
 
 def denial(why: Ended | None, client_id: str, code: int, reason: str) -> tuple[HTTPStatus, str]:
-    """Return the HTTP answer that replaces a close before accept, where there is no close code yet."""
+    """Return the HTTP status and text that replace a close before the accept, where no close code exists yet."""
     if why is Ended.REPLACED:
         text = f"a newer connection of client {client_id!r} took over before this one was accepted"
         return HTTPStatus.CONFLICT, text
@@ -44,7 +44,7 @@ def denial(why: Ended | None, client_id: str, code: int, reason: str) -> tuple[H
 
 
 def check_alive(why: Ended | None, connection_id: ConnectionId) -> None:
-    """Raise the error of a connection that has ended, by why it did."""
+    """Raise the error of a connection that has ended; nothing for None."""
     match why:
         case None:
             return
@@ -57,7 +57,7 @@ def check_alive(why: Ended | None, connection_id: ConnectionId) -> None:
 
 
 class Limits(Protocol):
-    """The part of ``WebSocketConfig`` that a connection reads."""
+    """Settings of ``WebSocketConfig`` that a connection reads."""
 
     heartbeat_interval: float
     heartbeat_timeout: float

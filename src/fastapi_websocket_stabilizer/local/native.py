@@ -1,7 +1,7 @@
-"""A Starlette WebSocket on a server whose sockets take prepared frames: no event, coroutine or task for a message.
+"""A Starlette WebSocket on a server that accepts prepared frames. A message needs no event, coroutine or task.
 
-``fastapi_websocket_stabilizer.uvicorn`` offers such a socket in the ASGI scope. On other servers sockets are written
-to through ASGI ``send``.
+``fastapi_websocket_stabilizer.uvicorn`` offers such a socket in the ASGI scope. On other servers, messages go through
+ASGI ``send``.
 """
 
 import asyncio
@@ -17,11 +17,11 @@ from .lifecycle import Limits
 from .transport import AsgiTransport, Events, MethodTransport, NativeSocket, Observer, Transport
 
 EXTENSION = "fastapi_websocket_stabilizer"
-"""Where a server that has lines puts them in ``scope["extensions"]``."""
+"""Key of the native socket in ``scope["extensions"]``."""
 
 
 class NativeTransport(AsgiTransport):
-    """A Starlette WebSocket on a native socket. Messages go there; the application's own ``send`` is still tapped."""
+    """A Starlette WebSocket on a native socket. The application's own ``send`` is still observed."""
 
     __slots__ = ("_is_parked", "_native")
 
@@ -54,10 +54,10 @@ class NativeTransport(AsgiTransport):
         self._native.write_now(message.frame(self._native.window_bits))
 
     async def drained(self) -> None:
-        """Wait until the peer has taken enough.
+        """Wait until the write buffer is no longer over its high-water mark.
 
         Raises:
-            TimeoutError: It took nothing at all for ``write_timeout_s``.
+            TimeoutError: The peer has read nothing for ``write_timeout_s``.
         """
         while self._native.is_paused:
             waiting = self._native.transport.get_write_buffer_size()
@@ -69,18 +69,18 @@ class NativeTransport(AsgiTransport):
                     raise
 
     async def _next(self) -> AsgiEvent:
-        return await self._inner_receive()  # hang_up() puts its end there
+        return await self._inner_receive()  # hang_up() queues a disconnect there
 
     async def close(self, code: int, reason: str, within_s: float = 0.0) -> None:
         if not self._native.is_open:
-            if not self._is_parked:  # before accept it is an HTTP answer
+            if not self._is_parked:  # before the accept, a close is an HTTP answer
                 await super().close(code, reason, within_s)
             return
         self._closed = True
         self._native.hang_up(code, reason, max(within_s, self._limits().close_timeout_s))
         try:
             await self._native.drain()
-        except BaseException:  # the deadline of whoever closes: it will not come through
+        except BaseException:  # the deadline of the caller: the close frame will not be written in time
             self._native.abort()
             raise
         finally:
@@ -92,14 +92,14 @@ class NativeTransport(AsgiTransport):
         super().interrupt(code, reason)
 
     def park(self, inbox: Events) -> None:
-        """Let the ASGI application end; the socket stays, and what comes in goes to ``inbox``."""
+        """Keep the socket open when the ASGI application returns. Inbound events go to ``inbox``."""
         super().detach()
         self._is_parked = True
-        del self._websocket, self._inner_receive, self._inner_send  # with all that hangs on them
+        del self._websocket, self._inner_receive, self._inner_send  # and everything that they keep in memory
         self._native.park(inbox)
 
     def detach(self) -> None:
-        if self._is_parked:  # nobody else would ever read or close it
+        if self._is_parked:  # it has no application that could read or close it
             self._native.hang_up(close_codes.GOING_AWAY, "server shutdown", self._limits().close_timeout_s)
             return
         super().detach()
@@ -107,13 +107,13 @@ class NativeTransport(AsgiTransport):
 
 
 def find_native(websocket: WebSocket) -> NativeSocket | None:
-    """Return the native socket that the server offers for a WebSocket, if it does."""
+    """Return the native socket of a WebSocket, or None if the server offers none."""
     native: NativeSocket | None = (websocket.scope.get("extensions") or {}).get(EXTENSION)
     return native
 
 
 def open_transport(websocket: Any, limits: Callable[[], Limits]) -> Transport:
-    """Return the fastest transport that keeps what the socket's own methods do."""
+    """Return the fastest transport that still calls methods which the application has overridden."""
     if not issubclass(type(websocket), WebSocket):  # type(): AsyncMock(spec=WebSocket) claims to be one
         return MethodTransport(websocket)
     native = find_native(websocket)

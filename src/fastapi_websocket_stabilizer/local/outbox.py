@@ -1,4 +1,4 @@
-"""What waits for one slow socket: bounded in bytes, in order. Pure; whole messages, never parts."""
+"""Queued messages of one slow socket, in order and bounded in bytes. Pure; only whole messages."""
 
 from collections import deque
 from enum import Enum
@@ -10,20 +10,20 @@ Policy = Literal["close", "drop_oldest", "drop_newest"]
 
 
 class Put(Enum):
-    """What became of a message."""
+    """Result of ``Outbox.put``."""
 
     TAKEN = "taken"
     REFUSED = "refused"
-    """The outbox is full and drops the newest: this one."""
+    """The outbox is full, and its policy drops the newest message: this one."""
     OVERFLOW = "overflow"
-    """The outbox is full and the connection must be closed."""
+    """The outbox is full, and its policy closes the connection."""
 
 
 class Outbox:
-    """A queue of at most ``limit`` bytes; when empty it takes any one message.
+    """A queue of at most ``limit`` bytes. An empty queue accepts one message of any size.
 
     Attributes:
-        queued_bytes: Bytes waiting.
+        queued_bytes: Bytes in the queue.
         dropped: Messages dropped so far.
     """
 
@@ -39,6 +39,7 @@ class Outbox:
         return len(self._messages)
 
     def put(self, message: Encoded) -> Put:
+        """Append a message, or apply the policy if the queue is full."""
         if self._messages and self.queued_bytes + message.size > self._limit:
             if self._policy == "close":
                 return Put.OVERFLOW
@@ -53,10 +54,12 @@ class Outbox:
         return Put.TAKEN
 
     def pop(self) -> Encoded:
+        """Remove and return the oldest message."""
         message = self._messages.popleft()
         self.queued_bytes -= message.size
         return message
 
     def clear(self) -> None:
+        """Drop all messages without counting them."""
         self._messages.clear()
         self.queued_bytes = 0

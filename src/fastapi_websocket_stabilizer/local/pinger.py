@@ -1,4 +1,4 @@
-"""Pings this node's silent sockets and ends those that do not answer."""
+"""Pings silent sockets of this node and ends those that do not answer."""
 
 import asyncio
 import sys
@@ -15,11 +15,11 @@ from .lifecycle import Ended, Limits
 from .shards import Shard, Shards
 
 LONGEST_ROUND_S = 2.0
-"""Seconds in which every connection is looked at once: how late a ping or a verdict may come."""
+"""Largest number of seconds between two checks of a connection, and so the largest delay of a ping or an end."""
 
 
 class Pinger:
-    """Looks at every connection a few times per interval, one shard after the other; waits for no socket."""
+    """Checks every connection several times per interval, shard by shard. Does not wait for any socket."""
 
     def __init__(
         self,
@@ -31,9 +31,9 @@ class Pinger:
         self._shards, self._limits, self._counters, self._expire = shards, limits, counters, expire
 
     async def run(self) -> None:
-        """Work until cancelled."""
+        """Check all connections in rounds until cancelled."""
         while True:
-            # All in one go: answers that come together cost fewer wake-ups than answers that come apart.
+            # All shards in one round: answers that arrive together cause fewer wake-ups of the loop.
             await asyncio.sleep(self._round_s())
             for shard in self._shards.shards:
                 self._look_at(shard)
@@ -65,9 +65,9 @@ class Pinger:
             verdict = connection.heartbeat.poll(now_s, interval_s, timeout_s)
             if verdict is Liveness.WAIT:
                 continue
-            if connection.is_deaf:  # we do not read: its answer may have come long ago
+            if connection.is_deaf:  # nothing is read from it, so its answer may be waiting unread
                 connection.heartbeat.heard(now_s)
-                self._ask(connection)  # finds out whether somebody is there at all
+                self._ask(connection)  # a lost peer makes this write fail
             elif verdict is Liveness.PING:
                 self._counters.heartbeat_pings += 1
                 self._ask(connection)

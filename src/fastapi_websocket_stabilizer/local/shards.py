@@ -1,8 +1,8 @@
 """The sockets and rooms of this node, in shards.
 
-A shard is a unit of *work*: a fan-out gives the event loop back between two of them. It is not a unit of
-locking. On one event loop a change without an ``await`` inside is atomic, so nothing here locks; readers on
-other threads (the synchronous getters) copy a dict in one step, which the GIL makes atomic.
+A shard is a unit of *work*: a fan-out lets other work run between two shards. It is not a unit of locking. On one
+event loop a change without an ``await`` is atomic, so nothing here locks. Readers on other threads (the synchronous
+getters) copy a dict in one step, which the GIL makes atomic.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ Connections = dict[ConnectionId, Connection]
 
 
 class Shard:
-    """Some clients, by a hash of their id."""
+    """The connections of some clients, selected by a hash of the client id."""
 
     __slots__ = ("clients", "connections", "rooms")
 
@@ -25,7 +25,7 @@ class Shard:
 
 
 class Shards:
-    """Every connection of this node, findable by client, by connection and by room."""
+    """Every connection of this node, by client, by connection id and by room."""
 
     def __init__(self, count: int) -> None:
         self._shards = tuple(Shard() for _ in range(count))
@@ -52,16 +52,16 @@ class Shards:
         return self._by_id.get(connection_id)
 
     def of_client(self, client_id: str) -> list[Connection]:
-        """The client's connections, the newest last."""
+        """Return the client's connections, the newest last."""
         return list(self.of(client_id).clients.get(client_id, {}).values())
 
     def newest(self, client_id: str) -> Connection | None:
-        """The client's newest connection."""
+        """Return the client's newest connection, if any."""
         connections = self.of(client_id).clients.get(client_id)
         return next(reversed(connections.values())) if connections else None
 
     def opened_at(self, client_id: str) -> float:
-        """Return the monotonic time at which the client's oldest socket was opened; 0.0 if it has none."""
+        """Return the monotonic time at which the client's oldest socket was opened, or 0.0 without a socket."""
         connections = self.of(client_id).clients.get(client_id)
         return next(iter(connections.values())).opened_at_s if connections else 0.0
 
@@ -80,7 +80,10 @@ class Shards:
             self._enter(room, connection)
 
     def remove(self, connection: Connection) -> bool:
-        """Forget a connection and its places in rooms (it keeps its own list); False when it was not here."""
+        """Remove a connection and its memberships from the tables. Return False if it was not listed.
+
+        The connection keeps its own set of rooms.
+        """
         if connection not in self:
             return False
         shard = self.of(connection.client_id)
@@ -92,13 +95,13 @@ class Shards:
         return True
 
     def rename(self, connection: Connection, connection_id: ConnectionId) -> None:
-        """Give a connection another id, as one step."""
+        """Change the id of a connection, in one step."""
         self.remove(connection)
         connection.rename(connection_id)
         self.add(connection)
 
     def join(self, connection: Connection, room: str) -> bool:
-        """Put a connection in a room; True when it was not there."""
+        """Add a connection to a room. Return False if it was a member."""
         if room in connection.rooms:
             return False
         connection.rooms.add(room)
@@ -106,7 +109,7 @@ class Shards:
         return True
 
     def leave(self, connection: Connection, room: str) -> bool:
-        """Take a connection out of a room; True when it was there."""
+        """Remove a connection from a room. Return False if it was no member."""
         if room not in connection.rooms:
             return False
         connection.rooms.discard(room)
@@ -125,7 +128,7 @@ class Shards:
 
     @property
     def rooms(self) -> dict[str, int]:
-        """Rooms with a member on this node, and how many."""
+        """Rooms with members on this node, and the number of these members."""
         return self._room_sizes
 
 

@@ -1,7 +1,7 @@
-"""One accepted socket, as the connection writes to it: a Starlette WebSocket, or anything with its methods.
+"""The socket of one connection: a Starlette WebSocket, or an object with the same methods.
 
-The contracts stand here that a transport has with its connection, and with a server whose sockets take prepared
-frames: ``NativeSocket``.
+This module also has the contracts of a transport with its connection (``Observer``), and with a server that accepts
+prepared frames (``NativeSocket``).
 """
 
 import asyncio
@@ -22,30 +22,32 @@ from ..wire.messages import Encoded, Form
 from .lifecycle import Limits
 
 RETRY_AFTER_S = 1
-"""Seconds that a client waits before it tries again, when its connection ended before it was accepted."""
+"""Seconds in ``Retry-After`` for a client whose connection ended before the accept."""
 
 
 HANDSHAKE = (
     "type", "http_version", "scheme", "server", "client", "root_path", "path", "query_string", "headers",
     "subprotocols", "path_params", "app", "state", "session", "user", "auth",
 )  # fmt: skip
-"""Parts of an ASGI scope, and of what Starlette puts into it, that describe the request."""
+"""Keys of an ASGI scope that describe the request, including those of Starlette."""
 
 
 class Events(Protocol):
-    """Takes what comes in, as ASGI events."""
+    """Receives inbound ASGI events."""
 
-    def put_nowait(self, event: AsgiEvent) -> None: ...
+    def put_nowait(self, event: AsgiEvent) -> None:
+        """Queue an event."""
+        ...
 
 
 class NativeSocket(Protocol):
-    """One socket of such a server.
+    """One socket of a server that accepts prepared frames.
 
     Attributes:
-        transport: What frames are written to while ``is_paused`` is False.
-        window_bits: Of the deflate that was negotiated; 0 for none.
-        is_paused: The write buffer is over its high-water mark.
-        is_reading: False while the server reads nothing, since the application does not keep up.
+        transport: The transport below. It knows the size of the write buffer.
+        window_bits: Window of the negotiated deflate; 0 for none.
+        is_paused: Whether the write buffer is over its high-water mark.
+        is_reading: False while the server reads nothing, because the application does not keep up.
     """
 
     transport: asyncio.Transport
@@ -56,47 +58,55 @@ class NativeSocket(Protocol):
 
     @property
     def is_open(self) -> bool:
-        """Whether frames may be written: accepted, and no close frame was sent."""
+        """Whether frames may be written: the socket was accepted, and no close frame was sent."""
         ...
 
     @property
     def is_reading(self) -> bool: ...
 
     def attach(self, observer: "Observer", limits: Limits) -> None:
-        """Tell an observer what happens from now on; its heartbeat takes the place of the server's."""
+        """Notify ``observer`` of events from now on. Its heartbeat replaces that of the server."""
         ...
 
-    def detach(self, observer: "Observer") -> None: ...
+    def detach(self, observer: "Observer") -> None:
+        """Stop notifying this observer."""
+        ...
 
     def write_soon(self, data: bytes) -> None:
-        """Write frames when this turn of the event loop ends, or before that if they are many."""
+        """Write frames at the end of this turn of the event loop, or earlier if there are many bytes."""
         ...
 
     def flush(self) -> None:
-        """Write now what is to be written soon."""
+        """Write the frames of ``write_soon`` now."""
         ...
 
     def write_now(self, data: bytes) -> None:
-        """Write frames at once, behind what was to be written soon."""
+        """Write frames at once, behind those of ``write_soon``."""
         ...
 
-    def ping(self) -> None: ...
+    def ping(self) -> None:
+        """Write a ping frame."""
+        ...
 
     def hang_up(self, code: int, reason: str, timeout_s: float) -> None:
-        """Write a close frame behind everything else; abort when the socket is not closed in time."""
+        """Write a close frame behind all data. Abort if the socket is not closed within ``timeout_s``."""
         ...
 
-    def abort(self) -> None: ...
+    def abort(self) -> None:
+        """Close the socket without writing its buffer."""
+        ...
 
     async def drain(self) -> None:
-        """Wait until ``is_paused`` is False, or the socket is gone."""
+        """Wait until ``is_paused`` is False, or the socket is closed."""
         ...
 
     def park(self, inbox: Events) -> None:
-        """Keep the socket when the ASGI application returns; what comes in goes to ``inbox``."""
+        """Keep the socket open when the ASGI application returns. Inbound events go to ``inbox``."""
         ...
 
-    def resume_reading(self) -> None: ...
+    def resume_reading(self) -> None:
+        """Read again, after the inbox has become empty."""
+        ...
 
 
 class Observer(Protocol):
@@ -148,11 +158,11 @@ class Observer(Protocol):
 
 
 class Transport(Protocol):
-    """What a connection needs of its socket.
+    """The socket, as a connection uses it.
 
     Attributes:
-        awaited: Whether a broadcast waits for a send that was suspended (release 1.1 did, and its users'
-            mock sockets expect it; on a real socket one stalled peer would then delay the sender).
+        awaited: Whether a broadcast waits for a suspended send. Mock sockets of users expect that, as in release
+            1.1. On a real socket, one stalled peer would delay the sender.
     """
 
     awaited: bool
@@ -163,22 +173,24 @@ class Transport(Protocol):
 
     @property
     def native(self) -> NativeSocket | None:
-        """Where prepared frames may be written, on a server that has lines."""
+        """The native socket, if prepared frames may be written to it."""
         ...
 
     @property
     def is_receiving(self) -> bool:
-        """Whether the application waits in ``receive()``."""
+        """Whether the application is waiting in ``receive()``."""
         ...
 
-    def send(self, message: Encoded) -> Coroutine[Any, Any, None]: ...
+    def send(self, message: Encoded) -> Coroutine[Any, Any, None]:
+        """Return a coroutine that sends one message."""
+        ...
 
     async def drained(self) -> None:
-        """Wait until the peer has taken enough of what was written to the native socket."""
+        """Wait until the write buffer of a native socket is no longer over its high-water mark."""
         ...
 
     async def complete(self, sending: Awaitable[None], deadline_s: float) -> None:
-        """Finish a send; ``TimeoutError`` when the peer takes too long."""
+        """Finish a send. Raise ``TimeoutError`` after ``deadline_s``."""
         ...
 
     def is_disconnect(self, error: BaseException) -> bool:
@@ -186,24 +198,24 @@ class Transport(Protocol):
         ...
 
     async def close(self, code: int, reason: str, within_s: float = 0.0) -> None:
-        """Close; a peer that is slow gets ``within_s`` to take what was written, or ``close_timeout_s``."""
+        """Close. A slow peer has ``within_s`` to read, or ``close_timeout_s`` if that is longer."""
         ...
 
     def deny(self, status: int, reason: str) -> None:
-        """Have the handler's ``accept()`` raise this HTTP answer: the connection ended before it was accepted."""
+        """Make ``accept()`` raise this HTTP answer, because the connection ended before it."""
         ...
 
     def interrupt(self, code: int, reason: str) -> None:
-        """End a ``receive()`` that waits: the socket is closed, whether or not the server says so."""
+        """End a waiting ``receive()`` with a disconnect, whether or not the server reports one."""
         ...
 
     def detach(self) -> None:
-        """Leave the socket as it was found."""
+        """Restore the socket, and stop notifying the observer."""
         ...
 
 
 class _WithoutNative:
-    """A socket that is only reached by awaiting its own ``send``."""
+    """A socket that is only written to by awaiting its ``send``."""
 
     __slots__ = ()
 
@@ -212,7 +224,7 @@ class _WithoutNative:
         return None
 
     async def drained(self) -> None:
-        """Nothing is ever written behind its back."""
+        """There is no native write buffer."""
 
     async def complete(self, sending: Awaitable[None], deadline_s: float) -> None:
         async with asyncio.timeout(deadline_s):
@@ -220,7 +232,7 @@ class _WithoutNative:
 
 
 class MethodTransport(_WithoutNative):
-    """Any object with async ``send_text``, ``send_json``, ``send_bytes`` and ``close``: users' mocks."""
+    """Any object with async ``send_text``, ``send_json``, ``send_bytes`` and ``close``, such as mocks of users."""
 
     __slots__ = ("_socket",)
     awaited = True
@@ -245,20 +257,20 @@ class MethodTransport(_WithoutNative):
         await self._socket.close(code=code, reason=reason)
 
     def deny(self, status: int, reason: str) -> None:
-        """A mock counts as accepted."""
+        """A mock is always accepted."""
 
     def interrupt(self, code: int, reason: str) -> None:
-        """Nobody waits in a mock's ``receive``."""
+        """A ``receive`` of a mock is not observed."""
 
     def detach(self) -> None:
-        """A mock is never changed."""
+        """A mock was not changed."""
 
 
 class AsgiTransport(_WithoutNative):
     """A Starlette WebSocket.
 
-    It listens in on the socket's ASGI channel, so that what the application receives and sends by itself
-    counts too: life, size, accept and close.
+    It replaces the ASGI channels of the socket. So it also observes what the application receives and sends itself:
+    signs of life, sizes, accept and close.
     """
 
     __slots__ = (
@@ -275,8 +287,8 @@ class AsgiTransport(_WithoutNative):
         self._inner_receive: Receive = websocket._receive
         self._inner_send: Send = websocket._send
         self._waiting: asyncio.Timeout | None = None
-        self._idle: asyncio.Future[None] | None = None  # when nobody waits in the server's receive()
-        self._over: asyncio.Future[None] | None = None  # when `_ended` is known
+        self._idle: asyncio.Future[None] | None = None  # done when the server's receive() has returned
+        self._over: asyncio.Future[None] | None = None  # done when `_ended` is known
         self._closed = False  # a close frame was sent, or the peer is gone
         self._denial: HTTPException | None = None  # what accept() raises
         self._ended: AsgiEvent | None = None  # what every further receive() answers
@@ -290,10 +302,10 @@ class AsgiTransport(_WithoutNative):
         self._watch_handler()
 
     def _watch_handler(self) -> None:
-        """Report the end of the handler, which the server does not.
+        """Report the end of the handler, because the server does not.
 
-        The handler is the task that registers the socket and also reads it. One that only registers may be
-        short-lived: before Python 3.12 ``wait_for`` runs what it is given in a task of its own.
+        The handler is the task that registers the socket and also reads it. A task that only registers may be
+        short-lived: before Python 3.12, ``wait_for`` runs its coroutine in a task of its own.
         """
         self._handler = asyncio.current_task()
         if self._handler is not None:
@@ -305,11 +317,11 @@ class AsgiTransport(_WithoutNative):
 
     def send(self, message: Encoded) -> Coroutine[Any, Any, None]:
         if self._has_own_methods:
-            # Decoded again: the application's own value may hold what only our encoder knows.
+            # Decoded again: the value of the application may contain types that only our encoder knows.
             value = json.loads(message.payload) if message.form is Form.JSON else None
             return _send_by_method(self._websocket, message, value)
-        # Below Starlette's state machine, which costs a quarter of a send: what it would refuse, a socket that
-        # is closed or not accepted, is known here.
+        # Below Starlette's state machine, which costs a quarter of a send. It would refuse only sockets that are
+        # closed or not accepted, and both are known here.
         if self._closed:
             return self._refuse()
         sending = self._inner_send(message.asgi)
@@ -319,8 +331,8 @@ class AsgiTransport(_WithoutNative):
         return isinstance(error, OSError | WebSocketDisconnect)
 
     async def close(self, code: int, reason: str, within_s: float = 0.0) -> None:
-        # Below Starlette's state machine: a handler that is busy now and calls receive_text() later gets
-        # the WebSocketDisconnect it is written for, not a RuntimeError.
+        # Below Starlette's state machine. Otherwise a busy handler that calls receive_text() later would get a
+        # RuntimeError instead of a WebSocketDisconnect.
         if self._closed:
             return
         self._closed = True
@@ -336,7 +348,7 @@ class AsgiTransport(_WithoutNative):
         self._denial = HTTPException(status, reason, headers)
 
     async def _stop_receiving(self) -> None:
-        """End a ``receive()`` that waits: granian holds a close back until it has returned."""
+        """End a waiting ``receive()``, because granian delays a close until it has returned."""
         if self._waiting is not None:
             self._idle = asyncio.get_running_loop().create_future()
             self._wake()
@@ -369,7 +381,9 @@ class AsgiTransport(_WithoutNative):
 
     async def _receive(self) -> AsgiEvent:
         if self._websocket.client_state is WebSocketState.CONNECTING:
-            return await self._inner_receive()  # accept() expects just this one, also when it comes too late
+            return (
+                await self._inner_receive()
+            )  # accept() expects exactly this event, even if the connection has ended
         if self._handler is not None and asyncio.current_task() is self._handler:
             self._is_read_by_handler = True
         if not self._closed and self._ended is None:
@@ -378,7 +392,7 @@ class AsgiTransport(_WithoutNative):
             except TimeoutError:
                 if not self._closed and self._ended is None:
                     raise
-        if self._ended is None:  # being closed: a handler that ended now would have the server close first
+        if self._ended is None:  # being closed: if the handler ended now, the server would close first
             self._over = self._over or asyncio.get_running_loop().create_future()
             await asyncio.shield(self._over)
         assert self._ended is not None
@@ -402,7 +416,7 @@ class AsgiTransport(_WithoutNative):
                 return self._ended or event
             self._observer.heard()
         elif event["type"] == "websocket.disconnect":
-            if self._ended is not None:  # by us: what the server says of it is an echo
+            if self._ended is not None:  # closed by us: the event of the server is its echo
                 return self._ended
             self._closed = True
             self._end(event)
@@ -428,7 +442,7 @@ class AsgiTransport(_WithoutNative):
 
 
 async def _awaited(sending: Awaitable[None]) -> None:
-    """Make a coroutine of any awaitable: a server's ``send`` need not be written in Python."""
+    """Make a coroutine of any awaitable. The ``send`` of a server may not be written in Python."""
     await sending
 
 
@@ -448,7 +462,7 @@ def _size(event: AsgiEvent) -> int:
 
 
 def _is_plain(websocket: WebSocket) -> bool:
-    """Whether nobody has replaced the methods that send."""
+    """Whether the methods that send are those of Starlette."""
     return all(
         getattr(type(websocket), name) is getattr(WebSocket, name)
         for name in ("send", "send_text", "send_bytes", "send_json")
@@ -456,7 +470,7 @@ def _is_plain(websocket: WebSocket) -> bool:
 
 
 def handshake_of(websocket: object) -> HTTPConnection | None:
-    """Return the request that opened a socket, without what only its ASGI application needs."""
+    """Return the request that opened a socket, without parts that only its ASGI application needs."""
     if not issubclass(type(websocket), WebSocket):
         return None
     scope = cast("WebSocket", websocket).scope
@@ -464,7 +478,7 @@ def handshake_of(websocket: object) -> HTTPConnection | None:
 
 
 def is_accepted(websocket: object) -> bool:
-    """Whether messages may be written; a mock always says yes."""
+    """Whether the socket was accepted. Always True for a mock."""
     # type(), not isinstance(): AsyncMock(spec=WebSocket) claims to be one.
     return not issubclass(type(websocket), WebSocket) or (
         cast("WebSocket", websocket).application_state is not WebSocketState.CONNECTING

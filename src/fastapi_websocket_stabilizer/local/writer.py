@@ -22,7 +22,7 @@ from .transport import NativeSocket, Transport
 
 
 class Phase(Enum):
-    """What a writer does with a message that is pushed now."""
+    """State of a connection. It decides how the next message is treated."""
 
     CONNECTING = "connecting"
     """The socket is not accepted: messages wait in the outbox."""

@@ -590,7 +590,7 @@ async def test_one_who_cannot_be_told_does_not_keep_it_from_the_others(
     natives.world.submit("2")
     await turns()
     assert (len(natives.world.outcomes), natives.world.fan_out.queued_bytes) == (1, 0)
-    assert "nobody could be told" in caplog.text
+    assert "a result could not be delivered to its caller" in caplog.text
 
 
 async def test_every_message_on_a_line_is_counted_once(natives: Natives) -> None:

@@ -141,10 +141,12 @@ class Writing(RuleBasedStateMachine):
     @initialize(
         is_native=st.booleans(),
         is_accepted=st.booleans(),
-        policy=st.sampled_from(["close", "drop_oldest", "drop_newest"]),
+        policy=st.sampled_from(["close", "close", "drop_oldest", "drop_newest"]),
+        is_smooth=st.booleans(),
     )
-    def begin(self, is_native: bool, is_accepted: bool, policy: str) -> None:
+    def begin(self, is_native: bool, is_accepted: bool, policy: str, is_smooth: bool) -> None:
         self.run(self.make(is_native=is_native, policy=policy))
+        self.is_smooth = is_smooth  # without failures: then everything has to be written
         if is_accepted:
             self.accept()
 
@@ -273,7 +275,7 @@ class Writing(RuleBasedStateMachine):
     def rest(self) -> None:
         self.run(self.turns())
 
-    @precondition(lambda self: self.pushed > 1)
+    @precondition(lambda self: self.pushed > 1 and not self.is_smooth)
     @rule(error=st.sampled_from([OSError("gone"), RuntimeError("broken"), None]))
     def fail(self, error: Exception | None) -> None:
         """Every later write raises, or the native socket accepts no more frames."""
@@ -327,7 +329,7 @@ class Writing(RuleBasedStateMachine):
 
         self.run(finish())
 
-    @precondition(lambda self: self.writer.ended is not None)
+    @precondition(lambda self: self.writer.ended is not None and not self.is_smooth)
     @rule(call=st.sampled_from(["abort", "read_out", "let_go"]))
     def hurry(self, call: str) -> None:
         async def hurry() -> None:

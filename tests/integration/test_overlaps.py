@@ -148,8 +148,8 @@ async def test_a_publisher_works_in_every_fork(managers: Managers) -> None:
 )  # Python 3.12 and newer, of any fork here
 def test_a_publisher_can_be_closed_in_a_fork_that_was_made_while_it_published() -> None:
     publisher = SyncPublisher("redis+cluster://127.0.0.1:1")
-    assert publisher._background is not None
-    with publisher._background._lock:
+    assert publisher._thread is not None
+    with publisher._thread._lock:
         child = multiprocessing.get_context("fork").Process(target=publisher.close)
         child.start()
     child.join(10)

@@ -25,11 +25,11 @@ from ...wire.envelopes import CONNECTION, Envelope, Part, pack, part_size
 from ...wire.messages import Encoded, encode
 from ...wire.outgoing import Outgoing
 from . import scripts
-from .background import Background
 from .bus import direct_call, direct_reply
 from .connection import ConnectionFactory
 from .guard import Signer
 from .keys import Keys
+from .loop_thread import LoopThread
 from .pipeline import no_earlier_sends
 from .topology import topology_at
 from .urls import UNNAMED, parse
@@ -210,7 +210,7 @@ class SyncPublisher:
     ) -> None:
         location, self._keys = parse(redis_url), Keys(namespace)
         self._signer = _signer(envelope_keys, self._keys)
-        self._background: Background[Publisher] | None = None
+        self._thread: LoopThread[Publisher] | None = None
         # The code that finds the servers is asynchronous. For one server, a thread would triple the latency of a call
         # (docs/decisions/0020-sync-publisher-has-a-client-of-its-own.md).
         if location.kind != "server":
@@ -219,7 +219,7 @@ class SyncPublisher:
                 "max_connections_per_client": max_connections_per_client,
                 "envelope_keys": envelope_keys,
             }
-            self._background = Background(lambda: Publisher(redis_url, namespace=namespace, **options))
+            self._thread = LoopThread(lambda: Publisher(redis_url, namespace=namespace, **options))
             return
         # Translates errors only; it opens no connection.
         self._errors = ConnectionFactory(location, timeout_s)
@@ -250,8 +250,8 @@ class SyncPublisher:
 
     def send_to_clients(self, client_ids: Iterable[str], message: Message) -> int:
         """Send to several clients; return the number of those reached. Raises as ``send_to_client``."""
-        if self._background is not None:
-            return self._background.run(lambda each: each.send_to_clients(client_ids, message))
+        if self._thread is not None:
+            return self._thread.run(lambda each: each.send_to_clients(client_ids, message))
         names, encoded = check_each(client_ids, check_client_id), encode(message, self._limit)
         taken = 0
         for start in range(0, len(names), CLIENTS_PER_CALL):
@@ -272,8 +272,8 @@ class SyncPublisher:
 
         ``exclude_connection`` takes ids of connections; other sockets of the same client get the message.
         """
-        if self._background is not None:
-            return self._background.run(
+        if self._thread is not None:
+            return self._thread.run(
                 lambda each: each.broadcast(
                     message, exclude_client, room, exclude_connection=exclude_connection
                 )
@@ -300,8 +300,8 @@ class SyncPublisher:
 
     def close(self) -> None:
         """Disconnect from Redis; a later call connects again."""
-        if self._background is not None:
-            self._background.close()
+        if self._thread is not None:
+            self._thread.close()
         else:
             self._redis.close()
 

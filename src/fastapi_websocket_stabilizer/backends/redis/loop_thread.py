@@ -18,7 +18,7 @@ class Closing(Protocol):
 P = TypeVar("P", bound=Closing)
 
 
-class Background(Generic[P]):
+class LoopThread(Generic[P]):
     """Starts its thread at the first call, and again in a forked process, because threads do not survive a fork."""
 
     def __init__(self, make: Callable[[], P]) -> None:

@@ -135,7 +135,7 @@ class _Frames(dict[int, bytes]):
         return joined
 
 
-Outgoing: TypeAlias = defaultdict[Connection, list[bytes]]
+FramesBySocket: TypeAlias = defaultdict[Connection, list[bytes]]
 """Frames for each socket, written together."""
 
 
@@ -168,7 +168,7 @@ class Group:
         rooms = self.broadcasts[0].rooms
         return connection.writer.ended is None and (not rooms or not connection.rooms.isdisjoint(rooms))
 
-    def write(self, targets: Iterable[Connection], outgoing: "Outgoing | None" = None) -> None:
+    def write(self, targets: Iterable[Connection], outgoing: "FramesBySocket | None" = None) -> None:
         """Write to each target: one write on the fast path, otherwise message by message.
 
         With ``outgoing``, frames for native sockets are only collected there.
@@ -216,7 +216,7 @@ class Group:
                 connection.used_at_s = now_s
                 broadcast.outcome.add(connection, broadcast.message, loop)
 
-    def _write_part(self, connection: Connection, outgoing: "Outgoing | None", now_s: float) -> None:
+    def _write_part(self, connection: Connection, outgoing: "FramesBySocket | None", now_s: float) -> None:
         broadcasts = []
         for broadcast in self.broadcasts:
             if broadcast.excludes(connection):

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from ..runtime.gc_pauses import gc_paused
 from ..runtime.loops import running_loop
 from ..runtime.metrics import Counters, Stopwatch
-from .batches import Broadcast, DirectMessages, Group, Outgoing, tell
+from .batches import Broadcast, DirectMessages, FramesBySocket, Group, tell
 from .connection import Connection
 from .shards import Shard, Shards
 
@@ -169,7 +169,7 @@ class FanOut:
 
 def _join(groups: list[Group], shard: Shard, part: frozenset[Connection] | None) -> int:
     """Write several groups to the sockets in ``part``, or to all. Return the number of sockets."""
-    outgoing: Outgoing = defaultdict(list)
+    outgoing: FramesBySocket = defaultdict(list)
     for group in groups:
         targets = group.targets(shard)
         group.write(targets if part is None else filter(part.__contains__, targets), outgoing)

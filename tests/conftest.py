@@ -1,4 +1,7 @@
-"""Redis servers for the tests: which ones there are, and which of them the run has really used."""
+"""Redis servers for the tests: which ones there are, and which of them the run has really used.
+
+``pytest`` without arguments runs what a newcomer wants to see in minutes, and prints how to run the rest.
+"""
 
 import secrets
 from collections.abc import Iterator
@@ -11,8 +14,38 @@ from tests.support.requirements import missing
 from tests.support.servers import ROWS, Missing, RedisServer, default_server, find_row
 from tests.support.topologies import TOPOLOGIES
 
+BRIEF_ROW = "valkey-9.1"
+"""The only server of the contract suites in a brief run."""
+REST = "pytest tests (all levels, one after the other), or .ci/run (all checks, in lanes)"
+
 _DEFAULT_SOURCE = pytest.StashKey[str]()
 _DEFAULT_SOURCE_OF_WORKER = "default_redis"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    why = f"run the contract suites in memory and on {BRIEF_ROW} only; pytest without arguments does so"
+    parser.addoption("--brief", action="store_true", help=why)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.args_source is pytest.Config.ArgsSource.TESTPATHS:
+        config.option.brief = True
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.option.brief:
+        left_out = [item for item in items if _is_of_other_row(item)]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not _is_of_other_row(item)]
+
+
+def _is_of_other_row(item: pytest.Item) -> bool:
+    """Tell a test of a server or topology that a brief run leaves out."""
+    parameters = (
+        item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    )
+    rows = [each for each in parameters.values() if isinstance(each, str) and each in TOPOLOGIES]
+    return "contract" in item.path.parts and any(row != BRIEF_ROW for row in rows)
 
 
 @pytest.fixture(scope="session")
@@ -60,6 +93,9 @@ def _server_of_row(name: str) -> RedisServer:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     terminalreporter.section("Redis servers", sep="-")
     terminalreporter.line(f"default: {config.stash.get(_DEFAULT_SOURCE, 'not used')}")
+    if config.option.brief:
+        terminalreporter.line(f"only memory and {BRIEF_ROW}; for the rest: {REST}")
+        return
     for row, topology in TOPOLOGIES.items():
         terminalreporter.line(f"{row}: {_what_ran(row, topology.find(), terminalreporter)}")
 

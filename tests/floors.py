@@ -1,11 +1,12 @@
 """Run tests with the oldest releases that pyproject.toml allows: ``python -m tests.floors [pytest arguments]``.
 
-They are installed into a virtual environment of their own, with the newest release of everything else.
+They are installed into a virtual environment of their own. Everything else comes from the running environment.
 """
 
 import re
 import subprocess
 import sys
+import sysconfig
 import tomllib
 import venv
 from collections.abc import Iterator, Mapping
@@ -20,7 +21,7 @@ HELPERS = ("httpx",)
 """What an old release needs in the tests and a new one does not: the TestClient of Starlette before 1.0."""
 TESTS = ("tests/unit", "tests/compat", "tests/wire", "tests/integration/test_doctor.py")
 OPTIONS = (
-    *("-n", "2", "--dist", "loadfile", "-m", "not alone", "-q", "-p", "no:cacheprovider"),
+    *("-m", "not alone", "-q", "-p", "no:cacheprovider"),
     # An old release may use what a newer one of its own dependencies deprecates.
     *("-W", "ignore::DeprecationWarning"),
 )
@@ -41,6 +42,12 @@ def _floors_of(requirements: list[str]) -> Iterator[str]:
             raise ValueError(f"{requirement!r} in pyproject.toml has no lower bound: write name>=version")
 
 
+def _see_own_packages(environment: Path) -> None:
+    """Let an environment import what the running one has, behind its own: pip then installs only what differs."""
+    (packages,) = environment.glob("lib/python*/site-packages")
+    (packages / "running-environment.pth").write_text(sysconfig.get_path("purelib") + "\n")
+
+
 def main(arguments: list[str]) -> int:
     """Make the environment, run the tests in it, and return the exit code of pytest."""
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
@@ -51,6 +58,7 @@ def main(arguments: list[str]) -> int:
         environment = Path(directory, "environment")
         venv.create(environment, with_pip=True)
         python = str(environment / "bin" / "python")
+        _see_own_packages(environment)
         install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*install, "-c", str(constraints), "-e", f"{PROJECT}[dev]", *HELPERS], check=True)
         return subprocess.run(

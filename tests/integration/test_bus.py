@@ -134,6 +134,7 @@ async def is_deaf(node: WebSocketConnectionManager) -> bool:
     return status == 503 and body["reason"] == "the bus is deaf: nothing of other nodes arrives"
 
 
+@pytest.mark.alone
 async def test_a_bus_that_is_only_quiet_stays(own_managers: Managers, server: RedisServer) -> None:
     node = await own_managers.start()
     await eventually(lambda: node.statistics().bus_lag_seconds.count >= 5)

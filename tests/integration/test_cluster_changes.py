@@ -71,6 +71,7 @@ async def test_nodes_and_publishers_start_while_another_primary_is_down(namespac
             await eventually(lambda: crowd.here.send_to_client("carol", "hello"), timeout_s=20)
 
 
+@pytest.mark.alone
 async def test_a_cluster_that_says_nothing_is_given_up_in_time(namespace: str) -> None:
     with RedisCluster(binary_of("valkey-9.1")) as cluster:
         for server in cluster.servers:

@@ -29,7 +29,7 @@ PROJECT = Path(__file__).parents[2]
 COMPOSE = PROJECT / "compose"
 REPLICAS = ("app1", "app2", "app3")
 HEARTBEAT_TIMEOUT_S = 60  # the default of WebSocketConfig.heartbeat_timeout
-ANSWER_S = 5.0
+ANSWER_S = 15.0
 DRAIN_SECRET = "open sesame, please"
 LEASE = {"WS_LEASE_TTL_S": "1.5", "WS_RENEW_INTERVAL_S": "0.5"}
 """Short, so that a test can wait until it lapses."""

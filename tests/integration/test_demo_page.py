@@ -21,6 +21,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 VANISH_MS = 6_000
 RETURN_MS = 15_000
 RESTART_MS = 30_000
+expect.set_options(timeout=20_000)  # for what takes milliseconds on an idle machine
 
 PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
 

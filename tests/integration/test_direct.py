@@ -29,6 +29,9 @@ from tests.integration.test_faults import node_behind_proxy
 from tests.support.servers import RedisServer
 from tests.support.waiting import eventually
 
+# Many calls are made in one turn of the event loop, and all must be through within `redis_timeout_s`.
+pytestmark = pytest.mark.alone
+
 BOTH = ("alice", "bob")
 LONG_LEASE = {"lease_ttl_s": 60.0, "renew_interval_s": 5.0}
 """Sends that wait for a beat, on a busy machine, continue one by one and share no call."""

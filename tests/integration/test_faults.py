@@ -371,6 +371,7 @@ async def test_whoever_joins_twice_at_once_during_an_outage_is_told_twice(
         assert [type(answer) for answer in joins] == [BackendUnavailableError] * 2
 
 
+@pytest.mark.alone
 async def test_reclaiming_goes_on_after_redis_was_lost_in_the_middle_of_it(
     own_managers: Managers, server: RedisServer
 ) -> None:
@@ -401,6 +402,7 @@ def forget(server: RedisServer, node_id: str) -> None:
 # Cancellation
 
 
+@pytest.mark.alone
 async def test_nobody_gets_the_reply_of_a_cancelled_caller(managers: Managers) -> None:
     reader, holder = await managers.start_many(2)
     for number in range(100):

@@ -204,6 +204,7 @@ def noting(manager: WebSocketConnectionManager, events: list[PresenceEvent]) -> 
     return manager
 
 
+@pytest.mark.alone
 async def test_invariant_4_no_reader_shows_the_dead_longer_than_their_lease(managers: Managers) -> None:
     # They may not sweep yet and no beat comes in between: their own count of the ghost's lease decides.
     nodes = await managers.start_many(3, lease_ttl_s=30, renew_interval_s=5)
@@ -270,6 +271,7 @@ async def test_invariant_5_a_token_is_redeemed_once_in_the_whole_cluster(manager
     assert outcomes.count(InvalidTokenError) == 59
 
 
+@pytest.mark.alone
 async def test_invariant_5_a_token_is_not_redeemed_after_its_ttl(managers: Managers) -> None:
     node = await managers.start(reconnect_token_ttl=timedelta(milliseconds=300))
     tokens = [await node.issue_reconnect_token("alice") for _ in range(100)]
@@ -386,6 +388,7 @@ WORKS_ALONE = {
 """With ``on_backend_loss="degrade"``; otherwise only ``leave``, in the second round: not a member any more."""
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("policy", ["degrade", "refuse"])
 @pytest.mark.parametrize("fault", ["cut", "blackhole"])
 async def test_invariant_9_every_call_ends_in_time_with_a_result_or_a_named_error_when_redis_is_gone(
@@ -430,6 +433,7 @@ async def test_invariant_9_thousands_of_calls_end_in_time_when_redis_is_gone(
         await node.graceful_shutdown()
 
 
+@pytest.mark.alone
 async def test_invariant_9_a_shutdown_ends_in_time_when_redis_is_gone(
     own_managers: Managers, server: RedisServer
 ) -> None:

@@ -69,6 +69,7 @@ def is_away(manager: WebSocketConnectionManager) -> bool:
 # Degrade
 
 
+@pytest.mark.alone
 @FAULTS
 async def test_remote_sends_are_false_and_local_ones_arrive(
     own_managers: Managers, server: RedisServer, fault: str
@@ -121,6 +122,7 @@ async def test_a_send_to_a_client_elsewhere_is_false_within_the_timeout(
         assert statistics.median(lasted_s) <= 2.0
 
 
+@pytest.mark.alone
 async def test_no_token_is_made_whose_record_would_be_lost(
     own_managers: Managers, server: RedisServer
 ) -> None:
@@ -138,6 +140,7 @@ async def test_no_token_is_made_whose_record_would_be_lost(
         assert await near.validate_reconnect_token(token) == "alice"
 
 
+@pytest.mark.alone
 @FAULTS
 async def test_new_clients_are_served_at_once_and_registered_later(
     own_managers: Managers, server: RedisServer, fault: str
@@ -448,6 +451,7 @@ async def test_a_program_that_does_not_stop_the_node_can_end(server: RedisServer
         assert "SystemExit" not in process.output
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("fault", ["kill", "freeze"])
 async def test_a_start_without_redis_is_refused_in_time(
     own_managers: Managers, server: RedisServer, fault: str

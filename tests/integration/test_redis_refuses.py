@@ -57,6 +57,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
         yield server
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("refuse", [without_memory, without_replicas, demoted])
 async def test_what_is_refused_between_two_beats_is_made_good(
     own_managers: Managers, server: RedisServer, refuse: Refuse
@@ -98,6 +99,7 @@ async def test_what_is_refused_between_two_beats_is_made_good(
     assert not keys_with(server.url, "room")
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("refuse", [without_memory, without_replicas, demoted])
 async def test_a_node_starts_all_the_same_and_joins_the_others_later(
     own_managers: Managers, server: RedisServer, refuse: Refuse

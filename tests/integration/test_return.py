@@ -201,6 +201,7 @@ async def in_step(replica: RedisServer, key: str, wanted: int) -> None:
         await eventually(lambda: client.hlen(key) == wanted)
 
 
+@pytest.mark.alone
 async def test_a_claim_that_a_promoted_replica_missed_keeps_its_rank(
     server: RedisServer, namespace: str
 ) -> None:

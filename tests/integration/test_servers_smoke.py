@@ -37,7 +37,7 @@ COMMANDS = {
 WAYS = ("serve", "route", "connection", "connect")
 BEFORE_ACCEPT = ("serve", "route", "connection")
 """The ways that claim first and accept then."""
-ANSWER_S = 5.0
+ANSWER_S = 15.0
 MARGIN_S = 1.0
 """What two busy cores may add to a deadline."""
 ANSWERED_PINGS = 8

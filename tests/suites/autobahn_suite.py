@@ -7,6 +7,7 @@ import json
 import subprocess
 from collections import Counter
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -53,10 +54,13 @@ def run(ways: Iterable[str], loops: Iterable[str], cases: Iterable[str] = ALL) -
         suite = AutobahnSuite(python, Path(directory))
         print("Autobahn test suite", flush=True)
         for loop in loops:
-            stock = suite.run("stock", loop, cases)
+            # At once, because the cases wait most of the time.
+            with ThreadPoolExecutor() as pool:
+                first = {way: pool.submit(suite.run, way, loop, cases) for way in ("stock", *ways)}
+            stock = first["stock"].result()
             print(_row("stock", loop, stock), flush=True)
             for way in ways:
-                ours = suite.run_again(stock, way, loop, suite.run(way, loop, cases))
+                ours = suite.run_again(stock, way, loop, first[way].result())
                 print(_row(way, loop, ours), flush=True)
                 found += [f"{way}, {loop}: {line}" for line in violations(stock, ours, ())]
     return found
@@ -106,7 +110,9 @@ class AutobahnSuite:
         return ours
 
     def _fuzz(self, server: Server, path: str, cases: Iterable[str]) -> Results:
-        specification, reports = self._directory / "spec.json", self._directory / "reports"
+        directory = self._directory / server.row.name
+        directory.mkdir(exist_ok=True)
+        specification, reports = directory / "spec.json", directory / "reports"
         target = {"agent": "server", "url": server.url(f"{path}/client")}
         choice = {"cases": list(cases), "exclude-cases": [], "exclude-agent-cases": {}}
         specification.write_text(json.dumps({"outdir": str(reports), "servers": [target], **choice}))

@@ -1,0 +1,264 @@
+"""Run all checks of a change, several at once: ``python -m tests.lanes``, as ``.ci/run`` does.
+
+A lane is one command with an output of its own. Most tests wait most of the time, so lanes share the cores. Tests
+with the marker ``alone`` measure time or memory, and run when the other lanes have ended. What only computes runs in
+the time that the others leave. ``docs/decisions/0022-checks-run-in-lanes.md`` has the reasons.
+"""
+
+import argparse
+import asyncio
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tests.pythons import other_pythons
+
+PROJECT = Path(__file__).parents[1]
+PACKAGE = "fastapi_websocket_stabilizer"
+SLOTS = 3
+"""Lanes beside one another. With more of them, tests wait for a core instead of for a server."""
+LIMIT_S = 1500.0
+"""Longest time of a lane in seconds; several times the usual time of all."""
+INTEGRATION_LANES = 3
+OWN_LANES = ("test_drain_processes", "test_demo_page", "test_demo")
+"""Files of tests/integration with a lane of their own, where coverage of child processes is measured, too."""
+SLOW_FILES_S = {
+    "test_topologies": 115,
+    "test_servers_smoke": 62,
+    "test_cluster_changes": 50,
+    "test_startup": 49,
+    "test_redis_away": 42,
+    "test_doctor": 29,
+    "test_presence_events": 28,
+    "test_freeze": 27,
+    "test_faults": 26,
+    "test_benchmarks": 25,
+    "test_invariants": 20,
+}
+"""Seconds that the slowest files of tests/integration take, by which they are distributed. They need not be exact."""
+OTHER_FILES_S = 7
+MODULE = (sys.executable, "-m")
+PYTEST = ("pytest", "-p", "no:cacheprovider", "-q", "--timeout=300", "--durations=10", "--durations-min=3")
+THIS_PROCESS = ("--rcfile=/dev/null", "--branch", "--parallel-mode", f"--source={PACKAGE}")
+"""The settings of coverage in pyproject.toml, without the patch for child processes."""
+TOGETHER = ("-m", "not alone")
+SHOWN_LINES = 400
+"""Last lines of the output that are printed of a lane that failed."""
+IDLE = ("chrt", "--idle", "0")
+"""The scheduling class of processes that run only while no other wants the core."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """One command. It shares no file with other lanes."""
+
+    name: str
+    command: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All lanes. Those of a stage begin when the stage before has ended; ``idle`` ones run in any stage."""
+
+    idle: Sequence[Lane]
+    together: Sequence[Lane]
+    alone: Sequence[Lane]
+    second_job: Sequence[Lane]
+    """Other Pythons, and other releases of what we depend on."""
+
+    def lanes(self) -> list[Lane]:
+        return [*self.idle, *self.together, *self.alone, *self.second_job]
+
+    def only(self, names: Sequence[str]) -> "Plan":
+        """Return the plan with the named lanes only, or with those of a group: "integration" has several."""
+
+        def chosen(lanes: Sequence[Lane]) -> list[Lane]:
+            return [lane for lane in lanes if lane.name in names or lane.name.split()[0] in names]
+
+        return Plan(*map(chosen, (self.idle, self.together, self.alone, self.second_job)))
+
+
+def distribute(files: Iterable[str], lanes: int) -> list[list[str]]:
+    """Distribute test files over lanes that take about the same time, the slowest file first."""
+    found: list[list[str]] = [[] for _ in range(lanes)]
+    taken_s = [0.0] * lanes
+    for file in sorted(files, key=lambda file: (-_seconds_of(file), file)):
+        shortest = taken_s.index(min(taken_s))
+        found[shortest].append(file)
+        taken_s[shortest] += _seconds_of(file)
+    return found
+
+
+def _seconds_of(file: str) -> float:
+    return SLOW_FILES_S.get(Path(file).stem, OTHER_FILES_S)
+
+
+def _pytest(name: str, *arguments: str) -> Lane:
+    return Lane(name, (*MODULE, *PYTEST, *arguments))
+
+
+def _measured(name: str, *arguments: str, with_children: bool = False) -> Lane:
+    """Measure coverage. Tracing child processes takes as long as their start, so few lanes do it."""
+    coverage = ("coverage", "run") if with_children else ("coverage", "run", *THIS_PROCESS)
+    return Lane(name, (*MODULE, *coverage, "-m", *PYTEST, *arguments))
+
+
+def plan(pythons: Sequence[str]) -> Plan:
+    """Return the lanes of a whole run, with those of other Pythons.
+
+    The longest are first, because they decide. Those that compute are beside those that wait.
+    """
+    files = {
+        path.stem: str(path.relative_to(PROJECT)) for path in PROJECT.glob("tests/integration/test_*.py")
+    }
+    own_lanes = [
+        _measured(name.removeprefix("test_"), files.pop(name), *TOGETHER, with_children=True)
+        for name in OWN_LANES
+    ]
+    integration = [
+        _measured(f"integration {number}", *chosen, *TOGETHER)
+        for number, chosen in enumerate(distribute(files.values(), INTEGRATION_LANES), start=1)
+    ]
+    return Plan(
+        idle=[
+            Lane("types", (*MODULE, "mypy")),
+            Lane("public types", (*MODULE, "pyright", "--verifytypes", PACKAGE, "--ignoreexternal")),
+            _pytest("simulation", "tests/simulation"),
+        ],
+        together=[
+            *integration[:2],
+            _measured("wire", "tests/wire", *TOGETHER),
+            *integration[2:],
+            Lane("suite of autobahn", (*MODULE, "tests.suites", "autobahn", "--quick")),
+            *own_lanes,
+            Lane("suite of uvicorn", (*MODULE, "tests.suites", "uvicorn", "--loops", "asyncio")),
+            _measured("contract", "tests/contract", "tests/faults"),
+            _measured("unit", "tests/unit", "tests/compat"),
+        ],
+        alone=[
+            _pytest("chaos", "tests/chaos", "-n", "3", "--dist", "worksteal"),
+            _pytest("alone", "tests/integration", "tests/wire", "-m", "alone"),
+        ],
+        second_job=[
+            Lane("oldest releases", (*MODULE, "tests.floors")),
+            *(Lane(f"python {release}", (*MODULE, "tests.pythons", release)) for release in pythons),
+        ],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The end of a lane."""
+
+    lane: Lane
+    took_s: float
+    code: int
+    output: str
+
+    def __str__(self) -> str:
+        lines = self.output.strip().splitlines() or ["no output"]
+        outcome = "passed" if self.code == 0 else f"FAILED ({self.code})"
+        return f"{self.lane.name:<18} {self.took_s:6.1f} s  {outcome}: {lines[-1].strip('= ')}"
+
+
+@dataclass(slots=True)
+class Runner:
+    """Runs lanes, and prints how each ended."""
+
+    directory: Path
+    results: list[Result] = field(default_factory=list)
+
+    async def run(self, lanes: Iterable[Lane], slots: int, prefix: Sequence[str] = ()) -> None:
+        """Run all lanes, ``slots`` at once, in their order."""
+        free = asyncio.Semaphore(slots)
+
+        async def run_one(lane: Lane) -> None:
+            async with free:
+                result = await self._run(lane, prefix)
+                self.results.append(result)
+                print(result, flush=True)
+
+        async with asyncio.TaskGroup() as tasks:
+            for lane in lanes:
+                tasks.create_task(run_one(lane))
+
+    async def _run(self, lane: Lane, prefix: Sequence[str]) -> Result:
+        began_s, output = time.monotonic(), self.directory / lane.name.replace(" ", "-")
+        with output.open("wb") as file:
+            process = await asyncio.create_subprocess_exec(
+                *prefix, *lane.command, cwd=PROJECT, stdin=asyncio.subprocess.DEVNULL, stdout=file,
+                stderr=file, process_group=0,
+            )  # fmt: skip
+        try:
+            async with asyncio.timeout(LIMIT_S):
+                await process.wait()
+        except TimeoutError:
+            pass
+        finally:
+            _kill(process)  # and what it has left behind
+            await process.wait()
+        code = process.returncode
+        assert code is not None
+        return Result(lane, time.monotonic() - began_s, code, output.read_text(errors="replace"))
+
+
+def _kill(process: asyncio.subprocess.Process) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+async def run(chosen: Plan, directory: Path) -> list[Result]:
+    """Run the lanes of a plan stage by stage. A stage in which a lane fails is the last one."""
+    runner, task = Runner(directory), asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    began_s = time.monotonic()
+    async with asyncio.TaskGroup() as tasks:
+        prefix = IDLE if shutil.which(IDLE[0]) else ("nice", "-n", "19")
+        computing = tasks.create_task(runner.run(chosen.idle, len(chosen.idle) or 1, prefix))
+        for stage, slots in ((chosen.together, SLOTS), (chosen.alone, 1), (chosen.second_job, SLOTS)):
+            if not any(result.code for result in runner.results):
+                await runner.run(stage, slots)
+                print(f"---- after {time.monotonic() - began_s:.0f} s", flush=True)
+        await computing
+    return runner.results
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.lanes", description=__doc__)
+    parser.add_argument("lanes", nargs="*", help="names of lanes; without any, all of them")
+    parser.add_argument("--list", action="store_true", help="print the lanes and their commands")
+    given = parser.parse_args()
+    pythons = other_pythons()
+    chosen = plan([release for release, found in pythons.items() if found])
+    if given.lanes:
+        chosen = chosen.only(given.lanes)
+        if not chosen.lanes():
+            parser.error(f"no lane is named {' or '.join(given.lanes)}; --list prints all")
+    if given.list:
+        print(*(f"{lane.name}: {' '.join(lane.command)}" for lane in chosen.lanes()), sep="\n")
+        return 0
+    for release in [name for name, found in pythons.items() if not found]:
+        print(f"python {release}: not found, so not tested", flush=True)
+    began_s = time.monotonic()
+    with TemporaryDirectory(prefix="fws-lanes-") as directory:
+        results = asyncio.run(run(chosen, Path(directory)))
+    failed = [result for result in results if result.code]
+    for result in failed:
+        print(f"\n=== {result.lane.name}: {' '.join(result.lane.command)}\n")
+        print(*result.output.splitlines()[-SHOWN_LINES:], sep="\n")
+    print(f"\n{time.monotonic() - began_s:.0f} s in all")
+    print(f"lanes: {len(results) - len(failed)} passed, {len(failed)} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

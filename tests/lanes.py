@@ -130,7 +130,7 @@ def plan(pythons: Sequence[str]) -> Plan:
         idle=[
             Lane("types", (*MODULE, "mypy")),
             Lane("public types", (*MODULE, "pyright", "--verifytypes", PACKAGE, "--ignoreexternal")),
-            _pytest("simulation", "tests/simulation"),
+            _measured("simulation", "tests/simulation"),
         ],
         together=[
             *integration[:2],

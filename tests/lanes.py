@@ -131,6 +131,7 @@ def plan(pythons: Sequence[str]) -> Plan:
             Lane("types", (*MODULE, "mypy")),
             Lane("public types", (*MODULE, "pyright", "--verifytypes", PACKAGE, "--ignoreexternal")),
             _measured("simulation", "tests/simulation"),
+            _pytest("model", "tests/model"),  # traced, it would compute for minutes
         ],
         together=[
             *integration[:2],

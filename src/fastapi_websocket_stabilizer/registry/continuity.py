@@ -4,7 +4,8 @@ A client names the id of the last entry that it has seen (``cursor``). It also n
 told it that nothing was lost (``t_us``). The log answers with what it has, and with what it has dropped.
 """
 
-from dataclasses import dataclass
+from bisect import bisect_right
+from dataclasses import dataclass, field
 from typing import Literal
 
 from ..backends.ports import META_LASTS_S, LogEntry, LogRead
@@ -17,9 +18,15 @@ QUIET_US = (META_LASTS_S - 60) * 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Continued:
-    """The client has missed exactly ``entries``, in this order."""
+    """The client has missed exactly ``entries``, in this order.
+
+    Attributes:
+        is_known: Whether the log knows the cursor. Otherwise the outcome holds only if the log was read after the
+            client had seen its last entry.
+    """
 
     entries: tuple[LogEntry, ...]
+    is_known: bool = field(default=True, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +42,21 @@ class Unread:
 
 
 Outcome = Continued | Lost | Unread
+
+
+def entry_id(entry: LogEntry) -> int:
+    """Return the id, the key to search by."""
+    return entry.id
+
+
+def cut_of(read: LogRead) -> int:
+    """Return the id below which all cursors are lost."""
+    return 0 if read.meta is None else max(read.meta.hole, read.meta.reset)
+
+
+def reach_of(read: LogRead) -> int:
+    """Return the id up to which a read covers the log. A cut may be newer than the entries."""
+    return max(read.last, cut_of(read))
 
 
 def resumed(cursor: int, t_us: int, read: LogRead, *, is_lasting: bool = True) -> Outcome:
@@ -53,20 +75,21 @@ def resumed(cursor: int, t_us: int, read: LogRead, *, is_lasting: bool = True) -
         return Lost("hole")
     if not read.is_whole and cursor < read.entries[0].id:
         return Unread()
-    behind = tuple(entry for entry in read.entries if entry.id > cursor)
+    behind = read.entries[bisect_right(read.entries, cursor, key=entry_id) :]
     if _is_known(cursor, read):
         return Continued(behind)
     if read.since_us is None or read.since_us >= t_us:
         return Lost("reset")
     if is_lasting and read.at_us - t_us < QUIET_US and _has_begun_since(cursor, read):
-        return Continued(behind)
+        return Continued(behind, is_known=False)
     return Lost("trimmed" if meta is not None and cursor < meta.base else "unknown")
 
 
 def _is_known(cursor: int, read: LogRead) -> bool:
     if not cursor:
         return False
-    if any(entry.id == cursor for entry in read.entries):
+    index = bisect_right(read.entries, cursor, key=entry_id)
+    if index and read.entries[index - 1].id == cursor:
         return True
     meta = read.meta  # a hole tells nothing once entries behind it were dropped
     return meta is not None and cursor >= meta.base and cursor in (meta.top, meta.base, meta.hole, meta.reset)

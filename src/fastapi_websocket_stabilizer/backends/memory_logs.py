@@ -211,14 +211,13 @@ class MemoryLogs:
             if self._has(found, heard):
                 return Verdict.KNOWN
             self._content.logs[log] = found
-            last, missing = heard.last, _behind(found.top, heard)
-            if last <= found.top and any(e.id == last for e in found.entries):
-                last, missing = found.top + 1, ()  # the id was used again for another message
+            missing = _behind(found.top, heard)
+            if missing and not found.top:
+                found.base = missing[0].id - 1  # a client may have been told that the log is empty
             for entry in missing:
                 found.push(entry)
             if not missing:
-                found.hole = max(found.hole, last)
-                found.top = max(found.top, last)
+                found.top = found.hole = max(found.top, heard.last) + 1  # an id that no entry has
             found.touch(bounds, now_us)
             if not missing:
                 self._publish(log, notice, found.hole, found.top)
@@ -229,7 +228,7 @@ class MemoryLogs:
             return False
         entry = next((e.envelope for e in log.entries if e.id == heard.last), None)
         if entry is None:
-            return heard.last in (log.top, log.base, log.hole)
+            return heard.last == log.top or heard.last <= max(log.base, log.hole, log.reset)
         told = heard.tail[-1].envelope if heard.tail else entry
         return (entry.sender, entry.sequence) == (told.sender, told.sequence)
 

@@ -400,7 +400,7 @@ class LogMeta:
     Attributes:
         top: The newest entry that the log has had.
         base: The newest entry that was dropped or has expired; 0 if every entry since the log began is there.
-        hole: The newest entry that a failover has lost.
+        hole: The id that marks the last loss by a failover. No entry has it, and entries below it may be missing.
         reset: The newest entry when the log was deleted.
     """
 
@@ -459,7 +459,7 @@ class Verdict(Enum):
     RESTORED = "restored"
     """Entries were lost, and are back under their ids."""
     LOST = "lost"
-    """Entries up to the one heard count as lost: ``LogMeta.hole``. Other nodes are notified."""
+    """Entries are lost: cursors below ``LogMeta.hole`` are told so. Other nodes are notified."""
 
 
 class LogStore(Protocol):

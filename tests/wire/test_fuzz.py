@@ -30,12 +30,17 @@ DEFLATE = {"Sec-WebSocket-Extensions": "permessage-deflate"}
 COMPLETION = bytes(SMALL_LIMIT + 16)
 """Completes whatever frame has begun; what then follows is unmasked, and must end the connection."""
 
-in_memory = settings(max_examples=700, deadline=None, database=None)
+in_memory = settings(
+    max_examples=700, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
 live = settings(
     max_examples=100,
     deadline=None,
     database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],  # the server is the same for all examples
+    suppress_health_check=[
+        HealthCheck.function_scoped_fixture,  # the server is the same for all examples
+        HealthCheck.too_slow,  # it measures the machine
+    ],
 )
 numbers = itertools.count()
 

@@ -2,14 +2,16 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from ..local.batches import Broadcast, DirectMessages, Outcome
+from ..local.connection import Connection
 from ..runtime.loops import running_loop
 from ..runtime.turnstile import Turnstile
 from ..wire.channels import Channel
 from ..wire.envelopes import Envelope
+from ..wire.messages import Encoded
 
 IN_FLIGHT_LIMIT_BYTES = 4 * 1024 * 1024
 """Bytes of own messages in flight, or queued behind one, above which the next sender waits."""
@@ -152,12 +154,18 @@ class InFlight:
 
     # Messages to own sockets
 
-    def follow(self, direct: DirectMessages) -> "asyncio.Future[None]":
-        """Fan ``direct`` out behind the last own publication; the future ends when it is written."""
-        written: asyncio.Future[None] = running_loop().create_future()
-        direct.done = partial(self._followed, direct.size, written)
+    def follow(
+        self, message: Encoded, client_ids: Sequence[str], connection: Connection | None = None
+    ) -> "asyncio.Future[Outcome]":
+        """Fan a message out behind the last own publication. The future has its outcome when it is written.
+
+        With ``connection``, that one is the only target.
+        """
+        written: asyncio.Future[Outcome] = running_loop().create_future()
+        done = partial(self._followed, message.size, written)
+        direct = DirectMessages([(message, client_ids)], connection, done)
         self._held += 1
-        self.bytes += direct.size
+        self.bytes += message.size
         if self._line:
             self._line[-1].followers.append(direct)
         else:  # all publications have arrived and are being written
@@ -173,11 +181,11 @@ class InFlight:
             later.update(*(client_ids for _, client_ids in direct.messages))
         self._submit(direct)
 
-    def _followed(self, size: int, written: "asyncio.Future[None]", _: Outcome) -> None:
+    def _followed(self, size: int, written: "asyncio.Future[Outcome]", outcome: Outcome) -> None:
         self._held -= 1
         self._free(size)
         if not written.done():
-            written.set_result(None)
+            written.set_result(outcome)
 
     # The bound
 

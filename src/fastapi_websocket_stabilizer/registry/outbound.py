@@ -20,10 +20,10 @@ from .state import NodeState
 
 
 class Posted(NamedTuple):
-    """Messages to sockets of this node. ``turn`` ends when they are written, and is None if they already are."""
+    """A message to clients of this node. Its outcome is a future while it is queued behind publications."""
 
-    direct: DirectMessages
-    turn: "asyncio.Future[None] | None"
+    client_ids: Sequence[str]
+    outcome: "Outcome | asyncio.Future[Outcome]"
 
 
 class Asked(NamedTuple):
@@ -107,20 +107,19 @@ class Outbound:
         await self._in_turn()
         if not self._in_flight:
             return await connection.settled(connection.push(message))
-        direct = DirectMessages([(message, (connection.client_id,))], connection)
-        await self._in_flight.follow(direct)
-        await settle(direct.outcome, self._state.config)
-        errors = direct.outcome.errors
-        return errors[0][1] if errors else None if direct.outcome.succeeded else "connection has ended"
+        outcome = await self._in_flight.follow(message, (connection.client_id,), connection)
+        await settle(outcome, self._state.config)
+        errors = outcome.errors
+        return errors[0][1] if errors else None if outcome.succeeded else "connection has ended"
 
     def _post(self, client_ids: Sequence[str], message: Encoded) -> Posted:
         """Write to sockets of this node, now or behind the publications in flight. Nothing leaves the process."""
-        direct = DirectMessages([(message, client_ids)])
         if self._in_flight and client_ids:
-            return Posted(direct, self._in_flight.follow(direct))
+            return Posted(client_ids, self._in_flight.follow(message, client_ids))
+        direct = DirectMessages([(message, client_ids)])
         for _ in direct.push(self._state.shards):
             pass
-        return Posted(direct, None)
+        return Posted(client_ids, direct.outcome)
 
     async def _is_taken(self, connection: Connection, sent: Sent) -> bool:
         error = await connection.settled(sent)
@@ -129,13 +128,12 @@ class Outbound:
 
     async def _taken_here(self, posted: Posted, confirm: float | None) -> set[str]:
         """Return the clients with a socket on this node that took the message."""
-        direct, turn = posted
-        if turn is not None:
-            await turn
-        shards, counters, (_, client_ids) = self._state.shards, self._state.counters, direct.messages[0]
-        await settle(direct.outcome, self._state.config)
-        counters.messages_failed += len(direct.outcome.errors)
-        taken = {c for c in client_ids if took(shards, c, direct.outcome)}
+        shards, counters, (client_ids, outcome) = self._state.shards, self._state.counters, posted
+        if not isinstance(outcome, Outcome):
+            outcome = await outcome
+        await settle(outcome, self._state.config)
+        counters.messages_failed += len(outcome.errors)
+        taken = {c for c in client_ids if took(shards, c, outcome)}
         if confirm is None or not taken:
             return taken
         connections = [connection for c in taken for connection in shards.of_client(c)]

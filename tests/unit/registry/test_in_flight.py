@@ -128,8 +128,8 @@ class Order:
         for sequence in sequences:
             self.in_flight.register(sequence, 1)
 
-    def send(self, body: str) -> "asyncio.Future[None]":
-        return self.in_flight.follow(DirectMessages([(text(body), ("alice",))]))
+    def send(self, body: str, *client_ids: str) -> "asyncio.Future[Outcome]":
+        return self.in_flight.follow(text(body), client_ids or ("alice",))
 
     def arrive(self, sequence: int) -> None:
         done = partial(self.in_flight.resolve, sequence)
@@ -282,12 +282,12 @@ async def test_deadline_gives_a_publication_up() -> None:
 async def test_publication_that_misses_its_deadline_comes_behind_no_later_message() -> None:
     clock, order = Clock(), Order()
     order.register(1)
-    order.in_flight.follow(DirectMessages([(text("held"), ("alice",))]))
+    order.send("held")
     order.in_flight.expire(1, 3.0)
     clock.advance(3.0)
     await turns()
     assert order.in_flight, "what is sent next is noted"
-    order.in_flight.follow(DirectMessages([(text("later"), ("bob", "carol"))]))
+    order.send("later", "bob", "carol")
     order.arrive(1)
     assert order.bodies == ["held", "later", "#1"]
     assert order.excluded == {"alice", "bob", "carol"}

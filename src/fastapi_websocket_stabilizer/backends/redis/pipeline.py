@@ -52,8 +52,8 @@ class Pipeline:
     ``flush_earlier_sends``, which may ``call`` a script for the direct sends of this tick. So no later message
     overtakes those.
 
-    Attributes:
-        after_batch: In a cluster, called between two batches with the redirected commands.
+    In a cluster, ``after_batch`` is called between two batches with the redirected commands. Without it, their errors
+    go to the callers.
     """
 
     is_ordered = True
@@ -65,8 +65,10 @@ class Pipeline:
         counters: Counters,
         name: str,
         flush_earlier_sends: Callable[[], None],
+        after_batch: Callable[[Redirected], None] | None = None,
     ) -> None:
         self._factory, self._counters, self._name = factory, counters, name
+        self._after_batch = after_batch
         self.flush_earlier_sends: Callable[[], None] = flush_earlier_sends
         self._queue: deque[Command] = deque()
         self._wanted = asyncio.Event()
@@ -78,7 +80,6 @@ class Pipeline:
         self._watchdog: asyncio.TimerHandle | None = None
         self._redirected: Redirected = []
         self._refusal: Exception | None = None  # why there is no connection
-        self.after_batch: Callable[[Redirected], None] | None = None
         self.queued_bytes: int = 0
         self.run_id: str = ""
         self._client = 0  # client id of the connection on the server
@@ -238,9 +239,9 @@ class Pipeline:
                     raise
                 finally:
                     self._in_flight = []
-                if self.after_batch is not None:
+                if self._after_batch is not None:
                     redirected, self._redirected = self._redirected, []
-                    self.after_batch(redirected)
+                    self._after_batch(redirected)
 
     async def _is_back(self) -> bool:
         """Try once to reconnect, even with an empty queue. Queued commands expire at their own deadlines."""
@@ -298,7 +299,7 @@ class Pipeline:
             command.reject(self._factory.translate(command.name, error))
 
     def _redirect(self, command: Command, error: redis_errors.ResponseError) -> None:
-        if self.after_batch is None:
+        if self._after_batch is None:
             command.reject(self._factory.translate(command.name, error))
         else:
             self._redirected.append((command, error))

@@ -157,9 +157,9 @@ class Router:
         return pipeline
 
     def _make(self, address: Address) -> Pipeline:
-        pipeline = Pipeline(self._factory.at(address), self._counters, self._name, no_earlier_sends)
-        pipeline.after_batch = partial(self._after_batch, address)
-        return pipeline
+        after_batch = partial(self._after_batch, address)
+        factory = self._factory.at(address)
+        return Pipeline(factory, self._counters, self._name, no_earlier_sends, after_batch)
 
     # Moved slots and redirected commands
 

@@ -190,9 +190,11 @@ class WebSocketConnectionManager(HookDecorators):
 
         Raises:
             HTTPException, WebSocketStabilizerError: As by ``connection``.
+            ConfigurationError: ``on_message`` has an annotation that cannot be used.
         """
         identity = Identity(client_id, metadata or {}, as_list(rooms), subprotocol, state)
-        await routes.serve(self._registry, websocket, identity, on_message, park=park)
+        receiver = routes.receiver_of(self._registry, on_message)
+        await routes.serve(self._registry, websocket, identity, receiver, park=park)
 
     def websocket(
         self, app: FastAPI | APIRouter, path: str, *, on_message: OnMessage | None = None
@@ -203,7 +205,8 @@ class WebSocketConnectionManager(HookDecorators):
         ``HTTPException`` in it is sent as an HTTP response.
 
         Raises:
-            ConfigurationError: ``on_message`` has other parameters. At a handshake: no ``Identity`` was returned.
+            ConfigurationError: ``on_message`` has other parameters, or an annotation that cannot be used. At a
+                handshake: no ``Identity`` was returned.
         """
         return routes.add_websocket_route(self._registry, app, path, on_message, self.check_open)
 

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request, WebSocket, WebSocketDisconnect
+from pydantic import BaseModel
 
 from fastapi_websocket_stabilizer import (
     BroadcastFailedError,
@@ -265,6 +266,26 @@ async def read_stored(client_id: str) -> list[str]:
 @app.get("/clients")
 async def clients() -> list[str]:
     return manager.get_active_connections()
+
+
+class Sum(BaseModel):
+    """A message with a type."""
+
+    of: list[int]
+
+
+async def add(connection: Connection, message: Sum) -> None:
+    await connection.send({"sum": sum(message.of)})
+
+
+@manager.websocket(app, "/typed-parked/{client_id}", on_message=add)
+async def identify_typed(client_id: str) -> Identity:
+    return Identity(client_id)
+
+
+@app.websocket("/typed-loop/{client_id}")
+async def serve_typed(websocket: WebSocket, client_id: str) -> None:
+    await manager.serve(websocket, client_id, on_message=add)
 
 
 @app.get("/diary/{client_id}")

@@ -134,6 +134,18 @@ async def test_exception_of_on_message_costs_that_message_only(server: Server, c
     server.forgive("ValueError: asked for")
 
 
+async def test_message_that_does_not_fit_its_handler_is_dropped_and_the_socket_stays(
+    server: Server, client_id: str
+) -> None:
+    before = await server.counter("messages_unfit")
+    for way in ("parked", "loop"):
+        async with server.connected(f"typed-{way}/{client_id}") as client:
+            client.send(text('{"of":["x"]}'), text("no JSON"), Frame(Op.BINARY, b'{"of":[1]}'))
+            assert await client.say('{"of":[1,2]}') == '{"sum":3}'
+    assert await server.counter("messages_unfit") == before + 6
+    server.forgive("a message does not fit add")  # once a minute
+
+
 # --- in the middle of a broadcast ---------------------------------------------------------------------------
 
 

@@ -14,14 +14,18 @@ from ..exceptions import (
 )
 from ..local.connection import Connection
 from ..models import BusGap, PresenceEvent
+from ..runtime.logs import Occasionally
 from ..runtime.loops import running_loop
 from ..runtime.metrics import Counters
+from ..wire.client_frames import Fault
+from ..wire.messages import encode_json
+from .schemas import UnfitError, schema_of
 
 OnConnect = Callable[[Connection], Awaitable[None] | None]
 OnDisconnect = Callable[[Connection, int, str], Awaitable[None] | None]
 OnPresence = Callable[[PresenceEvent], Awaitable[None] | None]
 OnBusGap = Callable[[BusGap], Awaitable[None] | None]
-OnMessage = Callable[[Connection, str | bytes], Awaitable[None] | None]
+OnMessage = Callable[[Connection, Any], Awaitable[None] | None]
 OnError = Callable[[Connection | None, str, BaseException], Awaitable[None] | None]
 H = TypeVar("H", bound=Callable[..., Any])
 
@@ -36,7 +40,8 @@ class Hooks:
         self.on_presence: list[OnPresence] = []
         self.on_bus_gap: list[OnBusGap] = []
         self.on_error: list[OnError] = []
-        self.on_message: OnMessage | None = None
+        self.on_message: Receiver | None = None
+        self._unfit = Occasionally(log)
 
     async def run(self, hooks: "list[Any]", *arguments: Any) -> None:
         """Call each hook; wait for those that are coroutines."""
@@ -50,12 +55,19 @@ class Hooks:
             if inspect.isawaitable(result):
                 await result
         except (Exception, asyncio.CancelledError) as error:
-            task = asyncio.current_task()
-            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
-                raise  # this task was cancelled, not something that the hook awaited
-            subject = arguments[0] if arguments else None
-            if not _is_end_of(subject, error):
-                await self._failed(hook, subject, error)
+            if is_cancellation(error):
+                raise
+            await self.report(hook, arguments[0] if arguments else None, error)
+
+    async def report(self, hook: Callable[..., Any], subject: object, error: BaseException) -> None:
+        """Count, log and report an error of a hook, unless it only tells the end of the connection ``subject``."""
+        if not _is_end_of(subject, error):
+            await self._failed(hook, subject, error)
+
+    def unfit(self, hook: Callable[..., Any], error: UnfitError) -> None:
+        """Count a message that does not fit the annotation of ``hook``. The log has the reason, not the message."""
+        self._counters.messages_unfit += 1
+        self._unfit.log(f"a message does not fit {name_of(hook)}, and is not handled: {error}")
 
     async def _failed(self, hook: Callable[..., Any], subject: object, error: BaseException) -> None:
         self._counters.hooks_failed += 1
@@ -64,6 +76,54 @@ class Hooks:
         self._failures.log(name, client_id, error)
         if hook not in self.on_error:  # otherwise it would be called for its own failure
             await self.run(self.on_error, connection, name, error)
+
+
+class Receiver:
+    """A function for messages of clients. It gets them in the type of its second parameter."""
+
+    def __init__(self, hooks: Hooks, function: OnMessage) -> None:
+        self._hooks, self._function = hooks, function
+        self._schema = schema_of("on_message", function, untyped=str | bytes)
+
+    @property
+    def for_plain_sockets(self) -> OnMessage:
+        """The function for messages as they come, which drops and counts those that do not fit.
+
+        It is the application's own if that takes any message.
+        """
+        return self._function if self._schema is None else self._receive
+
+    async def _receive(self, connection: Connection, message: str | bytes) -> None:
+        assert self._schema is not None
+        await self._handle(connection, self._schema.parse, message)
+
+    async def receive(self, connection: Connection, data: Any) -> Fault | None:
+        """Handle decoded data of a client. Return the fault to answer with if it does not fit, or handling failed.
+
+        A function that takes any message gets JSON as text, as from a plain socket.
+        """
+        return await self._handle(
+            connection, _as_message if self._schema is None else self._schema.convert, data
+        )
+
+    async def _handle(self, connection: Connection, convert: Callable[[Any], Any], data: Any) -> Fault | None:
+        try:
+            result = self._function(connection, convert(data))
+            if inspect.isawaitable(result):
+                await result
+        except UnfitError as error:
+            self._hooks.unfit(self._function, error)
+            return Fault("invalid", str(error))
+        except (Exception, asyncio.CancelledError) as error:
+            if is_cancellation(error):
+                raise
+            await self._hooks.report(self._function, connection, error)
+            return Fault("failed", "the message was not handled")
+        return None
+
+
+def _as_message(data: Any) -> str | bytes:
+    return data if isinstance(data, str | bytes) else encode_json(data, "message").decode()
 
 
 class Failures:
@@ -144,8 +204,14 @@ class HookDecorators:
         return hook
 
     def on_message(self, hook: OnMessage) -> OnMessage:
-        """Call ``hook(connection, message)`` for messages of sockets that have no handler of their own."""
-        self._hooks.on_message = check_hook("on_message", hook, "connection", "message")
+        """Call ``hook(connection, message)`` for messages of sockets that have no handler of their own.
+
+        The annotation of ``message`` decides. Without one, or with ``str | bytes``, it gets each message as it came.
+        With another type, such as a pydantic model, the JSON text of the message is validated. A message that does
+        not fit is dropped (``messages_unfit``), or answered with ``invalid`` if the client waits for an answer.
+        """
+        check_hook("on_message", hook, "connection", "message")
+        self._hooks.on_message = Receiver(self._hooks, hook)
         return hook
 
     def on_error(self, hook: OnError) -> OnError:
@@ -156,6 +222,12 @@ class HookDecorators:
         """
         self._hooks.on_error.append(check_hook("on_error", hook, "connection", "name", "error"))
         return hook
+
+
+def is_cancellation(error: BaseException) -> bool:
+    """Whether this task was cancelled, and not something that it awaited."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and bool(task.cancelling())
 
 
 def _is_end_of(subject: object, error: BaseException) -> bool:

@@ -42,6 +42,9 @@ class Counters:
     messages_invalid: int = counter(
         "Violations of the WebSocket protocol, or text that is not UTF-8; closed with 1002 or 1007."
     )
+    messages_unfit: int = counter(
+        "Inbound messages that did not fit the annotation of their handler and were not handled."
+    )
     sockets_paused: int = counter(
         "Times that a socket's write buffer was full, so its messages waited in its outbox."
     )

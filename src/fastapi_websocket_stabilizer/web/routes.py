@@ -26,7 +26,7 @@ from ..local.transport import is_accepted
 from ..models import Identity, as_metadata
 from ..names import check_client_id, check_each, check_room
 from ..registry.connections import UNREACHABLE, turn_away
-from ..registry.hooks import OnMessage, check_hook, name_of
+from ..registry.hooks import OnMessage, Receiver, check_hook, name_of
 from ..registry.registry import Registry
 from ..runtime.logs import Occasionally, get_logger
 from . import serving
@@ -144,13 +144,22 @@ def check_open(registry: Registry) -> None:
 
 
 async def serve(
-    registry: Registry, websocket: WebSocket, identity: Identity, on_message: OnMessage | None, *, park: bool
+    registry: Registry, websocket: WebSocket, identity: Identity, receiver: Receiver | None, *, park: bool
 ) -> None:
-    """See ``WebSocketConnectionManager.serve``."""
-    handle = on_message or registry.state.hooks.on_message
+    """See ``WebSocketConnectionManager.serve``. Without ``receiver`` the messages go to the ``on_message`` hook."""
+    receiver = receiver or registry.state.hooks.on_message
     with suppress(WebSocketDisconnect):  # the client left before it was served
         async with connected(registry, websocket, identity) as connection:
-            await serving.serve(registry, connection, handle, park=park)
+            await serving.serve(registry, connection, receiver, park=park)
+
+
+def receiver_of(registry: Registry, on_message: OnMessage | None) -> Receiver | None:
+    """Return the receiver of a handler that was given for some sockets.
+
+    Raises:
+        ConfigurationError: Its annotation cannot be used.
+    """
+    return None if on_message is None else Receiver(registry.state.hooks, on_message)
 
 
 def add_websocket_route(
@@ -163,6 +172,7 @@ def add_websocket_route(
     """Return the decorator behind ``manager.websocket``; ``door`` is ``manager.check_open``."""
     if on_message is not None:
         check_hook("on_message", on_message, "connection", "message")
+    receiver = receiver_of(registry, on_message)
 
     def decorate(identify: Any) -> Any:
         # identify is a dependency, so that FastAPI resolves its parameters.
@@ -172,7 +182,7 @@ def add_websocket_route(
                     f"{name_of(identify)}, which identifies clients of {path}, must return an Identity, "
                     f"got {type(identity).__name__}: return Identity(client_id)"
                 )
-            await serve(registry, websocket, identity, on_message, park=True)
+            await serve(registry, websocket, identity, receiver, park=True)
 
         router = app.router if isinstance(app, FastAPI) else app
         name = getattr(identify, "__name__", None)

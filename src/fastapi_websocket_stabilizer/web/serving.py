@@ -15,7 +15,7 @@ from .. import close_codes
 from ..local.connection import Connection
 from ..local.transport import NativeSocket
 from ..names import check_client_id
-from ..registry.hooks import OnMessage
+from ..registry.hooks import OnMessage, Receiver
 from ..registry.registry import Registry
 from . import handlers
 
@@ -31,8 +31,9 @@ async def register(
     return connection
 
 
-async def serve(registry: Registry, connection: Connection, handle: OnMessage | None, *, park: bool) -> None:
-    """Pass messages to ``handle`` until the socket is closed. With ``park``, return at once where possible."""
+async def serve(registry: Registry, connection: Connection, receiver: Receiver | None, *, park: bool) -> None:
+    """Pass messages to ``receiver`` until the socket is closed. With ``park``, return at once where possible."""
+    handle = None if receiver is None else receiver.for_plain_sockets
     native = connection.native
     if park and native is not None and connection.ended is None:
         connection.park(Inbox(registry, connection, native, handle))

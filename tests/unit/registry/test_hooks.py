@@ -7,13 +7,16 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
+from pydantic import BaseModel
 
 from fastapi_websocket_stabilizer import ConfigurationError, Connection, WebSocketConnectionManager
 from fastapi_websocket_stabilizer.local.lifecycle import Ended
 from fastapi_websocket_stabilizer.models import PresenceEvent
 from fastapi_websocket_stabilizer.names import ConnectionId, NodeId
-from fastapi_websocket_stabilizer.registry.hooks import Failures, HookDecorators, Hooks, name_of
+from fastapi_websocket_stabilizer.registry.hooks import Failures, HookDecorators, Hooks, Receiver, name_of
 from fastapi_websocket_stabilizer.runtime.metrics import Counters
+from fastapi_websocket_stabilizer.testing import FakeWebSocket
+from fastapi_websocket_stabilizer.wire.client_frames import Fault
 from tests.unit.fakes import Clock, connect, turns
 
 
@@ -195,3 +198,119 @@ async def test_hook_that_finds_its_connection_over_has_not_failed(hooks: Hooks, 
     other = connect("other")
     await hooks.call(lambda _: connection.send("to somebody else who left"), other)
     assert counters.hooks_failed == 1
+
+
+# Messages in the type of their handler
+
+
+class Say(BaseModel):
+    text: str
+
+
+async def test_function_that_takes_any_message_is_called_without_anything_in_between(hooks: Hooks) -> None:
+    def chat(connection: Connection, message: str | bytes) -> None: ...
+
+    def anything(connection, message): ...  # type: ignore[no-untyped-def]  # one that takes anything
+
+    assert Receiver(hooks, chat).for_plain_sockets is chat
+    assert Receiver(hooks, anything).for_plain_sockets is anything
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_typed_message_of_a_plain_socket_is_validated(
+    hooks: Hooks, counters: Counters, caplog: pytest.LogCaptureFixture, is_async: bool
+) -> None:
+    said: list[Say] = []
+
+    def chat(connection: Connection, message: Say) -> None:
+        said.append(message)
+
+    async def chat_later(connection: Connection, message: Say) -> None:
+        await asyncio.sleep(0)
+        said.append(message)
+
+    receive = Receiver(hooks, chat_later if is_async else chat).for_plain_sockets
+    ann = connect("ann")
+    for message in ('{"text":"one"}', '{"text":3}', "hunter2", b'{"text":"one"}', '{"text":"two"}'):
+        await hooks.call(receive, ann, message)
+    assert (said, counters.messages_unfit, counters.hooks_failed) == (
+        [Say(text="one"), Say(text="two")],
+        3,
+        0,
+    )
+    [line] = caplog.messages  # of three within a minute
+    assert "chat" in line
+    assert "text: string_type" in line
+    assert "hunter2" not in line
+
+
+async def test_failure_of_a_typed_handler_is_one_of_the_function(hooks: Hooks, counters: Counters) -> None:
+    seen: list[str] = []
+    hooks.on_error.append(lambda connection, name, error: seen.append(name))
+
+    def chat(connection: Connection, message: Say) -> None:
+        raise ValueError("no")
+
+    await hooks.call(Receiver(hooks, chat).for_plain_sockets, connect("ann"), '{"text":"one"}')
+    assert (seen, counters.hooks_failed, counters.messages_unfit) == ([name_of(chat)], 1, 0)
+
+
+async def test_decoded_message_is_handled_or_has_a_fault(hooks: Hooks, counters: Counters) -> None:
+    said: list[Say] = []
+
+    def chat(connection: Connection, message: Say) -> None:
+        if message.text == "fail":
+            raise ValueError("hunter2")
+        said.append(message)
+
+    receiver, ann = Receiver(hooks, chat), connect("ann")
+    assert await receiver.receive(ann, {"text": "one"}) is None
+    assert await receiver.receive(ann, {"text": 3}) == Fault("invalid", "text: string_type")
+    fault = await receiver.receive(ann, {"text": "fail"})
+    assert fault is not None
+    assert (fault.code, fault.is_temporary, "hunter2" in fault.message) == ("failed", False, False)
+    assert (said, counters.messages_unfit, counters.hooks_failed) == ([Say(text="one")], 1, 1)
+
+
+async def test_function_that_takes_any_message_gets_decoded_json_as_text(hooks: Hooks) -> None:
+    said: list[Any] = []
+
+    def chat(connection: Connection, message: str | bytes) -> None:
+        said.append(message)
+
+    for data in ("hello", b"\x00", {"a": [1, None]}, None):
+        assert await Receiver(hooks, chat).receive(connect("ann"), data) is None
+    assert said == ["hello", b"\x00", '{"a":[1,null]}', "null"]
+
+
+async def test_cancelled_handler_of_a_typed_message_is_cancelled(hooks: Hooks, counters: Counters) -> None:
+    began = asyncio.Event()
+
+    async def chat(connection: Connection, message: Say) -> None:
+        began.set()
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(Receiver(hooks, chat).receive(connect("ann"), {"text": "one"}))
+    await began.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert counters.hooks_failed == 0
+
+
+async def test_handler_with_an_annotation_that_cannot_be_used_is_refused_when_it_is_given(
+    hooks: Hooks,
+) -> None:
+    class Opaque: ...
+
+    def chat(connection: Connection, message: Opaque) -> None: ...
+
+    manager = WebSocketConnectionManager()
+    for give in (
+        lambda: manager.on_message(chat),
+        lambda: manager.websocket(FastAPI(), "/ws", on_message=chat),
+    ):
+        with pytest.raises(ConfigurationError, match=r"on_message: .*'message' of .*chat"):
+            give()
+    with pytest.raises(ConfigurationError, match=r"on_message: .*'message' of .*chat"):
+        await manager.serve(FakeWebSocket(), "ann", on_message=chat)

@@ -1,6 +1,7 @@
 """``ports.PresenceStore`` on every backend."""
 
 import asyncio
+import json
 import re
 from dataclasses import replace
 from itertools import permutations
@@ -9,10 +10,14 @@ import pytest
 import redis.asyncio
 
 from fastapi_websocket_stabilizer import WebSocketConfig
-from fastapi_websocket_stabilizer.backends.ports import Backend, IndexEntry, Removed
+from fastapi_websocket_stabilizer.backends.ports import Backend, Claim, IndexEntry, Removed, succession
 from fastapi_websocket_stabilizer.backends.redis import RedisBackend
 from fastapi_websocket_stabilizer.names import ConnectionId, NodeId, visit_of
 from fastapi_websocket_stabilizer.runtime.metrics import Counters
+from fastapi_websocket_stabilizer.wire.envelopes import Part
+from fastapi_websocket_stabilizer.wire.messages import Form
+from fastapi_websocket_stabilizer.wire.outgoing import Outgoing
+from tests.contract.conftest import OpenPeer
 from tests.contract.support import AWKWARD_NAMES, claim, holders, lines, place
 from tests.support.servers import RedisServer
 from tests.support.watchers import watcher
@@ -294,3 +299,105 @@ async def test_a_claim_with_an_old_stamp_takes_the_place_of_every_former_id_of_i
     repeated = await backend.presence.claim(claim("n3.1", stamp=first.stamp))
     assert (again.stamp, again.others, repeated.others) == (first.stamp, (), ())
     assert await holders(backend) == ["n3.1"]
+
+
+# Sessions: a connection that continues a session takes the place of the former connection
+
+
+def continued(
+    connection_id: str, sid: str, former: str = "", *, top: int = 1, stamp: int = 0, replaces: str = ""
+) -> Claim:
+    entry = json.dumps({**succession(sid, former), "since": 0}, separators=(",", ":")).encode()
+    return Claim("alice", ConnectionId(connection_id), top, entry, stamp, replaces, sid=sid, former=former)
+
+
+async def test_claim_supersedes_the_former_connection_and_displaces_no_other(backend: Backend) -> None:
+    for name in ("healthy", "own", "other"):
+        await backend.presence.claim(continued(f"n1.{name}", name, top=3))
+    claimed = await backend.presence.claim(continued("n2.own", "own-2", "own", top=3))
+    assert (claimed.superseded, claimed.others) == (("n1.own",), ())
+    assert await holders(backend) == ["n2.own", "n1.other", "n1.healthy", "n1.own"]
+
+
+async def test_claim_with_a_limit_of_one_supersedes_and_displaces_at_the_same_time(backend: Backend) -> None:
+    await backend.presence.claim(continued("n1.1", "s1"))
+    await backend.presence.claim(continued("n1.2", "s2"))
+    claimed = await backend.presence.claim(continued("n2.1", "s3", "s1"))
+    assert (claimed.superseded, claimed.others) == (("n1.1",), ("n1.2",))
+
+
+async def test_visit_goes_on_when_a_connection_is_superseded(backend: Backend) -> None:
+    before = await backend.presence.claim(continued("n1.1", "s1"))
+    after = await backend.presence.claim(continued("n2.1", "s2", "s1"))
+    assert (after.visit, after.first) == (before.visit, False)
+    assert not (await backend.presence.release("alice", ConnectionId("n1.1"))).left
+    assert (await backend.presence.release("alice", ConnectionId("n2.1"))).left == before.visit
+
+
+async def test_session_that_no_connection_has_supersedes_nothing(backend: Backend) -> None:
+    await backend.presence.claim(continued("n1.1", "s1", top=2))
+    await backend.presence.claim(claim("n1.2", top=2))
+    claimed = await backend.presence.claim(continued("n2.1", "s3", "unknown", top=2))
+    assert (claimed.superseded, claimed.others) == ((), ("n1.1",))
+
+
+async def test_metadata_cannot_pass_for_a_session(backend: Backend) -> None:
+    forged = json.dumps({"metadata": succession("s1", "s9")}, separators=(",", ":")).encode()
+    await backend.presence.claim(replace(claim("n1.1", top=2), entry=forged))
+    claimed = await backend.presence.claim(continued("n2.1", "s2", "s1", top=2))
+    assert (claimed.superseded, claimed.others) == ((), ())
+
+
+@pytest.mark.parametrize("order", [*permutations(range(3))])
+@pytest.mark.parametrize("top", [1, 2, 3])
+async def test_claims_of_successive_sessions_commute_and_may_be_repeated(
+    backend: Backend, order: tuple[int, ...], top: int
+) -> None:
+    chain = [
+        continued("n1.1", "s1", top=top, stamp=1_000),
+        continued("n2.1", "s2", "s1", top=top, stamp=2_000),
+        continued("n3.1", "s3", "s2", top=top, stamp=3_000),
+    ]
+    await backend.presence.claim(continued("n9.1", "other", top=top, stamp=500))
+    answers = {}
+    for number in (*order, *order):
+        answers[number] = await backend.presence.claim(chain[number])
+    found = await holders(backend)
+    assert found[:2] == ["n3.1", "n9.1"]
+    assert sorted(found[2:]) == ["n1.1", "n2.1"]
+    assert answers[2].superseded == ("n2.1",)
+    assert list(answers[2].others) == ["n9.1", "n1.1"][top - 1 :]
+    assert "n1.1" in answers[0].others
+    assert "n2.1" in answers[1].others
+    assert answers[1].superseded == ("n1.1",)
+
+
+async def test_superseded_connection_under_a_new_id_stays_behind_its_successor(backend: Backend) -> None:
+    old = await backend.presence.claim(continued("n1.1", "s1", top=2))
+    await backend.presence.claim(continued("n2.1", "s2", "s1", top=2))
+    again = await backend.presence.claim(continued("n8.1", "s1", top=2, stamp=old.stamp, replaces="n1.1"))
+    assert again.others == ("n8.1",)
+    assert await holders(backend) == ["n2.1", "n8.1"]
+
+
+async def test_full_client_may_continue_its_session_and_nothing_else(backend: Backend) -> None:
+    for number in (1, 2):
+        assert (await backend.presence.claim_if_free(continued(f"n1.{number}", f"s{number}", top=2))).stamp
+    refused = await backend.presence.claim_if_free(continued("n2.1", "s3", "unknown", top=2))
+    assert (refused.stamp, set(refused.others)) == (0, {"n1.1", "n1.2"})
+    for _ in range(2):
+        claimed = await backend.presence.claim_if_free(continued("n2.1", "s3", "s1", top=2))
+        assert (bool(claimed.stamp), claimed.superseded, claimed.others) == (True, ("n1.1",), ())
+    assert await holders(backend) == ["n2.1", "n1.2", "n1.1"]
+    again = await backend.presence.claim_if_free(continued("n3.1", "s4", "s1", top=2))
+    assert (bool(again.stamp), set(again.others)) == (False, {"n1.2", "n2.1"})
+
+
+async def test_direct_messages_go_to_the_successor_and_not_to_the_superseded_one(open_peer: OpenPeer) -> None:
+    old, new = await open_peer("n1"), await open_peer("n2")
+    await old.backend.presence.claim(continued("n1.1", "s1", top=2))
+    await new.backend.presence.claim(continued("n2.5", "s5", top=2))
+    await new.backend.presence.claim(continued("n2.1", "s2", "s1", top=2))
+    outgoing = Outgoing(NodeId("n2"))
+    part = Part(["alice"], Form.TEXT, "hello")
+    assert await new.backend.bus.publish_clients(outgoing.direct([part]), 2) == [["n2"]]

@@ -5,7 +5,6 @@ One lock makes each operation atomic, as a script on Redis is.
 """
 
 import asyncio
-import re
 import threading
 import time
 from collections import OrderedDict
@@ -14,7 +13,6 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
-from ..exceptions import InvalidCursorError
 from ..names import ConnectionId, NodeId, node_of, visit_of
 from ..runtime.loops import running_loop
 from ..runtime.metrics import Counters
@@ -22,6 +20,8 @@ from ..wire.channels import INBOX, Channel
 from ..wire.envelopes import Envelope, Part
 from ..wire.tokens import sha1
 from .memory_logs import MemoryLogContent, MemoryLogs
+from .memory_rooms import MemoryRooms
+from .memory_sessions import Held, MemorySessions
 from .ports import Claim, Claimed, Entry, IndexEntry, Receive, Removed, Renewal
 
 MAX_TOKENS = 1_000_000
@@ -35,6 +35,8 @@ class MemoryHub:
         self.lock: AbstractContextManager[Any] = threading.RLock()
         self.clients: dict[str, dict[ConnectionId, Entry]] = {}
         self.rooms: dict[str, dict[ConnectionId, IndexEntry]] = {}
+        self.sids: dict[ConnectionId, tuple[str, str]] = {}
+        """The session of each connection in ``clients``, and the one that it continues; "" for none."""
         self.unreported: dict[str, str] = {}
         self.tokens: OrderedDict[str, tuple[str, int]] = OrderedDict()
         self.secret = b""
@@ -46,6 +48,7 @@ class MemoryHub:
         """The number of times that the content was created; returned as its epoch."""
         self.listeners: dict[NodeId, tuple[Receive, set[str]]] = {}
         self.logged: MemoryLogContent = MemoryLogContent()
+        self.sessions: dict[str, dict[str, Held]] = {}
 
     def now_us(self) -> int:
         """Monotonic microseconds: the clock of every expiry and stamp."""
@@ -56,14 +59,17 @@ class MemoryHub:
 
 
 class MemoryBackend:
-    """The backend of one node on a hub; also its bus and its stores, except ``rooms`` and ``logs``."""
+    """The backend of one node on a hub; also its bus and its stores, except rooms, logs and sessions."""
 
     def __init__(self, hub: MemoryHub, node: NodeId, receive: Receive, counters: Counters) -> None:
         self._hub, self._node, self._receive, self._counters = hub, node, receive, counters
         self._subscribed: set[str] = set()
         self.bus = self.presence = self.nodes = self.tokens = self
-        self.rooms: _Rooms = _Rooms(hub)
+        self.rooms: MemoryRooms = MemoryRooms(hub.rooms, hub.index, hub.unreported, hub.lock)
         self.logs: MemoryLogs = MemoryLogs(hub.logged, hub.now_us, self._publish)
+        self.sessions: MemorySessions = MemorySessions(
+            hub.sessions, hub.lock, hub.now_us, counters, self._write_index
+        )
         hub.listeners[node] = (receive, self._subscribed)
 
     async def start(self, node: NodeId) -> None:
@@ -157,25 +163,52 @@ class MemoryBackend:
             visit = next((entry.visit for entry in entries.values()), claim.visit)
             if not visit:
                 visit = self._hub.unreported[joined] = visit_of(claim.connection_id)
-            entries.pop(ConnectionId(claim.replaces), None)
+            self._drop(entries, ConnectionId(claim.replaces))
             same = [e.connection_id for e in entries.values() if claim.stamp > 0 and e.stamp == claim.stamp]
             for former in same:  # the same socket under an earlier id
-                entries.pop(former)
-            highest = max((entry.stamp for entry in entries.values()), default=0)
-            stamp = own.stamp if own else claim.stamp
+                self._drop(entries, former)
+            superseded, is_superseded = self._superseded(claim, entries)
+            stamp = own.stamp if own else _lowest(entries) if is_superseded else claim.stamp
             if stamp <= 0:
                 now_us = self._hub.now_us()
+                highest = max((e.stamp for e in entries.values() if e not in superseded), default=0)
                 stamp = now_us + stamp if stamp else max(now_us, highest + 1)
             entries[claim.connection_id] = Entry(claim.connection_id, stamp, claim.entry, visit)
+            self._hub.sids[claim.connection_id] = (claim.sid, claim.former)
             self._write_index(IndexEntry(claim.connection_id, claim.client_id, None))
-            outranked = self._ranked(claim.client_id)[claim.top :]
-            others = tuple(entry.connection_id for entry in outranked)
-            return Claimed(stamp, joined in self._hub.unreported, others, visit)
+            former_ids = self._demote(entries, superseded)
+            ranked = [e.connection_id for e in self._ranked(claim.client_id)]
+            ranked = [name for name in ranked if name not in former_ids]
+            if is_superseded:
+                ranked.remove(claim.connection_id)
+            others = (*ranked[claim.top :], *[claim.connection_id] * is_superseded)
+            return Claimed(stamp, joined in self._hub.unreported, others, visit, former_ids)
+
+    def _drop(self, entries: dict[ConnectionId, Entry], connection_id: ConnectionId) -> Entry | None:
+        self._hub.sids.pop(connection_id, None)
+        return entries.pop(connection_id, None)
+
+    def _superseded(self, claim: Claim, entries: dict[ConnectionId, Entry]) -> tuple[list[Entry], bool]:
+        """Return the entries of the former session, and whether another entry supersedes this claim."""
+        if not claim.sid:
+            return [], False
+        sids = {name: self._hub.sids[name] for name in entries if name != claim.connection_id}
+        superseded = [entries[name] for name, (sid, _) in sids.items() if sid and sid == claim.former]
+        return superseded, any(former == claim.sid for _, former in sids.values())
+
+    @staticmethod
+    def _demote(entries: dict[ConnectionId, Entry], superseded: Sequence[Entry]) -> tuple[ConnectionId, ...]:
+        for entry in superseded:
+            if (stamp := _lowest(entries)) < entry.stamp:
+                entries[entry.connection_id] = replace(entry, stamp=stamp)
+        return tuple(entry.connection_id for entry in superseded)
 
     async def claim_if_free(self, claim: Claim, dead: Sequence[ConnectionId] = ()) -> Claimed:
         with self._hub.lock:
             entries = self._hub.clients.get(claim.client_id, {})
-            holders = tuple(holder for holder in entries if holder not in (claim.connection_id, *dead))
+            superseded, _ = self._superseded(claim, entries)
+            freed = (claim.connection_id, *dead, *(entry.connection_id for entry in superseded))
+            holders = tuple(holder for holder in entries if holder not in freed)
             if len(holders) >= claim.top:
                 return Claimed(0, first=False, others=holders)
             claimed = await self.claim(claim)
@@ -185,7 +218,7 @@ class MemoryBackend:
         left = f"{connection_id}:left"
         with self._hub.lock:
             entries, unreported = self._hub.clients.get(client_id, {}), self._hub.unreported
-            removed = entries.pop(connection_id, None)
+            removed = self._drop(entries, connection_id)
             if not entries:
                 self._hub.clients.pop(client_id, None)
             if removed is not None:
@@ -332,53 +365,7 @@ class MemoryBackend:
             self._hub.leases.pop(node, None)
 
 
-class _Rooms:
-    """The ``RoomStore``, a separate object so that ``join`` and ``leave`` are not part of the bus."""
-
-    def __init__(self, hub: MemoryHub) -> None:
-        self._hub = hub
-
-    async def join(self, place: IndexEntry, *, replaces: str = "", is_known: bool = False) -> bool:
-        with self._hub.lock:
-            members = self._hub.rooms.setdefault(place.room or "", {})
-            is_new = place.connection_id not in members
-            was_there = members.pop(ConnectionId(replaces), None) is not None
-            members[place.connection_id] = place
-            index = self._hub.index.setdefault(node_of(place.connection_id), {})
-            index.pop(place, None)  # else an equal line of an earlier stay would keep its ``stay``
-            index[place] = None
-            if is_new and not was_there and not is_known:
-                self._hub.unreported[place.event("joined")] = ""
-            return not is_known and place.event("joined") in self._hub.unreported
-
-    async def leave(self, place: IndexEntry) -> Removed:
-        room, left = place.room or "", place.event("left")
-        with self._hub.lock:
-            members, unreported = self._hub.rooms.get(room, {}), self._hub.unreported
-            there = members.get(place.connection_id)
-            if there is not None and there.stay == place.stay:
-                del members[place.connection_id]
-                unreported[left] = ""
-            if not members:
-                self._hub.rooms.pop(room, None)
-            joined = place.stay_id if place.event("joined") in unreported else ""
-            return Removed(left in unreported, joined, place.stay_id if left in unreported else "")
-
-    async def members(self, room: str, cursor: str, limit: int) -> tuple[list[tuple[ConnectionId, str]], str]:
-        if cursor and not re.fullmatch(r".+\.[0-9]+", cursor):  # the last connection_id of the page before
-            raise InvalidCursorError(f"cursor must be page.cursor, got {cursor!r}")
-        with self._hub.lock:
-            places = self._hub.rooms.get(room, {}).values()
-            found = sorted((p.connection_id, p.client_id) for p in places if p.connection_id > cursor)
-        return found[:limit], found[limit - 1][0] if len(found) > limit else ""
-
-    async def is_empty(self, room: str) -> bool:
-        with self._hub.lock:
-            return not self._hub.rooms.get(room)
-
-    async def counts(self, room: str) -> dict[NodeId, int]:
-        counts: dict[NodeId, int] = {}
-        with self._hub.lock:
-            for connection_id in self._hub.rooms.get(room, {}):
-                counts[node_of(connection_id)] = counts.get(node_of(connection_id), 0) + 1
-        return counts
+def _lowest(entries: dict[ConnectionId, Entry]) -> int:
+    """Return the lowest stamp that none of the entries has."""
+    taken = {entry.stamp for entry in entries.values()}
+    return next(stamp for stamp in range(1, len(taken) + 2) if stamp not in taken)

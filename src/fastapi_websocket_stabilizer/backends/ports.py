@@ -4,6 +4,7 @@ A call that does not finish within the backend's timeout raises ``BackendUnavail
 """
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -12,6 +13,9 @@ from typing import NamedTuple, Protocol
 from ..names import ConnectionId, NodeId
 from ..wire.channels import Channel
 from ..wire.envelopes import Envelope, Kind
+
+SESSION = "\0"
+"""Begin of a name in the index that is no room's, because no room has this character."""
 
 Receive = Callable[[Channel, Envelope, int], None]
 """A callback for the channel, the envelope and its size in bytes. Called in channel order; must not block."""
@@ -62,6 +66,8 @@ class Claim:
         replaces: The connection_id under which the same socket was claimed before, or "".
         entry: The value that presence returns, as JSON.
         visit: The visit to continue if the store has no connection of the client; "" to begin a new one.
+        sid: The session of the connection, or "". Its ``entry`` then begins with ``succession``.
+        former: The session that this one continues, or "". Its connections give way before all others.
     """
 
     client_id: str
@@ -71,6 +77,22 @@ class Claim:
     stamp: int = 0
     replaces: str = ""
     visit: str = ""
+    sid: str = ""
+    former: str = ""
+
+
+def succession(sid: str, former: str) -> dict[str, str]:
+    """Return the first keys of the entry of a connection with a session. The scripts read them."""
+    return {"session": sid, "former": former}
+
+
+_SUCCESSION = re.compile(rb'\{"session":"[\w-]+","former":"([\w-]*)"')
+
+
+def former_in(entry: bytes) -> str:
+    """Return the session that the connection of an entry continues; "" if it continues none."""
+    found = _SUCCESSION.match(entry)
+    return "" if found is None else found[1].decode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +105,15 @@ class Claimed:
         others: The outranked connections; for a refused claim, the connections that fill the limit.
         visit: The client's current visit: ``names.visit_of`` its first connection. It lasts until the client has
             no connection left.
+        superseded: Connections of the former session. They have the lowest ranks, count in no limit, and are not in
+            ``others``.
     """
 
     stamp: int
     first: bool
     others: tuple[ConnectionId, ...]
     visit: str = ""
+    superseded: tuple[ConnectionId, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +146,8 @@ class Entry:
 class IndexEntry:
     """One line of a node's index: a connection, or its membership of a room (``room`` is not None).
 
+    The session of a connection is a line as well, with ``SESSION`` and the ``sid`` in place of the room.
+
     Attributes:
         stay: The number of this stay in the room, which differs for each join; part of the ids of its events.
         visit: The visit or stay that this node knows to have begun, else "". Not in the store.
@@ -131,6 +158,11 @@ class IndexEntry:
     room: str | None
     stay: int = field(default=0, compare=False)
     visit: str = field(default="", compare=False)
+
+    @property
+    def sid(self) -> str:
+        """The session that this line stands for; "" for a connection or a room."""
+        return self.room[len(SESSION) :] if self.room is not None and self.room.startswith(SESSION) else ""
 
     @property
     def stay_id(self) -> str:
@@ -146,11 +178,18 @@ class PresenceStore(Protocol):
     """The connections of each client."""
 
     async def claim(self, claim: Claim) -> Claimed:
-        """Enter a connection. The ``top`` highest stamps keep their places, in whatever order claims arrive."""
+        """Enter a connection. The ``top`` highest stamps keep their places, in whatever order claims arrive.
+
+        A connection is superseded while another one is entered that names its session as ``former``. If that one was
+        entered first, the connection itself is in ``others``.
+        """
         ...
 
     async def claim_if_free(self, claim: Claim, dead: Sequence[ConnectionId] = ()) -> Claimed:
-        """Enter a connection only if the client has fewer than ``top`` others, not counting those in ``dead``."""
+        """Enter a connection only if the client has fewer than ``top`` others.
+
+        Those in ``dead``, and those of the ``former`` session, do not count.
+        """
         ...
 
     async def release(self, client_id: str, connection_id: ConnectionId) -> Removed:
@@ -520,10 +559,107 @@ class LogStore(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class SessionName:
+    """The session of one connection of ``stabilizer.v1``. Its ``sid`` is the name that the client has of it."""
+
+    client_id: str
+    sid: str
+    connection_id: ConnectionId
+
+    @property
+    def line(self) -> IndexEntry:
+        """The line of the index from which a sweep finds the session."""
+        return IndexEntry(self.connection_id, self.client_id, SESSION + self.sid)
+
+
+class KeptRoom(NamedTuple):
+    """A room that a session has.
+
+    Attributes:
+        since_us: Redis time of the first ``note``.
+        by_client: Whether the client entered it by itself, so the application is asked again.
+    """
+
+    since_us: int
+    by_client: bool
+
+
+@dataclass(frozen=True, slots=True)
+class KeptSession:
+    """The state that a connection leaves to the next one.
+
+    Attributes:
+        rooms: Rooms that were entered after the connect. Those of the ``Identity`` are not kept.
+        mark: Number of the last confirmed message that was handled.
+    """
+
+    rooms: dict[str, KeptRoom]
+    mark: int
+
+
+SESSIONS_PER_CLIENT = 32
+"""Sessions with content of one client. With one more the oldest is removed, first those without a connection."""
+SESSION_BYTES = 65_536
+"""Bytes of the names of a session's rooms, with ``ROOM_BYTES`` for each."""
+ROOM_BYTES = 64
+
+
+def size_of_kept(room: str) -> int:
+    """Return the bytes that a room counts in its session."""
+    return len(room.encode()) + ROOM_BYTES
+
+
+class SessionStore(Protocol):
+    """The state of connections that outlives them: while they are connected, and some time after that.
+
+    A session that keeps nothing is not stored. Each operation is repeatable.
+    """
+
+    async def take(self, former: str, session: SessionName, ttl_ms: int) -> KeptSession | None:
+        """Give the session ``former`` the name ``session``, and return it. None if it is unknown or has expired.
+
+        Exactly one of several callers gets it. It expires after ``ttl_ms``, unless ``begin`` holds it. With its own
+        ``sid`` as ``former``, a session is read.
+        """
+        ...
+
+    async def begin(self, session: SessionName) -> None:
+        """Hold a session for a connection, until ``release``. Store it without content if it is unknown.
+
+        The index has its line before that.
+        """
+        ...
+
+    async def note(self, session: SessionName, room: str, *, by_client: bool) -> bool:
+        """Keep a room; False if the session is unknown, or exceeds ``SESSION_BYTES`` with it."""
+        ...
+
+    async def forget(self, session: SessionName, room: str) -> None:
+        """Remove a room from a session."""
+        ...
+
+    async def mark(self, session: SessionName, number: int) -> None:
+        """Keep the number of the last message that was handled. It only rises."""
+        ...
+
+    async def revoke(self, client_id: str, room: str) -> bool:
+        """Remove a room from all sessions of a client; return whether one had it."""
+        ...
+
+    async def end_all(self, client_id: str) -> bool:
+        """Remove all sessions of a client; return whether it had one."""
+        ...
+
+    async def release(self, session: SessionName, ttl_ms: int) -> None:
+        """Let a session expire after ``ttl_ms``, unless another connection has taken it. With 0 it is removed."""
+        ...
+
+
 class Backend(Protocol):
     """The bus and the stores of one node."""
 
-    # ruff: noqa: D102 - six properties that are named by their types
+    # ruff: noqa: D102 - seven properties that are named by their types
 
     @property
     def bus(self) -> Bus: ...
@@ -542,6 +678,9 @@ class Backend(Protocol):
 
     @property
     def logs(self) -> LogStore: ...
+
+    @property
+    def sessions(self) -> SessionStore: ...
 
     async def start(self, node: NodeId) -> None:
         """Connect and subscribe to every node's channel and to ``node``'s inbox.

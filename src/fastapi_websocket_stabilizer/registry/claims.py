@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
 
-from ..backends.ports import Backend, Claim, Claimed, IndexEntry, Removed
+from .. import close_codes
+from ..backends.ports import Claim, Claimed, IndexEntry, Removed, SessionName, succession
 from ..exceptions import LOSSES, ConnectionLimitExceededError, MessageError
 from ..local.connection import Connection
 from ..local.lifecycle import Ended
@@ -16,12 +17,14 @@ from ..models import PresenceEvent
 from ..names import ConnectionId, NodeId, node_of
 from ..runtime.logs import Occasionally
 from ..runtime.loops import running_loop
+from ..wire.client_frames import replaced_reason
+from ..wire.cursors import MAX_SESSION_CHARACTERS
 from ..wire.envelopes import Envelope
 from ..wire.messages import encode_json
 from .inboxes import Inboxes
 from .lease import Lease
 from .presence import Reports, joined, left
-from .registration import registration_of
+from .registration import Succession, registration_of, session_in
 from .state import NodeState
 
 REPLACED = "reconnected"
@@ -30,6 +33,9 @@ BATCH = 200
 """Releases that are tried again together."""
 MAX_UNRELEASED = 100_000
 """Releases kept while Redis is unavailable. Older ones are left to the sweep after the end of this node."""
+
+NO_SESSION = Succession("")
+"""The session of sockets that have none."""
 
 Report = Coroutine[Any, Any, None]
 """The rest of a release: the hooks, which may be slow, and then the removal from the index."""
@@ -76,8 +82,9 @@ class Claims:
         self._state, self._inboxes, self._lease, self._reports = state, inboxes, lease, reports
         self.end: End = end
         self._contests = Contests(state.log)
-        # Outranked connections on other nodes, until their entries are gone. Each beat repeats the evicts.
-        self._displaced: dict[ConnectionId, str] = {}
+        # Outranked connections on other nodes, with the client and the session that displaced them, until their
+        # entries are gone. Each beat repeats the evicts.
+        self._displaced: dict[ConnectionId, tuple[str, str]] = {}
         # Releases that Redis did not accept. Each beat repeats them.
         self._unreleased: dict[str, IndexEntry] = {}
         self._stays = 0
@@ -99,7 +106,16 @@ class Claims:
         self.entered(connection, place, claimed)
         if claimed.first:
             await self._reported(place)
-        await self.displace(connection.client_id, await self._outranked(connection.client_id, claimed))
+        outranked = await self._outranked(connection.client_id, claimed)
+        await self.displace(connection.client_id, outranked, sid_of(connection))
+
+    async def succeed(self, connection: Connection) -> None:
+        """Close the connections of the former session, because the client has the first frame of this one."""
+        session = registration_of(connection).session
+        if session is not None:
+            session.has_begun = True
+            superseded, session.superseded = session.superseded, ()
+            await self.displace(connection.client_id, superseded, session.sid)
 
     async def _reported(self, place: IndexEntry) -> None:
         if (reporting := self._reports.joined(place)) is not None:
@@ -110,6 +126,8 @@ class Claims:
         """Keep the answer of the registry. If the connection was renamed since, the visit in it is obsolete."""
         registration = registration_of(connection)
         registration.stamp = claimed.stamp
+        if registration.session is not None:
+            registration.session.superseded = claimed.superseded
         if connection.connection_id == place.connection_id:
             registration.visit = claimed.visit
 
@@ -131,29 +149,33 @@ class Claims:
             return claimed.others
         (entries,) = await self._state.backend.presence.entries([client_id])
         live = await self._lease.live_among(node_of(entry.connection_id) for entry in entries)
-        living = [entry.connection_id for entry in entries if node_of(entry.connection_id) in live]
-        return tuple(living[top:])
+        counted = [entry.connection_id for entry in entries if entry.connection_id not in claimed.superseded]
+        return tuple([name for name in counted if node_of(name) in live][top:])
 
     def _claim(self, connection: Connection, replaces: str, waited_us: int) -> Claim:
         registration = registration_of(connection)
+        session = registration.session or NO_SESSION
         return Claim(
             connection.client_id,
             connection.connection_id,
             self._state.config.max_connections_per_client,
-            self._entry(connection) if self._state.is_distributed else b"",
+            self._entry(connection, session) if self._state.is_distributed else b"",
             registration.stamp or -waited_us,
             replaces,
             registration.visit,
+            session.sid,
+            session.former,
         )
 
     @staticmethod
-    def _entry(connection: Connection) -> bytes:
-        since = connection.since.timestamp()
+    def _entry(connection: Connection, session: Succession) -> bytes:
+        entry: dict[str, Any] = dict(succession(session.sid, session.former)) if session.sid else {}
+        entry["since"] = connection.since.timestamp()
         try:
-            return encode_json({"since": since, "metadata": connection.metadata}, "metadata")
+            return encode_json({**entry, "metadata": connection.metadata}, "metadata")
         except MessageError:
             # The application changed it after the connect: a claim without metadata is better than none.
-            return encode_json({"since": since, "metadata": {}}, "metadata")
+            return encode_json({**entry, "metadata": {}}, "metadata")
 
     async def _claim_if_free(self, claim: Claim) -> Claimed:
         claimed = await self._state.backend.presence.claim_if_free(claim)
@@ -178,37 +200,40 @@ class Claims:
         live = await self._lease.live_among(map(node_of, holders))
         return [holder for holder in holders if node_of(holder) not in live]
 
-    async def displace(self, client_id: str, outranked: tuple[ConnectionId, ...]) -> None:
-        """Close outranked connections of a client. Those of other nodes are closed by an evict."""
+    async def displace(self, client_id: str, outranked: tuple[ConnectionId, ...], by: str = "") -> None:
+        """Close outranked connections of a client. Those of other nodes are closed by an evict.
+
+        ``by`` is the session that displaces them, "" for a socket without one.
+        """
         for connection_id in outranked:
             local = self._state.shards.get(connection_id)
             if local is not None:
-                await self.replace(local)
+                await self.replace(local, by)
             elif not self._state.is_own(node_of(connection_id)):
-                self._displaced[connection_id] = client_id
+                self._displaced[connection_id] = client_id, by
                 with suppress(*LOSSES):  # each beat repeats it
-                    await self._evict(connection_id)
+                    await self._inboxes.evict(connection_id, by)
 
-    async def replace(self, connection: Connection) -> None:
-        """Close an outranked connection of this node."""
-        code = self._state.config.displaced_code
+    async def replace(self, connection: Connection, by: str) -> None:
+        """Close an outranked connection of this node. A client with a session is told which one took its place."""
         self._state.counters.connections_displaced += 1
-        self._contests.displaced(connection.client_id, code)
-        await self.end(connection, Ended.REPLACED, code, REPLACED)
-
-    async def _evict(self, connection_id: ConnectionId) -> None:
-        await self._inboxes.evict(connection_id)
+        if registration_of(connection).session is not None:
+            code, reason = int(close_codes.CloseCode.REPLACED), replaced_reason(by)
+        else:
+            code, reason = self._state.config.displaced_code, REPLACED
+            self._contests.displaced(connection.client_id, code)
+        await self.end(connection, Ended.REPLACED, code, reason)
 
     def on_evict(self, envelope: Envelope) -> None:
         """Close a connection that another node's claim outranks."""
-        (connection_id,) = envelope.targets
-        self._state.tasks.spawn(self.evicted(ConnectionId(connection_id)), "evict")
+        (connection_id,), by = envelope.targets, str(envelope.body)[:MAX_SESSION_CHARACTERS]
+        self._state.tasks.spawn(self.evicted(ConnectionId(connection_id), by), "evict")
 
-    async def evicted(self, connection_id: ConnectionId) -> None:
+    async def evicted(self, connection_id: ConnectionId, by: str) -> None:
         """Close a connection that another node's claim outranks, if it is still here."""
         connection = self._state.shards.get(connection_id)
         if connection is not None:
-            await self.replace(connection)
+            await self.replace(connection, by)
 
     async def release(self, lines: list[IndexEntry]) -> Report:
         """Remove places from rooms and from presence; return the reports of it, which the caller must await.
@@ -229,7 +254,7 @@ class Claims:
 
     async def _undo(self, line: IndexEntry) -> "_Undone":
         """Remove a place; return the event to report and the notes to confirm."""
-        removed = await remove(self._state.backend, line)
+        removed = await remove(self._state, line)
         if removed.joined and not self._reports.has_begun(line):  # its claim was cancelled
             return _Undone(line, None if removed.left else joined(line), removed)
         # The name of a stay does not change when its connection is renamed.
@@ -350,13 +375,14 @@ class Claims:
         if not self._displaced:
             return
         displaced = dict(self._displaced)
-        found = await self._state.backend.presence.entries(list(displaced.values()))
+        clients = [client_id for client_id, _ in displaced.values()]
+        found = await self._state.backend.presence.entries(clients)
         live = await self._lease.live_among(map(node_of, displaced))
-        for connection_id, entries in zip(displaced, found, strict=True):
+        for (connection_id, (_, by)), entries in zip(displaced.items(), found, strict=True):
             if all(entry.connection_id != connection_id for entry in entries):
                 del self._displaced[connection_id]
             elif node_of(connection_id) in live:
-                await self._evict(connection_id)
+                await self._inboxes.evict(connection_id, by)
             else:  # the sweep of its node removes it and reports the events
                 del self._displaced[connection_id]
 
@@ -382,11 +408,15 @@ async def _together(coroutines: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     return await asyncio.gather(*coroutines)
 
 
-async def remove(backend: Backend, place: IndexEntry) -> Removed:
-    """Remove a place in a room, or in presence."""
+async def remove(state: NodeState, place: IndexEntry) -> Removed:
+    """Remove a place in a room, or in presence. A session is released: it is there for the next connection."""
     if place.room is None:
-        return await backend.presence.release(place.client_id, place.connection_id)
-    return await backend.rooms.leave(place)
+        return await state.backend.presence.release(place.client_id, place.connection_id)
+    if place.sid:
+        name = SessionName(place.client_id, place.sid, place.connection_id)
+        await state.backend.sessions.release(name, state.session_ttl_ms)
+        return Removed(was_there=False, joined="", left="")
+    return await state.backend.rooms.leave(place)
 
 
 def place_in(connection: Connection, connection_id: ConnectionId, room: str) -> IndexEntry:
@@ -397,7 +427,14 @@ def place_in(connection: Connection, connection_id: ConnectionId, room: str) -> 
 
 
 def lines_of(connection: Connection, connection_id: ConnectionId, rooms: Iterable[str]) -> list[IndexEntry]:
-    """Return the places to remove when a connection ends: those in rooms, then that in presence."""
-    in_rooms = [place_in(connection, connection_id, room) for room in rooms]
+    """Return the places to remove when a connection ends: those in rooms, its session, then that in presence."""
+    places = [place_in(connection, connection_id, room) for room in rooms]
+    if (session := session_in(connection, connection_id)) is not None:
+        places.append(session.line)
     visit = registration_of(connection).visit
-    return [*in_rooms, IndexEntry(connection_id, connection.client_id, None, visit=visit)]
+    return [*places, IndexEntry(connection_id, connection.client_id, None, visit=visit)]
+
+
+def sid_of(connection: Connection) -> str:
+    """Return the name of a connection's session; "" if it has none."""
+    return (registration_of(connection).session or NO_SESSION).sid

@@ -26,11 +26,11 @@ from ..names import ConnectionId
 from ..runtime.logs import EVENTS, Occasionally, StructuredLogger, manager_logger
 from ..wire.messages import Encoded, encode, encode_json
 from .budget import Budget
-from .claims import Claims, lines_of
+from .claims import Claims, lines_of, sid_of
 from .outbound import Outbound
 from .pace import RETURN_WITHIN_S
 from .reclaims import Reclaims
-from .registration import Registration, registration_of
+from .registration import Registration, Succession, registration_of
 from .rooms import Rooms
 from .state import NodeState
 
@@ -135,7 +135,12 @@ class Connections:
         self._check_capacity()
 
     async def connect(
-        self, client_id: str, websocket: Any, given: Mapping[str, Any] | None, app_state: Any = None
+        self,
+        client_id: str,
+        websocket: Any,
+        given: Mapping[str, Any] | None,
+        app_state: Any = None,
+        session: Succession | None = None,
     ) -> Connection:
         """Register a socket and close the sockets that it displaces.
 
@@ -152,13 +157,13 @@ class Connections:
             await refuse(websocket, state.config.close_timeout_s)
         self._warn()
         self._check_metadata(metadata)
-        self._check_capacity_for(client_id)
+        self._check_capacity_for(client_id, session)
         await self.claims.verified()
         size = await self.budget.admit(client_id, metadata)
         if state.is_closed:  # while this waited
             raise ShutdownError("the manager was shut down while the connection was registered")
-        self._check_capacity_for(client_id)  # others may have come in between
-        name, registration = state.next_connection_id(), Registration(size)
+        self._check_capacity_for(client_id, session)  # others may have come in between
+        name, registration = state.next_connection_id(), Registration(size, session)
         connection = Connection(self, client_id, name, websocket, metadata, app_state, registration)
         # Before the claim is queued: evicts and messages may arrive before its reply, and need the connection.
         state.shards.add(connection)
@@ -220,9 +225,11 @@ class Connections:
         ):
             raise MessageError(f"metadata has {size} bytes as JSON, max_metadata_size is {limit}")
 
-    def _check_capacity_for(self, client_id: str) -> None:
+    def _check_capacity_for(self, client_id: str, session: Succession | None) -> None:
         """Accept one socket that replaces another, although the node is full until the replaced one is gone."""
-        if len(self._state.shards.of_client(client_id)) != self._state.config.max_connections_per_client:
+        of_client = self._state.shards.of_client(client_id)
+        replaces = session is not None and session.former in filter(None, map(sid_of, of_client))
+        if not replaces and len(of_client) != self._state.config.max_connections_per_client:
             self._check_capacity()
 
     def _check_capacity(self) -> None:
@@ -348,6 +355,7 @@ class Connections:
 
     async def _release(self, connection: Connection, connection_id: ConnectionId) -> None:
         try:
+            await self.rooms.give_back(connection)
             known_id = self.reclaims.known_id(connection, connection_id)
             lines = lines_of(connection, known_id, tuple(connection.rooms))
             registration_of(connection).visit = ""  # only this release may report its end

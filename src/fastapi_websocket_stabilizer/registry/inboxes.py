@@ -14,9 +14,9 @@ class Inboxes:
     def __init__(self, state: NodeState, bus: Bus) -> None:
         self._state, self._bus = state, bus
 
-    async def evict(self, connection_id: ConnectionId) -> None:
-        """Have the node of a connection close it."""
-        await self._bus.publish_node(node_of(connection_id), self._state.outgoing.evict(connection_id))
+    async def evict(self, connection_id: ConnectionId, by: str) -> None:
+        """Have the node of a connection close it, since the session ``by`` displaced it; "" for no session."""
+        await self._bus.publish_node(node_of(connection_id), self._state.outgoing.evict(connection_id, by))
 
     async def request(self, node: NodeId, client_id: str, body: str, ask: int) -> int:
         """Send a request (see ``requests``); return 1 if the node is subscribed to its inbox, else 0."""

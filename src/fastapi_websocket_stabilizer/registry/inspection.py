@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import Iterable
 from typing import TypeVar
 
-from ..backends.ports import Entry, IndexEntry
+from ..backends.ports import Entry, IndexEntry, former_in
 from ..local.connection import Connection
 from ..names import ConnectionId, node_of
-from .claims import Claims
+from .claims import Claims, sid_of
 from .lease import Lease
 from .reclaims import BATCH, Reclaims, pause
 from .registration import registration_of
@@ -61,7 +61,9 @@ class Inspection:
 
     def _is_here(self, line: IndexEntry) -> bool:
         connection = self._state.shards.get(line.connection_id)
-        return connection is not None and (line.room is None or line.room in connection.rooms)
+        if connection is None or line.room is None:
+            return connection is not None
+        return line.sid == sid_of(connection) if line.sid else line.room in connection.rooms
 
     async def _compare(self, connections: list[Connection]) -> None:
         known = [(connection, connection.connection_id) for connection in connections]
@@ -84,6 +86,9 @@ class Inspection:
             self._reclaims.again(connection)
             self._state.counters.entries_repaired += 1
         elif ids.index(connection.connection_id) >= self._state.config.max_connections_per_client:
+            sid = sid_of(connection)
+            if sid and any(former_in(entry.entry) == sid for entry in entries):
+                return  # the owner of the next connection closes it when the client has changed over
             displace = self._claims.displace(connection.client_id, (connection.connection_id,))
             self._state.tasks.spawn(displace, "displace")
 

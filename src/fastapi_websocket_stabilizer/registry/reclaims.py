@@ -12,7 +12,8 @@ from ..local.connection import Connection
 from ..local.lifecycle import Ended
 from ..names import ConnectionId, node_of
 from ..runtime.loops import running_loop
-from .claims import Claims, lines_of
+from .claims import Claims, lines_of, sid_of
+from .keeping import Keeping
 from .presence import Reports, left
 from .registration import registration_of
 from .state import NodeState
@@ -31,8 +32,8 @@ async def pause() -> None:
 class Reclaims:
     """Claims queued connections in batches. After a failure of Redis, the next beat continues."""
 
-    def __init__(self, state: NodeState, claims: Claims, reports: Reports) -> None:
-        self._state, self._claims, self._reports = state, claims, reports
+    def __init__(self, state: NodeState, claims: Claims, reports: Reports, keeping: Keeping) -> None:
+        self._state, self._claims, self._reports, self._keeping = state, claims, reports, keeping
         # With the connection_id of the last claim, which may be the present one.
         self._unclaimed: dict[Connection, ConnectionId] = {}
         # Former ids with a claim that may have been executed although it was not answered.
@@ -46,12 +47,18 @@ class Reclaims:
             ConnectionLimitExceededError: ``on_client_overflow`` is "reject" and the client is full.
         """
         config, client_id = self._state.config, connection.client_id
-        own = self._state.shards.of_client(client_id)
+        session = registration_of(connection).session
+        former = session.former if session is not None else ""
+        of_client = self._state.shards.of_client(client_id)
+        superseded = [each for each in of_client if former and sid_of(each) == former]
+        own = [each for each in of_client if each not in superseded]
         over = own[: max(0, len(own) - config.max_connections_per_client)]
         if over and config.on_client_overflow == "reject":
             raise self._claims.is_full(client_id, len(own) - 1)
         self.again(connection)
-        await self._claims.displace(client_id, tuple(old.connection_id for old in over))
+        if session is not None:
+            session.superseded = tuple(old.connection_id for old in superseded)
+        await self._claims.displace(client_id, tuple(old.connection_id for old in over), sid_of(connection))
 
     def again(self, connection: Connection) -> None:
         """Claim a connection and its rooms again, under its present id."""
@@ -115,6 +122,7 @@ class Reclaims:
                 return
             if not is_outranked:  # else it is being closed, and the sweep of its former id reports the end
                 await self._join_all(connection, former, rooms)
+                await self._keeping.again(connection)
         if connection.ended is not None or connection.connection_id != connection_id:
             lines = lines_of(connection, connection_id, rooms)
             if connection.ended is None:  # renamed: the removal of the old entries is no end
@@ -137,7 +145,11 @@ class Reclaims:
             self._state.tasks.spawn(self._reports.report(left(place, known)), "left")
         if claimed.first:
             self._reports.joined(place)
-        self._state.tasks.spawn(self._claims.displace(connection.client_id, claimed.others), "displace")
+        displaced = self._claims.displace(connection.client_id, claimed.others, sid_of(connection))
+        self._state.tasks.spawn(displaced, "displace")
+        session = registration_of(connection).session
+        if session is not None and session.has_begun:
+            self._state.tasks.spawn(self._claims.succeed(connection), "succeed")
         return connection.connection_id in claimed.others
 
     async def _join_all(self, connection: Connection, former: ConnectionId, rooms: tuple[str, ...]) -> None:

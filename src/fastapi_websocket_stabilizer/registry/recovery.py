@@ -11,6 +11,7 @@ from ..names import NodeId
 from .claims import Claims
 from .degrade import DegradingBus
 from .inspection import Inspection
+from .keeping import Keeping
 from .lease import Lease
 from .peers import Agreement, Deadlines
 from .reclaims import Reclaims
@@ -30,11 +31,12 @@ class Recovery:
         claims: Claims,
         reclaims: Reclaims,
         tokens: Tokens,
+        keeping: Keeping,
         sweeper: Sweeper,
         degrading: DegradingBus | None,
     ) -> None:
         self._state, self._lease, self._claims, self._reclaims = state, lease, claims, reclaims
-        self._tokens, self._degrading = tokens, degrading
+        self._tokens, self._keeping, self._degrading = tokens, keeping, degrading
         self.sweeper: Sweeper = sweeper
         self._inspection = Inspection(state, lease, claims, reclaims)
         self._agreement = Agreement(state)
@@ -142,6 +144,7 @@ class Recovery:
             await self._tokens.revoke_redeemed()
             self._must_revoke = False
         await self._reclaims.run()
+        await self._keeping.repeat()
         await self._claims.release_pending()
         await self._claims.repeat_evicts()
         if self._must_compare:

@@ -1,6 +1,38 @@
 """The registry's record of a connection, which the connection carries without reading it."""
 
+import re
+
+from ..backends.ports import SessionName
 from ..local.connection import Connection
+from ..names import ConnectionId
+
+LEGAL_SID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+"""The form of our names of sessions. A foreign one is unknown, and costs no command."""
+
+
+class Succession:
+    """The session of a connection of ``stabilizer.v1``, and its place between the former and the next one.
+
+    Attributes:
+        sid: Name of the session.
+        former: Name of the session that this one continues; "" for none.
+        superseded: Connections of the former session, which are closed once the client has its first frame.
+        has_begun: The client has its first frame.
+        is_kept: The store has the session.
+        rooms: Rooms that the store keeps, and whether the client entered each by itself.
+        mark: Number of the last confirmed message that was handled.
+    """
+
+    __slots__ = ("former", "has_begun", "is_kept", "mark", "rooms", "sid", "superseded")
+
+    def __init__(self, sid: str, former: str = "") -> None:
+        self.sid: str = sid
+        self.former: str = former if LEGAL_SID.fullmatch(former) else ""
+        self.superseded: tuple[ConnectionId, ...] = ()
+        self.has_begun: bool = False
+        self.is_kept: bool = False
+        self.rooms: dict[str, bool] = {}
+        self.mark: int = 0
 
 
 class Registration:
@@ -12,16 +44,18 @@ class Registration:
         stays: Number of the present stay in each room. See ``ports.IndexEntry``.
         entered: Name of the stay in each room that the store has confirmed.
         size: Bytes of metadata and user data, as counted in the budget of memory.
+        session: Its session; None for a socket without the subprotocol.
     """
 
-    __slots__ = ("entered", "size", "stamp", "stays", "visit")
+    __slots__ = ("entered", "session", "size", "stamp", "stays", "visit")
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, session: Succession | None = None) -> None:
         self.stamp: int = 0
         self.visit: str = ""
         self.stays: dict[str, int] = {}
         self.entered: dict[str, str] = {}
         self.size: int = size
+        self.session: Succession | None = session
 
     def forget_visit(self) -> None:
         """Forget all that the store has confirmed, except the rank."""
@@ -34,3 +68,11 @@ def registration_of(connection: Connection) -> Registration:
     record = connection.registration
     assert isinstance(record, Registration)  # the registry creates all connections
     return record
+
+
+def session_in(connection: Connection, connection_id: ConnectionId) -> SessionName | None:
+    """Return the name of the session that the store keeps for a connection; None if it keeps none."""
+    session = registration_of(connection).session
+    if session is None or not session.is_kept:
+        return None
+    return SessionName(connection.client_id, session.sid, connection_id)

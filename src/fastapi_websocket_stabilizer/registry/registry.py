@@ -35,6 +35,7 @@ from .directory import Directory
 from .drain import Drain
 from .inbound import Inbound
 from .inboxes import Inboxes
+from .keeping import Keeping
 from .lease import Lease, RenewedLease, SoloLease
 from .outbound import Outbound
 from .presence import Reports
@@ -85,8 +86,9 @@ class Registry:
         state, lease = self.state, self.lease
         reports, inboxes = Reports(state), Inboxes(state, bus)
         self.claims: Claims = Claims(state, inboxes, lease, reports, end=self._end)
-        reclaims = Reclaims(state, self.claims, reports)
-        self.rooms: Rooms = Rooms(state, bus, self.claims, reclaims)
+        self.keeping: Keeping = Keeping(state)
+        reclaims = Reclaims(state, self.claims, reports, self.keeping)
+        self.rooms: Rooms = Rooms(state, bus, self.claims, reclaims, self.keeping)
         self.outbound: Outbound = Outbound(state, bus, lease)
         budget = Budget(state, self._end)
         self.connections: Connections = Connections(
@@ -115,6 +117,7 @@ class Registry:
             claims=self.claims,
             reclaims=reclaims,
             tokens=self.tokens,
+            keeping=self.keeping,
             sweeper=Sweeper(state, reports),
             degrading=degrading,
         )

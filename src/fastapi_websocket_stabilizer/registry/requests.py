@@ -64,20 +64,39 @@ class Requests:
     async def act(self, client_id: str, request: dict[str, Any]) -> None:
         """Execute a request for every connection of a client, or for one of them, on all nodes.
 
+        A client that is away has sessions, from which a leave or a close removes what must not come back.
+
         Raises:
-            ConnectionNotFoundError: The client is not connected.
+            ConnectionNotFoundError: The client is not connected, and has no session to change.
             BackendUnavailableError: Another node did not answer in time.
         """
+        has_changed = await self._change_sessions(client_id, request)
         touched = await asyncio.gather(
             self._act_elsewhere(client_id, request), self.act_here(client_id, request), return_exceptions=True
         )
         for error in touched:
             if isinstance(error, BaseException):
                 raise error
-        if not any(touched):
+        if not any(touched) and not has_changed:
             only = request.get("connection_id")
             lacks = "is not connected" if only is None else f"has no connection {only!r}"
             raise ConnectionNotFoundError(f"client {client_id!r} {lacks}")
+
+    async def _change_sessions(self, client_id: str, request: dict[str, Any]) -> bool:
+        """Revoke a room, or end all sessions of a client, before its connections are asked for."""
+        sessions = self._state.backend.sessions
+        try:
+            match request:
+                case {"do": "leave", "room": room}:
+                    self._state.check_reachable()
+                    return await sessions.revoke(client_id, room)
+                case {"do": "close", "connection_id": None}:
+                    self._state.check_reachable()
+                    return await sessions.end_all(client_id)
+        except LOSSES:
+            if not self._state.degrades or not self._state.shards.has_client(client_id):
+                raise
+        return False
 
     async def _act_elsewhere(self, client_id: str, request: dict[str, Any]) -> int:
         if not self._state.is_distributed:

@@ -1,6 +1,7 @@
 """Rooms of this node's connections: joined and left, subscribed and listed."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 from ..backends.ports import Bus
 from ..exceptions import LOSSES, ConnectionLimitExceededError
@@ -8,21 +9,29 @@ from ..local.connection import Connection
 from ..names import check_room
 from ..wire.channels import Channel
 from .claims import Claims
+from .keeping import Keeping
 from .reclaims import Reclaims
+from .registration import registration_of
 from .state import NodeState
 
 
 class Rooms:
     """Joins and leaves. The node is subscribed to a room while the room has a local member."""
 
-    def __init__(self, state: NodeState, bus: Bus, claims: Claims, reclaims: Reclaims) -> None:
+    def __init__(
+        self, state: NodeState, bus: Bus, claims: Claims, reclaims: Reclaims, keeping: Keeping
+    ) -> None:
         self._state, self._bus, self._claims, self._reclaims = state, bus, claims, reclaims
+        self._keeping = keeping
         self._joining: dict[tuple[Connection, str], asyncio.Task[None]] = {}
 
-    async def join(self, connection: Connection, room: str) -> None:
+    async def join(
+        self, connection: Connection, room: str, *, keeps: bool = True, by_client: bool = False
+    ) -> None:
         """Add a connection to a room: in the local table, then subscribed, then in the registry.
 
-        A member in the registry receives the room's messages.
+        A member in the registry receives the room's messages. With ``keeps``, the session of the connection gets the
+        room; ``by_client`` says that the client entered it by itself.
 
         Raises:
             InvalidNameError: ``room`` is not a valid name.
@@ -43,6 +52,34 @@ class Rooms:
             task.add_done_callback(lambda done: self._joined(connection, room, done))
         if task is not None:  # concurrent joins of one connection have the same result
             await asyncio.shield(task)
+        if keeps and registration_of(connection).session is not None and room in connection.rooms:
+            await self._keeping.note(connection, room, by_client=by_client)
+
+    async def restore(
+        self, connection: Connection, may_enter: Callable[[Connection, str], Awaitable[bool]]
+    ) -> list[str]:
+        """Join the rooms that the session of a connection has kept; return those that it is in then.
+
+        ``may_enter`` is asked for those that the client entered by itself. A room that the application has revoked
+        while this runs is left again.
+
+        Raises:
+            BackendUnavailableError: Redis did not answer, and ``on_backend_loss`` is "refuse".
+        """
+        session = registration_of(connection).session
+        kept = {} if session is None else dict(session.rooms)
+        for room, by_client in kept.items():
+            if by_client and not await may_enter(connection, room):
+                await self._keeping.forget(connection, room)
+            else:
+                await self.join(connection, room, keeps=False)
+        for room in await self._keeping.revoked(connection):
+            await self.leave(connection, room)
+        return [room for room in kept if room in connection.rooms]
+
+    async def give_back(self, connection: Connection) -> None:
+        """See ``Keeping.give_back``."""
+        await self._keeping.give_back(connection)
 
     def _joined(self, connection: Connection, room: str, task: "asyncio.Task[None]") -> None:
         if self._joining.get((connection, room)) is task:
@@ -84,6 +121,8 @@ class Rooms:
         if connection.ended is None and self._state.shards.leave(connection, check_room(room)):
             self.left(room)
             await self._unlist(connection, room)
+            if registration_of(connection).session is not None:
+                await self._keeping.forget(connection, room)
 
     def left(self, room: str) -> None:
         """Unsubscribe from a room without local members."""

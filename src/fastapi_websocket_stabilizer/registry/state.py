@@ -98,6 +98,7 @@ class NodeState:
         self.is_distributed: bool = is_distributed
         self.degrades: bool = self.is_distributed and config.on_backend_loss == "degrade"
         self.is_away: bool = False  # Redis did not answer the last beat
+        self.session_ttl_ms: int = 120_000
         self.backend: Backend = open_backend(self)
         self.sequences: SequenceTracker = SequenceTracker(is_ordered=self.backend.is_ordered)
 

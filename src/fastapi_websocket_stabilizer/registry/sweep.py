@@ -74,7 +74,9 @@ class Sweeper:
                 return swept
 
     async def _undo(self, line: IndexEntry) -> None:
-        removed = await remove(self._backend, line)
+        removed = await remove(self._state, line)
+        if line.sid:
+            return
         if removed.joined:  # the node died before the confirmation, and perhaps before the report
             await self._reports.report(joined(line))
         if removed.left:

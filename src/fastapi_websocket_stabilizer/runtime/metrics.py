@@ -108,6 +108,10 @@ class Counters:
     )
     nodes_swept: int = counter("Dead nodes whose entries this node removed.")
     entries_swept: int = counter("Entries of dead nodes that this node removed.")
+    sessions_dropped: int = counter(
+        "Sessions of clients that had more than 32; the oldest were removed before they expired."
+    )
+    session_rooms_dropped: int = counter("Rooms not kept in a session, because it has 64 KiB of them.")
     tokens_issued: int = counter("Reconnect tokens issued.")
     tokens_redeemed: int = counter("Reconnect tokens redeemed.")
     redemptions_forgotten: int = counter(

@@ -15,6 +15,7 @@ from ..backends.ports import (
     NodeStore,
     PresenceStore,
     RoomStore,
+    SessionStore,
     TokenStore,
     Watcher,
 )
@@ -46,10 +47,20 @@ class SharedHub(MemoryHub):
 
     def empty(self) -> None:
         """Lose the content, as after FLUSHALL."""
-        held = self.clients, self.rooms, self.unreported, self.index, self.leases, self.fences, self.infos
+        held = (
+            self.clients,
+            self.sids,
+            self.rooms,
+            self.unreported,
+            self.index,
+            self.leases,
+            self.fences,
+            self.infos,
+        )
         for table in (*held, self.tokens):
             table.clear()
         self.logged.empty()
+        self.sessions.clear()
         self.secret = b""
         self.lives += 1
 
@@ -71,6 +82,7 @@ class MemoryLink:
         self.tokens: TokenStore = self._port(self._backend)
         self.nodes: NodeStore = self._port(self._backend)
         self.logs: LogStore = cast(LogStore, _Logs(self, self._backend.logs))
+        self.sessions: SessionStore = self._port(self._backend.sessions)
         self.queued_bytes: int = 0
 
     def _port(self, target: object) -> Any:

@@ -56,9 +56,9 @@ class Outgoing:
             self._sender, *self._sequencer.next(INBOX), Kind.REPLY, form=Form.JSON, body=body, ask=ask
         )
 
-    def evict(self, connection_id: ConnectionId) -> Envelope:
-        """Return the order to close a connection that newer ones outrank."""
-        return Envelope(self._sender, *self._sequencer.next(INBOX), Kind.EVICT, (connection_id,))
+    def evict(self, connection_id: ConnectionId, by: str = "") -> Envelope:
+        """Return the order to close a connection that newer ones outrank; ``by`` is the session of the newest."""
+        return Envelope(self._sender, *self._sequencer.next(INBOX), Kind.EVICT, (connection_id,), body=by)
 
     def lost(self, targets: Sequence[str], code: str) -> Envelope:
         """Return the notice that entries of a log are lost. The backend adds up to which, if it publishes it."""

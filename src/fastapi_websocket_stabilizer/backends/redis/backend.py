@@ -12,6 +12,7 @@ from .pipeline import no_earlier_sends
 from .ports import Listener
 from .probes import Canaries, Epochs
 from .reading import Reader
+from .sessions import RedisSessions
 from .stores import RedisNodes, RedisPresence, RedisRooms, RedisTokens
 from .topology import topology_at
 from .urls import parse
@@ -60,7 +61,7 @@ class RedisBackend:
         self.nodes: RedisNodes = RedisNodes(
             keys, self._pipeline, self._leases, reader, self._signer.clock if self._signer else None
         )
-
+        self.sessions: RedisSessions = RedisSessions(keys, self._pipeline, reader, counters)
         self.logs: RedisLogs = RedisLogs(
             keys,
             self._pipeline,

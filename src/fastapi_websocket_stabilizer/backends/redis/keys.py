@@ -68,6 +68,10 @@ class Keys:
     def client(self, client_id: str) -> str:
         return f"{self._ns}:{{{partition(client_id)}}}:client:{client_id}"
 
+    def sessions(self, client_id: str) -> str:
+        """Hash of a client's sessions, and of their rooms."""
+        return f"{self._ns}:{{{partition(client_id)}}}:sessions:{client_id}"
+
     def room(self, room: str) -> str:
         """Hash of members, and the channel of the room's messages."""
         return f"{self._ns}:{{{partition(room)}}}:room:{room}"

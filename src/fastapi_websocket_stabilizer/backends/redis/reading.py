@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from ...exceptions import WireError
-from ...names import ConnectionId, NodeId, check_client_id, node_of, visit_of
+from ...names import ConnectionId, NodeId, check_client_id, check_room, node_of, visit_of
 from ...runtime.metrics import Counters
-from ..ports import Entry, IndexEntry
+from ..ports import Entry, IndexEntry, KeptRoom
 from .connection import WrongTypeError
 
 T = TypeVar("T")
@@ -104,6 +104,12 @@ def line(owner: NodeId, field: bytes, value: bytes) -> IndexEntry:
         return IndexEntry(connection_id, check_client_id(value.decode()), None)
     stay, _, client_id = value.partition(b" ")
     return IndexEntry(connection_id, check_client_id(client_id.decode()), room.decode(), int(stay))
+
+
+def kept_room(room: bytes, value: bytes) -> tuple[str, KeptRoom]:
+    """Return a room of a session. Raises as ``node``."""
+    since, _, by_client = value.partition(b" ")
+    return check_room(room.decode()), KeptRoom(int(since), by_client == b"1")
 
 
 def entry_id(data: bytes) -> int:

@@ -54,21 +54,17 @@ class RedisPresence:
         self._keys, self._pipeline, self._reader = keys, pipeline, reader
 
     async def claim(self, claim: Claim) -> Claimed:
-        return await self._enter(
-            claim,
-            scripts.CLIENT_CLAIM,
-            claim.connection_id,
-            claim.top,
-            claim.stamp,
-            claim.replaces,
-            claim.entry,
-            claim.visit,
-        )
+        name, top = claim.connection_id, claim.top
+        arguments = name, top, claim.stamp, claim.replaces, claim.entry, claim.visit
+        if not claim.sid:
+            return await self._enter(claim, scripts.CLIENT_CLAIM, *arguments)
+        return await self._enter(claim, scripts.SESSION_CLAIM, *arguments, claim.sid, claim.former)
 
     async def claim_if_free(self, claim: Claim, dead: Sequence[ConnectionId] = ()) -> Claimed:
-        return await self._enter(
-            claim, scripts.CLIENT_CLAIM_IF_FREE, claim.connection_id, claim.top, claim.entry, *dead
-        )
+        arguments = claim.connection_id, claim.top, claim.entry
+        if not claim.sid:
+            return await self._enter(claim, scripts.CLIENT_CLAIM_IF_FREE, *arguments, *dead)
+        return await self._enter(claim, scripts.SESSION_CLAIM_IF_FREE, *arguments, claim.former, *dead)
 
     async def release(self, client_id: str, connection_id: ConnectionId) -> Removed:
         keys = [self._keys.client(client_id), self._keys.unreported(client_id)]
@@ -105,9 +101,11 @@ class RedisPresence:
         keys = [self._keys.client(claim.client_id), self._keys.unreported(claim.client_id)]
         reply: list[bytes] = await self._pipeline.call(script, keys, *arguments, idempotent=True)
         await line.is_written()
-        stamp, joined, visit, *others = reply
-        connections = tuple(ConnectionId(other.decode()) for other in others)
-        return Claimed(int(stamp), bool(int(joined)), connections, visit.decode())
+        stamp, joined, visit, *rest = reply
+        superseded = int(rest.pop(0)) if claim.sid else 0
+        others = [ConnectionId(other.decode()) for other in rest]
+        former, outranked = tuple(others[:superseded]), tuple(others[superseded:])
+        return Claimed(int(stamp), bool(int(joined)), outranked, visit.decode(), former)
 
 
 class RedisRooms:

@@ -9,7 +9,7 @@ from typing import Any
 from ....wire.envelopes import MAX_ENVELOPE_BYTES
 from ..cluster.slots import SLOTS
 from ..connection import OLDEST_VERSION, server_mode
-from .rights import LOGS
+from .rights import KEPT
 
 LEAST_BUFFER_BYTES = 2 * MAX_ENVELOPE_BYTES
 """Minimum output buffer of a subscriber in bytes. The largest envelope must fit behind others."""
@@ -197,8 +197,8 @@ def _clients(facts: Facts) -> Finding:
 def _rights(facts: Facts) -> Finding:
     found = f"{len(facts.refused)} refused" if facts.refused else "all that we need"
     advice = f"ACL SETUSER <user> {facts.rule} (refused now: {', '.join(facts.refused)})"
-    if set(facts.refused) <= {*LOGS}:
-        advice = f"before messages are stored: {advice}"
+    if set(facts.refused) <= {*KEPT}:
+        advice = f"before messages are stored, or clients use stabilizer.v1: {advice}"
         return _finding("rights", facts.server, found, facts.refused, advice, Level.NOTE)
     return _finding("rights", facts.server, found, facts.refused, advice)
 

@@ -219,7 +219,7 @@ def _keys(keys: Keys, node: NodeId) -> list[str]:
     """Return a key of each kind."""
     of_node = [keys.info(node), keys.connections(node), keys.memberships(node)]
     of_names = [keys.client(node), keys.room(node), keys.room_counts(node), keys.token(node, node)]
-    of_names.append(keys.unreported(node))
+    of_names += [keys.unreported(node), keys.sessions(node)]
     logs = LogName(LogKind.ROOM, node), LogName(LogKind.BOX, node), LogName(LogKind.ALL)
     of_logs = [
         key
@@ -256,6 +256,7 @@ def _trial(name: str, key: str) -> tuple[str | int, ...]:
         "lrange": (f"{key}:list", 0, 0),
         "ltrim": (f"{key}:list", 0, 0),
         "pexpire": (f"{key}:list", 1000),
+        "persist": (f"{key}:list",),
         "publish": (key, ""),
         "spublish": (key, ""),
         **dict.fromkeys(("get", "getdel", "unlink"), (key,)),

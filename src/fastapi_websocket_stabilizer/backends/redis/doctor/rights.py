@@ -8,8 +8,8 @@ KEYS = (
     *("hset", "hget", "hdel", "hlen", "hgetall", "hscan", "hincrby"),
     *("zadd", "zrem", "zscore", "zrangebyscore"),
 )
-LOGS = "rpush", "lrange", "ltrim", "pexpire"
-"""Needed once a registry stores messages."""
+KEPT = "rpush", "lrange", "ltrim", "pexpire", "persist"
+"""Needed once a registry stores messages, or keeps sessions of ``stabilizer.v1`` (the last two)."""
 CHANNELS = "publish", "subscribe", "unsubscribe"
 DATABASE = ("select",)
 """Needed for a database other than 0."""
@@ -20,7 +20,7 @@ SHARDED = "spublish", "ssubscribe", "sunsubscribe"
 
 def commands(kind: str = "server", *, is_sharded: bool = False, database: int = 0) -> list[str]:
     """Return the names of the commands that a kind of location needs; ``is_sharded`` from Redis 7 on."""
-    found = [*CONNECTION, *SCRIPTS, *KEYS, *LOGS, *CHANNELS]
+    found = [*CONNECTION, *SCRIPTS, *KEYS, *KEPT, *CHANNELS]
     if database:
         found += DATABASE
     if kind == "sentinel":

@@ -32,7 +32,7 @@ def used() -> set[str]:
 
 
 def stores() -> str:
-    return (FOLDER / "stores.py").read_text() + (FOLDER / "logs.py").read_text()
+    return "".join((FOLDER / f"{name}.py").read_text() for name in ("stores", "logs", "sessions"))
 
 
 def bus() -> str:

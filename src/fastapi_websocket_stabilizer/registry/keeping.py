@@ -1,0 +1,154 @@
+"""Keeps the sessions of this node's connections in the store, where they outlive connection and node."""
+
+import asyncio
+
+from ..backends.ports import KeptSession, SessionName
+from ..exceptions import LOSSES
+from ..local.connection import Connection
+from .registration import Succession, registration_of
+from .state import NodeState
+
+
+class Keeping:
+    """Writes what happens in a session when it happens.
+
+    A session that has nothing to keep costs no command. While Redis is away, changes stay on this node, and a later
+    beat writes them.
+    """
+
+    def __init__(self, state: NodeState) -> None:
+        self._state, self._store = state, state.backend.sessions
+        self._marking: set[Connection] = set()
+        # Sessions with changes that Redis did not accept. Each beat writes them again.
+        self._unwritten: set[Connection] = set()
+
+    async def take(self, connection: Connection) -> KeptSession | None:
+        """Take over the session that a new connection continues; None if there is none.
+
+        Raises:
+            BackendUnavailableError: Redis did not answer.
+        """
+        session = registration_of(connection).session
+        if session is None or not session.former:
+            return None
+        self._state.check_reachable()
+        name = self._name(connection, session)
+        kept = await self._store.take(session.former, name, self._state.session_ttl_ms)
+        if kept is not None and (kept.rooms or kept.mark):
+            session.rooms = {room: found.by_client for room, found in kept.rooms.items()}
+            session.mark = kept.mark
+            await self._begin(connection, session)
+        return kept
+
+    async def revoked(self, connection: Connection) -> list[str]:
+        """Return the rooms of a session that were removed from it elsewhere, and forget them.
+
+        Raises:
+            BackendUnavailableError: Redis did not answer.
+        """
+        session = registration_of(connection).session
+        if session is None or not session.is_kept:
+            return []
+        rooms = tuple(session.rooms)
+        name = self._name(connection, session)
+        kept = await self._store.take(session.sid, name, self._state.session_ttl_ms)
+        gone = [room for room in rooms if kept is None or room not in kept.rooms]
+        for room in gone:
+            session.rooms.pop(room, None)
+        return gone
+
+    async def note(self, connection: Connection, room: str, *, by_client: bool) -> None:
+        """Keep a room that a connection has entered."""
+        session = registration_of(connection).session
+        if session is None or connection.ended is not None or room in session.rooms:
+            return
+        session.rooms[room] = by_client
+        try:
+            self._state.check_reachable()
+            await self._begin(connection, session)
+            await self._store.note(self._name(connection, session), room, by_client=by_client)
+        except LOSSES:
+            self._unwritten.add(connection)
+
+    async def forget(self, connection: Connection, room: str) -> None:
+        """Keep a room no longer, because the connection has left it."""
+        session = registration_of(connection).session
+        if session is None or session.rooms.pop(room, None) is None:
+            return
+        try:
+            self._state.check_reachable()
+            await self._store.forget(self._name(connection, session), room)
+        except LOSSES:
+            self._unwritten.add(connection)
+
+    async def give_back(self, connection: Connection) -> None:
+        """Give a session the former name again, the only one that the client knows: it has got no first frame.
+
+        Raises:
+            BackendUnavailableError: Redis did not answer.
+        """
+        session = registration_of(connection).session
+        if session is not None and session.is_kept and not session.has_begun and session.former:
+            former = SessionName(connection.client_id, session.former, connection.connection_id)
+            await self._store.take(session.sid, former, self._state.session_ttl_ms)
+
+    def mark(self, connection: Connection, number: int) -> None:
+        """Keep the number of a handled message. Numbers that come during the write of another one share a call."""
+        session = registration_of(connection).session
+        if session is None or number <= session.mark:
+            return
+        session.mark = number
+        if connection not in self._marking:
+            self._marking.add(connection)
+            task = self._state.tasks.spawn(self._mark(connection, session), "mark")
+            task.add_done_callback(lambda _: self._marking.discard(connection))
+
+    async def _mark(self, connection: Connection, session: Succession) -> None:
+        written = 0
+        try:
+            while written < session.mark and connection.ended is None:
+                written = session.mark
+                self._state.check_reachable()
+                await self._begin(connection, session)
+                await self._store.mark(self._name(connection, session), written)
+        except LOSSES:
+            self._unwritten.add(connection)
+
+    async def repeat(self) -> None:
+        """Write the pending changes again.
+
+        Raises:
+            BackendUnavailableError: Redis does not answer. The rest stays pending.
+        """
+        for connection in tuple(self._unwritten):
+            await self.again(connection)
+            self._unwritten.discard(connection)
+
+    async def again(self, connection: Connection) -> None:
+        """Write a session that Redis may have lost, or that is held under a former id of its connection.
+
+        Raises:
+            BackendUnavailableError: Redis did not answer.
+        """
+        session = registration_of(connection).session
+        if session is None or connection.ended is not None or not (session.is_kept or session.rooms):
+            return
+        session.is_kept = False
+        await self._begin(connection, session)
+        name = self._name(connection, session)
+        kept = await self._store.take(session.sid, name, self._state.session_ttl_ms)
+        left = [] if kept is None else [room for room in kept.rooms if room not in session.rooms]
+        await asyncio.gather(
+            *(self._store.forget(name, room) for room in left),
+            *(self._store.note(name, room, by_client=by) for room, by in session.rooms.items()),
+            self._store.mark(name, session.mark),
+        )
+
+    async def _begin(self, connection: Connection, session: Succession) -> None:
+        if not session.is_kept:
+            session.is_kept = True  # from now on the release of the connection releases the session
+            await self._store.begin(self._name(connection, session))
+
+    @staticmethod
+    def _name(connection: Connection, session: Succession) -> SessionName:
+        return SessionName(connection.client_id, session.sid, connection.connection_id)

@@ -1,0 +1,49 @@
+"""Connections with sessions on managers that share a hub in memory."""
+
+from dataclasses import dataclass
+
+from fastapi_websocket_stabilizer import Connection
+from fastapi_websocket_stabilizer.registry.registration import Succession
+from fastapi_websocket_stabilizer.testing import FakeWebSocket, MemoryCluster, MemoryManager
+
+
+@dataclass
+class Client:
+    """One socket of a client, and the connection that serves it."""
+
+    manager: MemoryManager
+    socket: FakeWebSocket
+    connection: Connection
+
+    async def begin(self) -> None:
+        """Get the first frame."""
+        await self.manager.registry.claims.succeed(self.connection)
+
+    async def restore(self) -> list[str]:
+        """Take over the former session and join its rooms, none of which the client may enter by itself."""
+        await self.manager.registry.keeping.take(self.connection)
+
+        async def never(connection: Connection, room: str) -> bool:
+            return False
+
+        return await self.manager.registry.rooms.restore(self.connection, never)
+
+
+async def connect(
+    manager: MemoryManager, sid: str, former: str = "", client_id: str = "ann", *, begins: bool = True
+) -> Client:
+    """Connect a client of ``stabilizer.v1``."""
+    socket = FakeWebSocket()
+    connection = await manager.registry.connections.connect(
+        client_id, socket, None, None, Succession(sid, former)
+    )
+    client = Client(manager, socket, connection)
+    if begins:
+        await client.begin()
+    return client
+
+
+async def kept_rooms(cluster: MemoryCluster, sid: str, client_id: str = "ann") -> set[str] | None:
+    """Return the rooms that the store keeps for a session; None if it has none."""
+    held = cluster.managers[0].link.hub.sessions.get(client_id, {}).get(sid)
+    return None if held is None else set(held.rooms)

@@ -1,0 +1,210 @@
+"""What is kept of a session, and what the next connection gets of it."""
+
+import pytest
+
+from fastapi_websocket_stabilizer import Connection, ConnectionNotFoundError, WebSocketConfig
+from fastapi_websocket_stabilizer.testing import MemoryCluster
+from tests.unit.registry.sessions import connect, kept_rooms
+
+QUIET = WebSocketConfig(log_level="CRITICAL")
+
+
+async def test_rooms_come_back_after_a_reconnect_on_another_node() -> None:
+    async with MemoryCluster(2, QUIET) as cluster:
+        first, second = cluster.managers
+        old = await connect(first, "s1")
+        await old.connection.join("lobby")
+        await second.join("ann", "chat")
+        new = await connect(second, "s2", "s1")
+        assert sorted(await new.restore()) == ["chat", "lobby"]
+        assert new.connection.rooms == {"chat", "lobby"}
+        assert len(await first.room_members("lobby")) == 1
+
+
+@pytest.mark.parametrize("kills", [False, True])
+async def test_rooms_survive_the_connection_and_the_node(kills: bool) -> None:
+    async with MemoryCluster(2, QUIET) as cluster:
+        first, second = cluster.managers
+        old = await connect(first, "s1")
+        await old.connection.join("lobby")
+        if kills:
+            await cluster.kill(first)
+        else:
+            await old.connection.close()
+        await cluster.beat()
+        held = second.link.hub.sessions["ann"]["s1"]
+        assert held.ends_us is not None
+        new = await connect(second, "s2", "s1")
+        assert await new.restore() == ["lobby"]
+        assert held.ends_us is None
+
+
+async def test_session_without_content_costs_no_command() -> None:
+    async with MemoryCluster(1, QUIET) as cluster:
+        (manager,) = cluster.managers
+        client = await connect(manager, "s1")
+        await manager.registry.rooms.join(client.connection, "of the identity", keeps=False)
+        await client.connection.close()
+        await cluster.quiet()
+        assert manager.link.hub.sessions == {}
+
+
+async def test_room_that_was_left_does_not_come_back() -> None:
+    async with MemoryCluster(2, QUIET) as cluster:
+        first, second = cluster.managers
+        old = await connect(first, "s1")
+        for room in ("lobby", "chat", "vip"):
+            await old.connection.join(room)
+        await old.connection.leave("lobby")
+        await second.leave("ann", "vip")
+        new = await connect(second, "s2", "s1")
+        assert await new.restore() == ["chat"]
+
+
+async def test_room_that_was_revoked_while_the_client_was_away_does_not_come_back() -> None:
+    async with MemoryCluster(2, QUIET) as cluster:
+        first, second = cluster.managers
+        old = await connect(first, "s1")
+        for room in ("lobby", "vip"):
+            await old.connection.join(room)
+        await old.connection.close()
+        await second.leave("ann", "vip")
+        with pytest.raises(ConnectionNotFoundError):
+            await second.leave("ann", "vip")
+        new = await connect(first, "s2", "s1")
+        assert await new.restore() == ["lobby"]
+
+
+async def test_room_that_is_revoked_between_takeover_and_join_is_left_again() -> None:
+    async with MemoryCluster(2, QUIET) as cluster:
+        first, second = cluster.managers
+        old = await connect(first, "s1")
+        await old.connection.join("vip")
+        await old.connection.close()
+        new = await connect(first, "s2", "s1")
+        await first.registry.keeping.take(new.connection)
+        await second.leave("ann", "vip")
+        assert await new.restore() == []
+        assert new.connection.rooms == set()
+        assert await kept_rooms(cluster, "s2") == set()
+
+
+async def test_client_that_was_disconnected_while_it_was_away_has_nothing_left() -> None:
+    async with MemoryCluster(2, QUIET) as cluster:
+        first, second = cluster.managers
+        old = await connect(first, "s1")
+        await old.connection.join("lobby")
+        await old.connection.close()
+        await second.disconnect("ann")
+        new = await connect(first, "s2", "s1")
+        assert await new.restore() == []
+        assert second.link.hub.sessions == {}
+
+
+async def test_application_is_asked_for_rooms_that_the_client_entered_by_itself() -> None:
+    async with MemoryCluster(1, QUIET) as cluster:
+        (manager,) = cluster.managers
+        old = await connect(manager, "s1")
+        for room in ("open", "closed"):
+            await manager.registry.rooms.join(old.connection, room, by_client=True)
+        await old.connection.join("given")
+        new = await connect(manager, "s2", "s1")
+        await manager.registry.keeping.take(new.connection)
+        asked: list[str] = []
+
+        async def may_enter(connection: Connection, room: str) -> bool:
+            assert connection is new.connection
+            asked.append(room)
+            return room == "open"
+
+        rooms = await manager.registry.rooms.restore(new.connection, may_enter)
+        assert (sorted(asked), sorted(rooms)) == (["closed", "open"], ["given", "open"])
+        assert await kept_rooms(cluster, "s2") == {"given", "open"}
+
+
+async def test_second_connection_with_the_same_session_gets_nothing() -> None:
+    config = WebSocketConfig(log_level="CRITICAL", max_connections_per_client=3)
+    async with MemoryCluster(2, config) as cluster:
+        first, second = cluster.managers
+        old = await connect(first, "s1")
+        await old.connection.join("lobby")
+        next_one = await connect(first, "s2", "s1")
+        copy = await connect(second, "s3", "s1")
+        assert [await each.restore() for each in (next_one, copy)] == [["lobby"], []]
+        assert next_one.socket.is_open
+
+
+async def test_session_is_given_back_if_the_client_got_no_first_frame() -> None:
+    async with MemoryCluster(2, QUIET) as cluster:
+        first, second = cluster.managers
+        old = await connect(first, "s1")
+        await old.connection.join("lobby")
+        failed = await connect(second, "s2", "s1", begins=False)
+        await failed.restore()
+        await failed.connection.close()
+        await cluster.quiet()
+        again = await connect(second, "s3", "s1")
+        assert await again.restore() == ["lobby"]
+
+
+async def test_mark_of_handled_messages_is_kept() -> None:
+    async with MemoryCluster(1, QUIET) as cluster:
+        (manager,) = cluster.managers
+        old = await connect(manager, "s1")
+        for number in (1, 2, 17, 16):
+            manager.registry.keeping.mark(old.connection, number)
+        await cluster.quiet()
+        new = await connect(manager, "s2", "s1")
+        kept = await manager.registry.keeping.take(new.connection)
+        assert kept is not None
+        assert kept.mark == 17
+
+
+async def test_session_is_held_under_the_new_id_after_a_lapse() -> None:
+    async with MemoryCluster(2, QUIET) as cluster:
+        first, second = cluster.managers
+        old = await connect(first, "s1")
+        await old.connection.join("lobby")
+        await cluster.lapse(first)
+        held = second.link.hub.sessions["ann"]["s1"]
+        assert (held.holder, held.ends_us) == (old.connection.connection_id, None)
+
+
+async def test_session_is_written_again_after_redis_lost_it() -> None:
+    async with MemoryCluster(2, QUIET) as cluster:
+        first, second = cluster.managers
+        old = await connect(first, "s1")
+        await old.connection.join("lobby")
+        first.registry.keeping.mark(old.connection, 5)
+        await cluster.flush()
+        new = await connect(second, "s2", "s1")
+        kept = await second.registry.keeping.take(new.connection)
+        assert kept is not None
+        assert (set(kept.rooms), kept.mark) == ({"lobby"}, 5)
+
+
+async def test_changes_while_redis_was_away_are_written_later() -> None:
+    async with MemoryCluster(2, QUIET) as cluster:
+        first, second = cluster.managers
+        old = await connect(first, "s1")
+        for room in ("before", "left"):
+            await old.connection.join(room)
+        cluster.cut(first)
+        await first.beat()
+        await old.connection.join("during")
+        await old.connection.leave("left")
+        await cluster.mend(first)
+        assert await kept_rooms(cluster, "s1") == {"before", "during"}
+        assert second.link.hub.sessions["ann"]["s1"].ends_us is None
+
+
+async def test_nothing_is_left_of_sessions_after_their_time() -> None:
+    async with MemoryCluster(1, QUIET) as cluster:
+        (manager,) = cluster.managers
+        manager.registry.state.session_ttl_ms = 0
+        old = await connect(manager, "s1")
+        await old.connection.join("lobby")
+        await old.connection.close()
+        await cluster.quiet()
+        assert manager.link.hub.sessions == {}
+        assert manager.link.hub.index == {}

@@ -30,6 +30,7 @@ INTEGRATION_LANES = 3
 OWN_LANES = ("test_drain_processes", "test_demo_page", "test_demo")
 """Files of tests/integration with a lane of their own, where coverage of child processes is measured, too."""
 SLOW_FILES_S = {
+    "test_sessions": 125,
     "test_topologies": 115,
     "test_servers_smoke": 62,
     "test_cluster_changes": 50,

@@ -42,6 +42,7 @@ from .models import (
 )
 from .runtime.logs import StructuredLogger, configure_logging, get_logger
 from .runtime.metrics import Statistics
+from .web.handshake import offered_token
 
 __all__ = [
     # The manager and its settings
@@ -52,6 +53,8 @@ __all__ = [
     # Sending from a process that serves no sockets
     "Publisher",
     "SyncPublisher",
+    # Credentials of clients of stabilizer.v1
+    "offered_token",
     # Values
     "Connection",
     "Identity",

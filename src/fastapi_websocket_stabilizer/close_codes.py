@@ -142,3 +142,8 @@ def check(code: int) -> int:
     if is_allowed(code):
         return code
     raise ConfigurationError(f"code must be {ALLOWED}, got {code}")
+
+
+def fitting(reason: str) -> str:
+    """Return the part of a reason that fits into a close frame."""
+    return (reason or "").encode(errors="replace")[:MAX_REASON_BYTES].decode(errors="ignore")

@@ -240,6 +240,8 @@ class WebSocketConfig:
     """Bearer token of ``POST /drain``, at least 16 characters. With None, the route returns 403."""
     keep_handshake: bool = False
     """Whether parked sockets keep their opening request in ``connection.handshake``: 1 to 3 KiB each."""
+    client_protocol: bool = True
+    """Whether clients that offer the subprotocol ``stabilizer.v1`` get it, on the routes that support it."""
     uvicorn_protocol: bool = True
     """Whether ``manager.lifespan`` installs ``fastapi_websocket_stabilizer.uvicorn`` if the server is uvicorn."""
 

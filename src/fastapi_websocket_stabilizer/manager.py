@@ -20,6 +20,7 @@ from .registry.state import NodeState
 from .registry.statistics import snapshot
 from .runtime.logs import manager_logger
 from .runtime.metrics import Statistics
+from .sessions.sessions import Sessions
 from .uvicorn.redaction import tokens_redacted
 from .web import handlers, routes, serving
 from .web.health import health_router
@@ -43,6 +44,7 @@ class WebSocketConnectionManager(HookDecorators):
         self._log = manager_logger(self.config.log_level)
         self._registry: Registry = self._make_registry()
         self._state: NodeState = self._registry.state
+        self._sessions = Sessions(self._registry)
         self._while_started = ExitStack()
         super().__init__(self._state.hooks)
 
@@ -129,7 +131,8 @@ class WebSocketConnectionManager(HookDecorators):
             BackendUnavailableError: Redis is unavailable, and ``on_backend_loss`` is "refuse". The socket was closed
                 with 1013.
         """
-        return await serving.register(self._registry, websocket, client_id, metadata, state)
+        identity = Identity(client_id, metadata or {}, state=state)
+        return await serving.register(self._registry, websocket, identity)
 
     async def check_open(self) -> None:
         """Reject a handshake that this replica would reject for any client. A FastAPI dependency.
@@ -168,7 +171,7 @@ class WebSocketConnectionManager(HookDecorators):
             WebSocketStabilizerError: Rejected after accept, as by ``connect``; the socket was closed.
         """
         identity = Identity(client_id, metadata or {}, as_list(rooms), subprotocol, state)
-        async with routes.connected(self._registry, websocket, identity) as connection:
+        async with routes.connected(self._sessions, websocket, identity) as connection:
             yield connection
 
     async def serve(
@@ -194,7 +197,7 @@ class WebSocketConnectionManager(HookDecorators):
         """
         identity = Identity(client_id, metadata or {}, as_list(rooms), subprotocol, state)
         receiver = routes.receiver_of(self._registry, on_message)
-        await routes.serve(self._registry, websocket, identity, receiver, park=park)
+        await routes.serve(self._sessions, websocket, identity, receiver, park=park)
 
     def websocket(
         self, app: FastAPI | APIRouter, path: str, *, on_message: OnMessage | None = None
@@ -208,7 +211,7 @@ class WebSocketConnectionManager(HookDecorators):
             ConfigurationError: ``on_message`` has other parameters, or an annotation that cannot be used. At a
                 handshake: no ``Identity`` was returned.
         """
-        return routes.add_websocket_route(self._registry, app, path, on_message, self.check_open)
+        return routes.add_websocket_route(self._sessions, app, path, on_message, self.check_open)
 
     async def disconnect(
         self,

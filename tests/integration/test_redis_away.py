@@ -23,7 +23,7 @@ from fastapi_websocket_stabilizer import (
     WebSocketConnectionManager,
 )
 from fastapi_websocket_stabilizer.backends.redis.connection import ConnectionFactory
-from fastapi_websocket_stabilizer.registry.connections import UNREACHABLE
+from fastapi_websocket_stabilizer.registry.refusals import UNREACHABLE
 from tests.integration.cluster import (
     PROJECT,
     REPLACED,

@@ -130,7 +130,8 @@ PURE = (
     "registry/feed", "registry/ring", "registry/opening", "registry/schemas",
     "wire/frames", "wire/messages", "wire/envelopes", "wire/unpacking", "wire/signatures", "wire/sequences",
     "wire/channels", "wire/outgoing",
-    "wire/foreign_json", "wire/cursors", "wire/client_protocol", "wire/client_input", "wire/client_frames",
+    "wire/foreign_json", "wire/own_json", "wire/cursors", "wire/client_protocol", "wire/client_input",
+    "wire/client_frames",
 )  # fmt: skip
 
 

@@ -43,6 +43,7 @@ NEW: dict[str, tuple[Any, Any]] = {  # default, and another value
     "drain_on_sigterm": (True, False),
     "drain_secret": (None, "0123456789abcdef"),
     "keep_handshake": (False, True),
+    "client_protocol": (True, False),
     "uvicorn_protocol": (True, False),
 }
 
@@ -86,6 +87,7 @@ INVALID: list[tuple[str, Any]] = [
     ("drain_secret", "short"),
     ("keep_handshake", "perhaps"),
     ("uvicorn_protocol", "perhaps"),
+    ("client_protocol", "perhaps"),
     ("lease_ttl_s", 0),
     ("renew_interval_s", float("nan")),
 ]

@@ -10,7 +10,7 @@ import pytest
 
 from fastapi_websocket_stabilizer.models import Metadata
 from fastapi_websocket_stabilizer.testing import MemoryCluster
-from fastapi_websocket_stabilizer.wire.messages import encode_json
+from fastapi_websocket_stabilizer.wire.own_json import encode_json
 
 CHANGES: list[Callable[[Any], object]] = [
     lambda metadata: metadata.__setitem__("status", "busy"),

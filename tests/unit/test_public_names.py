@@ -5,7 +5,7 @@ from fastapi_websocket_stabilizer import testing
 
 PUBLIC = [
     "WebSocketConnectionManager", "WebSocketConfig", "CompressionMode", "MemoryEvictionPolicy",
-    "Publisher", "SyncPublisher",
+    "Publisher", "SyncPublisher", "offered_token",
     "Connection", "Identity", "BroadcastResult", "ShutdownReport", "PresenceEntry", "PresenceEvent",
     "BusGap", "RoomMember", "RoomPage", "NodeInfo", "Statistics",
     "WebSocketStabilizerError", "ConnectionNotFoundError", "InvalidNameError", "InvalidCursorError",

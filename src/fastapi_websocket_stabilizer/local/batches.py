@@ -57,6 +57,7 @@ class Broadcast:
         rooms: Rooms whose members are the targets, each socket once. Empty: all sockets.
         exclude: Excluded clients.
         spared: Excluded connections.
+        outside: Rooms whose members are no targets, because an earlier part of the same message is for them.
         done: Called with the outcome after the last socket was written to.
     """
 
@@ -66,10 +67,15 @@ class Broadcast:
     done: Callable[[Outcome], None] | None = None
     spared: frozenset[Connection] = frozenset()
     outcome: Outcome = field(default_factory=Outcome)
+    outside: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
         return self.message.size
+
+    def has_targets_of(self, other: "Broadcast") -> bool:
+        """Whether both are for the same sockets, apart from exclusions."""
+        return self.rooms == other.rooms and self.outside == other.outside
 
     def excludes(self, connection: Connection) -> bool:
         return connection.client_id in self.exclude or connection in self.spared
@@ -165,8 +171,10 @@ class Group:
 
     def is_for(self, connection: Connection) -> bool:
         """Whether a connection is still a target after the event loop has run other work."""
-        rooms = self.broadcasts[0].rooms
-        return connection.writer.ended is None and (not rooms or not connection.rooms.isdisjoint(rooms))
+        rooms, outside = self.broadcasts[0].rooms, self.broadcasts[0].outside
+        if connection.writer.ended is not None or (rooms and connection.rooms.isdisjoint(rooms)):
+            return False
+        return not outside or connection.rooms.isdisjoint(outside)
 
     def write(self, targets: Iterable[Connection], outgoing: "FramesBySocket | None" = None) -> None:
         """Write to each target: one write on the fast path, otherwise message by message.
@@ -229,7 +237,8 @@ class Group:
             return
         connection.used_at_s = now_s
         try:
-            data = b"".join([broadcast.message.frame(native.window_bits) for broadcast in broadcasts])
+            window_bits = connection.writer.window_bits
+            data = b"".join([broadcast.message.frame(window_bits) for broadcast in broadcasts])
             if outgoing is None:
                 native.write_now(data)
             else:
@@ -255,7 +264,10 @@ def _targets(broadcast: Broadcast, shard: Shard) -> Iterable[Connection]:
     if not broadcast.rooms:
         return shard.connections.values()
     if len(broadcast.rooms) == 1:
-        return shard.rooms.get(broadcast.rooms[0], {}).values()
+        members = shard.rooms.get(broadcast.rooms[0], {}).values()
+        if broadcast.outside:
+            return [member for member in members if member.rooms.isdisjoint(broadcast.outside)]
+        return members
     union: Connections = {}
     for room in broadcast.rooms:
         union.update(shard.rooms.get(room, {}))

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Protocol, cast
 
@@ -13,6 +13,8 @@ from ..exceptions import ConnectionNotFoundError
 from ..models import Message
 from ..names import ConnectionId
 from ..runtime.loops import running_loop
+from ..wire.client_frames import Fault
+from ..wire.client_input import Message as ClientMessage
 from ..wire.messages import Encoded
 from .heartbeat import Heartbeat
 from .lifecycle import Ended, check_alive
@@ -66,6 +68,24 @@ class Owner(WriterOwner, Protocol):
         ...
 
 
+class Session(Protocol):
+    """The part of a connection that only sockets of ``stabilizer.v1`` have. See ``sessions.session``."""
+
+    def begin(self) -> bool: ...
+    def read(self, data: str | bytes) -> ClientMessage | None: ...
+    def handled(self, message: ClientMessage, fault: Fault | None = None) -> None: ...
+    def failed(self) -> None: ...
+    def joined(self, room: str) -> None: ...
+    def left(self, room: str) -> None: ...
+    def ask(self) -> None: ...
+    def look(self, now_s: float, round_s: float) -> None: ...
+    def go(self, in_ms: int) -> None: ...
+    def closing(self, code: int, reason: str) -> tuple[int, str]: ...
+
+
+OpenSession = Callable[["Connection"], Session]
+
+
 class Connection:
     """One socket of one client. ``manager.connect`` makes it; keep it as long as the socket lives.
 
@@ -80,12 +100,13 @@ class Connection:
         registration: Record of the owner, which nothing here reads.
         since: Time of the registration, UTC.
         writer: The writing half: phase, outbox, close.
+        session: The part of a socket of ``stabilizer.v1``; None for any other socket.
     """
 
     __slots__ = (
         "__weakref__", "_handshake", "_owner", "_transport", "_was_asked", "_was_closed", "_websocket",
         "client_id", "closed_with", "connection_id", "heartbeat", "loop", "metadata", "opened_at_s",
-        "registration", "rooms", "since", "state", "used_at_s", "user_data", "writer",
+        "registration", "rooms", "session", "since", "state", "used_at_s", "user_data", "writer",
     )  # fmt: skip
 
     def __init__(
@@ -97,6 +118,7 @@ class Connection:
         metadata: dict[str, Any],
         state: Any = None,
         registration: object = None,
+        open_session: OpenSession | None = None,
     ) -> None:
         self.loop: asyncio.AbstractEventLoop = running_loop()
         self.client_id: str = client_id
@@ -118,10 +140,12 @@ class Connection:
         self._handshake: HTTPConnection | None = None  # of a parked socket
         self._was_asked = False  # by a JSON ping
         self._was_closed = False  # by the application
-        self._transport: Transport = open_transport(websocket, owner.limits)
-        self.writer: SocketWriter = SocketWriter(self, owner, self._transport)
+        has_session = open_session is not None
+        self._transport: Transport = open_transport(websocket, owner.limits, has_session=has_session)
+        self.writer: SocketWriter = SocketWriter(self, owner, self._transport, has_session=has_session)
         self._transport.attach(self)
-        if is_accepted(websocket):
+        self.session: Session | None = None if open_session is None else open_session(self)
+        if self.session is None and is_accepted(websocket):
             self.writer.opened()
 
     def __repr__(self) -> str:
@@ -172,16 +196,18 @@ class Connection:
         await self._owner.leave_room(self, room)
 
     async def __aiter__(self) -> AsyncIterator[str | bytes]:
-        """Yield messages of the client until the socket is closed, without answers to JSON pings."""
-        while self.is_heard:
-            event = await self._websocket.receive()
-            if event["type"] == "websocket.disconnect":
-                return
-            message = event.get("text")
-            if message is None:
-                message = event.get("bytes") or b""
-            if not self.is_pong(message):
-                yield message
+        """Yield messages of the client until the socket is closed, without answers to JSON pings.
+
+        For a client of ``stabilizer.v1``, a message that is neither text nor bytes is yielded as JSON text. A
+        numbered message is confirmed when the next one is asked for.
+        """
+        while (data := await self.next_frame()) is not None:
+            if self.session is not None:
+                if (message := self.session.read(data)) is not None:
+                    yield message.plain
+                    self.session.handled(message)
+            elif not self.is_pong(data):
+                yield data
 
     @property
     def handshake(self) -> HTTPConnection | None:
@@ -193,6 +219,16 @@ class Connection:
         return self._handshake if self.is_parked else handshake_of(self._websocket)
 
     # Called by the node
+
+    async def next_frame(self) -> str | bytes | None:
+        """Return what the client sends next, or None if nothing more goes to the application."""
+        if not self.is_heard:
+            return None
+        event = await self._websocket.receive()
+        if event["type"] == "websocket.disconnect":
+            return None
+        text: str | None = event.get("text")
+        return event.get("bytes") or b"" if text is None else text
 
     @property
     def ended(self) -> Ended | None:
@@ -251,6 +287,8 @@ class Connection:
 
     async def finish(self, code: int, reason: str, patience_s: float = 0.0) -> bool:
         """Close the socket of a connection that has ended. See ``SocketWriter.finish``."""
+        if self.session is not None:
+            code, reason = self.session.closing(code, reason)
         return await self.writer.finish(code, reason, patience_s)
 
     async def wait_closed(self) -> None:

@@ -83,12 +83,14 @@ class FanOut:
         groups, size = [Group(first)], first.size
         while (
             self._queue
-            and size + (work := self._queue[0]).size <= BATCH_BYTES
-            and isinstance(work, Broadcast)
+            and isinstance(work := self._queue[0], Broadcast)
+            and (size + work.size <= BATCH_BYTES or work.outside)
         ):
+            # Parts of one message are in one batch, which reads the rooms of a socket once. Otherwise a socket that
+            # changes rooms between two parts could get the message twice, or not at all.
             self._queue.popleft()
             size += work.size
-            if work.rooms == groups[-1].broadcasts[0].rooms:
+            if work.has_targets_of(groups[-1].broadcasts[0]):
                 groups[-1].add(work)
             else:
                 groups.append(Group(work))

@@ -12,30 +12,34 @@ class Liveness(Enum):
 
 
 class Heartbeat:
-    """Pings a silent peer every interval. The peer is dead if nothing arrived for ``timeout_s`` after a ping."""
+    """Pings a silent peer every interval. The peer is dead if nothing arrived for ``timeout_s`` after a ping.
 
-    __slots__ = ("_active_at_s", "_asked_at_s")
+    Attributes:
+        active_at_s: Time of the last inbound frame or ping.
+    """
+
+    __slots__ = ("_asked_at_s", "active_at_s")
 
     def __init__(self, now_s: float) -> None:
-        self._active_at_s = now_s  # time of the last inbound frame or ping
+        self.active_at_s: float = now_s
         self._asked_at_s: float | None = None  # time of the first ping after the last inbound frame
 
     def heard(self, now_s: float) -> None:
         """Note an inbound frame."""
-        self._active_at_s = now_s
+        self.active_at_s = now_s
         self._asked_at_s = None
 
     def may_rest(self, now_s: float, interval_s: float) -> bool:
         """Whether ``poll`` would return WAIT for a reason that is cheap to check. It is the usual case."""
-        return self._asked_at_s is None and now_s - self._active_at_s < interval_s
+        return self._asked_at_s is None and now_s - self.active_at_s < interval_s
 
     def poll(self, now_s: float, interval_s: float, timeout_s: float) -> Liveness:
         """Check the peer. The caller sends a ping if the result is PING."""
         if self._asked_at_s is not None and now_s - self._asked_at_s >= timeout_s:
             return Liveness.DEAD
-        if now_s - self._active_at_s < interval_s:
+        if now_s - self.active_at_s < interval_s:
             return Liveness.WAIT
-        self._active_at_s = now_s
+        self.active_at_s = now_s
         if self._asked_at_s is None:
             self._asked_at_s = now_s
         return Liveness.PING

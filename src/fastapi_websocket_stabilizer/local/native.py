@@ -5,34 +5,40 @@ ASGI ``send``.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from starlette.types import Message as AsgiEvent
 from starlette.websockets import WebSocket
 
 from .. import close_codes
-from ..wire.messages import Encoded
+from ..wire.messages import WITH_ADDRESS, Encoded
 from .lifecycle import Limits
 from .transport import AsgiTransport, Events, MethodTransport, NativeSocket, Observer, Transport
 
 EXTENSION = "fastapi_websocket_stabilizer"
 """Key of the native socket in ``scope["extensions"]``."""
+JOINED_BYTES = 64 * 1024
+"""Bytes that one write of a replay may have before its last message."""
 
 
 class NativeTransport(AsgiTransport):
     """A Starlette WebSocket on a native socket. The application's own ``send`` is still observed."""
 
-    __slots__ = ("_is_parked", "_native")
+    __slots__ = ("_is_parked", "_native", "_window_bits")
 
     def __init__(
         self,
         websocket: WebSocket,
         native: NativeSocket,
         limits: Callable[[], Limits],
+        *,
+        has_session: bool,
     ) -> None:
-        super().__init__(websocket, limits)
+        super().__init__(websocket, limits, has_session=has_session)
         self._native, self._is_parked = native, False
+        self._window_bits = native.window_bits + (WITH_ADDRESS if has_session else 0)
 
     def attach(self, observer: Observer) -> None:
         super().attach(observer)
@@ -46,12 +52,20 @@ class NativeTransport(AsgiTransport):
         return None if self._has_own_methods else self._native
 
     def send(self, message: Encoded) -> Coroutine[Any, Any, None]:
-        return super().send(message) if self._has_own_methods else self._send_frame(message)
+        return super().send(message) if self._has_own_methods else self._send_frames([message])
 
-    async def _send_frame(self, message: Encoded) -> None:
+    def send_some(self, messages: deque[Encoded]) -> Coroutine[Any, Any, None]:
+        if self._has_own_methods:
+            return super().send_some(messages)
+        some, size = [messages.popleft()], 0
+        while messages and (size := size + some[-1].size) < JOINED_BYTES:
+            some.append(messages.popleft())
+        return self._send_frames(some)
+
+    async def _send_frames(self, messages: Sequence[Encoded]) -> None:
         if self._closed or not self._native.is_open:
             await self._refuse()
-        self._native.write_now(message.frame(self._native.window_bits))
+        self._native.write_now(b"".join([message.frame(self._window_bits) for message in messages]))
 
     async def drained(self) -> None:
         """Wait until the write buffer is no longer over its high-water mark.
@@ -112,9 +126,14 @@ def find_native(websocket: WebSocket) -> NativeSocket | None:
     return native
 
 
-def open_transport(websocket: Any, limits: Callable[[], Limits]) -> Transport:
-    """Return the fastest transport that still calls methods which the application has overridden."""
+def open_transport(websocket: Any, limits: Callable[[], Limits], *, has_session: bool = False) -> Transport:
+    """Return the fastest transport that still calls methods which the application has overridden.
+
+    With ``has_session``, which is for sockets of ``stabilizer.v1``, messages are sent with their address.
+    """
     if not issubclass(type(websocket), WebSocket):  # type(): AsyncMock(spec=WebSocket) claims to be one
         return MethodTransport(websocket)
     native = find_native(websocket)
-    return AsgiTransport(websocket, limits) if native is None else NativeTransport(websocket, native, limits)
+    if native is None:
+        return AsgiTransport(websocket, limits, has_session=has_session)
+    return NativeTransport(websocket, native, limits, has_session=has_session)

@@ -44,8 +44,12 @@ class Pinger:
         return min(LONGEST_ROUND_S, limits.heartbeat_interval / 4, limits.heartbeat_timeout / 4)
 
     def _ask(self, connection: Connection) -> None:
-        if connection.native is not None and self._limits().heartbeat_type == "ping":
+        if connection.native is not None and (
+            connection.session is not None or self._limits().heartbeat_type == "ping"
+        ):
             connection.native.ping()
+        elif connection.session is not None:
+            connection.session.ask()
         else:
             connection.ask(self._ping())
 
@@ -58,8 +62,10 @@ class Pinger:
     def _look_at(self, shard: Shard) -> None:
         limits = self._limits()
         interval_s, timeout_s = limits.heartbeat_interval, limits.heartbeat_timeout
-        now_s = running_loop().time()
+        now_s, round_s = running_loop().time(), self._round_s()
         for connection in tuple(shard.connections.values()):
+            if connection.session is not None:
+                connection.session.look(now_s, round_s)
             if connection.heartbeat.may_rest(now_s, interval_s):
                 continue
             verdict = connection.heartbeat.poll(now_s, interval_s, timeout_s)

@@ -6,6 +6,7 @@ prepared frames (``NativeSocket``).
 
 import asyncio
 import json
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from http import HTTPStatus
 from types import CoroutineType
@@ -185,6 +186,10 @@ class Transport(Protocol):
         """Return a coroutine that sends one message."""
         ...
 
+    def send_some(self, messages: deque[Encoded]) -> Coroutine[Any, Any, None]:
+        """Take messages from the front, as many as fit into one write, and return a coroutine that sends them."""
+        ...
+
     async def drained(self) -> None:
         """Wait until the write buffer of a native socket is no longer over its high-water mark."""
         ...
@@ -246,6 +251,9 @@ class MethodTransport(_WithoutNative):
     def send(self, message: Encoded) -> Coroutine[Any, Any, None]:
         return _send_by_method(self._socket, message, message.value if message.form is Form.JSON else None)
 
+    def send_some(self, messages: deque[Encoded]) -> Coroutine[Any, Any, None]:
+        return self.send(messages.popleft())
+
     @property
     def is_receiving(self) -> bool:
         return False
@@ -274,15 +282,15 @@ class AsgiTransport(_WithoutNative):
     """
 
     __slots__ = (
-        "_closed", "_denial", "_ended", "_handler", "_has_own_methods", "_idle", "_inner_receive", "_inner_send",
-        "_is_read_by_handler", "_limits", "_observer", "_over", "_waiting", "_websocket",
+        "_closed", "_denial", "_ended", "_handler", "_has_own_methods", "_has_session", "_idle", "_inner_receive",
+        "_inner_send", "_is_read_by_handler", "_limits", "_observer", "_over", "_waiting", "_websocket",
     )  # fmt: skip
     awaited = False
 
     _observer: Observer
 
-    def __init__(self, websocket: WebSocket, limits: Callable[[], Limits]) -> None:
-        self._websocket, self._limits = websocket, limits
+    def __init__(self, websocket: WebSocket, limits: Callable[[], Limits], *, has_session: bool) -> None:
+        self._websocket, self._limits, self._has_session = websocket, limits, has_session
         self._has_own_methods = not _is_plain(websocket)
         self._inner_receive: Receive = websocket._receive
         self._inner_send: Send = websocket._send
@@ -317,15 +325,24 @@ class AsgiTransport(_WithoutNative):
 
     def send(self, message: Encoded) -> Coroutine[Any, Any, None]:
         if self._has_own_methods:
-            # Decoded again: the value of the application may contain types that only our encoder knows.
-            value = json.loads(message.payload) if message.form is Form.JSON else None
-            return _send_by_method(self._websocket, message, value)
+            return self._send_by_own_method(message)
         # Below Starlette's state machine, which costs a quarter of a send. It would refuse only sockets that are
         # closed or not accepted, and both are known here.
         if self._closed:
             return self._refuse()
-        sending = self._inner_send(message.asgi)
+        sending = self._inner_send(message.asgi_with_address if self._has_session else message.asgi)
         return sending if type(sending) is CoroutineType else _awaited(sending)
+
+    def send_some(self, messages: deque[Encoded]) -> Coroutine[Any, Any, None]:
+        return self.send(messages.popleft())
+
+    def _send_by_own_method(self, message: Encoded) -> Coroutine[Any, Any, None]:
+        if self._has_session:
+            event, socket = message.asgi_with_address, self._websocket
+            return socket.send_text(event["text"]) if "text" in event else socket.send_bytes(event["bytes"])
+        # Decoded again: the value of the application may contain types that only our encoder knows.
+        value = json.loads(message.payload) if message.form is Form.JSON else None
+        return _send_by_method(self._websocket, message, value)
 
     def is_disconnect(self, error: BaseException) -> bool:
         return isinstance(error, OSError | WebSocketDisconnect)

@@ -5,16 +5,17 @@ the task that empties it, and the deadline of the close.
 """
 
 import asyncio
-from collections.abc import Awaitable
+from collections import deque
+from collections.abc import Awaitable, Iterable
 from contextlib import suppress
 from enum import Enum
 from functools import partial
 from typing import Protocol
 
-from ..close_codes import MAX_REASON_BYTES, NO_STATUS
+from ..close_codes import NO_STATUS, fitting
 from ..names import ConnectionId
 from ..runtime.loops import running_loop
-from ..wire.messages import Encoded
+from ..wire.messages import WITH_ADDRESS, Encoded
 from .lifecycle import HOPELESS, Ended, Limits, denial
 from .outbox import Outbox, Put
 from .sends import DROPPED, TAKEN, Confirmation, SendLimiter, Sent, first_step, hand_over
@@ -95,6 +96,9 @@ class SocketWriter:
 
     ``let_go`` leads from any of them to RELEASED. All methods except ``hand_over`` run on the loop of the sink.
 
+    A socket of ``stabilizer.v1`` (``has_session``) was accepted before. ``begin`` takes the place of its accept, so
+    nothing precedes its first frame. Its messages are written with their address.
+
     Attributes:
         phase: What happens to the next message.
         ended: Why the connection has ended; None before ``end``.
@@ -104,18 +108,20 @@ class SocketWriter:
     """
 
     __slots__ = (
-        "_deadline", "_outbox", "_over", "_owner", "_settled", "_sink", "_task", "_transport",
-        "ended", "error", "fast_path", "phase", "window_bits",
+        "_deadline", "_first", "_has_session", "_outbox", "_over", "_owner", "_settled", "_sink", "_task",
+        "_transport", "ended", "error", "fast_path", "phase", "window_bits",
     )  # fmt: skip
 
-    def __init__(self, sink: Sink, owner: WriterOwner, transport: Transport) -> None:
+    def __init__(self, sink: Sink, owner: WriterOwner, transport: Transport, *, has_session: bool) -> None:
         self._sink, self._owner, self._transport = sink, owner, transport
+        self._has_session = has_session
         self.phase: Phase = CONNECTING
         self.ended: Ended | None = None
         self.error: str = ""
         self.fast_path: NativeSocket | None = None
         self.window_bits: int = 0
         self._outbox: Outbox | None = None
+        self._first: deque[Encoded] | None = None  # frames before those of the outbox
         self._task: asyncio.Task[None] | None = None
         self._settled: Confirmation | None = None  # when everything that is queued now was written
         self._deadline: asyncio.Timeout | None = None  # of the close
@@ -219,6 +225,18 @@ class SocketWriter:
         elif self.phase is ENDED_EARLY:
             self.phase = ENDED
 
+    def begin(self, frames: Iterable[Encoded]) -> bool:
+        """Open a socket that has a session: write ``frames``, and then what was pushed before.
+
+        They do not count as bytes of the outbox, because they are shared, and written as fast as the peer reads.
+        Return False if the connection has ended.
+        """
+        if self.phase is not CONNECTING:
+            return False
+        self._first = deque(frames)
+        self._proceed()
+        return True
+
     def paused(self) -> None:
         """Note that the write buffer is full: messages wait in the outbox until the peer has read."""
         self.fast_path = None
@@ -233,12 +251,12 @@ class SocketWriter:
     def _proceed(self) -> None:
         """Write what is queued, or write the next message directly."""
         native = self._transport.native
-        if self._outbox or (native is not None and native.is_paused):
+        if self._first or self._outbox or (native is not None and native.is_paused):
             self._queue_behind(None)
             return
         self.phase, self._outbox = DIRECT, None
         if native is not None and native.is_open:
-            self.fast_path, self.window_bits = native, native.window_bits
+            self.fast_path, self.window_bits = native, native.window_bits + WITH_ADDRESS * self._has_session
 
     def _start(self) -> None:
         """Empty the outbox, called by the limiter from any thread."""
@@ -267,6 +285,9 @@ class SocketWriter:
             if first is not None:
                 await transport.complete(first, deadline_s)
             await transport.drained()
+            while self._first and self.ended not in (Ended.FAILED, Ended.GONE):
+                await transport.complete(transport.send_some(self._first), deadline_s)
+                await transport.drained()
             while self._outbox and self.ended not in (Ended.FAILED, Ended.GONE):
                 await transport.complete(transport.send(self._outbox.pop()), deadline_s)
                 await transport.drained()
@@ -279,7 +300,7 @@ class SocketWriter:
         """Go on after the task has ended."""
         self._task = None
         self._owner.limiter.leave()
-        is_written = not self._outbox
+        is_written = not self._first and not self._outbox
         if self.phase is QUEUED:  # otherwise the connection has ended
             self._proceed()
             if not is_written:  # messages were pushed after the last step of the task
@@ -339,17 +360,18 @@ class SocketWriter:
 
         A peer that reads slowly has ``patience_s`` for the queued messages, if that is longer. If the peer is gone,
         wait until the application has read its last messages instead. If the socket is not accepted, answer the
-        accept with an HTTP error; a connection that its own handler released is closed in any case.
+        accept with an HTTP error. A connection is closed in any case if its own handler released it, or if it has a
+        session.
         """
         if self.is_closed:
             return True
         if self.ended is Ended.GONE:
             await self._wait_for_reader()
             return True
-        if self.phase is ENDED_EARLY and self.ended is not Ended.RELEASED:
+        if self.phase is ENDED_EARLY and self.ended is not Ended.RELEASED and not self._has_session:
             self._deny(code, reason)
             return True
-        return await self._close(code, _cut(reason), patience_s)
+        return await self._close(code, fitting(reason), patience_s)
 
     async def _close(self, code: int, reason: str, patience_s: float) -> bool:
         if self.phase is ENDED and self._outbox and self._task is None and self.ended not in HOPELESS:
@@ -424,7 +446,7 @@ class SocketWriter:
             self._task.cancel()
         if self._outbox is not None:
             self._owner.dropped(len(self._outbox))
-            self._outbox = None
+        self._outbox = self._first = None
         self._settle(is_written=is_written)
         if self._over is not None and not self._over.done():
             self._over.set_result(None)
@@ -451,8 +473,3 @@ class SocketWriter:
         """Seconds until the deadline of the close."""
         deadline_s = None if self._deadline is None else self._deadline.when()
         return 0.0 if deadline_s is None else max(0.0, deadline_s - self._sink.loop.time())
-
-
-def _cut(reason: str) -> str:
-    """Return the part of a close reason that fits into a close frame."""
-    return (reason or "").encode(errors="replace")[:MAX_REASON_BYTES].decode(errors="ignore")

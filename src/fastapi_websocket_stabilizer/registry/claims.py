@@ -20,7 +20,7 @@ from ..runtime.loops import running_loop
 from ..wire.client_frames import replaced_reason
 from ..wire.cursors import MAX_SESSION_CHARACTERS
 from ..wire.envelopes import Envelope
-from ..wire.messages import encode_json
+from ..wire.own_json import encode_json
 from .inboxes import Inboxes
 from .lease import Lease
 from .presence import Reports, joined, left

@@ -1,35 +1,33 @@
 """The connections of this node, from their claim to their release."""
 
 import asyncio
-import json
-import random
 from collections import deque
 from collections.abc import Coroutine, Mapping, Sized
 from contextlib import suppress
-from typing import Any
+from typing import Any, NoReturn
 
 from .. import close_codes
 from ..exceptions import (
     LOSSES,
     ConnectionLimitExceededError,
-    DrainingError,
     MessageError,
     ShutdownError,
     WebSocketStabilizerError,
 )
-from ..local.connection import Connection
+from ..local.connection import Connection, OpenSession
 from ..local.lifecycle import Ended
 from ..local.sends import SendLimiter
-from ..local.transport import is_accepted
 from ..models import CompressionMode, Message, as_metadata
 from ..names import ConnectionId
 from ..runtime.logs import EVENTS, Occasionally, StructuredLogger, manager_logger
-from ..wire.messages import Encoded, encode, encode_json
+from ..wire.client_frames import wait_reason
+from ..wire.messages import Encoded, encode
+from ..wire.own_json import encode_json
 from .budget import Budget
 from .claims import Claims, lines_of, sid_of
 from .outbound import Outbound
-from .pace import RETURN_WITHIN_S
 from .reclaims import Reclaims
+from .refusals import UNREACHABLE, is_draining, soon_ms, turn_away
 from .registration import Registration, Succession, registration_of
 from .rooms import Rooms
 from .state import NodeState
@@ -38,10 +36,6 @@ PONGS = frozenset({"pong", '{"type":"pong"}', '{"type": "pong"}'})
 """Answers to the JSON ping of release 1.1."""
 LEAST_S = 0.1
 """Minimum seconds of a shutdown, so that ``timeout=0`` still closes sockets that respond."""
-
-
-UNREACHABLE = "the registry cannot be reached"
-"""Close reason if Redis is unavailable. Clients must not see its address."""
 
 
 class Connections:
@@ -140,9 +134,14 @@ class Connections:
         websocket: Any,
         given: Mapping[str, Any] | None,
         app_state: Any = None,
+        *,
         session: Succession | None = None,
+        open_session: OpenSession | None = None,
     ) -> Connection:
         """Register a socket and close the sockets that it displaces.
+
+        A socket of ``stabilizer.v1`` has a ``session``. It stays open when an error is raised, because the caller
+        knows the close code.
 
         Raises:
             ConnectionLimitExceededError: The node or the client is full.
@@ -154,17 +153,18 @@ class Connections:
         state, metadata = self._state, as_metadata(given)
         if state.is_draining:
             state.counters.connections_rejected += 1
-            await refuse(websocket, state.config.close_timeout_s)
+            await self._refuse(websocket, open_session)
         self._warn()
         self._check_metadata(metadata)
         self._check_capacity_for(client_id, session)
         await self.claims.verified()
         size = await self.budget.admit(client_id, metadata)
-        if state.is_closed:  # while this waited
-            raise ShutdownError("the manager was shut down while the connection was registered")
+        self._check_running(is_ended=state.is_closed)  # while this waited
         self._check_capacity_for(client_id, session)  # others may have come in between
         name, registration = state.next_connection_id(), Registration(size, session)
-        connection = Connection(self, client_id, name, websocket, metadata, app_state, registration)
+        connection = Connection(
+            self, client_id, name, websocket, metadata, app_state, registration, open_session
+        )
         # Before the claim is queued: evicts and messages may arrive before its reply, and need the connection.
         state.shards.add(connection)
         self.budget.add(size)
@@ -172,7 +172,7 @@ class Connections:
         try:
             await self._claim(connection, websocket)
             if state.is_draining:  # since a moment ago
-                await refuse(websocket, state.config.close_timeout_s)
+                await self._refuse(websocket, open_session)
             state.counters.connections_opened += 1
             self._events.log_connection("connected", client_id, connection_id=connection.connection_id)
             await state.hooks.run(state.hooks.on_connect, connection)
@@ -187,19 +187,36 @@ class Connections:
             error = self._connecting.pop(connection)
         if error:  # its socket was closed during the claim
             self.gone(connection, error)
-        if connection.ended is Ended.SHUTDOWN:
-            raise ShutdownError("the manager was shut down while the connection was registered")
+        self._check_running(is_ended=connection.ended is Ended.SHUTDOWN)
         return connection
+
+    @staticmethod
+    def _check_running(*, is_ended: bool) -> None:
+        if is_ended:
+            raise ShutdownError("the manager was shut down while the connection was registered")
 
     async def _claim(self, connection: Connection, websocket: Any) -> None:
         try:
             await self.claims.claim(connection)
+            await self.rooms.take_over(connection)
         except LOSSES:
             if not self._state.degrades:
-                within_s = self._state.config.close_timeout_s
-                await turn_away(websocket, close_codes.TRY_AGAIN_LATER, UNREACHABLE, within_s)
+                if connection.session is None:
+                    within_s = self._state.config.close_timeout_s
+                    await turn_away(websocket, close_codes.TRY_AGAIN_LATER, UNREACHABLE, within_s)
                 raise
             await self.reclaims.later(connection)
+
+    async def _refuse(self, websocket: Any, open_session: OpenSession | None) -> NoReturn:
+        """Reject a new client during a drain. An accepted socket without a session is closed with 1012.
+
+        Raises:
+            DrainingError: Always.
+        """
+        if open_session is None:
+            within_s = self._state.config.close_timeout_s
+            await turn_away(websocket, close_codes.SERVICE_RESTART, wait_reason(soon_ms()), within_s)
+        raise is_draining()
 
     def _warn(self) -> None:
         is_unwanted = self._state.config.compression is CompressionMode.NONE
@@ -387,32 +404,3 @@ class Connections:
             connection.let_go()
             self._state.tasks.spawn(self._release(connection, connection.connection_id), "release")
         return sum(outcomes), len(connections) - sum(outcomes)
-
-
-def come_back(in_ms: int) -> str:
-    """Return the close reason with the time of the reconnect. RFC 6455 limits a reason to 123 bytes."""
-    return json.dumps({"reconnect_in_ms": in_ms}, separators=(",", ":"))
-
-
-async def refuse(websocket: Any, within_s: float) -> None:
-    """Reject a new client during a drain. An accepted socket is closed with 1012, within ``within_s`` seconds.
-
-    Raises:
-        DrainingError: Always. Before the accept, its caller answers with HTTP.
-    """
-    in_ms = int(1000 * RETURN_WITHIN_S * random.random())
-    await turn_away(websocket, close_codes.SERVICE_RESTART, come_back(in_ms), within_s)
-    raise is_draining()
-
-
-def is_draining() -> DrainingError:
-    """Return the error for a new client during and after a drain."""
-    return DrainingError("this node is draining: connect again, to another")
-
-
-async def turn_away(websocket: Any, code: int, reason: str, within_s: float) -> None:
-    """Close the socket of a rejected client, if it was accepted. A close that fails or is too late is ignored."""
-    if is_accepted(websocket):
-        with suppress(Exception):  # slow or gone: the caller raises the reason of the rejection
-            async with asyncio.timeout(within_s):
-                await websocket.close(code=code, reason=reason)

@@ -10,7 +10,8 @@ from ..local.connection import Connection
 from ..local.lifecycle import Ended
 from ..models import ShutdownReport
 from ..runtime.loops import running_loop
-from .connections import Connections, come_back
+from ..wire.client_frames import wait_reason
+from .connections import Connections
 from .directory import Directory
 from .lease import Lease
 from .pace import Pace
@@ -161,7 +162,7 @@ class Drain:
         if connection.ended is not None:
             return
         patience_s = self._ends_at_s - running_loop().time()
-        reason, code = come_back(self._pace.reconnect_in_ms()), close_codes.SERVICE_RESTART
+        reason, code = wait_reason(self._pace.reconnect_in_ms()), close_codes.SERVICE_RESTART
         if await self._connections.close(connection, Ended.SHUTDOWN, code, reason, patience_s):
             self._closed += 1
             self._state.counters.connections_drained += 1

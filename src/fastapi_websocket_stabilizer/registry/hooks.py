@@ -18,7 +18,7 @@ from ..runtime.logs import Occasionally
 from ..runtime.loops import running_loop
 from ..runtime.metrics import Counters
 from ..wire.client_frames import Fault
-from ..wire.messages import encode_json
+from ..wire.own_json import encode_json
 from .schemas import UnfitError, schema_of
 
 OnConnect = Callable[[Connection], Awaitable[None] | None]

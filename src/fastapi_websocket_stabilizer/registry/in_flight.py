@@ -98,16 +98,19 @@ class InFlight:
             running_loop().call_later(OVERDUE_FOR_S, self._overdue.pop, publication.sequence, None)
             self.resolve(publication.sequence, None)
 
-    def arrived(self, sequence: int, broadcast: Broadcast) -> None:
-        """Fan out a publication that came back, and then the messages that are queued behind it.
+    def arrived(self, sequence: int, *parts: Broadcast) -> None:
+        """Fan out the parts of a publication that came back, and then the messages that are queued behind it.
 
         After its deadline, it excludes clients that later messages were sent to.
         """
         if self._overdue:
-            broadcast.exclude |= self._overdue.pop(sequence, set())
+            later = self._overdue.pop(sequence, set())
+            for part in parts:
+                part.exclude |= later
         while self._line and self._line[0].sequence < sequence:
             self._release(self._line.popleft())  # overtaken: it never comes, or has no order with this one
-        self._submit(broadcast)
+        for part in parts:
+            self._submit(part)
         if self._line and self._line[0].sequence == sequence:
             self._release(self._line.popleft())
         self._advance()

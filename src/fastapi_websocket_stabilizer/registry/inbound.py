@@ -12,8 +12,9 @@ from ..local.connection import Connection
 from ..names import ConnectionId
 from ..runtime.logs import Occasionally
 from ..wire.channels import Channel
+from ..wire.client_frames import EVERYBODY
 from ..wire.envelopes import CONNECTION, Envelope, Kind
-from ..wire.messages import Encoded
+from ..wire.messages import Address, Encoded
 from .inboxes import Inboxes
 from .state import NodeState
 
@@ -71,11 +72,14 @@ class Inbound:
         done = partial(self._delivered, envelope, is_own)
         exclude = envelope.exclude
         spared = frozenset(filter(None, map(self._spared, exclude))) if exclude else frozenset()
-        broadcast = Broadcast(envelope.message(), envelope.targets, frozenset(exclude), done, spared)
+        parts = [Broadcast(envelope.message(), envelope.targets, frozenset(exclude), done, spared)]
+        if self._state.has_met_sessions:
+            parts = addressed(parts[0])
         if is_own:
-            self._state.in_flight.arrived(envelope.sequence, broadcast)
+            self._state.in_flight.arrived(envelope.sequence, *parts)
         else:
-            self._state.fan_out.submit(broadcast)
+            for part in parts:
+                self._state.fan_out.submit(part)
 
     def _spared(self, name: str) -> Connection | None:
         """Return the local connection that an exclusion names, or None for a client or a remote connection."""
@@ -137,3 +141,23 @@ class Inbound:
                 and exclude.isdisjoint((c.client_id, CONNECTION + c.connection_id))
             ]
         return [connection for connection in found if connection.writer.is_writing]
+
+
+def addressed(broadcast: Broadcast) -> list[Broadcast]:
+    """Return a volatile broadcast with its address, in one part for each of its rooms.
+
+    A part leaves out the members of the rooms before it. So each socket gets the message once, and no member is told
+    the name of a room that it is not in. The parts share one outcome, and only the last one reports it.
+    """
+    message, rooms = broadcast.message, broadcast.rooms
+    if len(rooms) <= 1:
+        broadcast.message = message.addressed(Address(rooms[0] if rooms else EVERYBODY))
+        return [broadcast]
+    parts = [
+        replace(
+            broadcast, message=message.addressed(Address(room)), rooms=(room,), outside=rooms[:i], done=None
+        )
+        for i, room in enumerate(rooms)
+    ]
+    parts[-1].done = broadcast.done
+    return parts

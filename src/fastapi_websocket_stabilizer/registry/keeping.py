@@ -2,7 +2,7 @@
 
 import asyncio
 
-from ..backends.ports import KeptSession, SessionName
+from ..backends.ports import SessionName
 from ..exceptions import LOSSES
 from ..local.connection import Connection
 from .registration import Succession, registration_of
@@ -22,23 +22,23 @@ class Keeping:
         # Sessions with changes that Redis did not accept. Each beat writes them again.
         self._unwritten: set[Connection] = set()
 
-    async def take(self, connection: Connection) -> KeptSession | None:
-        """Take over the session that a new connection continues; None if there is none.
+    async def take(self, connection: Connection) -> None:
+        """Take over the session that a new connection continues, if there is one.
 
         Raises:
             BackendUnavailableError: Redis did not answer.
         """
         session = registration_of(connection).session
         if session is None or not session.former:
-            return None
+            return
         self._state.check_reachable()
         name = self._name(connection, session)
         kept = await self._store.take(session.former, name, self._state.session_ttl_ms)
+        session.is_taken = kept is not None
         if kept is not None and (kept.rooms or kept.mark):
             session.rooms = {room: found.by_client for room, found in kept.rooms.items()}
             session.mark = kept.mark
             await self._begin(connection, session)
-        return kept
 
     async def revoked(self, connection: Connection) -> list[str]:
         """Return the rooms of a session that were removed from it elsewhere, and forget them.

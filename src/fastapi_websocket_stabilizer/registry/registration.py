@@ -18,18 +18,20 @@ class Succession:
         former: Name of the session that this one continues; "" for none.
         superseded: Connections of the former session, which are closed once the client has its first frame.
         has_begun: The client has its first frame.
+        is_taken: The former session was found, and this one continues it.
         is_kept: The store has the session.
         rooms: Rooms that the store keeps, and whether the client entered each by itself.
         mark: Number of the last confirmed message that was handled.
     """
 
-    __slots__ = ("former", "has_begun", "is_kept", "mark", "rooms", "sid", "superseded")
+    __slots__ = ("former", "has_begun", "is_kept", "is_taken", "mark", "rooms", "sid", "superseded")
 
     def __init__(self, sid: str, former: str = "") -> None:
         self.sid: str = sid
         self.former: str = former if LEGAL_SID.fullmatch(former) else ""
         self.superseded: tuple[ConnectionId, ...] = ()
         self.has_begun: bool = False
+        self.is_taken: bool = False
         self.is_kept: bool = False
         self.rooms: dict[str, bool] = {}
         self.mark: int = 0

@@ -31,12 +31,14 @@ class Rooms:
         """Add a connection to a room: in the local table, then subscribed, then in the registry.
 
         A member in the registry receives the room's messages. With ``keeps``, the session of the connection gets the
-        room; ``by_client`` says that the client entered it by itself.
+        room; ``by_client`` says that the client entered it by itself. A connection that has ended joins nothing.
 
         Raises:
             InvalidNameError: ``room`` is not a valid name.
             ConnectionLimitExceededError: The connection is in ``max_rooms_per_connection`` rooms.
         """
+        if connection.ended is not None:
+            return
         limit = self._state.config.max_rooms_per_connection
         if check_room(room) not in connection.rooms and len(connection.rooms) >= limit:
             raise ConnectionLimitExceededError(
@@ -49,6 +51,8 @@ class Rooms:
         if task is None and self._state.shards.join(connection, room):
             task = self._state.tasks.spawn(self._enter(connection, room), "join")
             self._joining[connection, room] = task
+            if connection.session is not None:
+                connection.session.joined(room)
             task.add_done_callback(lambda done: self._joined(connection, room, done))
         if task is not None:  # concurrent joins of one connection have the same result
             await asyncio.shield(task)
@@ -76,6 +80,10 @@ class Rooms:
         for room in await self._keeping.revoked(connection):
             await self.leave(connection, room)
         return [room for room in kept if room in connection.rooms]
+
+    async def take_over(self, connection: Connection) -> None:
+        """See ``Keeping.take``."""
+        await self._keeping.take(connection)
 
     async def give_back(self, connection: Connection) -> None:
         """See ``Keeping.give_back``."""
@@ -119,6 +127,8 @@ class Rooms:
         """Remove a connection from a room. From this call on, no message of the room is written to it."""
         self._joining.pop((connection, room), None)
         if connection.ended is None and self._state.shards.leave(connection, check_room(room)):
+            if connection.session is not None:
+                connection.session.left(room)
             self.left(room)
             await self._unlist(connection, room)
             if registration_of(connection).session is not None:

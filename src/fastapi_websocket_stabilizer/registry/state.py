@@ -19,8 +19,8 @@ from ..names import ConnectionId, NodeId
 from ..runtime.gc_pauses import GcPauses
 from ..runtime.metrics import Counters, Stopwatch
 from ..runtime.tasks import Tasks
-from ..wire.messages import encode_json
 from ..wire.outgoing import Outgoing
+from ..wire.own_json import encode_json
 from ..wire.sequences import SequenceTracker
 from .hooks import Hooks
 from .in_flight import InFlight
@@ -95,6 +95,7 @@ class NodeState:
         self.served: Served = Served()
         self.is_closed: bool = False  # shut down, and not started again
         self.is_draining: bool = False  # new clients are rejected
+        self.has_met_sessions: bool = False  # a client offered stabilizer.v1, so messages need an address
         self.is_distributed: bool = is_distributed
         self.degrades: bool = self.is_distributed and config.on_backend_loss == "degrade"
         self.is_away: bool = False  # Redis did not answer the last beat

@@ -45,6 +45,13 @@ class Counters:
     messages_unfit: int = counter(
         "Inbound messages that did not fit the annotation of their handler and were not handled."
     )
+    client_frames_invalid: int = counter(
+        "Handshakes and frames that broke stabilizer.v1; the connection was closed with 4502."
+    )
+    client_frames_ignored: int = counter("Frames of stabilizer.v1 clients of a kind that has no effect here.")
+    client_keys_ignored: int = counter(
+        "Keys in frames of stabilizer.v1 clients that their kind does not have."
+    )
     sockets_paused: int = counter(
         "Times that a socket's write buffer was full, so its messages waited in its outbox."
     )

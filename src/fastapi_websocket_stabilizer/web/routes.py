@@ -1,7 +1,7 @@
 """Routes that serve sockets, and refusals as HTTP responses."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from typing import Annotated, Any
 
@@ -25,36 +25,40 @@ from ..local.connection import Connection
 from ..local.transport import is_accepted
 from ..models import Identity, as_metadata
 from ..names import check_client_id, check_each, check_room
-from ..registry.connections import UNREACHABLE, turn_away
 from ..registry.hooks import OnMessage, Receiver, check_hook, name_of
+from ..registry.refusals import UNREACHABLE, turn_away
 from ..registry.registry import Registry
 from ..runtime.logs import Occasionally, get_logger
-from . import serving
+from ..sessions.sessions import Newcomer, Sessions
+from . import handshake, serving
+from .handshake import INTERNAL_ERROR
 
 _unstarted = Occasionally(get_logger("routes"))
 
 RETRY_AFTER_S = 5
 """Seconds in the ``Retry-After`` header of a refusal."""
-INTERNAL_ERROR = (1011, "internal error")
 
 
 @asynccontextmanager
 async def connected(
-    registry: Registry, websocket: WebSocket, identity: Identity
+    sessions: Sessions, websocket: WebSocket, identity: Identity
 ) -> AsyncIterator[Connection]:
     """Claim and accept a socket, join its rooms, and release this socket only.
 
     See ``WebSocketConnectionManager.connection``.
     """
-    connection, rooms = await _register(registry, websocket, identity)
+    _check_types(identity)
+    has_session = identity.subprotocol is None and handshake.speaks(sessions, websocket)
+    newcomer = await handshake.accept(sessions, websocket) if has_session else None
+    connection, rooms = await _register(sessions.registry, websocket, identity, newcomer)
     code: int = close_codes.NORMAL
     reason = "normal closure"
     has_begun = False
     try:
-        if not is_accepted(websocket):
-            await websocket.accept(identity.subprotocol)
-        for room in rooms:
-            await connection.join(room)
+        if newcomer is not None:
+            await sessions.begin(connection, rooms)
+        else:
+            await _enter(connection, websocket, identity, rooms)
         has_begun = True
         yield connection
     except BaseException as error:
@@ -63,6 +67,8 @@ async def connected(
         if not _is_the_end_of(connection, error):
             is_cancelled = isinstance(error, asyncio.CancelledError)
             code, reason = (close_codes.GOING_AWAY, "server shutdown") if is_cancelled else INTERNAL_ERROR
+            if connection.session is not None and not is_cancelled:
+                connection.session.failed()
             raise
     finally:
         if not connection.is_parked:
@@ -70,22 +76,32 @@ async def connected(
 
 
 async def _register(
-    registry: Registry, websocket: WebSocket, identity: Identity
+    registry: Registry, websocket: WebSocket, identity: Identity, newcomer: Newcomer | None
 ) -> tuple[Connection, list[str]]:
-    _check_types(identity)
     try:
         rooms = check_each(identity.rooms, check_room)
-        client_id, metadata, state = identity.client_id, identity.metadata, identity.state
-        return await serving.register(registry, websocket, client_id, metadata, state), rooms
+        return await serving.register(registry, websocket, identity, newcomer), rooms
     except WebSocketStabilizerError as error:
+        if newcomer is not None:
+            raise handshake.refusal(_refusal(error)) from error
         if is_accepted(websocket):
             if isinstance(error, (DrainingError, *LOSSES)):
                 raise  # the socket is already closed, with a hint when to reconnect
-            reason = str(error).encode()[: close_codes.MAX_REASON_BYTES].decode(errors="ignore")
+            reason = close_codes.fitting(str(error))
             within_s = registry.state.config.close_timeout_s
             await turn_away(websocket, close_codes.TRY_AGAIN_LATER, reason, within_s)
             raise
         raise _refusal(error) from error
+
+
+async def _enter(
+    connection: Connection, websocket: WebSocket, identity: Identity, rooms: Iterable[str]
+) -> None:
+    """Accept a registered socket, and join its rooms."""
+    if not is_accepted(websocket):
+        await websocket.accept(identity.subprotocol)
+    for room in rooms:
+        await connection.join(room)
 
 
 def _check_types(identity: Identity) -> None:
@@ -127,7 +143,9 @@ def _refusal(error: WebSocketStabilizerError) -> HTTPException:
     status, retry_after_s = status_of(error)
     text = UNREACHABLE if isinstance(error, LOSSES) else str(error)
     headers = None if retry_after_s is None else {"Retry-After": str(retry_after_s)}
-    return HTTPException(status, text, headers=headers)
+    refused = HTTPException(status, text, headers=headers)
+    refused.__cause__ = error
+    return refused
 
 
 def check_open(registry: Registry) -> None:
@@ -144,12 +162,13 @@ def check_open(registry: Registry) -> None:
 
 
 async def serve(
-    registry: Registry, websocket: WebSocket, identity: Identity, receiver: Receiver | None, *, park: bool
+    sessions: Sessions, websocket: WebSocket, identity: Identity, receiver: Receiver | None, *, park: bool
 ) -> None:
     """See ``WebSocketConnectionManager.serve``. Without ``receiver`` the messages go to the ``on_message`` hook."""
+    registry = sessions.registry
     receiver = receiver or registry.state.hooks.on_message
     with suppress(WebSocketDisconnect):  # the client left before it was served
-        async with connected(registry, websocket, identity) as connection:
+        async with connected(sessions, websocket, identity) as connection:
             await serving.serve(registry, connection, receiver, park=park)
 
 
@@ -163,7 +182,7 @@ def receiver_of(registry: Registry, on_message: OnMessage | None) -> Receiver | 
 
 
 def add_websocket_route(
-    registry: Registry,
+    sessions: Sessions,
     app: FastAPI | APIRouter,
     path: str,
     on_message: OnMessage | None,
@@ -172,7 +191,12 @@ def add_websocket_route(
     """Return the decorator behind ``manager.websocket``; ``door`` is ``manager.check_open``."""
     if on_message is not None:
         check_hook("on_message", on_message, "connection", "message")
-    receiver = receiver_of(registry, on_message)
+    receiver = receiver_of(sessions.registry, on_message)
+
+    async def refuse_or_open(websocket: WebSocket) -> AsyncIterator[None]:
+        async with handshake.refusals(sessions, websocket):
+            await door()
+            yield
 
     def decorate(identify: Any) -> Any:
         # identify is a dependency, so that FastAPI resolves its parameters.
@@ -182,13 +206,13 @@ def add_websocket_route(
                     f"{name_of(identify)}, which identifies clients of {path}, must return an Identity, "
                     f"got {type(identity).__name__}: return Identity(client_id)"
                 )
-            await serve(registry, websocket, identity, receiver, park=True)
+            await serve(sessions, websocket, identity, receiver, park=True)
 
         router = app.router if isinstance(app, FastAPI) else app
         name = getattr(identify, "__name__", None)
         # The door runs before the endpoint's own dependencies. Otherwise identify could redeem a token for a socket
         # that is then refused.
-        router.add_api_websocket_route(path, endpoint, name=name, dependencies=[Depends(door)])
+        router.add_api_websocket_route(path, endpoint, name=name, dependencies=[Depends(refuse_or_open)])
         return identify
 
     return decorate

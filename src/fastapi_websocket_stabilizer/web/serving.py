@@ -5,42 +5,62 @@ passes incoming events to its inbox.
 """
 
 from collections import deque
-from collections.abc import Mapping
-from typing import Any
 
 from starlette.types import Message as AsgiEvent
 from starlette.websockets import WebSocket
 
 from .. import close_codes
-from ..local.connection import Connection
+from ..local.connection import Connection, Session
 from ..local.transport import NativeSocket
+from ..models import Identity
 from ..names import check_client_id
 from ..registry.hooks import OnMessage, Receiver
 from ..registry.registry import Registry
+from ..sessions.sessions import Newcomer
 from . import handlers
 
 
 async def register(
-    registry: Registry, websocket: WebSocket, client_id: str, metadata: Mapping[str, Any] | None, state: Any
+    registry: Registry, websocket: WebSocket, identity: Identity, newcomer: Newcomer | None = None
 ) -> Connection:
     """Register a socket for the calling handler. Raises the errors of ``WebSocketConnectionManager.connect``."""
-    check_client_id(client_id)
+    client_id = check_client_id(identity.client_id)
     registry.check_usable()
-    connection = await registry.connections.connect(client_id, websocket, metadata, state)
+    record, open_session = newcomer or (None, None)
+    connection = await registry.connections.connect(
+        client_id, websocket, identity.metadata, identity.state, session=record, open_session=open_session
+    )
     handlers.remember(registry, connection)
     return connection
 
 
 async def serve(registry: Registry, connection: Connection, receiver: Receiver | None, *, park: bool) -> None:
     """Pass messages to ``receiver`` until the socket is closed. With ``park``, return at once where possible."""
+    native, session = connection.native, connection.session
     handle = None if receiver is None else receiver.for_plain_sockets
-    native = connection.native
     if park and native is not None and connection.ended is None:
-        connection.park(Inbox(registry, connection, native, handle))
-        return
-    async for message in connection:
-        if handle is not None:
-            await registry.state.hooks.call(handle, connection, message)
+        connection.park(
+            Inbox(registry, connection, native, handle)
+            if session is None
+            else SessionInbox(registry, connection, native, session, receiver)
+        )
+    elif session is not None:
+        while (data := await connection.next_frame()) is not None:
+            await receive(connection, session, data, receiver)
+    else:
+        async for message in connection:
+            if handle is not None:
+                await registry.state.hooks.call(handle, connection, message)
+
+
+async def receive(
+    connection: Connection, session: Session, data: str | bytes, receiver: Receiver | None
+) -> None:
+    """Act on a frame of ``stabilizer.v1``. A message goes to ``receiver``, and is then confirmed."""
+    message = session.read(data)
+    if message is not None:
+        fault = None if receiver is None else await receiver.receive(connection, message.data)
+        session.handled(message, fault)
 
 
 class Inbox:
@@ -77,18 +97,36 @@ class Inbox:
                 await self._hang_up(event)
                 return  # no event follows a disconnect
             if self._connection.is_heard:
-                await self._receive(event)
+                text = event.get("text")
+                await self._receive(event.get("bytes") or b"" if text is None else text)
             if not events:
                 self._native.resume_reading()  # may put the next event at once
         self._events = None
 
-    async def _receive(self, event: AsgiEvent) -> None:
-        message = event.get("text")
-        if message is None:
-            message = event.get("bytes") or b""
+    async def _receive(self, message: str | bytes) -> None:
         if self._handle is not None and not self._connection.is_pong(message):
             await self._registry.state.hooks.call(self._handle, self._connection, message)
 
     async def _hang_up(self, event: AsgiEvent) -> None:
         self._connection.hung_up(event.get("code") or close_codes.NO_STATUS, event.get("reason") or "")
         await self._connection.close()
+
+
+class SessionInbox(Inbox):
+    """The inbox of a parked socket of ``stabilizer.v1``."""
+
+    __slots__ = ("_receiver", "_session")
+
+    def __init__(
+        self,
+        registry: Registry,
+        connection: Connection,
+        native: NativeSocket,
+        session: Session,
+        receiver: Receiver | None,
+    ) -> None:
+        super().__init__(registry, connection, native, None)
+        self._session, self._receiver = session, receiver
+
+    async def _receive(self, message: str | bytes) -> None:
+        await receive(self._connection, self._session, message, self._receiver)

@@ -11,6 +11,7 @@ from typing import Any
 from ..exceptions import ClientInputError
 from . import foreign_json
 from .cursors import Cursor, cursor_of
+from .own_json import encode_json
 
 MAX_FRAME_BYTES = 1 << 20
 """Default bound of a frame, that of ``max_message_size``."""
@@ -48,6 +49,11 @@ class Message(_Frame):
 
     data: Any
     number: int | None = None
+
+    @property
+    def plain(self) -> str | bytes:
+        """The message as a plain socket brings it: a value that is neither text nor bytes is JSON text."""
+        return self.data if isinstance(self.data, str | bytes) else encode_json(self.data, "message").decode()
 
 
 @dataclass(frozen=True, slots=True)

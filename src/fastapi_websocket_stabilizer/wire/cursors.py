@@ -6,7 +6,7 @@ from typing import Any
 
 from ..exceptions import ClientInputError
 from . import foreign_json
-from .messages import encode_json
+from .own_json import encode_json
 
 MAX_CURSOR_ROOMS = 16_384
 """Maximum rooms of a cursor. A connection can rarely have so many."""

@@ -1,6 +1,7 @@
 """A writer alone, without a connection or a node: every order of pushes, pauses and ends keeps its promises."""
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Coroutine
 from typing import Any, cast
 
@@ -14,9 +15,10 @@ from fastapi_websocket_stabilizer.local.sends import DROPPED, SendLimiter
 from fastapi_websocket_stabilizer.local.transport import NativeSocket, Observer
 from fastapi_websocket_stabilizer.local.writer import Phase, SocketWriter
 from fastapi_websocket_stabilizer.names import ConnectionId
-from fastapi_websocket_stabilizer.wire.messages import Encoded
+from fastapi_websocket_stabilizer.wire.messages import WITH_ADDRESS, Encoded
 from tests.unit.fakes import text
 
+FIRST = ("first of all", "first but one", "last of the first")
 OVER = (Phase.CLOSED, Phase.RELEASED)
 LIVE = (Phase.CONNECTING, Phase.DIRECT, Phase.QUEUED)
 NEXT = {
@@ -39,8 +41,10 @@ class Peer:
     is_receiving = False
     window_bits = 0
 
-    def __init__(self, *, is_native: bool) -> None:
+    def __init__(self, *, is_native: bool, has_session: bool) -> None:
         self.native = cast("NativeSocket", self) if is_native else None
+        self.bits = WITH_ADDRESS if has_session else 0
+        self.opening: list[bytes] = []
         self.begun = 0
         self.written: list[bytes] = []
         self.calls: list[str] = []
@@ -63,7 +67,14 @@ class Peer:
     def _write(self, data: bytes) -> None:
         if self.error is not None:
             raise self.error
-        self.written.append(data)
+        if b"first" in data:
+            assert not self.written
+            self.opening.append(data)
+        else:
+            assert len(self.opening) == (len(FIRST) if self.bits else 0), (
+                "the first frames precede all others"
+            )
+            self.written.append(data)
 
     def flush(self) -> None: ...
 
@@ -72,7 +83,15 @@ class Peer:
     async def _send(self, message: Encoded) -> None:
         if self.native is None:
             await self.may_write.wait()
-        self._write(message.frame(0))
+        self._write(message.frame(self.bits))
+
+    def send_some(self, messages: deque[Encoded]) -> Coroutine[Any, Any, None]:
+        some = [messages.popleft() for _ in range(min(2, len(messages)))]
+        return self._send_some(some)
+
+    async def _send_some(self, messages: list[Encoded]) -> None:
+        for message in messages:
+            await self._send(message)
 
     def send(self, message: Encoded) -> Coroutine[Any, Any, None]:
         self.begun += 1
@@ -141,18 +160,25 @@ class Writing(RuleBasedStateMachine):
     @initialize(
         is_native=st.booleans(),
         is_accepted=st.booleans(),
+        has_session=st.booleans(),
         policy=st.sampled_from(["close", "close", "drop_oldest", "drop_newest"]),
         is_smooth=st.booleans(),
     )
-    def begin(self, is_native: bool, is_accepted: bool, policy: str, is_smooth: bool) -> None:
-        self.run(self.make(is_native=is_native, policy=policy))
+    def begin(
+        self, is_native: bool, is_accepted: bool, has_session: bool, policy: str, is_smooth: bool
+    ) -> None:
+        self.run(self.make(is_native=is_native, has_session=has_session, policy=policy))
         self.is_smooth = is_smooth  # without failures: then everything has to be written
         if is_accepted:
             self.accept()
 
-    async def make(self, *, is_native: bool, policy: str) -> None:
-        self.peer, self.node = Peer(is_native=is_native), Node(asyncio.get_running_loop(), policy)
-        self.writer = self.node.writer = SocketWriter(self.node, self.node, self.peer)
+    async def make(self, *, is_native: bool, has_session: bool, policy: str) -> None:
+        self.peer = Peer(is_native=is_native, has_session=has_session)
+        self.node = Node(asyncio.get_running_loop(), policy)
+        self.writer = self.node.writer = SocketWriter(
+            self.node, self.node, self.peer, has_session=has_session
+        )
+        self.has_session, self.has_begun = has_session, False
         self.taken: list[bytes] = []  # messages that a push took, in order
         self.pushed = 0
         self.refused = 0  # since the outbox was full and drops the newest
@@ -202,6 +228,7 @@ class Writing(RuleBasedStateMachine):
         self.every_message_is_accounted_for()
         if self.writer.ended is Ended.RELEASED and not self.is_cut_short:
             assert self.peer.begun == len(self.peer.written)
+            assert len(self.peer.opening) == (len(FIRST) if self.has_begun else 0)
             assert self.node.config.outbox_policy != "close" or self.peer.written == self.taken
 
     async def turns(self, count: int = 10) -> None:
@@ -231,7 +258,7 @@ class Writing(RuleBasedStateMachine):
                 sent = self.writer.push(message)
                 if sent.error is None:
                     assert phase in LIVE
-                    self.taken.append(message.frame(0))
+                    self.taken.append(message.frame(self.peer.bits))
                 elif phase is Phase.DIRECT:
                     assert self.peer.error is not None
                     self.failed += 1
@@ -240,7 +267,8 @@ class Writing(RuleBasedStateMachine):
                     assert "outbox" in sent.error
                     self.refused += sent.error == DROPPED
                 if phase is self.writer.phase is Phase.DIRECT:
-                    assert self.peer.written[-1] == message.frame(0), "a direct message is written at once"
+                    last = message.frame(self.peer.bits)
+                    assert self.peer.written[-1] == last, "a direct message is written at once"
                 self.see()
 
         self.run(push())
@@ -248,7 +276,12 @@ class Writing(RuleBasedStateMachine):
     @rule()
     def accept(self) -> None:
         async def accept() -> None:
-            self.writer.opened()
+            if self.has_session:
+                is_connecting = self.writer.phase is Phase.CONNECTING
+                assert self.writer.begin(map(text, FIRST)) is is_connecting
+                self.has_begun |= is_connecting
+            else:
+                self.writer.opened()
             self.see()
 
         self.run(accept())
@@ -369,6 +402,7 @@ class Writing(RuleBasedStateMachine):
     @invariant()
     def nothing_is_written_before_the_accept(self) -> None:
         assert self.phase not in (Phase.CONNECTING, Phase.ENDED_EARLY) or not self.peer.written
+        assert self.has_begun or not self.peer.opening
 
     @invariant()
     def hopeless_ends_are_not_followed_by_queued_messages(self) -> None:

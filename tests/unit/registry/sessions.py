@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from fastapi_websocket_stabilizer import Connection
-from fastapi_websocket_stabilizer.registry.registration import Succession
+from fastapi_websocket_stabilizer.registry.registration import Succession, registration_of
 from fastapi_websocket_stabilizer.testing import FakeWebSocket, MemoryCluster, MemoryManager
 
 
@@ -15,13 +15,18 @@ class Client:
     socket: FakeWebSocket
     connection: Connection
 
+    @property
+    def session(self) -> Succession:
+        session = registration_of(self.connection).session
+        assert session is not None
+        return session
+
     async def begin(self) -> None:
         """Get the first frame."""
         await self.manager.registry.claims.succeed(self.connection)
 
     async def restore(self) -> list[str]:
-        """Take over the former session and join its rooms, none of which the client may enter by itself."""
-        await self.manager.registry.keeping.take(self.connection)
+        """Join the rooms of the former session, none of which the client may enter by itself."""
 
         async def never(connection: Connection, room: str) -> bool:
             return False
@@ -35,7 +40,7 @@ async def connect(
     """Connect a client of ``stabilizer.v1``."""
     socket = FakeWebSocket()
     connection = await manager.registry.connections.connect(
-        client_id, socket, None, None, Succession(sid, former)
+        client_id, socket, None, session=Succession(sid, former)
     )
     client = Client(manager, socket, connection)
     if begins:

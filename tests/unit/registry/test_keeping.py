@@ -82,7 +82,6 @@ async def test_room_that_is_revoked_between_takeover_and_join_is_left_again() ->
         await old.connection.join("vip")
         await old.connection.close()
         new = await connect(first, "s2", "s1")
-        await first.registry.keeping.take(new.connection)
         await second.leave("ann", "vip")
         assert await new.restore() == []
         assert new.connection.rooms == set()
@@ -109,7 +108,6 @@ async def test_application_is_asked_for_rooms_that_the_client_entered_by_itself(
             await manager.registry.rooms.join(old.connection, room, by_client=True)
         await old.connection.join("given")
         new = await connect(manager, "s2", "s1")
-        await manager.registry.keeping.take(new.connection)
         asked: list[str] = []
 
         async def may_enter(connection: Connection, room: str) -> bool:
@@ -155,9 +153,7 @@ async def test_mark_of_handled_messages_is_kept() -> None:
             manager.registry.keeping.mark(old.connection, number)
         await cluster.quiet()
         new = await connect(manager, "s2", "s1")
-        kept = await manager.registry.keeping.take(new.connection)
-        assert kept is not None
-        assert kept.mark == 17
+        assert (new.session.is_taken, new.session.mark) == (True, 17)
 
 
 async def test_session_is_held_under_the_new_id_after_a_lapse() -> None:
@@ -178,9 +174,7 @@ async def test_session_is_written_again_after_redis_lost_it() -> None:
         first.registry.keeping.mark(old.connection, 5)
         await cluster.flush()
         new = await connect(second, "s2", "s1")
-        kept = await second.registry.keeping.take(new.connection)
-        assert kept is not None
-        assert (set(kept.rooms), kept.mark) == ({"lobby"}, 5)
+        assert (new.session.is_taken, set(new.session.rooms), new.session.mark) == (True, {"lobby"}, 5)
 
 
 async def test_changes_while_redis_was_away_are_written_later() -> None:

@@ -12,7 +12,9 @@ from fastapi_websocket_stabilizer.names import MAX_NAME_BYTES
 from fastapi_websocket_stabilizer.wire import client_frames as frames
 from fastapi_websocket_stabilizer.wire.client_frames import Fault, Hi, Lost, LostLog, Member, Positions
 from fastapi_websocket_stabilizer.wire.foreign_json import MAX_ID
-from fastapi_websocket_stabilizer.wire.messages import Encoded, Form, encode
+from fastapi_websocket_stabilizer.wire.frames import BINARY, TEXT
+from fastapi_websocket_stabilizer.wire.frames import frame as frame_of
+from fastapi_websocket_stabilizer.wire.messages import WITH_ADDRESS, Address, Encoded, Form, encode
 from tests.support.protocol_vectors import data_of, vectors
 from tests.unit.strategies import legal_names
 
@@ -44,13 +46,18 @@ def written(frame: dict[str, Any]) -> str | bytes:
 
 def message(frame: dict[str, Any]) -> str | bytes:
     encoded = encode(bytes.fromhex(frame["bytes"]), LIMIT) if "bytes" in frame else any_json(frame["data"])
-    match frame["log"]:
-        case frames.MAILBOX:
-            return frames.client_message(encoded, frame["id"])
-        case frames.EVERYBODY:
-            return frames.everybody_message(encoded, frame["id"])
-        case room:
-            return frames.room_message(encoded, room, frame["id"], frame.get("key"))
+    return sent(encoded, Address(frame["log"], frame["id"], key=frame.get("key")))
+
+
+def sent(message: Encoded, address: Address) -> str | bytes:
+    """Return the payload of the frame with this address, which is the same for each server."""
+    addressed = message.addressed(address)
+    event = addressed.asgi_with_address
+    payload: str | bytes = event["text"] if "text" in event else event["bytes"]
+    data = payload.encode() if isinstance(payload, str) else payload
+    opcode = TEXT if isinstance(payload, str) else BINARY
+    assert addressed.frame(WITH_ADDRESS) == frame_of(opcode, data)
+    return payload
 
 
 def any_json(data: object) -> Encoded:
@@ -133,10 +140,10 @@ def test_first_key_of_a_recorded_text_is_its_kind_and_no_key_looks_like_an_index
 @given(legal_names, ids, texts)
 def test_text_message_is_a_string_in_its_frame(room: str, entry_id: int, text: str) -> None:
     encoded = encode(text, LIMIT)
-    assert json.loads(frames.room_message(encoded, room, entry_id)) == [entry_id, room, text]
-    assert json.loads(frames.room_message(encoded, room, entry_id, "k")) == [entry_id, room, text, "k"]
-    assert json.loads(frames.client_message(encoded, entry_id)) == [entry_id, 0, text]
-    assert json.loads(frames.everybody_message(encoded, entry_id)) == [entry_id, 1, text]
+    assert json.loads(sent(encoded, Address(room, entry_id))) == [entry_id, room, text]
+    assert json.loads(sent(encoded, Address(room, entry_id, key="k"))) == [entry_id, room, text, "k"]
+    assert json.loads(sent(encoded, Address(frames.MAILBOX, entry_id))) == [entry_id, 0, text]
+    assert json.loads(sent(encoded, Address(frames.EVERYBODY, entry_id))) == [entry_id, 1, text]
 
 
 json_values = st.recursive(
@@ -149,7 +156,7 @@ json_values = st.recursive(
 @given(legal_names, ids, st.lists(json_values) | st.dictionaries(texts, json_values))
 def test_json_message_stands_in_its_frame_as_it_was_encoded(room: str, entry_id: int, value: Any) -> None:
     encoded = encode(value, LIMIT)
-    frame = str(frames.room_message(encoded, room, entry_id))
+    frame = str(sent(encoded, Address(room, entry_id)))
     assert frame.endswith(f",{encoded.payload!s}]")
     assert json.loads(frame) == [entry_id, room, value]
 
@@ -158,7 +165,7 @@ def test_json_message_stands_in_its_frame_as_it_was_encoded(room: str, entry_id:
 def test_binary_message_has_a_header_of_fixed_form(
     room: str, entry_id: int, data: bytes, key: str | None
 ) -> None:
-    frame = frames.room_message(encode(data, LIMIT), room, entry_id, key)
+    frame = sent(encode(data, LIMIT), Address(room, entry_id, key=key))
     assert isinstance(frame, bytes)
     kind, found_id, length = struct.unpack(">BQH", frame[:11])
     rest = frame[11:]
@@ -170,7 +177,7 @@ def test_binary_message_has_a_header_of_fixed_form(
 
 
 def test_longest_room_name_has_a_length_of_two_bytes() -> None:
-    frame = frames.room_message(encode(b"x", LIMIT), "a" * MAX_NAME_BYTES)
+    frame = sent(encode(b"x", LIMIT), Address("a" * MAX_NAME_BYTES))
     assert isinstance(frame, bytes)
     assert frame[9:11] == b"\x02\x00"
 

@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, field_serializer
 
 from fastapi_websocket_stabilizer.exceptions import MessageError
-from fastapi_websocket_stabilizer.wire.messages import Encoded, Form, encode, encode_json
+from fastapi_websocket_stabilizer.wire import frames
+from fastapi_websocket_stabilizer.wire.messages import (
+    WITH_ADDRESS,
+    Address,
+    ControlFrame,
+    Encoded,
+    Form,
+    encode,
+)
+from fastapi_websocket_stabilizer.wire.own_json import encode_json
 
 LIMIT = 1 << 20
 
@@ -234,3 +243,44 @@ def test_json_error_names_what_could_not_be_encoded() -> None:
 def test_encoded_message_decodes_its_value_once() -> None:
     encoded = Encoded(Form.JSON, '{"a": 1}', 8)
     assert encoded.value is encoded.value
+
+
+# Addresses
+
+
+def test_message_without_an_address_is_to_the_client_and_volatile() -> None:
+    message = encode({"a": 1}, LIMIT)
+    assert message.asgi_with_address == {"type": "websocket.send", "text": '[0,0,{"a":1}]'}
+    assert message.frame(WITH_ADDRESS) == frames.frame(frames.TEXT, b'[0,0,{"a":1}]')
+
+
+def test_addressed_message_shares_the_frames_without_an_address() -> None:
+    message = encode("x" * 2000, LIMIT)
+    first = message.addressed(Address("lobby"))
+    second = first.addressed(Address("chat", 7))
+    assert second.frame(0) is first.frame(0) is message.frame(0)
+    assert second.frame(12) is first.frame(12) is message.frame(12)
+    assert second.asgi is first.asgi is message.asgi
+    assert message.asgi == {"type": "websocket.send", "text": "x" * 2000}
+    assert (first.size, first.payload, first.form) == (message.size, message.payload, message.form)
+
+
+@pytest.mark.parametrize("window_bits", [0, 9, 12])
+@pytest.mark.parametrize("size", [0, 1, frames.COMPRESS_FROM_BYTES, 4000])
+def test_frame_with_an_address_is_made_once_for_each_window(size: int, window_bits: int) -> None:
+    message = encode("x" * size, LIMIT).addressed(Address("lobby", 17))
+    frame = message.frame(WITH_ADDRESS + window_bits)
+    assert message.frame(WITH_ADDRESS + window_bits) is frame
+    text = f'[17,"lobby","{"x" * size}"]'.encode()
+    if window_bits and len(text) >= frames.COMPRESS_FROM_BYTES:
+        expected = frames.frame(frames.TEXT, frames.deflate(text, window_bits), compressed=True)
+    else:
+        expected = frames.frame(frames.TEXT, text)
+    assert frame == expected
+    assert message.asgi_with_address is message.asgi_with_address
+
+
+def test_control_frame_has_no_address() -> None:
+    frame = ControlFrame('{"live":0}')
+    assert frame.frame(WITH_ADDRESS) == frames.frame(frames.TEXT, b'{"live":0}')
+    assert frame.asgi_with_address == frame.asgi

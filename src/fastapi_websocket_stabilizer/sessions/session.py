@@ -1,0 +1,185 @@
+"""One connection of ``stabilizer.v1``: the frames about it, and the frames that its client sends."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from .. import close_codes
+from ..exceptions import ClientInputError
+from ..local.connection import Connection
+from ..local.lifecycle import Ended, Limits
+from ..registry.registration import Succession
+from ..runtime.metrics import Counters
+from ..wire import client_frames as frames
+from ..wire import client_input
+from ..wire.client_frames import Fault, Hi, Positions
+from ..wire.client_input import Message
+from ..wire.cursors import Cursor
+from ..wire.messages import ControlFrame
+
+T_EVERY_S = 60.0
+"""Seconds between two frames that only tell how far the node has received everything."""
+UNREADABLE = Cursor("", 0)
+"""A cursor whose positions are unknown, because it cannot be read. No cursor of a client has an empty ``s``."""
+FAILED = Fault("failed", "the server could not handle it")
+"""Fault of a message or a request whose handler raised. Its error goes to the log, and not to the client."""
+
+Act = Callable[["Session", Any], None]
+"""Function that acts on one kind of frame. It does not wait. A ``ClientInputError`` of it ends the connection."""
+
+
+class Node(Protocol):
+    """The node of a session.
+
+    Attributes:
+        acts: The function for each kind of frame except messages.
+    """
+
+    counters: Counters
+    acts: Mapping[type, Act]
+
+    def limits(self) -> Limits:
+        """The settings in force now."""
+        ...
+
+    def whole_ms(self) -> int:
+        """The time up to which this node is known to have received everything, in ms of Redis' clock."""
+        ...
+
+    def mark(self, connection: Connection, number: int) -> None:
+        """Keep the number of the last handled message for the next connection of the client."""
+        ...
+
+    def expire(self, connection: Connection, why: Ended, code: int, reason: str) -> None:
+        """End the connection now, and close its socket soon."""
+        ...
+
+
+class Session:
+    """One connection of ``stabilizer.v1``, from its registration to its end.
+
+    Args:
+        record: What the registry knows of the session.
+        cursor: Positions that the client wants to continue from: None for a new client, ``UNREADABLE`` if unknown.
+    """
+
+    __slots__ = (
+        "_connection", "_cursor", "_in_progress", "_node", "_record", "_sent_at_s", "_told_at_s",
+    )  # fmt: skip
+
+    def __init__(self, node: Node, connection: Connection, record: Succession, cursor: Cursor | None) -> None:
+        self._node, self._connection, self._record, self._cursor = node, connection, record, cursor
+        self._in_progress: Message | None = None
+        self._sent_at_s = self._told_at_s = connection.opened_at_s
+
+    def send(self, text: str) -> None:
+        """Send a frame that is no message, in order with everything else."""
+        self._connection.push(ControlFrame(text))
+
+    # Beginning and end
+
+    def begin(self) -> bool:
+        """Send the first frame, and then what was sent to the connection before. Return False if it has ended.
+
+        The caller then has the registry close the connections of the former session.
+        """
+        connection, node = self._connection, self._node
+        hi = Hi(
+            connection.client_id,
+            self._record.sid,
+            node.whole_ms(),
+            node.limits().heartbeat_interval,
+            must_answer=self._must_answer,
+            outcome=None if self._cursor is None else self._cursor is not UNREADABLE,
+            handled=self._record.mark if self._record.is_taken else None,
+            positions=Positions(dict.fromkeys(sorted(connection.rooms))),
+        )
+        self._sent_at_s = self._told_at_s = connection.loop.time()
+        return connection.writer.begin([ControlFrame(frames.hi(hi)), ControlFrame(frames.live(0))])
+
+    @property
+    def _must_answer(self) -> bool:
+        """Whether only answers of the client show that it lives, because this server shows no pongs."""
+        return self._connection.native is None
+
+    def go(self, in_ms: int) -> None:
+        """Have the client open its next socket within so many ms, because the node drains."""
+        self.send(frames.go(in_ms))
+
+    def closing(self, code: int, reason: str) -> tuple[int, str]:
+        """Return the close code and reason of the subprotocol for those of a plain socket."""
+        return (close_codes.ENDED, reason) if code == close_codes.NORMAL else (code, reason)
+
+    # Rooms
+
+    def joined(self, room: str) -> None:
+        """Tell the client that it is in a room. The first frame has the rooms from before it."""
+        if self._record.has_begun:
+            self.send(frames.joined(room, None))
+
+    def left(self, room: str) -> None:
+        """Tell the client that it is no longer in a room."""
+        if self._record.has_begun:
+            self.send(frames.left(room))
+
+    # Liveness
+
+    def ask(self) -> None:
+        """Send a sign of life that the client answers."""
+        self.send(frames.PROBE)
+
+    def look(self, now_s: float, round_s: float) -> None:
+        """Send a sign of life if none would be in time after ``round_s``, when the next look is.
+
+        Only the last use of a connection is known, in either direction. So a sign of life may come earlier than it
+        has to.
+        """
+        if not self._record.has_begun:
+            return
+        used_at_s = self._connection.used_at_s
+        if used_at_s > self._connection.heartbeat.active_at_s:
+            self._sent_at_s = used_at_s
+        interval_s = self._node.limits().heartbeat_interval
+        if now_s - self._told_at_s > max(T_EVERY_S, interval_s) - round_s:
+            self._told_at_s = now_s
+            self.send(frames.whole_until(self._node.whole_ms()))
+        elif now_s - self._sent_at_s > interval_s - round_s:
+            self.send(frames.PROBE if self._must_answer else frames.ALIVE)
+
+    # Frames of the client
+
+    def read(self, data: str | bytes) -> Message | None:
+        """Act on a frame. Return it if it is a message, which the application then handles.
+
+        A frame that breaks the subprotocol ends the connection.
+        """
+        try:
+            frame = client_input.parse(data, self._node.limits().max_message_size)
+            self._node.counters.client_keys_ignored += frame.ignored
+            if isinstance(frame, Message):
+                return self._unless_repeated(frame)
+            self._node.acts[type(frame)](self, frame)
+        except ClientInputError as error:
+            self._node.counters.client_frames_invalid += 1
+            reason = frames.input_reason(error.code)
+            self._node.expire(self._connection, Ended.EVICTED, close_codes.INVALID_INPUT, reason)
+        return None
+
+    def _unless_repeated(self, message: Message) -> Message | None:
+        """Return the message, or confirm it again if it was handled before."""
+        if message.number is None or message.number > self._record.mark:
+            self._in_progress = message
+            return message
+        self.send(frames.handled(self._record.mark))
+        return None
+
+    def handled(self, message: Message, fault: Fault | None = None) -> None:
+        """Confirm a message after its handler has returned, or tell the client that it failed."""
+        self._in_progress = None
+        if message.number is not None:
+            self._node.mark(self._connection, message.number)
+            self.send(frames.handled(message.number, fault))
+
+    def failed(self) -> None:
+        """Tell the client that the message in progress failed, because the handler that iterates has raised."""
+        if self._in_progress is not None:
+            self.handled(self._in_progress, FAILED)

@@ -1,0 +1,140 @@
+"""The sessions of a node: creates one for each socket of ``stabilizer.v1``, with what the node knows."""
+
+import secrets
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from ..config import WebSocketConfig
+from ..exceptions import ClientInputError, ConnectionNotFoundError
+from ..local.connection import Connection, OpenSession
+from ..local.lifecycle import Ended
+from ..registry.registration import Succession
+from ..registry.registry import Registry
+from ..runtime.metrics import Counters
+from ..wire import client_frames as frames
+from ..wire.client_frames import Fault
+from ..wire.client_input import (
+    Alive,
+    Answer,
+    Cancel,
+    ErrorAnswer,
+    Join,
+    Leave,
+    MailboxRead,
+    Probe,
+    Renewal,
+    Request,
+    Resume,
+    Unknown,
+    Unwatch,
+    Watch,
+)
+from ..wire.cursors import Cursor
+from .session import Act, Session
+
+SID_BYTES = 16
+"""Random bytes in the name of a session."""
+
+NOT_FOUND = Fault("not_found", "no handler of this name")
+FORBIDDEN = Fault("forbidden", "this is not allowed to the client itself")
+
+
+class Newcomer(NamedTuple):
+    """The parts of a new session, which the registration of its socket needs."""
+
+    record: Succession
+    open_session: OpenSession
+
+
+class Sessions:
+    """The node, as its sessions need it.
+
+    Attributes:
+        acts: The function for each kind of frame except messages.
+    """
+
+    def __init__(self, registry: Registry) -> None:
+        self.registry: Registry = registry
+        self.counters: Counters = registry.state.counters
+        self.acts: Mapping[type, Act] = {
+            Probe: _answer_probe,
+            Alive: _ignore,
+            Resume: _refuse_resume,
+            Unknown: self._count_ignored,
+            Request: _answer_with(NOT_FOUND),
+            Renewal: _answer_with(NOT_FOUND),
+            Join: _answer_with(FORBIDDEN),
+            Leave: _answer_with(FORBIDDEN),
+            Cancel: _ignore,  # requests are answered at once
+            Answer: _ignore,  # no request waits for it any more
+            ErrorAnswer: _ignore,
+            MailboxRead: self._count_ignored,
+            Watch: self._count_ignored,
+            Unwatch: self._count_ignored,
+        }
+
+    def newcomer(self, cursor: Cursor | None) -> Newcomer:
+        """Return a new session, which continues from ``cursor``. See ``Session``."""
+        record = Succession(secrets.token_urlsafe(SID_BYTES), "" if cursor is None else cursor.session)
+        return Newcomer(record, lambda connection: Session(self, connection, record, cursor))
+
+    async def begin(self, connection: Connection, rooms: Iterable[str]) -> None:
+        """Join rooms, and those of the former session. Send the first frame, and close the former connection.
+
+        Raises:
+            ConnectionNotFoundError: The connection ended before its first frame.
+        """
+        for room in rooms:
+            await self.registry.rooms.join(connection, room, keeps=False)
+        await self.registry.rooms.restore(connection, self._may_enter)
+        if connection.session is None or not connection.session.begin():
+            raise ConnectionNotFoundError(
+                f"connection {connection.connection_id} ended before its first frame"
+            )
+        await self.registry.claims.succeed(connection)
+
+    async def _may_enter(self, _: Connection, __: str) -> bool:
+        """No client may enter a room by itself."""
+        return False
+
+    def mark(self, connection: Connection, number: int) -> None:
+        """Keep the number of the last handled message for the next connection of the client."""
+        self.registry.keeping.mark(connection, number)
+
+    def expect(self) -> None:
+        """Give messages an address from now on, because a client has offered the subprotocol."""
+        self.registry.state.has_met_sessions = True
+
+    def limits(self) -> WebSocketConfig:
+        """The settings in force now."""
+        return self.registry.state.config
+
+    def whole_ms(self) -> int:
+        """The time up to which this node is known to have received everything, in ms of Redis' clock."""
+        return self.registry.whole_ms()
+
+    def expire(self, connection: Connection, why: Ended, code: int, reason: str) -> None:
+        """End the connection now, and close its socket soon."""
+        self.registry.connections.expire(connection, why, code, reason)
+
+    def _count_ignored(self, _: Session, __: object) -> None:
+        self.counters.client_frames_ignored += 1
+
+
+def _answer_probe(session: Session, _: Probe) -> None:
+    session.send(frames.ALIVE)
+
+
+def _ignore(_: Session, __: object) -> None:
+    """Do nothing."""
+
+
+def _refuse_resume(_: Session, __: Resume) -> None:
+    raise ClientInputError("a cursor is only allowed as the first frame", code="frame")
+
+
+def _answer_with(fault: Fault) -> Act:
+    def answer(session: Session, frame: Request | Renewal | Join | Leave) -> None:
+        session.send(frames.error_answer(frame.number, fault))
+
+    return answer

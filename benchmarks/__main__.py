@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import datetime
+import functools
 import os
 import platform
 import shlex
@@ -34,7 +35,8 @@ def main(given: list[str] | None = None) -> int:
     """Run what was asked for and return the exit status: 1 if a sample failed."""
     options = _parser().parse_args(given)
     if options.render:
-        Page(Results.load(options.render)).write(options.output)
+        first, *later = [Results.load(path) for path in options.render]
+        Page(functools.reduce(Results.updated, later, first)).write(options.output)
         return 0
     load = LOADS["quick" if options.quick else options.load]
     load = dataclasses.replace(load, runs=options.runs or load.runs)
@@ -67,7 +69,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="the same as --load quick")
     parser.add_argument("--output", type=Path, default=Path("docs/benchmarks.md"), help="the page")
     parser.add_argument("--json", type=Path, help="write the raw samples too")
-    parser.add_argument("--render", type=Path, help="only write the page, from such a file")
+    parser.add_argument(
+        "--render",
+        type=Path,
+        nargs="+",
+        help="only write the page, from such files; what a later one has replaces that of an earlier one",
+    )
     return parser
 
 

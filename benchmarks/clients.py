@@ -4,13 +4,14 @@ import base64
 import secrets
 import socket
 import sys
+import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Client, Connection
 from pathlib import Path
-from typing import Any
 
+from .dialects import COMPRESSED, DIALECTS, TEXT, Reader, frame
 from .receiver import Receiver
 
 HANDSHAKE_TIMEOUT_S = 30.0
@@ -19,18 +20,24 @@ BATCH = 64
 """Handshakes under way at the same time."""
 OFFER = "permessage-deflate; client_max_window_bits"
 """What Chromium offers."""
-TEXT, CLOSE = 0x1, 0x8
-COMPRESSED = 0x40
+CLOSE, GOING_AWAY = 0x8, 1001
+WINDOW = 256
+"""Handshakes under way at the same time of clients that come back; fewer than a server's backlog."""
+POLL_EACH = 16
+"""Clients that come back between two looks at what arrived."""
+POLL_S = 0.001
 
 
 @dataclass(frozen=True, slots=True)
 class Crowd:
-    """Clients to connect: number ``i`` goes to port ``i % len(ports)``, its ``{id}`` in ``path`` is ``i``."""
+    """Clients to connect. Number ``i`` goes to port ``i % len(ports)``; ``{id}`` in its path and channel is ``i``."""
 
     ports: list[int]
     count: int
     path: str
-    speaks_socketio: bool = False
+    dialect: str = "plain"
+    channel: str = ""
+    """Where a client subscribes that chooses that itself."""
     offers_deflate: bool = False
 
 
@@ -40,20 +47,13 @@ class Socket:
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=HANDSHAKE_TIMEOUT_S)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.early = b""
+        self.reader = Reader(self.socket.recv)
         self.extensions = ""
 
-    def request(self, path: str, port: int, offers_deflate: bool) -> None:
+    def request(self, path: str, port: int, lines: tuple[str, ...], offers_deflate: bool) -> None:
         """Ask for the upgrade."""
-        lines = [
-            f"GET {path} HTTP/1.1",
-            f"Host: 127.0.0.1:{port}",
-            "Upgrade: websocket",
-            "Connection: Upgrade",
-        ]
-        lines += ["Sec-WebSocket-Version: 13", f"Sec-WebSocket-Key: {_key()}"]
-        lines += [f"Sec-WebSocket-Extensions: {OFFER}"] * offers_deflate
-        self.socket.sendall("\r\n".join([*lines, "", ""]).encode())
+        more = [*lines, *[f"Sec-WebSocket-Extensions: {OFFER}"] * offers_deflate]
+        self.socket.sendall(request(path, port, *more))
 
     def upgraded(self) -> None:
         """Read the answer.
@@ -61,52 +61,22 @@ class Socket:
         Raises:
             ConnectionError: it is no upgrade.
         """
-        self._read_until(lambda: b"\r\n\r\n" in self.early)
-        head, _, self.early = self.early.partition(b"\r\n\r\n")
-        lines = head.decode().split("\r\n")
+        lines = self.reader.head().split("\r\n")
         if not lines[0].startswith("HTTP/1.1 101"):
             raise ConnectionError(f"a client was refused: {lines[0]}")
         named = (line.partition(":") for line in lines)
         self.extensions = "".join(v.strip() for n, _, v in named if n.lower() == "sec-websocket-extensions")
 
-    def join_socketio(self) -> None:
-        """Answer Engine.IO's greeting and connect to Socket.IO's main namespace.
 
-        Raises:
-            ConnectionError: it was not greeted.
-        """
-        inflater = zlib.decompressobj(wbits=-15)
-        for prefix, reply in ((b"0{", frame(TEXT, b"40")), (b"40{", b"")):
-            packet = self._next_frame(inflater)
-            if not packet.startswith(prefix):
-                raise ConnectionError(f"no Socket.IO: {packet[:100]!r}")
-            self.socket.sendall(reply)
-
-    def _next_frame(self, inflater: Any) -> bytes:
-        self._read_until(lambda: len(self.early) >= 4)
-        head, size = (2, self.early[1]) if self.early[1] < 126 else (4, int.from_bytes(self.early[2:4]))
-        self._read_until(lambda: len(self.early) >= head + size)
-        payload, is_compressed = self.early[head : head + size], self.early[0] & COMPRESSED
-        self.early = self.early[head + size :]
-        return bytes(inflater.decompress(payload + b"\x00\x00\xff\xff")) if is_compressed else payload
-
-    def _read_until(self, is_enough: Callable[[], bool]) -> None:
-        while not is_enough():
-            data = self.socket.recv(65536)
-            if not data:
-                raise ConnectionError("a server closed a client's connection during the handshake")
-            self.early += data
+def request(path: str, port: int, *more: str) -> bytes:
+    """Return a request for the upgrade with these further lines."""
+    lines = [f"GET {path} HTTP/1.1", f"Host: 127.0.0.1:{port}", "Upgrade: websocket", "Connection: Upgrade"]
+    lines += ["Sec-WebSocket-Version: 13", f"Sec-WebSocket-Key: {_key()}", *more]
+    return "\r\n".join([*lines, "", ""]).encode()
 
 
 def _key() -> str:
     return base64.b64encode(secrets.token_bytes(16)).decode()
-
-
-def frame(opcode: int, payload: bytes, bits: int = 0) -> bytes:
-    """Return a whole client frame; its masking key is 0, which leaves the payload as it is."""
-    size = len(payload)
-    length = bytes([0x80 | size]) if size < 126 else bytes([0x80 | 126]) + size.to_bytes(2)
-    return bytes([0x80 | bits | opcode]) + length + bytes(4) + payload
 
 
 def deflated(text: str, extensions: str) -> bytes:
@@ -126,6 +96,8 @@ class Generator:
     def __init__(self, library: Path, control: Connection) -> None:
         self._receiver = Receiver(library, control.fileno())
         self._sockets: list[Socket] = []
+        self._returns: list[tuple[int, bytes, bytes]] = []
+        self._is_lined = False
         self._control = control
 
     def serve(self) -> None:
@@ -143,23 +115,50 @@ class Generator:
 
     def connect(self, crowd: Crowd) -> str:
         """Connect a crowd and return the extensions that its first client was granted."""
+        self._is_lined = DIALECTS[crowd.dialect].is_lined
         for first in range(0, crowd.count, BATCH):
             for joined in self._handshakes(crowd, range(first, min(first + BATCH, crowd.count))):
                 joined.socket.setblocking(False)
                 self._sockets.append(joined)
-                self._receiver.add(joined.socket.fileno(), joined.early)
+                self._receiver.add(joined.socket.fileno(), joined.reader.early, is_lined=self._is_lined)
         return self._sockets[-1].extensions
 
     def _handshakes(self, crowd: Crowd, numbers: range) -> Iterator[Socket]:
+        dialect = DIALECTS[crowd.dialect]
         ports = [crowd.ports[number % len(crowd.ports)] for number in numbers]
         opened = [Socket(port) for port in ports]
         for number, port, new in zip(numbers, ports, opened, strict=True):
-            new.request(crowd.path.format(id=number), port, crowd.offers_deflate)
-        for new in opened:
+            new.request(crowd.path.format(id=number), port, dialect.lines, crowd.offers_deflate)
+        for number, port, new in zip(numbers, ports, opened, strict=True):
             new.upgraded()
-            if crowd.speaks_socketio:
-                new.join_socketio()
+            back = dialect.join(new.socket.sendall, new.reader, crowd.channel.format(id=number))
+            self._returns.append((port, request(crowd.path.format(id=number), port, *back.lines), back.then))
             yield new
+
+    def come_back(self, messages: int, silence_s: float) -> float:
+        """Connect all clients again that have left; return the seconds until they had so many messages together."""
+        began_ns = time.monotonic_ns()
+        for number, (port, wanted, then) in enumerate(self._returns):
+            new = Socket(port)
+            new.socket.sendall(wanted)
+            new.socket.setblocking(False)
+            self._sockets.append(new)
+            self._receiver.dial(new.socket.fileno(), then, is_lined=self._is_lined)
+            if number % POLL_EACH == 0:
+                self._poll_down_to(WINDOW)
+        self._poll_down_to(0)
+        if not messages:
+            return (time.monotonic_ns() - began_ns) / 1e9
+        self.wait(messages, silence_s)
+        return (self._receiver.counters.latest_ns - began_ns) / 1e9
+
+    def _poll_down_to(self, handshakes: int) -> None:
+        deadline_s = time.monotonic() + HANDSHAKE_TIMEOUT_S
+        timeout_s = 0.0
+        while self._receiver.poll(timeout_s) > handshakes:
+            if time.monotonic() > deadline_s:
+                raise TimeoutError("a client that came back got no answer")
+            timeout_s = POLL_S
 
     def reset(self) -> None:
         """Count from zero."""
@@ -193,11 +192,16 @@ class Generator:
             each.socket.send(packed)
 
     def close(self) -> None:
-        """Close all, and wait for the servers to do so."""
+        """Close all for good, and wait for the servers to do so."""
+        self.leave()
+        self._returns.clear()
+
+    def leave(self) -> None:
+        """Close all as a page does that is reloaded, and wait for the servers to do so."""
         ends = len(self._sockets)
         for each in self._sockets:
             try:
-                each.socket.send(frame(CLOSE, (1000).to_bytes(2)))
+                each.socket.send(frame(CLOSE, GOING_AWAY.to_bytes(2)))
             except OSError:
                 ends -= 1
         self._receiver.run(ends=max(ends, 1), timeout_s=CLOSE_TIMEOUT_S)

@@ -86,7 +86,21 @@ class Clients:
         """Have each client send a message."""
         self._ask("send", text=text)
 
+    def leave(self) -> None:
+        """Close all clients; they can come back."""
+        self._ask("leave")
+
+    def come_back(self, messages: int) -> float:
+        """Connect all clients again that have left; return the seconds until they had so many messages together.
+
+        Without messages: until all handshakes were answered.
+
+        Raises:
+            RuntimeError: a client could not connect.
+        """
+        return float(self._ask("come_back", messages=messages, silence_s=SILENCE_S))
+
     def close(self) -> None:
-        """Close all clients."""
+        """Close all clients for good."""
         self._ask("close")
         self.count = 0

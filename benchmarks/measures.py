@@ -48,7 +48,8 @@ class Session:
         """Connect clients, evenly on all replicas; return the extensions they were granted."""
         system = self.system
         path = system.client_path if by_id else system.everybody_path
-        crowd = Crowd(self.cluster.ports, count, path, system.speaks_socketio, offers_deflate)
+        channel = system.client_channel if by_id else system.everybody_channel
+        crowd = Crowd(self.cluster.ports, count, path, system.dialect, channel, offers_deflate)
         return self.clients.connect(crowd)
 
     def settle(self) -> None:
@@ -255,7 +256,7 @@ def _use(session: Session) -> None:
     clients.reset()
     for number in range(USED_MESSAGES * session.system.takes_messages):
         text = json.dumps(json_message(number, USED_MESSAGE_SIZE))
-        clients.send(f'42["message",{text}]' if session.system.speaks_socketio else text)
+        clients.send(f'42["message",{text}]' if session.system.dialect == "socket.io" else text)
         session.settle()
     if session.system.can_send:
         more = {"is_json": True, "size": USED_MESSAGE_SIZE}

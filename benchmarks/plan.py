@@ -17,7 +17,7 @@ from .systems import ALL, Stage, System
 Script = Callable[[Session], None]
 SENDING = [system.name for system in ALL.values() if system.can_send]
 JSON_SIZES = (1024, 16_384)
-LARGE = ("ours", "1.1+glue", "socket.io", "nchan")
+LARGE = ("ours", "1.1+glue", "socket.io", "nchan", "centrifugo")
 DEFLATING = ("ours", "ours-block", "ours-stock", "1.1+glue", "socket.io", "nchan", "bare")
 
 

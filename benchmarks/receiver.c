@@ -18,14 +18,15 @@
 #define EVENTS 512
 #define CONTROL 0xffffffffu
 #define SHORTEST_COMPRESSED 128 /* shorter ones are heartbeats */
-#define MARK_WITHIN 96
+#define MARK_WITHIN 128
 
 struct client {
     int fd;
     uint32_t carried;
-    uint8_t *carry;
+    uint8_t *carry, *then; /* what is sent once the handshake is answered */
+    size_t then_size;
     uint64_t messages, sequences;
-    int is_open;
+    int is_open, is_lined, is_dialling;
 };
 
 /* Mirrored by receiver.Counters. */
@@ -38,6 +39,7 @@ static uint32_t count, room;
 static int poller = -1;
 static uint8_t buffer[2 * BUFFER];
 static struct counters counters;
+static uint64_t dialling, refused;
 static uint32_t bins[BINS];
 
 static uint64_t now_ns(void) {
@@ -59,18 +61,25 @@ static const uint8_t *number(const uint8_t *at, const uint8_t *end, uint64_t *va
     return at;
 }
 
-static int is_marked(struct client *client, const uint8_t *text, size_t size, uint64_t now) {
-    const uint8_t *at = memchr(text, '#', size < MARK_WITHIN ? size : MARK_WITHIN), *end = text + size;
+/* Returns what is behind the first mark, NULL if there is none before ``end``. */
+static const uint8_t *take_mark(struct client *client, const uint8_t *text, const uint8_t *end, uint64_t now) {
+    const uint8_t *at = memchr(text, '#', (size_t)(end - text));
     uint64_t sequence, sent;
-    if (!at) return 0;
+    if (!at) return NULL;
     at = number(at + 1, end, &sequence);
-    if (at == end || *at != '@') return 0;
-    number(at + 1, end, &sent);
+    if (at == end || *at != '@') return NULL;
+    at = number(at + 1, end, &sent);
     uint64_t bin = now > sent ? (now - sent) / BIN_NS : 0;
     bins[bin < BINS ? bin : BINS - 1]++;
     client->sequences += sequence;
     counters.sequences += sequence;
-    return 1;
+    return at < end ? at + 1 : at;
+}
+
+static void arrived(struct client *client, uint64_t now) {
+    client->messages++;
+    counters.messages++;
+    counters.latest_ns = now;
 }
 
 static int starts(const uint8_t *text, size_t size, const char *with) {
@@ -78,23 +87,64 @@ static int starts(const uint8_t *text, size_t size, const char *with) {
     return size >= length && !memcmp(text, with, length);
 }
 
+/* Centrifugo joins several replies in a frame, one a line, and several messages in a reply. */
+static void on_lines(struct client *client, const uint8_t *text, size_t size, uint64_t now) {
+    const uint8_t *end = text + size;
+    while (text < end) {
+        const uint8_t *stop = memchr(text, '\n', (size_t)(end - text)), *at = text;
+        if (!stop) stop = end;
+        if (stop - text == 2 && starts(text, 2, "{}")) {
+            counters.pings++;
+            answer(client->fd, 1, "{}", 2);
+        }
+        while ((at = take_mark(client, at, stop, now))) arrived(client, now);
+        text = stop + 1;
+    }
+}
+
 static void on_text(struct client *client, int is_compressed, const uint8_t *text, size_t size, uint64_t now) {
+    const uint8_t *end = text + (size < MARK_WITHIN ? size : MARK_WITHIN);
     if (is_compressed && size >= SHORTEST_COMPRESSED) counters.compressed++;
-    else if (is_compressed || !is_marked(client, text, size, now)) {
+    else if (client->is_lined) { on_lines(client, text, size, now); return; }
+    else if (is_compressed || !take_mark(client, text, end, now)) {
         counters.others++;
         if (size == 1 && *text == '2') answer(client->fd, 1, "3", 1); /* Engine.IO's ping */
         if (starts(text, size, "{\"type\":\"ping\"") || starts(text, size, "{\"type\": \"ping\""))
             answer(client->fd, 1, "{\"type\":\"pong\"}", 15);
+        if (starts(text, size, "{\"ping\":1")) answer(client->fd, 1, "{}", 2); /* of stabilizer.v1 */
         return;
     }
-    client->messages++;
-    counters.messages++;
-    counters.latest_ns = now;
+    arrived(client, now);
+}
+
+static void closed(struct client *client) {
+    if (!client->is_open) return;
+    client->is_open = 0;
+    dialling -= (uint64_t)client->is_dialling;
+    client->is_dialling = 0;
+    counters.closed++;
+    epoll_ctl(poller, EPOLL_CTL_DEL, client->fd, NULL);
+}
+
+/* Handles the answer to a handshake, once it is whole, and returns its size. */
+static size_t upgraded(struct client *client, const uint8_t *data, size_t size) {
+    const uint8_t *end = memmem(data, size, "\r\n\r\n", 4);
+    if (!end) return 0;
+    if (!starts(data, size, "HTTP/1.1 101")) {
+        refused++;
+        closed(client);
+        return size;
+    }
+    if (client->then_size) (void)!send(client->fd, client->then, client->then_size, MSG_NOSIGNAL | MSG_DONTWAIT);
+    client->is_dialling = 0;
+    dialling--;
+    return (size_t)(end - data) + 4;
 }
 
 /* Handles all whole frames and returns how many bytes they took. */
 static size_t parse(struct client *client, const uint8_t *data, size_t size, uint64_t now) {
-    size_t used = 0;
+    size_t used = client->is_dialling ? upgraded(client, data, size) : 0;
+    if (client->is_dialling) return used;
     while (size - used >= 2) {
         const uint8_t *frame = data + used;
         size_t head = 2, length = frame[1] & 0x7f, left = size - used;
@@ -118,13 +168,6 @@ static size_t parse(struct client *client, const uint8_t *data, size_t size, uin
         used += head + length;
     }
     return used;
-}
-
-static void closed(struct client *client) {
-    if (!client->is_open) return;
-    client->is_open = 0;
-    counters.closed++;
-    epoll_ctl(poller, EPOLL_CTL_DEL, client->fd, NULL);
 }
 
 static void take(struct client *client, size_t size, uint64_t now) {
@@ -151,14 +194,40 @@ int receiver_open(int control_fd) {
     return epoll_ctl(poller, EPOLL_CTL_ADD, control_fd, &event);
 }
 
-int receiver_add(int fd, const uint8_t *early, size_t size) {
+static struct client *add(int fd) {
     if (count == room) clients = realloc(clients, (room = room ? 2 * room : 1024) * sizeof *clients);
     clients[count] = (struct client){.fd = fd, .is_open = 1};
     struct epoll_event event = {.events = EPOLLIN, .data.u32 = count};
-    if (epoll_ctl(poller, EPOLL_CTL_ADD, fd, &event)) return -1;
+    return epoll_ctl(poller, EPOLL_CTL_ADD, fd, &event) ? NULL : &clients[count++];
+}
+
+int receiver_add(int fd, int is_lined, const uint8_t *early, size_t size) {
+    struct client *client = add(fd);
+    if (!client) return -1;
+    client->is_lined = is_lined;
     memcpy(buffer, early, size);
-    take(&clients[count++], size, now_ns());
+    take(client, size, now_ns());
     return 0;
+}
+
+/* A socket that has asked for the upgrade; sends ``then`` when it has got it. */
+int receiver_dial(int fd, int is_lined, const uint8_t *then, size_t size) {
+    struct client *client = add(fd);
+    if (!client) return -1;
+    client->is_lined = is_lined;
+    client->is_dialling = 1;
+    dialling++;
+    if (size) client->then = memcpy(malloc(size), then, client->then_size = size);
+    return 0;
+}
+
+/* Reads once, after so long at most; returns how many handshakes are under way, -1 if one was refused. */
+int64_t receiver_poll(int timeout_ms) {
+    struct epoll_event events[EVENTS];
+    int ready = epoll_wait(poller, events, EVENTS, timeout_ms);
+    for (int i = 0; i < ready; i++)
+        if (events[i].data.u32 != CONTROL) readable(&clients[events[i].data.u32]);
+    return refused ? -1 : (int64_t)dialling;
 }
 
 /* Returns 1 when the control connection has something to say, 0 when the numbers were reached, -1 when late. */
@@ -198,9 +267,10 @@ void receiver_clear(void) {
     for (uint32_t i = 0; i < count; i++) {
         closed(&clients[i]);
         free(clients[i].carry);
+        free(clients[i].then);
     }
     count = 0;
-    counters.closed = 0;
+    counters.closed = refused = 0;
 }
 
 const struct counters *receiver_counters(void) { return &counters; }

@@ -51,14 +51,34 @@ class Receiver:
         self._library = ctypes.CDLL(str(library))
         self._library.receiver_counters.restype = ctypes.POINTER(Counters)
         self._library.receiver_bins.restype = ctypes.POINTER(ctypes.c_uint32)
+        self._library.receiver_poll.restype = ctypes.c_int64
         if self._library.receiver_open(control_fd):
             raise OSError("epoll is not available")
         self.counters: Counters = self._library.receiver_counters().contents
 
-    def add(self, fd: int, early: bytes) -> None:
-        """Read this socket from now on; ``early`` was read from it already."""
-        if self._library.receiver_add(fd, early, ctypes.c_size_t(len(early))):
+    def add(self, fd: int, early: bytes, *, is_lined: bool) -> None:
+        """Read this socket from now on; ``early`` was read from it already.
+
+        ``is_lined``: a frame has a reply on each line, and each reply any number of messages.
+        """
+        if self._library.receiver_add(fd, int(is_lined), early, ctypes.c_size_t(len(early))):
             raise OSError("a socket could not be polled")
+
+    def dial(self, fd: int, then: bytes, *, is_lined: bool) -> None:
+        """Read the answer to a handshake from this socket, send ``then``, and read messages from then on."""
+        if self._library.receiver_dial(fd, int(is_lined), then, ctypes.c_size_t(len(then))):
+            raise OSError("a socket could not be polled")
+
+    def poll(self, timeout_s: float = 0.0) -> int:
+        """Read what is there, or what comes in time, and return how many handshakes have no answer yet.
+
+        Raises:
+            ConnectionError: one was refused.
+        """
+        waiting = int(self._library.receiver_poll(ctypes.c_int(int(timeout_s * 1000))))
+        if waiting < 0:
+            raise ConnectionError("a client that came back was refused")
+        return waiting
 
     def run(self, messages: int = 0, ends: int = 0, timeout_s: float | None = None) -> bool:
         """Read until so many messages and ends were seen, or the control connection is readable, or it is late.

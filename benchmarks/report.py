@@ -129,6 +129,8 @@ class Page:
     def _about(self) -> Iterator[str]:
         about = self._results.about
         yield f"\n## This run\n\nDate {about['date']}, `{about['command']}`, {about['minutes']:.0f} minutes.\n"
+        for again in about.get("again", ()):
+            yield f"Measured again, or in addition: {again}.\n"
         yield "| | |\n|---|---|"
         for name, value in {**about["machine"], **about["versions"]}.items():
             yield f"| {name} | {value} |"
@@ -156,7 +158,7 @@ class Page:
             ours = self._spread(table, column, "ours") if column.value in RANKED else None
             for system in peers:
                 theirs = self._spread(table, column, system.name)
-                if ours is not None and theirs is not None:
+                if ours is not None and theirs is not None and ours.middle and theirs.middle:
                     yield from self._loss(table, column, system, theirs.middle / ours.middle)
 
     def _loss(self, table: Table, column: Column, system: System, ratio: float) -> Iterator[str]:

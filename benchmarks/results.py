@@ -1,7 +1,7 @@
 """What was seen: samples, and their medians and spreads."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
@@ -84,5 +84,22 @@ class Results:
         content = json.loads(path.read_text())
         return cls(content["about"], [Sample(**sample) for sample in content["samples"]])
 
+    def updated(self, later: Self) -> Self:
+        """Return these results with what was measured again later, and in addition."""
+        again = {(sample.system, sample.measure) for sample in later.samples}
+        kept = [sample for sample in self.samples if (sample.system, sample.measure) not in again]
+        measured = {system for system, _ in again}
+        missing = self.about["missing"].items()
+        about = {
+            **self.about,
+            "load": {**later.about["load"], **self.about["load"]},
+            "versions": {**self.about["versions"], **later.about["versions"]},
+            "missing": {name: command for name, command in missing if name not in measured},
+            "again": [*self.about.get("again", []), _run_of(later)],
+        }
+        return type(self)(about, kept + later.samples)
 
-Report = Callable[[Sample], None]
+
+def _run_of(results: Results) -> str:
+    about = results.about
+    return f"{about['date']}, `{about['command']}`, {about['minutes']:.0f} minutes"

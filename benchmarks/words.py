@@ -13,7 +13,7 @@ medians over the runs, with the lowest and the highest value.
 pip install -e ".[benchmarks]"
 python -m benchmarks                            # everything; --quick to see that it works, --help for parts
 python -m benchmarks --json results.json        # keep the raw samples
-python -m benchmarks --render results.json      # this page again, from them
+python -m benchmarks --render results.json      # this page again, from them; a later file replaces what it has
 ```
 
 The command installs nothing by itself, and names missing parts. It needs a C compiler for the clients' reading loop.
@@ -26,6 +26,7 @@ export BENCHMARKS_OLD_PYTHON=old/bin/python
 npm install socket.io @socket.io/redis-adapter redis
 export BENCHMARKS_NODE_MODULES=node_modules
 apt-get install nginx-light libnginx-mod-nchan
+go install github.com/centrifugal/centrifugo/v6@latest   # or: export CENTRIFUGO=path/to/the/binary
 ```
 
 Each system is set up as its documentation recommends for production:
@@ -43,6 +44,11 @@ Each system is set up as its documentation recommends for production:
 - **nchan**: one nginx with one worker per replica, no access log, Redis in distributed mode. Messages are published
   over persistent HTTP connections. Direct sends use one channel for each client, broadcasts one channel for all. The
   publisher runs outside the servers and is not counted; the other systems send from inside a replica.
+- **Centrifugo**: one process per replica, Redis engine, JSON protocol, a configuration file, no usage statistics.
+  Clients need no token, as with the other systems. They send `connect` and `subscribe` in one frame, as centrifuge-js
+  does. Messages are published over persistent HTTP connections. Those of one turn of the publisher's event loop leave
+  as one parallel `batch`. As with nchan, the publisher is not counted. A frame may have several messages, and each is
+  counted. Compression is not measured, because the clients would have to inflate each frame to count its messages.
 - **Bare FastAPI WebSocket**: `accept()`, then a loop of `receive_text()`; no Redis.
 
 Python servers run under uvicorn with uvloop and httptools, one process per replica."""

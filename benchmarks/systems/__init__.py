@@ -1,6 +1,7 @@
 """The systems that are compared, in the order of the tables."""
 
 from .base import Cluster, MissingError, Stage, System
+from .centrifugo import Centrifugo
 from .nchan import Nchan
 from .ours import Bare, Ours, OursBlock, OursStock
 from .python_peers import ChannelsLayer, Glue, Hubcast, PythonSocketIO
@@ -18,6 +19,7 @@ ALL: dict[str, System] = {
         Hubcast(),
         SocketIO(),
         Nchan(),
+        Centrifugo(),
         Bare(),
     )
 }

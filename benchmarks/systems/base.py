@@ -72,7 +72,8 @@ class System(ABC):
 
     name: ClassVar[str]
     title: ClassVar[str]
-    speaks_socketio: ClassVar[bool] = False
+    dialect: ClassVar[str] = "plain"
+    """What its clients say beside messages: a key of ``benchmarks.dialects.DIALECTS``."""
     can_send: ClassVar[bool] = True
     takes_messages: ClassVar[bool] = True
     """Whether clients may send."""
@@ -80,6 +81,10 @@ class System(ABC):
     """Where a client connects that is only broadcast to."""
     client_path: ClassVar[str] = "/ws?client_id={id}"
     """Where a client connects that is sent to by its id."""
+    everybody_channel: ClassVar[str] = ""
+    """Where a client subscribes that is only broadcast to, if clients subscribe by themselves."""
+    client_channel: ClassVar[str] = ""
+    """Where a client subscribes that is sent to by its id."""
     ready_path: ClassVar[str] = "/control"
 
     @abstractmethod

@@ -1,6 +1,7 @@
 """nchan in nginx: one master and one worker a replica, published to over HTTP."""
 
 import asyncio
+import functools
 import getpass
 import json
 import re
@@ -15,6 +16,7 @@ from tests.support.process import ChildProcess
 
 from ..apps.control import Order, run
 from .base import Cluster, MissingError, Stage, System, output_of
+from .posting import Pool
 
 INSTALL = "apt-get install nginx-light libnginx-mod-nchan"
 MODULE = "ngx_nchan_module.so"
@@ -121,41 +123,10 @@ def _module() -> Path | None:
 
 
 async def _publish(port: int, given: dict[str, Any]) -> None:
-    order, pool = Order(**given), _Pool(port)
-    try:
-        await run(order, pool.broadcast, pool.publish)
-    finally:
-        pool.close()
+    async with Pool(port) as pool:
 
+        async def publish(channel: str, message: Any) -> None:
+            body = message if isinstance(message, str) else json.dumps(message)
+            await pool.post(f"/publish?channel={channel}", body.encode())
 
-class _Pool:
-    """HTTP connections that are kept: as many as calls were in flight."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
-
-    async def broadcast(self, message: Any) -> None:
-        """Publish to the channel of all."""
-        await self.publish("everybody", message)
-
-    async def publish(self, channel: str, message: Any) -> None:
-        """POST and read the answer."""
-        stream = self._idle.pop() if self._idle else await asyncio.open_connection("127.0.0.1", self._port)
-        reader, writer = stream
-        body = (message if isinstance(message, str) else json.dumps(message)).encode()
-        head = (
-            f"POST /publish?channel={channel} HTTP/1.1\r\nHost: nchan\r\nContent-Length: {len(body)}\r\n\r\n"
-        )
-        writer.write(head.encode() + body)
-        answer = await reader.readuntil(b"\r\n\r\n")
-        if not answer.startswith((b"HTTP/1.1 201", b"HTTP/1.1 202")):
-            raise RuntimeError(f"nchan refused a message: {answer[:100]!r}")
-        length = re.search(rb"(?i)content-length: (\d+)", answer)
-        await reader.readexactly(int(length[1]) if length else 0)
-        self._idle.append(stream)
-
-    def close(self) -> None:
-        """Close all."""
-        for _, writer in self._idle:
-            writer.close()
+        await run(Order(**given), functools.partial(publish, "everybody"), publish)

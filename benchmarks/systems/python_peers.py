@@ -45,7 +45,7 @@ class PythonSocketIO(PythonSystem):
     title = "python-socketio + AsyncRedisManager"
     application = "python_socketio"
     packages = ("python-socketio", "python-engineio")
-    speaks_socketio = True
+    dialect = "socket.io"
     everybody_path = "/socket.io/?EIO=4&transport=websocket"
     client_path = "/socket.io/?EIO=4&transport=websocket&client_id={id}"
 

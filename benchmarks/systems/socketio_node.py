@@ -18,7 +18,7 @@ class SocketIO(System):
 
     name = "socket.io"
     title = "socket.io + redis-adapter (Node)"
-    speaks_socketio = True
+    dialect = "socket.io"
     everybody_path = "/socket.io/?EIO=4&transport=websocket"
     client_path = "/socket.io/?EIO=4&transport=websocket&client_id={id}"
 

@@ -126,7 +126,7 @@ def _has_reason(line: str) -> bool:
 
 
 PURE = (
-    "local/outbox", "local/heartbeat", "registry/eviction", "registry/pace", "registry/continuity",
+    "local/outbox", "local/heartbeat", "local/requests", "registry/eviction", "registry/pace", "registry/continuity",
     "registry/feed", "registry/ring", "registry/opening", "registry/schemas",
     "wire/frames", "wire/messages", "wire/envelopes", "wire/unpacking", "wire/signatures", "wire/sequences",
     "wire/channels", "wire/outgoing",

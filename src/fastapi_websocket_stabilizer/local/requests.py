@@ -1,8 +1,7 @@
 """Open requests of one connection, in both directions. Pure: numbers, bounds, and one outcome for each request.
 
-A request of the server ends by the first of these events: the answer of the client, its deadline, its cancellation,
-or the end of the connection. A request of the client ends by its answer, its cancellation, or the end of the
-connection. Later events of an ended request are ignored.
+The first event ends a request, and later ones are ignored. That is the answer, the cancellation, or the end of the
+connection. A request of the server has a deadline as well.
 
 Each method changes the state before it calls a function. So that function may call the same object again.
 """

@@ -72,8 +72,8 @@ class ShutdownReport:
 
 
 READ_ONLY = (
-    "metadata cannot be changed after connect, since other replicas would not see it: give it to connect "
-    "or Identity, or keep what changes in connection.user_data or a store that all replicas share"
+    "metadata cannot be changed in place, since other replicas would not see it: await "
+    "connection.update_metadata(...), or keep what is private in connection.user_data"
 )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from fastapi_websocket_stabilizer.registry.claims import Claims
+from fastapi_websocket_stabilizer.registry.inboxes import Inboxes
 from fastapi_websocket_stabilizer.registry.inspection import Inspection
 from fastapi_websocket_stabilizer.registry.lease import RenewedLease
 from fastapi_websocket_stabilizer.registry.outbound import Outbound
@@ -49,7 +49,7 @@ def _sweep_without_compare(undo: Any) -> Any:
 def _dropped_evict(evict: Any) -> Any:
     """No evict is sent to the node of a displaced socket."""
 
-    async def tell_nobody(self: Any, connection_id: str) -> None:
+    async def tell_nobody(self: Any, connection_id: str, by: str) -> None:
         """Do nothing."""
 
     return tell_nobody
@@ -130,7 +130,7 @@ def _cancelled_is_left(has_begun: Any) -> Any:
 FAULTS: dict[str, tuple[type, str, Wrap]] = {
     "fence off": (RenewedLease, "_renew", _fence_off),
     "sweep without compare": (Sweeper, "_undo", _sweep_without_compare),
-    "dropped evict": (Claims, "_evict", _dropped_evict),
+    "dropped evict": (Inboxes, "evict", _dropped_evict),
     "doubled publish": (Outbound, "broadcast", _doubled_publish),
     "deletion on zero receivers": (Outbound, "to_client", _deletion_on_zero_receivers),
     "unreported leave": (Reports, "follow", _unreported_leave),

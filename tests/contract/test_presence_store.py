@@ -401,3 +401,21 @@ async def test_direct_messages_go_to_the_successor_and_not_to_the_superseded_one
     outgoing = Outgoing(NodeId("n2"))
     part = Part(["alice"], Form.TEXT, "hello")
     assert await new.backend.bus.publish_clients(outgoing.direct([part]), 2) == [["n2"]]
+
+
+async def test_entry_is_replaced_and_the_rank_stays(backend: Backend) -> None:
+    older = await backend.presence.claim(claim("n1.1", top=2))
+    await backend.presence.claim(claim("n1.2", top=2))
+    assert await backend.presence.update("alice", ConnectionId("n1.1"), b'{"a b": 1}')
+    (entries,) = await backend.presence.entries(["alice"])
+    found = {entry.connection_id: (entry.stamp, entry.entry, entry.visit) for entry in entries}
+    assert found[ConnectionId("n1.1")] == (older.stamp, b'{"a b": 1}', older.visit)
+    assert found[ConnectionId("n1.2")][1] == b"n1.2"
+
+
+async def test_entry_that_is_gone_is_not_replaced(backend: Backend) -> None:
+    assert not await backend.presence.update("alice", ConnectionId("n1.1"), b"{}")
+    await backend.presence.claim(claim("n1.1"))
+    await backend.presence.release("alice", ConnectionId("n1.1"))
+    assert not await backend.presence.update("alice", ConnectionId("n1.1"), b"{}")
+    assert await holders(backend) == []

@@ -124,6 +124,9 @@ class Node:
     async def join_room(self, connection: Connection, room: str) -> None:
         self.room_calls.append(("join", room))
 
+    async def update_metadata(self, connection: Connection, given: Any, *, replaces: bool) -> None:
+        """Do nothing."""
+
     async def leave_room(self, connection: Connection, room: str) -> None:
         self.room_calls.append(("leave", room))
 

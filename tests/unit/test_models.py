@@ -33,7 +33,7 @@ async def test_metadata_of_a_connection_refuses_every_change_and_names_the_remed
         await cluster.connect(here, "ann", metadata={"status": "away"})
         [connection] = here.registry.state.shards.of_client("ann")
         with pytest.raises(
-            TypeError, match=r"metadata cannot be changed after connect.*connection.user_data"
+            TypeError, match=r"metadata cannot be changed in place.*update_metadata.*connection.user_data"
         ):
             change(connection.metadata)
         assert [(await each.presence("ann"))[0].metadata for each in (here, there)] == [

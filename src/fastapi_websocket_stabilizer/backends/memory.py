@@ -226,6 +226,13 @@ class MemoryBackend:
             joined = unreported.get(f"{connection_id}:joined", "")
             return Removed(left in unreported, joined, unreported.get(left, ""))
 
+    async def update(self, client_id: str, connection_id: ConnectionId, entry: bytes) -> bool:
+        with self._hub.lock:
+            entries = self._hub.clients.get(client_id, {})
+            if (found := entries.get(connection_id)) is not None:
+                entries[connection_id] = replace(found, entry=entry)
+            return found is not None
+
     async def reported(self, place: IndexEntry, *kinds: str) -> None:
         with self._hub.lock:
             for kind in kinds:

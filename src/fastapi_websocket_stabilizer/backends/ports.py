@@ -196,6 +196,10 @@ class PresenceStore(Protocol):
         """Remove this connection and no other of the client. Idempotent."""
         ...
 
+    async def update(self, client_id: str, connection_id: ConnectionId, entry: bytes) -> bool:
+        """Replace the entry of a connection, which keeps its rank; False if it is not there. Idempotent."""
+        ...
+
     async def reported(self, place: IndexEntry, *kinds: str) -> None:
         """Confirm that the application was given the events ``kinds`` ("joined", "left") of a visit or stay."""
         ...

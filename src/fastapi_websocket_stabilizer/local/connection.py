@@ -63,6 +63,12 @@ class Owner(WriterOwner, Protocol):
         """Remove the connection from a room."""
         ...
 
+    async def update_metadata(
+        self, connection: "Connection", given: Mapping[str, Any], *, replaces: bool
+    ) -> None:
+        """Change the metadata of the connection."""
+        ...
+
     def is_pong(self, message: str | bytes) -> bool:
         """Whether a message has the form of an answer to a JSON ping."""
         ...
@@ -92,7 +98,7 @@ class Connection:
     Attributes:
         client_id: The id that the application addresses.
         connection_id: ``<node_id>.<counter>``. It is never reused, and changes if the node's lease has lapsed.
-        metadata: The metadata given to ``connect``, read-only. It is part of presence.
+        metadata: The metadata given to ``connect``, read-only. It is part of presence; see ``update_metadata``.
         rooms: Rooms of the connection.
         user_data: Values of the application for this connection. They stay on this node.
         state: The application's own: ``Identity.state``, or anything assigned here. Private to this node, not
@@ -194,6 +200,23 @@ class Connection:
     async def leave(self, room: str) -> None:
         """Leave a room. Later messages to it are not written. Messages in the outbox still are."""
         await self._owner.leave_room(self, room)
+
+    async def update_metadata(self, changes: Mapping[str, Any], *, replaces: bool = False) -> None:
+        """Change the metadata of this connection, which presence shows on all replicas.
+
+        Keys of ``changes`` get their values, and other keys stay. With ``replaces``, ``changes`` are all there is.
+        Concurrent calls are merged, the last one for each key. After the return ``metadata`` has the change, and
+        ``on_metadata`` has run. A no-op if the peer has just gone.
+
+        Raises:
+            MessageError: ``changes`` is no mapping, or the metadata is no JSON or too long; nothing was changed.
+            MemoryLimitExceededError: The metadata exceeds a memory limit; nothing was changed.
+            ConnectionNotFoundError: The connection has ended.
+            BackendUnavailableError: Redis did not answer, and ``on_backend_loss`` is "refuse". Other replicas see
+                the change when Redis is back.
+        """
+        if not self._is_over():
+            await self._owner.update_metadata(self, changes, replaces=replaces)
 
     async def __aiter__(self) -> AsyncIterator[str | bytes]:
         """Yield messages of the client until the socket is closed, without answers to JSON pings.

@@ -65,6 +65,17 @@ class Budget:
         connection.user_data[key] = value
         self._resize(connection, size)
 
+    async def make_room_for(self, connection: Connection, metadata: Mapping[str, Any]) -> None:
+        """Count a connection with other metadata.
+
+        Raises:
+            MemoryLimitExceededError: It does not fit.
+        """
+        size = measure(connection.client_id, metadata, connection.user_data)
+        self._check_one(connection.client_id, size)
+        await self._make_room(size - registration_of(connection).size, keep=connection)
+        self._resize(connection, size)
+
     async def measure_all(self) -> None:
         """Measure all connections, because the application may change values in place. Evict some if necessary."""
         for number, connection in enumerate(self._state.shards):

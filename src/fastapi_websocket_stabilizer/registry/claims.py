@@ -137,10 +137,21 @@ class Claims:
         Raises:
             ConnectionLimitExceededError: As ``claim``; never for one that was claimed before.
         """
-        claim = self._claim(connection, replaces, waited_us)
+        registration = registration_of(connection)
+        claim, revision = self._claim(connection, replaces, waited_us), registration.revision
         if claim.stamp <= 0 and self._state.config.on_client_overflow == "reject":
-            return await self._claim_if_free(claim)
-        return await self._state.backend.presence.claim(claim)
+            claimed = await self._claim_if_free(claim)
+        else:
+            claimed = await self._state.backend.presence.claim(claim)
+        if registration.revision != revision:  # the claim may have undone a newer change of the metadata
+            await self.show(connection)
+        return claimed
+
+    async def show(self, connection: Connection) -> bool:
+        """Have presence show the metadata of a connection; False if the registry does not have the connection."""
+        entry = self._entry(connection, registration_of(connection).session or NO_SESSION)
+        connection_id = connection.connection_id
+        return await self._state.backend.presence.update(connection.client_id, connection_id, entry)
 
     async def _outranked(self, client_id: str, claimed: Claimed) -> tuple[ConnectionId, ...]:
         """Return the connections to displace. Entries of dead nodes do not count; their sweeps remove them."""

@@ -10,7 +10,6 @@ from .. import close_codes
 from ..exceptions import (
     LOSSES,
     ConnectionLimitExceededError,
-    MessageError,
     ShutdownError,
     WebSocketStabilizerError,
 )
@@ -22,7 +21,6 @@ from ..names import ConnectionId
 from ..runtime.logs import EVENTS, Occasionally, StructuredLogger, manager_logger
 from ..wire.client_frames import wait_reason
 from ..wire.messages import Encoded, encode
-from ..wire.own_json import encode_json
 from .budget import Budget
 from .claims import Claims, lines_of, sid_of
 from .outbound import Outbound
@@ -30,6 +28,7 @@ from .reclaims import Reclaims
 from .refusals import UNREACHABLE, is_draining, soon_ms, turn_away
 from .registration import Registration, Succession, registration_of
 from .rooms import Rooms
+from .showing import Showing
 from .state import NodeState
 
 PONGS = frozenset({"pong", '{"type":"pong"}', '{"type": "pong"}'})
@@ -50,6 +49,7 @@ class Connections:
         rooms: Rooms,
         outbound: Outbound,
         budget: Budget,
+        showing: Showing,
     ) -> None:
         self._state = state
         self.claims: Claims = claims
@@ -57,6 +57,7 @@ class Connections:
         self.rooms: Rooms = rooms
         self.outbound: Outbound = outbound
         self.budget: Budget = budget
+        self._showing = showing
         self.limiter: SendLimiter = state.limiter
         self._events = StructuredLogger(manager_logger(state.config.log_level, EVENTS))
         self._to_close: deque[tuple[Connection, int, str]] = deque()
@@ -84,6 +85,11 @@ class Connections:
 
     async def leave_room(self, connection: Connection, room: str) -> None:
         await self.rooms.leave(connection, room)
+
+    async def update_metadata(
+        self, connection: Connection, given: Mapping[str, Any], *, replaces: bool
+    ) -> None:
+        await self._showing.change(connection, given, replaces=replaces)
 
     def wrote(self, messages: int) -> None:
         self._state.counters.messages_sent += messages
@@ -155,7 +161,7 @@ class Connections:
             state.counters.connections_rejected += 1
             await self._refuse(websocket, open_session)
         self._warn()
-        self._check_metadata(metadata)
+        self._showing.check(metadata)
         self._check_capacity_for(client_id, session)
         await self.claims.verified()
         size = await self.budget.admit(client_id, metadata)
@@ -232,15 +238,6 @@ class Connections:
                 "a socket was registered before start(): no heartbeat runs; use "
                 "FastAPI(lifespan=manager.lifespan), or await manager.start() in your own lifespan"
             )
-
-    def _check_metadata(self, metadata: dict[str, Any]) -> None:
-        limit = self._state.config.max_metadata_size
-        if (
-            self._state.is_distributed
-            and metadata
-            and (size := len(encode_json(metadata, "metadata"))) > limit
-        ):
-            raise MessageError(f"metadata has {size} bytes as JSON, max_metadata_size is {limit}")
 
     def _check_capacity_for(self, client_id: str, session: Succession | None) -> None:
         """Accept one socket that replaces another, although the node is full until the replaced one is gone."""

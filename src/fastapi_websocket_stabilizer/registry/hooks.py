@@ -24,6 +24,7 @@ from .schemas import UnfitError, schema_of
 OnConnect = Callable[[Connection], Awaitable[None] | None]
 OnDisconnect = Callable[[Connection, int, str], Awaitable[None] | None]
 OnPresence = Callable[[PresenceEvent], Awaitable[None] | None]
+OnMetadata = Callable[[Connection], Awaitable[None] | None]
 OnBusGap = Callable[[BusGap], Awaitable[None] | None]
 OnMessage = Callable[[Connection, Any], Awaitable[None] | None]
 OnError = Callable[[Connection | None, str, BaseException], Awaitable[None] | None]
@@ -38,6 +39,7 @@ class Hooks:
         self.on_connect: list[OnConnect] = []
         self.on_disconnect: list[OnDisconnect] = []
         self.on_presence: list[OnPresence] = []
+        self.on_metadata: list[OnMetadata] = []
         self.on_bus_gap: list[OnBusGap] = []
         self.on_error: list[OnError] = []
         self.on_message: Receiver | None = None
@@ -196,6 +198,11 @@ class HookDecorators:
     def on_presence(self, hook: OnPresence) -> OnPresence:
         """Call ``hook(event)`` for the presence events of this replica's sockets, and of replicas that it sweeps."""
         self._hooks.on_presence.append(check_hook("on_presence", hook, "event"))
+        return hook
+
+    def on_metadata(self, hook: OnMetadata) -> OnMetadata:
+        """Call ``hook(connection)`` when ``update_metadata`` has changed a connection of this replica."""
+        self._hooks.on_metadata.append(check_hook("on_metadata", hook, "connection"))
         return hook
 
     def on_bus_gap(self, hook: OnBusGap) -> OnBusGap:

@@ -35,7 +35,8 @@ class Keeping:
         name = self._name(connection, session)
         kept = await self._store.take(session.former, name, self._state.session_ttl_ms)
         session.is_taken = kept is not None
-        if kept is not None and (kept.rooms or kept.mark):
+        # A connection that has ended since was released before its session is held: it expires by itself.
+        if kept is not None and (kept.rooms or kept.mark) and connection.ended is None:
             session.rooms = {room: found.by_client for room, found in kept.rooms.items()}
             session.mark = kept.mark
             await self._begin(connection, session)

@@ -47,9 +47,10 @@ class Registration:
         entered: Name of the stay in each room that the store has confirmed.
         size: Bytes of metadata and user data, as counted in the budget of memory.
         session: Its session; None for a socket without the subprotocol.
+        revision: Number of changes of the metadata.
     """
 
-    __slots__ = ("entered", "session", "size", "stamp", "stays", "visit")
+    __slots__ = ("entered", "revision", "session", "size", "stamp", "stays", "visit")
 
     def __init__(self, size: int, session: Succession | None = None) -> None:
         self.stamp: int = 0
@@ -58,6 +59,7 @@ class Registration:
         self.entered: dict[str, str] = {}
         self.size: int = size
         self.session: Succession | None = session
+        self.revision: int = 0
 
     def forget_visit(self) -> None:
         """Forget all that the store has confirmed, except the rank."""

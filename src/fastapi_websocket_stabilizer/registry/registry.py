@@ -44,6 +44,7 @@ from .reclaims import Reclaims
 from .recovery import Recovery
 from .requests import Requests
 from .rooms import Rooms
+from .showing import Showing
 from .state import NodeState
 from .sweep import Sweeper
 from .tokens import Tokens
@@ -99,6 +100,7 @@ class Registry:
             rooms=self.rooms,
             outbound=self.outbound,
             budget=budget,
+            showing=Showing(state, budget, self.claims, reclaims),
         )
         self.user_data: UserData = UserData(state, budget, self.directory)
         self.drain: Drain = Drain(state, self.connections, self.directory, lease)

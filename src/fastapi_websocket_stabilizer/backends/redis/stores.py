@@ -72,6 +72,11 @@ class RedisPresence:
         was_there, joined, left = await call
         return Removed(bool(was_there), joined.decode(), left.decode())
 
+    async def update(self, client_id: str, connection_id: ConnectionId, entry: bytes) -> bool:
+        keys = [self._keys.client(client_id)]
+        call = self._pipeline.call(scripts.PRESENCE_UPDATE, keys, connection_id, entry, idempotent=True)
+        return bool(await call)
+
     async def reported(self, place: IndexEntry, *kinds: str) -> None:
         await self._pipeline.send("HDEL", self._noted_in(place), *map(place.event, kinds), idempotent=True)
 

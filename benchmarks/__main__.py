@@ -26,7 +26,7 @@ from .results import Results
 from .systems import ALL, MissingError, Stage
 from .systems.ours import sending_path
 
-LETTERS = "abcdefghij"
+LETTERS = "abcdefghijklmn"
 SERVER = "valkey-9.1"
 SPARE_FILES = 1000
 
@@ -53,7 +53,12 @@ def main(given: list[str] | None = None) -> int:
         "date": f"{datetime.datetime.now(datetime.UTC):%F}",
     }
     results.about["machine"] = _machine()
-    chosen = [part for part in parts(load) if _is_chosen(part, options, missing)]
+    there = {name for name in options.systems if name not in missing}
+    chosen = [
+        part.of(there)
+        for part in parts(load)
+        if part.system in there and set(part.letters) & set(options.only)
+    ]
     _measure(results, chosen, load, RedisServer(valkey), options.json)
     Page(results).write(options.output)
     print(f"{len(results.samples)} samples, {len(results.failed())} failed: {options.output}")
@@ -118,11 +123,6 @@ def _look_for(names: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
             missing[name] = str(error)
             print(f"{name} is missing and left out: {error}", file=sys.stderr)
     return versions, missing
-
-
-def _is_chosen(part: Part, options: argparse.Namespace, missing: dict[str, str]) -> bool:
-    is_wanted = part.system in options.systems and set(part.letters) & set(options.only)
-    return bool(is_wanted) and part.system not in missing
 
 
 def _measure(results: Results, chosen: list[Part], load: Load, valkey: RedisServer, raw: Path | None) -> None:

@@ -80,6 +80,13 @@ TURN_MS = 20.0
 GROWTH = 1.5
 STALLED = 1.25
 SAME = 1.1
+PLAIN, V1, PEER = "ours-rooms", "ours-v1", "centrifugo"
+RECORDED_SHARE, UNRECORDED_SHARE = 0.7, 0.98
+AROUND_BYTES = 30.0
+ROOMS_KIB = 8.0
+STORM_READS = 4.0
+STORM_CPU = 1.3
+STORM_REDIS_MS = 1000.0
 
 
 def goals(results: Results) -> Iterator[Goal]:
@@ -106,6 +113,8 @@ def goals(results: Results) -> Iterator[Goal]:
         unit="ms",
     )
     yield from _growth(results)
+    yield from _rooms(results)
+    yield from _returns(results)
 
 
 def _bystanders(results: Results) -> Goal:
@@ -141,3 +150,56 @@ def _growth(results: Results) -> Iterator[Goal]:
     large = results.spread("cpu_us", measure="growth_burst", connections=most, **pair)
     small = results.spread("cpu_us", measure="growth_burst", connections=usual, **pair)
     yield Goal("h", f"cost of a delivery to {most:,}, against {usual:,}", False, GROWTH, large, small)
+
+
+def _rooms(results: Results) -> Iterator[Goal]:
+    def rate(system: str, measure: str) -> Spread | None:
+        return results.spread("per_cpu_s", system=system, measure=measure)
+
+    pairs = (
+        (
+            "plain sockets, with history against without",
+            PLAIN,
+            "room_recorded",
+            PLAIN,
+            "room",
+            RECORDED_SHARE,
+        ),
+        ("`stabilizer.v1`, with history against without", V1, "room_recorded", V1, "room", RECORDED_SHARE),
+        (
+            "plain sockets without history, against before",
+            PLAIN,
+            "room",
+            "ours-before",
+            "room",
+            UNRECORDED_SHARE,
+        ),
+        ("`stabilizer.v1` with history, against centrifugo", V1, "room_recorded", PEER, "room_recorded", 2.0),
+    )
+    for text, us, ours, them, theirs, limit in pairs:
+        yield Goal("k", f"deliveries to a room, {text}", True, limit, rate(us, ours), rate(them, theirs))
+    around = results.spread("around_bytes", system=V1, measure="room_bytes")
+    yield Goal("k", "bytes around a stored message", False, AROUND_BYTES, around, unit="bytes")
+    memory = results.spread("kib", system=V1, measure="memory_rooms")
+    yield Goal("m", "memory of an idle connection in three rooms", False, ROOMS_KIB, memory, unit="KiB")
+
+
+def _returns(results: Results) -> Iterator[Goal]:
+    def spread(value: str, system: str, measure: str) -> Spread | None:
+        return results.spread(value, system=system, measure=measure)
+
+    many = f"{results.about['load']['large_clients']:,} clients come back"
+    reads, redis_ms = spread("reads", V1, "storm"), spread("redis_ms", V1, "storm")
+    yield Goal("l", f"{many}: reads of the log, both replicas", False, STORM_READS, reads, unit="reads")
+    cpu, plain = spread("cpu_us", V1, "storm"), spread("cpu_us", PLAIN, "storm")
+    yield Goal("l", f"{many}: server CPU, against plain sockets that connect", False, STORM_CPU, cpu, plain)
+    yield Goal("l", f"{many}: CPU of Redis", False, STORM_REDIS_MS, redis_ms, unit="ms")
+    for text, value in (
+        ("server CPU", "cpu_us"),
+        ("Redis commands", "commands"),
+        ("time until all are whole", "whole_ms"),
+    ):
+        ours, theirs = spread(value, V1, "away"), spread(value, PEER, "away")
+        yield Goal(
+            "n", f"coming back after some seconds: {text}, against centrifugo", False, 1.0, ours, theirs
+        )

@@ -25,6 +25,16 @@ class Load:
     """One heartbeat of every connection falls into it."""
     growth_clients: tuple[int, ...] = (100, 1000, 5000, 10_000)
     growth_replicas: tuple[int, ...] = (1, 2, 4)
+    turns: int = 3
+    """Bursts to each room in one run, by turns with those of other systems."""
+    log_entries: int = 500
+    """Length of the log that many clients come back to at once …"""
+    storm_missed: int = 10
+    """… and how many entries of it each has missed."""
+    missed: int = 50
+    """Messages that are sent while clients are away …"""
+    away_s: float = 5.0
+    """… for this long."""
     settle_s: float = 1.0
     sample_cpu_s: float = 1.0
     """A sample of a rate is repeated until the servers have used this much CPU …"""
@@ -45,6 +55,8 @@ QUICK = Load(
     idle_s=2.0,
     growth_clients=(100, 400),
     growth_replicas=(1, 2),
+    turns=1,
+    away_s=0.5,
     settle_s=0.3,
     sample_cpu_s=0.1,
     sample_wall_s=2.0,
@@ -64,6 +76,11 @@ TINY = Load(
     idle_s=0.2,
     growth_clients=(20,),
     growth_replicas=(2,),
+    turns=1,
+    log_entries=50,
+    storm_missed=2,
+    missed=5,
+    away_s=0.1,
     settle_s=0.1,
     sample_cpu_s=0.0,
     sample_wall_s=1.0,

@@ -42,6 +42,8 @@ class Session:
     load: Load
     run: int
     samples: list[Sample] = field(default_factory=list)
+    beside: list["Session"] = field(default_factory=list)
+    """Sessions of other systems that run at the same time, to take turns with this one."""
     _next: int = 1
 
     def connect(self, count: int, *, by_id: bool = False, offers_deflate: bool = False) -> str:
@@ -49,7 +51,16 @@ class Session:
         system = self.system
         path = system.client_path if by_id else system.everybody_path
         channel = system.client_channel if by_id else system.everybody_channel
-        crowd = Crowd(self.cluster.ports, count, path, system.dialect, channel, offers_deflate)
+        return self._connect(count, path, channel, offers_deflate)
+
+    def enter(self, count: int, *rooms: str) -> None:
+        """Connect clients that are members of rooms."""
+        names = ",".join(rooms)
+        path, channel = self.system.room_path, self.system.room_channel
+        self._connect(count, path.replace("{rooms}", names), channel.replace("{rooms}", names), False)
+
+    def _connect(self, count: int, path: str, channel: str, offers_deflate: bool) -> str:
+        crowd = Crowd(self.cluster.ports, count, path, self.system.dialect, channel, offers_deflate)
         return self.clients.connect(crowd)
 
     def settle(self) -> None:
@@ -101,7 +112,7 @@ class Burst:
     """False when frames are compressed: they are counted, not read."""
 
 
-def _send(session: Session, burst: Burst, counted: Counted) -> bool:
+def send(session: Session, burst: Burst, counted: Counted) -> bool:
     """Send one burst, and wait until every client has it; return whether that came true."""
     first = session.numbers(burst.count)
     expected = burst.count * (session.clients.count - bool(burst.excluded))
@@ -126,11 +137,11 @@ def _send(session: Session, burst: Burst, counted: Counted) -> bool:
 def rate(session: Session, measure: str, burst: Burst) -> None:
     """Repeat a burst until the servers have worked long enough; record deliveries per CPU second."""
     warm_up = dataclasses.replace(burst, count=max(1, burst.count // WARM_UP_SHARE))
-    _send(session, warm_up, Counted())  # what is built on first use is built
+    send(session, warm_up, Counted())  # what is built on first use is built
     counted = Counted()
     began, cpu = time.monotonic(), session.cluster.cpu_ns()
     bytes_seen = 0
-    while _send(session, burst, counted):
+    while send(session, burst, counted):
         bytes_seen += session.clients.counters()["bytes"]
         used = (session.cluster.cpu_ns() - cpu) / 1e9
         if used >= session.load.sample_cpu_s or time.monotonic() - began > session.load.sample_wall_s:
@@ -177,7 +188,7 @@ def paced(session: Session) -> None:
     count = load.paced_rate * load.paced_s
     counted = Counted()
     began, cpu = time.monotonic(), session.cluster.cpu_ns()
-    _send(session, Burst(count, 1, more={"rate": load.paced_rate}), counted)
+    send(session, Burst(count, 1, more={"rate": load.paced_rate}), counted)
     took = max(time.monotonic() - began, load.paced_s)
     used = (session.cluster.cpu_ns() - cpu) / 1e9
     p50, p99, p999 = session.clients.percentiles(0.5, 0.99, 0.999)
@@ -236,17 +247,18 @@ def memory_and_connect(session: Session, *, offers_deflate: bool) -> str:
     extensions = session.connect(load.memory_clients, by_id=True, offers_deflate=offers_deflate)
     used = cluster.cpu_ns() - cpu
     session.settle()
-    each = _kib(cluster.rss_bytes() - before, clients.count)
+    each = kib(cluster.rss_bytes() - before, clients.count)
     name = "deflate" if offers_deflate else "plain"
     session.record(f"memory_{name}", {"kib": each, "is_granted": float("permessage-deflate" in extensions)})
     session.record(f"connect_{name}", {"cpu_us": used / 1e3 / clients.count, "cpu_s": used / 1e9})
     if offers_deflate:
         _use(session)
-        session.record("memory_used", {"kib": _kib(cluster.rss_bytes() - before, clients.count)})
+        session.record("memory_used", {"kib": kib(cluster.rss_bytes() - before, clients.count)})
     return extensions
 
 
-def _kib(size: int, connections: int) -> float:
+def kib(size: int, connections: int) -> float:
+    """Return KiB for each connection."""
     return size / 1024 / connections
 
 
@@ -270,7 +282,7 @@ def _use(session: Session) -> None:
 def turns(session: Session) -> None:
     """(j) The longest turn of the event loop while broadcasting, and the garbage collector's longest pause."""
     load, counted = session.load, Counted()
-    _send(session, Burst(load.large_broadcasts, load.in_flight), Counted())  # connecting is over then
+    send(session, Burst(load.large_broadcasts, load.in_flight), Counted())  # connecting is over then
     first = session.numbers(load.large_broadcasts)
     session.clients.reset()
     order = {"count": load.large_broadcasts, "in_flight": load.in_flight, "first": first, "is_watched": True}

@@ -1,18 +1,17 @@
 """What is measured of whom. Systems take turns in each run, so that a machine that drifts drifts for all."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
-import redis
 from tests.support.servers import RedisServer
 
-from . import measures
+from . import measures, rooms
 from .crowd import Clients
 from .loads import Load
 from .measures import Session
 from .results import Results, Sample
-from .systems import ALL, Stage, System
+from .systems import ALL, Stage
 
 Script = Callable[[Session], None]
 SENDING = [system.name for system in ALL.values() if system.can_send]
@@ -31,11 +30,17 @@ class Part:
     script: Script
     replicas: int = 2
     is_compressed: bool = False
+    beside: tuple[str, ...] = ()
+    """Systems that run at the same time and take turns."""
+
+    def of(self, systems: Container[str]) -> "Part":
+        """Return the part with only these systems beside."""
+        return replace(self, beside=tuple(name for name in self.beside if name in systems))
 
 
 def parts(load: Load) -> Iterator[Part]:
     """Yield everything there is to measure, once."""
-    for name in ALL:
+    for name in (name for name, system in ALL.items() if not system.has_rooms):
         yield Part(name, "abcdef" if name in SENDING else "ef", standard)
     for name in DEFLATING:
         yield Part(name, "ei", compressed, is_compressed=True)
@@ -45,6 +50,11 @@ def parts(load: Load) -> Iterator[Part]:
     for replicas in load.growth_replicas:
         if replicas != 2:
             yield Part("ours", "h", growth(load.clients), replicas)
+    yield Part("ours-rooms", "k", rooms.bursts, beside=("ours-before", "ours-v1", "centrifugo"))
+    if ALL["ours-v1"].records:
+        yield Part("ours-v1", "l", rooms.storm, beside=("ours-rooms",))
+        yield Part("ours-v1", "m", rooms.memory)
+    yield Part("ours-v1", "n", rooms.away, beside=("centrifugo",))
 
 
 def standard(session: Session) -> None:
@@ -116,33 +126,24 @@ def growth(clients: int) -> Script:
 
 
 def perform(part: Part, load: Load, run: int, valkey: RedisServer) -> list[Sample]:
-    """Start a system, measure it, end it. What fails is a sample too."""
-    system = ALL[part.system]
+    """Start a system, and those beside it; measure and end them. What fails is a sample too."""
     with ExitStack() as stack, valkey.client() as client:
         client.flushall()
         samples: list[Sample] = []
+
+        def session(name: str) -> Session:
+            stage = Stage(valkey.url, f"benchmarks-{name}-{run}", part.replicas, part.is_compressed)
+            cluster = ALL[name].start(stage, stack)
+            clients = stack.enter_context(Clients())
+            return Session(ALL[name], cluster, clients, client, load, run, samples)
+
         try:
-            session = _session(system, part, load, run, valkey, client, stack)
-            samples = session.samples
-            part.script(session)
+            main = session(part.system)
+            main.beside += [session(name) for name in part.beside]
+            part.script(main)
         except (RuntimeError, OSError) as error:
             samples.append(_failure(part, run, str(error)))
         return samples
-
-
-def _session(
-    system: System,
-    part: Part,
-    load: Load,
-    run: int,
-    valkey: RedisServer,
-    client: "redis.Redis",
-    stack: ExitStack,
-) -> Session:
-    stage = Stage(valkey.url, f"benchmarks-{run}", part.replicas, part.is_compressed)
-    cluster = system.start(stage, stack)
-    clients = stack.enter_context(Clients())
-    return Session(system, cluster, clients, client, load, run)
 
 
 def _failure(part: Part, run: int, error: str) -> Sample:

@@ -41,6 +41,8 @@ class Table:
     title: str
     columns: tuple[Column, ...]
     is_more_better: bool = True
+    ours: str = "ours"
+    """The system of this library that peers are compared with."""
 
 
 PER_CPU = Column("deliveries per server CPU second", "per_cpu_s", thousands)
@@ -58,6 +60,14 @@ CONNECT = (Column("µs server CPU a connection", "cpu_us"),)
 TURNS = (
     Column("longest turn, ms CPU", "turn_ms"),
     Column("longest full garbage collection, while they connected, ms", "collection_ms"),
+)
+BYTES = (Column("bytes", "around_bytes"),)
+RETURNS = (
+    Column("µs server CPU a client", "cpu_us"),
+    Column("ms until the last is whole", "whole_ms"),
+    Column("Redis commands a client", "commands"),
+    Column("reads of a log", "reads"),
+    Column("ms Redis CPU", "redis_ms"),
 )
 TABLES = (
     Table("a", "burst", "{broadcasts} broadcasts to {clients:,} clients, {in_flight} in flight", RATE),
@@ -95,8 +105,53 @@ TABLES = (
     ),
     Table("i", "json_1024", "1 KiB of JSON to {clients:,} clients that offer compression", JSON),
     Table("i", "json_16384", "16 KiB of JSON to {clients:,} clients that offer compression", JSON),
+    Table(
+        "k",
+        "room",
+        "{broadcasts} messages to {clients:,} members of a room without history, {in_flight} in flight",
+        RATE,
+        ours="ours-rooms",
+    ),
+    Table(
+        "k",
+        "room_recorded",
+        "{broadcasts} messages to {clients:,} members of a room with history, {in_flight} in flight",
+        RATE,
+        ours="ours-v1",
+    ),
+    Table("k", "room_bytes", "Bytes around a message of a room with history", BYTES, False, "ours-v1"),
+    Table(
+        "l",
+        "storm",
+        "{large_clients:,} clients that come back at once, to a room of {log_entries} entries"
+        " of which each missed {storm_missed}; plain sockets only connect",
+        RETURNS,
+        False,
+        "ours-v1",
+    ),
+    Table(
+        "m", "memory_rooms", "Memory of an idle connection in three rooms with history", KIB, False, "ours-v1"
+    ),
+    Table(
+        "n",
+        "away",
+        "{clients:,} clients that come back after {away_s:g} s and are sent {missed} messages each",
+        RETURNS,
+        False,
+        "ours-v1",
+    ),
 )
-RANKED = ("per_cpu_s", "p99_ms", "cpu_percent", "kib", "cpu_us")
+RANKED = (
+    "per_cpu_s",
+    "p99_ms",
+    "cpu_percent",
+    "kib",
+    "cpu_us",
+    "around_bytes",
+    "whole_ms",
+    "commands",
+    "redis_ms",
+)
 """Values of which the page says where a peer did better."""
 CHARTED = ("burst", "burst_large", "awaited", "paced", "direct", "memory_plain")
 
@@ -155,7 +210,7 @@ class Page:
     def _lost(self, table: Table) -> Iterator[str]:
         peers = [system for system in ALL.values() if not system.name.startswith("ours")]
         for column in table.columns:
-            ours = self._spread(table, column, "ours") if column.value in RANKED else None
+            ours = self._spread(table, column, table.ours) if column.value in RANKED else None
             for system in peers:
                 theirs = self._spread(table, column, system.name)
                 if ours is not None and theirs is not None and ours.middle and theirs.middle:

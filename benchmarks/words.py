@@ -27,12 +27,14 @@ npm install socket.io @socket.io/redis-adapter redis
 export BENCHMARKS_NODE_MODULES=node_modules
 apt-get install nginx-light libnginx-mod-nchan
 go install github.com/centrifugal/centrifugo/v6@latest   # or: export CENTRIFUGO=path/to/the/binary
+git worktree add before 2489a94                          # this library before history
+export BENCHMARKS_BEFORE=before
 ```
 
 Each system is set up as its documentation recommends for production:
 
 - **This library**: `@manager.websocket`, as in the README, so that sockets are parked. *Not parked*: an endpoint
-  that holds `manager.connection(…)`. *Stock uvicorn*: `uvicorn_protocol=False`.
+  that holds `manager.connection(…)`. *Stock uvicorn*: `uvicorn_protocol=False`. *Before history*: another checkout.
 - **Release 1.1 + pub/sub listener**: a manager in each replica, and a task that iterates redis-py's
   `PubSub.listen()` and awaits `manager.broadcast` or `send_to_client`.
 - **python-socketio**: `AsyncServer` with `AsyncRedisManager`, WebSocket transport only, a room for each client.
@@ -48,10 +50,16 @@ Each system is set up as its documentation recommends for production:
   Clients need no token, as with the other systems. They send `connect` and `subscribe` in one frame, as centrifuge-js
   does. Messages are published over persistent HTTP connections. Those of one turn of the publisher's event loop leave
   as one parallel `batch`. As with nchan, the publisher is not counted. A frame may have several messages, and each is
-  counted. Compression is not measured, because the clients would have to inflate each frame to count its messages.
+  counted. Channels with history keep 500 entries for 120 s, with `force_recovery`. Compression is not measured,
+  because the clients would have to inflate each frame to count its messages.
 - **Bare FastAPI WebSocket**: `accept()`, then a loop of `receive_text()`; no Redis.
 
-Python servers run under uvicorn with uvloop and httptools, one process per replica."""
+Python servers run under uvicorn with uvloop and httptools, one process per replica.
+
+In (k), (l) and (n) all systems run at the same time and take turns. A machine that drifts then drifts for all of
+them. Rooms with history have names of the same length in all systems. Clients that come back dial together, 256 at a
+time, and send what they remember of their position. Their handshakes are answered by the compiled loop. The CPU is
+that of the servers from the first dial until one second after the last message. (m) has the same clients as (n)."""
 
 LIMITS = """
 A sampling profiler on both replicas (py-spy, native frames, 5 s) shows the limits behind the goals that are not met:

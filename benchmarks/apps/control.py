@@ -32,6 +32,8 @@ class Order(BaseModel):
     targets: list[str] = []
     is_watched: bool = False
     """Whether the answer names the longest turn of the event loop."""
+    room: str = ""
+    """Where broadcasts go; empty for everybody."""
     excluded: list[str] = []
     """Who is left out of broadcasts, in turn: a chat leaves each sender out of his own message."""
 
@@ -102,8 +104,9 @@ async def run(order: Order, broadcast: Broadcast, direct: Direct) -> None:
 def _broadcasts(order: Order, broadcast: Broadcast) -> Iterator[Job]:
     for sequence in range(order.first, order.first + order.count):
         left_out = [order.excluded[sequence % len(order.excluded)]] if order.excluded else []
-        yield lambda sequence=sequence, left_out=left_out: (  # type: ignore[misc]
-            broadcast(order.message(sequence), *left_out)
+        where = {"room": order.room} if order.room else {}
+        yield lambda sequence=sequence, left_out=left_out, where=where: (  # type: ignore[misc]
+            broadcast(order.message(sequence), *left_out, **where)
         )
 
 

@@ -5,6 +5,7 @@ from .centrifugo import Centrifugo
 from .nchan import Nchan
 from .ours import Bare, Ours, OursBlock, OursStock
 from .python_peers import ChannelsLayer, Glue, Hubcast, PythonSocketIO
+from .rooms import OursBefore, OursRooms, OursV1
 from .socketio_node import SocketIO
 
 ALL: dict[str, System] = {
@@ -13,6 +14,9 @@ ALL: dict[str, System] = {
         Ours(),
         OursBlock(),
         OursStock(),
+        OursRooms(),
+        OursV1(),
+        OursBefore(),
         Glue(),
         PythonSocketIO(),
         ChannelsLayer(),

@@ -81,10 +81,18 @@ class System(ABC):
     """Where a client connects that is only broadcast to."""
     client_path: ClassVar[str] = "/ws?client_id={id}"
     """Where a client connects that is sent to by its id."""
+    room_path: ClassVar[str] = "/ws?client_id={id}&rooms={rooms}"
+    """Where a client connects that is in rooms."""
     everybody_channel: ClassVar[str] = ""
     """Where a client subscribes that is only broadcast to, if clients subscribe by themselves."""
     client_channel: ClassVar[str] = ""
     """Where a client subscribes that is sent to by its id."""
+    room_channel: ClassVar[str] = ""
+    """Where a client subscribes that is in rooms; several are separated by commas."""
+    has_rooms: ClassVar[bool] = False
+    """Whether it is measured with rooms only."""
+    records: ClassVar[bool] = False
+    """Whether messages to rooms are stored whose names begin with ``re:``."""
     ready_path: ClassVar[str] = "/control"
 
     @abstractmethod
@@ -148,7 +156,11 @@ class PythonSystem(System):
         options = ["--loop", "uvloop", "--http", "httptools", "--log-level", "warning"]
         application = f"benchmarks.apps.{self.application}:app"
         command = [self.interpreter, "-m", "uvicorn", application, "--port", str(port), *options]
-        return ChildProcess(command, environment=environment(stage, self.variant), directory=PROJECT)
+        return ChildProcess(command, environment=self.told(stage), directory=PROJECT)
+
+    def told(self, stage: Stage) -> Mapping[str, str]:
+        """Return what its application is told."""
+        return environment(stage, self.variant)
 
 
 def environment(stage: Stage, variant: str) -> Mapping[str, str]:

@@ -19,6 +19,10 @@ BINARY = "CENTRIFUGO"
 INSTALL = "go install github.com/centrifugal/centrifugo/v6@latest"
 KEY = "benchmarks"
 HEADERS = {"X-API-Key": KEY, "Content-Type": "application/json"}
+HISTORY = {"history_size": 500, "history_ttl": "120s", "force_recovery": True}
+"""The same bounds as the recorded rooms of this library."""
+RECORDED = "re"
+"""The namespace of channels with history and recovery."""
 
 
 class CentrifugoCluster(Cluster):
@@ -38,9 +42,12 @@ class Centrifugo(System):
     dialect = "centrifugo"
     everybody_path = "/connection/websocket"
     client_path = "/connection/websocket"
+    room_path = "/connection/websocket"
     everybody_channel = "everybody"
     client_channel = "client-{id}"
+    room_channel = "{rooms}"
     takes_messages = False
+    records = True
     ready_path = "/health"
 
     def versions(self) -> dict[str, str]:
@@ -64,15 +71,14 @@ class Centrifugo(System):
 
 
 def _configuration(port: int, stage: Stage) -> dict[str, Any]:
+    open_to_all = {"allow_subscribe_for_client": True, "allow_subscribe_for_anonymous": True}
     return {
         "http_server": {"address": "127.0.0.1", "port": port},
         "engine": {"type": "redis", "redis": {"address": stage.redis_url, "prefix": stage.namespace}},
         "client": {"allow_anonymous_connect_without_token": True},
         "channel": {
-            "without_namespace": {
-                "allow_subscribe_for_client": True,
-                "allow_subscribe_for_anonymous": True,
-            }
+            "without_namespace": open_to_all,
+            "namespaces": [{"name": RECORDED, **open_to_all, **HISTORY}],
         },
         "http_api": {"key": KEY},
         "health": {"enabled": True},
@@ -97,8 +103,8 @@ async def _publish(port: int, order: Order) -> None:
     async with Pool(port) as pool:
         publisher = _Publisher(pool)
 
-        async def broadcast(message: Any) -> None:
-            await publisher.publish(Centrifugo.everybody_channel, message)
+        async def broadcast(message: Any, *, room: str = Centrifugo.everybody_channel) -> None:
+            await publisher.publish(room, message)
 
         async def direct(client_id: str, message: Any) -> None:
             await publisher.publish(Centrifugo.client_channel.format(id=client_id), message)

@@ -20,6 +20,7 @@ PROJECT = Path(__file__).parents[2]
 LIMIT_S = 180.0
 """Seconds; 15 on an idle machine."""
 FASTER = ("uvloop", "httptools")
+SYSTEMS = "ours,ours-rooms,ours-v1,bare,1.1+glue"
 ABSENT = {"BENCHMARKS_OLD_PYTHON": "", "BENCHMARKS_NODE_MODULES": ""}
 
 
@@ -33,8 +34,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if absent := [name for name in FASTER if importlib.util.find_spec(name) is None]:
         missing(f"the benchmarks need {' and '.join(absent)}: pip install -e '.[benchmarks]'")
     page = tmp_path_factory.mktemp("benchmarks") / "page.md"
-    command = [sys.executable, "-m", "benchmarks", "--load", "tiny", "--systems", "ours,bare,1.1+glue"]
-    command += ["--only", "b,e", "--output", str(page), "--json", str(page.with_suffix(".json"))]
+    command = [sys.executable, "-m", "benchmarks", "--load", "tiny", "--systems", SYSTEMS]
+    command += ["--only", "b,e,k,l,m,n", "--output", str(page), "--json", str(page.with_suffix(".json"))]
     with ChildProcess(command, environment=ABSENT, directory=PROJECT) as process:
         eventually_sync(lambda: not process.is_running, LIMIT_S, "the end of the benchmarks")
         assert page.exists(), process.output
@@ -47,6 +48,7 @@ def test_every_message_arrives(page: Path) -> None:
     assert all(sample.received == sample.expected for sample in results.samples)
     measured = {(sample.system, sample.measure) for sample in results.samples}
     assert {("ours", "burst"), ("ours", "paced"), ("ours", "direct"), ("bare", "memory_used")} <= measured
+    assert {("ours-rooms", "room"), ("ours-v1", "room")} <= measured
     assert sum(sample.received for sample in results.select(system="ours", measure="burst")) >= 400
 
 

@@ -133,6 +133,7 @@ def plan(pythons: Sequence[str]) -> Plan:
             Lane("public types", (*MODULE, "pyright", "--verifytypes", PACKAGE, "--ignoreexternal")),
             _measured("simulation", "tests/simulation"),
             _pytest("model", "tests/model"),  # traced, it would compute for minutes
+            _pytest("python client", "clients/python/tests", *TOGETHER),  # so would its schedules
         ],
         together=[
             *integration[:2],

@@ -12,7 +12,11 @@ from tests.lanes import PROJECT, Lane, Plan, distribute, main, plan, run
 from tests.pythons import NOT_NEEDED, named_pythons, requirements
 from tests.support.waiting import eventually, eventually_sync
 
-TESTS = sorted(str(path.relative_to(PROJECT)) for path in PROJECT.glob("tests/**/test_*.py"))
+TESTS = sorted(
+    str(path.relative_to(PROJECT))
+    for pattern in ("tests/**/test_*.py", "clients/python/tests/**/test_*.py")
+    for path in PROJECT.glob(pattern)
+)
 PLAN = plan(pythons=[])
 FIRST_JOB = [*PLAN.idle, *PLAN.together, *PLAN.alone]
 ALONE = re.compile(r"^(@|pytestmark = )pytest\.mark\.alone", re.MULTILINE)

@@ -18,10 +18,12 @@ FILES = {
     "CONTRIBUTING": "CONTRIBUTING.md",
     "SECURITY": "SECURITY.md",
     "docs": "docs/**/*.md",
+    "client": "clients/python/src/**/*.py",
+    "client README": "clients/python/README.md",
 }
 COUNTED = ("words for persons", "docstrings that begin with a clause", "sentences over 25 words")
 BOUNDS = {"src": (0, 0, 1), "README": (0, 0, 0), "CHANGELOG": (0, 0, 0), "docs": (0, 0, 1)}
-BOUNDS |= {"CONTRIBUTING": (0, 0, 0), "SECURITY": (0, 0, 0)}
+BOUNDS |= {"CONTRIBUTING": (0, 0, 0), "SECURITY": (0, 0, 0), "client": (0, 0, 1), "client README": (0, 0, 0)}
 PERSONS = re.compile(r"\b(?:whoever|whom|nobody|somebody|for ever|as ever|meanwhile)\b", re.IGNORECASE)
 CLAUSE = re.compile(r"(?:What|Who|The same|That)\b")
 WORD = re.compile(r"\w[\w'./:-]*")

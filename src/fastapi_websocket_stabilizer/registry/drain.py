@@ -37,7 +37,9 @@ class Drain:
         self._order: list[Connection] = []
         self._closing: dict[asyncio.Task[None], Connection] = {}
         self._slow: set[asyncio.Task[None]] = set()  # with queued messages to write first
+        self._told: set[Connection] = set()  # to open their next socket, while they have not left
         self._closed = self._failed = 0
+        self._counts_at_s = 0.0
         self._outcome = (0, 0)
 
     async def run(self, over_s: float) -> ShutdownReport:
@@ -54,6 +56,7 @@ class Drain:
         self._state.is_draining = True
         if self._task is None or self._task.done():
             self._closed = self._failed = 0
+            self._told.clear()
             self._ends_at_s = began_s + over_s
             self._pace = Pace(began_s, self._last_close_at_s(over_s), len(self._state.shards))
             self._task = self._state.tasks.spawn(self._drain(), "drain")
@@ -100,8 +103,11 @@ class Drain:
         shards, log = self._state.shards, self._state.log
         log.info("draining", extra={"connections": len(shards)})
         try:
-            while len(shards) and running_loop().time() < self._pace.ends_at_s:
-                await self._close_next()
+            while running_loop().time() < self._pace.ends_at_s and (left := self._count_left()):
+                await self._close_next(left)
+            while running_loop().time() < self._pace.ends_at_s and len(shards):
+                await asyncio.sleep(self._soon_s())  # those that were told close their sockets
+                self._count_left()
             await self._close_the_rest()
             while self._closing and running_loop().time() < self._ends_at_s:
                 await asyncio.wait(tuple(self._closing), timeout=self._soon_s())
@@ -112,15 +118,34 @@ class Drain:
                     connection.loop.call_soon_threadsafe(connection.abort)
             log.info("drained", extra=dict(zip(("closed", "failed"), self._outcome, strict=True)))
 
-    async def _close_next(self) -> None:
-        """Wait until the next close is due, and until fewer than the maximum are in progress. Then begin it."""
+    def _count_left(self) -> int:
+        """Return how many connections are neither closed nor told to leave. Count those that have left since."""
         now_s = running_loop().time()
-        due_s = self._pace.next_at_s(now_s, len(self._state.shards))
+        if self._told and now_s >= self._counts_at_s:
+            self._counts_at_s = now_s + LOOK_AGAIN_S
+            gone = {connection for connection in self._told if connection.ended is not None}
+            self._told -= gone
+            self._closed += len(gone)
+            self._state.counters.connections_drained += len(gone)
+        return max(0, len(self._state.shards) - len(self._told))
+
+    async def _close_next(self, left: int) -> None:
+        """Wait until the next close is due, and until fewer than the maximum are in progress. Then begin it.
+
+        A client of ``stabilizer.v1`` is told to open its next socket, and closes this one when it has it.
+        """
+        now_s = running_loop().time()
+        due_s = self._pace.next_at_s(now_s, left)
         await asyncio.sleep(max(0.0, due_s - now_s))
         if len(self._closing) - len(self._slow) >= self._state.config.max_concurrent_cleanup:
             await asyncio.wait(self._closing, timeout=LOOK_AGAIN_S, return_when=asyncio.FIRST_COMPLETED)
-        elif (connection := self._pick()) is not None:
+        elif (connection := self._pick()) is None:
+            return
+        elif connection.session is None:
             self._close(connection)
+        else:
+            self._told.add(connection)
+            connection.session.go(self._pace.reconnect_in_ms())
 
     def _pick(self) -> Connection | None:
         """Return a random connection, because adjacent entries may share a network path. Slow ones come first.
@@ -131,7 +156,7 @@ class Drain:
             connection = self._order.pop()
             if connection.is_open:
                 return connection
-        self._order = list(self._state.shards)
+        self._order = [connection for connection in self._state.shards if connection not in self._told]
         random.shuffle(self._order)
         self._order.sort(key=lambda connection: connection.writer.is_writing)
         return None
@@ -159,6 +184,7 @@ class Drain:
             task.add_done_callback(self._slow.discard)
 
     async def _send_away(self, connection: Connection) -> None:
+        self._told.discard(connection)
         if connection.ended is not None:
             return
         patience_s = self._ends_at_s - running_loop().time()

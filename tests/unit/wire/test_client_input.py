@@ -80,14 +80,25 @@ def test_containers_may_be_as_deep_as_the_limit(opening: str, closing: str) -> N
     assert caught.value.code == "depth"
 
 
-def test_containers_side_by_side_have_no_limit() -> None:
-    value: list[Any] = [[], {}] * 5000
+def test_containers_side_by_side_are_bounded() -> None:
+    value: list[Any] = [[], {}] * (foreign_json.MAX_CONTAINERS // 2 - 1)
     assert parse(json.dumps({"m": value})) == Message(value)
+    with pytest.raises(ClientInputError) as caught:
+        parse(json.dumps({"m": [*value, []]}))
+    assert caught.value.code == "depth"
 
 
-def test_text_of_brackets_and_digits_is_no_container_and_no_number() -> None:
-    text = "[{" * 500 + "9" * 5000 + "1e999"
+@pytest.mark.parametrize("repeated", ["[{", '[{\\"', "[\\\\"])
+def test_text_of_brackets_and_digits_is_no_container_and_no_number(repeated: str) -> None:
+    text = repeated * foreign_json.MAX_CONTAINERS + "9" * 5000 + "1e999"
     assert parse(json.dumps({"m": text})) == Message(text)
+
+
+@pytest.mark.parametrize("text", ['"' + '\\"[' * 300_000, '["' * 400_000, '"' + "\\" * 99_999 + "[" * 99_999])
+@pytest.mark.timeout(20)
+def test_strings_without_an_end_take_linear_time(text: str) -> None:
+    with pytest.raises(ClientInputError):
+        parse(text)
 
 
 @pytest.mark.parametrize(

@@ -81,10 +81,10 @@ class WebSocketConnectionManager(HookDecorators):
         """Close all clients of this replica within ``over`` seconds, so that they reconnect to other replicas.
 
         The default of ``over`` is ``drain_over_s``. Clients are closed one by one with 1012 and
-        ``{"reconnect_in_ms": …}``, after their queued messages. Those of ``stabilizer.v1`` are told to open their next
-        socket, and are closed when they have it or the drain ends. From the call on, ``/readyz`` returns 503 and new
-        connections are rejected, until ``start()`` after ``graceful_shutdown``. A second call joins the first and may
-        shorten it. Cancelling a caller does not end the drain.
+        ``{"reconnect_in_ms": …}``, after their queued messages. Those of ``stabilizer.v1`` are told to open their
+        next socket, and are closed when they have it or the drain ends. From the call on, ``/readyz`` returns 503 and
+        new connections are rejected, until ``start()`` after ``graceful_shutdown``. A second call joins the first and
+        may shorten it. Cancelling a caller does not end the drain.
 
         Raises:
             ConfigurationError: ``over`` is not a positive number.

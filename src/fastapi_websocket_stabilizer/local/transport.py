@@ -66,7 +66,10 @@ class NativeSocket(Protocol):
     def is_reading(self) -> bool: ...
 
     def attach(self, observer: "Observer", limits: Limits) -> None:
-        """Notify ``observer`` of events from now on. Its heartbeat replaces that of the server."""
+        """Notify ``observer`` of events from now on. Its heartbeat replaces that of the server.
+
+        If the socket is closed, ``gone`` follows in a later turn of the event loop.
+        """
         ...
 
     def detach(self, observer: "Observer") -> None:
@@ -74,7 +77,10 @@ class NativeSocket(Protocol):
         ...
 
     def write_soon(self, data: bytes) -> None:
-        """Write frames at the end of this turn of the event loop, or earlier if there are many bytes."""
+        """Write frames at the end of this turn of the event loop, or earlier if there are many bytes.
+
+        They are dropped if the socket is closed by then.
+        """
         ...
 
     def flush(self) -> None:
@@ -82,19 +88,25 @@ class NativeSocket(Protocol):
         ...
 
     def write_now(self, data: bytes) -> None:
-        """Write frames at once, behind those of ``write_soon``."""
+        """Write frames at once, behind those of ``write_soon``. Not for a socket that has been cut: it may raise."""
         ...
 
     def ping(self) -> None:
-        """Write a ping frame."""
+        """Write a ping frame, if the socket is open."""
         ...
 
     def hang_up(self, code: int, reason: str, timeout_s: float) -> None:
-        """Write a close frame behind all data. Abort if the socket is not closed within ``timeout_s``."""
+        """Write a close frame behind all data. Abort if the socket is not closed within ``timeout_s``.
+
+        The observers are cut before it returns. A socket that is not open is left as it is.
+        """
         ...
 
     def abort(self) -> None:
-        """Close the socket without writing its buffer."""
+        """Close the socket without writing its buffer.
+
+        The observers are cut before it returns. ``gone`` follows in a later turn of the event loop.
+        """
         ...
 
     async def drain(self) -> None:
@@ -102,7 +114,11 @@ class NativeSocket(Protocol):
         ...
 
     def park(self, inbox: Events) -> None:
-        """Keep the socket open when the ASGI application returns. Inbound events go to ``inbox``."""
+        """Keep the socket open when the ASGI application returns. Inbound events go to ``inbox``.
+
+        The inbox gets the next message after ``resume_reading``, and the disconnect of the peer behind its messages.
+        That of ``hang_up`` comes at once.
+        """
         ...
 
     def resume_reading(self) -> None:

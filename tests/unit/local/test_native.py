@@ -10,8 +10,8 @@ from fastapi_websocket_stabilizer.local.lifecycle import Ended
 from fastapi_websocket_stabilizer.local.native import NativeTransport, open_transport
 from fastapi_websocket_stabilizer.wire.frames import COMPRESS_FROM_BYTES
 from tests.support.waiting import eventually
-from tests.unit.fakes import Node, text, turns
-from tests.unit.native_sockets import FakeNativeSocket, connect_native, websocket_on
+from tests.unit.fakes import Clock, Node, text, turns
+from tests.unit.native_sockets import FakeNativeSocket, close_frame, connect_native, websocket_on
 
 
 def frames(*messages: str) -> list[bytes]:
@@ -117,21 +117,25 @@ async def test_close_goes_behind_the_outbox() -> None:
     connection.end(Ended.RELEASED)
     closing = asyncio.create_task(connection.finish(1000, "bye"))
     await turns()
-    assert native.told == []
+    assert native.writes == []
     native.read_all()
     assert await closing
-    assert (native.writes, native.told) == (frames("last"), [("hang up", 1000, "bye")])
+    assert native.writes == [*frames("last"), close_frame(1000, "bye")]
 
 
 async def test_close_of_a_slow_consumer_says_so_at_once_and_is_aborted_when_it_does_not_come_through() -> (
     None
 ):
-    native, node = FakeNativeSocket(), Node(close_timeout_s=0.01)
-    connection = connect_native(native=native, node=node)
+    clock, native = Clock(), FakeNativeSocket()
+    connection = connect_native(native=native, node=Node(close_timeout_s=5.0))
     native.stall()
     connection.end(Ended.SLOW)
-    assert not await connection.finish(4008, "slow consumer")
-    assert native.told == [("hang up", 4008, "slow consumer"), "abort"]
+    closing = asyncio.create_task(connection.finish(4008, "slow consumer"))
+    await turns()
+    assert (native.writes, native.was_aborted) == ([close_frame(4008, "slow consumer")], False)
+    clock.advance(5.0)
+    await turns()
+    assert (closing.done(), native.was_aborted) == (True, True)
 
 
 async def test_outbox_that_is_not_written_in_time_ends_in_an_abort() -> None:
@@ -141,16 +145,16 @@ async def test_outbox_that_is_not_written_in_time_ends_in_an_abort() -> None:
     connection.push(text("never"))
     connection.end(Ended.RELEASED)
     assert not await connection.finish(1000, "bye")
-    assert (native.writes, native.told) == ([], ["abort"])
+    assert (native.writes, native.was_aborted) == ([], True)
 
 
 async def test_nothing_is_written_once_the_line_was_cut() -> None:
     native, node = FakeNativeSocket(), Node()
     connection = connect_native(native=native, node=node)
-    native.is_open = False
-    connection.cut()
+    native.hang_up(1000, "by the application", 60)
     assert connection.push(text("late")).error
-    assert (native.writes, node.lost_connections[0][1]) == ([], Ended.GONE)
+    assert native.writes == [close_frame(1000, "by the application")]
+    assert node.lost_connections[0][1] is Ended.GONE
 
 
 async def test_parked_connection_lets_go_of_its_websocket() -> None:
@@ -158,16 +162,17 @@ async def test_parked_connection_lets_go_of_its_websocket() -> None:
     connection = connect_native(native=native)
 
     class Inbox:
-        def put_nowait(self, event: Any) -> None: ...
+        def put_nowait(self, event: Any) -> None:
+            events.append(event)
 
-    inbox = Inbox()
-    connection.park(inbox)
+    events: list[Any] = []
+    connection.park(Inbox())
     connection.push(text("hi"))
     connection.end(Ended.RELEASED)
     assert await connection.finish(1000, "bye")
     assert await connection.finish(1000, "bye"), "a second close has nothing to do"
-    assert (connection.is_parked, native.inbox, native.writes) == (True, inbox, frames("hi"))
-    assert native.told == [("hang up", 1000, "bye")]
+    assert (connection.is_parked, native.writes) == (True, [*frames("hi"), close_frame(1000, "bye")])
+    assert events == [{"type": "websocket.disconnect", "code": 1000, "reason": "bye"}]
 
 
 @pytest.mark.parametrize("window_bits", [0, 12])
@@ -187,7 +192,8 @@ async def test_refused_message_is_counted() -> None:
 async def test_connection_that_does_not_read_is_known() -> None:
     native = FakeNativeSocket()
     connection = connect_native(native=native)
-    native.is_reading = False
+    assert not connection.is_deaf
+    native.send("the application does not take it")
     assert connection.is_deaf
 
 
@@ -223,7 +229,7 @@ async def test_parked_socket_that_is_let_go_is_hung_up() -> None:
 
     connection.park(Inbox())
     connection.let_go()
-    assert native.told == [("hang up", 1001, "server shutdown")]
+    assert native.writes == [close_frame(1001, "server shutdown")]
 
 
 async def test_own_send_waits_for_what_was_sent_before_but_not_for_ever() -> None:

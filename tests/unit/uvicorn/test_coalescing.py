@@ -13,14 +13,10 @@ from tests.unit.fakes import turns
 from tests.unit.native_sockets import Wire
 
 
-class ClosingWire(Wire):
-    """A transport that is being closed when the test says so, or that raises."""
+class RaisingWire(Wire):
+    """A transport that raises when the test says so."""
 
-    is_closed = False
     error: Exception | None = None
-
-    def is_closing(self) -> bool:
-        return self.is_closed
 
     def write(self, data: bytes) -> None:
         if self.error is not None:
@@ -30,7 +26,7 @@ class ClosingWire(Wire):
 
 class Socket(CoalescedWrites):
     def __init__(self, descriptor: int = -1) -> None:
-        self.wire = ClosingWire()
+        self.wire = RaisingWire()
         self.transport = cast("asyncio.Transport", self.wire)
         self.flusher = TickFlusher.of(asyncio.get_running_loop())
         self.descriptor = descriptor

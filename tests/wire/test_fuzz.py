@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from uvicorn.config import Config
 
 from tests.wire import strategies
@@ -26,6 +26,8 @@ SMALL_LIMIT = 65_536
 PROBE = Frame(Op.TEXT, b"a probe")
 ECHO_OF_PROBE = Frame(Op.TEXT, b"a probe", mask=None).encode()
 END_OF_MESSAGE = Frame(Op.CONT)
+MANY_PINGS = Frame(Op.PING).encode() * 20
+"""More empty frames than one turn of the event loop may parse."""
 DEFLATE = {"Sec-WebSocket-Extensions": "permessage-deflate"}
 COMPLETION = bytes(SMALL_LIMIT + 16)
 """Completes whatever frame has begun; what then follows is unmasked, and must end the connection."""
@@ -81,6 +83,7 @@ ways = pytest.mark.parametrize("way", ["parked", "loop"])
 
 
 @ways
+@example(pieces=[MANY_PINGS])
 @given(pieces=strategies.pieces())
 @in_memory
 def test_server_does_what_the_rfc_says(bench: Bench, way: str, pieces: list[bytes]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from fastapi_websocket_stabilizer.uvicorn import intake
 from fastapi_websocket_stabilizer.wire.frames import COMPRESS_FROM_BYTES
 from fastapi_websocket_stabilizer.wire.messages import encode
 from tests.support.waiting import eventually
@@ -414,3 +415,17 @@ async def test_more_frames_than_one_turn_may_parse_are_an_event(line: Line) -> N
     await eventually(lambda: "deferred" in line.noted)
     line.send("behind them")
     await eventually(lambda: line.inbox.events == ["behind them"])
+
+
+@on(CLASSES)
+async def test_peer_that_has_hung_up_is_not_paced_any_more(line: Line) -> None:
+    """Every pause after its end takes longer than the test."""
+    assert isinstance(line, LineOfClass)
+    line.native.park(line.inbox)
+    line.send_pongs(5_000)
+    await eventually(lambda: "deferred" in line.noted)
+    assert "gone" not in line.noted
+    line.leave()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(intake, "PAUSE_PER_FRAME_S", LONG_S)
+        await gone(line)

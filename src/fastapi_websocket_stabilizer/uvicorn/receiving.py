@@ -242,11 +242,11 @@ class ReceivingProtocol(WebSocketsSansIOProtocol, asyncio.BufferedProtocol):
     @property
     def _has_hung_up(self) -> bool:
         """Whether the peer has closed its side. No event says so while the socket is not read."""
-        descriptor = self.transport.get_extra_info("socket").fileno()
-        if self._has_peer_gone or descriptor < 0:
-            return True
+        peer = self.transport.get_extra_info("socket")
+        if self._has_peer_gone or peer is None:
+            return self._has_peer_gone
         poll = select.poll()
-        poll.register(descriptor, HUNG_UP)
+        poll.register(peer.fileno(), HUNG_UP)
         return bool(poll.poll(0))
 
     @property

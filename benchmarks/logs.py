@@ -10,7 +10,7 @@ from typing import Any
 import redis
 from tests.support.servers import Missing, RedisServer, find_row
 
-from fastapi_websocket_stabilizer.backends.ports import LogKind, LogName
+from fastapi_websocket_stabilizer.backends.log_ports import LogKind, LogName
 from fastapi_websocket_stabilizer.backends.redis import scripts
 from fastapi_websocket_stabilizer.backends.redis.keys import Keys
 from fastapi_websocket_stabilizer.names import NodeId

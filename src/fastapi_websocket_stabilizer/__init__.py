@@ -40,6 +40,7 @@ from .models import (
     RoomPage,
     ShutdownReport,
 )
+from .retention import History, Mailbox
 from .runtime.logs import StructuredLogger, configure_logging, get_logger
 from .runtime.metrics import Statistics
 from .web.handshake import offered_token
@@ -50,6 +51,8 @@ __all__ = [
     "WebSocketConfig",
     "CompressionMode",
     "MemoryEvictionPolicy",
+    "History",
+    "Mailbox",
     # Sending from a process that serves no sockets
     "Publisher",
     "SyncPublisher",

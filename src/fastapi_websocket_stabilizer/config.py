@@ -25,6 +25,7 @@ from pydantic_core import PydanticCustomError
 from . import close_codes
 from .exceptions import ConfigurationError
 from .models import JSON, CompressionMode, MemoryEvictionPolicy
+from .retention import History, Mailbox, read_histories, read_history, read_mailbox
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -244,6 +245,14 @@ class WebSocketConfig:
     """Whether clients that offer the subprotocol ``stabilizer.v1`` get it, on the routes that support it."""
     uvicorn_protocol: bool = True
     """Whether ``manager.lifespan`` installs ``fastapi_websocket_stabilizer.uvicorn`` if the server is uvicorn."""
+    history: Annotated[dict[str, History], BeforeValidator(read_histories)] = field(default_factory=dict)
+    """Rooms whose messages Redis keeps, by prefix of the room; the longest wins, "" is every room."""
+    history_for_all: Annotated[History | None, BeforeValidator(read_history)] = None
+    """Whether and how many messages to everybody Redis keeps; None for none."""
+    mailbox: Annotated[Mailbox | None, BeforeValidator(read_mailbox)] = None
+    """Whether and how many messages Redis keeps for each client; None for none."""
+    session_ttl_s: FiniteFloat = 120.0
+    """Seconds after its connection for which a session of ``stabilizer.v1`` can be continued."""
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
@@ -288,6 +297,11 @@ class WebSocketConfig:
             "lease_ttl_s": self.lease_ttl_s,
             "signed": bool(self.envelope_keys),
         }
+
+    @property
+    def stores(self) -> bool:
+        """Whether any message is stored."""
+        return bool(self.history or self.history_for_all or self.mailbox)
 
     def doubts(self) -> list[str]:
         """Return one sentence for each valid setting that is probably a mistake."""

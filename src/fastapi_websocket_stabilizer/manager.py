@@ -289,6 +289,8 @@ class WebSocketConnectionManager(HookDecorators):
         confirm: float | None = None,
         *,
         exclude_connection: Connection | str | Iterable[Connection | str] | None = None,
+        store: bool | None = None,
+        key: str | None = None,
     ) -> BroadcastResult:
         """Send to all connections, or to the members of one or several rooms (once to each socket).
 
@@ -298,11 +300,18 @@ class WebSocketConnectionManager(HookDecorators):
         The result counts the sockets of this replica; with ``confirm`` (seconds), those of all replicas that
         answered. While Redis is unavailable, only sockets of this replica are reached, and ``nodes`` is 1.
 
+        Messages of rooms with a ``history`` are stored, unless ``store`` is False, and have ``result.id``. A second
+        message with the same ``key`` to the same room is dropped for 5 minutes, and has the id of the first. A stored
+        message is delivered only if it was stored, also under ``on_backend_loss="degrade"``.
+
         Raises:
             BroadcastFailedError: Every targeted socket failed.
-            MessageError: It cannot be encoded or is longer than ``max_message_size``; nothing was sent.
-            ConfigurationError: ``confirm`` is not a positive number.
-            BackendUnavailableError: Redis did not answer, and ``on_backend_loss`` is "refuse".
+            MessageError: It cannot be encoded, or is longer than ``max_message_size`` or ``History.bytes``; nothing
+                was sent.
+            ConfigurationError: ``confirm`` is not a positive number; or ``store`` or ``key`` is given without a
+                history.
+            BackendUnavailableError: Redis did not answer, and the message is stored or ``on_backend_loss`` is
+                "refuse". With ``outcome_unknown`` it may have been stored. Repeat it with a ``key`` to store it once.
         """
         encoded = self._encode(message)
         _check_confirm(confirm)
@@ -311,7 +320,9 @@ class WebSocketConnectionManager(HookDecorators):
         if room is not None and not rooms:
             return BroadcastResult(0, 0, 0)  # an empty list of rooms has no members
         try:
-            result = await self._registry.outbound.broadcast(encoded, exclude, rooms, confirm)
+            result = await self._registry.broadcasts.send(
+                encoded, exclude, rooms, confirm, store=store, key=key
+            )
         except BroadcastFailedError:
             await asyncio.sleep(0)
             raise

@@ -50,6 +50,8 @@ class BroadcastResult:
         heard: Whether this node's own sockets were served. Either the copy returned from Redis, or Redis was
             unavailable and only this node's sockets got the message (``nodes`` is 1). False if this node subscribes
             to none of the rooms, or the deadline passed.
+        id: The id of the message in its log; None if it was not stored. Of several rooms, that of the first.
+        ids: The id for each room in which it was stored; the key "" is the log of everybody.
         missing: With ``confirm``, the ids of nodes that did not answer in time (``"?"`` for an unknown node).
     """
 
@@ -60,6 +62,8 @@ class BroadcastResult:
     nodes: int = 1
     heard: bool = True
     missing: list[str] = field(default_factory=list)
+    id: int | None = None
+    ids: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass

@@ -89,7 +89,7 @@ async def open_peer(row: str | None, namespace: str) -> AsyncIterator[OpenPeer]:
             WebSocketConfig(redis_url=row, namespace=namespace, redis_timeout_s=TIMEOUT_S),
             watcher(receive),
             Counters(),
-            gathers_appends=True,
+            stores=True,
         )
 
     async def start(name: str) -> Peer:

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from fastapi_websocket_stabilizer.backends.log_ports import LogEntry, LogName
 from fastapi_websocket_stabilizer.backends.memory import MemoryBackend
 from fastapi_websocket_stabilizer.backends.memory_logs import Log
-from fastapi_websocket_stabilizer.backends.ports import Backend, LogEntry, LogName
+from fastapi_websocket_stabilizer.backends.ports import Backend
 from fastapi_websocket_stabilizer.backends.redis import RedisBackend
 from fastapi_websocket_stabilizer.backends.redis.connection import NotPermittedError
 from fastapi_websocket_stabilizer.backends.redis.keys import Keys

@@ -6,19 +6,18 @@ from dataclasses import replace
 import pytest
 
 from fastapi_websocket_stabilizer import MessageError, WebSocketConfig
-from fastapi_websocket_stabilizer.backends.ports import (
+from fastapi_websocket_stabilizer.backends.log_ports import (
     META_LASTS_S,
     Append,
     Appended,
-    Backend,
     Heard,
     LogBounds,
     LogEntry,
     LogKind,
     LogName,
     Verdict,
-    Watcher,
 )
+from fastapi_websocket_stabilizer.backends.ports import Backend, Watcher
 from fastapi_websocket_stabilizer.backends.redis import RedisBackend
 from fastapi_websocket_stabilizer.names import NodeId
 from fastapi_websocket_stabilizer.runtime.metrics import Counters

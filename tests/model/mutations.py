@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from unittest import mock
 
-from fastapi_websocket_stabilizer.backends.ports import LogEntry, LogRead
+from fastapi_websocket_stabilizer.backends.log_ports import LogEntry, LogRead
 from fastapi_websocket_stabilizer.registry import feed as module
 from fastapi_websocket_stabilizer.registry.continuity import Continued, Outcome, reach_of, resumed
 from fastapi_websocket_stabilizer.registry.continuity import Lost as Gone

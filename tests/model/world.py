@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from typing import Any, NamedTuple, TypeVar, cast
 
-from fastapi_websocket_stabilizer.backends.ports import Heard, LogMeta, LogRead
+from fastapi_websocket_stabilizer.backends.log_ports import Heard, LogMeta, LogRead
 from fastapi_websocket_stabilizer.registry.feed import TAIL, Cursor, Deliver, Feed, Joined, Lost, Read
 from fastapi_websocket_stabilizer.registry.opening import Opening
 
@@ -232,7 +232,7 @@ def thaw(feed: Feed[int]) -> Feed[int]:
         setattr(other, name, value)
     other._queue, other._waiting, other._lagging = feed._queue[:], dict(feed._waiting), dict(feed._lagging)
     ring, copy = feed._ring, object.__new__(type(feed._ring))
-    copy.start, copy._head, copy._bytes = ring.start, ring._head, ring._bytes
+    copy.start, copy._head, copy.bytes = ring.start, ring._head, ring.bytes
     copy._ids, copy._entries = ring._ids[:], ring._entries[:]
     other._ring = copy
     return other

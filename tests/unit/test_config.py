@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from fastapi_websocket_stabilizer import (
     CompressionMode,
     ConfigurationError,
+    History,
+    Mailbox,
     MemoryEvictionPolicy,
     WebSocketConfig,
     WebSocketConnectionManager,
@@ -45,6 +47,10 @@ NEW: dict[str, tuple[Any, Any]] = {  # default, and another value
     "keep_handshake": (False, True),
     "client_protocol": (True, False),
     "uvicorn_protocol": (True, False),
+    "history": ({}, {"chat:": History(messages=7)}),
+    "history_for_all": (None, History(seconds=7)),
+    "mailbox": (None, Mailbox(bytes=7)),
+    "session_ttl_s": (120.0, 5.0),
 }
 
 INVALID: list[tuple[str, Any]] = [
@@ -90,6 +96,11 @@ INVALID: list[tuple[str, Any]] = [
     ("client_protocol", "perhaps"),
     ("lease_ttl_s", 0),
     ("renew_interval_s", float("nan")),
+    ("history", None),
+    ("history", 7),
+    ("history_for_all", "{}}"),
+    ("mailbox", 7),
+    ("session_ttl_s", 0),
 ]
 
 

@@ -5,6 +5,7 @@ from fastapi_websocket_stabilizer import testing
 
 PUBLIC = [
     "WebSocketConnectionManager", "WebSocketConfig", "CompressionMode", "MemoryEvictionPolicy",
+    "History", "Mailbox",
     "Publisher", "SyncPublisher", "offered_token",
     "Connection", "Identity", "BroadcastResult", "ShutdownReport", "PresenceEntry", "PresenceEvent",
     "BusGap", "RoomMember", "RoomPage", "NodeInfo", "Statistics",

@@ -22,7 +22,7 @@ from ..wire.tokens import sha1
 from .memory_logs import MemoryLogContent, MemoryLogs
 from .memory_rooms import MemoryRooms
 from .memory_sessions import Held, MemorySessions
-from .ports import Claim, Claimed, Entry, IndexEntry, Receive, Removed, Renewal
+from .ports import Claim, Claimed, Entry, IndexEntry, Listening, Receive, Removed, Renewal
 
 MAX_TOKENS = 1_000_000
 """Maximum number of unused reconnect tokens; the oldest is evicted."""
@@ -104,6 +104,13 @@ class MemoryBackend:
     @property
     def run_id(self) -> str:
         return ""
+
+    def listening(self, room: str) -> Listening | None:
+        return Listening("", 0) if not room or room in self._subscribed else None
+
+    @property
+    def heard_to_s(self) -> float:
+        return time.monotonic()
 
     @property
     def queued_bytes(self) -> int:

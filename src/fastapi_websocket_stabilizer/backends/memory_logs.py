@@ -11,7 +11,7 @@ from ..exceptions import MessageError
 from ..runtime.loops import running_loop
 from ..wire.channels import ALL, Channel
 from ..wire.envelopes import Envelope, pack
-from .ports import (
+from .log_ports import (
     META_LASTS_S,
     ONCE_LASTS_S,
     Append,
@@ -172,6 +172,11 @@ class MemoryLogs:
             return 0
         channel = ALL if log.kind is LogKind.ALL else Channel("room", log.name)
         return self._deliver(channel, replace(envelope, entry=(entry, previous)))
+
+    is_lasting = True
+
+    def run_id_of(self, log: LogName) -> str:
+        return ""
 
     async def read(self, log: LogName, last: int | None = None) -> LogRead:
         with self._content.lock:

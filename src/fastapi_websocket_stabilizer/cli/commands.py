@@ -76,6 +76,29 @@ def drain(
 
 
 @app.command()
+def policy(
+    reset: Annotated[
+        bool, typer.Option("--reset", help="Let the next replica that starts decide, before a deploy.")
+    ] = False,
+    redis_url: Annotated[
+        str | None, typer.Option(help="The registry's Redis; WS_REDIS_URL unless given.")
+    ] = None,
+    namespace: Annotated[str | None, typer.Option(help="WS_NAMESPACE unless given.")] = None,
+) -> None:
+    """Show which messages the registry stores: prefixes of rooms, everybody, mailboxes."""
+    from ..config import WebSocketConfig
+    from ..exceptions import WebSocketStabilizerError
+    from .policy import run_policy
+
+    given = {"WS_REDIS_URL": redis_url, "WS_NAMESPACE": namespace}
+    try:
+        config = WebSocketConfig.from_env(os.environ | {name: text for name, text in given.items() if text})
+        typer.echo(asyncio.run(run_policy(config, resets=reset)))
+    except WebSocketStabilizerError as error:
+        _fail(str(error))
+
+
+@app.command()
 def doctor(
     url: Annotated[str, typer.Argument(help="redis_url, as the application has it.", envvar="WS_REDIS_URL")],
     namespace: Annotated[str, typer.Option(help="The registry's namespace.")] = "fws",

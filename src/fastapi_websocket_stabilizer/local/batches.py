@@ -59,6 +59,8 @@ class Broadcast:
         spared: Excluded connections.
         outside: Rooms whose members are no targets, because an earlier part of the same message is for them.
         done: Called with the outcome after the last socket was written to.
+        copied: Connections that were sent another copy of this message. They are no targets. Those that are written
+            to are added.
     """
 
     message: Encoded
@@ -68,6 +70,7 @@ class Broadcast:
     spared: frozenset[Connection] = frozenset()
     outcome: Outcome = field(default_factory=Outcome)
     outside: tuple[str, ...] = ()
+    copied: set[Connection] | None = None
 
     @property
     def size(self) -> int:
@@ -75,7 +78,7 @@ class Broadcast:
 
     def has_targets_of(self, other: "Broadcast") -> bool:
         """Whether both are for the same sockets, apart from exclusions."""
-        return self.rooms == other.rooms and self.outside == other.outside
+        return self.rooms == other.rooms and self.outside == other.outside and self.copied is other.copied
 
     def excludes(self, connection: Connection) -> bool:
         return connection.client_id in self.exclude or connection in self.spared
@@ -181,6 +184,9 @@ class Group:
 
         With ``outgoing``, frames for native sockets are only collected there.
         """
+        if (copied := self.broadcasts[0].copied) is not None:
+            targets = [connection for connection in targets if connection not in copied]
+            copied.update(targets)
         loop = running_loop()
         now_s, excluded, frames, reached = loop.time(), self._excluded, self.frames, 0
         for connection in targets:

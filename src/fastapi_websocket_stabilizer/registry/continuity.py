@@ -8,7 +8,7 @@ from bisect import bisect_right
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ..backends.ports import META_LASTS_S, LogEntry, LogRead
+from ..backends.log_ports import META_LASTS_S, LogEntry, LogRead
 
 Code = Literal["trimmed", "unknown", "reset", "hole"]
 """Reason of a loss: entries were dropped, the cursor is unknown, the content is gone, or a failover lost entries."""

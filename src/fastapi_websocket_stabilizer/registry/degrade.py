@@ -25,7 +25,11 @@ class DegradingBus:
     """A ``ports.Bus`` that delivers messages to this node's clients if Redis does not accept them."""
 
     def __init__(
-        self, state: NodeState, bus: Bus, deliver: Callable[[Envelope], None], flush: Callable[[], None]
+        self,
+        state: NodeState,
+        bus: Bus,
+        deliver: Callable[[Channel, Envelope], None],
+        flush: Callable[[], None],
     ) -> None:
         self._state, self._bus, self._deliver, self._flush = state, bus, deliver, flush
         self._trouble = Occasionally(state.log)
@@ -109,7 +113,7 @@ class DegradingBus:
         if arrival.duplicate:
             return
         self._count_loss()
-        self._deliver(envelope)
+        self._deliver(channel, envelope)
 
     def _count_loss(self) -> None:
         self._state.counters.degraded += 1

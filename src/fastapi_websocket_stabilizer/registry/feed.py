@@ -57,7 +57,7 @@ A volatile message keeps its place among entries, except among those that a repa
 from collections.abc import Hashable, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from ..backends.ports import Heard, LogEntry, LogRead
+from ..backends.log_ports import Heard, LogEntry, LogRead
 from . import continuity
 from .continuity import Continued, Outcome, Unread, cut_of, reach_of, resumed
 from .ring import Ring
@@ -201,6 +201,17 @@ class Feed(Generic[M]):
         """Whether no member waits or lags. LIVE members are the caller's."""
         return not self._waiting and not self._lagging
 
+    @property
+    def bytes(self) -> int:
+        """Bytes of the ring and of the queue."""
+        return self._ring.bytes + self._queued_bytes
+
+    def shrink(self) -> Sequence[Action]:
+        """Free memory: members whose cursor was in the ring need a read then, and the queue is read again."""
+        if not self._waiting and self.last is not None:
+            self._ring.restart(self.last)
+        return self._drop_queue() if self._queue else ()
+
     # The bus
 
     def subscribed(self, run_id: Hashable) -> Sequence[Action]:
@@ -343,10 +354,12 @@ class Feed(Generic[M]):
         self._queued_bytes += item.size
         if self._heard is None:
             self._peak = max(self._peak, item.id)
-        if self._queued_bytes > self._queue_limit:
-            self.dropped += len(self._queue)
-            self._queue, self._queued_bytes = [], 0
-            self._flight = None  # it may be older than what was dropped
+        return self._ask() if self._queued_bytes <= self._queue_limit else self._drop_queue()
+
+    def _drop_queue(self) -> Sequence[Action]:
+        self.dropped += len(self._queue)
+        self._queue, self._queued_bytes = [], 0
+        self._flight = None  # it may be older than what was dropped
         return self._ask()
 
     def _empty_queue(self) -> list[Action]:

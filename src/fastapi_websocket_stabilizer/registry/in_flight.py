@@ -29,13 +29,15 @@ class Publication:
     Attributes:
         followers: Messages to own sockets that were sent after it and before the next publication.
         is_over: It was delivered here or given up.
+        is_stored: It comes back even if the bus loses it, and in the order of its log only.
     """
 
     __slots__ = (
-        "deadline", "followers", "is_over", "is_prolonged", "kept", "outcome", "room", "sequence", "size",
+        "deadline", "followers", "is_over", "is_prolonged", "is_stored", "kept", "outcome", "room", "sequence",
+        "size",
     )  # fmt: skip
 
-    def __init__(self, sequence: int, size: int, room: str) -> None:
+    def __init__(self, sequence: int, size: int, room: str, *, is_stored: bool) -> None:
         self.outcome: asyncio.Future[Outcome | None] = running_loop().create_future()
         self.sequence: int = sequence
         self.size: int = size
@@ -44,6 +46,7 @@ class Publication:
         self.deadline: asyncio.TimerHandle | None = None
         self.kept: tuple[Channel, Envelope] | None = None
         self.is_over: bool = False
+        self.is_stored: bool = is_stored
         self.is_prolonged: bool = False
 
 
@@ -70,9 +73,11 @@ class InFlight:
 
     # Publications
 
-    def register(self, sequence: int, size: int, room: str = "") -> "asyncio.Future[Outcome | None]":
+    def register(
+        self, sequence: int, size: int, room: str = "", *, is_stored: bool = False
+    ) -> "asyncio.Future[Outcome | None]":
         """Return a future of this node's outcome, which is None if the message does not come back."""
-        publication = self._waiting[sequence] = Publication(sequence, size, room)
+        publication = self._waiting[sequence] = Publication(sequence, size, room, is_stored=is_stored)
         self._line.append(publication)
         self.bytes += size
         return publication.outcome
@@ -107,7 +112,7 @@ class InFlight:
             later = self._overdue.pop(sequence, set())
             for part in parts:
                 part.exclude |= later
-        while self._line and self._line[0].sequence < sequence:
+        while self._line and self._line[0].sequence < sequence and not self._line[0].is_stored:
             self._release(self._line.popleft())  # overtaken: it never comes, or has no order with this one
         for part in parts:
             self._submit(part)
@@ -144,7 +149,7 @@ class InFlight:
     def give_up_published(self) -> None:
         """Give up the publications that Redis accepted before the bus was lost. Later ones may still come back."""
         for sequence, publication in tuple(self._waiting.items()):
-            if publication.deadline is not None:  # set when Redis has answered
+            if publication.deadline is not None and not publication.is_stored:  # set when Redis has answered
                 self.resolve(sequence, None)
 
     def give_up(self, room: str | None = None) -> None:

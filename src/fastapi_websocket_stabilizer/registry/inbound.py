@@ -2,24 +2,29 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from ..backends.ports import Receive
 from ..local.batches import Broadcast, DirectMessages, Outcome, settle, took, written
 from ..local.connection import Connection
-from ..names import ConnectionId
+from ..names import ConnectionId, NodeId
 from ..runtime.logs import Occasionally
 from ..wire.channels import Channel
 from ..wire.client_frames import EVERYBODY
 from ..wire.envelopes import CONNECTION, Envelope, Kind
 from ..wire.messages import Address, Encoded
+from .history import History
 from .inboxes import Inboxes
 from .state import NodeState
 
 Act = Callable[[Envelope], None]
 """Function that executes an envelope. It raises ``ValueError`` if the envelope is malformed."""
+MAX_COPIED = 64
+"""Messages to several rooms of which further copies may arrive. The oldest is forgotten."""
 MAX_REPORTED_ERRORS = 100
 """Maximum number of errors in one node's confirmation of a broadcast."""
 
@@ -27,12 +32,14 @@ MAX_REPORTED_ERRORS = 100
 class Inbound:
     """The counterpart of ``Outbound``: drops duplicates and passes each envelope on by its kind."""
 
-    def __init__(self, state: NodeState, inboxes: Inboxes, acts: Mapping[Kind, Act]) -> None:
-        self._state, self._inboxes = state, inboxes
+    def __init__(
+        self, state: NodeState, inboxes: Inboxes, history: History, acts: Mapping[Kind, Act]
+    ) -> None:
+        self._state, self._inboxes, self._history = state, inboxes, history
+        self._copies = Copies()
         self._malformed = Occasionally(state.log)
         self._acts: dict[Kind, Act] = {
-            Kind.BROADCAST: self.deliver,
-            Kind.DIRECT: self.deliver,
+            Kind.DIRECT: self._deliver_parts,
             Kind.REPLY: self._resolve,
             **acts,
         }
@@ -42,6 +49,9 @@ class Inbound:
         if channel.room and channel.room not in self._state.shards.rooms:
             return  # left, but the server has not processed that yet
         counters = self._state.counters
+        if envelope.entry is not None:  # its log shows losses and copies
+            self._act(self._history.received, channel, envelope, size)
+            return
         arrival = self._state.sequences.observe(
             channel, envelope.sender, envelope.sequence, envelope.previous
         )
@@ -51,30 +61,39 @@ class Inbound:
             counters.bus_duplicates += arrival.duplicate
             counters.bus_late += arrival.late
             return
+        self._act(self._take, channel, envelope, size)
+
+    def _act(self, act: Receive, channel: Channel, envelope: Envelope, size: int) -> None:
         try:
-            act = self._acts.get(envelope.kind)
-            if act is None:
-                raise ValueError(f"envelopes of kind {envelope.kind.name} are not supported")
-            act(envelope)
+            act(channel, envelope, size)
         except (ValueError, TypeError, LookupError, RecursionError) as error:
-            counters.bus_malformed += 1
+            self._state.counters.bus_malformed += 1
             self._malformed.log("envelope dropped", sender=envelope.sender, error=str(error))
+
+    def _take(self, channel: Channel, envelope: Envelope, size: int) -> None:
+        if envelope.kind is Kind.BROADCAST:
+            if not self._history.volatile(channel, envelope, size):
+                self.deliver(channel, envelope)
+            return
+        act = self._acts.get(envelope.kind)
+        if act is None:
+            raise ValueError(f"envelopes of kind {envelope.kind.name} are not supported")
+        act(envelope)
 
     def _resolve(self, envelope: Envelope) -> None:
         self._state.replies.resolve(envelope.ask, envelope.sender, json.loads(envelope.body))
 
-    def deliver(self, envelope: Envelope) -> None:
-        """Fan messages out, then confirm to the node that asked, or to the call that waits here."""
-        if envelope.kind is Kind.DIRECT:
-            self._deliver_parts(envelope)
-            return
+    def deliver(self, channel: Channel, envelope: Envelope) -> None:
+        """Fan a broadcast out, then confirm to the node that asked, or to the call that waits here."""
         is_own = self._state.is_own(envelope.sender)
         done = partial(self._delivered, envelope, is_own)
         exclude = envelope.exclude
         spared = frozenset(filter(None, map(self._spared, exclude))) if exclude else frozenset()
-        parts = [Broadcast(envelope.message(), envelope.targets, frozenset(exclude), done, spared)]
-        if self._state.has_met_sessions:
-            parts = addressed(parts[0])
+        rooms, copied = envelope.targets, None
+        if envelope.is_copy(channel.room):
+            rooms, copied = (channel.room,), self._copies.of(envelope, channel.room, self._state.shards.rooms)
+        whole = Broadcast(envelope.message(), rooms, frozenset(exclude), done, spared, copied=copied)
+        parts = addressed(whole, envelope) if self._state.has_met_sessions else [whole]
         if is_own:
             self._state.in_flight.arrived(envelope.sequence, *parts)
         else:
@@ -143,15 +162,15 @@ class Inbound:
         return [connection for connection in found if connection.writer.is_writing]
 
 
-def addressed(broadcast: Broadcast) -> list[Broadcast]:
-    """Return a volatile broadcast with its address, in one part for each of its rooms.
+def addressed(broadcast: Broadcast, envelope: Envelope) -> list[Broadcast]:
+    """Return a broadcast with its address, in one part for each of its rooms.
 
     A part leaves out the members of the rooms before it. So each socket gets the message once, and no member is told
     the name of a room that it is not in. The parts share one outcome, and only the last one reports it.
     """
     message, rooms = broadcast.message, broadcast.rooms
     if len(rooms) <= 1:
-        broadcast.message = message.addressed(Address(rooms[0] if rooms else EVERYBODY))
+        broadcast.message = message.addressed(_address(envelope, rooms[0] if rooms else ""))
         return [broadcast]
     parts = [
         replace(
@@ -161,3 +180,28 @@ def addressed(broadcast: Broadcast) -> list[Broadcast]:
     ]
     parts[-1].done = broadcast.done
     return parts
+
+
+def _address(envelope: Envelope, room: str) -> Address:
+    log = room or EVERYBODY
+    if envelope.entry is None:
+        return Address(log)
+    return Address(log, *envelope.entry, envelope.copy_key(room) if envelope.is_copy(room) else None)
+
+
+class Copies:
+    """The connections that were sent a copy of a message to several rooms, so that none is sent two."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[tuple[NodeId, int], tuple[set[Connection], set[str]]] = OrderedDict()
+
+    def of(self, envelope: Envelope, room: str, rooms: Container[str]) -> set[Connection]:
+        """Return those that were sent the message, to be extended. ``rooms`` are those with members here."""
+        message = envelope.sender, envelope.first_copy(room)
+        reached, arrived = self._known.setdefault(message, (set(), set()))
+        arrived.add(room)
+        if all(target in arrived or target not in rooms for target in envelope.targets):
+            del self._known[message]
+        elif len(self._known) > MAX_COPIED:
+            self._known.popitem(last=False)
+        return reached

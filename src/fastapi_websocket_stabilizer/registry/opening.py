@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from heapq import merge
 from typing import Any, Generic, TypeVar
 
-from ..backends.ports import LogEntry
+from ..backends.log_ports import LogEntry
 from .feed import Cursor, Joined
 
 MAX_COPIES = 256

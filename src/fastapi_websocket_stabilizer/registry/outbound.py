@@ -1,7 +1,7 @@
 """Sending: to clients, to rooms and to all connections."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from typing import NamedTuple
 
@@ -11,7 +11,9 @@ from ..local.batches import DirectMessages, Outcome, settle, took, written
 from ..local.connection import Connection
 from ..local.sends import TAKEN, Sent
 from ..models import BroadcastResult
+from ..names import NodeId
 from ..wire.channels import channel_to
+from ..wire.envelopes import Envelope
 from ..wire.messages import Encoded
 from .direct import CLIENTS_PER_CALL, Direct, Taken
 from .lease import Lease
@@ -46,7 +48,7 @@ class Outbound:
         """Queue the direct sends of this tick."""
         self._direct.flush()
 
-    async def _in_turn(self) -> None:
+    async def in_turn(self) -> None:
         """Wait until the lease is verified and there is room. Earlier calls continue first.
 
         Raises:
@@ -56,7 +58,7 @@ class Outbound:
         if self._gate.must_wait:
             await self._gate.wait()
         if self._in_flight.must_wait:
-            self._check_reachable()
+            self.check_reachable()
             await self._room_for_more()
 
     # To clients
@@ -67,10 +69,10 @@ class Outbound:
         if confirm is not None or not state.is_distributed or state.config.max_connections_per_client > 1:
             return (await self.to_clients([client_id], message, confirm))[0]
         if has_others := self._gate.must_wait or bool(self._in_flight):
-            await self._in_turn()
+            await self.in_turn()
         own = self._state.shards.newest(client_id)
         if own is None:
-            self._check_reachable()
+            self.check_reachable()
             (nodes,) = await self._direct.send((client_id,), message, 0)
             is_taken = bool(nodes)
             self._state.counters.sends_unreachable += not is_taken
@@ -90,7 +92,7 @@ class Outbound:
 
         All writes and collected sends precede the first wait, so that no later message comes in between.
         """
-        await self._in_turn()
+        await self.in_turn()
         posted = self._post([c for c in client_ids if self._state.shards.has_client(c)], message)
         with ExitStack() as questions:
             asked = self._collect(self._elsewhere(client_ids), message, confirm, questions)
@@ -104,7 +106,7 @@ class Outbound:
 
     async def to_connection(self, connection: Connection, message: Encoded) -> str | None:
         """Send to exactly this socket of this node; return the error, if any."""
-        await self._in_turn()
+        await self.in_turn()
         if not self._in_flight:
             return await connection.settled(connection.push(message))
         outcome = await self._in_flight.follow(message, (connection.client_id,), connection)
@@ -149,7 +151,7 @@ class Outbound:
             return client_ids
         return [c for c in client_ids if not self._state.shards.has_client(c)]
 
-    def _check_reachable(self) -> None:
+    def check_reachable(self) -> None:
         """Under "refuse", raise at once: no message may wait behind one that cannot leave this node."""
         if not self._state.degrades:
             self._state.check_reachable()
@@ -158,7 +160,7 @@ class Outbound:
         self, client_ids: Sequence[str], message: Encoded, confirm: float | None, questions: ExitStack
     ) -> list[Asked]:
         if client_ids:
-            self._check_reachable()
+            self.check_reachable()
         asked = []
         for start in range(0, len(client_ids), CLIENTS_PER_CALL):
             chunk = client_ids[start : start + CLIENTS_PER_CALL]
@@ -186,38 +188,50 @@ class Outbound:
         self, message: Encoded, exclude: Sequence[str], rooms: Sequence[str], confirm: float | None
     ) -> BroadcastResult:
         """Publish one message. Every node, including this one, delivers it when it arrives from the bus."""
-        await self._in_turn()
-        self._check_reachable()
+        await self.in_turn()
+        self.check_reachable()
         self._state.counters.broadcasts += 1
         channel = channel_to(rooms)
         ask = self._replies.open(is_report) if confirm is not None else 0
         envelope = self._state.outgoing.broadcast(channel, message, exclude, rooms, ask)
         room, sequence = channel.room, envelope.sequence
-        is_listening = not room or room in self._state.subscribed
-        echo = self._in_flight.register(sequence, message.size, room) if is_listening else None
-        if echo is None and room in self._state.shards.rooms:
-            # A join is in progress, so the publication may come back or not.
-            self._in_flight.register(sequence, message.size, room)
-            self._in_flight.expire(sequence, self._state.config.redis_timeout_s)
+        echo = self.expect(envelope, room)
         try:
             nodes = await self._bus.publish(channel, envelope)
-            outcome = await self._echoed(echo, sequence)
+            outcome = await self.echoed(echo, sequence)
         except BaseException as error:
             self._replies.close(ask)
-            self._give_up_on(sequence, error)
+            self.give_up_on(sequence, error)
             raise
         if confirm is None:
             return await self._result(outcome, nodes)
-        return await self._confirmed(ask, nodes, confirm, heard=outcome is not None, names_matter=not room)
+        heard = outcome is not None
+        return await self.confirmed([(ask, nodes)], confirm, heard=heard, names_matter=not room)
 
-    def _give_up_on(self, sequence: int, error: BaseException) -> None:
+    def expect(
+        self, envelope: Envelope, room: str, *, is_stored: bool = False
+    ) -> "asyncio.Future[Outcome | None] | None":
+        """Register a publication that comes back; return its future outcome, or None if it does not."""
+        sequence, size = envelope.sequence, envelope.message().size
+        is_listening = not room or room in self._state.subscribed
+        if not is_listening and room not in self._state.shards.rooms:
+            return None
+        echo = self._in_flight.register(sequence, size, room, is_stored=is_stored)
+        if is_listening:
+            return echo
+        # A join is in progress, so the publication may come back or not.
+        self._in_flight.expire(sequence, self._state.config.redis_timeout_s)
+        return None
+
+    def give_up_on(self, sequence: int, error: BaseException) -> None:
         """End a publication, but only expire that of a cancelled caller, because it may still be in flight."""
         if isinstance(error, asyncio.CancelledError):
             self._in_flight.expire(sequence, self._state.config.redis_timeout_s)
         else:
             self._in_flight.resolve(sequence, None)
 
-    async def _echoed(self, echo: "asyncio.Future[Outcome | None] | None", sequence: int) -> Outcome | None:
+    async def echoed(self, echo: "asyncio.Future[Outcome | None] | None", sequence: int) -> Outcome | None:
+        """Wait until a publication was written to the sockets of this node, or is given up."""
         if echo is None:
             return None
         self._in_flight.expire(sequence, self._state.config.redis_timeout_s)
@@ -235,22 +249,37 @@ class Outbound:
             raise BroadcastFailedError(f"broadcast failed for all {failed} clients: {outcome.errors[0][1]}")
         return BroadcastResult(outcome.total, outcome.succeeded, failed, outcome.errors, nodes=nodes)
 
-    async def _confirmed(
-        self, ask: int, nodes: int, timeout_s: float, *, heard: bool, names_matter: bool
+    async def confirmed(
+        self, asked: Sequence[tuple[int, int]], timeout_s: float, *, heard: bool, names_matter: bool
     ) -> BroadcastResult:
-        answers = await self._replies.gather(ask, nodes, timeout_s)
-        sums = [sum(answer[i] for answer in answers.values()) for i in range(4)]
-        total, excluded, succeeded, failed = sums
-        errors = [(client_id, error) for answer in answers.values() for client_id, error in answer[4]]
-        missing: list[str] = []
-        if len(answers) < nodes:
-            self._state.counters.confirmations_missing += nodes - len(answers)
-            known = self._lease.known_live() if names_matter else set()
-            missing = sorted(str(node) for node in known - set(answers))[: nodes - len(answers)]
-            missing += ["?"] * (nodes - len(answers) - len(missing))
+        """Gather the answers to each question of ``asked``, which has the number of nodes that were reached.
+
+        Raises:
+            BroadcastFailedError: Every targeted socket failed.
+        """
+        found = await asyncio.gather(*(self._replies.gather(ask, nodes, timeout_s) for ask, nodes in asked))
+        answers = [answer for by_node in found for answer in by_node.values()]
+        total, excluded, succeeded, failed = (sum(answer[i] for answer in answers) for i in range(4))
+        errors = [(client_id, error) for answer in answers for client_id, error in answer[4]]
+        missing = [
+            name
+            for by_node, (_, nodes) in zip(found, asked, strict=True)
+            for name in self._missing(by_node, nodes, names_matter=names_matter)
+        ]
         if failed and failed == total - excluded and not missing:
             raise BroadcastFailedError(f"broadcast failed for all {failed} clients")
-        return BroadcastResult(total, succeeded, failed, errors, nodes=nodes, heard=heard, missing=missing)
+        reached = max(nodes for _, nodes in asked)
+        return BroadcastResult(total, succeeded, failed, errors, nodes=reached, heard=heard, missing=missing)
+
+    def _missing(self, answers: Collection[NodeId], nodes: int, *, names_matter: bool) -> list[str]:
+        """Return the names of the nodes that did not answer, and "?" for each unknown one."""
+        count = nodes - len(answers)
+        if count <= 0:
+            return []
+        self._state.counters.confirmations_missing += count
+        known = self._lease.known_live() if names_matter else set()
+        missing = sorted(str(node) for node in known if node not in answers)[:count]
+        return missing + ["?"] * (count - len(missing))
 
     async def _room_for_more(self) -> None:
         try:

@@ -10,6 +10,7 @@ from ..models import BusGap
 from ..names import NodeId
 from .claims import Claims
 from .degrade import DegradingBus
+from .history import History
 from .inspection import Inspection
 from .keeping import Keeping
 from .lease import Lease
@@ -33,17 +34,18 @@ class Recovery:
         tokens: Tokens,
         keeping: Keeping,
         sweeper: Sweeper,
+        history: History,
         degrading: DegradingBus | None,
     ) -> None:
         self._state, self._lease, self._claims, self._reclaims = state, lease, claims, reclaims
-        self._tokens, self._keeping, self._degrading = tokens, keeping, degrading
+        self._tokens, self._keeping, self._history, self._degrading = tokens, keeping, history, degrading
         self.sweeper: Sweeper = sweeper
         self._inspection = Inspection(state, lease, claims, reclaims)
         self._agreement = Agreement(state)
         self._deadlines = Deadlines(state)
         self._sweeping: set[NodeId] = set()
         self._is_catching_up = self._must_compare = self._must_tidy = False
-        self._must_share_secret = self._must_revoke = self._is_asked_again = False
+        self._must_share_secret = self._must_revoke = self._must_begin = self._is_asked_again = False
 
     # Events of the lease
 
@@ -72,7 +74,7 @@ class Recovery:
         state.rename(has_lapsed=has_lapsed)
         state.log.warning("lease lapsed; registering again", extra={"node_id": state.node_id})
         # A Redis that lost the lease may have lost the secret, and the redemptions of tokens.
-        self._must_share_secret = self._must_revoke = True
+        self._must_share_secret = self._must_revoke = self._must_begin = True
         self._reclaims.rename_all()  # before any call can fail, because the next beat may find the new lease held
         with suppress(*LOSSES):  # the bus subscribes when it is back
             await state.backend.rename(state.node_id)
@@ -88,13 +90,14 @@ class Recovery:
 
     def store_changed(self) -> None:
         """Claim everything again, because another server or lost content may mean old or missing entries."""
-        self._must_share_secret = self._must_revoke = self._must_tidy = True
+        self._must_share_secret = self._must_revoke = self._must_begin = self._must_tidy = True
         self._reclaims.all_again()
 
     def renewed(self, renewal: Renewal) -> None:
         """Continue with all pending work, check the other nodes, and sweep lapsed ones."""
         self._must_share_secret |= not self._tokens.is_shared_as(renewal.secret)
         self._state.tasks.spawn(self._catch_up(), "catch-up")
+        self._history.beat()
         self._agreement.meet(renewal.live)
         self._deadlines.look(renewal.live)
         if self._lease.may_sweep():
@@ -109,12 +112,14 @@ class Recovery:
             self._state.in_flight.give_up_published()
         else:
             self._degrading.deliver_in_flight()
+        self._history.listen()
         self._state.sequences.gap()
         self._lease.hurry()  # to learn whether all of Redis is unavailable
 
     def gap_ended(self, seconds: float) -> None:
         """Report the gap to the application, and compare with the registry, as evicts may have been missed."""
         state = self._state
+        self._history.listen()
         state.counters.bus_gaps += 1
         state.log.warning("the bus is back", extra={"node_id": state.node_id, "away_s": round(seconds, 3)})
         state.tasks.spawn(state.hooks.run(state.hooks.on_bus_gap, BusGap(seconds)), "on-bus-gap")
@@ -140,6 +145,9 @@ class Recovery:
         if self._must_share_secret:
             await self._tokens.share_secret()
             self._must_share_secret = False
+        if self._must_begin:
+            await self._history.begin_again()
+            self._must_begin = False
         if self._must_revoke:
             await self._tokens.revoke_redeemed()
             self._must_revoke = False

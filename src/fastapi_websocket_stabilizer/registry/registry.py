@@ -28,12 +28,14 @@ from ..runtime.loops import running_loop
 from ..runtime.metrics import Counters
 from ..wire.channels import Channel
 from ..wire.envelopes import Envelope, Kind
+from .broadcasts import Broadcasts
 from .budget import Budget, UserData
 from .claims import Claims
 from .connections import Connections
 from .degrade import DegradingBus
 from .directory import Directory
 from .drain import Drain
+from .history import History
 from .inbound import Inbound
 from .inboxes import Inboxes
 from .keeping import Keeping
@@ -80,6 +82,8 @@ class Registry:
         )
         self.directory: Directory = Directory(state, self.lease)
         self.tokens: Tokens = Tokens(state)
+        self.history: History = History(state, self._deliver)
+        self.keeping: Keeping = Keeping(state)
         degrading = DegradingBus(state, backend.bus, self._deliver, self._flush) if state.degrades else None
         self._compose(degrading or backend.bus, degrading)
 
@@ -88,10 +92,12 @@ class Registry:
         state, lease = self.state, self.lease
         reports, inboxes = Reports(state), Inboxes(state, bus)
         self.claims: Claims = Claims(state, inboxes, lease, reports, end=self._end)
-        self.keeping: Keeping = Keeping(state)
         reclaims = Reclaims(state, self.claims, reports, self.keeping)
-        self.rooms: Rooms = Rooms(state, bus, self.claims, reclaims, self.keeping)
+        self.rooms: Rooms = Rooms(
+            state, bus, self.claims, reclaims, history=self.history, keeping=self.keeping
+        )
         self.outbound: Outbound = Outbound(state, bus, lease)
+        self.broadcasts: Broadcasts = Broadcasts(state, bus, self.outbound, self.history.policy)
         budget = Budget(state, self._end)
         self.connections: Connections = Connections(
             state,
@@ -104,6 +110,14 @@ class Registry:
         )
         self.user_data: UserData = UserData(state, budget, self.directory)
         self.drain: Drain = Drain(state, self.connections, self.directory, lease)
+        self._pinger = Pinger(state.shards, self.connections.limits, state.counters, self.connections.expire)
+        self._compose_receivers(inboxes, reclaims, Sweeper(state, reports), degrading)
+
+    def _compose_receivers(
+        self, inboxes: Inboxes, reclaims: Reclaims, sweeper: Sweeper, degrading: DegradingBus | None
+    ) -> None:
+        """Create the parts that react to the bus and to beats."""
+        state = self.state
         self.requests: Requests = Requests(
             state,
             inboxes,
@@ -113,18 +127,18 @@ class Registry:
             drain=self.drain,
         )
         acts = {Kind.EVICT: self.claims.on_evict, Kind.REQUEST: self.requests.on_request}
-        self.inbound: Inbound = Inbound(state, inboxes, acts)
+        self.inbound: Inbound = Inbound(state, inboxes, self.history, acts)
         self.recovery: Recovery = Recovery(
             state,
-            lease,
+            self.lease,
             claims=self.claims,
             reclaims=reclaims,
             tokens=self.tokens,
             keeping=self.keeping,
-            sweeper=Sweeper(state, reports),
+            sweeper=sweeper,
+            history=self.history,
             degrading=degrading,
         )
-        self._pinger = Pinger(state.shards, self.connections.limits, state.counters, self.connections.expire)
 
     # Callbacks from a part to one that is created later: from the bus to its receivers, and from the limits of a
     # client and of memory to the end of a connection. None is called before all parts exist.
@@ -146,8 +160,8 @@ class Registry:
     def _receive(self, channel: Channel, envelope: Envelope, size: int) -> None:
         self.inbound.receive(channel, envelope, size)
 
-    def _deliver(self, envelope: Envelope) -> None:
-        self.inbound.deliver(envelope)
+    def _deliver(self, channel: Channel, envelope: Envelope) -> None:
+        self.inbound.deliver(channel, envelope)
 
     def _flush(self) -> None:
         self.outbound.flush()
@@ -213,6 +227,8 @@ class Registry:
             return "not started"
         if self.state.is_away:
             return None if self.state.degrades else "Redis does not answer"
+        if self.history.refusal:
+            return self.history.refusal
         # No other node could reach its clients, although they would look connected.
         return "the bus is deaf: nothing of other nodes arrives" if self.state.backend.is_deaf else None
 
@@ -251,6 +267,7 @@ class Registry:
         state, self.state.is_away = self.state, False
         try:
             await state.backend.start(state.node_id)
+            await self.history.begin()
             await self.tokens.share_secret()
             await self.lease.register(state.node_id)
         except BackendUnavailableError as error:
@@ -263,6 +280,7 @@ class Registry:
             self.recovery.store_lost(error)
 
     def _start_services(self) -> None:
+        self.history.open()
         services: dict[str, Callable[[], Awaitable[None]]] = {
             "fan-out": lambda: self.state.fan_out.run(self.lease.gate.obstacle),
             "heartbeats": self._pinger.run,
@@ -328,6 +346,7 @@ class Registry:
             await asyncio.wait(self._services)
         self._services.clear()
         self.state.in_flight.give_up()
+        self.history.close()
         self.state.is_away = False  # try once more, even if the last beat failed
         with suppress(*LOSSES):  # another node sweeps the rest by the index, so remove the entries first
             await self.claims.release_pending()

@@ -3,7 +3,7 @@
 from bisect import bisect_left
 from collections.abc import Iterable
 
-from ..backends.ports import LogEntry, LogRead
+from ..backends.log_ports import LogEntry, LogRead
 from .continuity import cut_of, entry_id
 
 
@@ -12,9 +12,10 @@ class Ring:
 
     Attributes:
         start: Id before the first entry.
+        bytes: Bytes of all entries.
     """
 
-    __slots__ = ("_bytes", "_entries", "_head", "_ids", "start")
+    __slots__ = ("_entries", "_head", "_ids", "bytes", "start")
 
     def __init__(self) -> None:
         self.restart(0)
@@ -25,22 +26,22 @@ class Ring:
         self._head = 0
         self._entries: list[LogEntry] = list(entries)
         self._ids = [entry.id for entry in self._entries]
-        self._bytes = sum(entry.size for entry in self._entries)
+        self.bytes: int = sum(entry.size for entry in self._entries)
 
     def append(self, entry: LogEntry, limit: int) -> None:
         """Add the next entry and drop the oldest ones above ``limit`` bytes."""
         self._ids.append(entry.id)
         self._entries.append(entry)
-        self._bytes += entry.size
-        if self._bytes > limit:
+        self.bytes += entry.size
+        if self.bytes > limit:
             self.trim(limit)
 
     def trim(self, limit: int) -> None:
         """Drop the oldest entries above ``limit`` bytes."""
         head = self._head
-        while self._bytes > limit and head < len(self._ids):
+        while self.bytes > limit and head < len(self._ids):
             self.start = self._ids[head]
-            self._bytes -= self._entries[head].size
+            self.bytes -= self._entries[head].size
             head += 1
         self._head = head
         if head * 2 > len(self._ids):  # each entry is moved once at most, on average

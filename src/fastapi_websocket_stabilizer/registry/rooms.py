@@ -9,6 +9,7 @@ from ..local.connection import Connection
 from ..names import check_room
 from ..wire.channels import Channel
 from .claims import Claims
+from .history import History
 from .keeping import Keeping
 from .reclaims import Reclaims
 from .registration import registration_of
@@ -19,10 +20,17 @@ class Rooms:
     """Joins and leaves. The node is subscribed to a room while the room has a local member."""
 
     def __init__(
-        self, state: NodeState, bus: Bus, claims: Claims, reclaims: Reclaims, keeping: Keeping
+        self,
+        state: NodeState,
+        bus: Bus,
+        claims: Claims,
+        reclaims: Reclaims,
+        *,
+        history: History,
+        keeping: Keeping,
     ) -> None:
         self._state, self._bus, self._claims, self._reclaims = state, bus, claims, reclaims
-        self._keeping = keeping
+        self._history, self._keeping = history, keeping
         self._joining: dict[tuple[Connection, str], asyncio.Task[None]] = {}
 
     async def join(
@@ -104,6 +112,7 @@ class Rooms:
             # The bus subscribes when it is back, and the membership is written when Redis is.
             if room in self._state.shards.rooms:
                 self._state.subscribed.add(room)
+                self._history.entered(room)
             self._reclaims.again(connection)
         if room not in connection.rooms or connection.ended is not None:  # left or closed during the join
             await self._unlist(connection, room)
@@ -114,6 +123,7 @@ class Rooms:
             self._state.subscribed.add(room)
             # Envelopes from before the confirmation show nothing about losses after it.
             self._state.sequences.forget(Channel("room", room))
+            self._history.entered(room)
         await self._claims.enter_room(connection, room)
 
     async def _unlist(self, connection: Connection, room: str) -> None:
@@ -138,6 +148,7 @@ class Rooms:
         """Unsubscribe from a room without local members."""
         if room not in self._state.shards.rooms:
             self._state.subscribed.discard(room)
+            self._history.left(room)
             self._bus.unsubscribe_room(room)
             self._state.in_flight.give_up(room)
             self._state.sequences.forget(Channel("room", room))

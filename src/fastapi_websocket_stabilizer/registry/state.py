@@ -99,7 +99,7 @@ class NodeState:
         self.is_distributed: bool = is_distributed
         self.degrades: bool = self.is_distributed and config.on_backend_loss == "degrade"
         self.is_away: bool = False  # Redis did not answer the last beat
-        self.session_ttl_ms: int = 120_000
+        self.session_ttl_ms: int = int(config.session_ttl_s * 1000)
         self.backend: Backend = open_backend(self)
         self.sequences: SequenceTracker = SequenceTracker(is_ordered=self.backend.is_ordered)
 

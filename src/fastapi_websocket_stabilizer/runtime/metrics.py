@@ -67,6 +67,26 @@ class Counters:
     degraded: int = counter(
         'Messages and joins that stayed on this node because Redis was away (on_backend_loss="degrade").'
     )
+    history_appends: int = counter("Messages that this node stored in logs.")
+    history_repeats: int = counter("Appends to logs that were sent again because their outcome was unknown.")
+    history_reads: int = counter(
+        "Reads of logs, after a subscription, for a gap, or for clients that return."
+    )
+    history_restored: int = counter("Logs into which this node put messages back that a failover had lost.")
+    history_holes: int = counter("Logs in which this node marked messages as lost by a failover.")
+    history_lost_trimmed: int = counter(
+        "Times that members of a log missed messages that were dropped for age or size."
+    )
+    history_lost_unknown: int = counter("Times that members of a log missed an unknown number of messages.")
+    history_lost_reset: int = counter("Times that members of a log were told that it was deleted or lost.")
+    history_lost_hole: int = counter("Times that members of a log were told of messages lost by a failover.")
+    history_dropped: int = counter(
+        "Messages that waited for a read of their log and were dropped for memory; stored ones are read again."
+    )
+    history_freed: int = counter(
+        "Logs whose recent messages this node freed because all logs exceeded 64 MiB."
+    )
+    history_unlogged: int = counter("Messages to a room with history that their sender did not store.")
     hooks_failed: int = counter("Exceptions raised by hooks of the application.")
     bus_messages: int = counter("Envelopes received from the bus.")
     bus_malformed: int = counter(

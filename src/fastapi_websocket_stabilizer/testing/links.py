@@ -3,15 +3,15 @@
 import asyncio
 import inspect
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
+from ..backends.log_ports import Append, Appended, LogName, LogRead, LogStore
 from ..backends.memory import MemoryBackend, MemoryHub
 from ..backends.ports import (
-    Append,
-    Appended,
     Bus,
-    LogStore,
+    Listening,
     NodeStore,
     PresenceStore,
     RoomStore,
@@ -84,6 +84,7 @@ class MemoryLink:
         self.logs: LogStore = cast(LogStore, _Logs(self, self._backend.logs))
         self.sessions: SessionStore = self._port(self._backend.sessions)
         self.queued_bytes: int = 0
+        self._gaps = 0
 
     def _port(self, target: object) -> Any:
         return _Port(self, target)
@@ -121,6 +122,14 @@ class MemoryLink:
     def run_id(self) -> str:
         return str(self.hub.servers)
 
+    def listening(self, room: str) -> Listening | None:
+        is_heard = not self.is_cut and self._backend.listening(room) is not None
+        return Listening(self.run_id, self._gaps) if is_heard else None
+
+    @property
+    def heard_to_s(self) -> float:
+        return running_loop().time()
+
     def cut(self) -> None:
         """Fail every call from now on, and lose every message, until ``mend()``."""
         self.is_cut = True
@@ -132,6 +141,7 @@ class MemoryLink:
 
     def lose_bus(self) -> None:
         """Report a gap of the bus that is over at once."""
+        self._gaps += 1
         self._watcher.gap_began()
 
     def check(self) -> None:
@@ -193,3 +203,13 @@ class _Logs(_Port):
     def append(self, appends: Sequence[Append]) -> "list[asyncio.Future[Appended]]":
         found = self._link.call_now(self._target.append, appends)
         return found if isinstance(found, list) else [found for _ in appends]
+
+    is_lasting = True
+
+    def run_id_of(self, _: LogName) -> str:
+        return self._link.run_id
+
+    async def read(self, log: LogName, last: int | None = None) -> LogRead:
+        run_id = self._link.run_id
+        found: LogRead = await self._link.call(self._target.read, log, last)
+        return replace(found, run_id=run_id)

@@ -4,6 +4,7 @@ An envelope is a msgpack array. A release reads every envelope whose oldest read
 and ignores trailing slots that it does not know.
 """
 
+import hashlib
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -83,6 +84,10 @@ CONNECTION = "\0"
 """Prefix of an exclusion that is a connection_id. No client id has it, so older releases ignore the exclusion."""
 
 
+VOLATILE = CONNECTION
+"""Exclusion of no connection: the sender knows that the message is not stored, although its room has a history."""
+
+
 @dataclass(frozen=True, slots=True)
 class Envelope:
     """One message between nodes.
@@ -111,6 +116,19 @@ class Envelope:
     encoded: Encoded | None = field(default=None, compare=False)
     parts: tuple[Part, ...] = ()
     entry: tuple[int, int] | None = None
+
+    def is_copy(self, room: str) -> bool:
+        """Whether this is one of several copies of a message to several rooms, each on the channel of its room."""
+        return len(self.targets) > 1 and room != ""
+
+    def first_copy(self, room: str) -> int:
+        """Return the sequence of the copy for the first room. Those of the others follow it."""
+        return self.sequence - self.targets.index(room)
+
+    def copy_key(self, room: str) -> str:
+        """Return a short key that all copies have in common, and no other message."""
+        message = f"{self.sender} {self.first_copy(room)}"
+        return hashlib.blake2b(message.encode(), digest_size=12).hexdigest()
 
     def message(self) -> Encoded:
         """Return the body as a message for sockets."""

@@ -34,6 +34,15 @@ class Outgoing:
             tuple(rooms), tuple(exclude), message.form, message.payload, ask, message,
         )  # fmt: skip
 
+    def stored(
+        self, message: Encoded, exclude: Sequence[str], rooms: Sequence[str], ask: int = 0
+    ) -> Envelope:
+        """Return a message that is stored in the log of one of ``rooms``, or without rooms in that of everybody."""
+        return Envelope(
+            self._sender, self._sequencer.alone(), 0, Kind.BROADCAST,
+            tuple(rooms), tuple(exclude), message.form, message.payload, ask, message,
+        )  # fmt: skip
+
     def reserve_direct(self) -> tuple[int, int]:
         """Return the numbers of a direct envelope whose parts are not known yet."""
         return self._sequencer.next(INBOX)

@@ -126,3 +126,8 @@ class Sequencer:
         if len(self._previous) > MAX_CHANNELS:
             self._previous.popitem(last=False)
         return self._sequence, previous
+
+    def alone(self) -> int:
+        """Return the next sequence, for an envelope that its log orders: it is not the previous one of another."""
+        self._sequence += 1
+        return self._sequence

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastapi_websocket_stabilizer.backends.memory_logs import MemoryLogContent, MemoryLogs
-from fastapi_websocket_stabilizer.backends.ports import (
+from fastapi_websocket_stabilizer.backends.log_ports import (
     META_LASTS_S,
     Append,
     LogBounds,
@@ -18,6 +17,7 @@ from fastapi_websocket_stabilizer.backends.ports import (
     LogName,
     LogRead,
 )
+from fastapi_websocket_stabilizer.backends.memory_logs import MemoryLogContent, MemoryLogs
 from fastapi_websocket_stabilizer.names import NodeId
 from fastapi_websocket_stabilizer.registry.continuity import QUIET_US, Code, Continued, Lost, Unread, resumed
 from fastapi_websocket_stabilizer.wire.envelopes import Envelope, Kind

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
-from fastapi_websocket_stabilizer.backends.ports import LogEntry, LogMeta, LogRead
+from fastapi_websocket_stabilizer.backends.log_ports import LogEntry, LogMeta, LogRead
 from fastapi_websocket_stabilizer.names import NodeId
 from fastapi_websocket_stabilizer.registry.feed import (
     TAIL,

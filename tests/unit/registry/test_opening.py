@@ -1,6 +1,6 @@
 """The order of the first frames, and the copies of one message."""
 
-from fastapi_websocket_stabilizer.backends.ports import LogEntry
+from fastapi_websocket_stabilizer.backends.log_ports import LogEntry
 from fastapi_websocket_stabilizer.names import NodeId
 from fastapi_websocket_stabilizer.registry.feed import Cursor, Joined
 from fastapi_websocket_stabilizer.registry.opening import MAX_COPIES, MAX_SKIPPED, Copies, Opening, Skipped

@@ -3,7 +3,7 @@
 from ...config import WebSocketConfig
 from ...names import NodeId
 from ...runtime.metrics import Counters
-from ..ports import Bus, Watcher
+from ..ports import Bus, Listening, Watcher
 from .bus import EnvelopeReader
 from .guard import Guard, Signer
 from .keys import Keys
@@ -25,17 +25,24 @@ class RedisBackend:
         config: The settings.
         watcher: The callbacks of the node.
         counters: The counters of the node.
-        gathers_appends: Whether the appends of one tick share a call. That costs every command a function call.
+        stores: Whether messages are stored; None: by the settings. Then the appends of one tick share a call, which
+            costs every command a function call, and the bus asks servers for their run_id.
     """
 
     def __init__(
-        self, config: WebSocketConfig, watcher: Watcher, counters: Counters, *, gathers_appends: bool = False
+        self,
+        config: WebSocketConfig,
+        watcher: Watcher,
+        counters: Counters,
+        *,
+        stores: bool | None = None,
     ) -> None:
+        stores = config.stores if stores is None else stores
         keys, location = Keys(config.namespace), parse(config.redis_url or "")
         self._topology = topology = topology_at(location, config.redis_timeout_s, counters)
-        self._keys = keys
+        self._keys, self._counters = keys, counters
         gathered = Gathered(watcher.flush_earlier_sends)
-        flush_earlier_sends = gathered.flush_earlier if gathers_appends else watcher.flush_earlier_sends
+        flush_earlier_sends = gathered.flush_earlier if stores else watcher.flush_earlier_sends
         self._pipeline = topology.commands("commands", flush_earlier_sends)
         # Retry a renewal after a third of the lease, otherwise one lost reply could cost the lease.
         lease_timeout_s = min(config.redis_timeout_s, config.lease_ttl_s / 3)
@@ -49,27 +56,25 @@ class RedisBackend:
         )
         envelopes = EnvelopeReader(keys, watcher.receive, counters, self._guard)
         listener = Listener(envelopes.read, watcher.pause, watcher.gap_began, self._returned)
-        self._subscriber = topology.channels(listener, self._canaries)
+        self._subscriber = topology.channels(listener, self._canaries, knows_server=stores)
         self._epochs = Epochs(keys, self._pipeline, topology.tags)
         self._inbox, reader = "", Reader(counters)
         bus = topology.bus(keys, self._pipeline, self._subscriber, self._signer, self._guard)
         self.bus: Bus = bus
         self._settle = bus.settle
-        self.presence: RedisPresence = RedisPresence(keys, self._pipeline, reader)
-        self.rooms: RedisRooms = RedisRooms(keys, self._pipeline, reader)
-        self.tokens: RedisTokens = RedisTokens(keys, self._pipeline, reader)
-        self.nodes: RedisNodes = RedisNodes(
-            keys, self._pipeline, self._leases, reader, self._signer.clock if self._signer else None
-        )
-        self.sessions: RedisSessions = RedisSessions(keys, self._pipeline, reader, counters)
+        self._open_stores(gathered, reader, gathers=stores)
+
+    def _open_stores(self, gathered: Gathered, reader: Reader, *, gathers: bool) -> None:
+        keys, pipeline, signer = self._keys, self._pipeline, self._signer
+        self.presence: RedisPresence = RedisPresence(keys, pipeline, reader)
+        self.rooms: RedisRooms = RedisRooms(keys, pipeline, reader)
+        self.tokens: RedisTokens = RedisTokens(keys, pipeline, reader)
+        clock = signer.clock if signer else None
+        self.nodes: RedisNodes = RedisNodes(keys, pipeline, self._leases, reader, clock)
+        self.sessions: RedisSessions = RedisSessions(keys, pipeline, reader, self._counters)
+        publish_command = self._topology.publish_command
         self.logs: RedisLogs = RedisLogs(
-            keys,
-            self._pipeline,
-            gathered,
-            reader,
-            topology.publish_command,
-            signer=self._signer,
-            gathers=gathers_appends,
+            keys, pipeline, gathered, reader, publish_command, signer=signer, gathers=gathers
         )
 
     def _returned(self, seconds: float) -> None:
@@ -140,6 +145,13 @@ class RedisBackend:
         if self._pipeline.is_ordered:
             return self._leases.run_id
         return f"{self._leases.run_id} {self._pipeline.run_id} {self._epochs.changes}"
+
+    def listening(self, room: str) -> Listening | None:
+        return self._subscriber.listening(self._keys.room(room) if room else self._keys.all)
+
+    @property
+    def heard_to_s(self) -> float:
+        return self._canaries.heard_to_s
 
     @property
     def is_ordered(self) -> bool:

@@ -194,8 +194,10 @@ def server_mode(info: Mapping[str, str]) -> str:
     return info.get("redis_mode") or info.get("server_mode", "standalone")  # Valkey's name
 
 
-async def check_server(connection: Connection, address: str, *, is_in_cluster: bool = False) -> str:
-    """Return the server's run_id.
+async def check_server(
+    connection: Connection, address: str, *, is_in_cluster: bool = False
+) -> tuple[str, bool]:
+    """Return the server's run_id, and whether it evicts no keys.
 
     Raises:
         ConfigurationError: The server is older than ``OLDEST_VERSION`` or has no version. Or it is a Sentinel or in
@@ -213,7 +215,7 @@ async def check_server(connection: Connection, address: str, *, is_in_cluster: b
         raise ConfigurationError(f"Redis at {address} is {found}; {oldest} or newer is needed")
     if policy != KEEPS_EVERYTHING:
         _evicting.log(EVICTS.format(address, policy, info.get("maxmemory", "0")))
-    return str(info.get("run_id", ""))
+    return str(info.get("run_id", "")), policy == KEEPS_EVERYTHING
 
 
 async def fence_former_connection(connection: Connection, former: int) -> int:

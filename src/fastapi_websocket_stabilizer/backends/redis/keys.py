@@ -8,7 +8,7 @@ from redis.crc import key_slot
 
 from ...names import NodeId, partition
 from ...wire.channels import ALL, INBOX, Channel
-from ..ports import LogKind, LogName
+from ..log_ports import LogKind, LogName
 
 
 class Keys:

@@ -25,7 +25,7 @@ from ...wire.envelopes import (
     unpack,
 )
 from ...wire.signatures import STORED
-from ..ports import (
+from ..log_ports import (
     Append,
     Appended,
     Heard,
@@ -194,11 +194,18 @@ class RedisLogs:
 
     # Read
 
+    @property
+    def is_lasting(self) -> bool:
+        return self._pipeline.is_lasting
+
+    def run_id_of(self, log: LogName) -> str:
+        return self._pipeline.run_id_of(self._keys.log(log))
+
     async def read(self, log: LogName, last: int | None = None) -> LogRead:
         for _ in range(READS):
-            run_id = self._pipeline.run_id
+            run_id = self.run_id_of(log)
             found = await self._read(log, last, run_id)
-            if self._pipeline.run_id == run_id:
+            if self.run_id_of(log) == run_id:
                 return found
         raise BackendUnavailableError("Redis changed its server while a log was read")
 

@@ -82,7 +82,12 @@ class Pipeline:
         self._refusal: Exception | None = None  # why there is no connection
         self.queued_bytes: int = 0
         self.run_id: str = ""
+        self.is_lasting: bool = True
         self._client = 0  # client id of the connection on the server
+
+    def run_id_of(self, _: str) -> str:
+        """Return the identity of the only server."""
+        return self.run_id
 
     async def start(self) -> None:
         """Connect, and begin to send.
@@ -325,7 +330,7 @@ class Pipeline:
         try:
             with self._factory.translated("greeting"):
                 async with asyncio.timeout(self._factory.timeout_s):
-                    run_id = await check_server(
+                    run_id, self.is_lasting = await check_server(
                         connection, self._factory.address, is_in_cluster=self._factory.is_in_cluster
                     )
                     # Client ids are unique within one server run. After a restart the old id may be another client's.

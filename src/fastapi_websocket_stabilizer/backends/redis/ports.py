@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ..ports import Listening
 from .command import Argument
 from .scripts import Script
 
@@ -27,6 +28,15 @@ class CommandConnection(Protocol):
     @property
     def run_id(self) -> str:
         """The identity of the server process; changes after a restart or a failover."""
+        ...
+
+    @property
+    def is_lasting(self) -> bool:
+        """Whether no connected server evicts keys."""
+        ...
+
+    def run_id_of(self, key: str) -> str:
+        """Return the identity of the server that has this key; "" if it is not connected."""
         ...
 
     @property
@@ -88,5 +98,9 @@ class Subscription(Protocol):
         ...
 
     async def subscribe(self, name: str) -> None: ...
+
+    def listening(self, name: str) -> Listening | None:
+        """Return the subscription to a channel; None while it is not confirmed."""
+        ...
 
     def unsubscribe(self, name: str) -> None: ...

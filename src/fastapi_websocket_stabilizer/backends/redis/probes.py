@@ -9,6 +9,7 @@ The primary of ``{nodes}`` returns its epoch with each renewal. The epochs of ot
 
 import asyncio
 import secrets
+import time
 from collections.abc import Callable, Iterable
 from functools import partial
 
@@ -76,6 +77,11 @@ class Canaries:
         """Seconds since the oldest canary that Redis accepted and that has not returned; 0 if all have."""
         return max((canary.unheard_for_s() for canary in self._canaries.values()), default=0.0)
 
+    @property
+    def heard_to_s(self) -> float:
+        """Monotonic time at which the last canary was sent that came back: the earliest of all connections."""
+        return min((canary.heard_to_s for canary in self._canaries.values()), default=0.0)
+
     def _publish(self, channel: str, data: bytes) -> "asyncio.Future[object]":
         return self._commands.send(self._publish_command(), channel, data, idempotent=False)
 
@@ -104,6 +110,7 @@ class Canary:
     def restart(self) -> None:
         """Discard outstanding canaries, and subscribe to the channel."""
         self._subscriber.want(self._channel)
+        self.heard_to_s: float = time.monotonic()
         self._outstanding: dict[bytes, float] = {}  # payload -> when it was sent
         self._unheard_since_s: float | None = None
         self._bytes_read = -1
@@ -112,6 +119,7 @@ class Canary:
         sent_at_s = self._outstanding.get(data)
         if sent_at_s is not None:  # else another node's, or too old
             self._heard_after(running_loop().time() - sent_at_s)
+            self.heard_to_s = sent_at_s
             self._outstanding = {d: at_s for d, at_s in self._outstanding.items() if at_s > sent_at_s}
             self._unheard_since_s = None
 

@@ -15,7 +15,8 @@ from redis.asyncio import Connection
 from ...exceptions import BackendUnavailableError, ConfigurationError
 from ...runtime.logs import Occasionally
 from ...runtime.metrics import Counters
-from .connection import Backoff, ConnectionFactory, count_bytes
+from ..ports import Listening
+from .connection import Backoff, ConnectionFactory, count_bytes, server_info
 from .keys import slot_of
 from .pipeline import REDIRECTIONS
 from .ports import Listener, OnMessage
@@ -38,12 +39,16 @@ class Subscriber:
         listener: Listener,
         prefix: str = "",
         moved: Callable[[redis_errors.MovedError], None] | None = None,
+        *,
+        knows_server: bool = False,
     ) -> None:
         # "S" is sharded Pub/Sub: a command has channels of one slot only, and the server may unsubscribe them.
         self._prefix = prefix
         self._kinds = [f"{prefix}{kind}".lower().encode() for kind in ("message", "subscribe", "unsubscribe")]
         self._factory, self._counters = factory, counters
-        self._listener, self._moved = listener, moved
+        self._listener, self._moved, self._knows_server = listener, moved, knows_server
+        self._run_id = ""  # of the server, if ``knows_server``
+        self._breaks = 0  # times that a subscription ended otherwise than by ``unsubscribe``
         self._on_message_of: dict[bytes, OnMessage] = {}
         self._wanted: set[str] = set()
         self._waiters: dict[str, list[asyncio.Future[None]]] = {}
@@ -149,6 +154,12 @@ class Subscriber:
         self._told.discard(name)
         self._change(name)
 
+    def listening(self, name: str) -> Listening | None:
+        """Return the subscription to a channel; None while it is not confirmed."""
+        if self._connection is None or not self.is_confirmed(name):
+            return None
+        return Listening(self._run_id, self._breaks)
+
     def is_confirmed(self, name: str) -> bool:
         """Whether the server has confirmed every SUBSCRIBE for a channel."""
         return name in self._told and not self._unconfirmed[name]
@@ -217,6 +228,7 @@ class Subscriber:
     async def _lose(self, error: Exception) -> None:
         self._limit = None
         connection, self._connection = self._connection, None
+        self._breaks += 1
         self._refuse_waiters(self._factory.translate("subscribe", error))
         self._trouble.log("bus lost", error=str(error) or type(error).__name__)
         self._note_loss()
@@ -264,6 +276,7 @@ class Subscriber:
         """Subscribe again to a channel that the server has ended because its slot moves; the reply has the target."""
         if self.is_confirmed(name):
             self._told.discard(name)
+            self._breaks += 1
             self._note_loss()
             self._tell_whom_it_concerns(self._listener.gap_began)
             self._change(name)
@@ -275,6 +288,7 @@ class Subscriber:
         else:
             names = list(self._unconfirmed)
         self._told.difference_update(names)
+        self._breaks += 1
         for name in names:
             self._unconfirmed.pop(name, None)
         if isinstance(error, redis_errors.MovedError) and self._moved is not None:
@@ -310,6 +324,8 @@ class Subscriber:
         self._told, self._unconfirmed, self.is_paused = set(), Counter(), False
         try:
             async with asyncio.timeout(self._factory.timeout_s):
+                if self._knows_server:
+                    self._run_id = (await server_info(connection, "server")).get("run_id", "")
                 await self._tell(connection, tuple(self._wanted))
         except BaseException:
             await close(connection)

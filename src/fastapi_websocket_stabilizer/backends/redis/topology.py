@@ -43,8 +43,8 @@ class Server:
     def publish_command(self) -> str:
         return "PUBLISH"
 
-    def channels(self, listener: Listener, canaries: Canaries) -> Subscriber:
-        subscriber = Subscriber(self._factory, self._counters, listener)
+    def channels(self, listener: Listener, canaries: Canaries, *, knows_server: bool = False) -> Subscriber:
+        subscriber = Subscriber(self._factory, self._counters, listener, knows_server=knows_server)
         canaries.watch(subscriber)
         self._on_moved(subscriber.reconnect)
         return subscriber
@@ -96,8 +96,12 @@ class Cluster:
     def publish_command(self) -> str:
         return publish_command(self._table)
 
-    def channels(self, listener: Listener, canaries: Canaries) -> ClusterSubscriber:
-        return ClusterSubscriber(self._table, self._factory, self._counters, listener, canaries)
+    def channels(
+        self, listener: Listener, canaries: Canaries, *, knows_server: bool = False
+    ) -> ClusterSubscriber:
+        return ClusterSubscriber(
+            self._table, self._factory, self._counters, listener, canaries, knows_server=knows_server
+        )
 
     def publishing(
         self, keys: Keys, commands: CommandConnection, signer: Signer | None = None

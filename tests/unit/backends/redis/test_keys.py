@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fastapi_websocket_stabilizer.backends.ports import LogKind, LogName
+from fastapi_websocket_stabilizer.backends.log_ports import LogKind, LogName
 from fastapi_websocket_stabilizer.backends.redis.keys import Keys
 from fastapi_websocket_stabilizer.config import WebSocketConfig
 from fastapi_websocket_stabilizer.names import NodeId, partition

@@ -20,6 +20,7 @@ from ....names import NodeId
 from ....runtime.loops import running_loop
 from ....runtime.metrics import Counters
 from ....wire.envelopes import Envelope, Part
+from ...ports import Listening
 from ..bus import RedisPublishing, RoomChannels
 from ..connection import ConnectionFactory
 from ..guard import Guard, Signer
@@ -45,8 +46,11 @@ class ClusterSubscriber:
         counters: Counters,
         listener: Listener,
         canaries: Canaries,
+        *,
+        knows_server: bool = False,
     ) -> None:
         self._table, self._factory, self._counters, self._canaries = table, factory, counters, canaries
+        self._knows_server = knows_server
         self._gap_began = listener.gap_began
         # Many channels may move at once: report them as one gap.
         self._listener = replace(listener, gap_began=self._note_gap)
@@ -91,6 +95,11 @@ class ClusterSubscriber:
             await self._at(home).subscribe(name)  # returns unconfirmed if the channel moves
             heard_at = home
 
+    def listening(self, name: str) -> Listening | None:
+        """Return the subscription to a channel; None while the owner of its slot has not confirmed."""
+        home = self._homes.get(name)
+        return None if home is None else self._subscribers[home].listening(name)
+
     def want(self, name: str) -> None:
         """Subscribe as soon as the slot's owner is known and answers; messages until then may be missed."""
         slot = self._slots.setdefault(name, slot_of(name))
@@ -108,7 +117,14 @@ class ClusterSubscriber:
         if subscriber is None:
             prefix = "S" if self._table.is_sharded else ""
             moved = partial(self._learn, address)
-            subscriber = Subscriber(self._factory.at(address), self._counters, self._listener, prefix, moved)
+            subscriber = Subscriber(
+                self._factory.at(address),
+                self._counters,
+                self._listener,
+                prefix,
+                moved,
+                knows_server=self._knows_server,
+            )
             subscriber.serve(is_new=True)
             self._subscribers[address] = subscriber
             self._send_canaries(address)

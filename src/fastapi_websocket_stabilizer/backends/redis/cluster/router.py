@@ -102,6 +102,18 @@ class Router:
         return ",".join(sorted({pipeline.run_id for pipeline in self._pipelines.values() if pipeline.run_id}))
 
     @property
+    def is_lasting(self) -> bool:
+        """Whether no connected primary evicts keys."""
+        return all(pipeline.is_lasting for pipeline in self._pipelines.values())
+
+    def run_id_of(self, key: str) -> str:
+        """Return the identity of the primary that owns the slot of a key; "" if it is not connected."""
+        if not self._table.is_known:
+            return ""
+        pipeline = self._pipelines.get(self._table.owner(slot_of(key)))
+        return "" if pipeline is None else pipeline.run_id
+
+    @property
     def queued_bytes(self) -> int:
         return self._parked_bytes + sum(pipeline.queued_bytes for pipeline in self._pipelines.values())
 

@@ -14,7 +14,7 @@ from redis import exceptions as redis_errors
 from ....exceptions import WebSocketStabilizerError
 from ....names import NodeId
 from ....runtime.loops import running_loop
-from ...ports import LogKind, LogName
+from ...log_ports import LogKind, LogName
 from ..cluster.slots import SHARDED_SINCE, place
 from ..connection import ConnectionFactory, NotPermittedError
 from ..keys import Keys

@@ -1,0 +1,127 @@
+"""Which logs a registry has, and their bounds. Pure.
+
+All nodes and publishers must store the same messages. So Redis has the policy as a text, which the first node writes.
+Bounds may differ between nodes. The text has those of the node that started last, for publishers.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from ..config import WebSocketConfig
+from ..exceptions import ConfigurationError
+from ..retention import History, Mailbox
+from .log_ports import LogBounds, LogKind, LogName
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The bounds of each log. A log without bounds does not exist: its messages are not stored.
+
+    Attributes:
+        rooms: Bounds by prefix of the room. The longest prefix counts.
+        everybody: Bounds of the messages to everybody, or None.
+        boxes: Bounds of each client's mailbox, or None.
+    """
+
+    rooms: Mapping[str, LogBounds] = field(default_factory=dict)
+    everybody: LogBounds | None = None
+    boxes: LogBounds | None = None
+
+    @classmethod
+    def of(cls, config: WebSocketConfig) -> Self:
+        """Return the policy of the settings."""
+        rooms = {prefix: _bounds(history) for prefix, history in config.history.items()}
+        everybody, boxes = config.history_for_all, config.mailbox
+        return cls(
+            rooms,
+            None if everybody is None else _bounds(everybody),
+            None if boxes is None else _bounds(boxes),
+        )
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """Return the policy in ``text``; an empty text has no log.
+
+        Raises:
+            ConfigurationError: The text is not a policy of this release.
+        """
+        if not text:
+            return cls()
+        try:
+            found = json.loads(text)
+            if found["v"] != VERSION:
+                raise ValueError(f"its version is {found['v']}, not {VERSION}")
+            rooms = {str(prefix): LogBounds(*map(int, each)) for prefix, each in found["rooms"].items()}
+            return cls(rooms, _read_bounds(found["all"]), _read_bounds(found["box"]))
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+            raise ConfigurationError(
+                f"the history policy in Redis cannot be read ({error}): {text[:200]!r}; {REMEDY}"
+            ) from None
+
+    def bounds(self, log: LogName) -> LogBounds | None:
+        """Return the bounds of a log; None if its messages are not stored."""
+        match log.kind:
+            case LogKind.ALL:
+                return self.everybody
+            case LogKind.BOX:
+                return self.boxes
+        best = max((p for p in self.rooms if log.name.startswith(p)), key=len, default=None)
+        return None if best is None else self.rooms[best]
+
+    def __bool__(self) -> bool:
+        """Whether any message is stored."""
+        return bool(self.rooms or self.everybody or self.boxes)
+
+    @property
+    def stored(self) -> str:
+        """A text that says which messages are stored. It is equal on all nodes of a registry."""
+        kinds = [*map(json.dumps, sorted(self.rooms))]
+        kinds += ["everybody"] * (self.everybody is not None) + ["mailboxes"] * (self.boxes is not None)
+        return ", ".join(kinds) or "nothing"
+
+    @property
+    def text(self) -> str:
+        """The policy as Redis has it; "" if nothing is stored."""
+        if not self:
+            return ""
+        values = {
+            "v": VERSION,
+            "rooms": {prefix: _written(bounds) for prefix, bounds in sorted(self.rooms.items())},
+            "all": _written(self.everybody),
+            "box": _written(self.boxes),
+        }
+        return json.dumps(values, separators=(",", ":"))
+
+    def check_agrees(self, other: "Policy") -> None:
+        """Check that another policy stores the same messages.
+
+        Raises:
+            ConfigurationError: It does not; the message has both, and the remedy.
+        """
+        if self.stored != other.stored:
+            raise ConfigurationError(
+                f"history, history_for_all and mailbox of this node store {self.stored}, and the registry stores "
+                f"{other.stored}; {REMEDY}",
+                settings=("history", "history_for_all", "mailbox"),
+            )
+
+
+REMEDY = (
+    "set the same on all replicas, or run `stabilizer policy --reset` before one with new settings starts"
+)
+
+
+def _bounds(kept: History | Mailbox) -> LogBounds:
+    return LogBounds(kept.messages, kept.bytes, kept.seconds)
+
+
+def _written(bounds: LogBounds | None) -> list[int] | None:
+    return None if bounds is None else [bounds.messages, bounds.bytes, bounds.seconds]
+
+
+def _read_bounds(value: Any) -> LogBounds | None:
+    return None if value is None else LogBounds(*map(int, value))

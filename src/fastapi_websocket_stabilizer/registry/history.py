@@ -1,0 +1,362 @@
+"""The logs of this node: each recorded room with members here, and everybody. Drives a ``Feed`` for each.
+
+Subscriptions, gaps, publications and reads go to the feeds; their actions are carried out here. ``feed`` decides.
+"""
+
+import asyncio
+import random
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Final
+
+from ..backends.log_ports import LogBounds, LogEntry, LogKind, LogName, LogRead, Verdict
+from ..backends.policies import Policy
+from ..backends.ports import Listening
+from ..exceptions import LOSSES, BackendUnavailableError, ConfigurationError
+from ..local.sends import first_step
+from ..runtime.logs import Occasionally
+from ..runtime.loops import running_loop
+from ..wire.channels import ALL, Channel
+from ..wire.envelopes import VOLATILE, Envelope, Kind
+from .continuity import QUIET_US
+from .feed import Action, Deliver, Feed, Joined, Lost, Read
+from .state import NodeState
+
+MEMORY_BYTES = 64 * 1024 * 1024
+"""Bytes of recent and waiting messages of all logs. Above this, those of the log that was quiet longest are freed."""
+READS = 32
+"""Reads of logs in progress at the same time. Each may return a whole log."""
+RETRY_S = 0.5
+"""Longest delay in seconds before a read without an answer is repeated. While Redis is away, beats repeat it."""
+COMPARE_S = 30.0
+"""Seconds between two comparisons of the newest ids, which show a lost last message."""
+ACTIVE_S = 2 * COMPARE_S
+"""Seconds after its last message in which a log is compared."""
+QUIET_S = 1.0
+"""Seconds after its last message before a log is compared. Until then its top may be newer than the bus."""
+PLAIN: Final = "plain"
+"""The member that stands for all sockets without a cursor. It keeps a feed from being COLD."""
+LOST: Final = {
+    "trimmed": "history_lost_trimmed",
+    "unknown": "history_lost_unknown",
+    "reset": "history_lost_reset",
+    "hole": "history_lost_hole",
+}
+"""The counter of each reason of a loss."""
+Fan = Callable[[Channel, Envelope], None]
+"""Function that delivers an envelope to the sockets of this node."""
+
+
+class Log:
+    """One log with members on this node."""
+
+    __slots__ = (
+        "active_at_s",
+        "bounds",
+        "bytes",
+        "channel",
+        "dropped",
+        "feed",
+        "is_paused",
+        "listening",
+        "name",
+    )
+
+    def __init__(self, channel: Channel, bounds: LogBounds, *, is_lasting: bool) -> None:
+        self.channel: Channel = channel
+        self.name: LogName = LogName(LogKind.ROOM, channel.room) if channel.room else LogName(LogKind.ALL)
+        self.bounds: LogBounds = bounds
+        self.feed: Feed[Hashable] = Feed(is_lasting=is_lasting)
+        self.listening: Listening | None = None
+        self.active_at_s: float = 0.0
+        self.bytes: int = 0  # of the feed, as counted for all logs
+        self.dropped: int = 0
+        self.is_paused: bool = False  # a read has no answer, and is repeated later
+
+
+class History:
+    """Delivers stored messages in the order of their logs, and repairs what the bus has lost.
+
+    Attributes:
+        policy: The messages that this node stores.
+        refusal: Why this node must not serve, because the registry stores other messages; "" otherwise.
+    """
+
+    def __init__(self, state: NodeState, fan: Fan) -> None:
+        self._state, self._fan = state, fan
+        self.policy: Policy = Policy.of(state.config)
+        self.refusal: str = ""
+        self._logs: OrderedDict[Channel, Log] = OrderedDict()  # the one that was active last is the last
+        self._reading = asyncio.Semaphore(READS)
+        self._bytes = 0
+        self._compared_at_s = 0.0
+        self._clock_us = None if state.is_distributed else 0  # Redis time minus the monotonic clock, at most
+        self._unlogged, self._trouble = Occasionally(state.log), Occasionally(state.log)
+        if not state.is_distributed:
+            self.open()
+
+    # Life
+
+    async def begin(self) -> None:
+        """Agree with the registry on what is stored, at the start and after its content was lost.
+
+        Raises:
+            ConfigurationError: The registry stores other messages.
+        """
+        if not self.policy:
+            return
+        logs, self.refusal = self._state.backend.logs, ""
+        found = Policy.read(await logs.begin(self.policy.text))
+        if found:
+            self.policy.check_agrees(found)
+        if found != self.policy:
+            await logs.replace_policy(self.policy.text)
+
+    async def begin_again(self) -> None:
+        """Agree again. A difference makes the node unready."""
+        try:
+            await self.begin()
+        except ConfigurationError as error:
+            self.refusal = str(error)
+            self._state.log.error("%s", error)
+
+    def open(self) -> None:
+        """Feed the log of everybody, if there is one. Its channel is subscribed."""
+        self._enter(ALL)
+
+    def close(self) -> None:
+        """Forget all logs, before the node stops."""
+        self._logs.clear()
+        self._bytes = 0
+        self._reading = asyncio.Semaphore(READS)  # the next start may be on another event loop
+
+    # Rooms and the bus
+
+    def entered(self, room: str) -> None:
+        """Feed the log of a room that has its first member here. It is subscribed, or will be."""
+        self._enter(Channel("room", room))
+
+    def left(self, room: str) -> None:
+        """Forget the log of a room without members here."""
+        log = self._logs.pop(Channel("room", room), None)
+        if log is not None:
+            log.feed.unsubscribed()
+            self._bytes -= log.bytes
+
+    def _enter(self, channel: Channel) -> None:
+        if not self.policy or channel in self._logs:
+            return
+        bounds = self.policy.bounds(_name(channel))
+        if bounds is not None:
+            log = self._logs[channel] = Log(channel, bounds, is_lasting=self._state.backend.logs.is_lasting)
+            self._listen(log)
+            self._act(log, log.feed.attach(PLAIN, None))
+
+    def listen(self) -> None:
+        """Compare all subscriptions with those of the bus: a gap has begun or ended."""
+        for log in tuple(self._logs.values()):
+            self._listen(log)
+
+    def _listen(self, log: Log) -> None:
+        found = self._state.backend.listening(log.channel.room)
+        if found == log.listening:
+            return
+        if log.listening is not None:
+            self._act(log, log.feed.interrupted())
+        log.listening, log.is_paused = found, False
+        if found is not None:
+            self._act(log, log.feed.subscribed(found.run_id))
+
+    def beat(self) -> None:
+        """Repeat reads without an answer, and compare the newest ids at times."""
+        if not self._logs:
+            return
+        self.listen()
+        for log in tuple(self._logs.values()):
+            self._retry(log)
+        now_s = running_loop().time()
+        if now_s - self._compared_at_s >= COMPARE_S:
+            self._compared_at_s = now_s
+            active = [log for log in self._logs.values() if QUIET_S < now_s - log.active_at_s < ACTIVE_S]
+            if active:
+                self._state.tasks.spawn(self._compare(active), "compare-logs")
+
+    async def _compare(self, logs: Sequence[Log]) -> None:
+        listening = [log.listening for log in logs]
+        with suppress(*LOSSES):  # a later beat compares
+            tops = await self._state.backend.logs.tops([log.name for log in logs])
+            for log, top, before in zip(logs, tops, listening, strict=True):
+                if self._is_here(log) and log.listening == before:
+                    self._act(log, log.feed.compared(top))
+
+    # Publications
+
+    def received(self, channel: Channel, envelope: Envelope, size: int) -> None:
+        """Take a stored message, or the notice of a loss, from the bus.
+
+        Raises:
+            ValueError: The envelope is neither.
+        """
+        if envelope.entry is None or envelope.kind not in (Kind.BROADCAST, Kind.LOST):
+            raise ValueError(f"an envelope of kind {envelope.kind.name} has a place in a log")
+        log, (id_, previous) = self._log_of(channel, envelope), envelope.entry
+        if log is None:
+            if envelope.kind is Kind.BROADCAST:
+                self._fan(channel, envelope)
+        elif envelope.kind is Kind.LOST:
+            self._act(log, log.feed.cut(id_, str(envelope.body)))
+        else:
+            self._touch(log)
+            self._act(log, log.feed.entry(LogEntry(id_, envelope, size), previous))
+
+    def volatile(self, channel: Channel, envelope: Envelope, size: int) -> bool:
+        """Take a message that is not stored, to the members of a log. Return False if there is no such log."""
+        log = self._log_of(channel, envelope) if self._logs else None
+        if log is None:
+            return False
+        if VOLATILE not in envelope.exclude:
+            self._state.counters.history_unlogged += 1
+            self._unlogged.log(
+                "a message of a room with history was not stored: give all replicas and publishers the same settings",
+                room=channel.room,
+                sender=envelope.sender,
+            )
+        self._act(log, log.feed.volatile(envelope, size))
+        return True
+
+    def _log_of(self, channel: Channel, envelope: Envelope) -> Log | None:
+        return None if not channel.room and envelope.targets else self._logs.get(channel)
+
+    def _touch(self, log: Log) -> None:
+        log.active_at_s = running_loop().time()
+        self._logs.move_to_end(log.channel)
+
+    # Actions of feeds
+
+    def _act(self, log: Log, actions: Sequence[Action]) -> None:
+        for action in actions:
+            match action:
+                case Deliver(message):
+                    self._fan(log.channel, _envelope(message))
+                case Read():
+                    self._send(log, action)
+                case Lost(_, code):
+                    self._lost(log, code)
+                case Joined():  # PLAIN, whose sockets are in the tables of the fan-out already
+                    pass
+        self._account(log)
+
+    def _lost(self, log: Log, code: str) -> None:
+        counters, name = self._state.counters, LOST.get(code, "history_lost_unknown")
+        setattr(counters, name, getattr(counters, name) + 1)
+        self._trouble.log(
+            "members of a log have missed messages that are gone", log=str(log.channel), code=code
+        )
+
+    def _account(self, log: Log) -> None:
+        feed = log.feed
+        self._bytes += feed.bytes - log.bytes
+        log.bytes = feed.bytes
+        if feed.dropped != log.dropped:
+            self._state.counters.history_dropped += feed.dropped - log.dropped
+            log.dropped = feed.dropped
+        if self._bytes > MEMORY_BYTES:
+            self._shrink()
+
+    def _shrink(self) -> None:
+        """Free the memory of the log that was quiet longest."""
+        quietest = next((log for log in self._logs.values() if log.bytes), None)
+        if quietest is not None:
+            self._state.counters.history_freed += 1
+            self._logs.move_to_end(quietest.channel)
+            self._act(quietest, quietest.feed.shrink())
+
+    # Reads
+
+    def _send(self, log: Log, read: Read) -> None:
+        self._state.counters.history_reads += 1
+        if self._state.is_distributed:
+            self._state.tasks.spawn(self._read(log, read), "read-log")
+        else:  # memory answers at once, on any event loop
+            first_step(self._read(log, read))
+
+    async def _read(self, log: Log, read: Read) -> None:
+        try:
+            async with self._reading:
+                found = await self._answer(log, read)
+        except BaseException as error:
+            log.feed.read_failed(read.token)
+            self._postpone(log)
+            if not isinstance(error, LOSSES):
+                raise
+            self._trouble.log("a log could not be read yet", log=str(log.channel), error=str(error))
+            return
+        self._learn_time(found.at_us)
+        if self._is_here(log):
+            self._act(log, log.feed.read_done(read.token, found, found.run_id, self.whole_us()))
+            if log.listening is None or found.run_id != log.listening.run_id:
+                self._postpone(log)
+
+    async def _answer(self, log: Log, read: Read) -> LogRead:
+        """Read a log. If Redis may have lost what this node has received, compare first."""
+        logs = self._state.backend.logs
+        if read.heard is None or self._has_expired(read.heard.last):
+            return await logs.read(log.name, read.last)
+        room, run_id = log.channel.room, logs.run_id_of(log.name)
+        notice = self._state.outgoing.lost((room,) if room else (), "hole")
+        tail = tuple(replace(each, envelope=replace(each.envelope, entry=None)) for each in read.heard.tail)
+        verdict = await logs.verify(log.name, replace(read.heard, tail=tail), log.bounds, notice)
+        self._state.counters.history_holes += verdict is Verdict.LOST
+        self._state.counters.history_restored += verdict is Verdict.RESTORED
+        found = await logs.read(log.name, read.last)
+        if found.run_id != run_id:
+            raise BackendUnavailableError("Redis changed its server while a log was compared")
+        return found
+
+    def _has_expired(self, id_: int) -> bool:
+        """Whether an id is so old that its log may have forgotten it without a loss."""
+        if self._clock_us is None:
+            return False
+        return self._clock_us + running_loop().time() * 1_000_000 - id_ > QUIET_US
+
+    def _postpone(self, log: Log) -> None:
+        """Repeat a read soon; while Redis is away, with the next beat."""
+        log.is_paused = True
+        if not self._state.is_away and self._is_here(log):
+            running_loop().call_later(random.uniform(RETRY_S / 2, RETRY_S), self._retry, log)
+
+    def _retry(self, log: Log) -> None:
+        if log.is_paused and self._is_here(log):
+            log.is_paused = False
+            self._act(log, log.feed.retry())
+
+    def _is_here(self, log: Log) -> bool:
+        return self._logs.get(log.channel) is log
+
+    # Time
+
+    def whole_us(self) -> int:
+        """Return the Redis time in µs up to which this node has missed nothing, at least; 0 if it is not known."""
+        if self._clock_us is None:
+            return 0
+        return int(self._clock_us + self._state.backend.heard_to_s * 1_000_000)
+
+    def _learn_time(self, redis_us: int) -> None:
+        """Learn a lower bound of Redis' time: it was ``redis_us`` a moment ago."""
+        if self._state.is_distributed:
+            self._clock_us = redis_us - int(running_loop().time() * 1_000_000)
+
+
+def _name(channel: Channel) -> LogName:
+    return LogName(LogKind.ROOM, channel.room) if channel.room else LogName(LogKind.ALL)
+
+
+def _envelope(message: Envelope | LogEntry) -> Envelope:
+    """Return the envelope to deliver, with its place in the log if it is stored."""
+    if isinstance(message, Envelope):
+        return message
+    if message.envelope.entry is not None:
+        return message.envelope
+    return replace(message.envelope, entry=(message.id, 0))

@@ -1,0 +1,78 @@
+"""Which logs a registry has: the longest prefix, and a text that all nodes agree on."""
+
+import pytest
+
+from fastapi_websocket_stabilizer import ConfigurationError, History, Mailbox, WebSocketConfig
+from fastapi_websocket_stabilizer.backends.log_ports import LogBounds, LogKind, LogName
+from fastapi_websocket_stabilizer.backends.policies import Policy
+
+POLICY = Policy.of(
+    WebSocketConfig(
+        history={"chat:": History(messages=1), "chat:vip:": History(messages=2), "x": History(messages=3)},
+        history_for_all=History(messages=4),
+        mailbox=Mailbox(messages=5),
+    )
+)
+
+
+def room(name: str) -> LogName:
+    return LogName(LogKind.ROOM, name)
+
+
+@pytest.mark.parametrize(
+    ("log", "messages"),
+    [
+        (room("chat:7"), 1),
+        (room("chat:vip:7"), 2),
+        (room("chat:"), 1),
+        (room("x"), 3),
+        (room("chat"), None),
+        (room("y"), None),
+        (LogName(LogKind.ALL), 4),
+        (LogName(LogKind.BOX, "chat:"), 5),
+    ],
+)
+def test_longest_prefix_counts(log: LogName, messages: int | None) -> None:
+    bounds = POLICY.bounds(log)
+    assert (bounds and bounds.messages) == messages
+
+
+def test_empty_prefix_is_every_room() -> None:
+    policy = Policy.of(WebSocketConfig(history={"": History(), "chat:": History(seconds=7)}))
+    assert policy.bounds(room("any")) == LogBounds(500, 262_144, 120)
+    assert policy.bounds(room("chat:1")) == LogBounds(500, 262_144, 7)
+    assert policy.bounds(LogName(LogKind.ALL)) is None
+
+
+def test_text_is_read_as_it_was_written() -> None:
+    assert Policy.read(POLICY.text) == POLICY
+    assert not Policy.read("")
+    assert Policy().text == ""
+    assert not Policy()
+
+
+def test_bounds_may_differ_and_logs_may_not() -> None:
+    other = Policy({**POLICY.rooms, "x": LogBounds(9, 9, 9)}, POLICY.everybody, POLICY.boxes)
+    POLICY.check_agrees(other)
+    for wrong in (
+        Policy({}, POLICY.everybody, POLICY.boxes),
+        Policy(POLICY.rooms, None, POLICY.boxes),
+        Policy(POLICY.rooms, POLICY.everybody, None),
+    ):
+        with pytest.raises(ConfigurationError, match="stabilizer policy --reset") as caught:
+            POLICY.check_agrees(wrong)
+        assert POLICY.stored in str(caught.value)
+        assert wrong.stored in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[]", "7", '{"v":2,"rooms":{},"all":null,"box":null}', '{"v":1}', '{"v":1,"rooms":{"a":[1]}}'],
+)
+def test_foreign_text_is_refused_with_the_remedy(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="stabilizer policy --reset"):
+        Policy.read(text)
+
+
+def test_names_in_the_text_cannot_be_taken_for_kinds() -> None:
+    assert Policy({"everybody": LogBounds(1, 1, 1)}).stored != Policy({}, LogBounds(1, 1, 1)).stored

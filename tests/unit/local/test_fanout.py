@@ -619,3 +619,41 @@ async def test_loop_is_given_back_inside_a_large_shard(
         await turns(1)
         steps.append(len(natives.written()))
     assert max(b - a for a, b in zip([0, *steps], steps, strict=False)) <= 2
+
+
+# Parts of one message
+
+
+async def test_member_of_several_rooms_gets_the_part_of_the_first(world: World) -> None:
+    world.add("a", "x")
+    world.add("ab", "x", "y")
+    world.add("b", "y")
+    outcome = Outcome()
+    for message, room, outside in (("for x", "x", ()), ("for y", "y", ("x",))):
+        done = world.outcomes.append if outside else None
+        part = Broadcast(text(message), (room,), done=done, outside=outside, outcome=outcome)
+        world.fan_out.submit(part)
+    assert world.received() == {"a": ["for x"], "ab": ["for x"], "b": ["for y"]}
+    assert [(each.total, each.succeeded) for each in world.outcomes] == [(3, 3)]
+
+
+async def test_parts_of_a_message_are_in_one_batch_whatever_their_size(
+    world: World, worker: "asyncio.Task[None]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So a socket that changes rooms in between gets the message once."""
+    monkeypatch.setattr(fanout, "BATCH_BYTES", 10)
+    monkeypatch.setattr(fanout, "SLICE_WRITES", 1)
+    natives = [FakeNativeSocket() for _ in range(40)]
+    for number, native in enumerate(natives):
+        world.add(f"mover-{number}", "x" if number % 2 else "y", socket=websocket_on(native))
+    for room, outside in (("x", ()), ("y", ("x",))):
+        world.fan_out.submit(Broadcast(text("x" * 20), (room,), outside=outside))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert 0 < sum(len(native.writes) for native in natives) < 40, "the change is amid the writes"
+    for connection in world.connections.values():
+        here, there = ("x", "y") if "x" in connection.rooms else ("y", "x")
+        world.shards.leave(connection, here)
+        world.shards.join(connection, there)
+    await turns(200)
+    assert [len(native.writes) for native in natives] == [1] * 40

@@ -1,0 +1,290 @@
+"""A session alone: whatever a client sends is acted on, or ends the connection with a named code. Nothing is lost."""
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastapi_websocket_stabilizer import ClientInputError
+from fastapi_websocket_stabilizer.close_codes import INVALID_INPUT
+from fastapi_websocket_stabilizer.config import WebSocketConfig
+from fastapi_websocket_stabilizer.local.connection import Connection
+from fastapi_websocket_stabilizer.local.lifecycle import Ended
+from fastapi_websocket_stabilizer.names import ConnectionId
+from fastapi_websocket_stabilizer.registry.registration import Succession
+from fastapi_websocket_stabilizer.runtime.metrics import Counters
+from fastapi_websocket_stabilizer.sessions.session import FAILED, UNREADABLE, Session
+from fastapi_websocket_stabilizer.wire import client_input
+from fastapi_websocket_stabilizer.wire.client_frames import Fault
+from fastapi_websocket_stabilizer.wire.client_input import ClientFrame, Message
+from fastapi_websocket_stabilizer.wire.cursors import Cursor
+from fastapi_websocket_stabilizer.wire.frames import TEXT, frame
+from tests.unit.fakes import Node, text
+from tests.unit.native_sockets import FakeNativeSocket, websocket_on
+
+CODES = {"size", "json", "depth", "number", "frame", "field", "name"}
+
+
+class SessionNode:
+    """A ``Node`` of sessions that writes down the frames which it is to act on."""
+
+    def __init__(self) -> None:
+        self.counters = Counters()
+        self.config = WebSocketConfig(heartbeat_interval=10.0, max_message_size=1 << 16)
+        self.acted: list[ClientFrame] = []
+        self.ended: list[tuple[Ended, int, str]] = []
+        self.ms = 1_764_396_000_000
+        kinds = [kind for kind in ClientFrame.__args__ if kind is not Message]
+        self.acts: Mapping[type, Callable[[Session, Any], None]] = dict.fromkeys(kinds, self._act)
+
+    def _act(self, _: Session, client_frame: ClientFrame) -> None:
+        self.acted.append(client_frame)
+
+    def limits(self) -> Any:
+        return self.config
+
+    def whole_ms(self) -> int:
+        return self.ms
+
+    def mark(self, connection: Connection, number: int) -> None:
+        registration: Any = connection.registration
+        registration.mark = number
+
+    def expire(self, connection: Connection, why: Ended, code: int, reason: str) -> None:
+        if connection.end(why):
+            self.ended.append((why, code, reason))
+
+
+class World:
+    """A session on a native socket, and what its client has got."""
+
+    def __init__(self, cursor: Cursor | None = None, *, begins: bool = True) -> None:
+        self.node, self.native, self.record = SessionNode(), FakeNativeSocket(), Succession("s1")
+        made: list[Session] = []
+
+        def open_session(connection: Connection) -> Session:
+            made.append(Session(self.node, connection, self.record, cursor))
+            return made[0]
+
+        owner, name, socket = Node(), ConnectionId("node.1"), websocket_on(self.native)
+        self.connection = Connection(owner, "ann", name, socket, {}, None, self.record, open_session)
+        (self.session,) = made
+        self._seen = 0
+        if begins:
+            self.begin()
+
+    def begin(self) -> None:
+        assert self.session.begin()
+        self.record.has_begun = True
+
+    async def got(self) -> list[Any]:
+        """Return the frames that the client has got since the last call."""
+        for _ in range(5):
+            await asyncio.sleep(0)
+        data = b"".join(self.native.writes)
+        new, self._seen = data[self._seen :], len(data)
+        return list(values(new))
+
+
+def values(data: bytes) -> Iterator[Any]:
+    """Yield the values of unmasked text frames."""
+    while data:
+        assert data[0] == 0x81
+        size, start = data[1], 2
+        if size == 126:
+            size, start = int.from_bytes(data[2:4]), 4
+        yield json.loads(data[start : start + size])
+        data = data[start + size :]
+
+
+# The first frame
+
+
+async def test_first_frame_precedes_what_was_sent_before() -> None:
+    world = World(begins=False)
+    world.connection.rooms.add("lobby")
+    world.connection.push(text("welcome"))
+    assert await world.got() == []
+    world.begin()
+    hi = {
+        "v": 1,
+        "id": "ann",
+        "sid": "s1",
+        "t": world.node.ms,
+        "ping": 10,
+        "pong": False,
+        "at": {"lobby": None},
+    }
+    assert await world.got() == [{"hi": hi}, {"live": 0}, [0, 0, "welcome"]]
+
+
+@pytest.mark.parametrize(
+    ("cursor", "outcome"), [(None, None), (Cursor("s0", 1, {"r": 7}), True), (UNREADABLE, False)]
+)
+async def test_outcome_of_a_resume_without_history(cursor: Cursor | None, outcome: bool | None) -> None:
+    (hi, _) = await World(cursor).got()
+    assert hi["hi"].get("re") is outcome
+
+
+async def test_session_that_was_taken_over_continues_its_numbers() -> None:
+    world = World(begins=False)
+    world.record.is_taken, world.record.mark = True, 16
+    world.begin()
+    (hi, _) = await world.got()
+    assert hi["hi"]["n"] == 16
+    assert world.session.read('{"m":"x","n":16}') is None
+    assert world.session.read('{"m":"x","n":17}') == Message("x", 17)
+    assert await world.got() == [{"n": 16}]
+
+
+async def test_session_of_an_ended_connection_does_not_begin() -> None:
+    world = World(begins=False)
+    world.connection.end(Ended.REPLACED)
+    assert not world.session.begin()
+    assert await world.got() == []
+
+
+# Confirmations
+
+
+async def test_message_is_confirmed_once_it_is_handled() -> None:
+    world = World()
+    await world.got()
+    for data, fault, confirmation in (
+        ('{"m":1,"n":1}', None, [{"n": 1}]),
+        ('{"m":1}', None, []),
+        (
+            '{"m":1,"n":2}',
+            Fault("invalid", "why"),
+            [{"n": 2, "x": {"code": "invalid", "message": "why", "retry": False}}],
+        ),
+        ('{"m":1}', FAILED, []),
+    ):
+        message = world.session.read(data)
+        assert message is not None
+        assert await world.got() == []
+        world.session.handled(message, fault)
+        assert await world.got() == confirmation
+
+
+async def test_message_in_progress_fails_with_its_handler() -> None:
+    world = World()
+    await world.got()
+    world.session.failed()
+    assert await world.got() == []
+    world.session.read('{"m":1,"n":1}')
+    world.session.failed()
+    world.session.failed()
+    assert [each["x"]["code"] for each in await world.got()] == ["failed"]
+
+
+# Signs of life
+
+
+async def test_sign_of_life_comes_before_the_silence_is_too_long() -> None:
+    world = World()
+    await world.got()
+    now_s, round_s = world.connection.loop.time(), 2.0
+    signs = 0
+    for seconds in range(0, 60, 2):
+        world.session.look(now_s + seconds, round_s)
+        world.connection.used_at_s = world.connection.heartbeat.active_at_s  # looks use the clock of the test
+        signs += len(await world.got())
+    assert signs >= 6
+
+
+async def test_nothing_is_sent_before_the_first_frame() -> None:
+    world = World(begins=False)
+    world.session.look(world.connection.loop.time() + 1000, 2.0)
+    world.session.joined("lobby")
+    world.session.left("lobby")
+    assert await world.got() == []
+
+
+async def test_time_up_to_which_the_node_is_whole_is_told_also_if_there_is_traffic() -> None:
+    world = World()
+    await world.got()
+    now_s = world.connection.loop.time()
+    world.connection.used_at_s = now_s + 100
+    world.node.ms += 100_000
+    world.session.look(now_s + 100, 2.0)
+    assert await world.got() == [{"t": world.node.ms}]
+
+
+# Any input
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=5,
+)
+keys = st.sampled_from(
+    ["m", "n", "q", "a", "c", "d", "x", "join", "leave", "k", "p", "v", "auth", "resume", "ping"]
+)
+nearly_frames = st.dictionaries(keys | st.text(max_size=3), json_values, max_size=4).map(json.dumps)
+inputs = (
+    st.text(max_size=20)
+    | st.binary(max_size=20)
+    | nearly_frames
+    | st.sampled_from(['{"m":"x"}', '{"m":1,"n":1}', '{"m":1,"n":2}', "{}", '{"ping":1}', '{"q":1,"m":"x"}'])
+)
+
+
+@given(st.lists(inputs, max_size=12))
+def test_any_input_is_acted_on_or_ends_the_connection(data: list[str | bytes]) -> None:
+    asyncio.run(converse(data))
+
+
+async def converse(data: list[str | bytes]) -> None:
+    world = World()
+    await world.got()
+    messages, broken, others = 0, 0, 0
+    for each in data:
+        if world.connection.ended is not None:
+            break
+        mark = world.record.mark
+        expected = parsed(each)
+        acted = len(world.node.acted)
+        message = world.session.read(each)
+        if expected is None:
+            assert message is None
+            broken += 1
+            continue
+        if isinstance(expected, Message):
+            is_repeated = expected.number is not None and expected.number <= mark
+            assert message == (None if is_repeated else expected)
+            messages += not is_repeated
+            if message is not None:
+                world.session.handled(message)
+            got = await world.got()
+            number = expected.number
+            assert got == ([] if number is None else [{"n": max(number, mark)}])
+        else:
+            assert message is None
+            assert world.node.acted[acted:] == [expected]
+            others += 1
+    assert len(world.node.ended) == broken <= 1
+    assert world.node.counters.client_frames_invalid == broken
+    if broken:
+        ((_, code, reason),) = world.node.ended
+        assert code == INVALID_INPUT
+        assert json.loads(reason)["code"] in CODES | {"cursor"}
+
+
+def parsed(data: str | bytes) -> ClientFrame | None:
+    try:
+        return client_input.parse(data, 1 << 16)
+    except ClientInputError:
+        return None
+
+
+def test_frames_of_these_tests_are_read_back() -> None:
+    assert list(values(frame(TEXT, b'{"a":1}') + frame(TEXT, b'"' + b"x" * 200 + b'"'))) == [
+        {"a": 1},
+        "x" * 200,
+    ]

@@ -135,6 +135,14 @@ class Generator:
             self._returns.append((port, request(crowd.path.format(id=number), port, *back.lines), back.then))
             yield new
 
+    def expect(self, crowd: Crowd) -> None:
+        """Take note of clients that have never been here, and will come together."""
+        dialect = DIALECTS[crowd.dialect]
+        self._is_lined = dialect.is_lined
+        for number in range(crowd.count):
+            port = crowd.ports[number % len(crowd.ports)]
+            self._returns.append((port, request(crowd.path.format(id=number), port, *dialect.lines), b""))
+
     def come_back(self, messages: int, silence_s: float) -> float:
         """Connect all clients again that have left; return the seconds until they had so many messages together."""
         began_ns = time.monotonic_ns()

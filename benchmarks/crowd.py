@@ -90,6 +90,11 @@ class Clients:
         """Close all clients; they can come back."""
         self._ask("leave")
 
+    def expect(self, crowd: Crowd) -> None:
+        """Have a crowd come with ``come_back`` that was never here: plain sockets, without messages."""
+        self._ask("expect", crowd=crowd)
+        self.count += crowd.count
+
     def come_back(self, messages: int) -> float:
         """Connect all clients again that have left; return the seconds until they had so many messages together.
 

@@ -25,8 +25,8 @@ class Load:
     """One heartbeat of every connection falls into it."""
     growth_clients: tuple[int, ...] = (100, 1000, 5000, 10_000)
     growth_replicas: tuple[int, ...] = (1, 2, 4)
-    turns: int = 3
-    """Bursts to each room in one run, by turns with those of other systems."""
+    turns: int = 9
+    """Samples of each room in one run, by turns with those of other systems; each has a share of ``sample_cpu_s``."""
     log_entries: int = 500
     """Length of the log that many clients come back to at once …"""
     storm_missed: int = 10

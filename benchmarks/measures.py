@@ -51,17 +51,18 @@ class Session:
         system = self.system
         path = system.client_path if by_id else system.everybody_path
         channel = system.client_channel if by_id else system.everybody_channel
-        return self._connect(count, path, channel, offers_deflate)
+        crowd = Crowd(self.cluster.ports, count, path, system.dialect, channel, offers_deflate)
+        return self.clients.connect(crowd)
 
     def enter(self, count: int, *rooms: str) -> None:
         """Connect clients that are members of rooms."""
-        names = ",".join(rooms)
-        path, channel = self.system.room_path, self.system.room_channel
-        self._connect(count, path.replace("{rooms}", names), channel.replace("{rooms}", names), False)
+        self.clients.connect(self.members(count, *rooms))
 
-    def _connect(self, count: int, path: str, channel: str, offers_deflate: bool) -> str:
-        crowd = Crowd(self.cluster.ports, count, path, self.system.dialect, channel, offers_deflate)
-        return self.clients.connect(crowd)
+    def members(self, count: int, *rooms: str) -> Crowd:
+        """Return a crowd whose clients are members of rooms."""
+        names, system = ",".join(rooms), self.system
+        path, channel = (text.replace("{rooms}", names) for text in (system.room_path, system.room_channel))
+        return Crowd(self.cluster.ports, count, path, system.dialect, channel)
 
     def settle(self) -> None:
         """Let what was begun come to its end."""

@@ -1,7 +1,7 @@
 """What is measured of rooms: history, ``stabilizer.v1``, and clients that come back. All systems take turns."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from .measures import WARM_UP_CLIENTS, Burst, Counted, Session, kib, rate, send
@@ -12,6 +12,8 @@ PLAIN, RECORDED = "plain", "re:lo"
 THREE_ROOMS = ("re:a1", "re:b2", "re:c3")
 MESSAGE_SIZE, HEADER_SIZE = 128, 4
 """Bytes of a message, and of the header of a frame with one."""
+TURNS_SHARE = 3
+"""Samples that share the CPU time of one, because many short turns are more alike than a few long ones."""
 READING = ("lrange", "xrange", "xrevrange")
 """Commands that read entries."""
 
@@ -22,6 +24,7 @@ def bursts(session: Session) -> None:
     for each in sessions:
         each.enter(load.clients, PLAIN, RECORDED)
         each.settle()
+        each.load = replace(load, sample_cpu_s=load.sample_cpu_s / TURNS_SHARE)
     for _ in range(load.turns):
         for each in sessions:
             for measure, room in (("room", PLAIN), ("room_recorded", RECORDED)):
@@ -57,21 +60,24 @@ def memory(session: Session) -> None:
 def storm(session: Session) -> None:
     """(l) Many clients that come back at once to one room with a long log, and as many that only connect."""
     load = session.load
-    _publish(session, load.log_entries, RECORDED)
     for each in session.beside:
-        each.enter(load.large_clients, PLAIN)
-        _leave_and_come_back(each, "storm_plain", 0)
+        each.enter(min(WARM_UP_CLIENTS, load.large_clients), PLAIN)
         each.clients.close()
+        each.clients.expect(each.members(load.large_clients, PLAIN))
+        _come_back(each, "storm", 0, 0)
+        each.clients.close()
+    _publish(session, load.log_entries, RECORDED)
     session.enter(load.large_clients, RECORDED)
-    _leave_and_come_back(session, "storm", load.storm_missed)
+    _come_back(session, "storm", load.storm_missed, _miss(session, load.storm_missed))
 
 
 def away(session: Session) -> None:
     """(n) Clients that are away for some seconds, and are sent what they missed."""
-    for each in (each for each in [session, *session.beside] if each.system.records):
-        _publish(each, each.load.missed, RECORDED)
+    for each in (each for each in [session, *session.beside] if each.system.resumes):
+        missed = each.load.missed
+        _publish(each, missed, RECORDED)
         each.enter(each.load.clients, RECORDED)
-        _leave_and_come_back(each, "away", each.load.missed)
+        _come_back(each, "away", missed, _miss(each, missed))
         each.clients.close()
 
 
@@ -105,12 +111,17 @@ class _Usage:
         )
 
 
-def _leave_and_come_back(session: Session, measure: str, missed: int) -> None:
-    """Have all clients leave, miss so many messages, and come back together."""
+def _miss(session: Session, count: int) -> int:
+    """Have all clients leave and miss messages; return the sum of their numbers."""
     session.settle()
     session.clients.leave()
-    sequences = _publish(session, missed, RECORDED) if missed else 0
+    sequences = _publish(session, count, RECORDED)
     time.sleep(session.load.away_s)
+    return sequences
+
+
+def _come_back(session: Session, measure: str, missed: int, sequences: int) -> None:
+    """Have all clients come back together; each has missed so many messages with this sum of numbers."""
     session.clients.reset()
     count, before = session.clients.count, _Usage.of(session)
     whole_s = session.clients.come_back(missed * count)

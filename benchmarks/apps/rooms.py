@@ -1,12 +1,20 @@
 """This library with rooms: messages to those whose name begins with ``re:`` are stored. Before history, none were."""
 
+from typing import Any
+
 from fastapi import FastAPI
 
 from benchmarks.apps.control import add_control
-from benchmarks.apps.environment import NAMESPACE, REDIS_URL
+from benchmarks.apps.environment import NAMESPACE, REDIS_URL, VARIANT
 from fastapi_websocket_stabilizer import Identity, WebSocketConfig, WebSocketConnectionManager
 
-manager = WebSocketConnectionManager(WebSocketConfig(redis_url=REDIS_URL, namespace=NAMESPACE))
+settings: dict[str, Any] = {"redis_url": REDIS_URL, "namespace": NAMESPACE}
+if VARIANT != "before":
+    from fastapi_websocket_stabilizer import History
+
+    settings["history"] = {"re:": History(messages=500, bytes=262_144, seconds=120)}
+
+manager = WebSocketConnectionManager(WebSocketConfig(**settings))
 app = FastAPI(lifespan=manager.lifespan)
 app.include_router(manager.router)
 add_control(app, manager.broadcast, manager.send_to_client)

@@ -93,6 +93,8 @@ class System(ABC):
     """Whether it is measured with rooms only."""
     records: ClassVar[bool] = False
     """Whether messages to rooms are stored whose names begin with ``re:``."""
+    resumes: ClassVar[bool] = False
+    """Whether clients that come back are sent what they missed."""
     ready_path: ClassVar[str] = "/control"
 
     @abstractmethod

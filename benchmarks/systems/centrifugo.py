@@ -48,6 +48,7 @@ class Centrifugo(System):
     room_channel = "{rooms}"
     takes_messages = False
     records = True
+    resumes = True
     ready_path = "/health"
 
     def versions(self) -> dict[str, str]:

@@ -19,6 +19,7 @@ class OursRooms(Ours):
     title = "**this library**, plain sockets"
     application = "rooms"
     has_rooms = True
+    records = True
 
 
 class OursV1(OursRooms):
@@ -35,6 +36,7 @@ class OursBefore(OursRooms):
     name = "ours-before"
     title = "this library before history, plain sockets"
     variant = "before"
+    records = False
 
     def versions(self) -> dict[str, str]:
         """Return its commit."""

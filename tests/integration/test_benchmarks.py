@@ -48,7 +48,7 @@ def test_every_message_arrives(page: Path) -> None:
     assert all(sample.received == sample.expected for sample in results.samples)
     measured = {(sample.system, sample.measure) for sample in results.samples}
     assert {("ours", "burst"), ("ours", "paced"), ("ours", "direct"), ("bare", "memory_used")} <= measured
-    assert {("ours-rooms", "room"), ("ours-v1", "room")} <= measured
+    assert {("ours-rooms", "room"), ("ours-v1", "room_recorded"), ("ours-v1", "memory_rooms")} <= measured
     assert sum(sample.received for sample in results.select(system="ours", measure="burst")) >= 400
 
 

@@ -23,6 +23,7 @@ from .runtime.metrics import Statistics
 from .sessions.sessions import Sessions
 from .uvicorn.redaction import tokens_redacted
 from .web import handlers, routes, serving
+from .web.faults import fault_of
 from .web.health import health_router
 from .web.lifespan import announce, install_protocol, shut_down_in_time
 from .wire.envelopes import CONNECTION
@@ -44,7 +45,7 @@ class WebSocketConnectionManager(HookDecorators):
         self._log = manager_logger(self.config.log_level)
         self._registry: Registry = self._make_registry()
         self._state: NodeState = self._registry.state
-        self._sessions = Sessions(self._registry)
+        self._sessions = Sessions(self._registry, fault_of)
         self._while_started = ExitStack()
         super().__init__(self._state.hooks)
 

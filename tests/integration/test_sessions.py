@@ -370,7 +370,7 @@ async def test_probe_is_answered_and_signs_of_life_are_not(server: Server, way: 
         ({"q": 1, "m": "rename", "d": {}}, "not_found"),
         ({"auth": "token", "q": 1}, "not_found"),
         ({"join": "garden", "q": 1}, "forbidden"),
-        ({"leave": "garden", "q": 1}, "forbidden"),
+        ({"leave": "garden", "q": 1}, "not_found"),
     ],
 )
 async def test_request_that_has_no_handler_gets_an_error(

@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import FastAPI, HTTPException, Request, WebSocket, WebSocketDisconnect
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from fastapi_websocket_stabilizer import (
     BroadcastFailedError,
@@ -286,6 +286,99 @@ async def identify_typed(client_id: str) -> Identity:
 @app.websocket("/typed-loop/{client_id}")
 async def serve_typed(websocket: WebSocket, client_id: str) -> None:
     await manager.serve(websocket, client_id, on_message=add)
+
+
+# Requests of clients of stabilizer.v1
+
+
+class Rename(BaseModel):
+    name: Annotated[str, Field(max_length=20)]
+
+
+class Renamed(BaseModel):
+    name: str
+
+
+class RenamedInside(Renamed):
+    """What the function has, and the client must not see."""
+
+    secret: str = "hunter2"
+
+
+@manager.on_request("rename")
+async def rename(connection: Connection, data: Rename) -> Renamed:
+    return RenamedInside(name=data.name)
+
+
+@manager.on_request("anything")
+def anything(connection: Connection, data: Any) -> Any:
+    return data
+
+
+@manager.on_request("hold")
+async def hold(connection: Connection, data: str) -> str:
+    try:
+        await gate(data)
+    except asyncio.CancelledError:
+        diary.setdefault(connection.client_id, []).append("cancelled")
+        raise
+    return "held"
+
+
+@manager.on_request("refuse")
+def refuse(connection: Connection, data: int) -> None:
+    raise HTTPException(data, "because", headers={"X-Secret": "hunter2"})
+
+
+@manager.on_request("fail")
+def fail_a_request(connection: Connection, data: Any) -> None:
+    raise ValueError("asked for, hunter2")
+
+
+@manager.on_request("wrong")
+def return_another_type(connection: Connection, data: Any) -> Renamed:
+    return {"asked": "for"}  # type: ignore[return-value]  # what is reported
+
+
+@manager.on_request("leave")
+async def close_own_connection(connection: Connection, data: Any) -> None:
+    await connection.close(4321, "asked for")
+    diary.setdefault(connection.client_id, []).append("went on")
+
+
+@manager.on_join
+async def may_join(connection: Connection, room: str) -> bool:
+    if room == "broken":
+        raise ValueError("asked for")
+    return room.startswith("open")
+
+
+@app.get("/rooms/{client_id}")
+async def rooms_of(client_id: str) -> list[str]:
+    return [room for c in manager._state.shards.of_client(client_id) for room in sorted(c.rooms)]
+
+
+async def answer_slowly(connection: Connection, message: str | bytes) -> None:
+    """Hold the messages of a client up, until its gate opens."""
+    await gate(f"slow-{connection.client_id}")
+    await connection.send(message)
+
+
+@manager.websocket(app, "/slow-parked/{client_id}", on_message=answer_slowly)
+async def identify_slow(client_id: str) -> Identity:
+    return Identity(client_id)
+
+
+@app.websocket("/slow-loop/{client_id}")
+async def serve_slowly(websocket: WebSocket, client_id: str) -> None:
+    async with manager.connection(websocket, client_id) as connection:
+        async for message in connection:
+            await answer_slowly(connection, message)
+
+
+@app.websocket("/slow-served/{client_id}")
+async def serve_slowly_without_parking(websocket: WebSocket, client_id: str) -> None:
+    await manager.serve(websocket, client_id, on_message=answer_slowly)
 
 
 @app.get("/diary/{client_id}")

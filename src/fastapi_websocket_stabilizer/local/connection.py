@@ -77,8 +77,12 @@ class Owner(WriterOwner, Protocol):
 class Session(Protocol):
     """The part of a connection that only sockets of ``stabilizer.v1`` have. See ``sessions.session``."""
 
+    @property
+    def reads_ahead(self) -> bool: ...
     def begin(self) -> bool: ...
     def read(self, data: str | bytes) -> ClientMessage | None: ...
+    async def next_message(self) -> ClientMessage | None: ...
+    def is_new(self, message: ClientMessage) -> bool: ...
     def handled(self, message: ClientMessage, fault: Fault | None = None) -> None: ...
     def failed(self) -> None: ...
     def joined(self, room: str) -> None: ...
@@ -87,6 +91,7 @@ class Session(Protocol):
     def look(self, now_s: float, round_s: float) -> None: ...
     def go(self, in_ms: int) -> None: ...
     def closing(self, code: int, reason: str) -> tuple[int, str]: ...
+    def ended(self) -> None: ...
 
 
 OpenSession = Callable[["Connection"], Session]
@@ -224,12 +229,13 @@ class Connection:
         For a client of ``stabilizer.v1``, a message that is neither text nor bytes is yielded as JSON text. A
         numbered message is confirmed when the next one is asked for.
         """
+        if self.session is not None:
+            while (message := await self.session.next_message()) is not None:
+                yield message.plain
+                self.session.handled(message)
+            return
         while (data := await self.next_frame()) is not None:
-            if self.session is not None:
-                if (message := self.session.read(data)) is not None:
-                    yield message.plain
-                    self.session.handled(message)
-            elif not self.is_pong(data):
+            if not self.is_pong(data):
                 yield data
 
     @property
@@ -306,7 +312,10 @@ class Connection:
 
     def end(self, why: Ended, error: str = "") -> bool:
         """Accept no more messages, for this reason. Return False if the connection had ended before."""
-        return self.writer.end(why, error)
+        has_ended = self.writer.end(why, error)
+        if has_ended and self.session is not None:
+            self.session.ended()
+        return has_ended
 
     async def finish(self, code: int, reason: str, patience_s: float = 0.0) -> bool:
         """Close the socket of a connection that has ended. See ``SocketWriter.finish``."""
@@ -378,13 +387,18 @@ class Connection:
 
     def hung_up(self, code: int, reason: str) -> None:
         self.closed_with = (code, reason)
-        self.read_out()
+        self._read_out_unless_ahead()
 
     def gone(self, error: str) -> None:
         if self.ended is None:
             self._owner.gone(self, error)
             if self.closed_with is not None:
-                self.read_out()
+                self._read_out_unless_ahead()
+
+    def _read_out_unless_ahead(self) -> None:
+        """Note the end of the input, unless messages from before it wait in the session, which then notes it."""
+        if self.session is None or not self.session.reads_ahead:
+            self.read_out()
 
     def abandoned(self) -> None:
         self.gone("the application has ended")

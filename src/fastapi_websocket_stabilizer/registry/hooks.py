@@ -18,8 +18,9 @@ from ..runtime.logs import Occasionally
 from ..runtime.loops import running_loop
 from ..runtime.metrics import Counters
 from ..wire.client_frames import Fault
+from ..wire.client_input import MAX_NAME_CHARACTERS
 from ..wire.own_json import encode_json
-from .schemas import UnfitError, schema_of
+from .schemas import UnfitError, result_schema_of, schema_of
 
 OnConnect = Callable[[Connection], Awaitable[None] | None]
 OnDisconnect = Callable[[Connection, int, str], Awaitable[None] | None]
@@ -27,8 +28,14 @@ OnPresence = Callable[[PresenceEvent], Awaitable[None] | None]
 OnMetadata = Callable[[Connection], Awaitable[None] | None]
 OnBusGap = Callable[[BusGap], Awaitable[None] | None]
 OnMessage = Callable[[Connection, Any], Awaitable[None] | None]
+OnRequest = Callable[[Connection, Any], Awaitable[Any] | Any]
+OnJoin = Callable[[Connection, str], Awaitable[bool] | bool]
 OnError = Callable[[Connection | None, str, BaseException], Awaitable[None] | None]
 H = TypeVar("H", bound=Callable[..., Any])
+R = TypeVar("R", bound=OnRequest)
+
+FAILED = Fault("failed", "the server could not handle it")
+"""Fault of a message or a request whose function raised. Its error goes to the log, and not to the client."""
 
 
 class Hooks:
@@ -43,6 +50,8 @@ class Hooks:
         self.on_bus_gap: list[OnBusGap] = []
         self.on_error: list[OnError] = []
         self.on_message: Receiver | None = None
+        self.on_join: OnJoin | None = None
+        self.on_request: dict[str, Responder] = {}
         self._unfit = Occasionally(log)
 
     async def run(self, hooks: "list[Any]", *arguments: Any) -> None:
@@ -120,8 +129,28 @@ class Receiver:
             if is_cancellation(error):
                 raise
             await self._hooks.report(self._function, connection, error)
-            return Fault("failed", "the message was not handled")
+            return FAILED
         return None
+
+
+class Responder:
+    """A function for one kind of request of clients, with the types of its data and of its result."""
+
+    def __init__(self, event: str, function: OnRequest) -> None:
+        self.function: OnRequest = function
+        self._data, self._result = schema_of(event, function), result_schema_of(event, function)
+
+    async def respond(self, connection: Connection, data: Any) -> Any:
+        """Return the result as it is sent.
+
+        Raises:
+            UnfitError: ``data`` does not fit.
+            Exception: That of the function, or of pydantic if the result has another type than the function names.
+        """
+        result = self.function(connection, data if self._data is None else self._data.convert(data))
+        if inspect.isawaitable(result):
+            result = await result
+        return result if self._result is None else self._result.render(result)
 
 
 def _as_message(data: Any) -> str | bytes:
@@ -219,6 +248,50 @@ class HookDecorators:
         """
         check_hook("on_message", hook, "connection", "message")
         self._hooks.on_message = Receiver(self._hooks, hook)
+        return hook
+
+    def on_request(self, name: str) -> Callable[[R], R]:
+        """Answer requests of this name by ``function(connection, data)``: ``@manager.on_request("rename")``.
+
+        ``data`` is validated by its annotation, and the result by that of the function. An ``HTTPException`` becomes
+        an error of the answer: its code by status, ``detail`` as message. Any other exception is reported as of a
+        hook, and answered with ``failed``. Requests of one connection run concurrently, up to 64. One that is
+        cancelled, or whose connection ends, is cancelled.
+
+        Raises:
+            ConfigurationError: The name is no text of 1 to 128 characters, or has a function already. Or the function
+                has other parameters, or an annotation that cannot be used.
+        """
+        if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME_CHARACTERS:
+            raise ConfigurationError(
+                f"on_request takes a name of 1 to {MAX_NAME_CHARACTERS} characters, got {name!r:.200}: "
+                'write @manager.on_request("rename")'
+            )
+        event = f"on_request({name!r})"
+
+        def decorate(function: R) -> R:
+            check_hook(event, function, "connection", "data")
+            if name in self._hooks.on_request:
+                other = name_of(self._hooks.on_request[name].function)
+                raise ConfigurationError(f"{event} has a function already: {other}; each name has one")
+            self._hooks.on_request[name] = Responder(event, function)
+            return function
+
+        return decorate
+
+    def on_join(self, hook: OnJoin) -> OnJoin:
+        """Let ``hook(connection, room)`` decide whether a client may enter a room by itself: True or False.
+
+        Without it no client may. It is not asked about joins by the application.
+
+        Raises:
+            ConfigurationError: There is such a hook already, or it has other parameters.
+        """
+        if self._hooks.on_join is not None:
+            raise ConfigurationError(
+                f"on_join has a function already: {name_of(self._hooks.on_join)}; one decides about all rooms"
+            )
+        self._hooks.on_join = check_hook("on_join", hook, "connection", "room")
         return hook
 
     def on_error(self, hook: OnError) -> OnError:

@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from types import FunctionType, MethodType, SimpleNamespace
+from types import FunctionType, MethodType, NoneType, SimpleNamespace
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from weakref import WeakKeyDictionary
 
@@ -66,6 +66,15 @@ class Schema:
             return _no_bytes(self._adapter.validate_json(to_json(data)))
         except ValidationError as error:
             raise UnfitError(self._described(error)) from None
+
+    def render(self, value: Any) -> Any:
+        """Return a result as JSON value: only what its type has, as FastAPI does.
+
+        Raises:
+            ValidationError: The application returned another type.
+        """
+        checked = self._adapter.validate_python(value, from_attributes=True)
+        return self._adapter.dump_python(checked, mode="json", by_alias=True)
 
     def _described(self, error: ValidationError) -> str:
         count = error.error_count()
@@ -136,6 +145,20 @@ def schema_of(event: str, function: Callable[..., Any], untyped: Any = Any) -> S
     if _unaliased(annotation) in (Any, object, untyped):
         return None
     return _cached(event, function, parameter.name, annotation)
+
+
+def result_schema_of(event: str, function: Callable[..., Any]) -> Schema | None:
+    """Return the type of the result; None if the function names none, or ``None``.
+
+    Raises:
+        ConfigurationError: As ``schema_of``.
+    """
+    annotation = _signature(function).return_annotation
+    if annotation is inspect.Signature.empty:
+        return None
+    annotation = resolved(event, function, "return", annotation)
+    is_none = _unaliased(annotation) in (Any, object, None, NoneType)
+    return None if is_none else _made(event, function, "return", annotation)
 
 
 def _cached(event: str, function: Callable[..., Any], name: str, annotation: Any) -> Schema:

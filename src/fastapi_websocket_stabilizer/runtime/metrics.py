@@ -52,6 +52,15 @@ class Counters:
     client_keys_ignored: int = counter(
         "Keys in frames of stabilizer.v1 clients that their kind does not have."
     )
+    requests_received: int = counter("Requests of clients, including joins and leaves.")
+    requests_refused: int = counter(
+        "Requests of clients answered with invalid, not_found, forbidden or limit, and not carried out."
+    )
+    requests_cancelled: int = counter(
+        "Requests of clients that ended without an answer: cancelled, or with their connection."
+    )
+    requests_sent: int = counter("Requests sent to sockets of this node.")
+    answers_ignored: int = counter("Answers and cancellations of clients that no open request waits for.")
     sockets_paused: int = counter(
         "Times that a socket's write buffer was full, so its messages waited in its outbox."
     )

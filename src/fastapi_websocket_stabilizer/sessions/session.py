@@ -6,40 +6,35 @@ from typing import Any, Protocol
 from .. import close_codes
 from ..exceptions import ClientInputError
 from ..local.connection import Connection
-from ..local.lifecycle import Ended, Limits
+from ..local.lifecycle import Ended
+from ..registry.hooks import FAILED
 from ..registry.registration import Succession
-from ..runtime.metrics import Counters
 from ..wire import client_frames as frames
 from ..wire import client_input
 from ..wire.client_frames import Fault, Hi, Positions
 from ..wire.client_input import Message
 from ..wire.cursors import Cursor
 from ..wire.messages import ControlFrame
+from .exchange import Exchange, ExchangeNode
+from .incoming import Incoming
 
 T_EVERY_S = 60.0
 """Seconds between two frames that only tell how far the node has received everything."""
 UNREADABLE = Cursor("", 0)
 """A cursor whose positions are unknown, because it cannot be read. No cursor of a client has an empty ``s``."""
-FAILED = Fault("failed", "the server could not handle it")
-"""Fault of a message or a request whose handler raised. Its error goes to the log, and not to the client."""
 
 Act = Callable[["Session", Any], None]
 """Function that acts on one kind of frame. It does not wait. A ``ClientInputError`` of it ends the connection."""
 
 
-class Node(Protocol):
+class Node(ExchangeNode, Protocol):
     """The node of a session.
 
     Attributes:
         acts: The function for each kind of frame except messages.
     """
 
-    counters: Counters
     acts: Mapping[type, Act]
-
-    def limits(self) -> Limits:
-        """The settings in force now."""
-        ...
 
     def whole_ms(self) -> int:
         """The time up to which this node is known to have received everything, in ms of Redis' clock."""
@@ -60,15 +55,21 @@ class Session:
     Args:
         record: What the registry knows of the session.
         cursor: Positions that the client wants to continue from: None for a new client, ``UNREADABLE`` if unknown.
+
+    Attributes:
+        exchange: Requests in both directions.
     """
 
     __slots__ = (
-        "_connection", "_cursor", "_in_progress", "_node", "_record", "_sent_at_s", "_told_at_s",
+        "_connection", "_cursor", "_in_progress", "_incoming", "_node", "_record", "_sent_at_s", "_told_at_s",
+        "exchange",
     )  # fmt: skip
 
     def __init__(self, node: Node, connection: Connection, record: Succession, cursor: Cursor | None) -> None:
         self._node, self._connection, self._record, self._cursor = node, connection, record, cursor
         self._in_progress: Message | None = None
+        self._incoming: Incoming | None = None  # of a socket that is not parked
+        self.exchange: Exchange = Exchange(node, connection, self.send)
         self._sent_at_s = self._told_at_s = connection.opened_at_s
 
     def send(self, text: str) -> None:
@@ -108,6 +109,12 @@ class Session:
     def closing(self, code: int, reason: str) -> tuple[int, str]:
         """Return the close code and reason of the subprotocol for those of a plain socket."""
         return (close_codes.ENDED, reason) if code == close_codes.NORMAL else (code, reason)
+
+    def ended(self) -> None:
+        """End all requests, because the connection has ended."""
+        self.exchange.end()
+        if self._incoming is not None:
+            self._incoming.end()
 
     # Rooms
 
@@ -156,7 +163,7 @@ class Session:
             frame = client_input.parse(data, self._node.limits().max_message_size)
             self._node.counters.client_keys_ignored += frame.ignored
             if isinstance(frame, Message):
-                return self._unless_repeated(frame)
+                return frame
             self._node.acts[type(frame)](self, frame)
         except ClientInputError as error:
             self._node.counters.client_frames_invalid += 1
@@ -164,13 +171,29 @@ class Session:
             self._node.expire(self._connection, Ended.EVICTED, close_codes.INVALID_INPUT, reason)
         return None
 
-    def _unless_repeated(self, message: Message) -> Message | None:
-        """Return the message, or confirm it again if it was handled before."""
+    @property
+    def reads_ahead(self) -> bool:
+        """Whether messages of the client may wait for the application, although the end of the input was read."""
+        return self._incoming is not None
+
+    async def next_message(self) -> Message | None:
+        """Return the next message of a socket that is not parked; None if no more go to the application."""
+        if self._incoming is None:
+            self._incoming = Incoming(self._connection.next_frame, self.read)
+            self._node.tasks.spawn(self._incoming.run(), f"read-{self._connection.connection_id}")
+        while (message := await self._incoming.next()) is not None and self._connection.is_heard:
+            if self.is_new(message):
+                return message
+        self._connection.read_out()
+        return None
+
+    def is_new(self, message: Message) -> bool:
+        """Whether a message is to be handled now. One that was handled before is confirmed again."""
         if message.number is None or message.number > self._record.mark:
             self._in_progress = message
-            return message
+            return True
         self.send(frames.handled(self._record.mark))
-        return None
+        return False
 
     def handled(self, message: Message, fault: Fault | None = None) -> None:
         """Confirm a message after its handler has returned, or tell the client that it failed."""

@@ -1,16 +1,18 @@
 """The sessions of a node: creates one for each socket of ``stabilizer.v1``, with what the node knows."""
 
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from ..config import WebSocketConfig
 from ..exceptions import ClientInputError, ConnectionNotFoundError
 from ..local.connection import Connection, OpenSession
 from ..local.lifecycle import Ended
+from ..registry.hooks import Hooks
 from ..registry.registration import Succession
 from ..registry.registry import Registry
 from ..runtime.metrics import Counters
+from ..runtime.tasks import Tasks
 from ..wire import client_frames as frames
 from ..wire.client_frames import Fault
 from ..wire.client_input import (
@@ -30,13 +32,16 @@ from ..wire.client_input import (
     Watch,
 )
 from ..wire.cursors import Cursor
+from .exchange import refusal
 from .session import Act, Session
 
 SID_BYTES = 16
 """Random bytes in the name of a session."""
 
-NOT_FOUND = Fault("not_found", "no handler of this name")
-FORBIDDEN = Fault("forbidden", "this is not allowed to the client itself")
+NO_RENEWAL = Fault("not_found", "this server renews no credentials")
+
+FaultOf = Callable[[BaseException], Fault | None]
+"""Function that returns the fault that an exception of the application stands for, None if it is a failure."""
 
 
 class Newcomer(NamedTuple):
@@ -53,21 +58,24 @@ class Sessions:
         acts: The function for each kind of frame except messages.
     """
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, fault_of: FaultOf) -> None:
         self.registry: Registry = registry
         self.counters: Counters = registry.state.counters
+        self.hooks: Hooks = registry.state.hooks
+        self.tasks: Tasks = registry.state.tasks
+        self.fault_of: FaultOf = fault_of
         self.acts: Mapping[type, Act] = {
             Probe: _answer_probe,
             Alive: _ignore,
             Resume: _refuse_resume,
             Unknown: self._count_ignored,
-            Request: _answer_with(NOT_FOUND),
-            Renewal: _answer_with(NOT_FOUND),
-            Join: _answer_with(FORBIDDEN),
-            Leave: _answer_with(FORBIDDEN),
-            Cancel: _ignore,  # requests are answered at once
-            Answer: _ignore,  # no request waits for it any more
-            ErrorAnswer: _ignore,
+            Request: lambda session, frame: session.exchange.request(frame),
+            Join: lambda session, frame: session.exchange.join(frame),
+            Leave: lambda session, frame: session.exchange.leave(frame),
+            Cancel: lambda session, frame: session.exchange.cancel(frame),
+            Answer: lambda session, frame: session.exchange.answered(frame),
+            ErrorAnswer: lambda session, frame: session.exchange.answered(frame),
+            Renewal: _refuse_renewal,
             MailboxRead: self._count_ignored,
             Watch: self._count_ignored,
             Unwatch: self._count_ignored,
@@ -93,9 +101,12 @@ class Sessions:
             )
         await self.registry.claims.succeed(connection)
 
-    async def _may_enter(self, _: Connection, __: str) -> bool:
-        """No client may enter a room by itself."""
-        return False
+    async def _may_enter(self, connection: Connection, room: str) -> bool:
+        return await refusal(self, connection, room) is None
+
+    async def enter(self, connection: Connection, room: str) -> None:
+        """Add a connection to a room that its client has asked for."""
+        await self.registry.rooms.join(connection, room, by_client=True)
 
     def mark(self, connection: Connection, number: int) -> None:
         """Keep the number of the last handled message for the next connection of the client."""
@@ -133,8 +144,5 @@ def _refuse_resume(_: Session, __: Resume) -> None:
     raise ClientInputError("a cursor is only allowed as the first frame", code="frame")
 
 
-def _answer_with(fault: Fault) -> Act:
-    def answer(session: Session, frame: Request | Renewal | Join | Leave) -> None:
-        session.send(frames.error_answer(frame.number, fault))
-
-    return answer
+def _refuse_renewal(session: Session, frame: Renewal) -> None:
+    session.send(frames.error_answer(frame.number, NO_RENEWAL))

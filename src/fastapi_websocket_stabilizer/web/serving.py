@@ -16,7 +16,9 @@ from ..models import Identity
 from ..names import check_client_id
 from ..registry.hooks import OnMessage, Receiver
 from ..registry.registry import Registry
+from ..sessions.incoming import Backlog
 from ..sessions.sessions import Newcomer
+from ..wire.client_input import Message as ClientMessage
 from . import handlers
 
 
@@ -45,8 +47,8 @@ async def serve(registry: Registry, connection: Connection, receiver: Receiver |
             else SessionInbox(registry, connection, native, session, receiver)
         )
     elif session is not None:
-        while (data := await connection.next_frame()) is not None:
-            await receive(connection, session, data, receiver)
+        while (numbered := await session.next_message()) is not None:
+            await receive(connection, session, numbered, receiver)
     else:
         async for message in connection:
             if handle is not None:
@@ -54,13 +56,11 @@ async def serve(registry: Registry, connection: Connection, receiver: Receiver |
 
 
 async def receive(
-    connection: Connection, session: Session, data: str | bytes, receiver: Receiver | None
+    connection: Connection, session: Session, message: ClientMessage, receiver: Receiver | None
 ) -> None:
-    """Act on a frame of ``stabilizer.v1``. A message goes to ``receiver``, and is then confirmed."""
-    message = session.read(data)
-    if message is not None:
-        fault = None if receiver is None else await receiver.receive(connection, message.data)
-        session.handled(message, fault)
+    """Pass a message of ``stabilizer.v1`` to ``receiver``, and confirm it."""
+    fault = None if receiver is None else await receiver.receive(connection, message.data)
+    session.handled(message, fault)
 
 
 class Inbox:
@@ -113,9 +113,12 @@ class Inbox:
 
 
 class SessionInbox(Inbox):
-    """The inbox of a parked socket of ``stabilizer.v1``."""
+    """The inbox of a parked socket of ``stabilizer.v1``.
 
-    __slots__ = ("_receiver", "_session")
+    The first task handles messages. While it does, another one reads the frames that arrive, and ends.
+    """
+
+    __slots__ = ("_backlog", "_is_handling", "_is_paused", "_last", "_receiver", "_session")
 
     def __init__(
         self,
@@ -127,6 +130,44 @@ class SessionInbox(Inbox):
     ) -> None:
         super().__init__(registry, connection, native, None)
         self._session, self._receiver = session, receiver
+        self._backlog = Backlog()
+        self._is_handling = False
+        self._is_paused = False  # the socket is not read, because the backlog is full
+        self._last: AsgiEvent | None = None  # the disconnect, which follows the last message
 
-    async def _receive(self, message: str | bytes) -> None:
-        await receive(self._connection, self._session, message, self._receiver)
+    async def _hand_over(self, events: deque[AsgiEvent]) -> None:
+        while events:
+            event = events.popleft()
+            if event["type"] == "websocket.disconnect":
+                self._last = self._last or event  # another one follows when the transport is closed
+            elif self._connection.is_heard:
+                self._read(event)
+            if not events:
+                self._is_paused = self._backlog.is_full
+                if not self._is_paused:
+                    self._native.resume_reading()  # may put the next event at once
+        self._events = None
+        if not self._is_handling:
+            handlers.remember(self._registry, self._connection)
+            await self._handle_waiting()
+
+    def _read(self, event: AsgiEvent) -> None:
+        text = event.get("text")
+        data = event.get("bytes") or b"" if text is None else text
+        message = self._session.read(data)
+        if message is not None:
+            self._backlog.put(message, len(data))
+
+    async def _handle_waiting(self) -> None:
+        self._is_handling = True
+        try:
+            while (message := self._backlog.take()) is not None:
+                if self._connection.is_heard and self._session.is_new(message):
+                    await receive(self._connection, self._session, message, self._receiver)
+                if self._is_paused and not self._backlog.is_full:
+                    self._is_paused = False
+                    self._native.resume_reading()
+        finally:
+            self._is_handling = False
+        if self._last is not None:
+            await self._hang_up(self._last)

@@ -13,7 +13,15 @@ from fastapi_websocket_stabilizer import ConfigurationError, Connection, WebSock
 from fastapi_websocket_stabilizer.local.lifecycle import Ended
 from fastapi_websocket_stabilizer.models import PresenceEvent
 from fastapi_websocket_stabilizer.names import ConnectionId, NodeId
-from fastapi_websocket_stabilizer.registry.hooks import Failures, HookDecorators, Hooks, Receiver, name_of
+from fastapi_websocket_stabilizer.registry.hooks import (
+    Failures,
+    HookDecorators,
+    Hooks,
+    Receiver,
+    Responder,
+    name_of,
+)
+from fastapi_websocket_stabilizer.registry.schemas import UnfitError
 from fastapi_websocket_stabilizer.runtime.metrics import Counters
 from fastapi_websocket_stabilizer.testing import FakeWebSocket
 from fastapi_websocket_stabilizer.wire.client_frames import Fault
@@ -314,3 +322,77 @@ async def test_handler_with_an_annotation_that_cannot_be_used_is_refused_when_it
             give()
     with pytest.raises(ConfigurationError, match=r"on_message: .*'message' of .*chat"):
         await manager.serve(FakeWebSocket(), "ann", on_message=chat)
+
+
+# Requests and joins of clients
+
+
+async def test_name_of_a_request_has_one_function(hooks: Hooks) -> None:
+    decorators = HookDecorators(hooks)
+
+    async def rename(connection: Connection, data: Say) -> Say:
+        return data
+
+    assert decorators.on_request("rename")(rename) is rename
+    with pytest.raises(ConfigurationError, match=r"on_request\('rename'\) has a function already: .*rename"):
+        decorators.on_request("rename")(rename)
+    assert decorators.on_request("other")(rename) is rename
+
+
+@pytest.mark.parametrize("name", ["", "x" * 129, None, 7, print])
+async def test_name_of_a_request_is_a_text_of_bounded_length(hooks: Hooks, name: Any) -> None:
+    with pytest.raises(ConfigurationError, match="name of 1 to 128 characters"):
+        HookDecorators(hooks).on_request(name)
+
+
+async def test_function_for_requests_is_checked_when_it_is_given(hooks: Hooks) -> None:
+    class Opaque: ...
+
+    def alone(connection: Connection) -> None: ...
+    def opaque(connection: Connection, data: Opaque) -> None: ...
+    def opaque_result(connection: Connection, data: Any) -> Opaque:
+        return Opaque()
+
+    cases: list[tuple[Any, str]] = [
+        (alone, "connection, data"),
+        (opaque, "'data'"),
+        (opaque_result, "'return'"),
+    ]
+    for function, words in cases:
+        with pytest.raises(ConfigurationError, match=f"on_request.*{words}"):
+            HookDecorators(hooks).on_request("x")(function)
+    assert hooks.on_request == {}
+
+
+async def test_one_function_decides_about_joins(hooks: Hooks) -> None:
+    decorators = HookDecorators(hooks)
+
+    def may_join(connection: Connection, room: str) -> bool:
+        return True
+
+    with pytest.raises(ConfigurationError, match=r"on_join .*connection, room"):
+        decorators.on_join(lambda connection: True)  # type: ignore[arg-type, misc]  # what is refused
+    assert decorators.on_join(may_join) is may_join
+    with pytest.raises(ConfigurationError, match=r"on_join has a function already: .*may_join"):
+        decorators.on_join(may_join)
+
+
+async def test_result_is_what_the_function_names(hooks: Hooks) -> None:
+    class Inner(Say):
+        secret: str = "hunter2"
+
+    def typed(connection: Connection, data: Say) -> Say:
+        return Inner(text=data.text)
+
+    async def untyped(connection, data):  # type: ignore[no-untyped-def]  # one that takes anything
+        return [data]
+
+    def several(connection: Connection, data: int) -> list[Say]:
+        return [Say(text="a")] * data
+
+    respond = {function: Responder("on_request", function).respond for function in (typed, untyped, several)}
+    assert await respond[typed](connect(), {"text": "hi"}) == {"text": "hi"}
+    assert await respond[untyped](connect(), 7) == [7]
+    assert await respond[several](connect(), 2) == [{"text": "a"}, {"text": "a"}]
+    with pytest.raises(UnfitError, match="text: missing"):
+        await respond[typed](connect(), {})

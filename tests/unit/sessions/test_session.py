@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -15,9 +16,11 @@ from fastapi_websocket_stabilizer.config import WebSocketConfig
 from fastapi_websocket_stabilizer.local.connection import Connection
 from fastapi_websocket_stabilizer.local.lifecycle import Ended
 from fastapi_websocket_stabilizer.names import ConnectionId
+from fastapi_websocket_stabilizer.registry.hooks import FAILED, Hooks
 from fastapi_websocket_stabilizer.registry.registration import Succession
 from fastapi_websocket_stabilizer.runtime.metrics import Counters
-from fastapi_websocket_stabilizer.sessions.session import FAILED, UNREADABLE, Session
+from fastapi_websocket_stabilizer.runtime.tasks import Tasks
+from fastapi_websocket_stabilizer.sessions.session import UNREADABLE, Session
 from fastapi_websocket_stabilizer.wire import client_input
 from fastapi_websocket_stabilizer.wire.client_frames import Fault
 from fastapi_websocket_stabilizer.wire.client_input import ClientFrame, Message
@@ -34,6 +37,8 @@ class SessionNode:
 
     def __init__(self) -> None:
         self.counters = Counters()
+        log = logging.getLogger("sessions")
+        self.hooks, self.tasks = Hooks(self.counters, log), Tasks(log)
         self.config = WebSocketConfig(heartbeat_interval=10.0, max_message_size=1 << 16)
         self.acted: list[ClientFrame] = []
         self.ended: list[tuple[Ended, int, str]] = []
@@ -46,6 +51,12 @@ class SessionNode:
 
     def limits(self) -> Any:
         return self.config
+
+    def fault_of(self, _: BaseException) -> Fault | None:
+        return None
+
+    async def enter(self, connection: Connection, room: str) -> None:
+        connection.rooms.add(room)
 
     def whole_ms(self) -> int:
         return self.ms
@@ -136,8 +147,8 @@ async def test_session_that_was_taken_over_continues_its_numbers() -> None:
     world.begin()
     (hi, _) = await world.got()
     assert hi["hi"]["n"] == 16
-    assert world.session.read('{"m":"x","n":16}') is None
-    assert world.session.read('{"m":"x","n":17}') == Message("x", 17)
+    assert not world.session.is_new(Message("x", 16))
+    assert world.session.is_new(Message("x", 17))
     assert await world.got() == [{"n": 16}]
 
 
@@ -176,7 +187,7 @@ async def test_message_in_progress_fails_with_its_handler() -> None:
     await world.got()
     world.session.failed()
     assert await world.got() == []
-    world.session.read('{"m":1,"n":1}')
+    assert world.session.is_new(Message(1, 1))
     world.session.failed()
     world.session.failed()
     assert [each["x"]["code"] for each in await world.got()] == ["failed"]
@@ -257,10 +268,11 @@ async def converse(data: list[str | bytes]) -> None:
             continue
         if isinstance(expected, Message):
             is_repeated = expected.number is not None and expected.number <= mark
-            assert message == (None if is_repeated else expected)
+            assert message == expected
             messages += not is_repeated
-            if message is not None:
-                world.session.handled(message)
+            assert world.session.is_new(expected) is not is_repeated
+            if not is_repeated:
+                world.session.handled(expected)
             got = await world.got()
             number = expected.number
             assert got == ([] if number is None else [{"n": max(number, mark)}])

@@ -143,7 +143,7 @@ async def opened(server: Server, path: str, *items: str) -> AsyncIterator[tuple[
 async def test_first_frame_has_the_session_and_every_room(server: Server, way: str, client_id: str) -> None:
     async with opened(server, f"hall/{way}/{client_id}?rooms=garden&rooms=attic") as (_, hi):
         assert len(hi.pop("sid")) == 22
-        assert hi.pop("t") > 1_700_000_000_000
+        assert hi.pop("t") > 0
         rooms = {"attic": None, "garden": None}
         assert hi == {"v": 1, "id": client_id, "ping": 30, "pong": not server.is_native, "at": rooms}
 

@@ -5,7 +5,6 @@ import logging
 import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from datetime import UTC, datetime
 from functools import partial
 
 from .. import close_codes
@@ -204,10 +203,6 @@ class Registry:
                 "a manager with a redis_url works on the event loop that start() ran on: call it in an async def "
                 "endpoint, from a thread with asyncio.run_coroutine_threadsafe(call, loop), or use SyncPublisher"
             )
-
-    def whole_ms(self) -> int:
-        """Return the time up to which this node has received everything, as far as it knows, in ms."""
-        return int(datetime.now(UTC).timestamp() * 1000)
 
     @property
     def is_closed(self) -> bool:

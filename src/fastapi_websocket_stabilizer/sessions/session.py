@@ -37,7 +37,7 @@ class Node(ExchangeNode, Protocol):
     acts: Mapping[type, Act]
 
     def whole_ms(self) -> int:
-        """The time up to which this node is known to have received everything, in ms of Redis' clock."""
+        """The time in ms, by Redis' clock, up to which this node has received everything; 0 if it is not known."""
         ...
 
     def mark(self, connection: Connection, number: int) -> None:
@@ -146,9 +146,10 @@ class Session:
         if used_at_s > self._connection.heartbeat.active_at_s:
             self._sent_at_s = used_at_s
         interval_s = self._node.limits().heartbeat_interval
-        if now_s - self._told_at_s > max(T_EVERY_S, interval_s) - round_s:
+        is_due = now_s - self._told_at_s > max(T_EVERY_S, interval_s) - round_s
+        if is_due and (whole_ms := self._node.whole_ms()):
             self._told_at_s = now_s
-            self.send(frames.whole_until(self._node.whole_ms()))
+            self.send(frames.whole_until(whole_ms))
         elif now_s - self._sent_at_s > interval_s - round_s:
             self.send(frames.PROBE if self._must_answer else frames.ALIVE)
 

@@ -121,8 +121,8 @@ class Sessions:
         return self.registry.state.config
 
     def whole_ms(self) -> int:
-        """The time up to which this node is known to have received everything, in ms of Redis' clock."""
-        return self.registry.whole_ms()
+        """The time in ms, by Redis' clock, up to which this node has received everything; 0 if it is not known."""
+        return self.registry.history.whole_us() // 1000
 
     def expire(self, connection: Connection, why: Ended, code: int, reason: str) -> None:
         """End the connection now, and close its socket soon."""

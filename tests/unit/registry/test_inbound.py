@@ -1,13 +1,18 @@
-"""Addresses of volatile broadcasts."""
+"""Addresses of broadcasts: volatile ones, and entries of logs."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from fastapi_websocket_stabilizer.local.batches import Broadcast, Outcome
+from fastapi_websocket_stabilizer.names import NodeId
 from fastapi_websocket_stabilizer.registry.inbound import addressed
+from fastapi_websocket_stabilizer.wire.envelopes import Envelope, Kind
 from fastapi_websocket_stabilizer.wire.messages import Address
 from tests.unit.fakes import text
+
+ENVELOPE = Envelope(NodeId("n"), 1, 0, Kind.BROADCAST)
 
 
 def ignore(_: Outcome) -> None: ...
@@ -17,7 +22,7 @@ def ignore(_: Outcome) -> None: ...
 def test_broadcast_to_one_log_has_its_address(rooms: tuple[str, ...], log: Any) -> None:
     message = text("x")
     broadcast = Broadcast(message, rooms, frozenset("a"), ignore)
-    (part,) = addressed(broadcast)
+    (part,) = addressed(broadcast, ENVELOPE)
     assert part is broadcast
     assert part.message.address == Address(log)
     assert part.message.frame(0) is message.frame(0)
@@ -25,7 +30,7 @@ def test_broadcast_to_one_log_has_its_address(rooms: tuple[str, ...], log: Any) 
 
 def test_broadcast_to_several_rooms_has_a_part_for_each() -> None:
     broadcast = Broadcast(text("x"), ("a", "b", "c"), frozenset("ann"), ignore)
-    parts = addressed(broadcast)
+    parts = addressed(broadcast, ENVELOPE)
     assert [part.message.address for part in parts] == [Address("a"), Address("b"), Address("c")]
     assert [(part.rooms, part.outside) for part in parts] == [
         (("a",), ()),
@@ -35,3 +40,9 @@ def test_broadcast_to_several_rooms_has_a_part_for_each() -> None:
     assert {part.exclude for part in parts} == {frozenset("ann")}
     assert all(part.outcome is broadcast.outcome for part in parts)
     assert [part.done for part in parts] == [None, None, ignore]
+
+
+@pytest.mark.parametrize(("rooms", "log"), [((), 1), (("lobby",), "lobby")])
+def test_entry_has_its_place_in_the_log(rooms: tuple[str, ...], log: Any) -> None:
+    (part,) = addressed(Broadcast(text("x"), rooms), replace(ENVELOPE, targets=rooms, entry=(17, 16)))
+    assert part.message.address == Address(log, 17, 16)

@@ -4,6 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from itertools import pairwise
 
+from tests.chaos import logs
 from tests.chaos.history import Call, Event, Fault, Final, History, Process, Socket, parts_of
 
 SLACK_S = 3.0
@@ -340,4 +341,5 @@ CHECKS: dict[str, Check] = {
     "named errors": named_errors,
     "ready": ready,
     "leaves nothing": leaves_nothing,
+    **logs.CHECKS,
 }

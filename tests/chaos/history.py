@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any, Self
 
 ALL = "all"
+EVERYBODY = "everybody"
+"""Name of the log of everybody. The log of a room has the name of the room."""
 ALONE = "alone"
 """Kind of a line in the file of events that names a message instead of an event."""
 
@@ -101,6 +103,75 @@ class Final:
 
 
 @dataclass(slots=True)
+class Bounds:
+    """How much a log keeps: number of messages, and seconds."""
+
+    messages: int
+    seconds: float
+
+
+@dataclass(slots=True)
+class Stored:
+    """A stored message, as its sender knows it.
+
+    Attributes:
+        ids: The id in each log. Empty if the call failed, so that the message may have been stored or not.
+        excluded: The client that must not get it, or "".
+    """
+
+    text: str
+    ids: dict[str, int] = field(default_factory=dict)
+    excluded: str = ""
+
+
+@dataclass(slots=True)
+class Heard:
+    """One thing that the application of a follower was told, in its order.
+
+    Attributes:
+        what: ``hi``, ``entry``, ``lost``, ``in`` or ``out``.
+        log: The log, except for ``hi``.
+        id: Id of an entry, 0 if it is volatile; or the top of a lost log.
+        text: Content of an entry, or the code of a loss.
+        resumed: ``re`` of a ``hi``; None if it had none.
+        had_cursor: Whether the connection of a ``hi`` had a cursor.
+        positions: Positions of a ``hi`` or ``in``, by log.
+        lost: Number of logs that a ``hi`` names as lost.
+    """
+
+    at_s: float
+    what: str
+    log: str = ""
+    id: int = 0
+    text: str = ""
+    resumed: bool | str | None = None
+    had_cursor: bool = False
+    positions: dict[str, int | None] = field(default_factory=dict)
+    lost: int = 0
+
+
+@dataclass(slots=True)
+class Follower:
+    """One client object of ``stabilizer.v1``, over all its connections."""
+
+    client: str
+    heard: list[Heard] = field(default_factory=list)
+    is_live: bool = False
+    """Whether it was connected at the end, after the run had settled."""
+
+
+@dataclass(slots=True)
+class Membership:
+    """A call by which the application put a client into a room, or out of it."""
+
+    client: str
+    room: str
+    is_member: bool
+    began_s: float
+    ended_s: float
+
+
+@dataclass(slots=True)
 class History:
     """A whole run."""
 
@@ -114,6 +185,13 @@ class History:
     events: list[Event] = field(default_factory=list)
     seen: list[Seen] = field(default_factory=list)
     finals: list[Final] = field(default_factory=list)
+    stored: list[Stored] = field(default_factory=list)
+    followers: list[Follower] = field(default_factory=list)
+    memberships: list[Membership] = field(default_factory=list)
+    bounds: dict[str, Bounds] = field(default_factory=dict)
+    """Bounds of each log."""
+    start_us: int = 0
+    """Redis time at the start of the run. So an id shows when its message was stored."""
     probes: list[str] = field(default_factory=list)
     """Messages that every process sent after the run had settled: to all, to each room, to each client."""
     unknown: list[str] = field(default_factory=list)
@@ -130,13 +208,21 @@ class History:
     def load(cls, path: Path) -> Self:
         kinds: dict[str, Any] = {
             "sockets": Socket, "processes": Process, "calls": Call, "faults": Fault, "events": Event,
-            "seen": Seen, "finals": Final,
+            "seen": Seen, "finals": Final, "stored": Stored, "followers": Follower, "memberships": Membership,
         }  # fmt: skip
         held = json.loads(path.read_text())
         values: dict[str, Any] = {f.name: held[f.name] for f in fields(cls)}
         for name, kind in kinds.items():
             values[name] = [kind(**value) for value in values[name]]
+        for follower in values["followers"]:
+            follower.heard = [Heard(**heard) for heard in follower.heard]
+        values["bounds"] = {log: Bounds(**bounds) for log, bounds in values["bounds"].items()}
         return cls(**values)
+
+
+def mailbox_of(client: str) -> str:
+    """Return the name of the log of one client."""
+    return f"mailbox of {client}"
 
 
 def message(kind: str, target: str, process: str, number: int) -> str:

@@ -1,4 +1,4 @@
-"""Check the files of a release: ``python -m tests.distribution wheel|sdist|release|demo …``, as in ``.ci/release``.
+"""Check the files of a release: ``python -m tests.distribution wheel|client|sdist|release|demo …``.
 
 It imports the standard library only, because ``.ci/release`` runs it without a virtual environment.
 """
@@ -17,6 +17,9 @@ from zipfile import ZipFile
 
 PROJECT = Path(__file__).parents[1]
 PACKAGE = "fastapi_websocket_stabilizer"
+CLIENT = "fastapi_websocket_stabilizer_client"
+SOURCES = {PACKAGE: PROJECT / "src", CLIENT: PROJECT / "clients" / "python" / "src"}
+"""The folder of each package that has a wheel of its own."""
 TOP_LEVEL = {
     *("pyproject.toml", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE", "PKG-INFO"),
     *("src", "tests", "examples", "compose", "benchmarks", "docs", "clients", "protocol"),
@@ -31,18 +34,18 @@ FIRST_PORT = 18700
 """First port to try; the demo skips those in use."""
 
 
-def package_files() -> set[str]:
-    """Return the files of the package in this tree, as a wheel names them."""
-    source = PROJECT / "src"
-    files = (file for file in (source / PACKAGE).rglob("*") if file.is_file())
+def package_files(package: str = PACKAGE) -> set[str]:
+    """Return the files of a package in this tree, as a wheel names them."""
+    source = SOURCES[package]
+    files = (file for file in (source / package).rglob("*") if file.is_file())
     return {str(file.relative_to(source)) for file in files if "__pycache__" not in file.parts}
 
 
-def problems_of_wheel(names: Iterable[str], package: set[str]) -> list[str]:
+def problems_of_wheel(names: Iterable[str], package: set[str], name: str = PACKAGE) -> list[str]:
     """Return one sentence for each file that a wheel has besides ``package``, or lacks."""
     found = set(names)
     metadata = re.compile(
-        rf"{PACKAGE}-[^/]+\.dist-info/(METADATA|WHEEL|RECORD|entry_points\.txt|licenses/LICENSE)"
+        rf"{name}-[^/]+\.dist-info/(METADATA|WHEEL|RECORD|entry_points\.txt|licenses/LICENSE)"
     )
     strangers = {name for name in found - package if not metadata.fullmatch(name)}
     return [
@@ -112,6 +115,8 @@ def main(arguments: list[str]) -> int:
     match arguments:
         case ["wheel", path]:
             problems = problems_of_wheel(ZipFile(path).namelist(), package_files())
+        case ["client", path]:
+            problems = problems_of_wheel(ZipFile(path).namelist(), package_files(CLIENT), CLIENT)
         case ["sdist", path]:
             with tarfile.open(path) as archive:
                 problems = problems_of_sdist(archive.getnames())
@@ -123,7 +128,7 @@ def main(arguments: list[str]) -> int:
             problems = check_demo(Path(command))
         case _:
             problems = [
-                "usage: python -m tests.distribution wheel FILE | sdist FILE | release TAG | demo COMMAND"
+                "usage: python -m tests.distribution wheel|client|sdist FILE | release TAG | demo COMMAND"
             ]
     for problem in problems:
         print(problem, file=sys.stderr)

@@ -3,6 +3,7 @@
 import pytest
 
 from tests.distribution import (
+    CLIENT,
     FOR_PACKAGERS,
     PROJECT,
     TOP_LEVEL,
@@ -25,6 +26,14 @@ def test_package_of_this_tree_has_its_marker_its_scripts_and_no_cache() -> None:
     assert files >= PACKAGE
     assert any(name.endswith(".lua") for name in files)
     assert not [name for name in files if name.endswith(".pyc")]
+
+
+def test_wheel_of_the_client_has_another_package() -> None:
+    files = package_files(CLIENT)
+    names = [*files, *(name.replace("stabilizer-", "stabilizer_client-") for name in METADATA)]
+    assert problems_of_wheel(names, files, CLIENT) == []
+    assert not files & package_files()
+    assert f"{CLIENT}/py.typed" in files
 
 
 def test_wheel_with_the_package_and_its_metadata_has_no_problem() -> None:

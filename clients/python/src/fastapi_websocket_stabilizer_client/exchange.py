@@ -115,6 +115,11 @@ class Exchange:
             self._emit(Authorize(self._generation, is_renewal=True))
 
     @property
+    def rooms(self) -> frozenset[str]:
+        """The rooms of the connection, or of the last one."""
+        return frozenset(self._rooms)
+
+    @property
     def timer_at(self) -> float | None:
         """The time at which ``timer`` has something to do, or None."""
         marks_s = self._marks.deadline_s if self._generation is not None else None

@@ -138,7 +138,9 @@ class Lifecycle:
     def closed(self, generation: int, code: int, reason: str, now_s: float) -> list[Action]:
         """Note that a socket was closed, or that it could not be opened (1006)."""
         if self._attempt is not None and self._attempt.generation == generation:
-            self._refused(react(code, reason, self._sessions), describe(code, reason), now_s, code)
+            is_refusal = self._attempt.is_open or code != BROKEN
+            cause = describe(code, reason) if is_refusal else f"no connection: {reason}"
+            self._refused(react(code, reason, self._sessions), cause, now_s, code)
         elif self._link is not None and self._link.generation == generation:
             self._dropped(react(code, reason, self._sessions), describe(code, reason), now_s, code)
         return self._done(now_s)
@@ -209,6 +211,7 @@ class Lifecycle:
             self._exchange.end()
             self._emit(Close(self._link.generation))
         self._retry.greeted()
+        self._cause = ""
         self.client_id = hi.client
         self._sessions = [*self._sessions, hi.session][-_OWN_SESSIONS:]
         self._link = Link(attempt.generation, Liveness(hi.ping_s, now_s), hi.outcome == "later")
@@ -335,7 +338,7 @@ class Lifecycle:
 
     def _stop(self, error: ClosedError, now_s: float, *, is_own: bool = False) -> None:
         self._hang_up(now_s)
-        self._is_closed, self.error = True, None if is_own else error
+        self._is_closed, self.error, self._cause = True, None if is_own else error, str(error)
         self._exchange.close(error)
 
     def _hang_up(self, now_s: float) -> None:

@@ -23,6 +23,11 @@ class Machine(Lifecycle):
     begin raises its error.
     """
 
+    @property
+    def rooms(self) -> frozenset[str]:
+        """The rooms of the connection."""
+        return self._exchange.rooms
+
     # The system, and what the application wants.
 
     def start(self, now_s: float) -> list[Action]:
@@ -75,6 +80,12 @@ class Machine(Lifecycle):
     def wake(self, now_s: float) -> list[Action]:
         """Check all times, because the system may have slept."""
         return self._tick(now_s, slept=True)
+
+    def stalled(self, now_s: float) -> list[Action]:
+        """Note that frames wait because the application does not take any: the silence is not the server's."""
+        if self._link is not None:
+            self._link.liveness.heard(now_s)
+        return self._done(now_s)
 
     def timer(self, now_s: float) -> list[Action]:
         """Do what is due. It may be called at any time."""

@@ -1,0 +1,60 @@
+"""Handlers of the application for one room, or for the logs that have no room."""
+
+from collections.abc import Awaitable, Callable
+
+from .errors import StabilizerClientError
+from .messages import Lost, Members, Message
+
+MessageHandler = Callable[[Message], Awaitable[None] | None]
+LostHandler = Callable[[Lost], Awaitable[None] | None]
+MembersHandler = Callable[[Members], Awaitable[None] | None]
+LeftHandler = Callable[[StabilizerClientError | None], Awaitable[None] | None]
+
+
+class Handlers:
+    """Handlers for messages and losses. They are called one after the other, in the order of arrival."""
+
+    def __init__(self) -> None:
+        self.messages: list[MessageHandler] = []
+        self.losses: list[LostHandler] = []
+
+    def on(self, handler: MessageHandler) -> MessageHandler:
+        """Call a function with each message. Iterating over the client then leaves them out."""
+        self.messages.append(handler)
+        return handler
+
+    def on_lost(self, handler: LostHandler) -> LostHandler:
+        """Call a function when messages are missing. Later messages wait until it has returned.
+
+        It needs a handler of ``on``: without one, iterating over the client yields messages and losses.
+        """
+        self.losses.append(handler)
+        return handler
+
+
+class Room(Handlers):
+    """Handlers for a room.
+
+    Attributes:
+        name: The room.
+        members: Metadata by client id, if ``on_presence`` has a handler and the list has come.
+    """
+
+    def __init__(self, name: str, watch: Callable[[str], None]) -> None:
+        super().__init__()
+        self.name = name
+        self.members: Members = {}
+        self.presences: list[MembersHandler] = []
+        self.leaves: list[LeftHandler] = []
+        self._watch = watch
+
+    def on_presence(self, handler: MembersHandler) -> MembersHandler:
+        """Call a function with all members whenever they change, and ask the server for them."""
+        self.presences.append(handler)
+        self._watch(self.name)
+        return handler
+
+    def on_left(self, handler: LeftHandler) -> LeftHandler:
+        """Call a function when the connection has left the room, with the error if it could not join again."""
+        self.leaves.append(handler)
+        return handler

@@ -134,9 +134,9 @@ async def test_second_one_with_the_same_cursor_gets_no_session() -> None:
 async def test_revoked_room_does_not_come_back() -> None:
     async with nodes() as (_, (first, second)):
         async with first.opened() as (client, hi):
-            for room in ("attic", "vip"):
-                await say(client, {"m": f"join {room}"})
-                assert await heard(client) == {"in": room, "at": None}
+            for number, room in enumerate(("attic", "vip"), start=1):
+                await say(client, {"m": f"join {room}", "n": number})
+                assert [await heard(client), await heard(client)] == [{"in": room, "at": None}, {"n": number}]
         await eventually(lambda: first.manager.get_connection_count() == 0)
         await second.manager.leave("ann", "vip")
         async with second.opened(after=hi["sid"]) as (_, again):
@@ -173,18 +173,18 @@ async def test_own_next_socket_takes_the_place_of_a_half_open_one(elsewhere: boo
 
 async def test_drained_client_moves_before_its_old_socket_ends() -> None:
     async with nodes() as (_, (first, second)), first.opened() as (old, before):
-        await say(old, {"m": "join attic"})
-        assert await heard(old) == {"in": "attic", "at": None}
+        await say(old, {"m": "join attic", "n": 1})
+        assert [await heard(old), await heard(old)] == [{"in": "attic", "at": None}, {"n": 1}]
         draining = asyncio.create_task(first.manager.drain(5 * OVER_S))
         go = await heard(old)
         assert list(go) == ["go"]
         assert 0 <= go["go"]["in"] <= 1000
         await second.manager.broadcast("to both", room="attic")
         assert await heard(old) == [0, "attic", "to both"], "the old socket still works"
-        await say(old, {"m": "still here", "n": 1})
-        assert await heard(old) == {"n": 1}
+        await say(old, {"m": "still here", "n": 2})
+        assert await heard(old) == {"n": 2}
         async with second.opened(after=before["sid"]) as (client, hi):
-            assert (hi["n"], hi["at"]) == (1, {"attic": None})
+            assert (hi["n"], hi["at"]) == (2, {"attic": None})
             assert await close_of(old) == (4500, json.dumps({"by": hi["sid"]}, separators=(",", ":")))
             async with asyncio.timeout(ANSWER_S):
                 report = await draining

@@ -3,11 +3,14 @@
 import json
 from collections.abc import Iterable
 from typing import Any
+from unicodedata import category
 
 from .errors import InvalidDataError, RequestFailedError
 from .messages import Data
 
 MAX_DEPTH = 64
+MAX_CONTAINERS = 65_536
+"""Arrays and objects in a frame."""
 MAX_NUMBER = 2**32 - 1
 """Largest number of a confirmed message."""
 MAX_ROOM_BYTES = 512
@@ -74,7 +77,7 @@ def resume(cursor: str) -> Frame:
 
 def check_room(room: str) -> None:
     """Raise InvalidDataError if a room cannot be called so."""
-    if not isinstance(room, str) or any(ord(character) < 32 or ord(character) == 127 for character in room):
+    if not isinstance(room, str) or any(category(character) == "Cc" for character in room):
         raise InvalidDataError(f"a room name is a string without control characters, got {room!r}")
     if not 1 <= _bytes_of(room) <= MAX_ROOM_BYTES:
         raise InvalidDataError(f"a room name has 1 to {MAX_ROOM_BYTES} bytes of UTF-8, got {_bytes_of(room)}")
@@ -97,34 +100,43 @@ def check_data(data: Data, max_bytes: int) -> int:
     if isinstance(data, bytes | bytearray | memoryview):
         size = len(memoryview(data).cast("B"))
     else:
-        _check_value(data, MAX_DEPTH - 1)
+        _check_value(data)
         size = _bytes_of(_text(data))
     if size > max_bytes:
         raise InvalidDataError(f"the data has {size} bytes, the limit is max_message_bytes={max_bytes}")
     return size
 
 
-def _check_value(value: Any, depth: int) -> None:
-    """Check what ``json`` accepts and the server does not."""
-    if isinstance(value, dict):
-        strange = [key for key in value if not isinstance(key, str)]
-        if strange:
-            raise InvalidDataError(f"a key of an object is {strange[0]!r}, and must be a string")
-        _check_values(value.values(), depth)
-    elif isinstance(value, list | tuple):
-        _check_values(value, depth)
-    elif isinstance(value, int):
-        try:
-            float(value)
-        except OverflowError:
-            raise InvalidDataError("an integer is too large for a 64-bit float") from None
+def _check_value(value: Any) -> None:
+    """Check what ``json`` accepts and the server does not: depth, number of containers, keys and integers."""
+    depth, containers, level = 1, 1, [value]  # the first container is the object of the frame
+    while level:
+        found = [one for one in level if isinstance(one, dict | list | tuple)]
+        depth, containers = depth + bool(found), containers + len(found)
+        if depth > MAX_DEPTH:
+            raise InvalidDataError(f"more than {MAX_DEPTH} arrays and objects are inside each other")
+        if containers > MAX_CONTAINERS:
+            raise InvalidDataError(f"the data has more than {MAX_CONTAINERS} arrays and objects")
+        for one in level:
+            if isinstance(one, int):
+                _check_integer(one)
+        level = [inner for container in found for inner in _values_of(container)]
 
 
-def _check_values(values: Iterable[Any], depth: int) -> None:
-    if depth == 0:
-        raise InvalidDataError(f"more than {MAX_DEPTH} arrays and objects are inside each other")
-    for value in values:
-        _check_value(value, depth - 1)
+def _values_of(container: dict[Any, Any] | list[Any] | tuple[Any, ...]) -> Iterable[Any]:
+    if not isinstance(container, dict):
+        return container
+    strange = [key for key in container if not isinstance(key, str)]
+    if strange:
+        raise InvalidDataError(f"a key of an object is {strange[0]!r}, and must be a string")
+    return container.values()
+
+
+def _check_integer(value: int) -> None:
+    try:
+        float(value)
+    except OverflowError:
+        raise InvalidDataError("an integer is too large for a 64-bit float") from None
 
 
 def _text(value: Any) -> str:

@@ -1,0 +1,186 @@
+"""The Python client with replicas in processes: messages, calls, a replica that is killed, and one that drains."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx2
+import pytest
+
+from fastapi_websocket_stabilizer import History, WebSocketConnectionManager
+from fastapi_websocket_stabilizer_client import (
+    Client,
+    InterruptedRequestError,
+    Message,
+    RequestFailedError,
+    Status,
+    StatusChange,
+)
+from tests.integration.cluster import PROJECT, Managers
+from tests.support import http
+from tests.support.process import ChildProcess, free_port
+from tests.support.waiting import eventually
+
+HISTORY = '{"chat": {}}'
+
+
+class Replica:
+    """A uvicorn process with the library's WebSocket class."""
+
+    def __init__(self, url: str, namespace: str) -> None:
+        self.port = free_port()
+        command = f"uvicorn tests.integration.client_app:app --port {self.port} --log-level warning"
+        settings = {
+            "WS_REDIS_URL": url,
+            "WS_NAMESPACE": namespace,
+            "WS_HISTORY": HISTORY,
+            "WS_LEASE_TTL_S": "1.5",
+            "WS_RENEW_INTERVAL_S": "0.4",
+            "WS_MAX_CONNECTIONS_PER_CLIENT": "1",
+        }
+        self.process = ChildProcess(
+            [sys.executable, "-m", *command.split()], environment=settings, directory=PROJECT
+        )
+
+    async def ready(self) -> None:
+        async with http.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", timeout=5) as asking:
+
+            async def answers() -> bool:
+                assert self.process.is_running, self.process.output
+                try:
+                    return (await asking.get("/readyz")).status_code == 200
+                except httpx2.TransportError:
+                    return False
+
+            await eventually(answers, timeout_s=20)
+
+
+class Door:
+    """One address for all replicas, as a load balancer gives it: each connection goes to the first that accepts."""
+
+    def __init__(self, *replicas: Replica) -> None:
+        self.replicas = list(replicas)
+        self.url = ""
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for replica in self.replicas:
+            try:
+                there_reader, there = await asyncio.open_connection("127.0.0.1", replica.port)
+            except OSError:
+                continue
+            await asyncio.gather(_copy(reader, there), _copy(there_reader, writer))
+            return
+        writer.close()
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    except OSError:
+        pass
+    finally:
+        writer.close()
+
+
+@asynccontextmanager
+async def door(*replicas: Replica) -> AsyncIterator[Door]:
+    opened = Door(*replicas)
+    async with await asyncio.start_server(opened.serve, "127.0.0.1", 0) as server:
+        opened.url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/ws"
+        yield opened
+
+
+@pytest.fixture
+def replicas(redis_url: str, namespace: str) -> Iterator[list[Replica]]:
+    found = [Replica(redis_url, namespace) for _ in range(2)]
+    yield found
+    for replica in found:
+        replica.process.stop()
+
+
+@pytest.fixture
+async def publisher(managers: Managers) -> WebSocketConnectionManager:
+    """Return a manager of the same registry, without clients."""
+    return await managers.start(history={"chat": History()}, max_connections_per_client=1)
+
+
+async def test_messages_and_calls_of_one_connection(replicas: list[Replica]) -> None:
+    await replicas[0].ready()
+    async with door(replicas[0]) as opened, Client(f"{opened.url}?name=ann&room=lobby", proxy=None) as client:
+        assert client.client_id == "ann"
+        assert client.rooms == {"lobby"}
+        await client.send({"text": "hi"})
+        await client.send(b"\x00\xff")
+        await client.send("confirmed", confirm=True)
+        seen = []
+        async for event in client:
+            assert isinstance(event, Message)
+            seen.append(event.data)
+            if len(seen) == 3:
+                break
+        assert seen == ['{"text":"hi"}', b"\x00\xff", "confirmed"]
+        assert await client.request("double", 21) == 42
+        for name, data, code in (
+            ("double", 0, "conflict"),
+            ("double", "x", "invalid"),
+            ("nothing", None, "not_found"),
+        ):
+            with pytest.raises(RequestFailedError) as raised:
+                await client.request(name, data)
+            assert raised.value.code == code
+        await client.join("open:1")
+        assert client.rooms == {"lobby", "open:1"}
+        with pytest.raises(RequestFailedError, match="forbidden"):
+            await client.join("closed")
+        await client.leave("open:1")
+        assert client.rooms == {"lobby"}
+        asking = asyncio.create_task(client.request("wait", "long"))
+        await eventually(lambda: _asked(client, ["long"]))
+        asking.cancel()
+        await eventually(lambda: _asked(client, []))
+
+
+async def _asked(client: Client, wanted: list[str]) -> bool:
+    return bool(await client.request("asked") == wanted)
+
+
+async def test_client_of_a_replica_that_is_killed_goes_on_at_another(
+    replicas: list[Replica], publisher: WebSocketConnectionManager
+) -> None:
+    await asyncio.gather(*(replica.ready() for replica in replicas))
+    async with door(*replicas) as opened, Client(f"{opened.url}?name=ann&room=lobby", proxy=None) as client:
+        asking = asyncio.create_task(client.request("wait", "long"))
+        await eventually(lambda: _asked(client, ["long"]))
+        replicas[0].process.kill()
+        with pytest.raises(InterruptedRequestError):
+            await asking
+        await client.send("confirmed on the next replica", confirm=True)
+        assert await client.request("double", 21) == 42
+
+        async def hears() -> bool:
+            await publisher.broadcast("to all", room="lobby")
+            return "to all" in received
+
+        received: list[Any] = []
+        client.on(lambda message: received.append(message.data))
+        await eventually(hears)
+
+
+async def test_client_of_a_replica_that_drains_is_never_without_a_connection(
+    replicas: list[Replica],
+) -> None:
+    await asyncio.gather(*(replica.ready() for replica in replicas))
+    async with door(*replicas) as opened, Client(f"{opened.url}?name=ann", proxy=None) as client:
+        changes: list[StatusChange] = []
+        client.on_status(changes.append)
+        opened.replicas.reverse()
+        stopping = asyncio.create_task(asyncio.to_thread(replicas[0].process.stop))
+        await eventually(lambda: [change.new for change in changes] == ["catching-up", "live"])
+        assert await client.request("double", 21) == 42
+        await stopping
+        assert [change.new for change in changes] == ["catching-up", "live"]
+        assert client.status is Status.LIVE

@@ -15,6 +15,7 @@ from fastapi_websocket_stabilizer.close_codes import INVALID_INPUT
 from fastapi_websocket_stabilizer.config import WebSocketConfig
 from fastapi_websocket_stabilizer.local.connection import Connection
 from fastapi_websocket_stabilizer.local.lifecycle import Ended
+from fastapi_websocket_stabilizer.local.native import JOINED_BYTES
 from fastapi_websocket_stabilizer.names import ConnectionId
 from fastapi_websocket_stabilizer.registry.hooks import FAILED, Hooks
 from fastapi_websocket_stabilizer.registry.registration import Succession
@@ -300,3 +301,42 @@ def test_frames_of_these_tests_are_read_back() -> None:
         {"a": 1},
         "x" * 200,
     ]
+
+
+# Replays
+
+
+async def test_replay_is_written_in_parts_as_fast_as_the_peer_reads() -> None:
+    world = World(begins=False)
+    world.native.stall()
+    world.connection.push(text("kept"))
+    replay = [text(f"{number:04d}" + "x" * 1000) for number in range(300)]
+    assert world.connection.writer.begin(replay)
+    assert world.connection.writer.queued_bytes == 4, (
+        "a replay does not count as queued: its entries are shared"
+    )
+    assert await world.got() == []
+    world.native.read_all()
+    got = await world.got()
+    sizes = [len(write) for write in world.native.wire.writes]
+    assert JOINED_BYTES / 2 < max(sizes) < JOINED_BYTES + 2000
+    assert [message[2][:4] for message in got] == [f"{number:04d}" for number in range(300)] + ["kept"]
+
+
+async def test_replay_waits_whenever_the_peer_does_not_read() -> None:
+    world = World(begins=False)
+    stalls = world.native.write_now
+
+    def write_and_stall(data: bytes) -> None:
+        stalls(data)
+        world.native.stall()
+
+    world.native.write_now = write_and_stall  # type: ignore[method-assign]  # each write fills the buffer
+    assert world.connection.writer.begin([text("x" * 30_000) for _ in range(10)])
+    counts = []
+    for _ in range(6):
+        await world.got()
+        counts.append(len(world.native.wire.writes))
+        world.native.read_all()
+    assert counts == [1, 2, 3, 4, 4, 4]
+    assert sum(map(len, world.native.wire.writes)) > 300_000

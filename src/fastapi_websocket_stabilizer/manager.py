@@ -165,10 +165,14 @@ class WebSocketConnectionManager(HookDecorators):
         A socket that is not accepted yet is claimed before it is accepted, so that a rejection is an HTTP status.
         The block ends without an exception when the client disconnects.
 
+        A client of ``stabilizer.v1`` is accepted first, and a rejection is a close code. Read such a client by
+        iterating over the connection, because ``websocket.receive`` returns frames of the subprotocol.
+
         Raises:
             HTTPException: Rejected before accept; FastAPI sends it as the response. 400: illegal client id, room or
                 metadata. 403: ended by ``disconnect``. 409: the client's limit is reached, or a newer connection
                 displaced it. 503: a retry may succeed.
+            WebSocketException: A client of ``stabilizer.v1`` was rejected; Starlette closes the socket with the code.
             InvalidNameError, MessageError: ``client_id`` is not a string, ``metadata`` is not a dict.
             WebSocketStabilizerError: Rejected after accept, as by ``connect``; the socket was closed.
         """

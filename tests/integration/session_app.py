@@ -59,6 +59,7 @@ class Place:
         ways("/connection/{client_id}", self.hold)
         ways("/connect/{client_id}", self.loop)
         ways("/own/{client_id}", self.own)
+        ways("/past/{client_id}", self.send_past_the_connection)
         self.manager.websocket(self.router, "/route/{client_id}", on_message=echo)(self.identify)
         controls = self.router.add_api_route
         controls("/counters", self.counters)
@@ -90,6 +91,16 @@ class Place:
         connection = await self.manager.connect(client_id, websocket)
         async for message in connection:
             await echo(connection, message)
+
+    async def send_past_the_connection(self, websocket: WebSocket, client_id: str) -> None:
+        async with self.manager.connection(websocket, client_id) as connection:
+            await connection.send("first")
+            await websocket.send_text("text")
+            await websocket.send_json({"a": 1})
+            await websocket.send_bytes(b"bytes")
+            await connection.send("last")
+            async for _ in connection:
+                pass
 
     async def own(self, websocket: WebSocket, client_id: str) -> None:
         await self.manager.serve(websocket, client_id, subprotocol="chat.v2", on_message=echo)

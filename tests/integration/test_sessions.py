@@ -271,6 +271,19 @@ async def test_large_message_arrives_whole(server: Server, client_id: str) -> No
             assert await heard(client) == [0, "garden", "ö" * size]
 
 
+async def test_message_that_the_handler_sends_past_the_connection_has_an_address_too(
+    server: Server, client_id: str
+) -> None:
+    async with opened(server, f"hall/past/{client_id}") as (client, _):
+        assert [await heard(client) for _ in range(5)] == [
+            [0, 0, "first"],
+            [0, 0, "text"],
+            [0, 0, '{"a":1}'],
+            b"\x01" + bytes(10) + b"bytes",
+            [0, 0, "last"],
+        ]
+
+
 # Plain sockets
 
 

@@ -372,6 +372,9 @@ class Connection:
     def opened(self) -> None:
         self.writer.opened()
 
+    def sent(self, message: Encoded) -> None:
+        self.push(message)
+
     def paused(self) -> None:
         self.writer.paused()
 

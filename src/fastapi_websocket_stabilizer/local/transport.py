@@ -133,6 +133,10 @@ class Observer(Protocol):
         """The socket was accepted: messages may be written."""
         ...
 
+    def sent(self, message: Encoded) -> None:
+        """The application has sent a message past the connection, which has a session."""
+        ...
+
     async def flush(self) -> None:
         """Wait until everything sent before is written."""
         ...
@@ -468,6 +472,10 @@ class AsgiTransport(_WithoutNative):
         if kind == "websocket.close":
             await self.close(event.get("code", close_codes.NORMAL), event.get("reason") or "")
             return
+        if kind == "websocket.send" and self._has_session:
+            self._observer.sent(_message(event))  # with its address, and behind the first frame
+            await self._observer.flush()
+            return
         await self._observer.flush()
         await self._inner_send(event)
         if kind == "websocket.accept":
@@ -485,6 +493,13 @@ def _send_by_method(socket: Any, message: Encoded, json_value: object) -> Corout
     if message.form is Form.BINARY:
         return socket.send_bytes(message.payload)  # type: ignore[no-any-return]  # a foreign object
     return socket.send_text(message.payload)  # type: ignore[no-any-return]  # a foreign object
+
+
+def _message(event: AsgiEvent) -> Encoded:
+    text = event.get("text")
+    if text is None:
+        return Encoded(Form.BINARY, event["bytes"], len(event["bytes"]))
+    return Encoded(Form.TEXT, text, len(text) if text.isascii() else len(text.encode()))
 
 
 def _size(event: AsgiEvent) -> int:

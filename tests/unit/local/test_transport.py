@@ -19,7 +19,7 @@ from fastapi_websocket_stabilizer.local.transport import (
     Transport,
     is_accepted,
 )
-from fastapi_websocket_stabilizer.wire.messages import encode
+from fastapi_websocket_stabilizer.wire.messages import Encoded, encode
 from tests.unit.fakes import LIMIT, Socket, text, turns
 
 
@@ -58,6 +58,9 @@ class Server:
 
     def opened(self) -> None:
         self.told.append("opened")
+
+    def sent(self, message: Encoded) -> None:
+        self.told.append(message.asgi_with_address)
 
     async def flush(self) -> None:
         self.told.append("flush")
@@ -370,3 +373,35 @@ async def test_mock_has_nothing_to_interrupt_and_nothing_to_detach(server: Serve
     transport.interrupt(1000, "bye")
     transport.detach()
     assert mock.method_calls == []
+
+
+async def test_own_send_of_a_session_goes_through_its_connection() -> None:
+    server = Server()
+    websocket, _ = await server.open()
+    transport = open_transport(websocket, server.limits, has_session=True)
+    transport.attach(server)
+    await websocket.send_text("ä")
+    await websocket.send_bytes(b"\xff")
+    sent = [
+        {"type": "websocket.send", "text": '[0,0,"ä"]'},
+        {"type": "websocket.send", "bytes": b"\x01" + bytes(10) + b"\xff"},
+    ]
+    assert (server.told, server.written) == ([sent[0], "flush", sent[1], "flush"], [])
+
+
+async def test_message_of_a_session_has_its_address_with_own_methods_too() -> None:
+    said: list[Any] = []
+
+    class Own(WebSocket):
+        async def send_text(self, data: str) -> None:
+            said.append(data)
+
+        async def send_bytes(self, data: bytes) -> None:
+            said.append(data)
+
+    server = Server()
+    websocket, _ = await server.open(Own)
+    transport = open_transport(websocket, server.limits, has_session=True)
+    for message in ({"a": 1}, "x", b"\xff"):
+        await transport.send(encode(message, 100))
+    assert said == ['[0,0,{"a":1}]', '[0,0,"x"]', b"\x01" + bytes(10) + b"\xff"]

@@ -20,6 +20,9 @@ TOOLS = ("benchmarks", "dev")
 HELPERS = ("httpx",)
 """What an old release needs in the tests and a new one does not: the TestClient of Starlette before 1.0."""
 TESTS = ("tests/unit", "tests/compat", "tests/wire", "tests/integration/test_doctor.py")
+CLIENT = PROJECT / "clients" / "python"
+CLIENT_TESTS = ("clients/python/tests/test_client.py",)
+"""Tests of the Python client, whose floors are lower than those of the server. They come last."""
 OPTIONS = (
     *("-m", "not alone", "-q", "-p", "no:cacheprovider"),
     # An old release may use what a newer one of its own dependencies deprecates.
@@ -29,9 +32,15 @@ OPTIONS = (
 
 def floors(project: Mapping[str, Any]) -> list[str]:
     """Return ``name==version`` for each lower bound of the product and of the extras that users install."""
-    extras = project["optional-dependencies"].items()
+    extras = project.get("optional-dependencies", {}).items()
     groups = [project["dependencies"], *(lines for name, lines in extras if name not in TOOLS)]
     return sorted({floor for lines in groups for floor in _floors_of(lines)})
+
+
+def project_of(folder: Path) -> dict[str, Any]:
+    """Return the table ``project`` of a pyproject.toml."""
+    project: dict[str, Any] = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+    return project
 
 
 def _floors_of(requirements: list[str]) -> Iterator[str]:
@@ -50,7 +59,7 @@ def _see_own_packages(environment: Path) -> None:
 
 def main(arguments: list[str]) -> int:
     """Make the environment, run the tests in it, and return the exit code of pytest."""
-    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    project = project_of(PROJECT)
     with TemporaryDirectory(prefix="fws-floors-") as directory:
         constraints = Path(directory, "constraints.txt")
         constraints.write_text("\n".join(floors(project)))
@@ -61,9 +70,13 @@ def main(arguments: list[str]) -> int:
         _see_own_packages(environment)
         install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*install, "-c", str(constraints), "-e", f"{PROJECT}[dev]", *HELPERS], check=True)
-        return subprocess.run(
-            [python, "-m", "pytest", *OPTIONS, *(arguments or TESTS)], cwd=PROJECT
-        ).returncode
+        tests = [python, "-m", "pytest", *OPTIONS]
+        code = subprocess.run([*tests, *(arguments or TESTS)], cwd=PROJECT).returncode
+        if code or arguments:
+            return code
+        print("floors of the Python client:", *floors(project_of(CLIENT)), flush=True)
+        subprocess.run([*install, *floors(project_of(CLIENT))], check=True)
+        return subprocess.run([*tests, *CLIENT_TESTS], cwd=PROJECT).returncode
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ SLOTS = 3
 """Lanes beside one another. With more of them, tests wait for a core instead of for a server."""
 LIMIT_S = 1500.0
 """Longest time of a lane in seconds; several times the usual time of all."""
+CLIENT_SCHEDULES = "clients/python/tests/test_schedules.py"
 INTEGRATION_LANES = 3
 OWN_LANES = ("test_drain_processes", "test_demo_page", "test_demo")
 """Files of tests/integration with a lane of their own, where coverage of child processes is measured, too."""
@@ -49,6 +50,8 @@ MODULE = (sys.executable, "-m")
 PYTEST = ("pytest", "-p", "no:cacheprovider", "-q", "--timeout=300", "--durations=10", "--durations-min=3")
 THIS_PROCESS = ("--rcfile=/dev/null", "--branch", "--parallel-mode", f"--source={PACKAGE}")
 """The settings of coverage in pyproject.toml, without the patch for child processes."""
+CLIENT_PROCESS = (*THIS_PROCESS[:-1], f"--source={PACKAGE}_client")
+"""The same for the Python client."""
 TOGETHER = ("-m", "not alone")
 SHOWN_LINES = 400
 """Last lines of the output that are printed of a lane that failed."""
@@ -97,6 +100,10 @@ def distribute(files: Iterable[str], lanes: int) -> list[list[str]]:
     return found
 
 
+def _files(folder: str) -> set[str]:
+    return {str(path.relative_to(PROJECT)) for path in PROJECT.glob(f"{folder}/test_*.py")}
+
+
 def _seconds_of(file: str) -> float:
     return SLOW_FILES_S.get(Path(file).stem, OTHER_FILES_S)
 
@@ -105,9 +112,11 @@ def _pytest(name: str, *arguments: str) -> Lane:
     return Lane(name, (*MODULE, *PYTEST, *arguments))
 
 
-def _measured(name: str, *arguments: str, with_children: bool = False) -> Lane:
+def _measured(
+    name: str, *arguments: str, with_children: bool = False, source: tuple[str, ...] = THIS_PROCESS
+) -> Lane:
     """Measure coverage. Tracing child processes takes as long as their start, so few lanes do it."""
-    coverage = ("coverage", "run") if with_children else ("coverage", "run", *THIS_PROCESS)
+    coverage = ("coverage", "run") if with_children else ("coverage", "run", *source)
     return Lane(name, (*MODULE, *coverage, "-m", *PYTEST, *arguments))
 
 
@@ -119,6 +128,7 @@ def plan(pythons: Sequence[str]) -> Plan:
     files = {
         path.stem: str(path.relative_to(PROJECT)) for path in PROJECT.glob("tests/integration/test_*.py")
     }
+    client_files = sorted(_files("clients/python/tests") - {CLIENT_SCHEDULES})
     own_lanes = [
         _measured(name.removeprefix("test_"), files.pop(name), *TOGETHER, with_children=True)
         for name in OWN_LANES
@@ -133,7 +143,7 @@ def plan(pythons: Sequence[str]) -> Plan:
             Lane("public types", (*MODULE, "pyright", "--verifytypes", PACKAGE, "--ignoreexternal")),
             _measured("simulation", "tests/simulation"),
             _pytest("model", "tests/model"),  # traced, it would compute for minutes
-            _pytest("python client", "clients/python/tests", *TOGETHER),  # so would its schedules
+            _pytest("client schedules", CLIENT_SCHEDULES),  # so would these
         ],
         together=[
             *integration[:2],
@@ -144,6 +154,7 @@ def plan(pythons: Sequence[str]) -> Plan:
             Lane("suite of uvicorn", (*MODULE, "tests.suites", "uvicorn", "--loops", "asyncio")),
             _measured("contract", "tests/contract", "tests/faults"),
             _measured("unit", "tests/unit", "tests/compat"),
+            _measured("client", *client_files, source=CLIENT_PROCESS),
         ],
         alone=[
             _pytest("chaos", "tests/chaos", "-n", "3", "--dist", "worksteal"),

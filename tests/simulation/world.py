@@ -9,9 +9,15 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from fastapi_websocket_stabilizer import BackendUnavailableError, PresenceEvent, WebSocketStabilizerError
+from fastapi_websocket_stabilizer import (
+    BackendUnavailableError,
+    Connection,
+    PresenceEvent,
+    WebSocketStabilizerError,
+)
 from fastapi_websocket_stabilizer.names import NodeId
 from fastapi_websocket_stabilizer.registry import state
+from fastapi_websocket_stabilizer.registry.registration import Succession
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.network import SimHub
 from tests.simulation.node import TIMEOUT_S, Node, Socket
@@ -49,6 +55,12 @@ class World:
         """Number of times that each node was frozen, killed or cut off."""
         self._told_s: dict[str, float] = {}
         """Time of the last report of each event."""
+        self._sids: dict[str, str] = {}
+        """The last session of each client."""
+        self._revoked: dict[tuple[str, str], bool] = {}
+        """Whether each client was removed from a room, and no call has added it since."""
+        self._steps_back_s: list[float] = []
+        """Times at which Redis' clock was stepped back."""
         self._losses_s: list[float] = []
         """Times at which Redis lost its content."""
         self._absences: list[tuple[str, float, float]] = []
@@ -113,15 +125,38 @@ class World:
         self.sockets.append(socket)
         self._spawn(node, self._connected, socket, node)
 
-    async def _connected(self, socket: Socket, node: Node) -> None:
+    async def _connected(self, socket: Socket, node: Node, session: Succession | None = None) -> None:
         socket.began_s = self.loop.now_s
         websocket: Any = socket
         try:
-            socket.connection = await node.manager.connect(socket.client, websocket)
+            if session is None:
+                socket.connection = await node.manager.connect(socket.client, websocket)
+            else:
+                connections = node.manager.registry.connections
+                socket.connection = await connections.connect(socket.client, websocket, None, session=session)
         except BaseException:
             socket.closed_with = socket.closed_with or (1013, "refused")
             raise
         socket.claimed_s = self.loop.now_s
+
+    def _resume(self, step: Step, node: Node) -> None:
+        socket = Socket(step.client, node, partial(self._sent_away, step))
+        self.sockets.append(socket)
+        self._spawn(node, self._resumed, socket, node)
+
+    async def _resumed(self, socket: Socket, node: Node) -> None:
+        """Continue the last session of a client, of which it has got the first frame."""
+        self.names["sid"] += 1
+        sid, registry = f"s{self.names['sid']}", node.manager.registry
+        await self._connected(socket, node, Succession(sid, self._sids.get(socket.client, "")))
+        connection = socket.connection
+        assert connection is not None
+        with suppress(BackendUnavailableError):
+            await registry.keeping.take(connection)
+            await registry.rooms.restore(connection, _never)
+        if connection.ended is None:
+            self._sids[socket.client] = sid
+            await registry.claims.succeed(connection)
 
     def _cancel(self, step: Step, node: Node) -> None:
         """Connect with a time limit. If the connect is not cancelled by it, close the connection."""
@@ -145,10 +180,18 @@ class World:
                 return
 
     def _join(self, step: Step, node: Node) -> None:
+        self._revoked.pop((step.client, step.room), None)
         self._spawn(node, node.manager.join, step.client, step.room)
 
     def _leave(self, step: Step, node: Node) -> None:
-        self._spawn(node, node.manager.leave, step.client, step.room)
+        self._spawn(node, self._revoke, step, node)
+
+    async def _revoke(self, step: Step, node: Node) -> None:
+        place, hits = (step.client, step.room), sum(self.hits.values())
+        self._revoked[place] = False
+        await node.manager.leave(*place)
+        if hits == sum(self.hits.values()) == 0 and not self.has_forgotten:
+            self._revoked[place] = place in self._revoked
 
     def _message(self, node: Node) -> str:
         node.number += 1
@@ -229,6 +272,8 @@ class World:
             each.manager.link.break_connections()
 
     def _step_clock(self, step: Step, node: Node) -> None:
+        if not step.node:
+            self._steps_back_s.append(self.loop.now_s)
         self.hub.ahead_s += step.lasts_s * (1 if step.node else -1)
 
     # A rolling restart
@@ -281,6 +326,7 @@ class World:
         self.violations += [f"call hangs: {task!r}" for task in late]
         self._check_sockets()
         self._check_messages()
+        self._check_revoked()
         for node in live:
             await node.do(self._check_listing(node))
         self._check_events()
@@ -301,11 +347,25 @@ class World:
         last = max(claims, key=lambda s: s.began_s or 0.0, default=None)
         if last is None or last.claimed_s is None or last.hung_up or last.is_open:
             return
-        if last.node.has_crashed or last.node.is_draining:
+        if last.node.has_crashed or last.node.is_draining or self._has_waited_for_a_step(last):
             return
         others = [s for s in claims if s is not last]
         if all(s.claimed_s is not None and s.claimed_s < (last.began_s or 0.0) for s in others):
             self._violated("last claim", f"{client}'s last socket was closed with {last.closed_with}")
+
+    def _check_revoked(self) -> None:
+        for (client, room), is_revoked in self._revoked.items():
+            back = [s for s in self._open_sockets(client) if s.connection and room in s.connection.rooms]
+            if is_revoked and back:
+                self._violated("revoked", f"{client} is in {room} again")
+
+    def _has_waited_for_a_step(self, socket: Socket) -> bool:
+        """Whether Redis' clock was stepped back while a socket waited for Redis, which the design permits."""
+        return any(
+            name == socket.node.name and began_s <= (socket.began_s or 0.0) <= stepped_s <= ended_s + BEAT_S
+            for name, began_s, ended_s in self._absences
+            for stepped_s in self._steps_back_s
+        )
 
     def _check_messages(self) -> None:
         for socket in self.sockets:
@@ -412,6 +472,10 @@ class World:
         hub = self.hub
         tables = {"clients": hub.clients, "rooms": hub.rooms, "leases": hub.leases, "fences": hub.fences}
         tables |= {"index": hub.index, "infos": hub.infos, "events": hub.unreported}
+        held = {
+            client: [h for h in found.values() if h.ends_us is None] for client, found in hub.sessions.items()
+        }
+        tables["held sessions"] = {client: sessions for client, sessions in held.items() if sessions}
         # A node that lost its lease may write keys before it notices. If it dies first, no node removes them,
         # which the design permits.
         unknowable = {
@@ -434,6 +498,10 @@ class World:
             self.loop.thaw(node.name)
         if tasks:
             await asyncio.wait(tasks)
+
+
+async def _never(connection: Connection, room: str) -> bool:
+    return False
 
 
 def simulate(loop: VirtualLoop, schedule: Schedule) -> list[str]:

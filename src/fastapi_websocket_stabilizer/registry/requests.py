@@ -83,10 +83,13 @@ class Requests:
             raise ConnectionNotFoundError(f"client {client_id!r} {lacks}")
 
     async def _change_sessions(self, client_id: str, request: dict[str, Any]) -> bool:
-        """Revoke a room, or end all sessions of a client, before its connections are asked for."""
+        """Revoke a room, or end all sessions of a client, before its connections are asked for.
+
+        Without ``client_protocol`` there are none.
+        """
         sessions = self._state.backend.sessions
         try:
-            match request:
+            match request if self._state.config.client_protocol else {}:
                 case {"do": "leave", "room": room}:
                     self._state.check_reachable()
                     return await sessions.revoke(client_id, room)

@@ -58,6 +58,11 @@ def _lower(value: object) -> object:
     )
 
 
+def _split(value: object) -> object:
+    """Return the parts of a text between commas, without spaces around them."""
+    return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+
 def _upper(value: object) -> object:
     return value.upper() if isinstance(value, str) else value
 
@@ -243,6 +248,8 @@ class WebSocketConfig:
     """Whether parked sockets keep their opening request in ``connection.handshake``: 1 to 3 KiB each."""
     client_protocol: bool = True
     """Whether clients that offer the subprotocol ``stabilizer.v1`` get it, on the routes that support it."""
+    client_presence: Annotated[tuple[str, ...], BeforeValidator(_split)] = ()
+    """Rooms whose members clients of ``stabilizer.v1`` may watch, by the beginning of the name; "" is every room."""
     uvicorn_protocol: bool = True
     """Whether ``manager.lifespan`` installs ``fastapi_websocket_stabilizer.uvicorn`` if the server is uvicorn."""
     history: Annotated[dict[str, History], BeforeValidator(read_histories)] = field(default_factory=dict)
@@ -296,6 +303,7 @@ class WebSocketConfig:
             "on_client_overflow": self.on_client_overflow,
             "lease_ttl_s": self.lease_ttl_s,
             "signed": bool(self.envelope_keys),
+            **({"client_presence": " ".join(sorted(self.client_presence))} if self.client_presence else {}),
         }
 
     @property

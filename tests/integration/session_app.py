@@ -21,7 +21,9 @@ from fastapi_websocket_stabilizer import (
 PULSE_S = 0.2
 KIB = 1024
 PLACES = {
-    "hall": WebSocketConfig(max_message_size=256 * KIB, max_connections_per_client=2),
+    "hall": WebSocketConfig(
+        max_message_size=256 * KIB, max_connections_per_client=2, client_presence=("stage-",)
+    ),
     "single": WebSocketConfig(),
     "full": WebSocketConfig(max_connections=1),
     "strict": WebSocketConfig(on_client_overflow="reject"),

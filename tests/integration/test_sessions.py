@@ -589,3 +589,26 @@ async def test_client_that_answers_no_probe_is_ended(server: Server, client_id: 
         pytest.skip("its pongs, which the client library sends by itself, are enough")
     async with opened(server, f"pulse/route/{client_id}") as (client, _):
         assert (await close_of(client))[0] == 4007
+
+
+# Presence
+
+
+async def test_client_watches_the_members_of_its_room(server: Server, client_id: str) -> None:
+    room, other = f"stage-{client_id}", f"{client_id}-other"
+    path = f"hall/route/%s?rooms={room}"
+    async with opened(server, path % client_id) as (client, _):
+        await say(client, {"p": "hall", "v": 0})  # not a room of this client
+        await say(client, {"p": room, "v": 0})
+        snapshot = await heard(client)
+        version = snapshot["v"]
+        assert snapshot == {"p": room, "v": version, "=": [[client_id, {}]]}
+        async with opened(server, path % other):
+            assert await heard(client) == {"p": room, "v": version + 1, "+": [[other, {}]]}
+        assert await heard(client) == {"p": room, "v": version + 2, "-": [other]}
+        await say(client, {"p": room, "v": version + 1})
+        assert await heard(client) == {"p": room, "v": version + 2, "-": [other]}
+        await say(client, {"p": room, "v": None})
+        async with opened(server, path % other):
+            await say(client, {"ping": 1})
+            assert await heard(client) == {}

@@ -79,6 +79,8 @@ def _error(error: RequestFailedError) -> dict[str, Any]:
 
 def _presence(values: dict[str, Any]) -> dict[str, Any]:
     values["version"] = values.pop("v")
+    if values.get("after") == values["version"] - 1:
+        del values["after"]
     return {key: _listed(value) for key, value in values.items()}
 
 

@@ -21,6 +21,7 @@ from ..wire.envelopes import Envelope, Part
 from ..wire.tokens import sha1
 from .memory_logs import MemoryLogContent, MemoryLogs
 from .memory_rooms import MemoryRooms
+from .memory_rosters import MemoryRosters, ShownRoom
 from .memory_sessions import Held, MemorySessions
 from .ports import Claim, Claimed, Entry, IndexEntry, Listening, Receive, Removed, Renewal
 
@@ -49,6 +50,7 @@ class MemoryHub:
         self.listeners: dict[NodeId, tuple[Receive, set[str]]] = {}
         self.logged: MemoryLogContent = MemoryLogContent()
         self.sessions: dict[str, dict[str, Held]] = {}
+        self.shown: dict[str, ShownRoom] = {}
 
     def now_us(self) -> int:
         """Monotonic microseconds: the clock of every expiry and stamp."""
@@ -59,7 +61,7 @@ class MemoryHub:
 
 
 class MemoryBackend:
-    """The backend of one node on a hub; also its bus and its stores, except rooms, logs and sessions."""
+    """The backend of one node on a hub; also its bus and its stores, except rooms, rosters, logs and sessions."""
 
     def __init__(self, hub: MemoryHub, node: NodeId, receive: Receive, counters: Counters) -> None:
         self._hub, self._node, self._receive, self._counters = hub, node, receive, counters
@@ -70,6 +72,7 @@ class MemoryBackend:
         self.sessions: MemorySessions = MemorySessions(
             hub.sessions, hub.lock, hub.now_us, counters, self._write_index
         )
+        self.rosters: MemoryRosters = MemoryRosters(hub.shown, hub.lock, hub.now_us, self._publish)
         hub.listeners[node] = (receive, self._subscribed)
 
     async def start(self, node: NodeId) -> None:

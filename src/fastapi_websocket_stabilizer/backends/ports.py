@@ -13,6 +13,7 @@ from ..names import ConnectionId, NodeId
 from ..wire.channels import Channel
 from ..wire.envelopes import Envelope
 from .log_ports import LogStore
+from .rosters import RosterStore
 
 SESSION = "\0"
 """Begin of a name in the index that is no room's, because no room has this character."""
@@ -456,7 +457,7 @@ class Listening(NamedTuple):
 class Backend(Protocol):
     """The bus and the stores of one node."""
 
-    # ruff: noqa: D102 - seven properties that are named by their types
+    # ruff: noqa: D102 - eight properties that are named by their types
 
     @property
     def bus(self) -> Bus: ...
@@ -478,6 +479,9 @@ class Backend(Protocol):
 
     @property
     def sessions(self) -> SessionStore: ...
+
+    @property
+    def rosters(self) -> RosterStore: ...
 
     async def start(self, node: NodeId) -> None:
         """Connect and subscribe to every node's channel and to ``node``'s inbox.

@@ -2,14 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
 
 from .. import close_codes
-from ..backends.ports import Claim, Claimed, IndexEntry, Removed, SessionName, succession
+from ..backends.ports import Claim, Claimed, IndexEntry, Removed, succession
 from ..exceptions import LOSSES, ConnectionLimitExceededError, MessageError
 from ..local.connection import Connection
 from ..local.lifecycle import Ended
@@ -23,8 +23,10 @@ from ..wire.envelopes import Envelope
 from ..wire.own_json import encode_json
 from .inboxes import Inboxes
 from .lease import Lease
+from .places import NO_SESSION, place_in, remove, sid_of
 from .presence import Reports, joined, left
-from .registration import Succession, registration_of, session_in
+from .presenting import show
+from .registration import Succession, registration_of
 from .state import NodeState
 
 REPLACED = "reconnected"
@@ -34,8 +36,6 @@ BATCH = 200
 MAX_UNRELEASED = 100_000
 """Releases kept while Redis is unavailable. Older ones are left to the sweep after the end of this node."""
 
-NO_SESSION = Succession("")
-"""The session of sockets that have none."""
 
 Report = Coroutine[Any, Any, None]
 """The rest of a release: the hooks, which may be slow, and then the removal from the index."""
@@ -351,6 +351,7 @@ class Claims:
         self._state.check_reachable()
         place = IndexEntry(connection_id, client_id, room, stay)
         is_new = await self._state.backend.rooms.join(place)
+        await show(self._state, connection, connection_id, room)
         if registration.stays.get(room) == stay and connection.connection_id == connection_id:
             registration.entered[room] = place.stay_id
         if is_new:
@@ -417,35 +418,3 @@ async def _together(coroutines: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     if len(coroutines) == 1:
         return [await coroutines[0]]
     return await asyncio.gather(*coroutines)
-
-
-async def remove(state: NodeState, place: IndexEntry) -> Removed:
-    """Remove a place in a room, or in presence. A session is released: it is there for the next connection."""
-    if place.room is None:
-        return await state.backend.presence.release(place.client_id, place.connection_id)
-    if place.sid:
-        name = SessionName(place.client_id, place.sid, place.connection_id)
-        await state.backend.sessions.release(name, state.session_ttl_ms)
-        return Removed(was_there=False, joined="", left="")
-    return await state.backend.rooms.leave(place)
-
-
-def place_in(connection: Connection, connection_id: ConnectionId, room: str) -> IndexEntry:
-    """Return a connection's place in a room."""
-    registration = registration_of(connection)
-    stay, entered = registration.stays.get(room, 0), registration.entered.get(room, "")
-    return IndexEntry(connection_id, connection.client_id, room, stay, entered)
-
-
-def lines_of(connection: Connection, connection_id: ConnectionId, rooms: Iterable[str]) -> list[IndexEntry]:
-    """Return the places to remove when a connection ends: those in rooms, its session, then that in presence."""
-    places = [place_in(connection, connection_id, room) for room in rooms]
-    if (session := session_in(connection, connection_id)) is not None:
-        places.append(session.line)
-    visit = registration_of(connection).visit
-    return [*places, IndexEntry(connection_id, connection.client_id, None, visit=visit)]
-
-
-def sid_of(connection: Connection) -> str:
-    """Return the name of a connection's session; "" if it has none."""
-    return (registration_of(connection).session or NO_SESSION).sid

@@ -22,8 +22,9 @@ from ..runtime.logs import EVENTS, Occasionally, StructuredLogger, manager_logge
 from ..wire.client_frames import wait_reason
 from ..wire.messages import Encoded, encode
 from .budget import Budget
-from .claims import Claims, lines_of, sid_of
+from .claims import Claims
 from .outbound import Outbound
+from .places import lines_of, sid_of
 from .reclaims import Reclaims
 from .refusals import UNREACHABLE, is_draining, soon_ms, turn_away
 from .registration import Registration, Succession, registration_of

@@ -49,8 +49,9 @@ class Inbound:
         if channel.room and channel.room not in self._state.shards.rooms:
             return  # left, but the server has not processed that yet
         counters = self._state.counters
-        if envelope.entry is not None:  # its log shows losses and copies
-            self._act(self._history.received, channel, envelope, size)
+        if envelope.entry is not None:  # its log, or the version of its room, shows losses and copies
+            is_entry = envelope.kind is not Kind.PRESENCE
+            self._act(self._history.received if is_entry else self._take, channel, envelope, size)
             return
         arrival = self._state.sequences.observe(
             channel, envelope.sender, envelope.sequence, envelope.previous

@@ -7,8 +7,9 @@ from typing import TypeVar
 from ..backends.ports import Entry, IndexEntry, former_in
 from ..local.connection import Connection
 from ..names import ConnectionId, node_of
-from .claims import Claims, sid_of
+from .claims import Claims
 from .lease import Lease
+from .places import sid_of
 from .reclaims import BATCH, Reclaims, pause
 from .registration import registration_of
 from .state import NodeState

@@ -12,9 +12,11 @@ from ..local.connection import Connection
 from ..local.lifecycle import Ended
 from ..names import ConnectionId, node_of
 from ..runtime.loops import running_loop
-from .claims import Claims, lines_of, sid_of
+from .claims import Claims
 from .keeping import Keeping
+from .places import lines_of, sid_of
 from .presence import Reports, left
+from .presenting import show
 from .registration import registration_of
 from .state import NodeState
 
@@ -174,6 +176,7 @@ class Reclaims:
         place = replace(place, visit=registration.entered.get(room, place.stay_id))
         if await self._state.backend.rooms.join(place, replaces=replaces, is_known=is_known):
             self._reports.joined(place)
+        await show(self._state, connection, connection_id, room, replaces)
         if registration.stays.get(room) != stay:  # left during the join
             self._claims.remember_unreleased([place])
         elif connection.connection_id == connection_id:

@@ -19,6 +19,7 @@ from .reclaims import Reclaims
 from .state import NodeState
 from .sweep import Sweeper
 from .tokens import Tokens
+from .watching import Watching
 
 
 class Recovery:
@@ -33,12 +34,14 @@ class Recovery:
         reclaims: Reclaims,
         tokens: Tokens,
         keeping: Keeping,
+        watching: Watching,
         sweeper: Sweeper,
         history: History,
         degrading: DegradingBus | None,
     ) -> None:
         self._state, self._lease, self._claims, self._reclaims = state, lease, claims, reclaims
         self._tokens, self._keeping, self._history, self._degrading = tokens, keeping, history, degrading
+        self._watching = watching
         self.sweeper: Sweeper = sweeper
         self._inspection = Inspection(state, lease, claims, reclaims)
         self._agreement = Agreement(state)
@@ -92,6 +95,7 @@ class Recovery:
         """Claim everything again, because another server or lost content may mean old or missing entries."""
         self._must_share_secret = self._must_revoke = self._must_begin = self._must_tidy = True
         self._reclaims.all_again()
+        self._watching.gap()
 
     def renewed(self, renewal: Renewal) -> None:
         """Continue with all pending work, check the other nodes, and sweep lapsed ones."""
@@ -124,6 +128,7 @@ class Recovery:
         state.log.warning("the bus is back", extra={"node_id": state.node_id, "away_s": round(seconds, 3)})
         state.tasks.spawn(state.hooks.run(state.hooks.on_bus_gap, BusGap(seconds)), "on-bus-gap")
         self._must_compare = True
+        self._watching.gap()
         if not state.is_away:
             state.tasks.spawn(self._catch_up(), "catch-up")
 
@@ -153,6 +158,7 @@ class Recovery:
             self._must_revoke = False
         await self._reclaims.run()
         await self._keeping.repeat()
+        self._watching.repeat()
         await self._claims.release_pending()
         await self._claims.repeat_evicts()
         if self._must_compare:

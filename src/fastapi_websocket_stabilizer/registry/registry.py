@@ -49,6 +49,7 @@ from .showing import Showing
 from .state import NodeState
 from .sweep import Sweeper
 from .tokens import Tokens
+from .watching import Watching
 
 OpenBackend = Callable[[WebSocketConfig, Watcher, Counters], Backend]
 """Function that opens the backend of a registry with several nodes. ``testing`` has one without Redis."""
@@ -92,8 +93,15 @@ class Registry:
         reports, inboxes = Reports(state), Inboxes(state, bus)
         self.claims: Claims = Claims(state, inboxes, lease, reports, end=self._end)
         reclaims = Reclaims(state, self.claims, reports, self.keeping)
+        self.watching: Watching = Watching(state)
         self.rooms: Rooms = Rooms(
-            state, bus, self.claims, reclaims, history=self.history, keeping=self.keeping
+            state,
+            bus,
+            self.claims,
+            reclaims,
+            history=self.history,
+            keeping=self.keeping,
+            watching=self.watching,
         )
         self.outbound: Outbound = Outbound(state, bus, lease)
         self.broadcasts: Broadcasts = Broadcasts(state, bus, self.outbound, self.history.policy)
@@ -126,6 +134,7 @@ class Registry:
             drain=self.drain,
         )
         acts = {Kind.EVICT: self.claims.on_evict, Kind.REQUEST: self.requests.on_request}
+        acts[Kind.PRESENCE] = self.watching.on_change
         self.inbound: Inbound = Inbound(state, inboxes, self.history, acts)
         self.recovery: Recovery = Recovery(
             state,
@@ -134,6 +143,7 @@ class Registry:
             reclaims=reclaims,
             tokens=self.tokens,
             keeping=self.keeping,
+            watching=self.watching,
             sweeper=sweeper,
             history=self.history,
             degrading=degrading,

@@ -14,6 +14,7 @@ from .keeping import Keeping
 from .reclaims import Reclaims
 from .registration import registration_of
 from .state import NodeState
+from .watching import Watching
 
 
 class Rooms:
@@ -28,9 +29,10 @@ class Rooms:
         *,
         history: History,
         keeping: Keeping,
+        watching: Watching,
     ) -> None:
         self._state, self._bus, self._claims, self._reclaims = state, bus, claims, reclaims
-        self._history, self._keeping = history, keeping
+        self._history, self._keeping, self._watching = history, keeping, watching
         self._joining: dict[tuple[Connection, str], asyncio.Task[None]] = {}
 
     async def join(
@@ -152,3 +154,4 @@ class Rooms:
             self._bus.unsubscribe_room(room)
             self._state.in_flight.give_up(room)
             self._state.sequences.forget(Channel("room", room))
+            self._watching.left(room)

@@ -9,6 +9,7 @@ from ..models import Metadata, as_metadata
 from ..wire.own_json import encode_json
 from .budget import Budget
 from .claims import Claims
+from .presenting import show
 from .reclaims import Reclaims
 from .registration import registration_of
 from .state import NodeState
@@ -27,11 +28,8 @@ class Showing:
             MessageError: It cannot be encoded as JSON, or is too long.
         """
         limit = self._state.config.max_metadata_size
-        if (
-            self._state.is_distributed
-            and metadata
-            and (size := len(encode_json(metadata, "metadata"))) > limit
-        ):
+        is_sent = self._state.is_distributed or self._state.config.client_presence
+        if is_sent and metadata and (size := len(encode_json(metadata, "metadata"))) > limit:
             raise MessageError(f"metadata has {size} bytes as JSON, max_metadata_size is {limit}")
 
     async def change(self, connection: Connection, given: Mapping[str, Any], *, replaces: bool) -> None:
@@ -50,11 +48,12 @@ class Showing:
         await self._state.hooks.run(self._state.hooks.on_metadata, connection)
 
     async def _show(self, connection: Connection) -> None:
-        if not self._state.is_distributed:
-            return
         try:
             self._state.check_reachable()
-            if await self._claims.show(connection) or connection.ended is not None:
+            is_there = not self._state.is_distributed or await self._claims.show(connection)
+            for room in tuple(connection.rooms):
+                await show(self._state, connection, connection.connection_id, room)
+            if is_there or connection.ended is not None:
                 return
         except LOSSES:
             self._reclaims.again(connection)

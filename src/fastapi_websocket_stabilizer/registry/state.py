@@ -121,6 +121,10 @@ class NodeState:
             "node info",
         )
 
+    def may_be_watched(self, room: str) -> bool:
+        """Whether clients may watch the members of a room."""
+        return room.startswith(self.config.client_presence)
+
     def check_reachable(self) -> None:
         """Raise now instead of after ``redis_timeout_s``.
 

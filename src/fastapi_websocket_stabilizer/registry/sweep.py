@@ -7,7 +7,7 @@ from contextlib import suppress
 from ..backends.ports import IndexEntry
 from ..exceptions import LOSSES
 from ..names import NodeId
-from .claims import remove
+from .places import remove
 from .presence import Reports, joined, left
 from .state import NodeState
 

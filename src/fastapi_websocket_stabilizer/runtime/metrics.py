@@ -144,6 +144,10 @@ class Counters:
     )
     nodes_swept: int = counter("Dead nodes whose entries this node removed.")
     entries_swept: int = counter("Entries of dead nodes that this node removed.")
+    presence_snapshots: int = counter("Times that a client that watches a room was sent all its members.")
+    presence_gaps: int = counter(
+        "Changes of presence that did not follow the one before, so the room was read."
+    )
     sessions_dropped: int = counter(
         "Sessions of clients that had more than 32; the oldest were removed before they expired."
     )

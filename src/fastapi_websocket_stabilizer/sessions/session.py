@@ -72,6 +72,11 @@ class Session:
         self.exchange: Exchange = Exchange(node, connection, self.send)
         self._sent_at_s = self._told_at_s = connection.opened_at_s
 
+    @property
+    def connection(self) -> Connection:
+        """The connection of this session."""
+        return self._connection
+
     def send(self, text: str) -> None:
         """Send a frame that is no message, in order with everything else."""
         self._connection.push(ControlFrame(text))

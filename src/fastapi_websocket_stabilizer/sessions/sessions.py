@@ -77,8 +77,8 @@ class Sessions:
             ErrorAnswer: lambda session, frame: session.exchange.answered(frame),
             Renewal: _refuse_renewal,
             MailboxRead: self._count_ignored,
-            Watch: self._count_ignored,
-            Unwatch: self._count_ignored,
+            Watch: self._watch,
+            Unwatch: self._unwatch,
         }
 
     def newcomer(self, cursor: Cursor | None) -> Newcomer:
@@ -127,6 +127,13 @@ class Sessions:
     def expire(self, connection: Connection, why: Ended, code: int, reason: str) -> None:
         """End the connection now, and close its socket soon."""
         self.registry.connections.expire(connection, why, code, reason)
+
+    def _watch(self, session: Session, frame: Watch) -> None:
+        is_allowed = self.registry.watching.watch(session.connection, frame.room, frame.version)
+        self.counters.client_frames_ignored += not is_allowed
+
+    def _unwatch(self, session: Session, frame: Unwatch) -> None:
+        self.registry.watching.unwatch(session.connection, frame.room)
 
     def _count_ignored(self, _: Session, __: object) -> None:
         self.counters.client_frames_ignored += 1

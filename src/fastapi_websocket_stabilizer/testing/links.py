@@ -19,6 +19,7 @@ from ..backends.ports import (
     TokenStore,
     Watcher,
 )
+from ..backends.rosters import RosterStore
 from ..config import WebSocketConfig
 from ..exceptions import BackendUnavailableError
 from ..names import NodeId
@@ -61,6 +62,7 @@ class SharedHub(MemoryHub):
             table.clear()
         self.logged.empty()
         self.sessions.clear()
+        self.shown.clear()
         self.secret = b""
         self.lives += 1
 
@@ -83,6 +85,7 @@ class MemoryLink:
         self.nodes: NodeStore = self._port(self._backend)
         self.logs: LogStore = cast(LogStore, _Logs(self, self._backend.logs))
         self.sessions: SessionStore = self._port(self._backend.sessions)
+        self.rosters: RosterStore = self._port(self._backend.rosters)
         self.queued_bytes: int = 0
         self._gaps = 0
 

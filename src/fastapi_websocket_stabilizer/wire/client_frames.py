@@ -262,10 +262,20 @@ def presence_snapshot(room: str, version: int, members: Iterable[Member]) -> Ite
 
 
 def presence_diff(
-    room: str, version: int, arrived: Sequence[Member] = (), departed: Sequence[str] = ()
+    room: str,
+    version: int,
+    arrived: Sequence[Member] = (),
+    departed: Sequence[str] = (),
+    *,
+    after: int | None = None,
 ) -> str:
-    """Return what changed since the version before. A member whose metadata changed arrives again."""
+    """Return what changed since the version before, or since ``after``.
+
+    A member whose metadata changed arrives again.
+    """
     value: dict[str, object] = {"p": room, "v": version}
+    if after is not None and after != version - 1:
+        value["from"] = after
     if arrived:
         value["+"] = arrived
     if departed:

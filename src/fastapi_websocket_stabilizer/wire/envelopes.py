@@ -65,6 +65,11 @@ class Kind(IntEnum):
 
     Releases before logs drop it as malformed.
     """
+    PRESENCE = 7
+    """Report a change of the members that the room in ``targets`` shows, with its version in ``entry``.
+
+    ``body`` is a JSON array: a client and its metadata, or a client alone if it has left.
+    """
 
 
 class Part(NamedTuple):

@@ -69,6 +69,11 @@ class Outgoing:
         """Return the order to close a connection that newer ones outrank; ``by`` is the session of the newest."""
         return Envelope(self._sender, *self._sequencer.next(INBOX), Kind.EVICT, (connection_id,), body=by)
 
+    def presence(self, room: str, body: str) -> Envelope:
+        """Return the notice of a change of the members that a room shows. The backend adds the version."""
+        sequence, _ = self._sequencer.next(INBOX)  # it may not be published, so it is before no other one
+        return Envelope(self._sender, sequence, 0, Kind.PRESENCE, (room,), form=Form.JSON, body=body)
+
     def lost(self, targets: Sequence[str], code: str) -> Envelope:
         """Return the notice that entries of a log are lost. The backend adds up to which, if it publishes it."""
         return Envelope(

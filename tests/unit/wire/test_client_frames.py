@@ -92,8 +92,8 @@ def snapshot(room: str, version: int, members: list[Any], more: bool) -> str:
     return page
 
 
-def diff(room: str, version: int, arrived: list[Any], departed: list[str]) -> str:
-    return frames.presence_diff(room, version, [Member(*member) for member in arrived], departed)
+def diff(room: str, version: int, arrived: list[Any], departed: list[str], after: int | None = None) -> str:
+    return frames.presence_diff(room, version, [Member(*member) for member in arrived], departed, after=after)
 
 
 def fault(error: dict[str, Any] | None) -> Fault | None:

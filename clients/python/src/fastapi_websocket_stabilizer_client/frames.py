@@ -143,10 +143,15 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A change of the members of a room. ``departed`` applies before ``arrived``."""
+    """A change of the members of a room. ``departed`` applies before ``arrived``.
+
+    Attributes:
+        after: The version that it follows.
+    """
 
     room: str
     version: int
+    after: int
     arrived: tuple[tuple[str, Any], ...]
     departed: tuple[str, ...]
 
@@ -267,7 +272,8 @@ def _snapshot_or_change(value: dict[str, Any]) -> Frame:
     if "=" in value:
         return Snapshot(room, version, _members(value["="]), bool(value.get("more")))
     departed = tuple(_string(client) for client in _list(value.get("-", [])))
-    return Change(room, version, _members(value.get("+", [])), departed)
+    after = _integer(value["from"]) if "from" in value else version - 1
+    return Change(room, version, after, _members(value.get("+", [])), departed)
 
 
 def _members(rows: Any) -> tuple[tuple[str, Any], ...]:

@@ -52,7 +52,7 @@ class Presence:
 
     def change(self, change: Change) -> bool:
         """Apply a change, and return False if it does not follow the version of the list."""
-        if change.version != self.version + 1:
+        if change.after != self.version:
             return False
         for client in change.departed:
             self._members.pop(client, None)

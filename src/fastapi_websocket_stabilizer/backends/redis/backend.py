@@ -12,6 +12,7 @@ from .pipeline import no_earlier_sends
 from .ports import Listener
 from .probes import Canaries, Epochs
 from .reading import Reader
+from .rosters import RedisRosters
 from .sessions import RedisSessions
 from .stores import RedisNodes, RedisPresence, RedisRooms, RedisTokens
 from .topology import topology_at
@@ -73,6 +74,7 @@ class RedisBackend:
         self.nodes: RedisNodes = RedisNodes(keys, pipeline, self._leases, reader, clock)
         self.sessions: RedisSessions = RedisSessions(keys, pipeline, reader, self._counters)
         publish_command = self._topology.publish_command
+        self.rosters: RedisRosters = RedisRosters(keys, pipeline, reader, publish_command, signer)
         self.logs: RedisLogs = RedisLogs(
             keys, pipeline, gathered, reader, publish_command, signer=signer, gathers=gathers
         )

@@ -79,6 +79,10 @@ class Keys:
     def room_counts(self, room: str) -> str:
         return f"{self._ns}:{{{partition(room)}}}:count:{room}"
 
+    def shown(self, room: str) -> str:
+        """Hash of the clients that a room shows to others, and the version of that."""
+        return f"{self._ns}:{{{partition(room)}}}:shown:{room}"
+
     def unreported(self, name: str) -> str:
         """Hash of unconfirmed presence events in the partition of a client or a room."""
         return f"{self._ns}:{{{partition(name)}}}:unreported"

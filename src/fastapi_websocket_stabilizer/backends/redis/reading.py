@@ -112,6 +112,11 @@ def kept_room(room: bytes, value: bytes) -> tuple[str, KeptRoom]:
     return check_room(room.decode()), KeptRoom(int(since), by_client == b"1")
 
 
+def shown(client_id: bytes, value: bytes) -> tuple[str, bytes]:
+    """Return a client that a room shows, and its metadata. Raises as ``node``."""
+    return check_client_id(client_id.decode()), value[value.index(b"{") :]
+
+
 def entry_id(data: bytes) -> int:
     """Return the id of an entry of a log; 0 if it has none."""
     number = int.from_bytes(data[:8])

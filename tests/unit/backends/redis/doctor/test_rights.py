@@ -32,7 +32,7 @@ def used() -> set[str]:
 
 
 def stores() -> str:
-    return "".join((FOLDER / f"{name}.py").read_text() for name in ("stores", "logs", "sessions"))
+    return "".join((FOLDER / f"{name}.py").read_text() for name in ("stores", "logs", "sessions", "rosters"))
 
 
 def bus() -> str:

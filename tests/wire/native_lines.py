@@ -15,6 +15,7 @@ from fastapi import FastAPI, WebSocket
 from fastapi_websocket_stabilizer import WebSocketConfig
 from fastapi_websocket_stabilizer.local.native import find_native
 from fastapi_websocket_stabilizer.local.transport import NativeSocket
+from fastapi_websocket_stabilizer.wire.messages import Encoded
 from tests.support.waiting import eventually
 from tests.unit.native_sockets import FakeNativeSocket
 from tests.wire.inprocess import serving
@@ -33,6 +34,9 @@ class Recorder:
 
     def opened(self) -> None:
         self.noted.append("opened")
+
+    def sent(self, message: Encoded) -> None:
+        self.noted.append("sent")
 
     async def flush(self) -> None:
         self.noted.append("flush")

@@ -83,6 +83,12 @@ def _invalid(name: str, rule: str, value: object) -> ConfigurationError:
     return ConfigurationError(f"{name} {rule}, got {str(value)[:80]!r}", settings=(name,))
 
 
+def history_of(histories: Mapping[str, History], room: str) -> History | None:
+    """Return the history of a room: that of its longest prefix; None if there is none."""
+    best = max((prefix for prefix in histories if room.startswith(prefix)), key=len, default=None)
+    return None if best is None else histories[best]
+
+
 def read_histories(value: object) -> dict[str, History]:
     """Return the histories by prefix of the room. Accepts JSON text, and mappings in place of histories.
 

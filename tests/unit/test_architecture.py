@@ -127,7 +127,8 @@ def _has_reason(line: str) -> bool:
 
 PURE = (
     "local/outbox", "local/heartbeat", "local/requests", "registry/eviction", "registry/pace", "registry/continuity",
-    "registry/feed", "registry/ring", "registry/opening", "registry/roster", "registry/schemas",
+    "registry/feed", "registry/redis_time", "registry/ring", "registry/opening", "registry/roster",
+    "registry/schemas",
     "wire/frames", "wire/messages", "wire/envelopes", "wire/unpacking", "wire/signatures", "wire/sequences",
     "wire/channels", "wire/outgoing",
     "wire/foreign_json", "wire/own_json", "wire/cursors", "wire/client_protocol", "wire/client_input",

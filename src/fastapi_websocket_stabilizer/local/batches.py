@@ -59,6 +59,7 @@ class Broadcast:
         spared: Excluded connections.
         outside: Rooms whose members are no targets, because an earlier part of the same message is for them.
         done: Called with the outcome after the last socket was written to.
+        later: Clients that later messages were sent to. Their plain sockets are excluded.
         copied: Connections that were sent another copy of this message. They are no targets. Those that are written
             to are added.
     """
@@ -71,6 +72,7 @@ class Broadcast:
     outcome: Outcome = field(default_factory=Outcome)
     outside: tuple[str, ...] = ()
     copied: set[Connection] | None = None
+    later: frozenset[str] = frozenset()
 
     @property
     def size(self) -> int:
@@ -80,12 +82,22 @@ class Broadcast:
         """Whether both are for the same sockets, apart from exclusions."""
         return self.rooms == other.rooms and self.outside == other.outside and self.copied is other.copied
 
+    def exclude_later(self, clients: Iterable[str], *, is_stored: bool) -> None:
+        """Exclude clients that later messages were sent to, to keep the order. Clients of logs miss no entry."""
+        if is_stored:
+            self.later |= frozenset(clients)
+        else:
+            self.exclude |= frozenset(clients)
+
     def excludes(self, connection: Connection) -> bool:
-        return connection.client_id in self.exclude or connection in self.spared
+        client_id = connection.client_id
+        if client_id in self.exclude or connection in self.spared:
+            return True
+        return client_id in self.later and connection.session is None
 
     def partly_excluded(self) -> set[str]:
         """Return the clients with at least one excluded connection."""
-        return {*self.exclude, *(connection.client_id for connection in self.spared)}
+        return {*self.exclude, *self.later, *(connection.client_id for connection in self.spared)}
 
 
 @dataclass(slots=True, eq=False)
@@ -268,7 +280,7 @@ class Group:
 
 def _targets(broadcast: Broadcast, shard: Shard) -> Iterable[Connection]:
     if not broadcast.rooms:
-        return shard.connections.values()
+        return shard.everybody()
     if len(broadcast.rooms) == 1:
         members = shard.rooms.get(broadcast.rooms[0], {}).values()
         if broadcast.outside:

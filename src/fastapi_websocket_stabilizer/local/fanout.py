@@ -124,7 +124,8 @@ class FanOut:
         for start in range(0, len(targets), width):
             part = targets[start : start + width]
             if start:
-                part = tuple(filter(group.is_for, part))
+                rooms = group.broadcasts[0].rooms
+                part = tuple(c for c in part if group.is_for(c) and not shard.holds(c, rooms))
             group.write(part)
             await self._spend(len(part) * cost)
 

@@ -5,7 +5,7 @@ event loop a change without an ``await`` is atomic, so nothing here locks. Reade
 getters) copy a dict in one step, which the GIL makes atomic.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from ..names import ConnectionId
 from .connection import Connection
@@ -16,12 +16,23 @@ Connections = dict[ConnectionId, Connection]
 class Shard:
     """The connections of some clients, selected by a hash of the client id."""
 
-    __slots__ = ("clients", "connections", "rooms")
+    __slots__ = ("clients", "connections", "held", "rooms")
 
     def __init__(self) -> None:
         self.connections: Connections = {}
+        self.held: dict[str, set[Connection]] = {}  # by room, "" for everybody: no targets of a fan-out
         self.clients: dict[str, Connections] = {}
         self.rooms: dict[str, Connections] = {}
+
+    def everybody(self) -> Iterable[Connection]:
+        """Return the targets of a message to everybody."""
+        held = self.held.get("")
+        connections = self.connections.values()
+        return connections if held is None else [each for each in connections if each not in held]
+
+    def holds(self, connection: Connection, rooms: Iterable[str]) -> bool:
+        """Whether a connection is held out of the fan-out to these rooms, or without rooms of that to everybody."""
+        return bool(self.held) and any(connection in self.held.get(room, ()) for room in rooms or ("",))
 
 
 class Shards:
@@ -92,13 +103,17 @@ class Shards:
         _discard(shard.clients, connection.client_id, connection.connection_id)
         for room in connection.rooms:
             self._exit(room, connection)
+        self._let_go(shard, "", connection)
         return True
 
     def rename(self, connection: Connection, connection_id: ConnectionId) -> None:
         """Change the id of a connection, in one step."""
+        held = [room for room, those in self.of(connection.client_id).held.items() if connection in those]
         self.remove(connection)
         connection.rename(connection_id)
         self.add(connection)
+        for room in held:
+            self.hold(connection, room)
 
     def join(self, connection: Connection, room: str) -> bool:
         """Add a connection to a room. Return False if it was a member."""
@@ -116,12 +131,48 @@ class Shards:
         self._exit(room, connection)
         return True
 
+    # Members that wait for the history of a room
+
+    def hold(self, connection: Connection, room: str) -> None:
+        """Keep a member of a room out of the fan-out to it, or with "" a connection out of that to everybody."""
+        shard = self.of(connection.client_id)
+        if connection in self and connection not in shard.held.get(room, ()):
+            shard.held.setdefault(room, set()).add(connection)
+            if room:
+                _discard(shard.rooms, room, connection.connection_id)
+
+    def release(self, connection: Connection, room: str) -> None:
+        """Undo ``hold``. A no-op if the connection has left."""
+        shard = self.of(connection.client_id)
+        if self._let_go(shard, room, connection) and room:
+            shard.rooms.setdefault(room, {})[connection.connection_id] = connection
+
+    def fed(self, room: str) -> list[Connection]:
+        """Return the targets of a message to a room, or with "" to everybody."""
+        found: list[Connection] = []
+        for shard in self._shards:
+            found += shard.rooms.get(room, {}).values() if room else shard.everybody()
+        return found
+
+    @staticmethod
+    def _let_go(shard: Shard, room: str, connection: Connection) -> bool:
+        """Forget that a connection is held. Return False if it was not."""
+        held = shard.held.get(room, set())
+        if connection not in held:
+            return False
+        held.discard(connection)
+        if not held:
+            del shard.held[room]
+        return True
+
     def _enter(self, room: str, connection: Connection) -> None:
         self.of(connection.client_id).rooms.setdefault(room, {})[connection.connection_id] = connection
         self._room_sizes[room] = self._room_sizes.get(room, 0) + 1
 
     def _exit(self, room: str, connection: Connection) -> None:
-        _discard(self.of(connection.client_id).rooms, room, connection.connection_id)
+        shard = self.of(connection.client_id)
+        if not self._let_go(shard, room, connection):
+            _discard(shard.rooms, room, connection.connection_id)
         self._room_sizes[room] -= 1
         if not self._room_sizes[room]:
             del self._room_sizes[room]

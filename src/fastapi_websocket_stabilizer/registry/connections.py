@@ -23,6 +23,7 @@ from ..wire.client_frames import wait_reason
 from ..wire.messages import Encoded, encode
 from .budget import Budget
 from .claims import Claims
+from .history import History
 from .outbound import Outbound
 from .places import lines_of, sid_of
 from .reclaims import Reclaims
@@ -51,6 +52,7 @@ class Connections:
         outbound: Outbound,
         budget: Budget,
         showing: Showing,
+        history: History,
     ) -> None:
         self._state = state
         self.claims: Claims = claims
@@ -58,7 +60,7 @@ class Connections:
         self.rooms: Rooms = rooms
         self.outbound: Outbound = outbound
         self.budget: Budget = budget
-        self._showing = showing
+        self._showing, self._history = showing, history
         self.limiter: SendLimiter = state.limiter
         self._events = StructuredLogger(manager_logger(state.config.log_level, EVENTS))
         self._to_close: deque[tuple[Connection, int, str]] = deque()
@@ -174,6 +176,7 @@ class Connections:
         )
         # Before the claim is queued: evicts and messages may arrive before its reply, and need the connection.
         state.shards.add(connection)
+        self._history.hold(connection, "")
         self.budget.add(size)
         self._connecting[connection] = ""
         try:
@@ -320,6 +323,8 @@ class Connections:
         if not connection.end(why, error):
             return False
         self._state.shards.remove(connection)
+        if connection.session is not None:
+            self._history.detach(connection, ["", *connection.rooms])
         self.budget.remove(connection)
         for room in connection.rooms:
             self.rooms.left(room)

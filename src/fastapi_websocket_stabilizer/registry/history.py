@@ -6,22 +6,30 @@ Subscriptions, gaps, publications and reads go to the feeds; their actions are c
 import asyncio
 import random
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Final
+from typing import Final, Literal
 
-from ..backends.log_ports import LogBounds, LogEntry, LogKind, LogName, LogRead, Verdict
+from ..backends.log_ports import LogEntry, LogRead, Verdict
 from ..backends.policies import Policy
-from ..backends.ports import Listening
 from ..exceptions import LOSSES, BackendUnavailableError, ConfigurationError
+from ..local.connection import Connection
 from ..local.sends import first_step
+from ..names import ConnectionId
+from ..retention import history_of
 from ..runtime.logs import Occasionally
 from ..runtime.loops import running_loop
 from ..wire.channels import ALL, Channel
+from ..wire.client_frames import EVERYBODY
 from ..wire.envelopes import VOLATILE, Envelope, Kind
+from ..wire.messages import Encoded
 from .continuity import QUIET_US
-from .feed import Action, Deliver, Feed, Joined, Lost, Read
+from .feed import Action, Cursor, Deliver, Joined, Lost, Read
+from .logs import Log, channel_of, name_of, to_deliver
+from .members import Members, is_excluded
+from .redis_time import RedisTime
+from .registration import registration_of
 from .state import NodeState
 
 MEMORY_BYTES = 64 * 1024 * 1024
@@ -49,33 +57,6 @@ Fan = Callable[[Channel, Envelope], None]
 """Function that delivers an envelope to the sockets of this node."""
 
 
-class Log:
-    """One log with members on this node."""
-
-    __slots__ = (
-        "active_at_s",
-        "bounds",
-        "bytes",
-        "channel",
-        "dropped",
-        "feed",
-        "is_paused",
-        "listening",
-        "name",
-    )
-
-    def __init__(self, channel: Channel, bounds: LogBounds, *, is_lasting: bool) -> None:
-        self.channel: Channel = channel
-        self.name: LogName = LogName(LogKind.ROOM, channel.room) if channel.room else LogName(LogKind.ALL)
-        self.bounds: LogBounds = bounds
-        self.feed: Feed[Hashable] = Feed(is_lasting=is_lasting)
-        self.listening: Listening | None = None
-        self.active_at_s: float = 0.0
-        self.bytes: int = 0  # of the feed, as counted for all logs
-        self.dropped: int = 0
-        self.is_paused: bool = False  # a read has no answer, and is repeated later
-
-
 class History:
     """Delivers stored messages in the order of their logs, and repairs what the bus has lost.
 
@@ -85,14 +66,17 @@ class History:
     """
 
     def __init__(self, state: NodeState, fan: Fan) -> None:
-        self._state, self._fan = state, fan
+        self._state, self._fan, self._members = state, fan, Members(state)
         self.policy: Policy = Policy.of(state.config)
         self.refusal: str = ""
         self._logs: OrderedDict[Channel, Log] = OrderedDict()  # the one that was active last is the last
         self._reading = asyncio.Semaphore(READS)
         self._bytes = 0
         self._compared_at_s = 0.0
-        self._clock_us = None if state.is_distributed else 0  # Redis time minus the monotonic clock, at most
+        self._time = RedisTime()
+        self._held_since_s: dict[
+            Channel, float
+        ] = {}  # logs of which something may be missing, the oldest first
         self._unlogged, self._trouble = Occasionally(state.log), Occasionally(state.log)
         if not state.is_distributed:
             self.open()
@@ -113,6 +97,7 @@ class History:
             self.policy.check_agrees(found)
         if found != self.policy:
             await logs.replace_policy(self.policy.text)
+        await self._ask_time()
 
     async def begin_again(self) -> None:
         """Agree again. A difference makes the node unready."""
@@ -129,6 +114,7 @@ class History:
     def close(self) -> None:
         """Forget all logs, before the node stops."""
         self._logs.clear()
+        self._held_since_s.clear()
         self._bytes = 0
         self._reading = asyncio.Semaphore(READS)  # the next start may be on another event loop
 
@@ -144,11 +130,79 @@ class History:
         if log is not None:
             log.feed.unsubscribed()
             self._bytes -= log.bytes
+            self._held_since_s.pop(log.channel, None)
+            self._members.forget(log.channel)
+
+    # Members
+
+    def hold(self, connection: Connection, room: str) -> bool:
+        """Keep a new member of a log out of the fan-out until ``attach`` lets it in. False if there is no log.
+
+        With "" the log is that of everybody. Call it in the step that makes the connection a member.
+        """
+        if connection.session is None or not self.policy or self.policy.bounds(name_of(room)) is None:
+            return False
+        self._state.shards.hold(connection, room)
+        return True
+
+    async def attach(self, connection: Connection, room: str) -> None:
+        """Feed a member that is held, from the cursor of its client. Return when it is fed.
+
+        If its log does not answer within ``redis_timeout_s``, it is fed later.
+        """
+        log, session = self._logs.get(channel_of(room)), connection.session
+        if log is None or session is None or connection not in self._state.shards:
+            return
+        kept = history_of(self._state.config.history, room) if room else self._state.config.history_for_all
+        found, since_us, refusal = session.following.cursor(room or EVERYBODY), 0, ""
+        if kept is not None and kept.visible == "since_join" and found is not None:
+            since_us = joined_at_us(connection, room)
+            refusal = "" if since_us else "unknown"
+        cursor = None if found is None or refusal else Cursor(*found)
+        if found is None and kept is not None and kept.on_join and kept.visible == "room":
+            cursor = await self._before_last(log, kept.on_join)
+        if not self._is_here(log) or connection not in self._state.shards:
+            return
+        is_fed = self._members.wait(connection, log.channel, since_us, refusal)
+        self._act(log, log.feed.attach(connection, cursor))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._state.config.redis_timeout_s):
+                await asyncio.shield(is_fed)
+
+    async def _before_last(self, log: Log, count: int) -> Cursor | None:
+        """Return the position before the newest ``count`` entries."""
+        with suppress(*LOSSES):
+            read = await self._state.backend.logs.read(log.name, count + 1)
+            if not read.is_whole or len(read.entries) > count:
+                return Cursor(read.entries[0].id)
+            return Cursor(read.meta.base if read.meta is not None else 0, read.at_us)
+        return None
+
+    def replayed(
+        self,
+        connection: Connection,
+        former: Iterable[ConnectionId],
+        missed: Iterable[tuple[str | Literal[0, 1], LogEntry]],
+    ) -> list[Encoded]:
+        """Return the entries of a replay that are meant for a connection, which had the ids ``former`` before."""
+        return [
+            self._members.shown(channel_of(log if isinstance(log, str) else ""), entry)
+            for log, entry in missed
+            if not is_excluded(connection, former, entry.envelope)
+        ]
+
+    def detach(self, connection: Connection, rooms: Iterable[str]) -> None:
+        """Forget a member of logs: it has left, or has ended."""
+        for room in rooms:
+            channel = channel_of(room)
+            if (log := self._logs.get(channel)) is not None:
+                log.feed.detach(connection)
+            self._members.left(connection, channel)
 
     def _enter(self, channel: Channel) -> None:
         if not self.policy or channel in self._logs:
             return
-        bounds = self.policy.bounds(_name(channel))
+        bounds = self.policy.bounds(name_of(channel.room))
         if bounds is not None:
             log = self._logs[channel] = Log(channel, bounds, is_lasting=self._state.backend.logs.is_lasting)
             self._listen(log)
@@ -176,16 +230,17 @@ class History:
         self.listen()
         for log in tuple(self._logs.values()):
             self._retry(log)
+            self._members.tell_positions(log.channel, log.feed.last or 0)
         now_s = running_loop().time()
         if now_s - self._compared_at_s >= COMPARE_S:
             self._compared_at_s = now_s
             active = [log for log in self._logs.values() if QUIET_S < now_s - log.active_at_s < ACTIVE_S]
-            if active:
-                self._state.tasks.spawn(self._compare(active), "compare-logs")
+            self._state.tasks.spawn(self._compare(active), "compare-logs")
 
     async def _compare(self, logs: Sequence[Log]) -> None:
         listening = [log.listening for log in logs]
         with suppress(*LOSSES):  # a later beat compares
+            await self._ask_time()
             tops = await self._state.backend.logs.tops([log.name for log in logs])
             for log, top, before in zip(logs, tops, listening, strict=True):
                 if self._is_here(log) and log.listening == before:
@@ -206,7 +261,8 @@ class History:
             if envelope.kind is Kind.BROADCAST:
                 self._fan(channel, envelope)
         elif envelope.kind is Kind.LOST:
-            self._act(log, log.feed.cut(id_, str(envelope.body)))
+            code = str(envelope.body)
+            self._act(log, log.feed.cut(id_, code if code in LOST else "unknown"))
         else:
             self._touch(log)
             self._act(log, log.feed.entry(LogEntry(id_, envelope, size), previous))
@@ -239,16 +295,26 @@ class History:
         for action in actions:
             match action:
                 case Deliver(message):
-                    self._fan(log.channel, _envelope(message))
+                    self._deliver(log, to_deliver(message))
                 case Read():
                     self._send(log, action)
                 case Lost(_, code):
-                    self._lost(log, code)
-                case Joined():  # PLAIN, whose sockets are in the tables of the fan-out already
-                    pass
+                    self._count_lost(log, code)
+                    self._members.lost(log.channel, action)
+                case Joined(member, _, _, code):
+                    self._count_lost(log, code)
+                    if member is not PLAIN:  # plain sockets are in the tables of the fan-out already
+                        self._members.joined(log.channel, action)
         self._account(log)
 
-    def _lost(self, log: Log, code: str) -> None:
+    def _deliver(self, log: Log, envelope: Envelope) -> None:
+        self._fan(log.channel, envelope)
+        if envelope.entry is not None:
+            self._members.delivered(log.channel, envelope, envelope.entry[0])
+
+    def _count_lost(self, log: Log, code: str) -> None:
+        if not code:
+            return
         counters, name = self._state.counters, LOST.get(code, "history_lost_unknown")
         setattr(counters, name, getattr(counters, name) + 1)
         self._trouble.log(
@@ -257,6 +323,10 @@ class History:
 
     def _account(self, log: Log) -> None:
         feed = log.feed
+        if feed.is_flowing:
+            self._held_since_s.pop(log.channel, None)
+        elif self._is_here(log) and self._state.is_distributed:
+            self._held_since_s.setdefault(log.channel, running_loop().time())
         self._bytes += feed.bytes - log.bytes
         log.bytes = feed.bytes
         if feed.dropped != log.dropped:
@@ -317,9 +387,8 @@ class History:
 
     def _has_expired(self, id_: int) -> bool:
         """Whether an id is so old that its log may have forgotten it without a loss."""
-        if self._clock_us is None:
-            return False
-        return self._clock_us + running_loop().time() * 1_000_000 - id_ > QUIET_US
+        now_s = running_loop().time()
+        return self._time.is_known and self._time.at(now_s, now_s) - id_ > QUIET_US
 
     def _postpone(self, log: Log) -> None:
         """Repeat a read soon; while Redis is away, with the next beat."""
@@ -339,24 +408,21 @@ class History:
 
     def whole_us(self) -> int:
         """Return the Redis time in µs up to which this node has missed nothing, at least; 0 if it is not known."""
-        if self._clock_us is None:
-            return 0
-        return int(self._clock_us + self._state.backend.heard_to_s * 1_000_000)
+        heard_to_s = self._state.backend.heard_to_s
+        if not self._state.is_distributed:
+            return int(heard_to_s * 1_000_000)
+        heard_to_s = min(heard_to_s, next(iter(self._held_since_s.values()), heard_to_s))
+        return self._time.at(heard_to_s, running_loop().time())
+
+    async def _ask_time(self) -> None:
+        self._learn_time((await self._state.backend.logs.read(name_of(""), 1)).at_us)
 
     def _learn_time(self, redis_us: int) -> None:
-        """Learn a lower bound of Redis' time: it was ``redis_us`` a moment ago."""
         if self._state.is_distributed:
-            self._clock_us = redis_us - int(running_loop().time() * 1_000_000)
+            self._time.learn(redis_us, running_loop().time())
 
 
-def _name(channel: Channel) -> LogName:
-    return LogName(LogKind.ROOM, channel.room) if channel.room else LogName(LogKind.ALL)
-
-
-def _envelope(message: Envelope | LogEntry) -> Envelope:
-    """Return the envelope to deliver, with its place in the log if it is stored."""
-    if isinstance(message, Envelope):
-        return message
-    if message.envelope.entry is not None:
-        return message.envelope
-    return replace(message.envelope, entry=(message.id, 0))
+def joined_at_us(connection: Connection, room: str) -> int:
+    """Return the Redis time at which the client entered a room, in its former connections; 0 if it is unknown."""
+    session = registration_of(connection).session
+    return 0 if session is None else session.since_us.get(room, 0)

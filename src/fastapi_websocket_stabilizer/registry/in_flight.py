@@ -103,15 +103,15 @@ class InFlight:
             running_loop().call_later(OVERDUE_FOR_S, self._overdue.pop, publication.sequence, None)
             self.resolve(publication.sequence, None)
 
-    def arrived(self, sequence: int, *parts: Broadcast) -> None:
+    def arrived(self, sequence: int, *parts: Broadcast, is_stored: bool = False) -> None:
         """Fan out the parts of a publication that came back, and then the messages that are queued behind it.
 
-        After its deadline, it excludes clients that later messages were sent to.
+        After its deadline, it excludes clients that later messages were sent to; see ``Broadcast.exclude_later``.
         """
         if self._overdue:
             later = self._overdue.pop(sequence, set())
             for part in parts:
-                part.exclude |= later
+                part.exclude_later(later, is_stored=is_stored)
         while self._line and self._line[0].sequence < sequence and not self._line[0].is_stored:
             self._release(self._line.popleft())  # overtaken: it never comes, or has no order with this one
         for part in parts:

@@ -96,7 +96,8 @@ class Inbound:
         whole = Broadcast(envelope.message(), rooms, frozenset(exclude), done, spared, copied=copied)
         parts = addressed(whole, envelope) if self._state.has_met_sessions else [whole]
         if is_own:
-            self._state.in_flight.arrived(envelope.sequence, *parts)
+            is_stored = envelope.entry is not None
+            self._state.in_flight.arrived(envelope.sequence, *parts, is_stored=is_stored)
         else:
             for part in parts:
                 self._state.fan_out.submit(part)

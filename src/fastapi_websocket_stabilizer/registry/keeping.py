@@ -38,6 +38,7 @@ class Keeping:
         # A connection that has ended since was released before its session is held: it expires by itself.
         if kept is not None and (kept.rooms or kept.mark) and connection.ended is None:
             session.rooms = {room: found.by_client for room, found in kept.rooms.items()}
+            session.since_us = {room: found.since_us for room, found in kept.rooms.items()}
             session.mark = kept.mark
             await self._begin(connection, session)
 

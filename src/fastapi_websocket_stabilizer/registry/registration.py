@@ -21,10 +21,13 @@ class Succession:
         is_taken: The former session was found, and this one continues it.
         is_kept: The store has the session.
         rooms: Rooms that the store keeps, and whether the client entered each by itself.
+        since_us: Redis time at which the client entered rooms, in former connections.
         mark: Number of the last confirmed message that was handled.
     """
 
-    __slots__ = ("former", "has_begun", "is_kept", "is_taken", "mark", "rooms", "sid", "superseded")
+    __slots__ = (
+        "former", "has_begun", "is_kept", "is_taken", "mark", "rooms", "sid", "since_us", "superseded",
+    )  # fmt: skip
 
     def __init__(self, sid: str, former: str = "") -> None:
         self.sid: str = sid
@@ -34,6 +37,7 @@ class Succession:
         self.is_taken: bool = False
         self.is_kept: bool = False
         self.rooms: dict[str, bool] = {}
+        self.since_us: dict[str, int] = {}
         self.mark: int = 0
 
 

@@ -114,6 +114,7 @@ class Registry:
             outbound=self.outbound,
             budget=budget,
             showing=Showing(state, budget, self.claims, reclaims),
+            history=self.history,
         )
         self.user_data: UserData = UserData(state, budget, self.directory)
         self.drain: Drain = Drain(state, self.connections, self.directory, lease)

@@ -59,9 +59,10 @@ class Rooms:
             )
         task = self._joining.get((connection, room))
         if task is None and self._state.shards.join(connection, room):
+            has_log = self._history.hold(connection, room)
             task = self._state.tasks.spawn(self._enter(connection, room), "join")
             self._joining[connection, room] = task
-            if connection.session is not None:
+            if connection.session is not None and not has_log:
                 connection.session.joined(room)
             task.add_done_callback(lambda done: self._joined(connection, room, done))
         if task is not None:  # concurrent joins of one connection have the same result
@@ -118,6 +119,8 @@ class Rooms:
             self._reclaims.again(connection)
         if room not in connection.rooms or connection.ended is not None:  # left or closed during the join
             await self._unlist(connection, room)
+        elif connection.session is not None:
+            await self._history.attach(connection, room)
 
     async def _list(self, connection: Connection, room: str) -> None:
         await self._bus.subscribe_room(room)
@@ -140,6 +143,7 @@ class Rooms:
         self._joining.pop((connection, room), None)
         if connection.ended is None and self._state.shards.leave(connection, check_room(room)):
             if connection.session is not None:
+                self._history.detach(connection, [room])
                 connection.session.left(room)
             self.left(room)
             await self._unlist(connection, room)

@@ -81,6 +81,7 @@ class Counters:
     history_reads: int = counter(
         "Reads of logs, after a subscription, for a gap, or for clients that return."
     )
+    history_replayed: int = counter("Stored messages given to clients that returned or joined.")
     history_restored: int = counter("Logs into which this node put messages back that a failover had lost.")
     history_holes: int = counter("Logs in which this node marked messages as lost by a failover.")
     history_lost_trimmed: int = counter(

@@ -11,23 +11,22 @@ from ..registry.hooks import FAILED
 from ..registry.registration import Succession
 from ..wire import client_frames as frames
 from ..wire import client_input
-from ..wire.client_frames import Fault, Hi, Positions
+from ..wire.client_frames import Fault, Hi
 from ..wire.client_input import Message
 from ..wire.cursors import Cursor
 from ..wire.messages import ControlFrame
 from .exchange import Exchange, ExchangeNode
+from .following import Following, FollowingNode
 from .incoming import Incoming
 
 T_EVERY_S = 60.0
 """Seconds between two frames that only tell how far the node has received everything."""
-UNREADABLE = Cursor("", 0)
-"""A cursor whose positions are unknown, because it cannot be read. No cursor of a client has an empty ``s``."""
 
 Act = Callable[["Session", Any], None]
 """Function that acts on one kind of frame. It does not wait. A ``ClientInputError`` of it ends the connection."""
 
 
-class Node(ExchangeNode, Protocol):
+class Node(ExchangeNode, FollowingNode, Protocol):
     """The node of a session.
 
     Attributes:
@@ -61,14 +60,15 @@ class Session:
     """
 
     __slots__ = (
-        "_connection", "_cursor", "_in_progress", "_incoming", "_node", "_record", "_sent_at_s", "_told_at_s",
-        "exchange",
+        "_connection", "_in_progress", "_incoming", "_node", "_record", "_sent_at_s", "_told_at_s",
+        "exchange", "following",
     )  # fmt: skip
 
     def __init__(self, node: Node, connection: Connection, record: Succession, cursor: Cursor | None) -> None:
-        self._node, self._connection, self._record, self._cursor = node, connection, record, cursor
+        self._node, self._connection, self._record = node, connection, record
         self._in_progress: Message | None = None
         self._incoming: Incoming | None = None  # of a socket that is not parked
+        self.following: Following = Following(node, connection, record, cursor)
         self.exchange: Exchange = Exchange(node, connection, self.send)
         self._sent_at_s = self._told_at_s = connection.opened_at_s
 
@@ -88,19 +88,21 @@ class Session:
 
         The caller then has the registry close the connections of the former session.
         """
-        connection, node = self._connection, self._node
+        connection, node, beginning = self._connection, self._node, self.following.begin()
         hi = Hi(
             connection.client_id,
             self._record.sid,
             node.whole_ms(),
             node.limits().heartbeat_interval,
             must_answer=self._must_answer,
-            outcome=None if self._cursor is None else self._cursor is not UNREADABLE,
+            outcome=beginning.outcome,
             handled=self._record.mark if self._record.is_taken else None,
-            positions=Positions(dict.fromkeys(sorted(connection.rooms))),
+            lost=beginning.lost,
+            positions=beginning.positions,
         )
         self._sent_at_s = self._told_at_s = connection.loop.time()
-        return connection.writer.begin([ControlFrame(frames.hi(hi)), ControlFrame(frames.live(0))])
+        live = ControlFrame(frames.live(beginning.replayed))
+        return connection.writer.begin([ControlFrame(frames.hi(hi)), *beginning.replay, live])
 
     @property
     def _must_answer(self) -> bool:
@@ -130,6 +132,7 @@ class Session:
 
     def left(self, room: str) -> None:
         """Tell the client that it is no longer in a room."""
+        self.following.left(room)
         if self._record.has_begun:
             self.send(frames.left(room))
 

@@ -2,12 +2,13 @@
 
 import secrets
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..config import WebSocketConfig
 from ..exceptions import ClientInputError, ConnectionNotFoundError
 from ..local.connection import Connection, OpenSession
 from ..local.lifecycle import Ended
+from ..names import ConnectionId
 from ..registry.hooks import Hooks
 from ..registry.registration import Succession
 from ..registry.registry import Registry
@@ -32,7 +33,9 @@ from ..wire.client_input import (
     Watch,
 )
 from ..wire.cursors import Cursor
+from ..wire.messages import Encoded
 from .exchange import refusal
+from .following import Log
 from .session import Act, Session
 
 SID_BYTES = 16
@@ -92,6 +95,7 @@ class Sessions:
         Raises:
             ConnectionNotFoundError: The connection ended before its first frame.
         """
+        await self.registry.history.attach(connection, "")
         for room in rooms:
             await self.registry.rooms.join(connection, room, keeps=False)
         await self.registry.rooms.restore(connection, self._may_enter)
@@ -119,6 +123,12 @@ class Sessions:
     def limits(self) -> WebSocketConfig:
         """The settings in force now."""
         return self.registry.state.config
+
+    def replayed(
+        self, connection: Connection, former: Iterable[ConnectionId], missed: Iterable[tuple[Log, Any]]
+    ) -> list[Encoded]:
+        """Return the entries of a replay that are meant for a connection, which had the ids ``former`` before."""
+        return self.registry.history.replayed(connection, former, missed)
 
     def whole_ms(self) -> int:
         """The time in ms, by Redis' clock, up to which this node has received everything; 0 if it is not known."""

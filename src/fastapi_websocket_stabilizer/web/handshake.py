@@ -19,7 +19,7 @@ from .. import close_codes
 from ..exceptions import ClientInputError, DrainingError
 from ..local.transport import is_accepted
 from ..registry.refusals import soon_ms
-from ..sessions.session import UNREADABLE
+from ..sessions.following import UNREADABLE
 from ..sessions.sessions import Newcomer, Sessions
 from ..wire.client_frames import input_reason, wait_reason
 from ..wire.client_input import Resume, parse

@@ -46,3 +46,16 @@ def test_broadcast_to_several_rooms_has_a_part_for_each() -> None:
 def test_entry_has_its_place_in_the_log(rooms: tuple[str, ...], log: Any) -> None:
     (part,) = addressed(Broadcast(text("x"), rooms), replace(ENVELOPE, targets=rooms, entry=(17, 16)))
     assert part.message.address == Address(log, 17, 16)
+
+
+def test_copies_of_one_message_have_a_key_in_common() -> None:
+    addresses = []
+    for number, room in enumerate(("a", "b")):
+        copy = replace(ENVELOPE, sequence=4 + number, targets=("a", "b"), entry=(7 + number, 0))
+        (part,) = addressed(Broadcast(text("x"), (room,), copied=set()), copy)
+        addresses.append(part.message.address)
+    first, second = addresses
+    assert (first.log, first.id, second.log, second.id) == ("a", 7, "b", 8)
+    assert first.key == second.key
+    assert first.key is not None
+    assert len(first.key) <= 32

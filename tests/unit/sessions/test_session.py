@@ -21,12 +21,14 @@ from fastapi_websocket_stabilizer.registry.hooks import FAILED, Hooks
 from fastapi_websocket_stabilizer.registry.registration import Succession
 from fastapi_websocket_stabilizer.runtime.metrics import Counters
 from fastapi_websocket_stabilizer.runtime.tasks import Tasks
-from fastapi_websocket_stabilizer.sessions.session import UNREADABLE, Session
+from fastapi_websocket_stabilizer.sessions.following import UNREADABLE
+from fastapi_websocket_stabilizer.sessions.session import Session
 from fastapi_websocket_stabilizer.wire import client_input
 from fastapi_websocket_stabilizer.wire.client_frames import Fault
 from fastapi_websocket_stabilizer.wire.client_input import ClientFrame, Message
 from fastapi_websocket_stabilizer.wire.cursors import Cursor
 from fastapi_websocket_stabilizer.wire.frames import TEXT, frame
+from fastapi_websocket_stabilizer.wire.messages import Address, Encoded
 from tests.unit.fakes import Node, text
 from tests.unit.native_sockets import FakeNativeSocket, websocket_on
 
@@ -61,6 +63,14 @@ class SessionNode:
 
     def whole_ms(self) -> int:
         return self.ms
+
+    def replayed(self, connection: Connection, former: Any, missed: Any) -> list[Encoded]:
+        assert connection.client_id == "ann"
+        return [
+            text(str(entry.envelope)).addressed(Address(log, entry.id))
+            for log, entry in missed
+            if entry.envelope != "excluded"
+        ]
 
     def mark(self, connection: Connection, number: int) -> None:
         registration: Any = connection.registration

@@ -1,0 +1,175 @@
+"""Connections of ``stabilizer.v1`` in the logs of this node: held out of the fan-out until their log has answered.
+
+The deliveries before an answer of a feed may still be in the queue of the fan-out. So each answer takes its turn
+there: messages behind it are for the member, and those before it are not.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import NamedTuple
+
+from ..backends.log_ports import LogEntry
+from ..local.batches import DirectMessages, Outcome
+from ..local.connection import Connection
+from ..names import ConnectionId
+from ..runtime.loops import running_loop
+from ..wire.channels import Channel
+from ..wire.client_frames import EVERYBODY
+from ..wire.envelopes import CONNECTION, Envelope
+from ..wire.messages import Address, Encoded
+from .feed import Joined, Lost
+from .opening import Skipped
+from .state import NodeState
+
+SHOWN_BYTES = 4 * 1024 * 1024
+"""Bytes of messages of replays that are kept encoded for the next client. The oldest are dropped."""
+
+
+class Waiting(NamedTuple):
+    """A member that waits for the answer of its log.
+
+    Attributes:
+        is_fed: Ends with the answer.
+        since_us: Redis time from which on the member may see messages.
+        refusal: Reason why the cursor of the member must not be used; "" otherwise.
+    """
+
+    is_fed: "asyncio.Future[None]"
+    since_us: int = 0
+    refusal: str = ""
+
+
+class Members:
+    """The members of all logs, as far as they need more than the tables of the fan-out."""
+
+    def __init__(self, state: NodeState) -> None:
+        self._state = state
+        self._waiting: dict[tuple[Connection, Channel], Waiting] = {}
+        self._skipped: dict[Channel, Skipped[Connection]] = {}
+        self._shown: OrderedDict[tuple[Channel, int], Encoded] = OrderedDict()
+        self._shown_bytes = 0
+
+    def wait(
+        self, connection: Connection, channel: Channel, since_us: int, refusal: str
+    ) -> "asyncio.Future[None]":
+        """Note a member that waits for its log."""
+        waiting = Waiting(running_loop().create_future(), since_us, refusal)
+        self._waiting[connection, channel] = waiting
+        return waiting.is_fed
+
+    def left(self, connection: Connection, channel: Channel) -> None:
+        """Forget a member."""
+        waiting = self._waiting.pop((connection, channel), None)
+        if waiting is not None and not waiting.is_fed.done():
+            waiting.is_fed.set_result(None)
+        if channel in self._skipped:
+            self._skipped[channel].left(connection)
+
+    def forget(self, channel: Channel) -> None:
+        """Forget a log without members here."""
+        self._skipped.pop(channel, None)
+
+    # Answers and losses
+
+    def joined(self, channel: Channel, joined: Joined) -> None:
+        """Give a member what it missed, and the messages of its log from then on."""
+        self._in_turn(partial(self._let_in, channel, joined))
+
+    def _let_in(self, channel: Channel, joined: Joined) -> None:
+        connection, room = joined.member, channel.room
+        waiting = self._waiting.pop((connection, channel), None)
+        if waiting is None or waiting.is_fed.done():
+            return  # it has left
+        waiting.is_fed.set_result(None)
+        self._state.shards.release(connection, room)
+        if waiting.refusal:
+            joined = joined._replace(entries=(), code=waiting.refusal)
+        entries = [each for each in joined.entries if each.id > waiting.since_us]
+        self._state.counters.history_replayed += len(entries)
+        connection.session.following.fed(room or EVERYBODY, joined._replace(entries=entries))
+
+    def lost(self, channel: Channel, lost: Lost) -> None:
+        """Tell the members of a log that they have lost continuity."""
+        if self._state.has_met_sessions:
+            self._in_turn(partial(self._tell_lost, channel, lost))
+
+    def _tell_lost(self, channel: Channel, lost: Lost) -> None:
+        for connection in self._state.shards.fed(channel.room):
+            if connection.session is not None:
+                connection.session.following.lost(channel.room or EVERYBODY, lost.position, lost.code)
+
+    def _in_turn(self, act: Callable[[], None]) -> None:
+        def done(_: Outcome) -> None:
+            act()
+
+        self._state.fan_out.submit(DirectMessages((), done=done))
+
+    # Positions that move without a frame
+
+    def delivered(self, channel: Channel, envelope: Envelope, id_: int) -> None:
+        """Note an entry that was submitted to the fan-out, and who was not meant by it."""
+        if not self._state.has_met_sessions:
+            return
+        skipped = self._skipped.get(channel)
+        left_out = list(self._left_out(channel, envelope))
+        if skipped is None:
+            if not left_out:
+                return
+            skipped = self._skipped[channel] = Skipped()
+        if told := skipped.delivered(left_out):
+            self._in_turn(partial(self._tell_moved, channel, told, id_))
+
+    def _left_out(self, channel: Channel, envelope: Envelope) -> set[Connection]:
+        """Return the members that an entry excludes, or that are sent it in another room."""
+        shards, room = self._state.shards, channel.room
+        found: set[Connection] = set()
+        for name in envelope.exclude:
+            if name.startswith(CONNECTION):
+                found.update(each for each in shards if CONNECTION + each.connection_id == name)
+            else:
+                found.update(shards.of_client(name))
+        if envelope.is_copy(room):
+            before = envelope.targets[: envelope.targets.index(room)]
+            found.update(each for other in before for each in shards.fed(other))
+        return {each for each in found if each.session is not None and (not room or room in each.rooms)}
+
+    def tell_positions(self, channel: Channel, position: int) -> None:
+        """Tell all members their position whose log has moved without a frame for them."""
+        skipped = self._skipped.get(channel)
+        if skipped is not None and (told := skipped.due()):
+            self._in_turn(partial(self._tell_moved, channel, told, position))
+
+    def _tell_moved(self, channel: Channel, members: list[Connection], position: int) -> None:
+        for connection in members:
+            if connection.ended is None and connection.session is not None:
+                connection.session.following.moved(channel.room or EVERYBODY, position)
+
+    # Replays
+
+    def shown(self, channel: Channel, entry: LogEntry) -> Encoded:
+        """Return an entry as a message of a replay, encoded once for all clients that return."""
+        name = channel, entry.id
+        found = self._shown.get(name)
+        if found is None:
+            found = self._shown[name] = _addressed(channel, entry)
+            self._shown_bytes += found.size
+            while self._shown_bytes > SHOWN_BYTES:
+                self._shown_bytes -= self._shown.popitem(last=False)[1].size
+        return found
+
+
+def _addressed(channel: Channel, entry: LogEntry) -> Encoded:
+    envelope, room = entry.envelope, channel.room
+    key = envelope.copy_key(room) if envelope.is_copy(room) else None
+    return envelope.message().addressed(Address(room or EVERYBODY, entry.id, 0, key))
+
+
+def is_excluded(connection: Connection, former: Iterable[ConnectionId], envelope: Envelope) -> bool:
+    """Whether a message is not meant for a connection, also not under the ids of its former connections."""
+    exclude = envelope.exclude
+    ids = connection.connection_id, *former
+    return bool(exclude) and (
+        connection.client_id in exclude or any(CONNECTION + each in exclude for each in ids)
+    )

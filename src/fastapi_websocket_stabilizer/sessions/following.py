@@ -1,0 +1,190 @@
+"""The logs that one connection of ``stabilizer.v1`` follows: positions, replays and losses.
+
+A log that has answered before the first frame is told there. One that answers later is told by frames of its own.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from ..local.connection import Connection
+from ..names import ConnectionId
+from ..registry import feed
+from ..registry.feed import Joined
+from ..registry.opening import Hello, Opening
+from ..registry.registration import Succession
+from ..wire import client_frames as frames
+from ..wire.client_frames import EVERYBODY, MAILBOX, Lost, LostLog, Positions
+from ..wire.cursors import Cursor
+from ..wire.messages import ControlFrame, Encoded
+
+Log = str | Literal[0, 1]
+"""A room, ``MAILBOX`` or ``EVERYBODY``."""
+UNREADABLE = Cursor("", 0)
+"""A cursor whose positions are unknown, because it cannot be read. No cursor of a client has an empty ``s``."""
+
+
+class FollowingNode(Protocol):
+    """The node, as the logs of a connection need it."""
+
+    def replayed(
+        self, connection: Connection, former: Iterable[ConnectionId], missed: Iterable[tuple[Log, Any]]
+    ) -> list[Encoded]:
+        """Return the entries of a replay that are meant for a connection, which had the ids ``former`` before."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """The part of the first frame that is about logs, and what follows it.
+
+    Attributes:
+        outcome: See ``Hi.outcome``.
+        replayed: Number of messages in ``replay``.
+    """
+
+    outcome: bool | Literal["later"] | None
+    lost: Sequence[LostLog]
+    positions: Positions
+    replay: Sequence[Encoded]
+    replayed: int
+
+
+class Following:
+    """Tells a client of its logs.
+
+    Args:
+        node: The node.
+        connection: The connection.
+        record: What the registry knows of the session.
+        cursor: Positions that the client wants to continue from: None for a new client, ``UNREADABLE`` if unknown.
+    """
+
+    __slots__ = (
+        "_connection", "_cursor", "_fed", "_former", "_is_whole", "_late", "_node", "_owed", "_owes_outcome",
+        "_record", "_spent",
+    )  # fmt: skip
+
+    def __init__(
+        self, node: FollowingNode, connection: Connection, record: Succession, cursor: Cursor | None
+    ) -> None:
+        self._node, self._connection, self._record, self._cursor = node, connection, record, cursor
+        self._former: tuple[ConnectionId, ...] = ()
+        self._fed: dict[Log, Joined] = {}  # answers of logs, until the first frame
+        self._late: set[Log] = set()  # logs that have not answered yet
+        self._owed: set[Log] = set()  # those of them that the first frame could not tell
+        self._owes_outcome = False
+        self._spent: set[Log] = set()  # logs whose position in the cursor is of a former stay
+        self._is_whole = cursor is not UNREADABLE  # no log of the cursor was lost
+
+    def begin(self) -> Beginning:
+        """Return what the first frame says."""
+        hello, self._fed = self._hello(self._fed), {}
+        self._former, self._owed = self._record.superseded, set(self._late)
+        self._owes_outcome = bool(self._owed) and self._cursor is not None
+        lost = [LostLog(log, top, Lost(code)) for log, top, code in hello.lost]
+        self._is_whole = self._is_whole and not lost
+        replay = self._node.replayed(self._connection, self._former, hello.replay)
+        rooms = sorted(self._connection.rooms)
+        return Beginning(
+            None if self._cursor is None else "later" if self._owed else self._is_whole,
+            () if self._cursor is None else lost,
+            positions(
+                hello.at, {room: self._position(room) if room in self._owed else None for room in rooms}
+            ),
+            [*replay, *_moved_by(hello, replay)],
+            len(replay),
+        )
+
+    def cursor(self, log: Log) -> tuple[int, int] | None:
+        """Return the position of the client in a log that will feed it, and up to when it is whole, in µs.
+
+        None if the client has no position.
+        """
+        self._late.add(log)
+        position = self._position(log)
+        return None if position is None or self._cursor is None else (position, self._cursor.t_ms * 1000)
+
+    def _position(self, log: Log) -> int | None:
+        cursor = self._cursor
+        if cursor is None or log in self._spent:
+            return None
+        if isinstance(log, str):
+            return cursor.rooms.get(log)
+        return cursor.everybody if log == EVERYBODY else cursor.mailbox
+
+    def _hello(self, fed: Mapping[Log, Joined]) -> Hello[Log, None]:
+        """Return the positions, losses and replay of logs that have answered."""
+        known = {log: self._position(log) for log in fed}
+        opening = Opening[Log, None](
+            {log: None if position is None else feed.Cursor(position) for log, position in known.items()}
+        )
+        for log, joined in fed.items():
+            opening.answered(log, joined)
+        return opening.hello()
+
+    def fed(self, log: Log, joined: Joined) -> None:
+        """Take what the client missed of a log. Its messages follow from now on."""
+        self._late.discard(log)
+        if self._record.has_begun:
+            self._continue(log, joined)
+        elif self._cursor is UNREADABLE:
+            self._fed[log] = joined._replace(entries=(), code=Lost.UNKNOWN)
+        else:
+            self._fed[log] = joined
+
+    def _continue(self, log: Log, joined: Joined) -> None:
+        """Tell the client of a log that has answered after the first frame."""
+        hello, send = self._hello({log: joined}), self._send
+        if joined.code and self._cursor is not None:
+            self.lost(log, joined.position, joined.code)
+        if log in self._owed:
+            self._owed.discard(log)
+            if not joined.code:
+                self.moved(log, hello.at[log])
+        elif isinstance(log, str):
+            send(frames.joined(log, hello.at[log], hello.continues))
+        replay = self._node.replayed(self._connection, self._former, hello.replay)
+        for each in [*replay, *_moved_by(hello, replay)]:
+            self._connection.push(each)
+        if self._owes_outcome and not self._owed:
+            self._owes_outcome = False
+            send(frames.resumed(self._is_whole))
+            send(frames.live(len(replay)))
+
+    def left(self, room: str) -> None:
+        """Forget a room that the connection has left: a later stay has no position."""
+        self._spent.add(room)
+        self._late.discard(room)
+        self._owed.discard(room)
+        self._fed.pop(room, None)
+
+    def lost(self, log: Log, position: int, code: str) -> None:
+        """Tell the client that it has lost continuity of a log, which continues behind ``position``."""
+        if self._record.has_begun:
+            self._is_whole = False
+            self._send(frames.lost([LostLog(log, position, Lost(code))]))
+        elif log in self._fed:
+            self._fed[log] = self._fed[log]._replace(entries=(), position=position, code=code)
+
+    def moved(self, log: Log, position: int) -> None:
+        """Tell the client a position that has moved without a message for it."""
+        if self._record.has_begun:
+            self._send(frames.moved(positions({log: position})))
+
+    def _send(self, text: str) -> None:
+        self._connection.push(ControlFrame(text))
+
+
+def positions(at: Mapping[Log, int], rooms: Mapping[str, int | None] | None = None) -> Positions:
+    """Return positions by log. ``rooms`` are further rooms, which ``at`` overrides."""
+    named = {log: position for log, position in at.items() if isinstance(log, str)}
+    return Positions({**(rooms or {}), **named}, at.get(EVERYBODY), at.get(MAILBOX))
+
+
+def _moved_by(hello: Hello[Log, None], replay: Sequence[Encoded]) -> list[ControlFrame]:
+    """Return the frame for positions behind entries of a replay that are not meant for the client."""
+    ends = {log: entry.id for log, entry in hello.replay}
+    reached = {each.address.log: each.address.id for each in replay}
+    moved = {log: end for log, end in ends.items() if reached.get(log) != end}
+    return [ControlFrame(frames.moved(positions(moved)))] if moved else []

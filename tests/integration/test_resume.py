@@ -1,0 +1,424 @@
+"""Clients of ``stabilizer.v1`` that come back, on real servers: nothing is missed, or the loss is told first."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import pytest
+from fastapi import FastAPI, Query
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+from websockets.typing import Subprotocol
+
+from fastapi_websocket_stabilizer import (
+    Connection,
+    History,
+    Identity,
+    WebSocketConnectionManager,
+)
+from fastapi_websocket_stabilizer.backends.log_ports import LogKind, LogName
+from tests.integration.cluster import Managers, counter
+from tests.integration.test_sessions import V1, coded
+from tests.support.servers import RedisServer
+from tests.support.waiting import eventually
+from tests.wire.inprocess import Served, serving
+
+STORED: dict[str, Any] = {
+    "history": {"chat:": History()},
+    "history_for_all": History(),
+    "log_level": "CRITICAL",
+}
+KIND_OF_MAILBOX, KIND_OF_EVERYBODY = 0, 1
+
+
+@dataclass
+class Node:
+    manager: WebSocketConnectionManager
+    served: Served
+
+
+@asynccontextmanager
+async def node(managers: Managers, **settings: Any) -> AsyncIterator[Node]:
+    """Serve one manager on a port of its own."""
+    manager = managers.make(**{**STORED, **settings})
+    app = FastAPI(lifespan=manager.lifespan)
+
+    async def on_message(connection: Connection, message: str | bytes) -> None:
+        word, _, room = str(message).partition(" ")
+        await (connection.join(room) if word == "join" else connection.leave(room))
+
+    @manager.websocket(app, "/ws/{client_id}", on_message=on_message)
+    async def identify(client_id: str, rooms: str = Query("")) -> Identity:
+        return Identity(client_id, rooms=[room for room in rooms.split(",") if room])
+
+    async with serving(app) as served:
+        # A time from before the registry has its content proves nothing to a client that returns.
+        started_s, backend = asyncio.get_running_loop().time(), manager._state.backend
+        await eventually(
+            lambda: backend.heard_to_s > started_s and manager._registry.history.whole_us() > 0, what="a beat"
+        )
+        yield Node(manager, served)
+
+
+@asynccontextmanager
+async def nodes(managers: Managers, count: int = 2, **settings: Any) -> AsyncIterator[list[Node]]:
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(node(managers, **settings)) for _ in range(count)]
+
+
+@dataclass
+class Client:
+    """A client object: its cursor and everything that its application was given outlive its sockets."""
+
+    name: str
+    rooms: str = "chat:1"
+    sid: str = ""
+    t: int = 0
+    at: dict[str, int] = field(default_factory=dict)
+    all: int | None = None
+    got: list[Any] = field(default_factory=list)
+    events: list[Any] = field(default_factory=list)
+    known: list[str] = field(default_factory=list)
+    socket: ClientConnection | None = None
+    hi: dict[str, Any] = field(default_factory=dict)
+    live: int | None = None
+    reading: "asyncio.Task[None] | None" = None
+
+    async def open(self, at: Node) -> Self:
+        offer = [V1]
+        if self.sid:
+            cursor = {"s": self.sid, "t": self.t, "at": self.at} | (
+                {} if self.all is None else {"all": self.all}
+            )
+            offer.append(f"{V1}.resume.{coded(json.dumps(cursor))}")
+        url = f"ws://127.0.0.1:{at.served.port}/ws/{self.name}?rooms={self.rooms}"
+        subprotocols = [Subprotocol(item) for item in offer]
+        self.hi, self.live = {}, None
+        self.socket = await connect(url, subprotocols=subprotocols, proxy=None, close_timeout=1)
+        self.reading = asyncio.create_task(self._read(self.socket))
+        await eventually(lambda: self.live is not None, what="live")
+        return self
+
+    async def close(self) -> None:
+        assert self.socket is not None
+        assert self.reading is not None
+        await self.socket.close()
+        await self.reading
+
+    async def _read(self, socket: ClientConnection) -> None:
+        try:
+            while True:
+                self._take(json.loads(await socket.recv()))
+        except ConnectionClosed:
+            pass
+
+    def _take(self, frame: Any) -> None:
+        if isinstance(frame, list):
+            self._message(*frame)
+            return
+        self.events.append(frame)
+        kind, value = next(iter(frame.items()))
+        if kind == "hi":
+            self.hi, self.sid, self.t = value, value["sid"], value["t"]
+            self._move(value)
+            self.got += [("lost", *row) for row in value.get("lost", ())]
+        elif kind in ("at", "in"):
+            self._move(frame if kind == "at" else {"at": {value: frame["at"]}})
+        elif kind == "lost":
+            self._lose(value)
+        elif kind == "out":
+            self.at.pop(value, None)
+        elif kind in ("t", "live"):
+            setattr(self, kind, value)
+
+    def _lose(self, rows: list[Any]) -> None:
+        for log, top, code in rows:
+            self._set(log, top)
+            self.got.append(("lost", log, top, code))
+
+    def _move(self, positions: dict[str, Any]) -> None:
+        for room, position in positions["at"].items():
+            if position is None:
+                self.at.pop(room, None)
+            else:
+                self.at[room] = position
+        self.all = positions.get("all", self.all)
+
+    def _set(self, log: str | int, position: int) -> None:
+        if isinstance(log, str):
+            self.at[log] = position
+        else:
+            self.all = position
+
+    def _message(self, id_: int, log: str | int, data: Any, key: str = "") -> None:
+        if id_:
+            self._set(log, id_)
+        if key in self.known:
+            return
+        self.known += [key] * bool(key)
+        self.got.append(data)
+
+
+async def got(client: Client, *messages: Any) -> None:
+    def holds() -> bool:
+        assert client.got == list(messages), client.got
+        return True
+
+    await eventually(holds, timeout_s=10)
+
+
+async def say(at: Node, *texts: str, room: str | None = "chat:1", **how: Any) -> None:
+    for text in texts:
+        await at.manager.broadcast(text, room=room, **how)
+
+
+async def test_client_that_moves_gets_what_it_missed_in_order_and_once(managers: Managers) -> None:
+    async with nodes(managers) as (here, there):
+        ann = await Client("ann").open(here)
+        assert ann.hi["at"] == {"chat:1": 0}
+        assert ann.hi["all"] == 0
+        assert "re" not in ann.hi
+        await say(there, "1", "2")
+        await say(here, "all 1", room=None)
+        await got(ann, "1", "2", "all 1")
+        for number, other in enumerate([there, here, there], 1):
+            await ann.close()
+            await say(here, f"missed {number}")
+            await say(there, f"all missed {number}", room=None)
+            await ann.open(other)
+            assert ann.hi["re"] is True
+            assert "lost" not in ann.hi
+            assert ann.live == 2
+            await say(here, f"live {number}")
+            await got_last(ann, f"missed {number}", f"all missed {number}", f"live {number}")
+        assert len(ann.got) == 3 + 3 * 3
+        assert ann.at["chat:1"] > 0
+        assert counter(here.manager, "history_replayed") + counter(there.manager, "history_replayed") == 6
+
+
+async def got_last(client: Client, *messages: Any) -> None:
+    await eventually(lambda: client.got[-len(messages) :] == list(messages), timeout_s=10, what=f"{messages}")
+
+
+async def test_resume_without_missed_entries_is_a_success(managers: Managers) -> None:
+    async with nodes(managers) as (here, there):
+        ann = await Client("ann").open(here)
+        for other in (there, here):
+            await ann.close()
+            await ann.open(other)
+            assert (ann.hi["re"], ann.live) == (True, 0)
+        await say(here, "1")
+        await got(ann, "1")
+        await ann.close()
+        await ann.open(there)
+        assert (ann.hi["re"], ann.live) == (True, 0)
+        await got(ann, "1")
+
+
+async def test_nothing_is_missed_while_messages_flow_and_the_client_moves(managers: Managers) -> None:
+    async with nodes(managers) as (here, there):
+        ann = await Client("ann", "chat:1,chat:2").open(here)
+        sent: list[str] = []
+
+        async def talk(at: Node, room: str | None) -> None:
+            for number in range(150):
+                sent.append(text := f"{room} {number}")
+                await at.manager.broadcast(text, room=room)
+                await asyncio.sleep(0)
+
+        talking = asyncio.gather(talk(here, "chat:1"), talk(there, "chat:2"), talk(there, None))
+        for number in range(6):
+            await ann.close()
+            await ann.open([here, there][number % 2])
+            assert ann.hi["re"] is True, ann.hi
+        await talking
+        await eventually(lambda: len(ann.got) >= len(sent), timeout_s=10, what="all messages")
+        assert sorted(ann.got) == sorted(sent)
+        for room in ("chat:1", "chat:2", None):
+            mine = [text for text in ann.got if text.startswith(f"{room} ")]
+            assert mine == [f"{room} {number}" for number in range(150)]
+
+
+async def test_losses_are_told_before_anything_later(managers: Managers) -> None:
+    bounds: dict[str, Any] = {"history": {"chat:": History(messages=4)}}
+    async with nodes(managers, **bounds) as (here, there):
+        ann = await Client("ann").open(here)
+        await say(here, "1")
+        await got(ann, "1")
+        await ann.close()
+        await say(here, *map(str, range(2, 40)))
+        await ann.open(there)
+        assert ann.hi["re"] is False
+        assert ann.live == 0
+        ((log, top, code),) = ann.hi["lost"]
+        assert (log, code) == ("chat:1", "trimmed")
+        assert top == ann.hi["at"]["chat:1"]
+        await say(here, "40")
+        await got(ann, "1", ("lost", "chat:1", top, "trimmed"), "40")
+        assert counter(there.manager, "history_lost_trimmed") == 1
+
+
+async def test_unknown_cursor_and_deleted_history_are_losses(managers: Managers) -> None:
+    async with nodes(managers) as (here, there):
+        ann = await Client("ann").open(here)
+        await say(here, "1", "2")
+        await got(ann, "1", "2")
+        await ann.close()
+        ann.at["chat:1"] -= 1
+        await ann.open(there)
+        assert ann.hi["re"] is False
+        assert [row[2] for row in ann.hi["lost"]] == ["unknown"]
+        await ann.close()
+        ann.got.clear()
+        log = LogName(LogKind.ROOM, "chat:1")
+        notice = here.manager._state.outgoing.lost(["chat:1"], "reset")
+        await say(here, "deleted")
+        await here.manager._state.backend.logs.delete(log, notice)
+        await ann.open(there)
+        assert [row[2] for row in ann.hi["lost"]] == ["reset"]
+        await say(here, "3")
+        await got_last(ann, "3")
+        assert "deleted" not in ann.got
+
+
+async def test_live_clients_are_told_of_a_deletion(managers: Managers) -> None:
+    async with nodes(managers) as (here, there):
+        ann = await Client("ann").open(here)
+        await say(there, "1")
+        await got(ann, "1")
+        notice = there.manager._state.outgoing.lost(["chat:1"], "reset")
+        await there.manager._state.backend.logs.delete(LogName(LogKind.ROOM, "chat:1"), notice)
+        await say(there, "2")
+        await eventually(lambda: ann.got[-1:] == ["2"])
+        # A deletion of what the client has is no loss.
+        assert ann.got == ["1", "2"]
+
+
+async def test_room_that_is_joined_later_continues_from_the_cursor(managers: Managers) -> None:
+    async with nodes(managers) as (here, there):
+        ann = await Client("ann", "").open(here)
+        assert ann.socket is not None
+        await ann.socket.send('{"m":"join chat:9"}')
+        await eventually(lambda: {"in": "chat:9", "at": 0} in ann.events, what="in")
+        await say(there, "1", room="chat:9")
+        await got(ann, "1")
+        await ann.close()
+        await say(there, "2", room="chat:9")
+        await ann.open(there)
+        assert ann.hi["re"] is True  # the session has kept the room
+        await got(ann, "1", "2")
+        await ann.socket.send('{"m":"leave chat:9"}')
+        await eventually(lambda: {"out": "chat:9"} in ann.events, what="out")
+        await say(there, "unheard", room="chat:9")
+        await ann.socket.send('{"m":"join chat:9"}')
+        await eventually(lambda: next(iter(ann.events[-1])) == "in", what="in")
+        await say(there, "3", room="chat:9")
+        await eventually(lambda: ann.got[-1:] == ["3"], what="3")
+        assert "unheard" not in ann.got
+
+
+async def test_excluded_clients_move_on_and_get_no_excluded_entry(managers: Managers) -> None:
+    async with nodes(managers) as (here, there):
+        ann = await Client("ann").open(here)
+        await say(there, "1")
+        await say(there, "not for ann", exclude_client="ann")
+        await got(ann, "1")
+        await eventually(
+            lambda: any("at" in event and "in" not in event for event in ann.events), 10, what="at"
+        )
+        await ann.close()
+        await say(there, "2")
+        await say(there, "not for ann either", exclude_client="ann")
+        await ann.open(there)
+        assert ann.hi["re"] is True
+        assert ann.live == 1
+        await got(ann, "1", "2")
+        position = ann.at["chat:1"]
+        await ann.close()
+        await ann.open(here)
+        assert (ann.live, ann.at["chat:1"]) == (0, position)
+
+
+async def test_message_to_several_rooms_is_given_once_across_a_move(managers: Managers) -> None:
+    async with nodes(managers) as (here, there):
+        ann = await Client("ann", "chat:1,chat:2").open(here)
+        await say(there, "both", room=["chat:1", "chat:2"])  # type: ignore[arg-type]  # several
+        await got(ann, "both")
+        await ann.close()
+        await say(there, "missed both", room=["chat:2", "chat:1"])  # type: ignore[arg-type]  # several
+        await ann.open(there)
+        await say(here, "end", room="chat:2")
+        await got(ann, "both", "missed both", "end")
+
+
+async def test_newest_messages_on_join_and_those_since_the_join_only(managers: Managers) -> None:
+    kinds: dict[str, Any] = {
+        "history": {"chat:": History(on_join=2), "secret:": History(visible="since_join")},
+        "history_for_all": None,
+    }
+    async with nodes(managers, **kinds) as (here, there):
+        await say(here, "1", "2", "3")
+        await say(here, "before", room="secret:1")
+        ann = await Client("ann", "chat:1,secret:1").open(there)
+        await got(ann, "2", "3")
+        assert ann.live == 2
+        await ann.close()
+        ann.at["secret:1"] = 0
+        await ann.open(here)
+        assert "before" not in ann.got
+        assert [row[::2] for row in ann.hi["lost"]] == [["secret:1", "unknown"]]
+
+
+async def test_many_clients_that_return_together_share_reads(managers: Managers) -> None:
+    async with nodes(managers) as (here, there):
+        clients = [await Client(f"c{number}").open(here) for number in range(20)]
+        await say(here, "1")
+        for client in clients:
+            await got(client, "1")
+            await client.close()
+        await say(here, "2")
+        before = counter(there.manager, "history_reads")
+        await asyncio.gather(*(client.open(there) for client in clients))
+        for client in clients:
+            await got(client, "1", "2")
+        # One that opens the room, and a few for each of the two logs; 40 without sharing.
+        assert counter(there.manager, "history_reads") - before <= 8
+
+
+@pytest.mark.parametrize("what", ["kill_pubsub", "restart_empty"])
+async def test_clients_that_stay_miss_nothing_or_are_told(
+    own_managers: Managers, server: RedisServer, what: str
+) -> None:
+    settings: dict[str, Any] = {"lease_ttl_s": 20.0, "renew_interval_s": 0.4}
+    async with nodes(own_managers, **settings) as (here, there):
+        ann = await Client("ann").open(here)
+        await say(there, "1")
+        await got(ann, "1")
+        await asyncio.to_thread(getattr(server, what))
+        sent = []
+        for number in range(200):
+            try:
+                await there.manager.broadcast(f"after {number}", room="chat:1")
+            except Exception:  # noqa: BLE001 - Redis is away
+                await asyncio.sleep(0.05)
+                continue
+            sent.append(f"after {number}")
+
+        async def flows() -> bool:
+            sent.append(f"after {len(sent)} more")
+            await there.manager.broadcast(sent[-1], room="chat:1")
+            return len(sent) > 1 and sent[-2] in ann.got
+
+        await eventually(flows, timeout_s=10, what="messages flow again")
+        await eventually(lambda: ann.got[-1] == sent[-1], what="the last message")
+        lost = [item for item in ann.got if isinstance(item, tuple)]
+        heard = [item for item in ann.got[1:] if isinstance(item, str)]
+        if not lost:
+            assert heard == sent
+        else:  # what came behind the last loss is without a gap
+            behind = ann.got[ann.got.index(lost[-1]) + 1 :]
+            assert behind == sent[len(sent) - len(behind) :]
+        assert not lost or what == "restart_empty"

@@ -1,0 +1,87 @@
+"""The history of a node in memory and over a hub: with and without ``start``, faults on demand, and no Redis."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from fastapi_websocket_stabilizer import (
+    BackendUnavailableError,
+    History,
+    Mailbox,
+    WebSocketConfig,
+    WebSocketConnectionManager,
+)
+from fastapi_websocket_stabilizer.registry import history
+from fastapi_websocket_stabilizer.testing import FakeWebSocket, MemoryCluster
+
+CONFIG = WebSocketConfig(
+    history={"chat:": History()}, history_for_all=History(), mailbox=Mailbox(), log_level="CRITICAL"
+)
+
+
+def test_manager_with_a_history_is_made_outside_of_an_event_loop() -> None:
+    manager = WebSocketConnectionManager(CONFIG)
+    for _ in range(2):  # a loop for each call, as under a test client
+        asyncio.run(_store_one(manager))
+
+
+async def _store_one(manager: WebSocketConnectionManager) -> None:
+    socket: Any = FakeWebSocket()
+    connection = await manager.connect("ann", socket)
+    await connection.join("chat:1")
+    result = await manager.broadcast("hello", room="chat:1")
+    assert (result.succeeded, result.heard) == (1, True)
+    assert result.id
+    assert (await manager.broadcast("all")).ids
+    assert socket.received == ["hello", "all"]
+    await connection.close()
+
+
+async def test_a_gap_of_the_bus_loses_no_stored_message() -> None:
+    async with MemoryCluster(2, CONFIG) as cluster:
+        first, second = cluster.managers
+        ann = await cluster.connect(first, "ann", rooms=["chat:1"])
+        await second.broadcast("1", room="chat:1")
+        cluster.lose_bus(first)
+        await second.broadcast("2", room="chat:1")
+        await cluster.beat()
+        await second.broadcast("3", room="chat:1")
+        await cluster.quiet()
+        assert texts(ann) == ["1", "2", "3"]
+
+
+async def test_what_was_published_while_a_manager_was_cut_off_comes_after_it() -> None:
+    async with MemoryCluster(2, CONFIG) as cluster:
+        first, second = cluster.managers
+        ann = await cluster.connect(first, "ann", rooms=["chat:1"])
+        await second.broadcast("1", room="chat:1")
+        await cluster.beat()
+        cluster.cut(first)
+        for text in ("2", "3"):
+            await second.broadcast(text, room="chat:1")
+        with pytest.raises(BackendUnavailableError):
+            await first.broadcast("refused", room="chat:1")
+        await cluster.mend(first)
+        await second.broadcast("4", room="chat:1")
+        await cluster.quiet()
+        assert texts(ann) == ["1", "2", "3", "4"]
+
+
+async def test_memory_of_all_logs_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history, "MEMORY_BYTES", 2000)
+    async with MemoryCluster(1, CONFIG) as cluster:
+        (manager,) = cluster.managers
+        rooms = [f"chat:{number}" for number in range(20)]
+        ann = await cluster.connect(manager, "ann", rooms=rooms)
+        for room in rooms:
+            await manager.broadcast("x" * 500, room=room)
+        await cluster.quiet()
+        assert len(texts(ann)) == 20
+        counters = manager.statistics().counters
+        assert counters["history_freed"] >= 15
+        assert manager.registry.history._bytes <= 3000
+
+
+def texts(socket: FakeWebSocket) -> list[str]:
+    return [str(message) for message in socket.received]

@@ -112,6 +112,8 @@ class Calls:
     @property
     def soonest_s(self) -> float | None:
         """The first deadline, or None."""
+        if not self._open and not self._waiting:
+            return None
         return min((call.deadline_s for call in self._all()), default=None)
 
     def _all(self) -> list[Call]:

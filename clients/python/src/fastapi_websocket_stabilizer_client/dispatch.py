@@ -10,7 +10,7 @@ from typing import Any
 
 from .messages import Lost, Message
 
-logger = logging.getLogger("fastapi_websocket_stabilizer_client")
+logger: logging.Logger = logging.getLogger("fastapi_websocket_stabilizer_client")
 
 Handler = Callable[[Any], Any]
 Event = Message | Lost
@@ -32,7 +32,7 @@ class Dispatcher:
         self._changed = asyncio.Event()
         self._calls = 0
         self._is_over = False
-        self.is_stalled = False
+        self.is_stalled: bool = False
         """Whether reading has stopped because too many events wait."""
 
     def put(self, handlers: Sequence[Handler], event: Any) -> None:

@@ -71,7 +71,7 @@ class Lifecycle:
         self._cause = ""
         self._status = Status.IDLE
         self._emit = self._actions.append
-        self.client_id = ""
+        self.client_id: str = ""
         self.error: ClosedError | None = None
 
     @property
@@ -159,6 +159,14 @@ class Lifecycle:
         return self._done(now_s)
 
     # Attempts.
+
+    def _begin(self, now_s: float) -> None:
+        """Dial at once, because the application asks for it."""
+        self._is_started, self._is_closed, self.error = True, False, None
+        self._retry.reset()
+        self._cause, self._replaced_by = "", None
+        self._is_online = None  # an attempt shows whether there is a network
+        self._dial(now_s)
 
     def _dial(self, now_s: float) -> None:
         """Begin an attempt. During a drain, the connection goes on beside it."""

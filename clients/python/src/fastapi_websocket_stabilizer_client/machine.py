@@ -33,20 +33,14 @@ class Machine(Lifecycle):
     def start(self, now_s: float) -> list[Action]:
         """Connect, at first or after the client has ended. A client that has started is left alone."""
         if not self._is_started or self._is_closed:
-            self._is_started, self._is_closed, self.error = True, False, None
-            self._retry.reset()
-            self._cause, self._replaced_by, self._is_online = "", None, None
-            self._dial(now_s)
+            self._begin(now_s)
         return self._done(now_s)
 
     def reconnect(self, now_s: float) -> list[Action]:
         """Drop the connection, and connect at once."""
-        if not self._is_started or self._is_closed:
-            return self.start(now_s)
-        self._hang_up(now_s)
-        self._retry.reset()
-        self._is_online = None  # what the application asks for is tried
-        self._dial(now_s)
+        if self._is_started and not self._is_closed:
+            self._hang_up(now_s)
+        self._begin(now_s)
         return self._done(now_s)
 
     def close(self, now_s: float) -> list[Action]:

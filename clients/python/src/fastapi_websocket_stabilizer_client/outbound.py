@@ -109,6 +109,8 @@ class Outbound:
     @property
     def soonest_s(self) -> float | None:
         """The first deadline, or None."""
+        if not self._messages:
+            return None
         return min((message.deadline_s for message in self._waited_for()), default=None)
 
     def _waited_for(self) -> list[Unconfirmed]:

@@ -19,8 +19,8 @@ class Presence:
     """
 
     def __init__(self) -> None:
-        self.version = 0
-        self.is_watched = True
+        self.version: int = 0
+        self.is_watched: bool = True
         self._members: dict[str, Any] = {}
         self._pages: dict[str, Any] = {}
         self._pages_version: int | None = None

@@ -21,7 +21,7 @@ class Retry:
 
     def __init__(self, chance: Callable[[], float]) -> None:
         self._chance = chance
-        self.failures = 0
+        self.failures: int = 0
         self._before_hi = 0
         self._unauthorized = 0
 

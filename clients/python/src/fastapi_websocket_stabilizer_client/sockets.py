@@ -78,7 +78,9 @@ class Socket:
         self._has_frames, self._has_room = asyncio.Event(), asyncio.Event()
         self._has_room.set()
         self._is_closing = False
-        self.task = asyncio.create_task(self._run(), name=f"stabilizer socket {generation}")
+        self.task: asyncio.Task[None] = asyncio.create_task(
+            self._run(), name=f"stabilizer socket {generation}"
+        )
 
     def send(self, frame: str | bytes) -> None:
         """Queue a frame. After ``close`` it is dropped."""

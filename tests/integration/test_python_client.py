@@ -36,6 +36,7 @@ class Replica:
             "WS_REDIS_URL": url,
             "WS_NAMESPACE": namespace,
             "WS_HISTORY": HISTORY,
+            "WS_CLIENT_PRESENCE": "lobby",
             "WS_LEASE_TTL_S": "1.5",
             "WS_RENEW_INTERVAL_S": "0.4",
             "WS_MAX_CONNECTIONS_PER_CLIENT": "1",
@@ -105,7 +106,9 @@ def replicas(redis_url: str, namespace: str) -> Iterator[list[Replica]]:
 @pytest.fixture
 async def publisher(managers: Managers) -> WebSocketConnectionManager:
     """Return a manager of the same registry, without clients."""
-    return await managers.start(history={"chat": History()}, max_connections_per_client=1)
+    return await managers.start(
+        history={"chat": History()}, client_presence=("lobby",), max_connections_per_client=1
+    )
 
 
 async def test_messages_and_calls_of_one_connection(replicas: list[Replica]) -> None:
@@ -142,6 +145,28 @@ async def test_messages_and_calls_of_one_connection(replicas: list[Replica]) -> 
         await eventually(lambda: _asked(client, ["long"]))
         asking.cancel()
         await eventually(lambda: _asked(client, []))
+
+
+async def test_members_of_a_room_are_shown_while_they_come_and_go(replicas: list[Replica]) -> None:
+    await asyncio.gather(*(replica.ready() for replica in replicas))
+    async with door(replicas[0]) as opened, Client(f"{opened.url}?name=ann&room=lobby", proxy=None) as ann:
+        lobby = ann.room("lobby")
+        shown: list[set[str]] = []
+        lobby.on_presence(lambda members: shown.append(set(members)))
+        await eventually(lambda: shown == [{"ann"}])
+        async with (
+            door(replicas[1]) as other,
+            Client(f"{other.url}?name=bob&room=lobby", proxy=None) as bob,
+        ):
+            await eventually(lambda: set(lobby.members) == {"ann", "bob"})
+            bob.reconnect()
+            await bob.wait_for(Status.LIVE)
+        await eventually(lambda: set(lobby.members) == {"ann"}, timeout_s=10)
+        replicas[0].process.kill()
+        opened.replicas.append(replicas[1])
+        await eventually(lambda: ann.status is Status.LIVE and ann.rooms == {"lobby"}, timeout_s=10)
+        async with Client(f"{opened.url}?name=eve&room=lobby", proxy=None):
+            await eventually(lambda: set(lobby.members) == {"ann", "eve"}, timeout_s=10)
 
 
 async def _asked(client: Client, wanted: list[str]) -> bool:

@@ -10,6 +10,9 @@ WebSocketStabilizerError
 ├── MemoryLimitExceededError      A memory limit is reached: store less.
 ├── MessageError                  The message cannot be sent: change it (also ValueError).
 ├── BroadcastFailedError          Every targeted socket failed.
+├── RequestTimeoutError           The client did not answer in time: it may have acted all the same.
+├── RequestFailedError            The client answered with an error: its code says which.
+│   └── RequestUnsupportedError   The client cannot answer: send a message instead.
 ├── TokenExpiredError             The token is too old: ask the client to sign in again.
 ├── InvalidTokenError             The token is not valid: ask the client to sign in again, and check its origin.
 ├── ShutdownError                 The node is shutting down: use another.
@@ -85,6 +88,31 @@ class MessageError(WebSocketStabilizerError, ValueError):
 
 class BroadcastFailedError(WebSocketStabilizerError):
     """Every socket that a broadcast targeted has failed."""
+
+
+class RequestTimeoutError(WebSocketStabilizerError):
+    """The client did not answer a request within its timeout. It may have carried it out."""
+
+
+class RequestFailedError(WebSocketStabilizerError):
+    """The client answered a request with an error, or the request could not be sent.
+
+    Attributes:
+        code: For programs: a code of the client's application, or "limit" if too many requests to it are open. Empty
+            if the application raised the error without it.
+        message: For people.
+        retry: Whether the same request may succeed later.
+    """
+
+    def __init__(self, *args: object, code: str = "", message: str = "", retry: bool = False) -> None:
+        super().__init__(*args)
+        self.code = code
+        self.message = message
+        self.retry = retry
+
+
+class RequestUnsupportedError(RequestFailedError):
+    """No socket of the client speaks ``stabilizer.v1``, so it cannot answer. ``code`` is "unsupported"."""
 
 
 class TokenExpiredError(WebSocketStabilizerError):

@@ -11,7 +11,7 @@ from fastapi import APIRouter, FastAPI, WebSocket
 from . import close_codes
 from .config import WebSocketConfig
 from .exceptions import BroadcastFailedError, ConfigurationError, ConnectionNotFoundError, InvalidNameError
-from .local.connection import Connection
+from .local.connection import REQUEST_TIMEOUT_S, Connection
 from .models import BroadcastResult, Identity, Message, NodeInfo, PresenceEntry, RoomPage, ShutdownReport
 from .names import NodeId, as_list, check_client_id, check_each, check_room
 from .registry.hooks import HookDecorators, OnMessage
@@ -280,6 +280,28 @@ class WebSocketConnectionManager(HookDecorators):
         """Send one message to several clients; return the number of those reached. Raises as ``send_to_client``."""
         names, encoded = check_each(client_ids, check_client_id), self._encode(message)
         return sum(await self._registry.outbound.to_clients(names, encoded, None)) if names else 0
+
+    async def request(
+        self, client_id: str, name: str, data: Any = None, *, timeout: float = REQUEST_TIMEOUT_S
+    ) -> Any:
+        """Send a request to a client on any replica, and return its answer: a JSON value.
+
+        It goes to all sockets of the client that speak ``stabilizer.v1``. The first answer counts, and the other
+        sockets are told that none is needed any more. So they are if the call is cancelled.
+
+        Raises:
+            RequestTimeoutError: No answer came within ``timeout`` seconds. The client may have acted all the same.
+            RequestFailedError: The client answered with an error, or 64 requests to it are open.
+            RequestUnsupportedError: No socket of the client speaks ``stabilizer.v1``.
+            ConnectionNotFoundError: The client is not connected, or was disconnected before it answered.
+            MessageError: ``data`` cannot be encoded or is longer than ``max_message_size``; nothing was sent.
+            InvalidNameError, ConfigurationError: ``name`` or ``timeout`` cannot be used.
+            BackendUnavailableError: Redis did not answer, and the client is not on this replica.
+        """
+        check_client_id(client_id)
+        self._check_readable()
+        question = self._registry.questions.question(name, data, timeout)
+        return await self._registry.questions.ask(client_id, question)
 
     def _encode(self, message: Message) -> Encoded:
         encoded = encode(message, self.config.max_message_size)

@@ -130,6 +130,9 @@ class Node:
     async def leave_room(self, connection: Connection, room: str) -> None:
         self.room_calls.append(("leave", room))
 
+    async def request(self, connection: Connection, name: str, data: Any, timeout_s: float) -> Any:
+        raise AssertionError("no unit test asks through its owner")
+
     def is_pong(self, message: str | bytes) -> bool:
         return message == "pong"
 

@@ -13,6 +13,7 @@ from fastapi_websocket_stabilizer.exceptions import (
     BackendUnavailableError,
     ConfigurationError,
     ConnectionLimitExceededError,
+    RequestFailedError,
     WebSocketStabilizerError,
 )
 
@@ -48,6 +49,7 @@ def test_error_takes_a_plain_message(error: type[Exception]) -> None:
         ConnectionLimitExceededError("full", scope="client", limit=3, current=4),
         ConfigurationError("wrong", settings=("lease_ttl_s",)),
         BackendUnavailableError("away", outcome_unknown=True),
+        RequestFailedError("failed", code="taken", message="that name is taken", retry=True),
     ],
     ids=repr,
 )

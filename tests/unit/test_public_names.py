@@ -12,6 +12,7 @@ PUBLIC = [
     "WebSocketStabilizerError", "ConnectionNotFoundError", "InvalidNameError", "InvalidCursorError",
     "ConnectionLimitExceededError", "ConnectionTimeoutError", "SlowConsumerError",
     "MemoryLimitExceededError", "MessageError", "BroadcastFailedError",
+    "RequestTimeoutError", "RequestFailedError", "RequestUnsupportedError",
     "TokenExpiredError", "InvalidTokenError", "ShutdownError", "DrainingError", "NotStartedError",
     "WrongEventLoopError",
     "ConfigurationError", "BackendUnavailableError", "WireError", "ClientInputError",

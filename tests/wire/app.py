@@ -5,7 +5,7 @@ One manager with the settings of the environment (``WS_*``); no Redis.
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -18,8 +18,10 @@ from fastapi_websocket_stabilizer import (
     Connection,
     ConnectionNotFoundError,
     Identity,
+    RequestFailedError,
     WebSocketConfig,
     WebSocketConnectionManager,
+    WebSocketStabilizerError,
 )
 
 CHAT = "chat.v2"
@@ -351,6 +353,68 @@ async def may_join(connection: Connection, room: str) -> bool:
     if room == "broken":
         raise ValueError("asked for")
     return room.startswith("open")
+
+
+# Requests to clients
+
+asked: dict[str, asyncio.Task[Any]] = {}
+"""Requests that the tests have sent, by a name of their own."""
+
+
+async def outcome_of(request: Coroutine[Any, Any, Any]) -> Any:
+    try:
+        return {"answer": await request}
+    except RequestFailedError as error:
+        return {
+            "error": type(error).__name__,
+            "code": error.code,
+            "message": error.message,
+            "retry": error.retry,
+        }
+    except WebSocketStabilizerError as error:
+        return {"error": type(error).__name__}
+
+
+@app.post("/requests/{number}")
+async def send_request(request: Request, number: str, to: str, timeout: float = 10.0) -> None:
+    """Send the body to a client as the data of a request "confirm"."""
+    call = manager.request(to, "confirm", await request.json(), timeout=timeout)
+    asked[number] = asyncio.create_task(outcome_of(call))
+
+
+@app.get("/requests/{number}")
+async def wait_for_outcome(number: str) -> Any:
+    return await asked.pop(number)
+
+
+@app.delete("/requests/{number}")
+async def cancel_request(number: str) -> bool:
+    asked[number].cancel()
+    await asyncio.wait([asked[number]])
+    return asked.pop(number).cancelled()
+
+
+async def ask_back(connection: Connection, message: str | bytes) -> None:
+    """Ask the client while its message is handled."""
+    answer = await outcome_of(connection.request("more", message, timeout=5.0))
+    await connection.send(answer)
+
+
+@manager.websocket(app, "/asking-parked/{client_id}", on_message=ask_back)
+async def identify_asked(client_id: str) -> Identity:
+    return Identity(client_id)
+
+
+@app.websocket("/asking-served/{client_id}")
+async def serve_asked(websocket: WebSocket, client_id: str) -> None:
+    await manager.serve(websocket, client_id, on_message=ask_back)
+
+
+@app.websocket("/asking-loop/{client_id}")
+async def loop_asked(websocket: WebSocket, client_id: str) -> None:
+    async with manager.connection(websocket, client_id) as connection:
+        async for message in connection:
+            await ask_back(connection, message)
 
 
 @app.get("/rooms/{client_id}")

@@ -1,18 +1,15 @@
 """Requests, joins and leaves of clients of ``stabilizer.v1``, over real sockets."""
 
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
 from fastapi_websocket_stabilizer.local.requests import MAX_OPEN_REQUESTS
 from tests.support.waiting import eventually
-from tests.wire.raw import Frame, Op, RawClient, close, text
+from tests.wire.raw import Frame, Op, close, text
 from tests.wire.servers import ASYNCIO, STOCK_ROW, UVLOOP, Row, Server
-
-SUBPROTOCOL = {"Sec-WebSocket-Protocol": "stabilizer.v1"}
+from tests.wire.speakers import speaking
 
 
 @pytest.fixture(params=[UVLOOP, ASYNCIO, STOCK_ROW], ids=lambda row: row.name)
@@ -20,37 +17,6 @@ def row(request: pytest.FixtureRequest) -> Row:
     """Each event loop with the library's class, and uvicorn's own class."""
     chosen: Row = request.param
     return chosen
-
-
-class Speaker:
-    """A client of ``stabilizer.v1`` behind its first frames."""
-
-    def __init__(self, client: RawClient) -> None:
-        self.client = client
-
-    def say(self, *frames: Any) -> None:
-        """Send frames in one piece."""
-        self.client.send(*(text(json.dumps(frame)) for frame in frames))
-
-    async def next(self) -> Any:
-        """Return the next frame that is no sign of life."""
-        while True:
-            frame = json.loads(await self.client.message())
-            if frame != {} and "t" not in frame:
-                return frame
-
-    async def ask(self, number: int, name: str, data: Any = None) -> Any:
-        self.say({"q": number, "m": name, "d": data})
-        return await self.next()
-
-
-@asynccontextmanager
-async def speaking(server: Server, path: str) -> AsyncIterator[Speaker]:
-    async with server.connected(path, SUBPROTOCOL) as client:
-        speaker = Speaker(client)
-        assert "hi" in await speaker.next()
-        assert await speaker.next() == {"live": 0}
-        yield speaker
 
 
 def error(number: int, code: str, *, retry: bool = False) -> Any:
@@ -302,3 +268,78 @@ async def test_client_that_sends_bytes_where_a_request_is_expected_gets_no_answe
     async with speaking(server, f"{way}/{client_id}") as client:
         client.client.send(Frame(Op.BINARY, b'{"q":1,"m":"anything"}'))
         assert await client.ask(2, "anything") == {"a": 2, "d": None}
+
+
+# Requests of the server
+
+
+@pytest.mark.parametrize("kind", ["parked", "loop", "served"])
+async def test_function_that_handles_a_message_may_ask_its_client(
+    server: Server, kind: str, client_id: str
+) -> None:
+    """The answer is read behind other messages, which wait for that function."""
+    async with speaking(server, f"asking-{kind}/{client_id}") as client:
+        client.say({"m": "one"}, {"m": "two"})
+        assert await client.next() == {"q": 1, "m": "more", "d": "one"}
+        client.say({"m": "three"}, {"a": 1, "d": [1, None]})
+        assert await client.next() == [0, 0, {"answer": [1, None]}]
+        for number, message in ((2, "two"), (3, "three")):
+            assert await client.next() == {"q": number, "m": "more", "d": message}
+            client.say({"a": number, "x": {"code": "no", "message": "not now", "retry": True}})
+            refused = {"error": "RequestFailedError", "code": "no", "message": "not now", "retry": True}
+            assert await client.next() == [0, 0, refused]
+
+
+async def test_request_to_a_connection_that_ends_has_an_outcome(server: Server, client_id: str) -> None:
+    """That of a plain socket is known at once, and without a frame."""
+    await server.ask("POST", f"requests/{client_id}", b"1", to=client_id)
+    assert await server.ask("GET", f"requests/{client_id}") == {"error": "ConnectionNotFoundError"}
+    async with server.connected(f"parked/{client_id}"):
+        await server.ask("POST", f"requests/{client_id}", b"1", to=client_id)
+        outcome = await server.ask("GET", f"requests/{client_id}")
+        assert (outcome["error"], outcome["code"]) == ("RequestUnsupportedError", "unsupported")
+    async with speaking(server, f"parked/{client_id}") as client:
+        await server.ask("POST", f"requests/{client_id}", b"1", to=client_id)
+        assert await client.next() == {"q": 1, "m": "confirm", "d": 1}
+        client.client.reset()
+    assert await server.ask("GET", f"requests/{client_id}") == {"error": "ConnectionNotFoundError"}
+
+
+async def test_request_that_times_out_or_is_cancelled_is_withdrawn(
+    server: Server, way: str, client_id: str
+) -> None:
+    before = await counted(server, "answers_ignored", "requests_sent")
+    async with speaking(server, f"{way}/{client_id}") as client:
+        await server.ask("POST", f"requests/{client_id}", b"1", to=client_id, timeout="0.1")
+        assert await client.next() == {"q": 1, "m": "confirm", "d": 1}
+        assert await client.next() == {"c": 1}
+        assert await server.ask("GET", f"requests/{client_id}") == {"error": "RequestTimeoutError"}
+        await server.ask("POST", f"requests/{client_id}", b"2", to=client_id)
+        assert await client.next() == {"q": 2, "m": "confirm", "d": 2}
+        assert await server.ask("DELETE", f"requests/{client_id}")
+        assert await client.next() == {"c": 2}
+        client.say({"a": 1, "d": "late"}, {"a": 2, "x": {"code": "no", "message": "late"}}, {"a": 77, "d": 1})
+        assert await client.ask(1, "anything") == {"a": 1, "d": None}
+    after = await counted(server, "answers_ignored", "requests_sent")
+    assert [b - a for a, b in zip(before, after, strict=True)] == [3, 2]
+
+
+async def test_requests_beyond_the_bound_fail_at_once_and_the_others_are_answered(
+    server: Server, way: str, client_id: str
+) -> None:
+    count = MAX_OPEN_REQUESTS + 5
+    async with speaking(server, f"{way}/{client_id}") as client:
+        for number in range(count):
+            path, data = f"requests/{client_id}-{number}", str(number).encode()
+            await server.ask("POST", path, data, to=client_id)
+        for number in range(MAX_OPEN_REQUESTS, count):
+            outcome = await server.ask("GET", f"requests/{client_id}-{number}")
+            assert (outcome["error"], outcome["code"], outcome["retry"]) == (
+                "RequestFailedError",
+                "limit",
+                True,
+            )
+        asked = [await client.next() for _ in range(MAX_OPEN_REQUESTS)]
+        client.say(*({"a": frame["q"], "d": frame["d"]} for frame in reversed(asked)))
+        for number in range(MAX_OPEN_REQUESTS):
+            assert await server.ask("GET", f"requests/{client_id}-{number}") == {"answer": number}

@@ -19,9 +19,13 @@ from ..wire.messages import Encoded
 from .heartbeat import Heartbeat
 from .lifecycle import Ended, check_alive
 from .native import NativeTransport, open_transport
+from .requests import Resolve
 from .sends import Sent, settled
 from .transport import Events, NativeSocket, Transport, handshake_of, is_accepted
 from .writer import Phase, SocketWriter, WriterOwner
+
+REQUEST_TIMEOUT_S = 10.0
+"""Seconds to wait for the answer to a request, if the application names no others."""
 
 
 class Owner(WriterOwner, Protocol):
@@ -61,6 +65,10 @@ class Owner(WriterOwner, Protocol):
 
     async def leave_room(self, connection: "Connection", room: str) -> None:
         """Remove the connection from a room."""
+        ...
+
+    async def request(self, connection: "Connection", name: str, data: Any, timeout_s: float) -> Any:
+        """Return the client's answer to a request. Raises the errors of ``Connection.request``."""
         ...
 
     async def update_metadata(
@@ -103,6 +111,8 @@ class Session(Protocol):
     def go(self, in_ms: int) -> None: ...
     def closing(self, code: int, reason: str) -> tuple[int, str]: ...
     def ended(self) -> None: ...
+    def request(self, name: str, text: str, resolve: Resolve, deadline_s: float) -> int | None: ...
+    def withdraw(self, number: int) -> None: ...
 
 
 OpenSession = Callable[["Connection"], Session]
@@ -193,6 +203,23 @@ class Connection:
         error = await self._owner.send(self, encoded)
         if error is not None and not self._is_being_read_out:
             raise ConnectionNotFoundError(f"connection {self.connection_id} failed: {error}")
+
+    async def request(self, name: str, data: Any = None, *, timeout: float = REQUEST_TIMEOUT_S) -> Any:
+        """Send a request to this socket, and return the answer of its client: a JSON value.
+
+        ``timeout`` is in seconds. Cancelling the call tells the client that no answer is needed any more. Do not wait
+        for one in ``on_connect``, which runs before the first frame.
+
+        Raises:
+            RequestTimeoutError: No answer came in time. The client may have carried the request out.
+            RequestFailedError: The client answered with an error, or 64 requests to it are open.
+            RequestUnsupportedError: The socket does not speak ``stabilizer.v1``.
+            ConnectionNotFoundError: The connection has ended, perhaps before the answer.
+            MessageError: ``data`` cannot be encoded, or is too long.
+            InvalidNameError, ConfigurationError: ``name`` or ``timeout`` cannot be used.
+        """
+        check_alive(self.ended, self.connection_id)
+        return await self._owner.request(self, name, data, timeout)
 
     async def close(self, code: int = close_codes.NORMAL, reason: str = "normal closure") -> None:
         """Close exactly this socket and release it; a no-op when it has ended.

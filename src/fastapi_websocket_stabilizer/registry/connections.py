@@ -26,6 +26,7 @@ from .claims import Claims
 from .history import History
 from .outbound import Outbound
 from .places import lines_of, sid_of
+from .questions import Questions
 from .reclaims import Reclaims
 from .refusals import UNREACHABLE, is_draining, soon_ms, turn_away
 from .registration import Registration, Succession, registration_of
@@ -46,6 +47,7 @@ class Connections:
         self,
         state: NodeState,
         *,
+        questions: Questions,
         claims: Claims,
         reclaims: Reclaims,
         rooms: Rooms,
@@ -54,7 +56,7 @@ class Connections:
         showing: Showing,
         history: History,
     ) -> None:
-        self._state = state
+        self._state, self._questions = state, questions
         self.claims: Claims = claims
         self.reclaims: Reclaims = reclaims
         self.rooms: Rooms = rooms
@@ -93,6 +95,10 @@ class Connections:
         self, connection: Connection, given: Mapping[str, Any], *, replaces: bool
     ) -> None:
         await self._showing.change(connection, given, replaces=replaces)
+
+    async def request(self, connection: Connection, name: str, data: Any, timeout_s: float) -> Any:
+        question = self._questions.question(name, data, timeout_s)
+        return await self._questions.ask_connection(connection, question)
 
     def wrote(self, messages: int) -> None:
         self._state.counters.messages_sent += messages

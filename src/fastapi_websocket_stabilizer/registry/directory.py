@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ..backends.ports import Entry
-from ..exceptions import InvalidCursorError
+from ..exceptions import LOSSES, InvalidCursorError
 from ..models import NodeInfo, PresenceEntry, RoomMember, RoomPage
 from ..names import NodeId, node_of
 from .lease import Lease
@@ -27,6 +27,24 @@ class Directory:
     async def presence(self, client_id: str) -> list[PresenceEntry]:
         """Return the connections of a client, the newest first."""
         return (await self._presence_of([client_id]))[0]
+
+    async def nodes_elsewhere(self, client_id: str) -> list[NodeId]:
+        """Return the other nodes that hold a client. A degraded node that holds it as well returns none.
+
+        Raises:
+            BackendUnavailableError, ConfigurationError: Redis is unavailable.
+        """
+        if not self._state.is_distributed:
+            return []
+        is_here = self._state.shards.has_client(client_id)  # the caller may close it in this time
+        try:
+            self._state.check_reachable()
+            entries = await self.presence(client_id)
+        except LOSSES:
+            if self._state.degrades and is_here:
+                return []
+            raise
+        return sorted({entry.node for entry in entries if not self._state.is_own(entry.node)})
 
     async def _presence_of(self, client_ids: Sequence[str]) -> list[list[PresenceEntry]]:
         found = await self._state.backend.presence.entries(client_ids)

@@ -41,6 +41,7 @@ from .keeping import Keeping
 from .lease import Lease, RenewedLease, SoloLease
 from .outbound import Outbound
 from .presence import Reports
+from .questions import Questions
 from .reclaims import Reclaims
 from .recovery import Recovery
 from .requests import Requests
@@ -106,8 +107,10 @@ class Registry:
         self.outbound: Outbound = Outbound(state, bus, lease)
         self.broadcasts: Broadcasts = Broadcasts(state, bus, self.outbound, self.history.policy)
         budget = Budget(state, self._end)
+        self.questions: Questions = Questions(state, inboxes, self.directory)
         self.connections: Connections = Connections(
             state,
+            questions=self.questions,
             claims=self.claims,
             reclaims=reclaims,
             rooms=self.rooms,
@@ -133,6 +136,7 @@ class Registry:
             connections=self.connections,
             rooms=self.rooms,
             drain=self.drain,
+            questions=self.questions,
         )
         acts = {Kind.EVICT: self.claims.on_evict, Kind.REQUEST: self.requests.on_request}
         acts[Kind.PRESENCE] = self.watching.on_change

@@ -19,9 +19,11 @@ class Answers:
 
     Attributes:
         validate: Function that returns whether a value has the form of an answer. Other values are rejected.
+        take: Function that gets each answer when it arrives.
     """
 
     validate: Callable[[Any], bool]
+    take: Callable[[NodeId, Any], None] | None = None
     expected: int | None = None
     by_node: dict[NodeId, Any] = field(default_factory=dict)
     complete: asyncio.Event = field(default_factory=asyncio.Event)
@@ -38,16 +40,18 @@ class PendingReplies:
         self._open: dict[int, Answers] = {}
         self._last = 0
 
-    def open(self, validate: Callable[[Any], bool]) -> int:
+    def open(self, validate: Callable[[Any], bool], take: Callable[[NodeId, Any], None] | None = None) -> int:
         """Return the number of a new question, to be opened before the send: an answer may arrive during it."""
         self._last += 1
-        self._open[self._last] = Answers(validate)
+        self._open[self._last] = Answers(validate, take)
         return self._last
 
     @contextmanager
-    def opened(self, validate: Callable[[Any], bool]) -> Iterator[int]:
+    def opened(
+        self, validate: Callable[[Any], bool], take: Callable[[NodeId, Any], None] | None = None
+    ) -> Iterator[int]:
         """``open`` a question, and ``close`` it at the end of the block."""
-        ask = self.open(validate)
+        ask = self.open(validate, take)
         try:
             yield ask
         finally:
@@ -63,8 +67,11 @@ class PendingReplies:
         if answers is not None:
             if not answers.validate(answer):
                 raise ValueError("answer of a wrong form")
+            is_first = node not in answers.by_node
             answers.by_node[node] = answer
             answers.check()
+            if is_first and answers.take is not None:
+                answers.take(node, answer)
 
     async def gather(self, ask: int, expected: int, timeout_s: float) -> dict[NodeId, Any]:
         """Wait for ``expected`` answers, and return those that arrived in time."""

@@ -1,4 +1,4 @@
-"""Requests between nodes: join, leave and close for the sockets of a client, and drain for a node."""
+"""Requests between nodes: join, leave, close and ask for the sockets of a client, and drain for a node."""
 
 import asyncio
 import json
@@ -13,6 +13,7 @@ from .connections import Connections
 from .directory import Directory
 from .drain import Drain
 from .inboxes import Inboxes
+from .questions import Questions, foreign_question
 from .replies import is_outcome, is_value
 from .rooms import Rooms
 from .state import NodeState
@@ -35,6 +36,10 @@ def parse(body: str | bytes) -> dict[str, Any]:
             return {"do": do, "room": check_room(room)}
         case {"do": "drain", "over_s": float(over_s)} if 0 < over_s < float("inf"):
             return {"do": "drain", "over_s": over_s}
+        case {"do": "ask", "name": str(name), "within_s": float(within_s), "data": data}:
+            return {"do": "ask", "question": foreign_question(name, data, within_s)}
+        case {"do": "withdraw", "ask": int(ask)}:
+            return {"do": "withdraw", "ask": ask}
         case {"do": "close", "code": int(code), "reason": str(reason), **others}:
             only = others.get("connection_id")
             if only is None or isinstance(only, str):
@@ -57,9 +62,11 @@ class Requests:
         connections: Connections,
         rooms: Rooms,
         drain: Drain,
+        questions: Questions,
     ) -> None:
         self._state, self._replies, self._inboxes, self._directory = state, state.replies, inboxes, directory
         self._connections, self._rooms, self._drain = connections, rooms, drain
+        self._questions = questions
 
     async def act(self, client_id: str, request: dict[str, Any]) -> None:
         """Execute a request for every connection of a client, or for one of them, on all nodes.
@@ -102,18 +109,7 @@ class Requests:
         return False
 
     async def _act_elsewhere(self, client_id: str, request: dict[str, Any]) -> int:
-        if not self._state.is_distributed:
-            return 0
-        is_here = self._state.shards.has_client(client_id)
-        try:
-            self._state.check_reachable()
-            entries = await self._directory.presence(client_id)
-        except LOSSES:
-            if self._state.degrades and is_here:
-                return 0
-            raise
-        others = {entry.node for entry in entries if not self._state.is_own(entry.node)}
-        return await self.ask(sorted(others), client_id, request)
+        return await self.ask(await self._directory.nodes_elsewhere(client_id), client_id, request)
 
     async def act_here(self, client_id: str, request: dict[str, Any]) -> int:
         """Execute a request for this node's connections of a client; return the number of connections.
@@ -163,7 +159,13 @@ class Requests:
     def on_request(self, envelope: Envelope) -> None:
         """Execute another node's request, and reply."""
         (client_id,), request = envelope.targets, parse(envelope.body)
-        self._state.tasks.spawn(self._serve(envelope, client_id, request), "serve")
+        match request["do"]:
+            case "ask":
+                self._questions.ask_for(envelope, request["question"])
+            case "withdraw":
+                self._questions.withdraw_for(envelope, request["ask"])
+            case _:
+                self._state.tasks.spawn(self._serve(envelope, client_id, request), "serve")
 
     async def _serve(self, envelope: Envelope, client_id: str, request: dict[str, Any]) -> None:
         try:

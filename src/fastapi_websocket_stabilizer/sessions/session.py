@@ -7,6 +7,7 @@ from .. import close_codes
 from ..exceptions import ClientInputError
 from ..local.connection import Connection
 from ..local.lifecycle import Ended
+from ..local.requests import Resolve
 from ..registry.hooks import FAILED
 from ..registry.registration import Succession
 from ..wire import client_frames as frames
@@ -122,6 +123,16 @@ class Session:
         self.exchange.end()
         if self._incoming is not None:
             self._incoming.end()
+
+    # Requests of the server
+
+    def request(self, name: str, text: str, resolve: Resolve, deadline_s: float) -> int | None:
+        """Send a request whose data is the JSON ``text``. See ``Asked.ask``."""
+        return self.exchange.ask(name, text, resolve, deadline_s)
+
+    def withdraw(self, number: int) -> None:
+        """Tell the client that an open request needs no answer any more."""
+        self.exchange.withdraw(number)
 
     # Rooms
 

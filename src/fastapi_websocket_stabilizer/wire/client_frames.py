@@ -220,9 +220,9 @@ def go(in_ms: int) -> str:
 # Requests, answers and confirmations
 
 
-def request(number: int, name: str, data: Any) -> str:
-    """Return a request to the client."""
-    return f'{{"q":{number},"m":{quoted(name)},"d":{_json(data)}}}'
+def request(number: int, name: str, data: str) -> str:
+    """Return a request to the client. ``data`` is a JSON text, which is encoded once for all sockets."""
+    return f'{{"q":{number},"m":{quoted(name)},"d":{data}}}'
 
 
 def answer(number: int, data: Any) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic_core import to_json
 
 from fastapi_websocket_stabilizer.names import MAX_NAME_BYTES
 from fastapi_websocket_stabilizer.wire import client_frames as frames
@@ -112,7 +113,7 @@ WRITERS: dict[str, Any] = {
     "time": lambda t: frames.whole_until(t),
     "alive": lambda: frames.ALIVE,
     "probe": lambda: frames.PROBE,
-    "request": lambda number, name, data: frames.request(number, name, data),
+    "request": lambda number, name, data: frames.request(number, name, to_json(data).decode()),
     "answer": lambda number, data: frames.answer(number, data),
     "error_answer": lambda number, code, message, retry: frames.error_answer(
         number, Fault(code, message, retry)

@@ -83,11 +83,17 @@ class Rooms:
         """
         session = registration_of(connection).session
         kept = {} if session is None else dict(session.rooms)
-        for room, by_client in kept.items():
-            if by_client and not await may_enter(connection, room):
-                await self._keeping.forget(connection, room)
-            else:
-                await self.join(connection, room, keeps=False)
+
+        async def join_again(room: str) -> None:
+            try:
+                if not kept[room] or await may_enter(connection, room):
+                    await self.join(connection, room, keeps=False)
+                    return
+            except ConnectionLimitExceededError:  # the Identity has more rooms than before
+                self._state.counters.session_rooms_dropped += 1
+            await self._keeping.forget(connection, room)
+
+        await asyncio.gather(*map(join_again, kept))
         for room in await self._keeping.revoked(connection):
             await self.leave(connection, room)
         return [room for room in kept if room in connection.rooms]

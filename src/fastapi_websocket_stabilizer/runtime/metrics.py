@@ -152,7 +152,9 @@ class Counters:
     sessions_dropped: int = counter(
         "Sessions of clients that had more than 32; the oldest were removed before they expired."
     )
-    session_rooms_dropped: int = counter("Rooms not kept in a session, because it has 64 KiB of them.")
+    session_rooms_dropped: int = counter(
+        "Rooms not kept in a session of 64 KiB, or not joined again because the Identity has filled the limit."
+    )
     tokens_issued: int = counter("Reconnect tokens issued.")
     tokens_redeemed: int = counter("Reconnect tokens redeemed.")
     redemptions_forgotten: int = counter(

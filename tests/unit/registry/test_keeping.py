@@ -3,6 +3,7 @@
 import pytest
 
 from fastapi_websocket_stabilizer import Connection, ConnectionNotFoundError, WebSocketConfig
+from fastapi_websocket_stabilizer.registry.registration import registration_of
 from fastapi_websocket_stabilizer.testing import MemoryCluster
 from tests.unit.registry.sessions import connect, kept_rooms
 
@@ -202,3 +203,32 @@ async def test_nothing_is_left_of_sessions_after_their_time() -> None:
         await cluster.quiet()
         assert manager.link.hub.sessions == {}
         assert manager.link.hub.index == {}
+
+
+async def test_rooms_over_the_limit_are_not_joined_again() -> None:
+    config = WebSocketConfig(log_level="CRITICAL", max_rooms_per_connection=2)
+    async with MemoryCluster(1, config) as cluster:
+        (manager,) = cluster.managers
+        old = await connect(manager, "s1")
+        for room in ("a", "b"):
+            await old.connection.join(room)
+        new = await connect(manager, "s2", "s1")
+        await manager.registry.rooms.join(new.connection, "of the identity", keeps=False)
+        rooms = await new.restore()
+        assert len(rooms) == 1
+        assert await kept_rooms(cluster, "s2") == set(rooms)
+        assert manager.statistics().counters["session_rooms_dropped"] == 1
+
+
+async def test_time_of_entry_is_that_of_the_first_connection_in_the_room() -> None:
+    async with MemoryCluster(1, QUIET) as cluster:
+        (manager,) = cluster.managers
+        old = await connect(manager, "s1")
+        await old.connection.join("lobby")
+        since_us = manager.link.hub.sessions["ann"]["s1"].rooms["lobby"].since_us
+        for number in (2, 3):
+            client = await connect(manager, f"s{number}", f"s{number - 1}")
+            await client.restore()
+            session = registration_of(client.connection).session
+            assert session is not None
+            assert session.since_us["lobby"] == since_us > 0

@@ -112,7 +112,7 @@ class InFlight:
             later = self._overdue.pop(sequence, set())
             for part in parts:
                 part.exclude_later(later, is_stored=is_stored)
-        while self._line and self._line[0].sequence < sequence and not self._line[0].is_stored:
+        while self._line and self._line[0].sequence < sequence:
             self._release(self._line.popleft())  # overtaken: it never comes, or has no order with this one
         for part in parts:
             self._submit(part)

@@ -124,9 +124,9 @@ class Order:
         self.submitted: list[Broadcast | DirectMessages] = []
         self.in_flight: InFlight = InFlight(self.submitted.append)
 
-    def register(self, *sequences: int) -> None:
+    def register(self, *sequences: int, is_stored: bool = False) -> None:
         for sequence in sequences:
-            self.in_flight.register(sequence, 1)
+            self.in_flight.register(sequence, 1, is_stored=is_stored)
 
     def send(self, body: str, *client_ids: str) -> "asyncio.Future[Outcome]":
         return self.in_flight.follow(text(body), client_ids or ("alice",))
@@ -222,15 +222,18 @@ async def test_publication_that_comes_late_or_twice_releases_nothing_again() -> 
     assert order.bodies[3:] == ["#2", "b"]
 
 
-async def test_publication_that_overtakes_others_lets_go_of_what_waits_behind_them() -> None:
+@pytest.mark.parametrize("is_stored", [False, True])
+async def test_publication_that_overtakes_others_lets_go_of_what_waits_behind_them(
+    *, is_stored: bool
+) -> None:
     order = Order()
-    order.register(1)
+    order.register(1, is_stored=is_stored)
     order.send("a")
     order.register(2)
     order.send("b")
     order.arrive(2)
     assert order.bodies == ["a", "#2", "b"]
-    order.arrive(1)  # in a cluster, on another channel
+    order.arrive(1)  # in a cluster, on another channel; or its log waited for a read
     assert order.bodies == ["a", "#2", "b", "#1"]
 
 

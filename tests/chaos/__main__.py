@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.chaos.checker import violations
 from tests.chaos.history import History
 from tests.chaos.run import chaos
-from tests.chaos.schedule import plan
+from tests.chaos.schedule import FOLLOWERS, plan
 
 
 def _arguments() -> argparse.Namespace:
@@ -18,6 +18,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--replicas", type=int, default=3)
     parser.add_argument("--clients", type=int, default=200)
+    parser.add_argument("--followers", type=int, default=FOLLOWERS, help="clients of stabilizer.v1")
     parser.add_argument("--sown", default="", help="a fault of tests.chaos.seeded")
     parser.add_argument("--history", type=Path, help="write the history to this file, as JSON")
     parser.add_argument("--check", type=Path, help="check this history instead of a run")
@@ -29,7 +30,8 @@ def main() -> int:
     if given.check:
         history = History.load(given.check)
     else:
-        schedule = plan(given.seed, given.minutes * 60, replicas=given.replicas, clients=given.clients)
+        sizes = {"replicas": given.replicas, "clients": given.clients, "followers": given.followers}
+        schedule = plan(given.seed, given.minutes * 60, **sizes)
         history = asyncio.run(chaos(schedule, sown=given.sown))
         if given.history:
             history.save(given.history)
@@ -44,7 +46,13 @@ def _summary(history: History) -> str:
     faults = Counter(fault.kind for fault in history.faults)
     outcomes = Counter(call.outcome for call in history.calls)
     shown = {"sockets": len(history.sockets), "messages received": got, "looks": len(history.seen)}
-    lines = {"seen": shown, "faults": dict(faults.most_common()), "calls": dict(outcomes.most_common())}
+    heard = Counter(heard.what for follower in history.followers for heard in follower.heard)
+    lines = {
+        "seen": shown,
+        "followers were told": dict(heard.most_common()),
+        "faults": dict(faults.most_common()),
+        "calls": dict(outcomes.most_common()),
+    }
     return "\n".join(
         f"{name}: " + ", ".join(f"{what} {count}" for what, count in counts.items())
         for name, counts in lines.items()

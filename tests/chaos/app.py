@@ -22,9 +22,12 @@ from fastapi_websocket_stabilizer import (
     WebSocketConnectionManager,
     WebSocketStabilizerError,
 )
+from fastapi_websocket_stabilizer import (
+    History as StoredHistory,
+)
 from tests.chaos import seeded
-from tests.chaos.history import ALONE, message
-from tests.chaos.schedule import ROOMS
+from tests.chaos.history import ALONE, EVERYBODY, Bounds, message
+from tests.chaos.schedule import BRIEF, KEPT, LOGGED, LOGS, ROOMS
 
 DRAIN_OVER_S = 1.5
 """Seconds of a drain. Together with uvicorn's time-out it must be shorter than that of ``ChildProcess.stop``."""
@@ -33,6 +36,11 @@ LONGEST_HOOK_S = 0.02
 
 if seeded.SOWN in os.environ:
     seeded.sow(os.environ[seeded.SOWN])
+
+
+def kept(bounds: Bounds) -> StoredHistory:
+    return StoredHistory(messages=bounds.messages, seconds=int(bounds.seconds))
+
 
 name = os.environ["REPLICA_NAME"]
 manager = WebSocketConnectionManager(
@@ -44,6 +52,8 @@ manager = WebSocketConnectionManager(
         renew_interval_s=float(os.environ["REPLICA_BEAT_S"]),
         redis_timeout_s=float(os.environ["REPLICA_TIMEOUT_S"]),
         drain_over_s=DRAIN_OVER_S,
+        history={KEPT: kept(LOGS[KEPT]), BRIEF: kept(LOGS[BRIEF])},
+        history_for_all=kept(LOGS[KEPT]),
         log_level="ERROR",
     )
 )
@@ -78,6 +88,15 @@ async def serve(websocket: WebSocket, client_id: str, room: list[str] = Query(de
     held.discard(connection)
 
 
+@app.websocket("/v1/{client_id}")
+async def follow(websocket: WebSocket, client_id: str, room: list[str] = Query(default=[])) -> None:  # noqa: B008 - FastAPI's way
+    async with manager.connection(websocket, client_id, rooms=room) as connection:
+        held.add(connection)
+        async for _ in connection:
+            pass
+    held.discard(connection)
+
+
 @app.websocket("/hasty/{client_id}")
 async def hurry(websocket: WebSocket, client_id: str, within_s: float) -> None:
     await websocket.accept()
@@ -101,22 +120,35 @@ async def say(kind: str, target: str, size: int) -> str:
     return text
 
 
+async def store(kind: str, target: str, excluded: str) -> tuple[str, dict[str, int]]:
+    """Send a stored message, and return it with its id in each log."""
+    text = message(kind, target, name, next(numbers), excluded)
+    rooms = target.split() or None
+    try:
+        result = await manager.broadcast(text, room=rooms, exclude_client=excluded or None)
+    except BackendUnavailableError as error:
+        raise UnknownOutcomeError(text) from error
+    return text, {log or EVERYBODY: id_ for log, id_ in result.ids.items()}
+
+
 async def broadcast(padded: str, room: str | None, text: str) -> None:
     """Broadcast, and record it if messages were delivered without Redis during the call."""
     before = manager.statistics().counters["degraded"]
     try:
-        await manager.broadcast(padded, room=room)
+        await manager.broadcast(padded, room=room, store=False)
     finally:
         if manager.statistics().counters["degraded"] != before:
             events.write(json.dumps([name, text, ALONE, "", "", "", 0.0]) + "\n")
 
 
-async def join(client_id: str, room: str) -> None:
+async def join(client_id: str, room: str) -> bool:
     await manager.join(client_id, room)
+    return True
 
 
-async def leave(client_id: str, room: str) -> None:
+async def leave(client_id: str, room: str) -> bool:
     await manager.leave(client_id, room)
+    return True
 
 
 async def snapshot() -> dict[str, Any]:
@@ -137,10 +169,17 @@ async def rooms() -> dict[str, Any]:
     local: dict[str, list[str]] = defaultdict(list)
     for connection in (connection for connection in held if connection.ended is None):
         local[connection.client_id] += sorted(connection.rooms)
-    return {"local": local, "rooms": {room: await members(room) for room in ROOMS}}
+    return {"local": local, "rooms": {room: await members(room) for room in ROOMS + LOGGED}}
 
 
-calls: dict[str, Any] = {"say": say, "join": join, "leave": leave, "snapshot": snapshot, "rooms": rooms}
+calls: dict[str, Any] = {
+    "say": say,
+    "store": store,
+    "join": join,
+    "leave": leave,
+    "snapshot": snapshot,
+    "rooms": rooms,
+}
 
 
 @app.post("/call/{what}")

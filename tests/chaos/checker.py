@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from itertools import pairwise
 
 from tests.chaos import logs
-from tests.chaos.history import Call, Event, Fault, Final, History, Process, Socket, parts_of
+from tests.chaos.history import STORED, Call, Event, Fault, Final, History, Process, Socket, parts_of
 
 SLACK_S = 3.0
 """Seconds of delay that a busy machine may add."""
@@ -30,12 +30,17 @@ def at_most_once(history: History) -> Iterable[str]:
 
 
 def order(history: History) -> Iterable[str]:
-    """Messages of one manager arrive in the order of its calls. Failed calls are excluded."""
+    """Messages of one manager arrive in the order of its calls, without failed calls.
+
+    Stored messages have the order of their log.
+    """
     unknown = set(history.unknown)
     for socket in history.sockets:
         last: dict[str, int] = {}
         for text in filter(lambda text: text not in unknown, socket.got):
-            _, _, sender, number = parts_of(text)
+            kind, _, sender, number = parts_of(text)
+            if kind in STORED:
+                continue
             if number < last.get(sender, 0):
                 yield f"{_name(socket)} got {number} of {sender} after {last[sender]}"
             last[sender] = max(number, last.get(sender, 0))
@@ -53,7 +58,7 @@ def one_order(history: History) -> Iterable[str]:
         by_channel: dict[tuple[str, str], list[str]] = defaultdict(list)
         for text in dict.fromkeys(socket.got):
             kind, target, _, _ = parts_of(text)
-            if kind != "direct" and text not in alone:
+            if kind not in ("direct", "box", "both") and text not in alone:
                 by_channel[kind, target].append(text)
         for channel, texts in by_channel.items():
             for earlier, later in pairwise(texts):
@@ -82,8 +87,8 @@ def reached(history: History) -> Iterable[str]:
         heard = set(socket.got)
         for probe in history.probes:
             kind, target, _, _ = parts_of(probe)
-            is_meant = kind == "all" or (kind == "direct" and target == socket.client)
-            is_meant |= kind == "room" and target in rooms.get(socket.client, ())
+            is_meant = kind in ("all", "everybody") or (kind == "direct" and target == socket.client)
+            is_meant |= kind in ("room", "kept") and target in rooms.get(socket.client, ())
             if is_meant and probe not in heard:
                 yield f"{_name(socket)} did not get {probe!r}"
 

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any, Self
 
 ALL = "all"
+STORED = {"kept", "both", "everybody", "box"}
+"""Kinds of messages that are stored: to a room, to two rooms, to everybody, to one client."""
 EVERYBODY = "everybody"
 """Name of the log of everybody. The log of a room has the name of the room."""
 ALONE = "alone"
@@ -115,13 +117,11 @@ class Stored:
     """A stored message, as its sender knows it.
 
     Attributes:
-        ids: The id in each log. Empty if the call failed, so that the message may have been stored or not.
-        excluded: The client that must not get it, or "".
+        ids: The id in each log.
     """
 
     text: str
     ids: dict[str, int] = field(default_factory=dict)
-    excluded: str = ""
 
 
 @dataclass(slots=True)
@@ -225,12 +225,17 @@ def mailbox_of(client: str) -> str:
     return f"mailbox of {client}"
 
 
-def message(kind: str, target: str, process: str, number: int) -> str:
-    """Return a message that contains its kind, target, sender and number."""
-    return f"{kind}|{target}|{process}|{number}|"
+def message(kind: str, target: str, process: str, number: int, excluded: str = "") -> str:
+    """Return a message that contains its kind, target, sender, number, and the client that must not get it."""
+    return f"{kind}|{target}|{process}|{number}|{excluded}|"
 
 
 def parts_of(text: str) -> tuple[str, str, str, int]:
     """Return kind, target, sender and number of a message."""
-    kind, target, process, number, _ = text.split("|", 4)
+    kind, target, process, number, _, _ = text.split("|", 5)
     return kind, target, process, int(number)
+
+
+def excluded_of(text: str) -> str:
+    """Return the client that must not get a message, or ""."""
+    return text.split("|", 5)[4]

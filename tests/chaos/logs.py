@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from tests.chaos.history import Fault, Follower, Heard, History
+from tests.chaos.history import Fault, Follower, Heard, History, excluded_of
 
 SLACK_S = 3.0
 """Seconds of delay that a busy machine may add."""
@@ -39,7 +39,6 @@ class Logs:
             for heard in _entries(follower):
                 self.texts[heard.log][heard.id].add(heard.text)
         self.ids: dict[str, list[int]] = {log: sorted(found) for log, found in self.texts.items()}
-        self.excluded: dict[str, str] = {stored.text: stored.excluded for stored in history.stored}
 
     def between(self, log: str, after: int, before: int) -> list[int]:
         """Return the ids of a log between two others."""
@@ -160,7 +159,7 @@ def _missing(
     return [
         id_
         for id_ in between
-        if not any(text in got or logs.excluded.get(text) == follower.client for text in logs.texts[log][id_])
+        if not any(text in got or excluded_of(text) == follower.client for text in logs.texts[log][id_])
         and not _is_unheard(history, log, logs.at_s(id_), id_)
     ]
 
@@ -199,10 +198,9 @@ def one_copy(history: History) -> Iterable[str]:
 
 def exclusions(history: History) -> Iterable[str]:
     """A follower gets no message that excludes it, neither live nor in a replay."""
-    excluded = {stored.text: stored.excluded for stored in history.stored}
     for follower in history.followers:
         for heard in follower.heard:
-            if heard.what == "entry" and excluded.get(heard.text) == follower.client:
+            if heard.what == "entry" and excluded_of(heard.text) == follower.client:
                 yield f"{follower.client} got {heard.text!r}, which excludes it"
 
 

@@ -11,11 +11,13 @@ from tempfile import TemporaryDirectory
 import redis
 
 from fastapi_websocket_stabilizer.testing import RedisServer, TcpProxy, eventually
+from fastapi_websocket_stabilizer_client.machine import Machine
 from tests.chaos.checker import is_settled
 from tests.chaos.crowd import Client, connect_in_haste
-from tests.chaos.history import Fault, Final, History, Seen, Socket
+from tests.chaos.follower import MACHINES, Follower
+from tests.chaos.history import EVERYBODY, Fault, Final, History, Membership, Seen, Socket, Stored
 from tests.chaos.replicas import Replica, all_up, environment_of, read_events
-from tests.chaos.schedule import HASTY, ROOMS, Schedule, Step
+from tests.chaos.schedule import HASTY, KEPT, LOGGED, LOGS, ROOMS, Schedule, Step
 
 LEASE_S, BEAT_S, TIMEOUT_S = 2.0, 0.5, 1.0
 CALL_LIMIT_S = 4 * TIMEOUT_S + LEASE_S
@@ -25,6 +27,8 @@ SWEPT_S = LEASE_S + 2 * BEAT_S
 SETTLED_S = SWEPT_S + 2 * TIMEOUT_S + 3.0
 LOOK_EVERY_S = 0.7
 PROBES_S = 3.0
+LASTING = {"secret", "epoch", "token", "log", "top", "once", "since", "policy", "sessions", "box", "boxtop"}
+"""Kinds of keys that expire by themselves, or that the next node needs."""
 HASTY_S = 0.02
 """Longest time limit of a hasty client in seconds, about the duration of a registration."""
 
@@ -42,6 +46,7 @@ class Run:
         self._tasks: set[asyncio.Task[None]] = set()
         self._redis_is_up = True
         self._rng = random.Random(schedule.seed)
+        self.followers: list[Follower] = []
 
     def now_s(self) -> float:
         return self._loop.time() - self._start_s
@@ -68,6 +73,7 @@ class Run:
         for number, client in enumerate(self.clients):
             client.come(self.replicas[number % len(self.replicas)])
             await asyncio.sleep(0.002)
+        self._begin_to_follow()
         looking = asyncio.create_task(self._look())
         await self._carry_out()
         looking.cancel()
@@ -75,8 +81,24 @@ class Run:
         await self._probe()
         await self._end()
 
+    def _begin_to_follow(self) -> None:
+        history, machine = self.history, MACHINES.get(self._sown, Machine)
+        with self.server.client() as client:
+            seconds, us = client.time()
+        history.start_us = seconds * 1_000_000 + us - int(self.now_s() * 1_000_000)
+        for log in (*LOGGED, EVERYBODY):
+            history.bounds[log] = next(
+                (b for prefix, b in LOGS.items() if log.startswith(prefix)), LOGS[KEPT]
+            )
+        for number in range(self.schedule.followers):
+            rooms = [LOGGED[number % len(LOGGED)], LOGGED[(number + 1) % len(LOGGED)]]
+            follower = Follower(name_of(number), rooms, self.replicas, history, self.now_s, machine)
+            self.followers.append(follower)
+            follower.come()
+
     async def _carry_out(self) -> None:
         began_s = self.now_s()
+        self._ends_s = began_s + self.schedule.lasts_s
         for step in self.schedule.steps:
             await asyncio.sleep(max(0.0, began_s + step.at_s - self.now_s()))
             self._spawn(step)
@@ -136,6 +158,46 @@ class Run:
 
     async def _room(self, step: Step, replica: Replica, client: Client) -> None:
         await replica.call("say", kind="room", target=step.room, size=0)
+
+    async def _go_away(self, step: Step, replica: Replica, client: Client) -> None:
+        """Let a follower be away. It comes back early if the schedule ends before."""
+        follower = self.followers[step.follower]
+        follower.go()
+        until_s = min(self.now_s() + step.lasts_s, self._ends_s)
+        await asyncio.sleep(max(0.0, until_s - self.now_s()))
+        follower.come()
+
+    async def _admit(self, step: Step, replica: Replica, client: Client) -> None:
+        await self._change(step, replica, is_member=True)
+
+    async def _revoke(self, step: Step, replica: Replica, client: Client) -> None:
+        await self._change(step, replica, is_member=False)
+
+    async def _change(self, step: Step, replica: Replica, *, is_member: bool) -> None:
+        follower, began_s = self.followers[step.follower], self.now_s()
+        if step.room not in follower.rooms:  # each connection enters those by itself
+            call = "join" if is_member else "leave"
+            done = await replica.call(call, client_id=follower.name, room=step.room)
+            if done or is_member:
+                change = Membership(follower.name, step.room, is_member, began_s, self.now_s())
+                self.history.memberships.append(change)
+
+    async def _keep(self, step: Step, replica: Replica, client: Client) -> None:
+        excluded = name_of(step.follower) if step.client % 8 == 0 else ""
+        await self._store(replica, "kept", step.room, excluded)
+
+    async def _keep_both(self, step: Step, replica: Replica, client: Client) -> None:
+        await self._store(replica, "both", " ".join(LOGGED[:2]))
+
+    async def _keep_for_all(self, step: Step, replica: Replica, client: Client) -> None:
+        await self._store(replica, "everybody", "")
+
+    async def _store(self, replica: Replica, kind: str, target: str, excluded: str = "") -> str | None:
+        answer = await replica.call("store", kind=kind, target=target, excluded=excluded)
+        if answer is None:
+            return None
+        self.history.stored.append(Stored(*answer))
+        return str(answer[0])
 
     # Faults
 
@@ -228,6 +290,7 @@ class Run:
         while True:
             self.history.finals = [final for r in self.replicas if (final := await self._ask(r)) is not None]
             is_complete = len(self.history.finals) == len(self.replicas)
+            is_complete &= all(follower.is_live for follower in self.followers)
             if self.now_s() >= deadline_s or (is_complete and is_settled(self.history, self.history.finals)):
                 return
             await asyncio.sleep(0.2)
@@ -237,6 +300,8 @@ class Run:
             replica.proxy.resume()
         for client in self.clients:
             client.read(is_reading=True)
+        for follower in self.followers:
+            follower.hurry()
 
     async def _ask(self, replica: Replica) -> Final | None:
         seen, rooms = await replica.call("snapshot"), await replica.call("rooms")
@@ -256,6 +321,9 @@ class Run:
                 text = await replica.call("say", kind=kind, target=target, size=0)
                 if text is not None:
                     self.history.probes.append(text)
+            for log in (*LOGGED, ""):
+                kept = await self._store(replica, "kept" if log else "everybody", log)
+                self.history.probes += [kept] if kept is not None else []
         with suppress(AssertionError):  # the checker reports missing messages
             await eventually(self._is_last_probe_there, PROBES_S)
 
@@ -269,6 +337,7 @@ class Run:
         was_open = [socket for socket in self.history.sockets if socket.is_open]
         for client in self.clients:
             client.is_wanted = False
+        await asyncio.gather(*(follower.stop() for follower in self.followers))
         await asyncio.gather(*(asyncio.to_thread(replica.process.stop) for replica in self.replicas))
         await asyncio.gather(*(client.stop() for client in self.clients))
         for socket in was_open:  # their close at the end of the run is no part of the history
@@ -277,9 +346,11 @@ class Run:
         read_events(self._directory, self.history, self._start_s)
         with self.server.client() as client:
             keys = [str(key) for key in client.scan_iter(f"{self._namespace}:*")]
-        self.history.leftovers = [
-            k for k in keys if not k.endswith((":secret", ":epoch")) and ":token:" not in k
-        ]
+        self.history.leftovers = [k for k in keys if k.partition("}:")[2].partition(":")[0] not in LASTING]
+
+
+def name_of(follower: int) -> str:
+    return f"follower-{follower}"
 
 
 async def chaos(schedule: Schedule, *, sown: str = "", settled_s: float = SETTLED_S) -> History:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from fastapi_websocket_stabilizer.registry.broadcasts import Broadcasts
 from fastapi_websocket_stabilizer.registry.inboxes import Inboxes
 from fastapi_websocket_stabilizer.registry.inspection import Inspection
 from fastapi_websocket_stabilizer.registry.lease import RenewedLease
@@ -131,7 +132,7 @@ FAULTS: dict[str, tuple[type, str, Wrap]] = {
     "fence off": (RenewedLease, "_renew", _fence_off),
     "sweep without compare": (Sweeper, "_undo", _sweep_without_compare),
     "dropped evict": (Inboxes, "evict", _dropped_evict),
-    "doubled publish": (Outbound, "broadcast", _doubled_publish),
+    "doubled publish": (Broadcasts, "send", _doubled_publish),
     "deletion on zero receivers": (Outbound, "to_client", _deletion_on_zero_receivers),
     "unreported leave": (Reports, "follow", _unreported_leave),
     "leave by guess": (Sweeper, "_undo", _leave_by_guess),

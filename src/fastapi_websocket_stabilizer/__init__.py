@@ -46,6 +46,7 @@ from .models import (
 from .retention import History, Mailbox
 from .runtime.logs import StructuredLogger, configure_logging, get_logger
 from .runtime.metrics import Statistics
+from .streams.stream import Stream
 from .web.handshake import offered_token
 
 __all__ = [
@@ -63,6 +64,7 @@ __all__ = [
     "offered_token",
     # Values
     "Connection",
+    "Stream",
     "Identity",
     "BroadcastResult",
     "ShutdownReport",

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, suppress
 from functools import cached_property
 from typing import Any, Self
 
@@ -21,6 +21,7 @@ from .registry.statistics import snapshot
 from .runtime.logs import manager_logger
 from .runtime.metrics import Statistics
 from .sessions.sessions import Sessions
+from .streams.stream import Stream
 from .uvicorn.redaction import tokens_redacted
 from .web import handlers, routes, serving
 from .web.faults import fault_of
@@ -356,6 +357,51 @@ class WebSocketConnectionManager(HookDecorators):
         if result.failed:
             await asyncio.sleep(0)
         return result
+
+    def stream(
+        self, room: str, *, metadata: Mapping[str, Any] | None = None, store: bool | None = None
+    ) -> AbstractAsyncContextManager[Stream]:
+        """Return a block that broadcasts text to a room in small pieces, such as the tokens of a language model.
+
+        >>> async with manager.stream(room="chat:7", metadata={"answers": 17}) as stream:
+        ...     async for token in model(prompt):
+        ...         await stream.write(token)
+
+        Text of 50 ms, or of 16 KiB, is one JSON message: ``{"stream": id, "seq": 0, "text": "…"}``. The first one
+        announces the stream, with ``metadata`` but without text. The last one has ``"end": true``. It also has
+        ``"error": "failed"`` or ``"cancelled"`` if the block was left by an exception or a cancellation.
+
+        The block ends when the last message has left, or at once if it is cancelled. ``store`` is that of
+        ``broadcast``. Readers that have failed are no error.
+
+        Raises:
+            MessageError: ``metadata`` is no mapping or too large. ``write`` was called without a str.
+            WebSocketStabilizerError: As ``broadcast``, from the block and from ``write``.
+        """
+        name = check_room(room)
+
+        async def send(message: dict[str, Any]) -> None:
+            with suppress(BroadcastFailedError):
+                await self.broadcast(message, room=name, store=store)
+
+        return self._state.streams.open(send, metadata)
+
+    def stream_to_client(
+        self, client_id: str, *, metadata: Mapping[str, Any] | None = None
+    ) -> AbstractAsyncContextManager[Stream]:
+        """Return a block that sends text to a client on any replica in small pieces; see ``stream``.
+
+        Raises:
+            ConnectionNotFoundError: The client was not reached. Later text is not sent.
+            WebSocketStabilizerError: As ``send_to_client``, from the block and from ``write``.
+        """
+        name = check_client_id(client_id)
+
+        async def send(message: dict[str, Any]) -> None:
+            if not await self.send_to_client(name, message):
+                raise ConnectionNotFoundError(f"client {name!r} was not reached, so its stream has ended")
+
+        return self._state.streams.open(send, metadata)
 
     # Rooms
 

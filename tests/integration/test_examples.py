@@ -365,6 +365,42 @@ async def test_visitor_without_a_session_is_refused_with_401(signed_in: tuple[Ex
     assert await status_of_refusal(site.connect("ws", additional_headers={"Origin": site.http_url})) == 401
 
 
+# --- tokens -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def answering() -> Iterator[Example]:
+    with running("tokens", {}) as example:
+        yield example
+
+
+async def test_answer_of_the_model_is_streamed_to_all_readers_in_few_messages(
+    answering: Example, room: str
+) -> None:
+    async with (
+        answering.connect(f"ws/{room}?name=ada") as ada,
+        answering.connect(f"ws/{room}?name=bob") as bob,
+    ):
+        await eventually(lambda: answering.get("readyz").is_success)
+        await ada.send("why?")
+        answers = [await all_parts(reader) for reader in (ada, bob)]
+    assert answers[0] == answers[1]
+    first, *parts = answers[0]
+    assert (first["seq"], first["text"], first["metadata"]) == (0, "", {"to": "ada"})
+    assert "".join(part["text"] for part in parts) == "".join(f"{number}. why? " for number in range(1, 201))
+    assert [part["seq"] for part in parts] == list(range(1, len(parts) + 1))
+    assert len(parts) < 100
+    assert [part for part in parts if "error" in part] == []
+
+
+async def all_parts(reader: ClientConnection) -> list[dict[str, Any]]:
+    """Return the messages of one stream, until its end."""
+    parts = [await heard(reader)]
+    while not parts[-1].get("end"):
+        parts.append(await heard(reader))
+    return parts
+
+
 # --- all ----------------------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 """What unit tests put in the place of a socket, a node and a clock."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,9 @@ from fastapi_websocket_stabilizer.local.lifecycle import Ended
 from fastapi_websocket_stabilizer.local.sends import SendLimiter
 from fastapi_websocket_stabilizer.models import Message
 from fastapi_websocket_stabilizer.names import ConnectionId
+from fastapi_websocket_stabilizer.runtime.metrics import Counters
+from fastapi_websocket_stabilizer.runtime.tasks import Tasks
+from fastapi_websocket_stabilizer.streams.stream import Streams
 from fastapi_websocket_stabilizer.wire.messages import Encoded, encode
 
 LIMIT = 1 << 20
@@ -78,6 +82,7 @@ class Node:
     def __init__(self, **settings: Any) -> None:
         self.config = WebSocketConfig(**settings)
         self.limiter = SendLimiter(lambda: self.config.max_concurrent_broadcast)
+        self.streams = Streams(Tasks(logging.getLogger()), Counters(), lambda: self.config.max_message_size)
         self.written = 0
         self.lost_connections: list[tuple[str, Ended, str]] = []
         self.ended: list[tuple[str, Ended, int, str]] = []

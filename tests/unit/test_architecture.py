@@ -129,6 +129,7 @@ PURE = (
     "local/outbox", "local/heartbeat", "local/requests", "registry/eviction", "registry/pace", "registry/continuity",
     "registry/feed", "registry/redis_time", "registry/ring", "registry/opening", "registry/roster",
     "registry/schemas",
+    "streams/coalescer",
     "wire/frames", "wire/messages", "wire/envelopes", "wire/unpacking", "wire/signatures", "wire/sequences",
     "wire/channels", "wire/outgoing",
     "wire/foreign_json", "wire/own_json", "wire/cursors", "wire/client_protocol", "wire/client_input",

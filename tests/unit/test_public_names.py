@@ -7,7 +7,7 @@ PUBLIC = [
     "WebSocketConnectionManager", "WebSocketConfig", "CompressionMode", "MemoryEvictionPolicy",
     "History", "Mailbox",
     "Publisher", "SyncPublisher", "offered_token",
-    "Connection", "Identity", "BroadcastResult", "ShutdownReport", "PresenceEntry", "PresenceEvent",
+    "Connection", "Stream", "Identity", "BroadcastResult", "ShutdownReport", "PresenceEntry", "PresenceEvent",
     "BusGap", "RoomMember", "RoomPage", "NodeInfo", "Statistics",
     "WebSocketStabilizerError", "ConnectionNotFoundError", "InvalidNameError", "InvalidCursorError",
     "ConnectionLimitExceededError", "ConnectionTimeoutError", "SlowConsumerError",

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol, cast
 
@@ -13,6 +14,7 @@ from ..exceptions import ConnectionNotFoundError
 from ..models import Message
 from ..names import ConnectionId
 from ..runtime.loops import running_loop
+from ..streams.stream import Stream, Streams
 from ..wire.client_frames import Fault
 from ..wire.client_input import Message as ClientMessage
 from ..wire.messages import Encoded
@@ -30,6 +32,8 @@ REQUEST_TIMEOUT_S = 10.0
 
 class Owner(WriterOwner, Protocol):
     """The node of a connection."""
+
+    streams: Streams
 
     def encode(self, message: Message) -> Encoded:
         """Encode a message. Raises ``MessageError``."""
@@ -220,6 +224,14 @@ class Connection:
         """
         check_alive(self.ended, self.connection_id)
         return await self._owner.request(self, name, data, timeout)
+
+    def stream(self, *, metadata: Mapping[str, Any] | None = None) -> AbstractAsyncContextManager[Stream]:
+        """Return a block that sends text to this socket in small pieces; see ``manager.stream``.
+
+        Raises:
+            WebSocketStabilizerError: As ``send``, from the block and from ``write``.
+        """
+        return self._owner.streams.open(self.send, metadata)
 
     async def close(self, code: int = close_codes.NORMAL, reason: str = "normal closure") -> None:
         """Close exactly this socket and release it; a no-op when it has ended.

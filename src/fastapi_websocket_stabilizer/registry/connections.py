@@ -19,6 +19,7 @@ from ..local.sends import SendLimiter
 from ..models import CompressionMode, Message, as_metadata
 from ..names import ConnectionId
 from ..runtime.logs import EVENTS, Occasionally, StructuredLogger, manager_logger
+from ..streams.stream import Streams
 from ..wire.client_frames import wait_reason
 from ..wire.messages import Encoded, encode
 from .budget import Budget
@@ -64,6 +65,7 @@ class Connections:
         self.budget: Budget = budget
         self._showing, self._history = showing, history
         self.limiter: SendLimiter = state.limiter
+        self.streams: Streams = state.streams
         self._events = StructuredLogger(manager_logger(state.config.log_level, EVENTS))
         self._to_close: deque[tuple[Connection, int, str]] = deque()
         self._closers = 0

@@ -19,6 +19,7 @@ from ..names import ConnectionId, NodeId
 from ..runtime.gc_pauses import GcPauses
 from ..runtime.metrics import Counters, Stopwatch
 from ..runtime.tasks import Tasks
+from ..streams.stream import Streams
 from ..wire.outgoing import Outgoing
 from ..wire.own_json import encode_json
 from ..wire.sequences import SequenceTracker
@@ -74,6 +75,7 @@ class NodeState:
         self.bus_lag: Stopwatch = Stopwatch()
         self.gc_pauses: GcPauses = GcPauses()
         self.tasks: Tasks = Tasks(log)
+        self.streams: Streams = Streams(self.tasks, self.counters, lambda: self.config.max_message_size)
         self.hooks: Hooks = Hooks(self.counters, log)
         self.shards: Shards = Shards(config.num_shards)
         self.fan_out: FanOut = FanOut(

@@ -72,6 +72,14 @@ class Counters:
     direct_batches: int = counter("Script calls for direct sends; the sends of one tick share a call.")
     broadcasts: int = counter("Broadcasts published by this node.")
     broadcasts_unheard: int = counter("Own broadcasts that did not come back from Redis before the deadline.")
+    streams_opened: int = counter("Streams of text opened.")
+    streams_failed: int = counter(
+        "Streams that ended early, by an exception, a cancellation, or a text that could not be sent."
+    )
+    stream_messages: int = counter("Messages sent of streams; each has the text of 50 ms or of 16 KiB.")
+    stream_writes_deferred: int = counter(
+        "Writes to streams that waited because 64 KiB of earlier text had not left."
+    )
     confirmations_missing: int = counter("Nodes that did not confirm a message in time.")
     degraded: int = counter(
         'Messages and joins that stayed on this node because Redis was away (on_backend_loss="degrade").'

@@ -136,7 +136,7 @@ class ControlFrame(Encoded):
     __slots__ = ()
 
     def __init__(self, text: str) -> None:
-        super().__init__(Form.TEXT, text, _text_size(text))
+        super().__init__(Form.TEXT, text, text_size(text))
 
     def _with_address(self) -> str | bytes:
         return self.payload
@@ -160,7 +160,7 @@ def encode(message: object, limit: int) -> Encoded:
         MessageError: The message cannot be encoded, or has more than ``limit`` bytes.
     """
     if isinstance(message, str):
-        encoded = Encoded(Form.TEXT, message, _text_size(message))
+        encoded = Encoded(Form.TEXT, message, text_size(message))
     elif isinstance(message, bytes | bytearray | memoryview):
         encoded = Encoded(Form.BINARY, bytes(message), len(bytes(message)))
     elif isinstance(message, BaseModel):
@@ -178,7 +178,12 @@ def encode(message: object, limit: int) -> Encoded:
     return encoded
 
 
-def _text_size(text: str) -> int:
+def text_size(text: str) -> int:
+    """Return the bytes of a text in UTF-8.
+
+    Raises:
+        MessageError: The text has a lone surrogate, so it has no UTF-8.
+    """
     try:
         return len(text) if text.isascii() else len(text.encode())
     except UnicodeEncodeError as error:

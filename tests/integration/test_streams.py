@@ -1,0 +1,162 @@
+"""Streams of text on real servers: to rooms with and without a history, to clients, and to one socket."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import pytest
+
+from fastapi_websocket_stabilizer import (
+    BackendUnavailableError,
+    ConnectionNotFoundError,
+    History,
+    InvalidNameError,
+    NotStartedError,
+    Stream,
+    WebSocketConfig,
+    WebSocketConnectionManager,
+)
+from tests.faults.verbs import frozen
+from tests.integration.cluster import Managers, Socket, counter, join, register
+from tests.support.servers import RedisServer
+from tests.support.waiting import eventually
+
+TOKENS = [f"token {number}, " for number in range(3_000)]
+
+
+async def tokens() -> AsyncIterator[str]:
+    """Yield tokens as a model does, faster than messages may leave."""
+    for number, token in enumerate(TOKENS):
+        if number % 10 == 0:
+            await asyncio.sleep(0.001)
+        yield token
+
+
+async def answered(block: AbstractAsyncContextManager[Stream]) -> str:
+    """Stream all tokens, and return the id of the stream."""
+    async with block as stream:
+        async for token in tokens():
+            await stream.write(token)
+    return stream.id
+
+
+def parts_of(socket: Socket) -> list[dict[str, Any]]:
+    return [json.loads(each) if isinstance(each, str) else each for each in socket.received]
+
+
+async def reads(socket: Socket, stream_id: str) -> list[dict[str, Any]]:
+    """Wait for the end of a stream that is all a socket receives, and return its messages."""
+    await eventually(lambda: any(part.get("end") for part in parts_of(socket)), timeout_s=10)
+    parts = parts_of(socket)
+    assert {part["stream"] for part in parts} == {stream_id}
+    assert [part["seq"] for part in parts] == list(range(len(parts)))
+    assert [part for part in parts if part.get("end")] == parts[-1:]
+    return parts
+
+
+def text_of(parts: list[dict[str, Any]]) -> str:
+    return "".join(part["text"] for part in parts)
+
+
+async def test_members_on_every_replica_read_the_same_messages(managers: Managers) -> None:
+    here, there = await managers.start_many(2)
+    readers = [await join(here, "alice", "chat:1"), await join(there, "bob", "chat:1")]
+    stream_id = await answered(here.stream("chat:1", metadata={"answers": 17}))
+    found = [await reads(reader, stream_id) for reader in readers]
+    assert found[0] == found[1]
+    assert (found[0][0]["metadata"], text_of(found[0])) == ({"answers": 17}, "".join(TOKENS))
+    assert "error" not in found[0][-1]
+    assert counter(here, "stream_messages") == len(found[0]) < len(TOKENS) / 10
+
+
+async def test_room_with_a_history_keeps_the_stream_in_few_entries(managers: Managers) -> None:
+    (here,) = await managers.start_many(1, history={"chat:": History()})
+    reader = await join(here, "alice", "chat:1")
+    parts = await reads(reader, await answered(here.stream("chat:1")))
+    assert text_of(parts) == "".join(TOKENS)
+    assert counter(here, "history_appends") == len(parts)
+    reader.received.clear()
+    parts = await reads(reader, await answered(here.stream("chat:1", store=False)))
+    assert counter(here, "history_appends") < counter(here, "stream_messages")
+
+
+async def test_stream_reaches_a_client_on_another_replica(managers: Managers) -> None:
+    here, there = await managers.start_many(2)
+    reader = await join(there, "bob")
+    parts = await reads(reader, await answered(here.stream_to_client("bob")))
+    assert text_of(parts) == "".join(TOKENS)
+
+
+async def test_stream_to_a_client_that_leaves_raises_so_that_the_model_can_stop(managers: Managers) -> None:
+    (here,) = await managers.start_many(1)
+    await join(here, "alice")
+
+    async def answer() -> None:
+        async with here.stream_to_client("alice") as stream:
+            await here.disconnect("alice")
+            async with asyncio.timeout(10):
+                while True:
+                    await stream.write("token ")
+                    await asyncio.sleep(0.001)
+
+    with pytest.raises(ConnectionNotFoundError, match="'alice' was not reached"):
+        await answer()
+    with pytest.raises(ConnectionNotFoundError):
+        await answered(here.stream_to_client("nobody"))
+    assert counter(here, "streams_failed") == 2
+
+
+async def test_connection_streams_to_its_own_socket_in_order_with_other_messages(managers: Managers) -> None:
+    (here,) = await managers.start_many(1, max_connections_per_client=2)
+    socket, other = Socket(), await join(here, "alice")
+    connection = await register(here, "alice", socket)
+    await connection.send({"stream": "before"})
+    await answered(connection.stream())
+    await connection.send({"stream": "after"})
+    await eventually(lambda: parts_of(socket)[-1] == {"stream": "after"})
+    assert text_of(parts_of(socket)[1:-1]) == "".join(TOKENS)
+    assert other.received == []
+
+
+async def test_stream_to_a_room_without_readers_is_no_error(managers: Managers) -> None:
+    (here,) = await managers.start_many(1)
+    await answered(here.stream("empty"))
+    assert counter(here, "streams_failed") == 0
+
+
+async def test_stored_stream_ends_with_a_named_error_when_redis_goes_away(
+    own_managers: Managers, server: RedisServer
+) -> None:
+    (here,) = await own_managers.start_many(1, history={"chat:": History()}, redis_timeout_s=0.5)
+    reader = await join(here, "alice", "chat:1")
+
+    async def answer() -> None:
+        async with here.stream("chat:1") as stream, frozen(server), asyncio.timeout(20):
+            while True:
+                await stream.write("token ")
+                await asyncio.sleep(0.001)
+
+    with pytest.raises(BackendUnavailableError):
+        await answer()
+    assert counter(here, "streams_failed") == 1
+    assert "end" not in parts_of(reader)[0]
+
+
+async def test_stream_in_one_process_needs_no_start() -> None:
+    manager = WebSocketConnectionManager(WebSocketConfig(log_level="ERROR"))
+    reader = await join(manager, "alice", "chat:1")
+    parts = await reads(reader, await answered(manager.stream("chat:1")))
+    assert text_of(parts) == "".join(TOKENS)
+    await manager.graceful_shutdown(1)
+
+
+async def test_stream_is_refused_with_a_named_error() -> None:
+    manager = WebSocketConnectionManager(WebSocketConfig(redis_url="redis://127.0.0.1:1"))
+    with pytest.raises(NotStartedError):
+        await answered(manager.stream("chat:1"))
+    with pytest.raises(InvalidNameError):
+        manager.stream("")
+    with pytest.raises(InvalidNameError):
+        manager.stream_to_client("\n")

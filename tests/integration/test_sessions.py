@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+import random
+import re
 import secrets
 import sys
 from base64 import urlsafe_b64encode
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from websockets.typing import Subprotocol
 from tests.integration.session_app import KIB
 from tests.support import http
 from tests.support.process import ChildProcess, free_port
+from tests.support.protocol_vectors import data_of, vectors
 from tests.support.waiting import eventually, eventually_sync
 
 PROJECT = Path(__file__).parents[2]
@@ -612,3 +615,59 @@ async def test_client_watches_the_members_of_its_room(server: Server, client_id:
         async with opened(server, path % other):
             await say(client, {"ping": 1})
             assert await heard(client) == {}
+
+
+# Strangers
+
+
+def nonsense(seed: int) -> list[str | bytes]:
+    """Return frames that are recorded ones with a few changes."""
+    chance = random.Random(seed)
+    recorded = [data_of(vector.values[0]) for vector in vectors("client_frames.json")]
+    frames: list[str | bytes] = []
+    for _ in range(20):
+        frame = chance.choice(recorded)
+        data = bytearray(frame.encode() if isinstance(frame, str) else frame)
+        for _ in range(chance.randrange(3)):
+            place = chance.randrange(len(data) + 1)
+            data[place : place + chance.randrange(3)] = bytes(
+                chance.choices(b'{}[]":,0e9n\\x00', k=chance.randrange(3))
+            )
+        text = data.decode(errors="ignore")
+        frames.append(bytes(data) if isinstance(frame, bytes) else text)
+    return frames
+
+
+@pytest.mark.parametrize("row", ["uvicorn", "uvicorn-plain"])
+async def test_strangers_are_answered_or_closed_and_harm_no_other_client(row: str) -> None:
+    port = free_port()
+    with running(row, port) as process:
+        server = Server(row, port)
+        async with server.http, opened(server, "hall/route/healthy?rooms=garden") as (healthy, _):
+            for seed in range(30):
+                way = WAYS[seed % len(WAYS)]
+                async with opened(server, f"hall/{way}/stranger-{seed}") as (stranger, _):
+                    with suppress(ConnectionClosed):
+                        for frame in nonsense(seed):
+                            await stranger.send(frame)
+                        await stranger.send('{"ping":1}')
+                    code = await answer_or_code(stranger)
+                    assert code in (None, 4502, 1011), (seed, code)
+                await server.send({"seed": seed}, room="garden")
+                assert await heard(healthy) == [0, "garden", {"seed": seed}]
+            counters = await server.counters()
+            assert counters["client_frames_invalid"] > 10
+            assert counters["client_keys_ignored"] + counters["client_frames_ignored"] > 10
+        raised = re.findall(r"^\w+(?:\.\w+)*Error\b.*", process.output, re.MULTILINE)
+        assert {text for text in raised if "as the client asked for" not in text} == set()
+
+
+async def answer_or_code(client: ClientConnection) -> int | None:
+    """Read until the answer to a ping, or the end. Return the close code, or None for the answer."""
+    async with asyncio.timeout(ANSWER_S):
+        try:
+            while await client.recv() != "{}":
+                pass
+        except ConnectionClosed:
+            return client.close_code
+    return None

@@ -218,22 +218,24 @@ async def test_new_client_of_a_draining_node_is_sent_away_with_a_hint() -> None:
         await draining
 
 
-async def test_drain_paces_those_that_it_tells_to_go() -> None:
+async def test_drain_paces_those_that_it_tells_to_go_and_gives_each_time_to_move() -> None:
     async with nodes(1, max_connections_per_client=40) as (_, (only,)), AsyncExitStack() as stack:
         clients = [(await stack.enter_async_context(only.opened()))[0] for _ in range(30)]
+        now_s = asyncio.get_running_loop().time
         told_at_s: list[float] = []
+        had_s: list[float] = []
 
         async def wait_for_go(client: ClientConnection) -> None:
             assert list(await heard(client)) == ["go"]
-            told_at_s.append(asyncio.get_running_loop().time())
+            told_s = now_s()
+            told_at_s.append(told_s)
             with pytest.raises(ConnectionClosed):
                 await client.recv()
+            had_s.append(now_s() - told_s)
 
         waiting = [asyncio.create_task(wait_for_go(client)) for client in clients]
-        began_s = asyncio.get_running_loop().time()
         report = await only.manager.drain(2 * OVER_S)
         await asyncio.gather(*waiting)
         assert report.closed_count == 30
-        spread_s = max(told_at_s) - min(told_at_s)
-        assert 0.3 < spread_s < 2 * OVER_S
-        assert max(told_at_s) - began_s < 2 * OVER_S
+        assert max(told_at_s) - min(told_at_s) > 0.1
+        assert min(had_s) > 0.3

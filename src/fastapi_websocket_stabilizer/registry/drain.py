@@ -33,7 +33,7 @@ class Drain:
         self._directory, self._lease = directory, lease
         self._task: asyncio.Task[None] | None = None
         self._pace = Pace(0.0, 0.0, 0)
-        self._ends_at_s = 0.0
+        self._ends_at_s = self._last_close_at_s = 0.0
         self._order: list[Connection] = []
         self._closing: dict[asyncio.Task[None], Connection] = {}
         self._slow: set[asyncio.Task[None]] = set()  # with queued messages to write first
@@ -57,8 +57,8 @@ class Drain:
         if self._task is None or self._task.done():
             self._closed = self._failed = 0
             self._told.clear()
-            self._ends_at_s = began_s + over_s
-            self._pace = Pace(began_s, self._last_close_at_s(over_s), len(self._state.shards))
+            self._end_within(over_s)
+            self._pace = Pace(began_s, self._last_close_at_s, len(self._state.shards))
             self._task = self._state.tasks.spawn(self._drain(), "drain")
             self._state.tasks.spawn(self._has_refuge(), "say-draining")
         else:
@@ -92,17 +92,19 @@ class Drain:
     def _hurry(self, over_s: float) -> None:
         now_s = running_loop().time()
         if now_s + over_s < self._ends_at_s:
-            self._ends_at_s = now_s + over_s
-            self._pace.hurry(now_s, self._last_close_at_s(over_s), len(self._state.shards))
+            self._end_within(over_s)
+            self._pace.hurry(now_s, self._last_close_at_s, len(self._state.shards))
 
-    def _last_close_at_s(self, over_s: float) -> float:
-        """Return when the last close must begin to be complete, or given up, by the end."""
-        return self._ends_at_s - min(self._state.config.close_timeout_s, over_s / 4)
+    def _end_within(self, over_s: float) -> None:
+        self._ends_at_s = running_loop().time() + over_s
+        # The last close must begin early enough to be complete, or given up, by the end.
+        self._last_close_at_s = self._ends_at_s - min(self._state.config.close_timeout_s, over_s / 4)
 
     async def _drain(self) -> None:
         shards, log = self._state.shards, self._state.log
         log.info("draining", extra={"connections": len(shards)})
         try:
+            await self._tell_sessions()
             while running_loop().time() < self._pace.ends_at_s and (left := self._count_left()):
                 await self._close_next(left)
             while running_loop().time() < self._pace.ends_at_s and len(shards):
@@ -121,7 +123,7 @@ class Drain:
     def _count_left(self) -> int:
         """Return how many connections are neither closed nor told to leave. Count those that have left since."""
         now_s = running_loop().time()
-        if self._told and now_s >= self._counts_at_s:
+        if self._told and (now_s >= self._counts_at_s or len(self._told) >= len(self._state.shards)):
             self._counts_at_s = now_s + LOOK_AGAIN_S
             gone = {connection for connection in self._told if connection.ended is not None}
             self._told -= gone
@@ -129,11 +131,33 @@ class Drain:
             self._state.counters.connections_drained += len(gone)
         return max(0, len(self._state.shards) - len(self._told))
 
-    async def _close_next(self, left: int) -> None:
-        """Wait until the next close is due, and until fewer than the maximum are in progress. Then begin it.
+    async def _tell_sessions(self) -> None:
+        """Tell clients of ``stabilizer.v1`` to open their next socket. Each closes this one when it has it.
 
-        A client of ``stabilizer.v1`` is told to open its next socket, and closes this one when it has it.
+        They are told one after the other in the first part of the window, at most its half, so that the last one has
+        time to move.
         """
+        shards = self._state.shards
+        sessions = [connection for connection in shards if connection.session is not None]
+        if not sessions:
+            return
+        began_s = running_loop().time()
+        share = min(len(sessions) / len(shards), 0.5)
+        self._pace = Pace(began_s, began_s + share * (self._last_close_at_s - began_s), len(sessions))
+        random.shuffle(sessions)
+        while sessions:
+            now_s = running_loop().time()
+            await asyncio.sleep(max(0.0, self._pace.next_at_s(now_s, len(sessions)) - now_s))
+            self._tell(sessions.pop())
+        self._pace = Pace(running_loop().time(), self._last_close_at_s, len(shards))
+
+    def _tell(self, connection: Connection) -> None:
+        if connection.session is not None and connection.is_open:
+            self._told.add(connection)
+            connection.session.go(self._pace.reconnect_in_ms())
+
+    async def _close_next(self, left: int) -> None:
+        """Wait until the next close is due, and until fewer than the maximum are in progress. Then begin it."""
         now_s = running_loop().time()
         due_s = self._pace.next_at_s(now_s, left)
         await asyncio.sleep(max(0.0, due_s - now_s))
@@ -144,8 +168,7 @@ class Drain:
         elif connection.session is None:
             self._close(connection)
         else:
-            self._told.add(connection)
-            connection.session.go(self._pace.reconnect_in_ms())
+            self._tell(connection)  # it has got its first frame since
 
     def _pick(self) -> Connection | None:
         """Return a random connection, because adjacent entries may share a network path. Slow ones come first.

@@ -9,14 +9,12 @@ from typing import Any, NoReturn
 from .. import close_codes
 from ..exceptions import (
     LOSSES,
-    ConnectionLimitExceededError,
     ShutdownError,
-    WebSocketStabilizerError,
 )
 from ..local.connection import Connection, OpenSession
 from ..local.lifecycle import Ended
 from ..local.sends import SendLimiter
-from ..models import CompressionMode, Message, as_metadata
+from ..models import Message, as_metadata
 from ..names import ConnectionId
 from ..runtime.logs import EVENTS, Occasionally, StructuredLogger, manager_logger
 from ..streams.stream import Streams
@@ -24,9 +22,10 @@ from ..wire.client_frames import wait_reason
 from ..wire.messages import Encoded, encode
 from .budget import Budget
 from .claims import Claims
+from .door import Door
 from .history import History
 from .outbound import Outbound
-from .places import lines_of, sid_of
+from .places import lines_of
 from .questions import Questions
 from .reclaims import Reclaims
 from .refusals import UNREACHABLE, is_draining, soon_ms, turn_away
@@ -73,7 +72,7 @@ class Connections:
             Connection, str
         ] = {}  # the claim is in progress; why the socket was closed, or ""
         self._leaving: set[Connection] = set()  # gone, but the application still reads their messages
-        self._has_warned = self._has_warned_of_start = False
+        self.door: Door = Door(state)
         self._trouble = Occasionally(state.log)
 
     # Calls of a connection to its owner
@@ -125,26 +124,6 @@ class Connections:
 
     # Connect
 
-    def check_open(self) -> None:
-        """Check that new clients are accepted, before any work is spent on one, such as redeeming a token.
-
-        A full node rejects every new client here. ``connect`` still accepts one that replaces its own socket.
-
-        Raises:
-            DrainingError: The node is draining.
-            ConnectionLimitExceededError: The node has ``max_connections``.
-            BackendUnavailableError: Redis is unavailable and ``on_backend_loss`` is "refuse".
-        """
-        try:
-            if self._state.is_draining:
-                raise is_draining()
-            if not self._state.degrades:
-                self._state.check_reachable()
-        except WebSocketStabilizerError:
-            self._state.counters.connections_rejected += 1
-            raise
-        self._check_capacity()
-
     async def connect(
         self,
         client_id: str,
@@ -171,13 +150,13 @@ class Connections:
         if state.is_draining:
             state.counters.connections_rejected += 1
             await self._refuse(websocket, open_session)
-        self._warn()
+        self.door.warn()
         self._showing.check(metadata)
-        self._check_capacity_for(client_id, session)
+        self.door.check_capacity_for(client_id, session)
         await self.claims.verified()
         size = await self.budget.admit(client_id, metadata)
         self._check_running(is_ended=state.is_closed)  # while this waited
-        self._check_capacity_for(client_id, session)  # others may have come in between
+        self.door.check_capacity_for(client_id, session)  # others may have come in between
         name, registration = state.next_connection_id(), Registration(size, session)
         connection = Connection(
             self, client_id, name, websocket, metadata, app_state, registration, open_session
@@ -235,39 +214,6 @@ class Connections:
             within_s = self._state.config.close_timeout_s
             await turn_away(websocket, close_codes.SERVICE_RESTART, wait_reason(soon_ms()), within_s)
         raise is_draining()
-
-    def _warn(self) -> None:
-        is_unwanted = self._state.config.compression is CompressionMode.NONE
-        if is_unwanted and self._state.served.protocol == "asgi" and not self._has_warned:
-            self._has_warned = True
-            self._state.log.warning(
-                'compression="none" cannot act on this server, which negotiates compression before the '
-                "application runs: switch it off there (uvicorn --ws-per-message-deflate false)"
-            )
-        if self._state.loop is None and not self._has_warned_of_start:
-            self._has_warned_of_start = True
-            self._state.log.warning(
-                "a socket was registered before start(): no heartbeat runs; use "
-                "FastAPI(lifespan=manager.lifespan), or await manager.start() in your own lifespan"
-            )
-
-    def _check_capacity_for(self, client_id: str, session: Succession | None) -> None:
-        """Accept one socket that replaces another, although the node is full until the replaced one is gone."""
-        of_client = self._state.shards.of_client(client_id)
-        replaces = session is not None and session.former in filter(None, map(sid_of, of_client))
-        if not replaces and len(of_client) != self._state.config.max_connections_per_client:
-            self._check_capacity()
-
-    def _check_capacity(self) -> None:
-        limit, connections = self._state.config.max_connections, len(self._state.shards)
-        if limit is not None and connections >= limit:
-            self._state.counters.connections_rejected += 1
-            raise ConnectionLimitExceededError(
-                f"this node has {connections} connections, max_connections is {limit}",
-                scope="node",
-                limit=limit,
-                current=connections,
-            )
 
     # Disconnect
 

@@ -156,7 +156,7 @@ def check_open(registry: Registry) -> None:
     """
     try:
         registry.check_usable()
-        registry.connections.check_open()
+        registry.connections.door.check_open()
     except WebSocketStabilizerError as error:
         raise _refusal(error) from error
 

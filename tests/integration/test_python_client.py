@@ -1,9 +1,11 @@
 """The Python client with replicas in processes: messages, calls, a replica that is killed, and one that drains."""
 
 import asyncio
+import json
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from typing import Any
 
 import httpx2
@@ -13,6 +15,7 @@ from fastapi_websocket_stabilizer import History, WebSocketConnectionManager
 from fastapi_websocket_stabilizer_client import (
     Client,
     InterruptedRequestError,
+    Lost,
     Message,
     RequestFailedError,
     Status,
@@ -23,7 +26,7 @@ from tests.support import http
 from tests.support.process import ChildProcess, free_port
 from tests.support.waiting import eventually
 
-HISTORY = '{"chat": {}}'
+HISTORY = {"chat": History(), "chat:short": History(messages=3)}
 
 
 class Replica:
@@ -35,7 +38,7 @@ class Replica:
         settings = {
             "WS_REDIS_URL": url,
             "WS_NAMESPACE": namespace,
-            "WS_HISTORY": HISTORY,
+            "WS_HISTORY": json.dumps({prefix: asdict(bounds) for prefix, bounds in HISTORY.items()}),
             "WS_CLIENT_PRESENCE": "lobby",
             "WS_LEASE_TTL_S": "1.5",
             "WS_RENEW_INTERVAL_S": "0.4",
@@ -106,9 +109,7 @@ def replicas(redis_url: str, namespace: str) -> Iterator[list[Replica]]:
 @pytest.fixture
 async def publisher(managers: Managers) -> WebSocketConnectionManager:
     """Return a manager of the same registry, without clients."""
-    return await managers.start(
-        history={"chat": History()}, client_presence=("lobby",), max_connections_per_client=1
-    )
+    return await managers.start(history=HISTORY, client_presence=("lobby",), max_connections_per_client=1)
 
 
 async def test_messages_and_calls_of_one_connection(replicas: list[Replica]) -> None:
@@ -209,3 +210,82 @@ async def test_client_of_a_replica_that_drains_is_never_without_a_connection(
         await stopping
         assert [change.new for change in changes] == ["catching-up", "live"]
         assert client.status is Status.LIVE
+
+
+class Numbers:
+    """What a client received of a log of numbers: a run without a hole, or a loss."""
+
+    def __init__(self) -> None:
+        self.last = 0
+        self.lost: list[Lost] = []
+
+    def take(self, message: Message) -> None:
+        assert message.data == [self.last + 1], f"{message} came after {self.last}"
+        self.last += 1
+
+    def lose(self, lost: Lost) -> None:
+        self.lost.append(lost)
+
+
+async def test_client_misses_nothing_of_a_room_while_its_replica_is_killed(
+    replicas: list[Replica], publisher: WebSocketConnectionManager
+) -> None:
+    await asyncio.gather(*(replica.ready() for replica in replicas))
+    async with door(*replicas) as opened, Client(f"{opened.url}?name=ann&room=chat", proxy=None) as client:
+        numbers = Numbers()
+        client.on(numbers.take)
+        client.on_lost(numbers.lose)
+        for number in range(1, 11):
+            await publisher.broadcast([number], room="chat")
+        replicas[0].process.kill()
+        for number in range(11, 31):
+            await publisher.broadcast([number], room="chat")
+        await eventually(lambda: numbers.last == 30)
+        await publisher.broadcast([31], room="chat")
+        await eventually(lambda: numbers.last == 31)
+        assert numbers.lost == []
+
+
+async def test_client_misses_nothing_of_a_room_while_replicas_drain(
+    replicas: list[Replica], publisher: WebSocketConnectionManager
+) -> None:
+    await asyncio.gather(*(replica.ready() for replica in replicas))
+    numbers, sent = Numbers(), 0
+    async with door(*replicas) as opened, Client(f"{opened.url}?name=ann&room=chat", proxy=None) as client:
+        client.on(numbers.take)
+        client.on_lost(numbers.lose)
+        opened.replicas.reverse()
+        stopping = asyncio.create_task(asyncio.to_thread(replicas[0].process.stop))
+        while not stopping.done():
+            sent += 1
+            await publisher.broadcast([sent], room="chat")
+            await asyncio.sleep(0.01)
+        await eventually(lambda: numbers.last == sent)
+        assert numbers.lost == []
+        assert sent > 10
+
+
+async def test_room_that_was_trimmed_while_the_client_was_away_is_lost_before_its_next_message(
+    replicas: list[Replica], publisher: WebSocketConnectionManager
+) -> None:
+    await asyncio.gather(*(replica.ready() for replica in replicas))
+    async with (
+        door(*replicas) as opened,
+        Client(f"{opened.url}?name=ann&room=chat:short", proxy=None) as client,
+    ):
+        await publisher.broadcast([1], room="chat:short")
+        seen: list[Message | Lost] = []
+        client.on(seen.append)
+        client.on_lost(seen.append)
+        await eventually(lambda: len(seen) == 1)
+        client.offline()
+        for number in range(2, 20):
+            await publisher.broadcast([number], room="chat:short")
+        client.online()
+        await client.wait_for(Status.LIVE)
+        await publisher.broadcast([20], room="chat:short")
+        await eventually(lambda: len(seen) == 3)
+        lost, message = seen[1:]
+        assert isinstance(lost, Lost)
+        assert isinstance(message, Message)
+        assert (lost.room, lost.code, message.data) == ("chat:short", "trimmed", [20])

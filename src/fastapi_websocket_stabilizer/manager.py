@@ -263,10 +263,10 @@ class WebSocketConnectionManager(HookDecorators):
     async def send_to_client(self, client_id: str, message: Message, confirm: float | None = None) -> bool:
         """Send to a client on any replica; return whether it was reached.
 
-        A client is reached when a local socket or its outbox has the message, or when Redis has passed it to a
-        replica that holds the client. With ``confirm`` (seconds), it must have been written to a socket. False then
-        means that no confirmation came in time; the message may still arrive. While Redis is unavailable, the result
-        is False for a client of another replica.
+        A client is reached when a local socket or its outbox has the message. It is also reached when Redis has
+        passed it to a replica that holds the client. With ``confirm`` (seconds), it must have been written to a
+        socket. False then means that no confirmation came in time; the message may still arrive. While Redis is
+        unavailable, the result is False for a client of another replica.
 
         Raises:
             MessageError: It cannot be encoded or is longer than ``max_message_size``; nothing was sent.

@@ -134,8 +134,8 @@ class Drain:
     async def _tell_sessions(self) -> None:
         """Tell clients of ``stabilizer.v1`` to open their next socket. Each closes this one when it has it.
 
-        They are told one after the other in the first part of the window, at most its half, so that the last one has
-        time to move.
+        They are told one after the other in the first part of the window, at most its half. So the last one has time
+        to move.
         """
         shards = self._state.shards
         sessions = [connection for connection in shards if connection.session is not None]

@@ -29,6 +29,7 @@ manager = WebSocketConnectionManager(
         lease_ttl_s=float(os.environ["REPLICA_LEASE_S"]),
         renew_interval_s=float(os.environ["REPLICA_BEAT_S"]),
         on_backend_loss=os.environ.get("REPLICA_ON_BACKEND_LOSS", "degrade"),  # type: ignore[arg-type]  # checked there
+        client_presence=("stage-",),
         drain_secret=os.environ.get("REPLICA_DRAIN_SECRET"),
         log_level="WARNING",
     )

@@ -203,6 +203,17 @@ async def test_thousand_requests_at_once_are_all_answered(server: Server, way: s
         assert await client.ask(9_999, "anything", "later") == {"a": 9_999, "d": "later"}
 
 
+async def test_bytes_of_open_requests_are_bounded(server: Server, way: str, client_id: str) -> None:
+    """The bound is ``max_message_size``, so a request of that size is carried out, and one more is not."""
+    async with speaking(server, f"{way}/{client_id}") as client:
+        for number in range(3):
+            client.say({"q": number, "m": "hold", "d": client_id, "ignored": "x" * 500_000})
+        assert for_programs(await client.ask(3, "anything", 1)) == error(3, "limit", retry=True)
+        await server.ask("PUT", f"gates/{client_id}")
+        assert sorted([(await client.next())["a"] for _ in range(3)]) == [0, 1, 2]
+        assert await client.ask(4, "anything", 1) == {"a": 4, "d": 1}
+
+
 async def test_number_that_is_open_is_refused(server: Server, way: str, client_id: str) -> None:
     async with speaking(server, f"{way}/{client_id}") as client:
         client.say({"q": 1, "m": "hold", "d": client_id})

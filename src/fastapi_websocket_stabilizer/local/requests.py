@@ -151,25 +151,33 @@ class Answering:
     stop would have no bound.
     """
 
-    __slots__ = ("_awaited", "_has_ended", "_unfinished")
+    __slots__ = ("_awaited", "_bytes", "_has_ended", "_unfinished")
 
     def __init__(self) -> None:
         self._awaited: dict[int, Work] = {}
-        self._unfinished: set[Work] = set()
+        self._unfinished: dict[Work, int] = {}  # and the bytes of its request
+        self._bytes = 0
         self._has_ended = False
 
-    def refusal(self, number: int) -> Fault | None:
-        """Return the fault to answer a new request with, or None if it may begin."""
+    def refusal(self, number: int, max_bytes: int) -> Fault | None:
+        """Return the fault to answer a new request with, or None if it may begin.
+
+        It may not while requests of ``max_bytes`` or more are open. So the last one may exceed the bound.
+        """
         if number in self._awaited:
             return Fault("invalid", f"request {number} is still open: number each request anew")
         if len(self._unfinished) >= MAX_OPEN_REQUESTS:
             text = f"{MAX_OPEN_REQUESTS} requests of this connection are open"
             return Fault("limit", text, is_temporary=True)
+        if self._bytes >= max_bytes:
+            text = f"requests of {max_bytes} bytes or more are open"
+            return Fault("limit", text, is_temporary=True)
         return None
 
-    def begin(self, number: int, work: Work) -> None:
-        """Add a request that was not refused. After the end of the connection it is cancelled at once."""
-        self._unfinished.add(work)
+    def begin(self, number: int, work: Work, size: int) -> None:
+        """Add a request of ``size`` bytes that was not refused. After the end of the connection it is cancelled."""
+        self._unfinished[work] = size
+        self._bytes += size
         if self._has_ended:
             work.cancel()
         else:
@@ -177,7 +185,7 @@ class Answering:
 
     def finish(self, number: int, work: Work) -> bool:
         """Remove a request whose work has ended. Return whether it is to be answered."""
-        self._unfinished.discard(work)
+        self._bytes -= self._unfinished.pop(work, 0)
         if self._awaited.get(number) is not work:
             return False
         del self._awaited[number]

@@ -160,13 +160,13 @@ class Exchange:
         self._node.counters.requests_cancelled += was_open
         self._node.counters.answers_ignored += not was_open
 
-    def request(self, frame: Request) -> None:
-        """Carry out a request, and answer it."""
+    def request(self, frame: Request, size: int) -> None:
+        """Carry out a request, whose frame has ``size`` bytes or characters, and answer it."""
         responder = self._node.hooks.on_request.get(frame.name)
         if responder is None:
             self._refuse(frame.number, UNKNOWN)
         else:
-            self._start(frame.number, self._respond(frame, responder))
+            self._start(frame.number, self._respond(frame, responder), size)
 
     def join(self, frame: Join) -> None:
         """Add the connection to a room, if the application allows it, and answer."""
@@ -184,9 +184,11 @@ class Exchange:
         self._node.counters.requests_refused += 1
         self._send(frames.error_answer(number, fault))
 
-    def _start(self, number: int, work: Coroutine[Any, Any, str]) -> "asyncio.Task[str] | None":
+    def _start(
+        self, number: int, work: Coroutine[Any, Any, str], size: int = 0
+    ) -> "asyncio.Task[str] | None":
         """Start the work on a request, which returns the answer. Return None if the request is refused."""
-        fault = self._answering.refusal(number)
+        fault = self._answering.refusal(number, self._node.limits().max_message_size)
         if fault is not None:
             work.close()
             self._refuse(number, fault)
@@ -194,7 +196,7 @@ class Exchange:
         self._node.counters.requests_received += 1
         task = self._node.tasks.spawn(work, f"request-{self._connection.connection_id}")
         held = _Work(task)
-        self._answering.begin(number, held)
+        self._answering.begin(number, held, size)
         task.add_done_callback(lambda done: self._finish(number, held, done))
         return task
 

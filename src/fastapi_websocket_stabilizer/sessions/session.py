@@ -13,7 +13,7 @@ from ..registry.registration import Succession
 from ..wire import client_frames as frames
 from ..wire import client_input
 from ..wire.client_frames import Fault, Hi
-from ..wire.client_input import Message
+from ..wire.client_input import Message, Request
 from ..wire.cursors import Cursor
 from ..wire.messages import ControlFrame
 from .exchange import Exchange, ExchangeNode
@@ -31,7 +31,7 @@ class Node(ExchangeNode, FollowingNode, Protocol):
     """The node of a session.
 
     Attributes:
-        acts: The function for each kind of frame except messages.
+        acts: The function for each kind of frame except messages and requests, whose size counts.
     """
 
     acts: Mapping[type, Act]
@@ -184,6 +184,9 @@ class Session:
             self._node.counters.client_keys_ignored += frame.ignored
             if isinstance(frame, Message):
                 return frame
+            if isinstance(frame, Request):
+                self.exchange.request(frame, len(data))
+                return None
             self._node.acts[type(frame)](self, frame)
         except ClientInputError as error:
             self._node.counters.client_frames_invalid += 1

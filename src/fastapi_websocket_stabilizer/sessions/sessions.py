@@ -26,7 +26,6 @@ from ..wire.client_input import (
     MailboxRead,
     Probe,
     Renewal,
-    Request,
     Resume,
     Unknown,
     Unwatch,
@@ -58,7 +57,7 @@ class Sessions:
     """The node, as its sessions need it.
 
     Attributes:
-        acts: The function for each kind of frame except messages.
+        acts: The function for each kind of frame except messages and requests.
     """
 
     def __init__(self, registry: Registry, fault_of: FaultOf) -> None:
@@ -72,7 +71,6 @@ class Sessions:
             Alive: _ignore,
             Resume: _refuse_resume,
             Unknown: self._count_ignored,
-            Request: lambda session, frame: session.exchange.request(frame),
             Join: lambda session, frame: session.exchange.join(frame),
             Leave: lambda session, frame: session.exchange.leave(frame),
             Cancel: lambda session, frame: session.exchange.cancel(frame),

@@ -20,6 +20,7 @@ from fastapi_websocket_stabilizer.wire.client_input import Answer, ErrorAnswer
 
 TIMES = st.floats(0, 10)
 NUMBERS = st.integers(0, 80)
+MAX_BYTES = 1000
 STEPS = st.lists(
     st.tuples(st.sampled_from(["ask", "answer", "cancel", "expire", "end"]), NUMBERS), max_size=3
 )
@@ -153,6 +154,7 @@ class Task:
     """The work of a request of the client. ``react`` is called in its cancellation."""
 
     number: int
+    size: int = 0
     react: Callable[["Task"], None] = lambda _: None
     cancels: int = 0
     has_ended: bool = False
@@ -172,11 +174,16 @@ class AnsweringMachine(RuleBasedStateMachine):
         self.works: list[Task] = []
         self.has_ended = False
 
-    @rule(number=st.integers(1, 90), steps=st.lists(st.tuples(st.booleans(), st.integers(1, 90)), max_size=2))
-    def request(self, number: int, steps: list[tuple[bool, int]]) -> None:
-        fault = self.answering.refusal(number)
+    @rule(
+        number=st.integers(1, 90),
+        size=st.sampled_from([0, 1, MAX_BYTES // 3, MAX_BYTES]),
+        steps=st.lists(st.tuples(st.booleans(), st.integers(1, 90)), max_size=2),
+    )
+    def request(self, number: int, size: int, steps: list[tuple[bool, int]]) -> None:
+        fault = self.answering.refusal(number, MAX_BYTES)
         is_repeated = any(work.number == number for work in self.awaited())
-        is_full = sum(not work.has_ended for work in self.works) >= MAX_OPEN_REQUESTS
+        unfinished = [work.size for work in self.works if not work.has_ended]
+        is_full = len(unfinished) >= MAX_OPEN_REQUESTS or sum(unfinished) >= MAX_BYTES
         assert (fault.code if fault else None) == ("invalid" if is_repeated else "limit" if is_full else None)
         if fault is not None:
             return
@@ -188,15 +195,15 @@ class AnsweringMachine(RuleBasedStateMachine):
                 else:
                     self.finish_one(work)
 
-        work = Task(number, react)
+        work = Task(number, size, react)
         self.works.append(work)
-        self.answering.begin(number, work)
+        self.answering.begin(number, work, size)
         assert work.cancels == self.has_ended
 
     @rule(numbers=st.sets(st.integers(1, 90)))
     def request_many(self, numbers: set[int]) -> None:
         for number in numbers:
-            self.request(number, [])
+            self.request(number, 0, [])
 
     @rule(number=st.integers(1, 90))
     def cancel(self, number: int) -> None:
@@ -250,20 +257,23 @@ TestAnswering.settings = settings(stateful_step_count=40)
 
 def test_number_can_be_used_again_while_cancelled_work_is_slow_to_stop() -> None:
     answering, first, second = Answering(), Task(1), Task(1)
-    answering.begin(1, first)
+    answering.begin(1, first, 1)
     assert answering.cancel(1)
-    assert answering.refusal(1) is None
-    answering.begin(1, second)
+    assert answering.refusal(1, MAX_BYTES) is None
+    answering.begin(1, second, 1)
     assert (answering.finish(1, first), answering.finish(1, second)) == (False, True)
     assert (first.cancels, second.cancels) == (1, 0)
 
 
-@pytest.mark.parametrize("code", ["invalid", "limit"])
-def test_refusals_name_the_reason(code: str) -> None:
+@pytest.mark.parametrize(
+    ("sizes", "number", "code"),
+    [([0], 0, "invalid"), ([0] * MAX_OPEN_REQUESTS, 100, "limit"), ([1, MAX_BYTES - 1], 100, "limit")],
+)
+def test_refusals_name_the_reason(sizes: list[int], number: int, code: str) -> None:
     answering = Answering()
-    for number in range(1 if code == "invalid" else MAX_OPEN_REQUESTS):
-        answering.begin(number, Task(number))
-    fault = answering.refusal(0 if code == "invalid" else 100)
+    for open_number, size in enumerate(sizes):
+        answering.begin(open_number, Task(open_number), size)
+    fault = answering.refusal(number, MAX_BYTES)
     assert fault is not None
     assert (fault.code, fault.is_temporary) == (code, code == "limit")
 

@@ -25,7 +25,7 @@ from fastapi_websocket_stabilizer.sessions.following import UNREADABLE
 from fastapi_websocket_stabilizer.sessions.session import Session
 from fastapi_websocket_stabilizer.wire import client_input
 from fastapi_websocket_stabilizer.wire.client_frames import Fault
-from fastapi_websocket_stabilizer.wire.client_input import ClientFrame, Message
+from fastapi_websocket_stabilizer.wire.client_input import ClientFrame, Message, Request
 from fastapi_websocket_stabilizer.wire.cursors import Cursor
 from fastapi_websocket_stabilizer.wire.frames import TEXT, frame
 from fastapi_websocket_stabilizer.wire.messages import Address, Encoded
@@ -46,7 +46,7 @@ class SessionNode:
         self.acted: list[ClientFrame] = []
         self.ended: list[tuple[Ended, int, str]] = []
         self.ms = 1_764_396_000_000
-        kinds = [kind for kind in ClientFrame.__args__ if kind is not Message]
+        kinds = [kind for kind in ClientFrame.__args__ if kind not in (Message, Request)]
         self.acts: Mapping[type, Callable[[Session, Any], None]] = dict.fromkeys(kinds, self._act)
 
     def _act(self, _: Session, client_frame: ClientFrame) -> None:
@@ -287,6 +287,10 @@ async def converse(data: list[str | bytes]) -> None:
             got = await world.got()
             number = expected.number
             assert got == ([] if number is None else [{"n": max(number, mark)}])
+        elif isinstance(expected, Request):
+            ((answer),) = await world.got()
+            assert (answer["a"], answer["x"]["code"]) == (expected.number, "not_found")
+            others += 1
         else:
             assert message is None
             assert world.node.acted[acted:] == [expected]

@@ -20,6 +20,7 @@ from fastapi_websocket_stabilizer import (
 )
 from tests.faults.verbs import frozen
 from tests.integration.cluster import Managers, Socket, counter, join, register
+from tests.integration.test_resume import Client, nodes
 from tests.support.servers import RedisServer
 from tests.support.waiting import eventually
 
@@ -124,6 +125,42 @@ async def test_stream_to_a_room_without_readers_is_no_error(managers: Managers) 
     (here,) = await managers.start_many(1)
     await answered(here.stream("empty"))
     assert counter(here, "streams_failed") == 0
+
+
+async def test_reader_that_comes_back_on_another_replica_misses_no_part_of_an_answer(
+    managers: Managers,
+) -> None:
+    async with nodes(managers) as (here, there):
+        ann = await Client("ann").open(here)
+        async with there.manager.stream("chat:1") as stream:
+            await stream.write("before, ")
+            await eventually(lambda: "before, " in text_of(ann.got))
+            await ann.close()
+            await stream.write("while she was away, ")
+            await eventually(lambda: counter(there.manager, "stream_messages") == 3)
+            await ann.open(there)
+            await stream.write("after")
+        await eventually(lambda: any(part.get("end") for part in ann.got))
+    assert [part["seq"] for part in ann.got] == [0, 1, 2, 3]
+    assert text_of(ann.got) == "before, while she was away, after"
+    assert ann.hi["re"] is True
+
+
+async def test_reader_that_was_away_for_the_whole_answer_gets_its_begin_parts_and_end(
+    managers: Managers,
+) -> None:
+    async with nodes(managers) as (here, there):
+        ann = await Client("ann").open(here)
+        await here.manager.broadcast({"before": 1}, room="chat:1")
+        await eventually(lambda: ann.got == [{"before": 1}])
+        await ann.close()
+        await answered(there.manager.stream("chat:1", metadata={"answers": 17}))
+        await ann.open(there)
+        await eventually(lambda: ann.got[-1].get("end"))
+    first, *parts = ann.got[1:]
+    assert (first["seq"], first["metadata"]) == (0, {"answers": 17})
+    assert [part["seq"] for part in parts] == list(range(1, len(parts) + 1))
+    assert text_of(parts) == "".join(TOKENS)
 
 
 async def test_stored_stream_ends_with_a_named_error_when_redis_goes_away(

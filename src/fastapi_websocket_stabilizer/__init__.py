@@ -34,6 +34,8 @@ from .models import (
     BroadcastResult,
     BusGap,
     CompressionMode,
+    HistoryEntry,
+    HistoryPage,
     Identity,
     MemoryEvictionPolicy,
     NodeInfo,
@@ -73,6 +75,8 @@ __all__ = [
     "BusGap",
     "RoomMember",
     "RoomPage",
+    "HistoryEntry",
+    "HistoryPage",
     "NodeInfo",
     "Statistics",
     # Errors

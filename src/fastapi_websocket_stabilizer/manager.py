@@ -12,7 +12,16 @@ from . import close_codes
 from .config import WebSocketConfig
 from .exceptions import BroadcastFailedError, ConfigurationError, ConnectionNotFoundError, InvalidNameError
 from .local.connection import REQUEST_TIMEOUT_S, Connection
-from .models import BroadcastResult, Identity, Message, NodeInfo, PresenceEntry, RoomPage, ShutdownReport
+from .models import (
+    BroadcastResult,
+    HistoryPage,
+    Identity,
+    Message,
+    NodeInfo,
+    PresenceEntry,
+    RoomPage,
+    ShutdownReport,
+)
 from .names import NodeId, as_list, check_client_id, check_each, check_room
 from .registry.hooks import HookDecorators, OnMessage
 from .registry.registry import Registry
@@ -402,6 +411,34 @@ class WebSocketConnectionManager(HookDecorators):
                 raise ConnectionNotFoundError(f"client {name!r} was not reached, so its stream has ended")
 
         return self._state.streams.open(send, metadata)
+
+    async def history(
+        self, room: str | None = None, limit: int = 50, before: int | None = None
+    ) -> HistoryPage:
+        """Return the newest stored messages of a room, or without one of those to everybody.
+
+        At most 1,000, all of them as they were sent, also to clients that some exclude. Older ones follow with
+        ``before=page.cursor``.
+
+        Raises:
+            ConfigurationError: There is no history for the room, or for everybody.
+            InvalidCursorError: ``before`` is not the cursor of a page (a ``ValueError``).
+            BackendUnavailableError: Redis did not answer.
+        """
+        self._check_readable()
+        return await self._registry.archive.page("" if room is None else check_room(room), limit, before)
+
+    async def delete_history(self, room: str | None = None) -> bool:
+        """Delete the stored messages of a room, or without one of those to everybody; return whether there were any.
+
+        Clients of ``stabilizer.v1`` that have not received all of them are told of the loss.
+
+        Raises:
+            ConfigurationError: There is no history for the room, or for everybody.
+            BackendUnavailableError: Redis did not answer. With ``outcome_unknown`` they may be deleted.
+        """
+        self._check_readable()
+        return await self._registry.archive.delete("" if room is None else check_room(room))
 
     # Rooms
 

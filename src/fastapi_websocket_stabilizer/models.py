@@ -192,6 +192,35 @@ class RoomPage:
 
 
 @dataclass(frozen=True, slots=True)
+class HistoryEntry:
+    """One stored message.
+
+    Attributes:
+        id: Its place in the history: later messages have higher ids.
+        message: The message: text, bytes, or the JSON value.
+        at: The time at which it was stored, UTC. Set by Redis' clock.
+    """
+
+    id: int
+    message: Any
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryPage:
+    """Some stored messages, the newest last. Request older ones with ``before=cursor``, until it is None."""
+
+    entries: tuple[HistoryEntry, ...]
+    cursor: int | None = None
+
+    def __iter__(self) -> Iterator[HistoryEntry]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+
+@dataclass(frozen=True, slots=True)
 class NodeInfo:
     """One live node. A restarted process is a new node.
 

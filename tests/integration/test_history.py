@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from fastapi_websocket_stabilizer import (
     BroadcastResult,
     ConfigurationError,
     History,
+    InvalidCursorError,
     Mailbox,
     MessageError,
     WebSocketConfig,
@@ -166,6 +168,47 @@ async def test_message_that_its_history_cannot_hold_is_refused(managers: Manager
     await manager.broadcast("ok", room="r")
     await hears(socket, "ok")
     assert manager.statistics().unheard_bytes == 0
+
+
+# Reading and deleting
+
+
+async def test_pages_have_all_messages_the_newest_first_and_other_kinds(managers: Managers) -> None:
+    here, there = await managers.start_many(2, **STORED)
+    kinds = ["text", b"\x00\xff", {"a": [1, None]}, [1, "two"]]
+    sent = [await here.broadcast(message, room="chat:1") for message in kinds * 3]  # type: ignore[arg-type]  # all kinds
+    found: list[Any] = []
+    before, pages = None, 0
+    while pages == 0 or before is not None:
+        page = await there.history("chat:1", limit=5, before=before)
+        found, before, pages = [*page.entries, *found], page.cursor, pages + 1
+    assert [entry.message for entry in found] == kinds * 3
+    assert [entry.id for entry in found] == [result.id for result in sent]
+    assert pages == 3
+    assert abs((datetime.now(UTC) - found[-1].at).total_seconds()) < 60
+    assert len(await there.history("chat:none")) == 0
+    await here.broadcast("all")
+    assert [entry.message for entry in await there.history()] == ["all"]
+    for wrong in (0, -1, "7", True):
+        with pytest.raises(InvalidCursorError):
+            await there.history("chat:1", before=wrong)  # type: ignore[arg-type]  # that is the test
+    with pytest.raises(ConfigurationError, match="set history"):
+        await there.history("plain")
+
+
+async def test_deleted_history_is_gone_and_goes_on(managers: Managers) -> None:
+    here, there = await managers.start_many(2, **STORED)
+    socket = await join(here, "alice", "chat:1")
+    assert await there.delete_history("chat:1") is False
+    ids = await stored(here, "1", "2")
+    assert await there.delete_history("chat:1") is True
+    assert len(await here.history("chat:1")) == 0
+    (later,) = await stored(there, "3")
+    assert later > max(ids)
+    assert [entry.message for entry in await here.history("chat:1")] == ["3"]
+    await hears(socket, "1", "2", "3")
+    with pytest.raises(ConfigurationError, match="set history"):
+        await there.delete_history("plain")
 
 
 # What the bus loses

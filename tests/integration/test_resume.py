@@ -19,7 +19,6 @@ from fastapi_websocket_stabilizer import (
     Identity,
     WebSocketConnectionManager,
 )
-from fastapi_websocket_stabilizer.backends.log_ports import LogKind, LogName
 from tests.integration.cluster import Managers, counter
 from tests.integration.test_sessions import V1, coded
 from tests.support.servers import RedisServer
@@ -273,10 +272,8 @@ async def test_unknown_cursor_and_deleted_history_are_losses(managers: Managers)
         assert [row[2] for row in ann.hi["lost"]] == ["unknown"]
         await ann.close()
         ann.got.clear()
-        log = LogName(LogKind.ROOM, "chat:1")
-        notice = here.manager._state.outgoing.lost(["chat:1"], "reset")
         await say(here, "deleted")
-        await here.manager._state.backend.logs.delete(log, notice)
+        await here.manager.delete_history("chat:1")
         await ann.open(there)
         assert [row[2] for row in ann.hi["lost"]] == ["reset"]
         await say(here, "3")
@@ -289,8 +286,7 @@ async def test_live_clients_are_told_of_a_deletion(managers: Managers) -> None:
         ann = await Client("ann").open(here)
         await say(there, "1")
         await got(ann, "1")
-        notice = there.manager._state.outgoing.lost(["chat:1"], "reset")
-        await there.manager._state.backend.logs.delete(LogName(LogKind.ROOM, "chat:1"), notice)
+        await there.manager.delete_history("chat:1")
         await say(there, "2")
         await eventually(lambda: ann.got[-1:] == ["2"])
         # A deletion of what the client has is no loss.

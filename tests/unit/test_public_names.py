@@ -8,7 +8,7 @@ PUBLIC = [
     "History", "Mailbox",
     "Publisher", "SyncPublisher", "offered_token",
     "Connection", "Stream", "Identity", "BroadcastResult", "ShutdownReport", "PresenceEntry", "PresenceEvent",
-    "BusGap", "RoomMember", "RoomPage", "NodeInfo", "Statistics",
+    "BusGap", "RoomMember", "RoomPage", "HistoryEntry", "HistoryPage", "NodeInfo", "Statistics",
     "WebSocketStabilizerError", "ConnectionNotFoundError", "InvalidNameError", "InvalidCursorError",
     "ConnectionLimitExceededError", "ConnectionTimeoutError", "SlowConsumerError",
     "MemoryLimitExceededError", "MessageError", "BroadcastFailedError",

@@ -27,6 +27,7 @@ from ..runtime.loops import running_loop
 from ..runtime.metrics import Counters
 from ..wire.channels import Channel
 from ..wire.envelopes import Envelope, Kind
+from .archive import Archive
 from .broadcasts import Broadcasts
 from .budget import Budget, UserData
 from .claims import Claims
@@ -105,6 +106,7 @@ class Registry:
             watching=self.watching,
         )
         self.outbound: Outbound = Outbound(state, bus, lease)
+        self.archive: Archive = Archive(state, self.history)
         self.broadcasts: Broadcasts = Broadcasts(state, bus, self.outbound, self.history.policy)
         budget = Budget(state, self._end)
         self.questions: Questions = Questions(state, inboxes, self.directory)

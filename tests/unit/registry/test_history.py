@@ -1,6 +1,7 @@
 """The history of a node in memory and over a hub: with and without ``start``, faults on demand, and no Redis."""
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -34,6 +35,9 @@ async def _store_one(manager: WebSocketConnectionManager) -> None:
     assert (result.succeeded, result.heard) == (1, True)
     assert result.id
     assert (await manager.broadcast("all")).ids
+    page = await manager.history("chat:1")
+    assert {entry.message for entry in page} == {"hello"}
+    assert abs((datetime.now(UTC) - page.entries[-1].at).total_seconds()) < 5
     assert socket.received == ["hello", "all"]
     await connection.close()
 

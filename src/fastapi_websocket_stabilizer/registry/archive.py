@@ -1,0 +1,72 @@
+"""Stored messages for the application: pages of a log, and its deletion."""
+
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from ..backends.log_ports import LogEntry, LogName
+from ..exceptions import ConfigurationError, InvalidCursorError
+from ..models import HistoryEntry, HistoryPage
+from ..wire.messages import Encoded, Form
+from .history import History
+from .logs import name_of
+from .state import NodeState
+
+MAX_PAGE = 1000
+"""Entries on a page, at most."""
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Archive:
+    """Reads and deletes logs. Calls go to Redis, also for rooms without members here."""
+
+    def __init__(self, state: NodeState, history: History) -> None:
+        self._state, self._history = state, history
+
+    async def page(self, room: str, limit: int, before: int | None) -> HistoryPage:
+        """Return the newest entries of a room, or with "" of everybody, with ids below ``before``.
+
+        Raises:
+            ConfigurationError: The room has no history.
+            InvalidCursorError: ``before`` is not an id.
+        """
+        log = self._checked(name_of(room))
+        if before is not None and (type(before) is not int or before < 1):
+            raise InvalidCursorError(f"before must be the cursor of a page or None, got {str(before)[:80]!r}")
+        self._state.check_reachable()
+        count = min(max(1, limit), MAX_PAGE)
+        found = await self._state.backend.logs.page(log, before, count)
+        cursor = found[0].id if len(found) == count else None
+        began = EPOCH if self._state.is_distributed else _boot()
+        return HistoryPage(tuple(_shown(entry, began) for entry in found), cursor)
+
+    async def delete(self, room: str) -> bool:
+        """Remove the entries of a room, or with "" of everybody; return whether there was a log.
+
+        Raises:
+            ConfigurationError: The room has no history.
+        """
+        log = self._checked(name_of(room))
+        self._state.check_reachable()
+        notice = self._state.outgoing.lost((room,) if room else (), "reset")
+        return await self._state.backend.logs.delete(log, notice) > 0
+
+    def _checked(self, log: LogName) -> LogName:
+        if self._history.policy.bounds(log) is None:
+            where, setting = (
+                ("room " + repr(log.name), "history") if log.name else ("everybody", "history_for_all")
+            )
+            raise ConfigurationError(f"{where} has no history: set {setting}")
+        return log
+
+
+def _boot() -> datetime:
+    """Return the time at which the monotonic clock was 0: ids in memory are times of that clock."""
+    return datetime.now(UTC) - timedelta(seconds=time.monotonic())
+
+
+def _shown(entry: LogEntry, began: datetime) -> HistoryEntry:
+    """Return an entry with its time, counted from ``began``."""
+    message: Encoded = entry.envelope.message()
+    value: Any = message.value if message.form is Form.JSON else message.payload
+    return HistoryEntry(entry.id, value, began + timedelta(microseconds=entry.id))

@@ -160,12 +160,14 @@ class Following:
         self._fed.pop(room, None)
 
     def lost(self, log: Log, position: int, code: str) -> None:
-        """Tell the client that it has lost continuity of a log, which continues behind ``position``."""
+        """Tell the client that it has lost continuity of a log, which continues behind ``position``.
+
+        Before the first frame, messages of a log that has answered are in the outbox. So the loss goes behind them.
+        """
         if self._record.has_begun:
             self._is_whole = False
+        if self._record.has_begun or log in self._fed:
             self._send(frames.lost([LostLog(log, position, Lost(code))]))
-        elif log in self._fed:
-            self._fed[log] = self._fed[log]._replace(entries=(), position=position, code=code)
 
     def moved(self, log: Log, position: int) -> None:
         """Tell the client a position that has moved without a message for it."""

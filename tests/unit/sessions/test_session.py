@@ -17,6 +17,7 @@ from fastapi_websocket_stabilizer.local.connection import Connection
 from fastapi_websocket_stabilizer.local.lifecycle import Ended
 from fastapi_websocket_stabilizer.local.native import JOINED_BYTES
 from fastapi_websocket_stabilizer.names import ConnectionId
+from fastapi_websocket_stabilizer.registry.feed import Joined
 from fastapi_websocket_stabilizer.registry.hooks import FAILED, Hooks
 from fastapi_websocket_stabilizer.registry.registration import Succession
 from fastapi_websocket_stabilizer.runtime.metrics import Counters
@@ -124,6 +125,22 @@ def values(data: bytes) -> Iterator[Any]:
 
 
 # The first frame
+
+
+async def test_loss_before_the_first_frame_is_told_behind_what_came_before_it() -> None:
+    world = World(Cursor("s0", 0, {"lobby": 5}), begins=False)
+    world.connection.rooms.add("lobby")
+    following = world.session.following
+    assert following.cursor("lobby") == (5, 0)
+    following.fed("lobby", Joined(world.connection, (), 5))
+    world.connection.push(text("six").addressed(Address("lobby", 6)))
+    following.lost("lobby", 9, "hole")
+    world.connection.push(text("ten").addressed(Address("lobby", 10)))
+    world.begin()
+    hi, *others = await world.got()
+    assert (hi["hi"]["re"], hi["hi"]["at"], "lost" in hi["hi"]) == (True, {"lobby": 5}, False)
+    lost = {"lost": [["lobby", 9, "hole"]]}
+    assert others == [{"live": 0}, [6, "lobby", "six"], lost, [10, "lobby", "ten"]]
 
 
 async def test_first_frame_precedes_what_was_sent_before() -> None:

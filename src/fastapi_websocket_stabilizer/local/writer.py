@@ -21,6 +21,9 @@ from .outbox import Outbox, Put
 from .sends import DROPPED, TAKEN, Confirmation, SendLimiter, Sent, first_step, hand_over
 from .transport import NativeSocket, Transport
 
+AT_ONCE_BYTES = 16 * 1024
+"""First frames of a native socket that are written without a task."""
+
 
 class Phase(Enum):
     """State of a connection. It decides how the next message is treated."""
@@ -233,8 +236,24 @@ class SocketWriter:
         """
         if self.phase is not CONNECTING:
             return False
-        self._first = deque(frames)
+        first, native = deque(frames), self._transport.native
+        if (
+            native is None
+            or not native.is_open
+            or native.is_paused
+            or self._outbox
+            or sum(frame.size for frame in first) > AT_ONCE_BYTES
+        ):
+            self._first = first
+            self._proceed()
+            return True
         self._proceed()
+        try:
+            for frame in first:
+                native.write_soon(frame.frame(self.window_bits))
+        except Exception as error:  # noqa: BLE001 - whatever a socket raises, it is the socket that failed
+            self.failed(error)
+            return False
         return True
 
     def paused(self) -> None:
@@ -254,7 +273,7 @@ class SocketWriter:
         if self._first or self._outbox or (native is not None and native.is_paused):
             self._queue_behind(None)
             return
-        self.phase, self._outbox = DIRECT, None
+        self.phase, self._outbox, self._first = DIRECT, None, None  # an empty deque takes 760 bytes
         if native is not None and native.is_open:
             self.fast_path, self.window_bits = native, native.window_bits + WITH_ADDRESS * self._has_session
 

@@ -22,26 +22,31 @@ class Backlog:
     __slots__ = ("_bytes", "_messages")
 
     def __init__(self) -> None:
-        self._messages: deque[tuple[Message, int]] = deque()
+        self._messages: deque[tuple[Message, int]] | None = None  # an empty one takes 760 bytes
         self._bytes = 0
 
     def put(self, message: Message, size: int) -> None:
         """Add a message whose frame has ``size`` bytes."""
+        if self._messages is None:
+            self._messages = deque()
         self._messages.append((message, size))
         self._bytes += size
 
     def take(self) -> Message | None:
         """Remove and return the oldest message, None if there is none."""
-        if not self._messages:
+        if self._messages is None:
             return None
         message, size = self._messages.popleft()
         self._bytes -= size
+        if not self._messages:
+            self._messages = None
         return message
 
     @property
     def is_full(self) -> bool:
         """Whether no more may be read until a message is taken."""
-        return len(self._messages) >= MAX_WAITING or self._bytes >= MAX_WAITING_BYTES
+        waiting = 0 if self._messages is None else len(self._messages)
+        return waiting >= MAX_WAITING or self._bytes >= MAX_WAITING_BYTES
 
 
 class Incoming:

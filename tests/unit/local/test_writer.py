@@ -61,7 +61,7 @@ class Peer:
         return not self.calls
 
     def write_soon(self, data: bytes) -> None:
-        self.begun += 1
+        self.begun += b"first" not in data
         self._write(data)
 
     def _write(self, data: bytes) -> None:
@@ -278,7 +278,9 @@ class Writing(RuleBasedStateMachine):
         async def accept() -> None:
             if self.has_session:
                 is_connecting = self.writer.phase is Phase.CONNECTING
-                assert self.writer.begin(map(text, FIRST)) is is_connecting
+                has_failed = is_connecting and self.peer.error is not None and self.peer.native is not None
+                begun = self.writer.begin(map(text, FIRST))
+                assert begun is is_connecting or (has_failed and not begun)
                 self.has_begun |= is_connecting
             else:
                 self.writer.opened()

@@ -348,11 +348,22 @@ async def close_own_connection(connection: Connection, data: Any) -> None:
     diary.setdefault(connection.client_id, []).append("went on")
 
 
+shut: set[str] = set()
+"""Rooms that clients may no longer enter by themselves."""
+
+
 @manager.on_join
 async def may_join(connection: Connection, room: str) -> bool:
     if room == "broken":
         raise ValueError("asked for")
-    return room.startswith("open")
+    if room == "gone":
+        raise HTTPException(404, "there is no such room")
+    return room.startswith("open") and room not in shut
+
+
+@app.put("/shut/{room}")
+async def shut_room(room: str) -> None:
+    shut.add(room)
 
 
 # Requests to clients

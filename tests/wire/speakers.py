@@ -1,6 +1,7 @@
 """A client that speaks ``stabilizer.v1`` in single frames."""
 
 import json
+from base64 import urlsafe_b64encode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -8,14 +9,19 @@ from typing import Any
 from tests.wire.raw import RawClient, text
 from tests.wire.servers import Server
 
-SUBPROTOCOL = {"Sec-WebSocket-Protocol": "stabilizer.v1"}
+SUBPROTOCOL = "stabilizer.v1"
 
 
 class Speaker:
-    """A client of ``stabilizer.v1`` behind its first frames."""
+    """A client of ``stabilizer.v1`` behind its first frames.
+
+    Attributes:
+        hi: The content of the first one.
+    """
 
     def __init__(self, client: RawClient) -> None:
         self.client = client
+        self.hi: dict[str, Any] = {}
 
     def say(self, *frames: Any) -> None:
         """Send frames in one piece."""
@@ -32,11 +38,19 @@ class Speaker:
         self.say({"q": number, "m": name, "d": data})
         return await self.next()
 
+    @property
+    def cursor(self) -> str:
+        """The item of the next handshake that continues from here, without positions."""
+        cursor = json.dumps({"s": self.hi["sid"], "t": self.hi["t"], "at": {}})
+        return "stabilizer.v1.resume." + urlsafe_b64encode(cursor.encode()).decode().rstrip("=")
+
 
 @asynccontextmanager
-async def speaking(server: Server, path: str) -> AsyncIterator[Speaker]:
-    async with server.connected(path, SUBPROTOCOL) as client:
+async def speaking(server: Server, path: str, *items: str) -> AsyncIterator[Speaker]:
+    """Open a socket that offers the subprotocol, and further items of the handshake."""
+    offer = {"Sec-WebSocket-Protocol": ", ".join((SUBPROTOCOL, *items))}
+    async with server.connected(path, offer) as client:
         speaker = Speaker(client)
-        assert "hi" in await speaker.next()
+        speaker.hi = (await speaker.next())["hi"]
         assert await speaker.next() == {"live": 0}
         yield speaker

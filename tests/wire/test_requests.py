@@ -251,6 +251,11 @@ async def test_join_that_is_not_allowed_is_refused(server: Server, way: str, cli
         assert for_programs(await client.next()) == error(2, "failed")
         client.say({"leave": "secret", "q": 3})
         assert for_programs(await client.next()) == error(3, "not_found")
+        client.say({"join": "gone", "q": 4})
+        assert await client.next() == {
+            "a": 4,
+            "x": {"code": "not_found", "message": "there is no such room", "retry": False},
+        }
         assert await server.ask("GET", f"rooms/{client_id}") == []
     forgive(server, "asked for")
 
@@ -265,6 +270,30 @@ async def test_joins_and_leaves_of_one_room_keep_their_order(
         frames = [await client.next() for _ in range(2 * len(moves))]
     assert frames[::2] == [{"in": room, "at": None} if "join" in move else {"out": room} for move in moves]
     assert frames[1::2] == [{"a": move["q"], "d": None} for move in moves]
+
+
+async def test_client_comes_back_to_the_rooms_that_it_may_still_enter(
+    server: Server, way: str, client_id: str
+) -> None:
+    """The application is asked again about those that the client had entered by itself."""
+    stays, shuts = f"open-{client_id}", f"open-shut-{client_id}"
+    path = f"{way}/{client_id}"
+    async with speaking(server, path) as client:
+        client.say({"join": stays, "q": 1}, {"join": shuts, "q": 2})
+        assert {(await client.next()).get("a") for _ in range(4)} == {None, 1, 2}
+        client.client.reset()
+    await eventually(lambda: is_gone(server, client_id), what="the client is away")
+    async with speaking(server, path, client.cursor) as again:
+        assert set(again.hi["at"]) == {stays, shuts}
+        again.client.reset()
+    await eventually(lambda: is_gone(server, client_id), what="the client is away")
+    await server.ask("PUT", f"shut/{shuts}")
+    async with speaking(server, path, again.cursor) as last:
+        assert set(last.hi["at"]) == {stays}
+
+
+async def is_gone(server: Server, client_id: str) -> bool:
+    return not await server.is_registered(client_id)
 
 
 async def test_illegal_name_of_a_room_ends_the_connection(server: Server, way: str, client_id: str) -> None:

@@ -49,6 +49,9 @@ class Counters:
         "Handshakes and frames that broke stabilizer.v1; the connection was closed with 4502."
     )
     client_frames_ignored: int = counter("Frames of stabilizer.v1 clients of a kind that has no effect here.")
+    cursors_shortened: int = counter(
+        "Cursors of which the positions of more than 1,000 rooms that the client was not in were dropped."
+    )
     client_keys_ignored: int = counter(
         "Keys in frames of stabilizer.v1 clients that their kind does not have."
     )

@@ -4,7 +4,7 @@ A log that has answered before the first frame is told there. One that answers l
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 from ..local.connection import Connection
@@ -13,6 +13,7 @@ from ..registry import feed
 from ..registry.feed import Joined
 from ..registry.opening import Hello, Opening
 from ..registry.registration import Succession
+from ..runtime.metrics import Counters
 from ..wire import client_frames as frames
 from ..wire.client_frames import EVERYBODY, MAILBOX, Lost, LostLog, Positions
 from ..wire.cursors import Cursor
@@ -20,12 +21,16 @@ from ..wire.messages import ControlFrame, Encoded
 
 Log = str | Literal[0, 1]
 """A room, ``MAILBOX`` or ``EVERYBODY``."""
+MAX_UNUSED = 1000
+"""Positions of rooms that a connection is not in, kept for joins. With more, each room that it joins is lost."""
 UNREADABLE = Cursor("", 0)
 """A cursor whose positions are unknown, because it cannot be read. No cursor of a client has an empty ``s``."""
 
 
 class FollowingNode(Protocol):
     """The node, as the logs of a connection need it."""
+
+    counters: Counters
 
     def replayed(
         self, connection: Connection, former: Iterable[ConnectionId], missed: Iterable[tuple[Log, Any]]
@@ -61,8 +66,8 @@ class Following:
     """
 
     __slots__ = (
-        "_connection", "_cursor", "_fed", "_former", "_is_whole", "_late", "_node", "_owed", "_owes_outcome",
-        "_record", "_spent",
+        "_connection", "_cursor", "_fed", "_former", "_has_forgotten", "_is_whole", "_late", "_node", "_owed",
+        "_owes_outcome", "_record", "_replayed", "_spent",
     )  # fmt: skip
 
     def __init__(
@@ -76,6 +81,8 @@ class Following:
         self._owes_outcome = False
         self._spent: set[Log] = set()  # logs whose position in the cursor is of a former stay
         self._is_whole = cursor is not UNREADABLE  # no log of the cursor was lost
+        self._has_forgotten = cursor is UNREADABLE  # any room that is joined later may be one of the cursor
+        self._replayed = 0
 
     def begin(self) -> Beginning:
         """Return what the first frame says."""
@@ -85,8 +92,9 @@ class Following:
         lost = [LostLog(log, top, Lost(code)) for log, top, code in hello.lost]
         self._is_whole = self._is_whole and not lost
         replay = self._node.replayed(self._connection, self._former, hello.replay)
+        self._replayed = len(replay)
         rooms = sorted(self._connection.rooms)
-        return Beginning(
+        beginning = Beginning(
             None if self._cursor is None else "later" if self._owed else self._is_whole,
             () if self._cursor is None else lost,
             positions(
@@ -95,6 +103,21 @@ class Following:
             [*replay, *_moved_by(hello, replay)],
             len(replay),
         )
+        self._keep_unused()
+        return beginning
+
+    def _keep_unused(self) -> None:
+        """Keep only the positions of the cursor that later answers and joins use."""
+        cursor = self._cursor
+        if cursor is None or not cursor.rooms:
+            return
+        used = self._connection.rooms - self._owed
+        unused = {room: position for room, position in cursor.rooms.items() if room not in used}
+        if len(unused) > MAX_UNUSED:
+            self._has_forgotten = True
+            unused = {room: position for room, position in unused.items() if room in self._owed}
+            self._node.counters.cursors_shortened += 1
+        self._cursor = replace(cursor, rooms=unused)
 
     def cursor(self, log: Log) -> tuple[int, int] | None:
         """Return the position of the client in a log that will feed it, and up to when it is whole, in µs.
@@ -135,22 +158,36 @@ class Following:
 
     def _continue(self, log: Log, joined: Joined) -> None:
         """Tell the client of a log that has answered after the first frame."""
-        hello, send = self._hello({log: joined}), self._send
+        is_forgotten = self._may_have_forgotten(log)
+        if is_forgotten:
+            joined = joined._replace(entries=(), code=joined.code or Lost.UNKNOWN)
+        hello = self._hello({log: joined})
         if joined.code and self._cursor is not None:
             self.lost(log, joined.position, joined.code)
         if log in self._owed:
             self._owed.discard(log)
-            if not joined.code:
+            if not joined.code and self._position(log) is None:
                 self.moved(log, hello.at[log])
         elif isinstance(log, str):
-            send(frames.joined(log, hello.at[log], hello.continues))
+            self._send(frames.joined(log, hello.at[log], False if is_forgotten else hello.continues))
         replay = self._node.replayed(self._connection, self._former, hello.replay)
+        self._replayed += len(replay)
         for each in [*replay, *_moved_by(hello, replay)]:
             self._connection.push(each)
+        self._tell_outcome()
+
+    def _may_have_forgotten(self, log: Log) -> bool:
+        """Whether the cursor may have had a position of this log that is not known here."""
+        if not self._has_forgotten or log in self._spent or self._position(log) is not None:
+            return False
+        return isinstance(log, str) or self._cursor is UNREADABLE
+
+    def _tell_outcome(self) -> None:
+        """End a resume that the first frame has put off, once each log has answered."""
         if self._owes_outcome and not self._owed:
             self._owes_outcome = False
-            send(frames.resumed(self._is_whole))
-            send(frames.live(len(replay)))
+            self._send(frames.resumed(self._is_whole))
+            self._send(frames.live(self._replayed))
 
     def left(self, room: str) -> None:
         """Forget a room that the connection has left: a later stay has no position."""
@@ -158,6 +195,7 @@ class Following:
         self._late.discard(room)
         self._owed.discard(room)
         self._fed.pop(room, None)
+        self._tell_outcome()
 
     def lost(self, log: Log, position: int, code: str) -> None:
         """Tell the client that it has lost continuity of a log, which continues behind ``position``.

@@ -1,0 +1,235 @@
+"""What a client is told of the logs of its connection, in the order in which it must be told."""
+
+import json
+from collections.abc import Iterable
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from fastapi_websocket_stabilizer.backends.log_ports import LogEntry
+from fastapi_websocket_stabilizer.local.connection import Connection
+from fastapi_websocket_stabilizer.names import ConnectionId, NodeId
+from fastapi_websocket_stabilizer.registry.feed import Joined
+from fastapi_websocket_stabilizer.registry.registration import Succession
+from fastapi_websocket_stabilizer.runtime.metrics import Counters
+from fastapi_websocket_stabilizer.sessions import following
+from fastapi_websocket_stabilizer.sessions.following import UNREADABLE, Beginning, Following, Log
+from fastapi_websocket_stabilizer.wire.client_frames import EVERYBODY, LostLog, Positions
+from fastapi_websocket_stabilizer.wire.client_frames import Lost as LostCode
+from fastapi_websocket_stabilizer.wire.cursors import Cursor
+from fastapi_websocket_stabilizer.wire.envelopes import Envelope, Kind
+from fastapi_websocket_stabilizer.wire.messages import Address, Encoded, encode
+
+CURSOR = Cursor("s1", 5, {"lobby": 10, "later": 3}, everybody=7)
+EXCLUDED = 99
+"""The id of an entry that is not meant for the client."""
+
+
+class Node:
+    def __init__(self) -> None:
+        self.counters = Counters()
+
+    def replayed(
+        self, connection: Connection, former: Iterable[ConnectionId], missed: Iterable[tuple[Log, Any]]
+    ) -> list[Encoded]:
+        meant = [(log, entry) for log, entry in missed if entry.id != EXCLUDED]
+        return [encode("x", 100).addressed(Address(log, entry.id)) for log, entry in meant]
+
+
+class World:
+    """The logs of one connection, and the frames that its client has got."""
+
+    def __init__(self, cursor: Cursor | None, *rooms: str) -> None:
+        self.pushed: list[Encoded] = []
+        connection: Any = SimpleNamespace(rooms=set(rooms), push=self.pushed.append)
+        self.rooms, self.node, self.record = connection.rooms, Node(), Succession("s2")
+        self.following = Following(self.node, cast("Connection", connection), self.record, cursor)
+
+    def awaits(self, *logs: Log) -> list[tuple[int, int] | None]:
+        return [self.following.cursor(log) for log in logs]
+
+    def fed(self, log: Log, position: int, *ids: int, code: str = "") -> list[Any]:
+        """Let a log answer; return the frames about it."""
+        entries = [LogEntry(id_, Envelope(NodeId("n"), id_, 0, Kind.BROADCAST), 10) for id_ in ids]
+        self.following.fed(log, Joined("member", entries, position, code))
+        return self.got()
+
+    def begin(self) -> Beginning:
+        beginning = self.following.begin()
+        self.record.has_begun = True
+        return beginning
+
+    def leave(self, room: str) -> list[Any]:
+        self.rooms.discard(room)
+        self.following.left(room)
+        return self.got()
+
+    def join(self, room: str, position: int, *ids: int, code: str = "") -> list[Any]:
+        self.rooms.add(room)
+        self.awaits(room)
+        return self.fed(room, position, *ids, code=code)
+
+    def got(self) -> list[Any]:
+        frames, self.pushed[:] = sent(self.pushed), []
+        return frames
+
+
+def sent(messages: Iterable[Encoded]) -> list[Any]:
+    return [json.loads(message.asgi_with_address["text"]) for message in messages]
+
+
+def test_client_without_a_cursor_begins_at_the_end() -> None:
+    world = World(None, "plain", "lobby")
+    assert world.awaits("lobby") == [None]
+    assert world.fed("lobby", 10) == []
+    beginning = world.begin()
+    assert beginning == Beginning(None, (), Positions({"lobby": 10, "plain": None}), [], 0)
+
+
+def test_client_with_a_cursor_gets_what_it_missed_merged_by_id() -> None:
+    world = World(CURSOR, "lobby", "new")
+    assert world.awaits("lobby", "new", EVERYBODY) == [(10, 5000), None, (7, 5000)]
+    world.fed("lobby", 14, 12, 14)
+    world.fed("new", 30)
+    world.fed(EVERYBODY, 13, 11, 13)
+    beginning = world.begin()
+    assert (beginning.outcome, beginning.lost, beginning.replayed) == (True, [], 4)
+    assert beginning.positions == Positions({"lobby": 10, "new": 30}, everybody=7)
+    assert sent(beginning.replay) == [[11, 1, "x"], [12, "lobby", "x"], [13, 1, "x"], [14, "lobby", "x"]]
+
+
+def test_lost_log_is_named_and_the_others_continue() -> None:
+    world = World(CURSOR, "lobby")
+    world.awaits("lobby", EVERYBODY)
+    world.fed("lobby", 14, code="trimmed")
+    world.fed(EVERYBODY, 13, 11, 13)
+    beginning = world.begin()
+    assert (beginning.outcome, beginning.lost) == (False, [LostLog("lobby", 14, LostCode.TRIMMED)])
+    assert beginning.positions == Positions({"lobby": 14}, everybody=7)
+    assert sent(beginning.replay) == [[11, 1, "x"], [13, 1, "x"]]
+
+
+def test_entries_that_are_not_meant_for_the_client_move_its_position() -> None:
+    world = World(CURSOR, "lobby")
+    world.awaits("lobby")
+    world.fed("lobby", EXCLUDED, 12, EXCLUDED)
+    assert sent(world.begin().replay) == [[12, "lobby", "x"], {"at": {"lobby": EXCLUDED}}]
+
+
+def test_loss_of_a_log_that_has_answered_is_behind_its_messages() -> None:
+    world = World(CURSOR, "lobby")
+    world.awaits("lobby")
+    world.fed("lobby", 12, 11, 12)
+    world.following.lost("lobby", 20, "hole")
+    beginning = world.begin()
+    assert (beginning.outcome, beginning.lost, beginning.replayed) == (True, [], 2)
+    assert world.got() == [{"lost": [["lobby", 20, "hole"]]}]
+
+
+def test_cursor_that_cannot_be_read_loses_every_log() -> None:
+    world = World(UNREADABLE, "lobby", "plain")
+    world.awaits("lobby")
+    world.fed("lobby", 14)
+    beginning = world.begin()
+    assert (beginning.outcome, beginning.lost) == (False, [LostLog("lobby", 14, LostCode.UNKNOWN)])
+    assert world.join("later", 9) == [
+        {"lost": [["later", 9, "unknown"]]},
+        {"in": "later", "at": 9, "re": False},
+    ]
+    world.leave("later")
+    assert world.join("later", 11) == [{"in": "later", "at": 11}]
+
+
+# Redis was away at the first frame
+
+
+@pytest.mark.parametrize("code", ["", "hole"])
+def test_logs_that_answer_later_are_told_before_the_outcome(code: str) -> None:
+    world = World(CURSOR, "lobby", "new")
+    world.awaits("lobby", "new", EVERYBODY)
+    beginning = world.begin()
+    assert (beginning.outcome, beginning.lost, beginning.replayed) == ("later", [], 0)
+    assert beginning.positions.rooms == {"lobby": 10, "new": None}
+    missed = [[11, "lobby", "x"], [12, "lobby", "x"]]
+    first = world.fed("lobby", 12, *(() if code else (11, 12)), code=code)
+    assert first == ([{"lost": [["lobby", 12, "hole"]]}] if code else missed)
+    assert world.fed("new", 9) == [{"at": {"new": 9}}]
+    assert world.fed(EVERYBODY, 8, 8)[-3:] == [[8, 1, "x"], {"re": not code}, {"live": 1 if code else 3}]
+
+
+def test_room_that_is_left_before_its_late_answer_is_not_waited_for() -> None:
+    world = World(CURSOR, "lobby")
+    world.awaits("lobby")
+    assert world.begin().outcome == "later"
+    assert world.leave("lobby") == [{"re": True}, {"live": 0}]
+
+
+def test_new_client_is_told_late_positions_without_an_outcome() -> None:
+    world = World(None, "lobby")
+    world.awaits("lobby")
+    beginning = world.begin()
+    assert (beginning.outcome, beginning.positions) == (None, Positions({"lobby": None}))
+    assert world.fed("lobby", 9) == [{"at": {"lobby": 9}}]
+
+
+# Rooms that are joined after the first frame
+
+
+def test_room_joined_later_uses_the_rest_of_the_cursor() -> None:
+    world = World(CURSOR)
+    world.begin()
+    assert world.join("later", 5, 4, 5) == [
+        {"in": "later", "at": 3, "re": True},
+        [4, "later", "x"],
+        [5, "later", "x"],
+    ]
+    assert world.join("new", 8) == [{"in": "new", "at": 8}]
+
+
+def test_room_joined_later_that_does_not_continue_is_lost_before_it_is_entered() -> None:
+    world = World(CURSOR)
+    world.begin()
+    assert world.join("later", 9, code="trimmed") == [
+        {"lost": [["later", 9, "trimmed"]]},
+        {"in": "later", "at": 9, "re": False},
+    ]
+
+
+def test_room_that_was_left_has_no_position() -> None:
+    world = World(CURSOR, "lobby")
+    world.awaits("lobby")
+    world.fed("lobby", 10)
+    world.begin()
+    assert world.leave("lobby") == []
+    assert world.awaits("lobby") == [None]
+    assert world.join("lobby", 20) == [{"in": "lobby", "at": 20}]
+
+
+def test_positions_without_use_are_bounded_and_a_loss_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "MAX_UNUSED", 2)
+    few = World(Cursor("s1", 5, {"lobby": 1, "a": 2, "b": 3}), "lobby")
+    many = World(Cursor("s1", 5, {"lobby": 1, "a": 2, "b": 3, "c": 4}), "lobby")
+    for world in (few, many):
+        world.awaits("lobby")
+        world.fed("lobby", 1)
+        assert world.begin().outcome is True
+    assert few.join("a", 2) == [{"in": "a", "at": 2, "re": True}]
+    assert many.awaits("a") == [None]
+    assert many.join("a", 7) == [{"lost": [["a", 7, "unknown"]]}, {"in": "a", "at": 7, "re": False}]
+    assert [world.node.counters.cursors_shortened for world in (few, many)] == [0, 1]
+
+
+def test_losses_and_positions_of_live_logs() -> None:
+    world = World(CURSOR, "lobby")
+    world.begin()
+    world.following.lost("lobby", 9, "hole")
+    world.following.lost(EVERYBODY, 8, "reset")
+    world.following.moved("lobby", 9)
+    world.following.moved(EVERYBODY, 8)
+    assert world.got() == [
+        {"lost": [["lobby", 9, "hole"]]},
+        {"lost": [[1, 8, "reset"]]},
+        {"at": {"lobby": 9}},
+        {"at": {}, "all": 8},
+    ]

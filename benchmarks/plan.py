@@ -51,8 +51,7 @@ def parts(load: Load) -> Iterator[Part]:
         if replicas != 2:
             yield Part("ours", "h", growth(load.clients), replicas)
     yield Part("ours-rooms", "k", rooms.bursts, beside=("ours-before", "ours-v1", "centrifugo"))
-    if ALL["ours-v1"].resumes:
-        yield Part("ours-v1", "l", rooms.storm, beside=("ours-rooms",))
+    yield Part("ours-v1", "l", rooms.storm, beside=("ours-rooms",))
     yield Part("ours-v1", "m", rooms.memory)
     yield Part("ours-v1", "n", rooms.away, beside=("centrifugo",))
 

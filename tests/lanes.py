@@ -41,7 +41,7 @@ SLOW_FILES_S = {
     "test_presence_events": 28,
     "test_freeze": 27,
     "test_faults": 26,
-    "test_benchmarks": 25,
+    "test_benchmarks": 40,
     "test_invariants": 20,
 }
 """Seconds that the slowest files of tests/integration take, by which they are distributed. They need not be exact."""

@@ -28,6 +28,7 @@ class OursV1(OursRooms):
     name = "ours-v1"
     title = "**this library**, `stabilizer.v1`"
     dialect = "stabilizer.v1"
+    resumes = True
 
 
 class OursBefore(OursRooms):

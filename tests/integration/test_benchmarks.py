@@ -17,8 +17,8 @@ from tests.support.waiting import eventually_sync
 pytestmark = pytest.mark.timeout(240)
 
 PROJECT = Path(__file__).parents[2]
-LIMIT_S = 180.0
-"""Seconds; 15 on an idle machine."""
+LIMIT_S = 220.0
+"""Seconds; 110 on a machine at load 18."""
 FASTER = ("uvloop", "httptools")
 SYSTEMS = "ours,ours-rooms,ours-v1,bare,1.1+glue"
 ABSENT = {"BENCHMARKS_OLD_PYTHON": "", "BENCHMARKS_NODE_MODULES": ""}
@@ -49,6 +49,7 @@ def test_every_message_arrives(page: Path) -> None:
     measured = {(sample.system, sample.measure) for sample in results.samples}
     assert {("ours", "burst"), ("ours", "paced"), ("ours", "direct"), ("bare", "memory_used")} <= measured
     assert {("ours-rooms", "room"), ("ours-v1", "room_recorded"), ("ours-v1", "memory_rooms")} <= measured
+    assert {("ours-rooms", "storm"), ("ours-v1", "storm"), ("ours-v1", "away")} <= measured
     assert sum(sample.received for sample in results.select(system="ours", measure="burst")) >= 400
 
 

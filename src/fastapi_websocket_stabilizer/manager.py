@@ -35,6 +35,7 @@ from .uvicorn.redaction import tokens_redacted
 from .web import handlers, routes, serving
 from .web.faults import fault_of
 from .web.health import health_router
+from .web.histories import Authorize, history_router
 from .web.lifespan import announce, install_protocol, shut_down_in_time
 from .wire.envelopes import CONNECTION
 from .wire.messages import Encoded, encode
@@ -579,6 +580,22 @@ class WebSocketConnectionManager(HookDecorators):
     def router(self) -> APIRouter:
         """A router with ``GET /livez`` and ``GET /readyz`` for load balancers, and ``POST /drain``."""
         return health_router(self._registry)
+
+    def history_router(self, authorize: Authorize) -> APIRouter:
+        """Return a router with ``GET /history/{room}``, so that pages can load older messages.
+
+        >>> async def may_read(room: str, user: Annotated[User, Depends(signed_in)]) -> None:
+        ...     if room not in user.rooms:
+        ...         raise HTTPException(403)
+        >>> app.include_router(manager.history_router(may_read))
+
+        ``authorize`` is a FastAPI dependency with a parameter ``room``. It raises an ``HTTPException``, or returns
+        False, if the caller may not read the room. The query has ``limit`` (1 to 100, by default 50) and ``before``.
+
+        Raises:
+            ConfigurationError: ``authorize`` is no function that takes a room.
+        """
+        return history_router(self._registry, self.history, authorize)
 
 
 def _check_confirm(confirm: object) -> None:

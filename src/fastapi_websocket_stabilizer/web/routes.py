@@ -137,13 +137,18 @@ def status_of(error: WebSocketStabilizerError) -> tuple[int, int | None]:
             return 503, RETRY_AFTER_S
 
 
-def _refusal(error: WebSocketStabilizerError) -> HTTPException:
-    if isinstance(error, NotStartedError):  # browsers do not show the response to a handshake
-        _unstarted.log(f"a WebSocket was refused: {error}")
+def http_error(error: WebSocketStabilizerError) -> HTTPException:
+    """Return the HTTP response for an error. It does not show the address of Redis."""
     status, retry_after_s = status_of(error)
     text = UNREACHABLE if isinstance(error, LOSSES) else str(error)
     headers = None if retry_after_s is None else {"Retry-After": str(retry_after_s)}
-    refused = HTTPException(status, text, headers=headers)
+    return HTTPException(status, text, headers=headers)
+
+
+def _refusal(error: WebSocketStabilizerError) -> HTTPException:
+    if isinstance(error, NotStartedError):  # browsers do not show the response to a handshake
+        _unstarted.log(f"a WebSocket was refused: {error}")
+    refused = http_error(error)
     refused.__cause__ = error
     return refused
 

@@ -11,7 +11,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from fastapi_websocket_stabilizer import History, WebSocketConnectionManager
+from fastapi_websocket_stabilizer import History, RequestTimeoutError, WebSocketConnectionManager
+from fastapi_websocket_stabilizer import RequestFailedError as AskedInVainError
 from fastapi_websocket_stabilizer_client import (
     Client,
     InterruptedRequestError,
@@ -146,6 +147,37 @@ async def test_messages_and_calls_of_one_connection(replicas: list[Replica]) -> 
         await eventually(lambda: _asked(client, ["long"]))
         asking.cancel()
         await eventually(lambda: _asked(client, []))
+
+
+async def test_requests_of_another_replica_are_answered(
+    replicas: list[Replica], publisher: WebSocketConnectionManager
+) -> None:
+    await replicas[0].ready()
+    cancelled = asyncio.Event()
+    async with door(replicas[0]) as opened, Client(f"{opened.url}?name=ann", proxy=None) as client:
+
+        @client.on_request("confirm")
+        async def confirm(data: dict[str, str]) -> bool:
+            if not data["text"]:
+                raise RequestFailedError("empty", "nothing to confirm", retry=True)
+            return data["text"] == "sure?"
+
+        @client.on_request("wait")
+        async def wait(data: None) -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                cancelled.set()
+
+        assert await publisher.request("ann", "confirm", {"text": "sure?"}) is True
+        for name, data, code in (("confirm", {"text": ""}, "empty"), ("nothing", None, "not_found")):
+            with pytest.raises(AskedInVainError) as raised:
+                await publisher.request("ann", name, data)
+            assert raised.value.code == code
+        with pytest.raises(RequestTimeoutError):
+            await publisher.request("ann", "wait", timeout=0.5)
+        async with asyncio.timeout(5):
+            await cancelled.wait()
 
 
 async def test_members_of_a_room_are_shown_while_they_come_and_go(replicas: list[Replica]) -> None:

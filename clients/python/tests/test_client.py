@@ -525,6 +525,17 @@ async def test_client_that_was_ended_may_be_connected_again() -> None:
         assert await taken(client, 1) == [Message("a", 1, "still here")]
 
 
+async def test_client_that_was_closed_may_be_connected_again_and_comes_back_by_itself() -> None:
+    async with scripted() as server, connected(server) as (client, _):
+        await client.close()
+        client.reconnect()
+        peer = await server.greeted("s2", re=True)
+        await client.wait_for(Status.LIVE)
+        peer.abort()
+        await server.greeted("s3", re=True)
+        await client.wait_for(Status.LIVE)
+
+
 async def test_headers_and_tls_settings_are_used(tmp_path: Path) -> None:
     authority = trustme.CA()
     certificate = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

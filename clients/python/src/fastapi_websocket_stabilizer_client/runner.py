@@ -78,6 +78,7 @@ class Runner:
         """Wait until the sockets have ended, after the machine was closed."""
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
         tasks = [*self._authorizing.values(), *(socket.task for socket in self._sockets.values())]
         try:
             if tasks:

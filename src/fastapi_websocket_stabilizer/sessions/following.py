@@ -93,13 +93,11 @@ class Following:
         self._is_whole = self._is_whole and not lost
         replay = self._node.replayed(self._connection, self._former, hello.replay)
         self._replayed = len(replay)
-        rooms = sorted(self._connection.rooms)
+        owed = {log: at for log in self._owed if (at := self._position(log)) is not None}
         beginning = Beginning(
             None if self._cursor is None else "later" if self._owed else self._is_whole,
             () if self._cursor is None else lost,
-            positions(
-                hello.at, {room: self._position(room) if room in self._owed else None for room in rooms}
-            ),
+            positions({**owed, **hello.at}, dict.fromkeys(sorted(self._connection.rooms))),
             [*replay, *_moved_by(hello, replay)],
             len(replay),
         )

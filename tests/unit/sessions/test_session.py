@@ -25,7 +25,7 @@ from fastapi_websocket_stabilizer.runtime.tasks import Tasks
 from fastapi_websocket_stabilizer.sessions.following import UNREADABLE
 from fastapi_websocket_stabilizer.sessions.session import Session
 from fastapi_websocket_stabilizer.wire import client_input
-from fastapi_websocket_stabilizer.wire.client_frames import Fault
+from fastapi_websocket_stabilizer.wire.client_frames import EVERYBODY, MAILBOX, Fault
 from fastapi_websocket_stabilizer.wire.client_input import ClientFrame, Message, Request
 from fastapi_websocket_stabilizer.wire.cursors import Cursor
 from fastapi_websocket_stabilizer.wire.frames import TEXT, frame
@@ -125,6 +125,17 @@ def values(data: bytes) -> Iterator[Any]:
 
 
 # The first frame
+
+
+async def test_logs_without_an_answer_keep_the_positions_of_the_cursor() -> None:
+    world = World(Cursor("s0", 0, {"lobby": 5}, 7, 9), begins=False)
+    world.connection.rooms.update(("lobby", "new", "plain"))
+    for log in ("lobby", "new", EVERYBODY, MAILBOX):
+        world.session.following.cursor(log)
+    world.begin()
+    hi = (await world.got())[0]["hi"]
+    at = {"lobby": 5, "new": None, "plain": None}
+    assert (hi["re"], hi["at"], hi["all"], hi["box"]) == ("later", at, 7, 9)
 
 
 async def test_loss_before_the_first_frame_is_told_behind_what_came_before_it() -> None:

@@ -66,6 +66,25 @@ class BroadcastResult:
     ids: dict[str, int] = field(default_factory=dict)
 
 
+class Published(int):
+    """The number of nodes that a broadcast of a publisher reached, with the ids of a stored one.
+
+    Attributes:
+        id: The id of the message in its history; None if it was not stored. Of several rooms, that of the first.
+        ids: The id for each room in which it was stored; the key "" is the history of everybody.
+    """
+
+    id: int | None
+    ids: dict[str, int]
+
+    def __new__(cls, nodes: int, ids: Mapping[str, int] | None = None) -> "Published":
+        """Return a number of nodes with ids."""
+        published = super().__new__(cls, nodes)
+        published.ids = dict(ids or {})
+        published.id = next(iter(published.ids.values()), None)
+        return published
+
+
 @dataclass
 class ShutdownReport:
     """The outcome of ``graceful_shutdown`` or ``drain``: sockets closed, sockets that failed to close, seconds."""

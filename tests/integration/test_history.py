@@ -15,6 +15,9 @@ from fastapi_websocket_stabilizer import (
     InvalidCursorError,
     Mailbox,
     MessageError,
+    Published,
+    Publisher,
+    SyncPublisher,
     WebSocketConfig,
     WebSocketConnectionManager,
 )
@@ -117,8 +120,9 @@ async def test_messages_of_one_manager_to_its_own_sockets_keep_their_order(manag
         sends.append(here.broadcast(f"{number} volatile", room="chat:1", store=False))
         sends.append(here.broadcast(f"{number} all"))
         sends.append(here.broadcast(f"{number} plain", room=["plain", "chat:1"]))
+        sends.append(here.broadcast(f"{number} alone", room="plain"))
     await asyncio.gather(*sends)
-    kinds = ("stored", "direct", "volatile", "all", "plain")
+    kinds = ("stored", "direct", "volatile", "all", "plain", "alone")
     await hears(socket, *(f"{number} {kind}" for number in range(40) for kind in kinds))
 
 
@@ -337,6 +341,87 @@ async def test_failover_that_loses_messages_puts_them_back(namespace: str) -> No
             await stored(there, "3")
             await everyone_hears(sockets, "0", "1", "2", "3")
             await managers.close()
+
+
+# Publishers
+
+
+@pytest.mark.parametrize("kind", ["async", "sync", "signed"])
+async def test_publishers_store_what_the_replicas_store(managers: Managers, kind: str) -> None:
+    keys: Any = {"envelope_keys": ("k" * 32,)} if kind == "signed" else {}
+    node = await managers.start(**STORED, **keys)
+    sockets = [await join(node, "alice", "chat:1", "chat:2"), await join(node, "bob", "chat:2", "plain")]
+    sync = SyncPublisher(managers.url, namespace=managers.namespace, **keys)
+    publisher = Publisher(managers.url, namespace=managers.namespace, **keys)
+
+    async def publish(message: str, **how: Any) -> Published:
+        if kind == "sync":
+            return await asyncio.to_thread(lambda: sync.broadcast(message, **how))
+        return await publisher.broadcast(message, **how)
+
+    one = await publish("1", room="chat:1")
+    assert (one, one.ids) == (1, {"chat:1": one.id})
+    assert one.id
+    several = await publish("2", room=["chat:1", "plain", "chat:2"])
+    assert set(several.ids) == {"chat:1", "chat:2"}
+    assert several.id == several.ids["chat:1"]
+    assert (await publish("3", room="chat:2", store=False)).id is None
+    assert (await publish("4")).ids.keys() == {""}
+    assert (await publish("5", room="plain")).id is None
+    first, again = [await publish("6", room="chat:2", key="k") for _ in range(2)]
+    assert (first, again, first.id) == (1, 0, again.id)
+    with pytest.raises(ConfigurationError, match="needs a history for room 'plain'"):
+        await publish("7", room="plain", store=True)
+    await node.broadcast("end")
+    await hears(sockets[0], "1", "2", "3", "4", "6", "end")
+    await hears(sockets[1], "2", "3", "4", "5", "6", "end")
+    assert [entry.message for entry in await node.history("chat:1")] == ["1", "2"]
+    assert [entry.message for entry in await node.history("chat:2")] == ["2", "6"]
+    assert counter(node, "history_unlogged") == 0
+    await publisher.close()
+    sync.close()
+
+
+async def test_stored_messages_of_a_publisher_arrive_in_the_order_of_its_calls(managers: Managers) -> None:
+    node = await managers.start(**STORED)
+    socket = await join(node, "alice", "chat:1")
+    async with Publisher(managers.url, namespace=managers.namespace) as publisher:
+        calls: list[Any] = []
+        for number in range(50):
+            calls.append(publisher.broadcast(f"{number} stored", room="chat:1"))
+            calls.append(publisher.send_to_client("alice", f"{number} direct"))
+            calls.append(publisher.broadcast(f"{number} volatile", room="chat:1", store=False))
+        await asyncio.gather(*calls)
+    kinds = ("stored", "direct", "volatile")
+    await hears(socket, *(f"{number} {kind}" for number in range(50) for kind in kinds))
+
+
+async def test_publisher_stores_once_when_the_answer_is_lost(
+    own_managers: Managers, server: RedisServer
+) -> None:
+    node = await own_managers.start(**STORED)
+    socket = await join(node, "alice", "chat:1")
+    async with TcpProxy("127.0.0.1", server.port) as proxy:
+        url = f"redis://127.0.0.1:{proxy.port}"
+        with SyncPublisher(url, namespace=own_managers.namespace) as publisher:
+            assert (await asyncio.to_thread(publisher.broadcast, "1", room="chat:1")).id
+            async with frozen(server):
+                send = asyncio.create_task(asyncio.to_thread(publisher.broadcast, "2", room="chat:1"))
+                await asyncio.sleep(0.2)  # until the proxy has passed it to the frozen server
+                proxy.cut()
+                proxy.resume()
+            assert (await send).id
+    await stored(node, "end")
+    await hears(socket, "1", "2", "end")
+
+
+async def test_publisher_of_a_registry_without_history_publishes_as_before(managers: Managers) -> None:
+    node = await managers.start()
+    socket = await join(node, "alice", "chat:1")
+    async with Publisher(managers.url, namespace=managers.namespace) as publisher:
+        result = await publisher.broadcast("1", room="chat:1")
+        assert (result, result.id, result.ids) == (1, None, {})
+    await hears(socket, "1")
 
 
 # The policy

@@ -5,9 +5,10 @@ Bounds may differ between nodes. The text has those of the node that started las
 """
 
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from ..config import WebSocketConfig
 from ..exceptions import ConfigurationError
@@ -15,6 +16,10 @@ from ..retention import History, Mailbox
 from .log_ports import LogBounds, LogKind, LogName
 
 VERSION = 1
+POLICY_LASTS_S = 30.0
+"""Seconds after which a publisher reads again which messages it has to store."""
+MAX_KEY = 512
+"""Longest key of a message, in characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,26 @@ class Policy:
         best = max((p for p in self.rooms if log.name.startswith(p)), key=len, default=None)
         return None if best is None else self.rooms[best]
 
+    def targets(self, rooms: Sequence[str], *, store: bool | None, key: str | None) -> "list[Target]":
+        """Return the logs of a broadcast to ``rooms``, or without rooms to everybody; empty if it concerns none.
+
+        Args:
+            rooms: The rooms.
+            store: True: it must be stored. False: it must not. None: where there is a log.
+            key: The key of a message that is stored once, or None.
+
+        Raises:
+            ConfigurationError: The message of one room is not stored although it must be, or ``key`` is no key.
+        """
+        if not self and not store and key is None:
+            return []
+        logs = [LogName(LogKind.ROOM, room) for room in rooms] or [LogName(LogKind.ALL)]
+        found = [Target(log, self.bounds(log)) for log in logs]
+        _check(found, store=store, key=key)
+        if all(target.bounds is None for target in found):
+            return []
+        return [target._replace(bounds=None) for target in found] if store is False else found
+
     def __bool__(self) -> bool:
         """Whether any message is stored."""
         return bool(self.rooms or self.everybody or self.boxes)
@@ -110,6 +135,28 @@ class Policy:
             )
 
 
+class Target(NamedTuple):
+    """The log of one room or of everybody, and its bounds; None if the message is not stored there."""
+
+    log: LogName
+    bounds: LogBounds | None
+
+
+def _check(targets: Sequence[Target], *, store: bool | None, key: str | None) -> None:
+    if key is not None and (not isinstance(key, str) or not 1 <= len(key) <= MAX_KEY):
+        raise ConfigurationError(f"key must be a string of 1 to {MAX_KEY} characters, got {str(key)[:80]!r}")
+    if not store and key is None:
+        return
+    what = "store=True" if store else "a key"
+    if store is False:
+        raise ConfigurationError(f"{what} needs a message that is stored, and store is False")
+    for log, bounds in targets:
+        if bounds is None:
+            where = f"room {log.name!r}" if log.name else "messages to everybody"
+            setting = "history" if log.name else "history_for_all"
+            raise ConfigurationError(f"{what} needs a history for {where}: set {setting}")
+
+
 REMEDY = (
     "set the same on all replicas, or run `stabilizer policy --reset` before one with new settings starts"
 )
@@ -125,3 +172,32 @@ def _written(bounds: LogBounds | None) -> list[int] | None:
 
 def _read_bounds(value: Any) -> LogBounds | None:
     return None if value is None else LogBounds(*map(int, value))
+
+
+class KnownPolicy:
+    """The policy of the registry, as it was read last: which messages a publisher has to store.
+
+    Attributes:
+        policy: The policy; an empty one until it was read.
+    """
+
+    def __init__(self) -> None:
+        self.policy: Policy = Policy()
+        self._read_at_s: float | None = None
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether it is to be read again."""
+        now_s = time.monotonic()
+        is_outdated = self._read_at_s is None or now_s - self._read_at_s > POLICY_LASTS_S
+        if is_outdated:
+            self._read_at_s = now_s  # a user without the permission asks no more often
+        return is_outdated
+
+    def learn(self, text: bytes | None) -> None:
+        """Take the text in Redis.
+
+        Raises:
+            ConfigurationError: It is not a policy of this release.
+        """
+        self.policy = Policy.read((text or b"").decode(errors="replace"))

@@ -1,14 +1,16 @@
 """Broadcasts of a node with logs: each is stored as the entry of a log, or says that it is none."""
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-from ..backends.log_ports import Append, Appended, LogBounds, LogKind, LogName
-from ..backends.policies import Policy
+from ..backends.appending import appended
+from ..backends.log_ports import Append, Appended, LogBounds, LogName
+from ..backends.policies import Policy, Target
 from ..backends.ports import Bus
-from ..exceptions import BackendUnavailableError, ConfigurationError
 from ..local.batches import Outcome, settle
+from ..local.sends import first_step
 from ..models import BroadcastResult
 from ..runtime.loops import running_loop
 from ..wire.channels import Channel, channel_to
@@ -17,9 +19,6 @@ from ..wire.messages import Encoded
 from .outbound import Outbound
 from .replies import is_report
 from .state import NodeState
-
-MAX_KEY = 512
-"""Longest key of a message, in characters."""
 
 
 @dataclass(slots=True, eq=False)
@@ -69,27 +68,25 @@ class Broadcasts:
         """
         if not self._policy and not store and key is None:
             return self._outbound.broadcast(message, exclude, rooms, confirm)  # without logs at no cost
-        logs = [LogName(LogKind.ROOM, room) for room in rooms] or [LogName(LogKind.ALL)]
-        bounds = [self._policy.bounds(log) for log in logs] if self._policy else [None] * len(logs)
-        _check(logs, bounds, store=store, key=key)
-        if not any(bounds):
+        targets = self._policy.targets(rooms, store=store, key=key)
+        if not targets:
             return self._outbound.broadcast(message, exclude, rooms, confirm)
         if store is False:
-            exclude, bounds = [*exclude, VOLATILE], [None] * len(logs)
-        return self._send(message, exclude, list(zip(logs, bounds, strict=True)), confirm, key or "")
+            exclude = [*exclude, VOLATILE]
+        return self._send(message, exclude, targets, confirm, key or "")
 
     async def _send(
         self,
         message: Encoded,
         exclude: Sequence[str],
-        logs: Sequence[tuple[LogName, LogBounds | None]],
+        targets: Sequence[Target],
         confirm: float | None,
         key: str,
     ) -> BroadcastResult:
         await self._outbound.in_turn()
-        self._check_reachable(logs)
+        self._check_reachable(targets)
         self._state.counters.broadcasts += 1
-        copies = self._copies(message, exclude, logs, asks=confirm is not None)
+        copies = self._copies(message, exclude, targets, asks=confirm is not None)
         try:
             await self._publish(copies, key)
             outcomes = [await self._echoed(copy) for copy in copies]
@@ -101,9 +98,9 @@ class Broadcasts:
         ids = {copy.channel.room: copy.id for copy in copies if copy.id}
         return replace(result, id=next(iter(ids.values()), None), ids=ids)
 
-    def _check_reachable(self, logs: Sequence[tuple[LogName, LogBounds | None]]) -> None:
+    def _check_reachable(self, targets: Sequence[Target]) -> None:
         """Raise at once while Redis is away: what cannot be stored must not be delivered."""
-        if any(bounds for _, bounds in logs):
+        if any(target.bounds for target in targets):
             self._state.check_reachable()
         else:
             self._outbound.check_reachable()
@@ -112,13 +109,13 @@ class Broadcasts:
         self,
         message: Encoded,
         exclude: Sequence[str],
-        logs: Sequence[tuple[LogName, LogBounds | None]],
+        targets: Sequence[Target],
         *,
         asks: bool,
     ) -> list[Copy]:
         """Number all copies, one after the other, before the first is published."""
-        rooms, outgoing, found = [log.name for log, _ in logs if log.name], self._state.outgoing, []
-        for log, bounds in logs:
+        rooms, outgoing, found = [log.name for log, _ in targets if log.name], self._state.outgoing, []
+        for log, bounds in targets:
             channel, ask = channel_to([log.name] if log.name else ()), 0
             if asks:
                 ask = self._replies.open(is_report)
@@ -138,51 +135,31 @@ class Broadcasts:
     async def _publish(self, copies: Sequence[Copy], key: str) -> None:
         stored = [(c, Append(c.log, c.envelope, c.bounds, key)) for c in copies if c.bounds is not None]
         answers = self._state.backend.logs.append([append for _, append in stored])
-        deadline_s = running_loop().time() + self._state.config.redis_timeout_s
-        calls = [
-            self._stored(c, a, answer, deadline_s) for (c, a), answer in zip(stored, answers, strict=True)
-        ]
+        calls = [self._stored(c, a, answer) for (c, a), answer in zip(stored, answers, strict=True)]
         calls += [self._volatile(copy) for copy in copies if copy.bounds is None]
         if len(calls) == 1:
             await calls[0]
             return
-        results = await asyncio.gather(*calls, return_exceptions=True)
-        for error in results:
+        started = [
+            _started(call) for call in calls
+        ]  # all in this step, so that no later message overtakes one
+        for error in await asyncio.gather(*started, return_exceptions=True):
             if error is not None:
                 raise error
 
     async def _volatile(self, copy: Copy) -> None:
         copy.nodes = await self._bus.publish(copy.channel, copy.envelope)
 
-    async def _stored(
-        self, copy: Copy, append: Append, answer: "asyncio.Future[Appended]", deadline_s: float
-    ) -> None:
-        appended = await self._appended(append, answer, deadline_s)
-        copy.id, copy.nodes = appended.entry, appended.nodes
-        self._state.counters.history_appends += appended.is_new
-        if not appended.is_new and append.key:  # an earlier call has published it
+    async def _stored(self, copy: Copy, append: Append, answer: "asyncio.Future[Appended]") -> None:
+        logs, timeout_s = self._state.backend.logs, self._state.config.redis_timeout_s
+        found = await appended(logs, append, answer, timeout_s, self._count_repeat)
+        copy.id, copy.nodes = found.entry, found.nodes
+        self._state.counters.history_appends += found.is_new
+        if not found.is_new and append.key:  # an earlier call has published it
             self._in_flight.resolve(copy.envelope.sequence, None)
 
-    async def _appended(
-        self, append: Append, answer: "asyncio.Future[Appended]", deadline_s: float
-    ) -> Appended:
-        """Wait for an append. If its outcome is unknown, repeat it until the deadline: it is stored once.
-
-        Raises:
-            BackendUnavailableError: There is no answer. ``outcome_unknown`` is true if it may have been stored.
-        """
-        began_s, loop = deadline_s - self._state.config.redis_timeout_s, running_loop()
-        while True:
-            try:
-                return await answer
-            except BackendUnavailableError as error:
-                if not error.outcome_unknown or loop.time() >= deadline_s:
-                    raise
-            self._state.counters.history_repeats += 1
-            await asyncio.sleep(0)
-            again = Append(append.log, append.envelope, append.bounds, append.key, loop.time() - began_s)
-            (call,) = self._state.backend.logs.append([again])
-            answer = asyncio.ensure_future(_until(deadline_s, call))
+    def _count_repeat(self) -> None:
+        self._state.counters.history_repeats += 1
 
     # The outcome
 
@@ -212,34 +189,16 @@ class Broadcasts:
         return BroadcastResult(total, succeeded, len(errors), errors, nodes=nodes, heard=bool(heard))
 
 
-async def _until(deadline_s: float, answer: "asyncio.Future[Appended]") -> Appended:
-    """Wait for an answer until a time of the loop's clock."""
+def _started(call: Coroutine[Any, Any, None]) -> "asyncio.Future[None]":
+    """Run a coroutine up to its first wait, and return its outcome."""
     try:
-        async with asyncio.timeout_at(deadline_s):
-            return await answer
-    except TimeoutError:
-        raise BackendUnavailableError(
-            "Redis did not say whether a message was stored", outcome_unknown=True
-        ) from None
+        rest = first_step(call)
+    except Exception as error:  # noqa: BLE001 - the outcome of one copy, which the caller raises
+        failed: asyncio.Future[None] = running_loop().create_future()
+        failed.set_exception(error)
+        return failed
+    return asyncio.ensure_future(_nothing() if rest is None else rest)
 
 
-def _check(
-    logs: Sequence[LogName], bounds: Sequence[LogBounds | None], *, store: bool | None, key: str | None
-) -> None:
-    """Check that a message can be stored if the caller wants that.
-
-    Raises:
-        ConfigurationError: It cannot, or ``key`` is no key.
-    """
-    if key is not None and (not isinstance(key, str) or not 1 <= len(key) <= MAX_KEY):
-        raise ConfigurationError(f"key must be a string of 1 to {MAX_KEY} characters, got {str(key)[:80]!r}")
-    if not store and key is None:
-        return
-    what = "store=True" if store else "a key"
-    if store is False:
-        raise ConfigurationError(f"{what} needs a message that is stored, and store is False")
-    for log, found in zip(logs, bounds, strict=True):
-        if found is None:
-            where = f"room {log.name!r}" if log.name else "messages to everybody"
-            setting = "history" if log.name else "history_for_all"
-            raise ConfigurationError(f"{what} needs a history for {where}: set {setting}")
+async def _nothing() -> None:
+    """Return at once."""

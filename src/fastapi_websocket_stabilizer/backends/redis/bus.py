@@ -56,6 +56,10 @@ class RedisPublishing:
     async def publish(self, channel: Channel, envelope: Envelope) -> int:
         return await self._publish(self._keys.channel(channel), envelope)
 
+    def queue(self, channel: Channel, envelope: Envelope) -> "asyncio.Future[int]":
+        """Publish as ``publish``. Its position in the sender's order is fixed when this returns."""
+        return self._queue(self._keys.channel(channel), envelope)
+
     async def publish_node(self, node: NodeId, envelope: Envelope) -> int:
         # Count at most one receiver: other subscribers, such as monitoring, are not nodes.
         return min(1, await self._publish(self._keys.inbox(node), envelope))

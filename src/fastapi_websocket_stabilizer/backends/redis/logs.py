@@ -57,6 +57,13 @@ _RUN = struct.Struct("<7d")
 _HEARD = struct.Struct("<4d")
 
 
+class Packed(NamedTuple):
+    """An append and its packed envelope."""
+
+    append: Append
+    data: bytes
+
+
 class Waiting(NamedTuple):
     """An append that is not queued for Redis yet, its packed envelope, and its answer."""
 
@@ -137,7 +144,7 @@ class RedisLogs:
     def append(self, appends: Sequence[Append]) -> "list[asyncio.Future[Appended]]":
         answers: list[asyncio.Future[Appended]] = [running_loop().create_future() for _ in appends]
         try:
-            packed = [self._packed(each) for each in appends]
+            packed = [pack_append(each, self._keys, self._signer) for each in appends]
         except BackendUnavailableError as error:  # Redis' time is unknown, and a signature needs it
             for answer in answers:
                 _fail(answer, error)
@@ -148,23 +155,6 @@ class RedisLogs:
             self._gathered.flush()
         return answers
 
-    def _packed(self, append: Append) -> bytes:
-        data, limit = self._pack(append.log, append.envelope), append.bounds.bytes
-        if len(data) + ID_BYTES > limit:
-            raise MessageError(f"message has {len(data) + ID_BYTES} bytes in its log, the limit is {limit}")
-        if len(data) + ENTRY_BYTES > MAX_ENVELOPE_BYTES:
-            raise MessageError(f"envelope has {len(data)} bytes, the limit is {MAX_ENVELOPE_BYTES}")
-        return data
-
-    def _pack(self, log: LogName, envelope: Envelope) -> bytes:
-        """Return an envelope as it would be published, so that its signature names the log."""
-        signer = self._signer
-        if log.kind is LogKind.BOX:
-            return pack_direct(envelope, None if signer is None else partial(signer.pack_message, envelope))
-        return (
-            pack(envelope) if signer is None else signer.pack(envelope, self._keys.log_channel(log) + STORED)
-        )
-
     def _send(self, waiting: list[Waiting]) -> None:
         """Queue one call for all, or in a cluster one for each slot."""
         calls: dict[int, list[Waiting]] = {}
@@ -172,25 +162,9 @@ class RedisLogs:
             slot = 0 if self._pipeline.is_ordered else slot_of(self._keys.log(each.append.log))
             calls.setdefault(slot, []).append(each)
         for each_call in calls.values():
-            keys: list[str] = []
-            arguments: list[Argument] = [self._publish_command()]
-            for run in _runs(each_call):
-                self._add_run(run, keys, arguments)
+            keys, arguments = append_call(self._keys, self._publish_command(), each_call)
             call = self._pipeline.call(scripts.LOG_APPEND, keys, *arguments, idempotent=False)
             call.add_done_callback(partial(_appended, each_call))
-
-    def _add_run(self, run: list[Waiting], keys: list[str], arguments: list[Argument]) -> None:
-        append = run[0].append
-        keys += [self._keys.log(append.log), self._keys.log_top(append.log)]
-        if append.key:
-            keys.append(self._keys.once(append.log, _digest(append)))
-        age_us, length = 0, 0
-        if append.retry_age_s > 0:
-            age_us = int(append.retry_age_s * 1_000_000) + SCAN_SLACK_US
-            length = identity_bytes(append.envelope)
-        bounds = append.bounds.messages, append.bounds.bytes, append.bounds.seconds * 1_000_000
-        settings = _RUN.pack(len(run), *bounds, bool(append.key), age_us, length)
-        arguments += [settings, self._keys.log_channel(append.log), *(each.data for each in run)]
 
     # Read
 
@@ -293,7 +267,8 @@ class RedisLogs:
         keys, arguments = self._to_publish(log, notice)
         length = identity_bytes(heard.tail[-1].envelope) if heard.tail else 0
         arguments.append(_HEARD.pack(heard.last, heard.previous, bounds.seconds * 1_000_000, length))
-        arguments += [e.id.to_bytes(ID_BYTES) + self._pack(log, e.envelope) for e in heard.tail]
+        packed = (_pack(log, e.envelope, self._keys, self._signer) for e in heard.tail)
+        arguments += [e.id.to_bytes(ID_BYTES) + data for e, data in zip(heard.tail, packed, strict=True)]
         restored, _ = await self._pipeline.call(scripts.LOG_VERIFY, keys, *arguments, idempotent=True)
         if restored:
             return Verdict.RESTORED if restored > 0 else Verdict.LOST
@@ -321,10 +296,59 @@ class RedisLogs:
         await self._pipeline.send("SET", self._keys.policy, policy, idempotent=True)
 
 
-def _runs(waiting: Sequence[Waiting]) -> Iterator[list[Waiting]]:
+def pack_append(append: Append, keys: Keys, signer: Signer | None) -> bytes:
+    """Return the envelope of an append as it is stored.
+
+    Raises:
+        MessageError: It is larger than ``LogBounds.bytes`` or than an envelope.
+        BackendUnavailableError: Redis' time is unknown, and a signature needs it.
+    """
+    data, limit = _pack(append.log, append.envelope, keys, signer), append.bounds.bytes
+    if len(data) + ID_BYTES > limit:
+        raise MessageError(f"message has {len(data) + ID_BYTES} bytes in its log, the limit is {limit}")
+    if len(data) + ENTRY_BYTES > MAX_ENVELOPE_BYTES:
+        raise MessageError(f"envelope has {len(data)} bytes, the limit is {MAX_ENVELOPE_BYTES}")
+    return data
+
+
+def _pack(log: LogName, envelope: Envelope, keys: Keys, signer: Signer | None) -> bytes:
+    """Return an envelope as it would be published, so that its signature names the log."""
+    if log.kind is LogKind.BOX:
+        return pack_direct(envelope, None if signer is None else partial(signer.pack_message, envelope))
+    return pack(envelope) if signer is None else signer.pack(envelope, keys.log_channel(log) + STORED)
+
+
+def append_call(
+    keys: Keys, publish_command: str, waiting: Sequence[Packed | Waiting]
+) -> tuple[list[str], list[Argument]]:
+    """Return the keys and arguments of ``log_append.lua``."""
+    names: list[str] = []
+    arguments: list[Argument] = [publish_command]
+    for run in _runs(waiting):
+        append = run[0].append
+        names += [keys.log(append.log), keys.log_top(append.log)]
+        if append.key:
+            names.append(keys.once(append.log, _digest(append)))
+        age_us, length = 0, 0
+        if append.retry_age_s > 0:
+            age_us = int(append.retry_age_s * 1_000_000) + SCAN_SLACK_US
+            length = identity_bytes(append.envelope)
+        bounds = append.bounds.messages, append.bounds.bytes, append.bounds.seconds * 1_000_000
+        settings = _RUN.pack(len(run), *bounds, bool(append.key), age_us, length)
+        arguments += [settings, keys.log_channel(append.log), *(each.data for each in run)]
+    return names, arguments
+
+
+def append_reply(reply: Sequence[int]) -> list[Appended]:
+    """Return the answer to each append of a call."""
+    rows = zip(reply[::3], reply[1::3], reply[2::3], strict=True)
+    return [Appended(entry, previous, max(0, nodes), nodes >= 0) for entry, previous, nodes in rows]
+
+
+def _runs(waiting: Sequence[Packed | Waiting]) -> Iterator[list[Packed | Waiting]]:
     """Yield consecutive appends to one log with the same bounds; one with a key, or a repeated one, by itself."""
 
-    def what(numbered: tuple[int, Waiting]) -> object:
+    def what(numbered: tuple[int, Packed | Waiting]) -> object:
         number, each = numbered
         is_alone = each.append.key or each.append.retry_age_s > 0
         return number if is_alone else (each.append.log, each.append.bounds)
@@ -344,10 +368,9 @@ def _appended(waiting: list[Waiting], call: "asyncio.Future[list[int]]") -> None
         for each in waiting:
             _fail(each.answer, error)
         return
-    reply = call.result()
-    for each, entry, previous, nodes in zip(waiting, reply[::3], reply[1::3], reply[2::3], strict=True):
+    for each, appended in zip(waiting, append_reply(call.result()), strict=True):
         if not each.answer.done():
-            each.answer.set_result(Appended(entry, previous, max(0, nodes), nodes >= 0))
+            each.answer.set_result(appended)
 
 
 def _fail(answer: "asyncio.Future[Appended]", error: BaseException) -> None:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any, Self
 
 import redis as sync_redis
@@ -17,20 +18,28 @@ from redis.retry import Retry
 
 from ...config import check_envelope_keys
 from ...exceptions import BackendUnavailableError, ConfigurationError
-from ...models import Message
-from ...names import NodeId, as_list, check_client_id, check_each, check_room
+from ...models import Message, Published
+from ...names import NodeId, check_client_id, check_each
 from ...runtime.metrics import Counters
-from ...wire.channels import channel_to
-from ...wire.envelopes import CONNECTION, Envelope, Part, pack, part_size
+from ...wire.channels import Channel, channel_to
+from ...wire.envelopes import Envelope, Part, pack, part_size
 from ...wire.messages import Encoded, encode
 from ...wire.outgoing import Outgoing
+from ..appending import appended
+from ..copies import Copy, copies_of, receivers
+from ..log_ports import Append, Appended
+from ..policies import KnownPolicy, Policy
 from . import scripts
 from .bus import direct_call, direct_reply
-from .connection import ConnectionFactory
+from .command import Argument
+from .connection import ConnectionFactory, NotPermittedError
 from .guard import Signer
 from .keys import Keys
+from .logs import Gathered, Packed, RedisLogs, append_call, append_reply, pack_append
 from .loop_thread import LoopThread
 from .pipeline import no_earlier_sends
+from .reading import Reader
+from .scripts import Script
 from .topology import topology_at
 from .urls import UNNAMED, parse
 
@@ -101,9 +110,19 @@ class Publisher:
     ) -> None:
         location, keys = parse(redis_url), Keys(namespace)
         self._signer, self._doubt = _signer(envelope_keys, keys), _Doubt(keys, namespace, location.shown)
-        self._topology = topology_at(location, timeout_s, Counters())
-        self._pipeline = self._topology.commands("publisher", no_earlier_sends)
+        self._keys, self._timeout_s = keys, timeout_s
+        self._topology, gathered = topology_at(location, timeout_s, Counters()), Gathered(no_earlier_sends)
+        self._pipeline = self._topology.commands("publisher", gathered.flush_earlier)
         self._bus = self._topology.publishing(keys, self._pipeline, self._signer)
+        self._logs = RedisLogs(
+            keys,
+            self._pipeline,
+            gathered,
+            Reader(Counters()),
+            self._topology.publish_command,
+            signer=self._signer,
+        )
+        self._known = KnownPolicy()
         self._limit, self._top = max_message_size, max_connections_per_client
         self._outgoing = _new_sender()
         self._starting = asyncio.Lock()
@@ -135,20 +154,42 @@ class Publisher:
         room: str | Iterable[str] | None = None,
         *,
         exclude_connection: str | Iterable[str] | None = None,
-    ) -> int:
+        store: bool | None = None,
+        key: str | None = None,
+    ) -> Published:
         """Send to all connections or to rooms; return the number of nodes reached. Raises as ``send_to_client``.
 
-        ``exclude_connection`` takes ids of connections; other sockets of the same client get the message.
+        ``exclude_connection`` takes ids of connections; other sockets of the same client get the message. Messages
+        of rooms with a history are stored as the replicas do it; ``store`` and ``key`` are those of
+        ``WebSocketConnectionManager.broadcast``. The result has the id.
+
+        Raises:
+            ConfigurationError: ``store`` or ``key`` is given, and the registry has no history for a room.
         """
         encoded = encode(message, self._limit)
-        exclude, rooms = check_each(exclude_client or None, check_client_id), check_each(room, check_room)
-        exclude += [CONNECTION + each for each in as_list(exclude_connection or ())]
+        exclude, rooms = receivers(exclude_client, room, exclude_connection)
         if room is not None and not rooms:
-            return 0
+            return Published(0)
         await self._start()
-        channel = channel_to(rooms)
-        envelope = self._outgoing.broadcast(channel, encoded, exclude, rooms)
-        return await self._looked_at(await self._bus.publish(channel, envelope))
+        targets = self._known.policy.targets(rooms, store=store, key=key)
+        if not targets:
+            channel = channel_to(rooms)
+            envelope = self._outgoing.broadcast(channel, encoded, exclude, rooms)
+            return Published(await self._looked_at(await self._bus.publish(channel, envelope)))
+        copies = copies_of(self._outgoing, encoded, exclude, targets, store=store, key=key)
+        return await self._send_copies(copies)
+
+    async def _send_copies(self, copies: Sequence[Copy]) -> Published:
+        appends = [copy.append for copy in copies if copy.append is not None]
+        answers = self._logs.append(appends)
+        volatile = [self._bus.queue(copy.channel, copy.envelope) for copy in copies if copy.append is None]
+        found = [
+            await appended(self._logs, append, answer, self._timeout_s, lambda: None)
+            for append, answer in zip(appends, answers, strict=True)
+        ]
+        nodes = [each.nodes for each in found] + [await call for call in volatile]
+        ids = {append.log.name: each.entry for append, each in zip(appends, found, strict=True)}
+        return Published(await self._looked_at(max(nodes)), ids)
 
     async def _looked_at(self, reached: int) -> int:
         """Return ``reached``. The first time that it is 0, check whether there is any node."""
@@ -177,6 +218,9 @@ class Publisher:
                 self._is_started = True
             if self._signer is not None and self._signer.clock.is_outdated:
                 await self._signer.clock.ask(self._pipeline)
+            if self._known.is_outdated:
+                with suppress(NotPermittedError):  # a user that may only publish
+                    self._known.learn(await self._pipeline.send("GET", self._keys.policy, idempotent=True))
 
     async def __aenter__(self) -> Self:
         await self._start()
@@ -223,7 +267,7 @@ class SyncPublisher:
             return
         # Translates errors only; it opens no connection.
         self._errors = ConnectionFactory(location, timeout_s)
-        self._doubt = _Doubt(self._keys, namespace, location.shown)
+        self._doubt, self._known = _Doubt(self._keys, namespace, location.shown), KnownPolicy()
         self._redis: Any = sync_redis.Redis.from_url(
             redis_url,
             **UNNAMED,
@@ -267,29 +311,60 @@ class SyncPublisher:
         room: str | Iterable[str] | None = None,
         *,
         exclude_connection: str | Iterable[str] | None = None,
-    ) -> int:
-        """Send to all connections or to rooms; return the number of nodes reached. Raises as ``send_to_client``.
+        store: bool | None = None,
+        key: str | None = None,
+    ) -> Published:
+        """Send to all connections or to rooms, and store as ``Publisher.broadcast``. Raises as that.
 
         ``exclude_connection`` takes ids of connections; other sockets of the same client get the message.
         """
         if self._thread is not None:
-            return self._thread.run(
-                lambda each: each.broadcast(
-                    message, exclude_client, room, exclude_connection=exclude_connection
-                )
-            )
+            options: Any = {"exclude_connection": exclude_connection, "store": store, "key": key}
+            return self._thread.run(lambda each: each.broadcast(message, exclude_client, room, **options))
         encoded = encode(message, self._limit)
-        exclude, rooms = check_each(exclude_client or None, check_client_id), check_each(room, check_room)
-        exclude += [CONNECTION + each for each in as_list(exclude_connection or ())]
+        exclude, rooms = receivers(exclude_client, room, exclude_connection)
         if room is not None and not rooms:
-            return 0
-        channel = channel_to(rooms)
-        name = self._keys.channel(channel)
+            return Published(0)
         with self._publishing():
-            envelope = self._outgoing.broadcast(channel, encoded, exclude, rooms)
-            data = pack(envelope) if self._signer is None else self._signer.pack(envelope, name)
-            reached = int(self._redis.publish(name, data))
-        return self._looked_at(reached)
+            targets = self._policy().targets(rooms, store=store, key=key)
+            if targets:
+                found = self._send_copies(
+                    copies_of(self._outgoing, encoded, exclude, targets, store=store, key=key)
+                )
+            else:
+                channel = channel_to(rooms)
+                envelope = self._outgoing.broadcast(channel, encoded, exclude, rooms)
+                found = Published(self._publish(channel, envelope))
+        return Published(self._looked_at(found), found.ids)
+
+    def _policy(self) -> Policy:
+        if self._known.is_outdated:
+            with suppress(redis_errors.NoPermissionError):  # a user that may only publish
+                self._known.learn(self._redis.get(self._keys.policy))
+        return self._known.policy
+
+    def _publish(self, channel: Channel, envelope: Envelope) -> int:
+        name = self._keys.channel(channel)
+        data = pack(envelope) if self._signer is None else self._signer.pack(envelope, name)
+        return int(self._redis.publish(name, data))
+
+    def _send_copies(self, copies: Sequence[Copy]) -> Published:
+        nodes: list[int] = []
+        appends = [copy.append for copy in copies if copy.append is not None]
+        began_s, found = time.monotonic(), list[Appended]()
+        if appends:
+            try:
+                found = self._append(appends)
+            except (redis_errors.ConnectionError, redis_errors.TimeoutError):  # perhaps it was stored
+                age_s = time.monotonic() - began_s
+                found = self._append([replace(append, retry_age_s=age_s) for append in appends])
+        nodes = [each.nodes for each in found]
+        nodes += [self._publish(copy.channel, copy.envelope) for copy in copies if copy.append is None]
+        return Published(max(nodes), {a.log.name: each.entry for a, each in zip(appends, found, strict=True)})
+
+    def _append(self, appends: Sequence[Append]) -> list[Appended]:
+        packed = [Packed(append, pack_append(append, self._keys, self._signer)) for append in appends]
+        return append_reply(self._call(scripts.LOG_APPEND, *append_call(self._keys, "PUBLISH", packed)))
 
     def _looked_at(self, reached: int) -> int:
         if not reached and self._doubt.is_open:
@@ -324,12 +399,13 @@ class SyncPublisher:
 
     def _publish_clients(self, envelope: Envelope) -> list[list[NodeId]]:
         keys, arguments = direct_call(self._keys, envelope, self._top, (), self._signer)
-        script = scripts.CLIENTS_PUBLISH
+        return direct_reply(self._call(scripts.CLIENTS_PUBLISH, keys, arguments))
+
+    def _call(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
         try:
-            reply = self._redis.evalsha(script.sha, len(keys), *keys, *arguments)
+            return self._redis.evalsha(script.sha, len(keys), *keys, *arguments)
         except redis_errors.NoScriptError:
-            reply = self._redis.eval(script.source, len(keys), *keys, *arguments)
-        return direct_reply(reply)
+            return self._redis.eval(script.source, len(keys), *keys, *arguments)
 
 
 def _greet(connection: Any) -> None:

@@ -21,6 +21,7 @@ from fastapi_websocket_stabilizer import (
 )
 from tests.integration.cluster import Managers, counter
 from tests.integration.test_sessions import V1, coded
+from tests.support.proxy import TcpProxy
 from tests.support.servers import RedisServer
 from tests.support.waiting import eventually
 from tests.wire.inprocess import Served, serving
@@ -418,3 +419,42 @@ async def test_clients_that_stay_miss_nothing_or_are_told(
             behind = ann.got[ann.got.index(lost[-1]) + 1 :]
             assert behind == sent[len(sent) - len(behind) :]
         assert not lost or what == "restart_empty"
+
+
+# Redis is away
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+async def test_client_that_comes_back_while_redis_is_away_is_told_later(
+    own_managers: Managers, server: RedisServer, deleted: bool
+) -> None:
+    async with TcpProxy("127.0.0.1", server.port) as proxy, node(own_managers) as there:
+        url = f"redis://127.0.0.1:{proxy.port}"
+        async with node(own_managers, redis_url=url, redis_timeout_s=0.5) as here:
+            ann = await Client("ann").open(there)
+            await say(there, "1")
+            await got(ann, "1")
+            await ann.close()
+            proxy.cut()
+            await eventually(lambda: here.manager._state.is_away, what="Redis is away")
+            await say(there, "missed")
+            if deleted:
+                await there.manager.delete_history("chat:1")
+            ann.hi = {}
+            opening = asyncio.create_task(ann.open(here))
+            await eventually(lambda: bool(ann.hi), timeout_s=10)
+            before = ann.at["chat:1"]
+            assert (ann.hi["re"], ann.hi["at"], ann.hi["all"]) == ("later", {"chat:1": before}, 0)
+            assert not opening.done()
+            proxy.resume()
+            async with asyncio.timeout(20):
+                await opening
+            outcome = [event for event in ann.events if "re" in event][-1]
+            assert outcome == {"re": not deleted}
+            if deleted:
+                await got(ann, "1", ("lost", "chat:1", ann.at["chat:1"], "reset"))
+            else:
+                await got(ann, "1", "missed")
+            await say(there, "live")
+            await got_last(ann, "live")
+            await ann.close()

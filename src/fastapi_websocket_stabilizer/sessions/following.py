@@ -45,14 +45,13 @@ class Beginning:
 
     Attributes:
         outcome: See ``Hi.outcome``.
-        replayed: Number of messages in ``replay``.
+        replay: What was missed, and the end of the replay unless the outcome is put off.
     """
 
     outcome: bool | Literal["later"] | None
     lost: Sequence[LostLog]
     positions: Positions
     replay: Sequence[Encoded]
-    replayed: int
 
 
 class Following:
@@ -93,13 +92,13 @@ class Following:
         self._is_whole = self._is_whole and not lost
         replay = self._node.replayed(self._connection, self._former, hello.replay)
         self._replayed = len(replay)
-        owed = {log: at for log in self._owed if (at := self._position(log)) is not None}
+        known = {log: position for log in self._owed if (position := self._position(log)) is not None}
+        end = [] if self._owes_outcome else [ControlFrame(frames.live(len(replay)))]
         beginning = Beginning(
             None if self._cursor is None else "later" if self._owed else self._is_whole,
             () if self._cursor is None else lost,
-            positions({**owed, **hello.at}, dict.fromkeys(sorted(self._connection.rooms))),
-            [*replay, *_moved_by(hello, replay)],
-            len(replay),
+            positions({**known, **hello.at}, dict.fromkeys(sorted(self._connection.rooms))),
+            [*replay, *_moved_by(hello, replay), *end],
         )
         self._keep_unused()
         return beginning

@@ -102,8 +102,7 @@ class Session:
             positions=beginning.positions,
         )
         self._sent_at_s = self._told_at_s = connection.loop.time()
-        live = ControlFrame(frames.live(beginning.replayed))
-        return connection.writer.begin([ControlFrame(frames.hi(hi)), *beginning.replay, live])
+        return connection.writer.begin([ControlFrame(frames.hi(hi)), *beginning.replay])
 
     @property
     def _must_answer(self) -> bool:

@@ -84,7 +84,8 @@ def test_client_without_a_cursor_begins_at_the_end() -> None:
     assert world.awaits("lobby") == [None]
     assert world.fed("lobby", 10) == []
     beginning = world.begin()
-    assert beginning == Beginning(None, (), Positions({"lobby": 10, "plain": None}), [], 0)
+    assert beginning == Beginning(None, (), Positions({"lobby": 10, "plain": None}), beginning.replay)
+    assert sent(beginning.replay) == [{"live": 0}]
 
 
 def test_client_with_a_cursor_gets_what_it_missed_merged_by_id() -> None:
@@ -94,9 +95,10 @@ def test_client_with_a_cursor_gets_what_it_missed_merged_by_id() -> None:
     world.fed("new", 30)
     world.fed(EVERYBODY, 13, 11, 13)
     beginning = world.begin()
-    assert (beginning.outcome, beginning.lost, beginning.replayed) == (True, [], 4)
+    assert (beginning.outcome, beginning.lost) == (True, [])
     assert beginning.positions == Positions({"lobby": 10, "new": 30}, everybody=7)
-    assert sent(beginning.replay) == [[11, 1, "x"], [12, "lobby", "x"], [13, 1, "x"], [14, "lobby", "x"]]
+    missed = [[11, 1, "x"], [12, "lobby", "x"], [13, 1, "x"], [14, "lobby", "x"]]
+    assert sent(beginning.replay) == [*missed, {"live": 4}]
 
 
 def test_lost_log_is_named_and_the_others_continue() -> None:
@@ -107,14 +109,14 @@ def test_lost_log_is_named_and_the_others_continue() -> None:
     beginning = world.begin()
     assert (beginning.outcome, beginning.lost) == (False, [LostLog("lobby", 14, LostCode.TRIMMED)])
     assert beginning.positions == Positions({"lobby": 14}, everybody=7)
-    assert sent(beginning.replay) == [[11, 1, "x"], [13, 1, "x"]]
+    assert sent(beginning.replay) == [[11, 1, "x"], [13, 1, "x"], {"live": 2}]
 
 
 def test_entries_that_are_not_meant_for_the_client_move_its_position() -> None:
     world = World(CURSOR, "lobby")
     world.awaits("lobby")
     world.fed("lobby", EXCLUDED, 12, EXCLUDED)
-    assert sent(world.begin().replay) == [[12, "lobby", "x"], {"at": {"lobby": EXCLUDED}}]
+    assert sent(world.begin().replay) == [[12, "lobby", "x"], {"at": {"lobby": EXCLUDED}}, {"live": 1}]
 
 
 def test_loss_of_a_log_that_has_answered_is_behind_its_messages() -> None:
@@ -123,7 +125,7 @@ def test_loss_of_a_log_that_has_answered_is_behind_its_messages() -> None:
     world.fed("lobby", 12, 11, 12)
     world.following.lost("lobby", 20, "hole")
     beginning = world.begin()
-    assert (beginning.outcome, beginning.lost, beginning.replayed) == (True, [], 2)
+    assert (beginning.outcome, beginning.lost, len(beginning.replay)) == (True, [], 3)
     assert world.got() == [{"lost": [["lobby", 20, "hole"]]}]
 
 
@@ -149,8 +151,8 @@ def test_logs_that_answer_later_are_told_before_the_outcome(code: str) -> None:
     world = World(CURSOR, "lobby", "new")
     world.awaits("lobby", "new", EVERYBODY)
     beginning = world.begin()
-    assert (beginning.outcome, beginning.lost, beginning.replayed) == ("later", [], 0)
-    assert beginning.positions.rooms == {"lobby": 10, "new": None}
+    assert (beginning.outcome, beginning.lost, beginning.replay) == ("later", [], [])
+    assert beginning.positions == Positions({"lobby": 10, "new": None}, everybody=7)
     missed = [[11, "lobby", "x"], [12, "lobby", "x"]]
     first = world.fed("lobby", 12, *(() if code else (11, 12)), code=code)
     assert first == ([{"lost": [["lobby", 12, "hole"]]}] if code else missed)
@@ -170,6 +172,7 @@ def test_new_client_is_told_late_positions_without_an_outcome() -> None:
     world.awaits("lobby")
     beginning = world.begin()
     assert (beginning.outcome, beginning.positions) == (None, Positions({"lobby": None}))
+    assert sent(beginning.replay) == [{"live": 0}]
     assert world.fed("lobby", 9) == [{"at": {"lobby": 9}}]
 
 

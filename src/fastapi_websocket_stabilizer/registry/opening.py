@@ -131,7 +131,7 @@ class Skipped(Generic[L]):
     """Members of one log whose position moved without a frame, because an entry excludes them or is a second copy.
 
     Their client's cursor would be trimmed while they are connected. So they are told the position at times: after
-    ``MAX_SKIPPED`` entries, at each ``due`` (every 5 s), and before they are closed.
+    ``MAX_SKIPPED`` entries, and at each ``due`` (with each beat).
     """
 
     __slots__ = ("_counts",)

@@ -24,6 +24,7 @@ TIMEOUT_S = 0.5
 CONFIG = WebSocketConfig(
     lease_ttl_s=LEASE_S, renew_interval_s=BEAT_S, redis_timeout_s=TIMEOUT_S, num_shards=1,
     heartbeat_interval=3600.0, heartbeat_timeout=3600.0, log_level="CRITICAL",
+    client_presence=("r0",),
 )  # fmt: skip
 Note = Callable[[str, PresenceEvent], None]
 

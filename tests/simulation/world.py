@@ -327,6 +327,7 @@ class World:
         self._check_sockets()
         self._check_messages()
         self._check_revoked()
+        self._check_shown()
         for node in live:
             await node.do(self._check_listing(node))
         self._check_events()
@@ -366,6 +367,15 @@ class World:
             for name, began_s, ended_s in self._absences
             for stepped_s in self._steps_back_s
         )
+
+    def _check_shown(self) -> None:
+        """A room that clients may watch shows those that are in it."""
+        shown = self.hub.shown.get("r0")
+        sockets = [s for s in self.sockets if s.is_open and s.connection and "r0" in s.connection.rooms]
+        truth = {socket.client for socket in sockets}
+        found = set() if shown is None else set(shown.metadata)
+        if found != truth:
+            self._violated("shown", f"r0 shows {sorted(found)}, in it are {sorted(truth)}")
 
     def _check_messages(self) -> None:
         for socket in self.sockets:
@@ -471,7 +481,7 @@ class World:
     def _check_leftovers(self) -> None:
         hub = self.hub
         tables = {"clients": hub.clients, "rooms": hub.rooms, "leases": hub.leases, "fences": hub.fences}
-        tables |= {"index": hub.index, "infos": hub.infos, "events": hub.unreported}
+        tables |= {"shown": hub.shown, "index": hub.index, "infos": hub.infos, "events": hub.unreported}
         held = {
             client: [h for h in found.values() if h.ends_us is None] for client, found in hub.sessions.items()
         }

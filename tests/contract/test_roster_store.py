@@ -10,7 +10,7 @@ from fastapi_websocket_stabilizer.names import ConnectionId, NodeId
 from fastapi_websocket_stabilizer.wire.envelopes import Envelope, Kind
 from fastapi_websocket_stabilizer.wire.outgoing import Outgoing
 from tests.contract.conftest import OpenPeer, Peer
-from tests.contract.support import AWKWARD_NAMES
+from tests.contract.support import AWKWARD_NAMES, lines
 from tests.support.waiting import eventually
 
 OUTGOING = Outgoing(NodeId("n1"))
@@ -122,3 +122,10 @@ async def test_nodes_of_the_room_get_each_change_with_its_version_in_order(open_
         ((first + 2, first + 1), ["ann"]),
     ]
     assert changes(writer) == []
+
+
+async def test_index_has_the_line_of_each_client_that_is_shown(open_peer: OpenPeer) -> None:
+    backend = (await open_peer("n1")).backend
+    await enter(backend, shown(stay=7))
+    (line,) = await lines(backend, NodeId("n1"))
+    assert (line.connection_id, line.client_id, line.room, line.stay) == ("n1.1", "ann", "chat", 7)

@@ -72,7 +72,9 @@ class MemoryBackend:
         self.sessions: MemorySessions = MemorySessions(
             hub.sessions, hub.lock, hub.now_us, counters, self._write_index
         )
-        self.rosters: MemoryRosters = MemoryRosters(hub.shown, hub.lock, hub.now_us, self._publish)
+        self.rosters: MemoryRosters = MemoryRosters(
+            hub.shown, hub.lock, hub.now_us, self._publish, self._write_index
+        )
         hub.listeners[node] = (receive, self._subscribed)
 
     async def start(self, node: NodeId) -> None:
@@ -261,7 +263,9 @@ class MemoryBackend:
         return sorted(entries, key=lambda entry: entry.stamp, reverse=True)
 
     def _write_index(self, line: IndexEntry) -> None:
-        self._hub.index.setdefault(node_of(line.connection_id), {})[line] = None
+        index = self._hub.index.setdefault(node_of(line.connection_id), {})
+        index.pop(line, None)  # else an equal line of an earlier stay would keep its ``stay``
+        index[line] = None
 
     # TokenStore
 

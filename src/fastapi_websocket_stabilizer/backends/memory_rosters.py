@@ -8,6 +8,7 @@ from typing import Any
 from ..names import ConnectionId
 from ..wire.channels import Channel
 from ..wire.envelopes import Envelope
+from .ports import IndexEntry
 from .rosters import RosterRead, Shown
 
 
@@ -29,11 +30,14 @@ class MemoryRosters:
         lock: AbstractContextManager[Any],
         now_us: Callable[[], int],
         publish: Callable[[Channel, Envelope], int],
+        write_index: Callable[[IndexEntry], None],
     ) -> None:
         self._rooms, self._lock, self._now_us, self._publish = rooms, lock, now_us, publish
+        self._write_index = write_index
 
     async def enter(self, shown: Shown, metadata: bytes, notice: Envelope, *, replaces: str = "") -> int:
         with self._lock:
+            self._write_index(IndexEntry(shown.connection_id, shown.client_id, shown.room, shown.stay))
             room = self._rooms.setdefault(shown.room, ShownRoom())
             stays = room.stays.setdefault(shown.client_id, {})
             stays.pop(ConnectionId(replaces), None)

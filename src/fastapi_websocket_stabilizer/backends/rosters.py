@@ -40,7 +40,8 @@ class RosterStore(Protocol):
     async def enter(self, shown: Shown, metadata: bytes, notice: Envelope, *, replaces: str = "") -> int:
         """Show a client, or its newer metadata (a JSON object). Return the version; 0 if nothing changed.
 
-        ``replaces`` is an earlier connection_id of the same socket.
+        ``replaces`` is an earlier connection_id of the same socket. The index has the line of the membership before
+        that, also if Redis has lost it since the join. So a sweep finds every client that is shown.
         """
         ...
 

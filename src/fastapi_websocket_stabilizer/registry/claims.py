@@ -351,8 +351,13 @@ class Claims:
         self._state.check_reachable()
         place = IndexEntry(connection_id, client_id, room, stay)
         is_new = await self._state.backend.rooms.join(place)
-        await show(self._state, connection, connection_id, room)
-        if registration.stays.get(room) == stay and connection.connection_id == connection_id:
+
+        def is_there() -> bool:
+            return registration.stays.get(room) == stay and connection.connection_id == connection_id
+
+        if is_there():
+            await show(self._state, connection, place)
+        if is_there():
             registration.entered[room] = place.stay_id
         if is_new:
             await self._reported(place)

@@ -176,9 +176,9 @@ class Reclaims:
         place = replace(place, visit=registration.entered.get(room, place.stay_id))
         if await self._state.backend.rooms.join(place, replaces=replaces, is_known=is_known):
             self._reports.joined(place)
-        await show(self._state, connection, connection_id, room, replaces)
         if registration.stays.get(room) != stay:  # left during the join
             self._claims.remember_unreleased([place])
         elif connection.connection_id == connection_id:
             registration.entered[room] = place.visit
+            await show(self._state, connection, place, replaces)
         return True

@@ -9,6 +9,7 @@ from ..models import Metadata, as_metadata
 from ..wire.own_json import encode_json
 from .budget import Budget
 from .claims import Claims
+from .places import place_in
 from .presenting import show
 from .reclaims import Reclaims
 from .registration import registration_of
@@ -51,8 +52,8 @@ class Showing:
         try:
             self._state.check_reachable()
             is_there = not self._state.is_distributed or await self._claims.show(connection)
-            for room in tuple(connection.rooms):
-                await show(self._state, connection, connection.connection_id, room)
+            for room in tuple(registration_of(connection).stays):
+                await show(self._state, connection, place_in(connection, connection.connection_id, room))
             if is_there or connection.ended is not None:
                 return
         except LOSSES:

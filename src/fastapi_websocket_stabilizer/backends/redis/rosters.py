@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from ...names import node_of
 from ...wire.envelopes import Envelope, pack
 from ..rosters import RosterRead, Shown
 from . import reading, scripts
@@ -11,6 +12,7 @@ from .keys import Keys
 from .ports import CommandConnection
 from .reading import Reader
 from .scripts import Script
+from .stores import IndexLine
 
 
 class RedisRosters:
@@ -28,7 +30,14 @@ class RedisRosters:
         self._publish_command, self._signer = publish_command, signer
 
     async def enter(self, shown: Shown, metadata: bytes, notice: Envelope, *, replaces: str = "") -> int:
-        return await self._call(scripts.PRESENCE_ENTER, shown, notice, metadata, replaces)
+        index = self._keys.memberships(node_of(shown.connection_id))
+        field, value = f"{shown.connection_id} {shown.room}", f"{shown.stay} {shown.client_id}"
+        line = IndexLine(self._pipeline, index, field, value)
+        if not self._pipeline.is_ordered:
+            await line.is_written()
+        version = await self._call(scripts.PRESENCE_ENTER, shown, notice, metadata, replaces)
+        await line.is_written()
+        return version
 
     async def leave(self, shown: Shown, notice: Envelope) -> int:
         return await self._call(scripts.PRESENCE_LEAVE, shown, notice)

@@ -458,3 +458,33 @@ async def test_client_that_comes_back_while_redis_is_away_is_told_later(
             await say(there, "live")
             await got_last(ann, "live")
             await ann.close()
+
+
+# Drain
+
+
+async def test_nothing_is_missed_by_a_client_that_moves_in_a_drain(managers: Managers) -> None:
+    """From the cursor that it takes when it is told to go."""
+    async with nodes(managers) as (here, there):
+        old = await Client("ann").open(here)
+        texts = [f"{number}" for number in range(300)]
+
+        async def talk() -> None:
+            for text in texts:
+                await say(there, text)
+
+        talking = asyncio.create_task(talk())
+        await eventually(lambda: len(old.got) > 20)
+        draining = asyncio.create_task(here.manager.drain(20.0))
+        await eventually(lambda: any("go" in event for event in old.events), timeout_s=15)
+        before = list(old.got)
+        new = await Client("ann", sid=old.sid, t=old.t, at=dict(old.at), all=old.all).open(there)
+        assert (new.hi["re"], "n" in new.hi) == (True, False)
+        assert old.reading is not None
+        async with asyncio.timeout(10):
+            await old.reading
+            await talking
+            report = await draining
+        await eventually(lambda: before + new.got == texts, what="all messages, in order and once")
+        assert (report.closed_count, report.failed_count) == (1, 0)
+        await new.close()

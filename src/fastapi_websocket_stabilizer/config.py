@@ -223,7 +223,7 @@ class WebSocketConfig:
     outbox_size: PositiveInt = 1048576
     """Maximum bytes in the outbox of one socket; an empty outbox accepts a message of any size."""
     outbox_policy: Literal["close", "drop_oldest", "drop_newest"] = "close"
-    """Reaction to a full outbox: close the socket, or drop a message."""
+    """Reaction to a full outbox: close the socket, or drop a message. Sockets of ``stabilizer.v1`` are closed."""
     write_timeout_s: FiniteFloat = 2.0
     """Seconds that one write to a socket may take before it is closed as a slow consumer."""
     close_timeout_s: FiniteFloat = 2.0

@@ -21,10 +21,11 @@ from ..wire.messages import Encoded
 from .heartbeat import Heartbeat
 from .lifecycle import Ended, check_alive
 from .native import NativeTransport, open_transport
+from .phase import Phase, WriterOwner
 from .requests import Resolve
 from .sends import Sent, settled
 from .transport import Events, NativeSocket, Transport, handshake_of, is_accepted
-from .writer import Phase, SocketWriter, WriterOwner
+from .writer import SocketWriter
 
 REQUEST_TIMEOUT_S = 10.0
 """Seconds to wait for the answer to a request, if the application names no others."""

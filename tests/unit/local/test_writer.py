@@ -11,9 +11,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from fastapi_websocket_stabilizer.config import WebSocketConfig
 from fastapi_websocket_stabilizer.local.lifecycle import HOPELESS, Ended
+from fastapi_websocket_stabilizer.local.phase import Phase
 from fastapi_websocket_stabilizer.local.sends import DROPPED, SendLimiter
 from fastapi_websocket_stabilizer.local.transport import NativeSocket, Observer
-from fastapi_websocket_stabilizer.local.writer import Phase, SocketWriter
+from fastapi_websocket_stabilizer.local.writer import SocketWriter
 from fastapi_websocket_stabilizer.names import ConnectionId
 from fastapi_websocket_stabilizer.wire.messages import WITH_ADDRESS, Encoded
 from tests.unit.fakes import text

@@ -85,7 +85,7 @@ class SessionNode:
 class World:
     """A session on a native socket, and what its client has got."""
 
-    def __init__(self, cursor: Cursor | None = None, *, begins: bool = True) -> None:
+    def __init__(self, cursor: Cursor | None = None, *, begins: bool = True, **settings: Any) -> None:
         self.node, self.native, self.record = SessionNode(), FakeNativeSocket(), Succession("s1")
         made: list[Session] = []
 
@@ -93,8 +93,9 @@ class World:
             made.append(Session(self.node, connection, self.record, cursor))
             return made[0]
 
-        owner, name, socket = Node(), ConnectionId("node.1"), websocket_on(self.native)
-        self.connection = Connection(owner, "ann", name, socket, {}, None, self.record, open_session)
+        self.owner = Node(**settings)
+        name, socket = ConnectionId("node.1"), websocket_on(self.native)
+        self.connection = Connection(self.owner, "ann", name, socket, {}, None, self.record, open_session)
         (self.session,) = made
         self._seen = 0
         if begins:
@@ -382,3 +383,14 @@ async def test_replay_waits_whenever_the_peer_does_not_read() -> None:
         world.native.read_all()
     assert counts == [1, 2, 3, 4, 4, 4]
     assert sum(map(len, world.native.wire.writes)) > 300_000
+
+
+@pytest.mark.parametrize("policy", ["close", "drop_oldest", "drop_newest"])
+async def test_slow_client_is_closed_and_misses_nothing_without_a_word(policy: Any) -> None:
+    world = World(outbox_size=100, outbox_policy=policy)
+    await world.got()
+    world.native.stall()
+    for _ in range(10):
+        world.connection.push(text("x" * 30))
+    assert world.connection.ended is Ended.SLOW
+    assert world.owner.dropped_messages == 0

@@ -25,7 +25,7 @@ from pydantic_core import PydanticCustomError
 from . import close_codes
 from .exceptions import ConfigurationError
 from .models import JSON, CompressionMode, MemoryEvictionPolicy
-from .retention import History, Mailbox, read_histories, read_history, read_mailbox
+from .retention import History, Mailbox, read_histories, read_history, read_mailbox, stored
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -303,8 +303,14 @@ class WebSocketConfig:
             "on_client_overflow": self.on_client_overflow,
             "lease_ttl_s": self.lease_ttl_s,
             "signed": bool(self.envelope_keys),
+            **({"stored": self._stored} if self.stores else {}),
             **({"client_presence": " ".join(sorted(self.client_presence))} if self.client_presence else {}),
         }
+
+    @property
+    def _stored(self) -> str:
+        everybody, mailboxes = self.history_for_all is not None, self.mailbox is not None
+        return stored(self.history, everybody=everybody, mailboxes=mailboxes)
 
     @property
     def stores(self) -> bool:

@@ -1,7 +1,7 @@
 """Which messages Redis keeps, and how many: the values of ``history``, ``history_for_all`` and ``mailbox``."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Literal, TypeVar
 
@@ -87,6 +87,12 @@ def history_of(histories: Mapping[str, History], room: str) -> History | None:
     """Return the history of a room: that of its longest prefix; None if there is none."""
     best = max((prefix for prefix in histories if room.startswith(prefix)), key=len, default=None)
     return None if best is None else histories[best]
+
+
+def stored(prefixes: Iterable[str], *, everybody: bool, mailboxes: bool) -> str:
+    """Return a text that says which messages are stored: it is equal on all nodes of a registry."""
+    kinds = [*map(json.dumps, sorted(prefixes)), *["everybody"] * everybody, *["mailboxes"] * mailboxes]
+    return ", ".join(kinds) or "nothing"
 
 
 def read_histories(value: object) -> dict[str, History]:

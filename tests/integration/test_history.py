@@ -22,6 +22,8 @@ from fastapi_websocket_stabilizer import (
     WebSocketConnectionManager,
 )
 from fastapi_websocket_stabilizer.backends.log_ports import LogKind, LogName
+from fastapi_websocket_stabilizer.backends.redis.doctor.diagnosis import Finding, Level
+from fastapi_websocket_stabilizer.backends.redis.doctor.examination import examine
 from fastapi_websocket_stabilizer.backends.redis.keys import Keys
 from fastapi_websocket_stabilizer.cli.policy import run_policy
 from fastapi_websocket_stabilizer.registry import history
@@ -459,6 +461,22 @@ async def test_operator_lets_the_next_replica_decide(managers: Managers) -> None
     await hears(socket, "old")
     with pytest.raises(ConfigurationError, match="no Redis URL"):
         await run_policy(WebSocketConfig(), resets=False)
+
+
+async def test_doctor_names_replicas_that_do_not_store(managers: Managers) -> None:
+    async def found() -> list[Finding]:
+        return [each for each in await examine(managers.url, managers.namespace) if each.check == "history"]
+
+    old = await managers.start(node_name="old one")
+    assert await found() == []
+    await managers.start(**STORED)
+    (finding,) = await found()
+    assert finding.found == 'stores "chat:", everybody'
+    assert "different: old one" in finding.advice
+    assert finding.level is Level.CHANGE
+    await old.graceful_shutdown(1.0)
+    (finding,) = await found()
+    assert finding == Finding("history", "", 'stores "chat:", everybody')
 
 
 async def test_replica_without_history_takes_part_and_is_counted(managers: Managers) -> None:

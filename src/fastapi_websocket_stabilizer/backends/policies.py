@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Self
 
 from ..config import WebSocketConfig
 from ..exceptions import ConfigurationError
-from ..retention import History, Mailbox
+from ..retention import History, Mailbox, stored
 from .log_ports import LogBounds, LogKind, LogName
 
 VERSION = 1
@@ -104,9 +104,7 @@ class Policy:
     @property
     def stored(self) -> str:
         """A text that says which messages are stored. It is equal on all nodes of a registry."""
-        kinds = [*map(json.dumps, sorted(self.rooms))]
-        kinds += ["everybody"] * (self.everybody is not None) + ["mailboxes"] * (self.boxes is not None)
-        return ", ".join(kinds) or "nothing"
+        return stored(self.rooms, everybody=self.everybody is not None, mailboxes=self.boxes is not None)
 
     @property
     def text(self) -> str:

@@ -1,12 +1,15 @@
 """Findings about a registry's Redis, derived from the facts that ``examination`` collects. Pure."""
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from statistics import median
 from typing import Any
 
+from ....exceptions import ConfigurationError
 from ....wire.envelopes import MAX_ENVELOPE_BYTES
+from ...policies import Policy
 from ..cluster.slots import SLOTS
 from ..connection import OLDEST_VERSION, server_mode
 from .rights import KEPT
@@ -105,6 +108,28 @@ def diagnose_replicas(count: int) -> Finding:
     """Return the finding about the number of replicas of a primary behind Sentinels."""
     advice = "add a replica: without one the Sentinels have nobody to promote"
     return _finding("replicas", "", f"{count} replicas", not count, advice, Level.NOTE)
+
+
+def diagnose_history(policy: str, infos: Iterable[bytes | None]) -> Finding:
+    """Return the finding about stored messages: the policy, and the nodes that do not follow it."""
+    try:
+        kept = Policy.read(policy).stored
+    except ConfigurationError as error:
+        return Finding("history", "", str(error), "stabilizer policy --reset", Level.CHANGE)
+    others = [name for name, settings in map(_described, infos) if settings.get("stored") != kept]
+    advice = (
+        f"give all replicas the same history, history_for_all and mailbox; different: {', '.join(others)}"
+    )
+    return _finding("history", "", f"stores {kept}", others, advice)
+
+
+def _described(info: bytes | None) -> tuple[str, Mapping[str, Any]]:
+    """Return the name and the settings in the description of a node. Foreign ones have no settings."""
+    try:
+        value = json.loads(info or b"{}")
+        return str(value["name"])[:80], dict(value["settings"])
+    except (ValueError, TypeError, LookupError, RecursionError):
+        return "unknown", {}
 
 
 def _finding(

@@ -14,14 +14,27 @@ from redis import exceptions as redis_errors
 from ....exceptions import WebSocketStabilizerError
 from ....names import NodeId
 from ....runtime.loops import running_loop
+from ....runtime.metrics import Counters
 from ...log_ports import LogKind, LogName
 from ..cluster.slots import SHARDED_SINCE, place
 from ..connection import ConnectionFactory, NotPermittedError
 from ..keys import Keys
+from ..pipeline import no_earlier_sends
+from ..reading import Reader
 from ..sockets import close
+from ..stores import RedisNodes
+from ..topology import topology_at
 from ..urls import Address, Location, parse
 from . import rights
-from .diagnosis import Facts, Finding, Level, diagnose, diagnose_replicas, diagnose_slots
+from .diagnosis import (
+    Facts,
+    Finding,
+    Level,
+    diagnose,
+    diagnose_history,
+    diagnose_replicas,
+    diagnose_slots,
+)
 
 PINGS = 20
 SETTINGS = "client-output-buffer-limit", "timeout", "tcp-keepalive"
@@ -39,11 +52,12 @@ async def examine(url: str, namespace: str = "fws", timeout_s: float = 3.0) -> l
     checkup = _Checkup(location, namespace, timeout_s)
     match location.kind:
         case "cluster":
-            return await checkup.cluster()
+            findings = await checkup.cluster()
         case "sentinel":
-            return await checkup.service()
-    findings, _ = await checkup.server(checkup.factory, "")
-    return findings
+            findings = await checkup.service()
+        case _:
+            findings, _ = await checkup.server(checkup.factory, "")
+    return findings + await checkup.history()
 
 
 class _Checkup:
@@ -70,6 +84,25 @@ class _Checkup:
         for address in replicas:
             findings += (await self.server(self.factory.at(address), _name(address), is_replica=True))[0]
         return findings
+
+    async def history(self) -> list[Finding]:
+        """Return the finding about the messages that are stored; none if none are, or if Redis cannot be asked."""
+        topology, keys = (
+            topology_at(self._location, self.factory.timeout_s, Counters()),
+            Keys(self._namespace),
+        )
+        pipeline = topology.commands("doctor", no_earlier_sends)
+        try:
+            await pipeline.start()
+            text = await pipeline.send("GET", keys.policy, idempotent=True)
+            store = RedisNodes(keys, pipeline, pipeline, Reader(Counters()))
+            infos = await store.infos(sorted(await store.live())) if text else []
+        except WebSocketStabilizerError:
+            return []  # the findings about servers say why
+        finally:
+            await pipeline.stop()
+            await topology.stop()
+        return [diagnose_history(text.decode(errors="replace"), [info for info, _ in infos])] if text else []
 
     async def server(
         self, factory: ConnectionFactory, name: str, *, is_replica: bool = False

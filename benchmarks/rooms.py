@@ -14,6 +14,7 @@ MESSAGE_SIZE, HEADER_SIZE = 128, 4
 """Bytes of a message, and of the header of a frame with one."""
 TURNS_SHARE = 3
 """Samples that share the CPU time of one, because many short turns are more alike than a few long ones."""
+IDLE_TIMEOUT_S, LOOK_S = 60.0, 0.25
 READING = ("lrange", "xrange", "xrevrange")
 """Commands that read entries."""
 
@@ -115,9 +116,21 @@ def _miss(session: Session, count: int) -> int:
     """Have all clients leave and miss messages; return the sum of their numbers."""
     session.settle()
     session.clients.leave()
-    sequences = _publish(session, count, RECORDED)
+    _wait_until_idle(session)  # ten thousand releases would delay what is stored behind them
     time.sleep(session.load.away_s)
-    return sequences
+    return _publish(session, count, RECORDED)
+
+
+def _wait_until_idle(session: Session) -> None:
+    """Wait until the servers use less than a tenth of a core, a minute at most."""
+    deadline_s = time.monotonic() + IDLE_TIMEOUT_S
+    before_ns = session.cluster.cpu_ns()
+    while time.monotonic() < deadline_s:
+        time.sleep(LOOK_S)
+        now_ns = session.cluster.cpu_ns()
+        if now_ns - before_ns < LOOK_S * 1e9 / 10:
+            return
+        before_ns = now_ns
 
 
 def _come_back(session: Session, measure: str, missed: int, sequences: int) -> None:

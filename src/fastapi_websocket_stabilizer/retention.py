@@ -24,7 +24,8 @@ class History:
         bytes: Bytes of messages with about 60 bytes for each. A longer message raises ``MessageError``.
         seconds: Age of the oldest message.
         visible: "room": a member may receive messages from before it joined. "since_join": only later ones.
-        on_join: Number of the newest messages that a client without a cursor receives when it joins.
+        on_join: Number of the newest messages that a client of ``stabilizer.v1`` without a cursor receives when it
+            joins for the first time on a connection.
 
     Raises:
         ConfigurationError: A value is invalid.
@@ -35,6 +36,11 @@ class History:
     seconds: int = 120
     visible: Literal["room", "since_join"] = "room"
     on_join: int = 0
+
+    @property
+    def shows_newest(self) -> bool:
+        """Whether a client without a cursor receives messages from before its join."""
+        return self.on_join > 0 and self.visible == "room"
 
     def __post_init__(self) -> None:
         _check_bounds(self)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 import pytest
+import redis.asyncio
 from fastapi import FastAPI, Query
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
@@ -362,11 +363,78 @@ async def test_newest_messages_on_join_and_those_since_the_join_only(managers: M
         ann = await Client("ann", "chat:1,secret:1").open(there)
         await got(ann, "2", "3")
         assert ann.live == 2
+        assert ann.hi["at"]["chat:1"] < ann.at["chat:1"], "the position is that before the replay"
         await ann.close()
+        await say(here, "4")
         ann.at["secret:1"] = 0
         await ann.open(here)
         assert "before" not in ann.got
+        assert [text for text in ann.got if isinstance(text, str)] == ["2", "3", "4"]
         assert [row[::2] for row in ann.hi["lost"]] == [["secret:1", "unknown"]]
+
+
+async def test_newest_messages_come_once_to_a_room_that_is_joined_later(managers: Managers) -> None:
+    kinds: dict[str, Any] = {"history": {"chat:": History(on_join=2)}, "history_for_all": None}
+    async with nodes(managers, **kinds) as (here, there):
+        first, *_ = [result.id for result in [await here.manager.broadcast(t, room="chat:9") for t in "123"]]
+        ann = await Client("ann", "").open(there)
+        assert ann.socket is not None
+        await ann.socket.send('{"m":"join chat:9"}')
+        await got(ann, "2", "3")
+        assert {"in": "chat:9", "at": first} in ann.events
+        await ann.socket.send('{"m":"leave chat:9"}')
+        await eventually(lambda: {"out": "chat:9"} in ann.events, what="out")
+        await ann.socket.send('{"m":"join chat:9"}')
+        await eventually(lambda: next(iter(ann.events[-1])) == "in", what="in")
+        await say(here, "4", room="chat:9")
+        await got(ann, "2", "3", "4")
+
+
+@pytest.mark.parametrize(("count", "shown"), [(0, []), (1, ["0"]), (2, ["0", "1"]), (9, ["7", "8"])])
+async def test_newest_messages_of_any_log(managers: Managers, count: int, shown: list[str]) -> None:
+    kinds: dict[str, Any] = {
+        "history": {"chat:": History(messages=3, on_join=2)},
+        "history_for_all": History(on_join=2),
+    }
+    async with nodes(managers, **kinds) as (here, there):
+        for room in ("chat:1", None):
+            await say(here, *map(str, range(count)), room=room)
+        for number, at in enumerate([there, there, here]):  # the first of a replica opens the log
+            ann = await Client(f"ann{number}").open(at)
+            assert sorted(ann.got) == sorted(shown * 2)
+            assert ann.live == 2 * len(shown)
+            assert "re" not in ann.hi
+            assert "lost" not in ann.hi
+
+
+async def test_newest_messages_behind_a_deletion(managers: Managers) -> None:
+    kinds: dict[str, Any] = {"history": {"chat:": History(on_join=5)}, "history_for_all": None}
+    async with nodes(managers, **kinds) as (here, there):
+        await say(here, "deleted 1", "deleted 2")
+        await here.manager.delete_history("chat:1")
+        await say(here, "1", "2")
+        for at in (there, here):
+            ann = await Client("ann").open(at)
+            await got(ann, "1", "2")
+
+
+async def test_new_clients_of_a_busy_room_read_nothing_each(
+    own_managers: Managers, server: RedisServer
+) -> None:
+    kinds: dict[str, Any] = {"history": {"chat:": History(on_join=2)}, "history_for_all": None}
+    async with nodes(own_managers, **kinds) as (here, there), redis.asyncio.Redis(port=server.port) as asking:
+        await Client("first").open(there)
+        await say(here, "1", "2", "3")
+
+        async def reads() -> int:
+            return int((await asking.info("commandstats"))["cmdstat_lrange"]["calls"])
+
+        before = await reads()
+        for client in [await Client(f"c{number}").open(there) for number in range(5)]:
+            await got(client, "2", "3")
+        assert await reads() == before
+        await Client("elsewhere").open(here)
+        assert await reads() > before
 
 
 async def test_many_clients_that_return_together_share_reads(managers: Managers) -> None:

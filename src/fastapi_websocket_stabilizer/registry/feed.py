@@ -206,6 +206,10 @@ class Feed(Generic[M]):
         """Bytes of the ring and of the queue."""
         return self._ring.bytes + self._queued_bytes
 
+    def before_last(self, count: int) -> int | None:
+        """Return the position before the newest ``count`` entries; None if a read must tell."""
+        return None if self._held else self._ring.before_last(count)
+
     def shrink(self) -> Sequence[Action]:
         """Free memory: members whose cursor was in the ring need a read then, and the queue is read again."""
         if not self._waiting and self.last is not None:

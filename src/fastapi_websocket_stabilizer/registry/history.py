@@ -26,7 +26,7 @@ from ..wire.envelopes import VOLATILE, Envelope, Kind
 from ..wire.messages import Encoded
 from .continuity import QUIET_US
 from .feed import Action, Cursor, Deliver, Joined, Lost, Read
-from .logs import Log, channel_of, name_of, to_deliver
+from .logs import Log, before_last, channel_of, name_of, to_deliver
 from .members import Members, is_excluded
 from .redis_time import RedisTime
 from .registration import registration_of
@@ -159,8 +159,9 @@ class History:
             since_us = joined_at_us(connection, room)
             refusal = "" if since_us else "unknown"
         cursor = None if found is None or refusal else Cursor(*found)
-        if found is None and kept is not None and kept.on_join and kept.visible == "room":
-            cursor = await self._before_last(log, kept.on_join)
+        if kept is not None and kept.shows_newest and session.following.is_new(room or EVERYBODY):
+            cursor = await before_last(log, self._state.backend.logs, kept.on_join)
+            session.following.begins_at(room or EVERYBODY, cursor and cursor.id)
         if not self._is_here(log) or connection not in self._state.shards:
             return
         is_fed = self._members.wait(connection, log.channel, since_us, refusal)
@@ -168,15 +169,6 @@ class History:
         with suppress(TimeoutError):
             async with asyncio.timeout(self._state.config.redis_timeout_s):
                 await asyncio.shield(is_fed)
-
-    async def _before_last(self, log: Log, count: int) -> Cursor | None:
-        """Return the position before the newest ``count`` entries."""
-        with suppress(*LOSSES):
-            read = await self._state.backend.logs.read(log.name, count + 1)
-            if not read.is_whole or len(read.entries) > count:
-                return Cursor(read.entries[0].id)
-            return Cursor(read.meta.base if read.meta is not None else 0, read.at_us)
-        return None
 
     def replayed(
         self,

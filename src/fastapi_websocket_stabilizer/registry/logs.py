@@ -3,11 +3,12 @@
 from collections.abc import Hashable
 from dataclasses import replace
 
-from ..backends.log_ports import LogBounds, LogEntry, LogKind, LogName
+from ..backends.log_ports import LogBounds, LogEntry, LogKind, LogName, LogStore
 from ..backends.ports import Listening
+from ..exceptions import LOSSES
 from ..wire.channels import ALL, Channel
 from ..wire.envelopes import Envelope
-from .feed import Feed
+from .feed import Cursor, Feed
 
 
 def name_of(room: str) -> LogName:
@@ -54,3 +55,18 @@ class Log:
         self.bytes: int = 0  # of the feed, as counted for all logs
         self.dropped: int = 0
         self.is_paused: bool = False  # a read has no answer, and is repeated later
+
+
+async def before_last(log: Log, store: LogStore, count: int) -> Cursor | None:
+    """Return the position before the newest ``count`` entries; None if it cannot be known now."""
+    known = log.feed.before_last(count)
+    if known is not None:
+        return Cursor(known)
+    try:
+        read = await store.read(log.name, count + 1)
+    except LOSSES:
+        return None
+    if read.is_whole and len(read.entries) <= count:
+        meta = read.meta
+        return Cursor(0 if meta is None else max(meta.base, meta.hole, meta.reset), read.at_us)
+    return Cursor(read.entries[0].id) if read.entries else None

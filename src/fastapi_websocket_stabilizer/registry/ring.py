@@ -57,6 +57,13 @@ class Ring:
             return None
         return self._entries[index + 1 :]
 
+    def before_last(self, count: int) -> int | None:
+        """Return the id before the newest ``count`` entries; None if the ring does not have it."""
+        index = len(self._ids) - count
+        if index > self._head:
+            return self._ids[index - 1]
+        return self.start or None if index == self._head else None
+
     def load(self, read: LogRead, end: int) -> None:
         """Begin again with the entries of ``read`` up to ``end``. All of them, in the bounds of ``trim``."""
         cut = cut_of(read)

@@ -65,8 +65,8 @@ class Following:
     """
 
     __slots__ = (
-        "_connection", "_cursor", "_fed", "_former", "_has_forgotten", "_is_whole", "_late", "_node", "_owed",
-        "_owes_outcome", "_record", "_replayed", "_spent",
+        "_begins", "_connection", "_cursor", "_fed", "_former", "_has_forgotten", "_is_whole", "_late", "_node",
+        "_owed", "_owes_outcome", "_record", "_replayed", "_spent",
     )  # fmt: skip
 
     def __init__(
@@ -78,6 +78,7 @@ class Following:
         self._late: set[Log] = set()  # logs that have not answered yet
         self._owed: set[Log] = set()  # those of them that the first frame could not tell
         self._owes_outcome = False
+        self._begins: dict[Log, int] = {}  # positions before messages that a new client receives
         self._spent: set[Log] = set()  # logs whose position in the cursor is of a former stay
         self._is_whole = cursor is not UNREADABLE  # no log of the cursor was lost
         self._has_forgotten = cursor is UNREADABLE  # any room that is joined later may be one of the cursor
@@ -125,6 +126,15 @@ class Following:
         position = self._position(log)
         return None if position is None or self._cursor is None else (position, self._cursor.t_ms * 1000)
 
+    def is_new(self, log: Log) -> bool:
+        """Whether the client has no position in a log, and was not in it during this connection."""
+        return log not in self._spent and self._position(log) is None and not self._may_have_forgotten(log)
+
+    def begins_at(self, log: Log, position: int | None) -> None:
+        """Let a new client begin at a position before the end of a log; None for its end."""
+        if position is not None:
+            self._begins[log] = position
+
     def _position(self, log: Log) -> int | None:
         cursor = self._cursor
         if cursor is None or log in self._spent:
@@ -135,7 +145,7 @@ class Following:
 
     def _hello(self, fed: Mapping[Log, Joined]) -> Hello[Log, None]:
         """Return the positions, losses and replay of logs that have answered."""
-        known = {log: self._position(log) for log in fed}
+        known = {log: self._begins.pop(log, self._position(log)) for log in fed}
         opening = Opening[Log, None](
             {log: None if position is None else feed.Cursor(position) for log, position in known.items()}
         )
@@ -146,6 +156,8 @@ class Following:
     def fed(self, log: Log, joined: Joined) -> None:
         """Take what the client missed of a log. Its messages follow from now on."""
         self._late.discard(log)
+        if log in self._begins:
+            joined = joined._replace(code="")  # a client that has nothing loses nothing
         if self._record.has_begun:
             self._continue(log, joined)
         elif self._cursor is UNREADABLE:
@@ -155,7 +167,7 @@ class Following:
 
     def _continue(self, log: Log, joined: Joined) -> None:
         """Tell the client of a log that has answered after the first frame."""
-        is_forgotten = self._may_have_forgotten(log)
+        is_forgotten, is_known = self._may_have_forgotten(log), log not in self._begins
         if is_forgotten:
             joined = joined._replace(entries=(), code=joined.code or Lost.UNKNOWN)
         hello = self._hello({log: joined})
@@ -166,7 +178,8 @@ class Following:
             if not joined.code and self._position(log) is None:
                 self.moved(log, hello.at[log])
         elif isinstance(log, str):
-            self._send(frames.joined(log, hello.at[log], False if is_forgotten else hello.continues))
+            continues = hello.continues if is_known else None
+            self._send(frames.joined(log, hello.at[log], False if is_forgotten else continues))
         replay = self._node.replayed(self._connection, self._former, hello.replay)
         self._replayed += len(replay)
         for each in [*replay, *_moved_by(hello, replay)]:
@@ -192,6 +205,7 @@ class Following:
         self._late.discard(room)
         self._owed.discard(room)
         self._fed.pop(room, None)
+        self._begins.pop(room, None)
         self._tell_outcome()
 
     def lost(self, log: Log, position: int, code: str) -> None:

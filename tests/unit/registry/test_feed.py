@@ -79,6 +79,30 @@ def test_next_members_need_no_read() -> None:
     assert joined(feed.attach("cat", None)) == {"cat": []}
 
 
+def test_position_before_the_newest_entries_is_known_without_a_read() -> None:
+    feed = flowing(5, 7, 9, 11)
+    assert [feed.before_last(count) for count in (1, 2, 3)] == [9, 7, 5]
+    assert feed.before_last(4) is None, "older entries are not in the ring"
+    assert joined(feed.attach("ann", Cursor(feed.before_last(2) or 0))) == {"ann": [9, 11]}
+
+
+def test_position_before_the_newest_entries_follows_the_bounds_of_the_ring() -> None:
+    feed = flowing(5, 7, 9, 11, 13, 15, 17, ring_bytes=180)
+    assert [feed.before_last(count) for count in (1, 2, 3, 4, 9)] == [15, 13, 11, None, None]
+
+
+def test_position_before_the_newest_entries_is_not_known_while_the_log_is_held_or_empty() -> None:
+    feed = flowing(5, 7)
+    feed.interrupted()
+    assert feed.before_last(1) is None
+    empty: Feed[str] = Feed()
+    empty.attach("first", None)
+    empty.read_done(token(empty.subscribed(RUN)), read(), RUN, 2)
+    assert (empty.is_flowing, empty.before_last(1)) == (True, None)
+    empty.entry(entry(5), 0)
+    assert empty.before_last(1) is None, "the id 0 is in no ring"
+
+
 def test_members_who_wait_share_a_read() -> None:
     feed = flowing(5)
     first = feed.attach("ann", Cursor(3))

@@ -236,3 +236,59 @@ def test_losses_and_positions_of_live_logs() -> None:
         {"at": {"lobby": 9}},
         {"at": {}, "all": 8},
     ]
+
+
+# The newest messages for a new client
+
+
+def test_new_client_is_told_the_position_before_the_messages_that_it_receives() -> None:
+    """Otherwise one whose socket breaks in between would come back behind messages that it does not have."""
+    world = World(None, "lobby")
+    assert world.following.is_new("lobby")
+    world.awaits("lobby")
+    world.following.begins_at("lobby", 10)
+    world.fed("lobby", 12, 11, 12)
+    beginning = world.begin()
+    assert (beginning.outcome, beginning.positions) == (None, Positions({"lobby": 10}))
+    assert sent(beginning.replay)[:2] == [[11, "lobby", "x"], [12, "lobby", "x"]]
+
+
+def test_new_room_of_a_later_join_is_not_one_of_the_cursor() -> None:
+    world = World(CURSOR)
+    world.begin()
+    assert [world.following.is_new(log) for log in ("new", "lobby", EVERYBODY)] == [True, False, False]
+    world.following.begins_at("new", 10)
+    assert world.join("new", 12, 11, 12) == [
+        {"in": "new", "at": 10}, [11, "new", "x"], [12, "new", "x"],
+    ]  # fmt: skip
+
+
+def test_new_client_loses_nothing() -> None:
+    world = World(CURSOR)
+    world.begin()
+    world.following.begins_at("new", 10)
+    assert world.join("new", 12, code="trimmed") == [{"in": "new", "at": 12}]
+
+
+def test_room_that_was_left_is_not_new() -> None:
+    world = World(None)
+    world.begin()
+    world.following.begins_at("new", 10)
+    world.join("new", 12, 11, 12)
+    world.leave("new")
+    assert not world.following.is_new("new")
+    assert world.join("new", 14) == [{"in": "new", "at": 14}]
+
+
+def test_room_that_is_left_before_its_answer_begins_at_its_end_later() -> None:
+    world = World(None)
+    world.begin()
+    world.following.begins_at("new", 20)
+    world.leave("new")
+    assert world.join("new", 14) == [{"in": "new", "at": 14}]
+
+
+def test_no_room_is_new_to_a_client_with_an_unreadable_cursor() -> None:
+    world = World(UNREADABLE)
+    world.begin()
+    assert not world.following.is_new("new")

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -19,8 +20,9 @@ from fastapi_websocket_stabilizer import (
     WebSocketConnectionManager,
 )
 from tests.faults.verbs import frozen
-from tests.integration.cluster import Managers, Socket, counter, join, register
+from tests.integration.cluster import PROJECT, Managers, Socket, counter, join, register
 from tests.integration.test_resume import Client, nodes
+from tests.support.requirements import missing
 from tests.support.servers import RedisServer
 from tests.support.waiting import eventually
 
@@ -197,3 +199,46 @@ async def test_stream_is_refused_with_a_named_error() -> None:
         manager.stream("")
     with pytest.raises(InvalidNameError):
         manager.stream_to_client("\n")
+
+
+# Clients
+
+PAGE = (PROJECT / "docs/streams.md").read_text().split("```javascript\n")[1].split("```")[0]
+SHOW = """
+for (const message of JSON.parse(require("fs").readFileSync(0))) received(message);
+console.log(JSON.stringify(Object.fromEntries(answers)));
+"""
+
+
+def part(number: int, text: str, **more: Any) -> dict[str, Any]:
+    return {"stream": "s", "seq": number, "text": text, **more}
+
+
+@pytest.mark.parametrize(
+    ("messages", "shown"),
+    [
+        (
+            [part(0, "", metadata={"answers": 17}), part(1, "a"), part(2, "b", end=True)],
+            {"text": "ab", "next": 3, "answers": 17, "isDone": True},
+        ),
+        ([part(0, ""), part(2, "b")], {"text": "b", "isIncomplete": True}),
+        (
+            [part(0, ""), part(1, "a", end=True, error="failed")],
+            {"text": "a", "next": 2, "isDone": True, "isIncomplete": True},
+        ),
+        ([part(1, "a"), part(2, "b", end=True)], None),
+    ],
+)
+async def test_page_of_the_document_shows_whole_and_broken_answers(
+    messages: list[dict[str, Any]], shown: dict[str, Any] | None
+) -> None:
+    if shutil.which("node") is None:
+        missing("no node on PATH: apt-get install nodejs")
+    process = await asyncio.create_subprocess_exec(
+        "node", "-e", PAGE + SHOW, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    output, _ = await process.communicate(json.dumps(messages).encode())
+    answer = json.loads(output).get("s")
+    assert (answer is None) == (shown is None)
+    assert shown is None or {key: answer.get(key) for key in shown} == shown
+    assert shown is None or "isIncomplete" not in answer or shown["isIncomplete"]

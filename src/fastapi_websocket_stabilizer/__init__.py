@@ -46,7 +46,7 @@ from .models import (
     RoomPage,
     ShutdownReport,
 )
-from .retention import History, Mailbox
+from .retention import History
 from .runtime.logs import StructuredLogger, configure_logging, get_logger
 from .runtime.metrics import Statistics
 from .streams.stream import Stream
@@ -59,7 +59,6 @@ __all__ = [
     "CompressionMode",
     "MemoryEvictionPolicy",
     "History",
-    "Mailbox",
     # Sending from a process that serves no sockets
     "Publisher",
     "SyncPublisher",

@@ -25,7 +25,7 @@ from pydantic_core import PydanticCustomError
 from . import close_codes
 from .exceptions import ConfigurationError
 from .models import JSON, CompressionMode, MemoryEvictionPolicy
-from .retention import History, Mailbox, read_histories, read_history, read_mailbox, stored
+from .retention import History, read_histories, read_history, stored
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -256,8 +256,6 @@ class WebSocketConfig:
     """Rooms whose messages Redis keeps, by prefix of the room; the longest wins, "" is every room."""
     history_for_all: Annotated[History | None, BeforeValidator(read_history)] = None
     """Whether and how many messages to everybody Redis keeps; None for none."""
-    mailbox: Annotated[Mailbox | None, BeforeValidator(read_mailbox)] = None
-    """Whether and how many messages Redis keeps for each client; None for none."""
     session_ttl_s: FiniteFloat = 120.0
     """Seconds after its connection for which a session of ``stabilizer.v1`` can be continued."""
 
@@ -309,13 +307,12 @@ class WebSocketConfig:
 
     @property
     def _stored(self) -> str:
-        everybody, mailboxes = self.history_for_all is not None, self.mailbox is not None
-        return stored(self.history, everybody=everybody, mailboxes=mailboxes)
+        return stored(self.history, everybody=self.history_for_all is not None)
 
     @property
     def stores(self) -> bool:
         """Whether any message is stored."""
-        return bool(self.history or self.history_for_all or self.mailbox)
+        return bool(self.history or self.history_for_all)
 
     def doubts(self) -> list[str]:
         """Return one sentence for each valid setting that is probably a mistake."""

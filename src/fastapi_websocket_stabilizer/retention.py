@@ -1,9 +1,9 @@
-"""Which messages Redis keeps, and how many: the values of ``history``, ``history_for_all`` and ``mailbox``."""
+"""Which messages Redis keeps, and how many: the values of ``history`` and ``history_for_all``."""
 
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Literal, TypeVar
+from typing import Literal
 
 from .exceptions import ConfigurationError, InvalidNameError
 from .names import check_room
@@ -50,31 +50,7 @@ class History:
             raise _invalid("on_join", f"must be 0 to {self.messages} (messages)", self.on_join)
 
 
-@dataclass(frozen=True, slots=True)
-class Mailbox:
-    """The messages that Redis keeps for each client. The bounds are those of ``History``.
-
-    Attributes:
-        messages: Number of messages.
-        bytes: Bytes of messages with about 60 bytes for each. A longer message raises ``MessageError``.
-        seconds: Age of the oldest message. A mailbox without new messages expires after 1.125 to 1.25 times as long.
-
-    Raises:
-        ConfigurationError: A value is invalid.
-    """
-
-    messages: int = 100
-    bytes: int = 262_144
-    seconds: int = 86_400
-
-    def __post_init__(self) -> None:
-        _check_bounds(self)
-
-
-T = TypeVar("T", History, Mailbox)
-
-
-def _check_bounds(kept: History | Mailbox) -> None:
+def _check_bounds(kept: History) -> None:
     for name, largest in LARGEST.items():
         value = getattr(kept, name)
         if not _is_whole(value) or not 1 <= value <= largest:
@@ -95,9 +71,9 @@ def history_of(histories: Mapping[str, History], room: str) -> History | None:
     return None if best is None else histories[best]
 
 
-def stored(prefixes: Iterable[str], *, everybody: bool, mailboxes: bool) -> str:
+def stored(prefixes: Iterable[str], *, everybody: bool) -> str:
     """Return a text that says which messages are stored: it is equal on all nodes of a registry."""
-    kinds = [*map(json.dumps, sorted(prefixes)), *["everybody"] * everybody, *["mailboxes"] * mailboxes]
+    kinds = [*map(json.dumps, sorted(prefixes)), *["everybody"] * everybody]
     return ", ".join(kinds) or "nothing"
 
 
@@ -136,28 +112,15 @@ def read_history(value: object) -> History | None:
     Raises:
         ValueError: The value has another form or is invalid.
     """
-    return _read(History, value)
-
-
-def read_mailbox(value: object) -> Mailbox | None:
-    """Return a mailbox, or None. Accepts JSON text, and a mapping of its fields.
-
-    Raises:
-        ValueError: The value has another form or is invalid.
-    """
-    return _read(Mailbox, value)
-
-
-def _read(kind: type[T], value: object) -> T | None:
     found = _from_json(value)
-    if found is None or isinstance(found, kind):
+    if found is None or isinstance(found, History):
         return found
-    names = [field.name for field in fields(kind)]
+    names = [field.name for field in fields(History)]
     if not isinstance(found, Mapping):
         raise ValueError(f"must be an object with {', '.join(names)}")
     if unknown := [str(name) for name in found if name not in names]:
         raise ValueError(f"must have no {unknown[0][:80]!r}, only {', '.join(names)}")
-    return kind(**found)
+    return History(**found)
 
 
 def _from_json(value: object) -> object:

@@ -13,7 +13,6 @@ from fastapi_websocket_stabilizer import (
     ConfigurationError,
     History,
     InvalidCursorError,
-    Mailbox,
     MessageError,
     Published,
     Publisher,
@@ -434,7 +433,7 @@ async def test_replica_that_stores_other_messages_does_not_start(managers: Manag
     await managers.start(history={"chat:": History(seconds=7)}, history_for_all=History(messages=3))
     for other in (
         {"history": {"chat:": History()}},
-        {**STORED, "mailbox": Mailbox()},
+        {**STORED, "history_for_all": None},
         {"history": {"": History()}},
     ):
         manager = managers.make(**other)

@@ -13,7 +13,6 @@ from fastapi_websocket_stabilizer import (
     CompressionMode,
     ConfigurationError,
     History,
-    Mailbox,
     MemoryEvictionPolicy,
     WebSocketConfig,
     WebSocketConnectionManager,
@@ -50,7 +49,6 @@ NEW: dict[str, tuple[Any, Any]] = {  # default, and another value
     "uvicorn_protocol": (True, False),
     "history": ({}, {"chat:": History(messages=7)}),
     "history_for_all": (None, History(seconds=7)),
-    "mailbox": (None, Mailbox(bytes=7)),
     "session_ttl_s": (120.0, 5.0),
 }
 
@@ -101,7 +99,6 @@ INVALID: list[tuple[str, Any]] = [
     ("history", None),
     ("history", 7),
     ("history_for_all", "{}}"),
-    ("mailbox", 7),
     ("session_ttl_s", 0),
 ]
 

@@ -5,7 +5,7 @@ from fastapi_websocket_stabilizer import testing
 
 PUBLIC = [
     "WebSocketConnectionManager", "WebSocketConfig", "CompressionMode", "MemoryEvictionPolicy",
-    "History", "Mailbox",
+    "History",
     "Publisher", "SyncPublisher", "offered_token",
     "Connection", "Stream", "Identity", "BroadcastResult", "Published", "ShutdownReport", "PresenceEntry",
     "PresenceEvent",

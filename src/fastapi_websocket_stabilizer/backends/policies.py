@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Self
 
 from ..config import WebSocketConfig
 from ..exceptions import ConfigurationError
-from ..retention import History, Mailbox, stored
+from ..retention import History, stored
 from .log_ports import LogBounds, LogKind, LogName
 
 VERSION = 1
@@ -29,22 +29,19 @@ class Policy:
     Attributes:
         rooms: Bounds by prefix of the room. The longest prefix counts.
         everybody: Bounds of the messages to everybody, or None.
-        boxes: Bounds of each client's mailbox, or None.
     """
 
     rooms: Mapping[str, LogBounds] = field(default_factory=dict)
     everybody: LogBounds | None = None
-    boxes: LogBounds | None = None
 
     @classmethod
     def of(cls, config: WebSocketConfig) -> Self:
         """Return the policy of the settings."""
         rooms = {prefix: _bounds(history) for prefix, history in config.history.items()}
-        everybody, boxes = config.history_for_all, config.mailbox
+        everybody = config.history_for_all
         return cls(
             rooms,
             None if everybody is None else _bounds(everybody),
-            None if boxes is None else _bounds(boxes),
         )
 
     @classmethod
@@ -61,7 +58,7 @@ class Policy:
             if found["v"] != VERSION:
                 raise ValueError(f"its version is {found['v']}, not {VERSION}")
             rooms = {str(prefix): LogBounds(*map(int, each)) for prefix, each in found["rooms"].items()}
-            return cls(rooms, _read_bounds(found["all"]), _read_bounds(found["box"]))
+            return cls(rooms, _read_bounds(found["all"]))
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
             raise ConfigurationError(
                 f"the history policy in Redis cannot be read ({error}): {text[:200]!r}; {REMEDY}"
@@ -73,7 +70,7 @@ class Policy:
             case LogKind.ALL:
                 return self.everybody
             case LogKind.BOX:
-                return self.boxes
+                return None
         best = max((p for p in self.rooms if log.name.startswith(p)), key=len, default=None)
         return None if best is None else self.rooms[best]
 
@@ -99,12 +96,12 @@ class Policy:
 
     def __bool__(self) -> bool:
         """Whether any message is stored."""
-        return bool(self.rooms or self.everybody or self.boxes)
+        return bool(self.rooms or self.everybody)
 
     @property
     def stored(self) -> str:
         """A text that says which messages are stored. It is equal on all nodes of a registry."""
-        return stored(self.rooms, everybody=self.everybody is not None, mailboxes=self.boxes is not None)
+        return stored(self.rooms, everybody=self.everybody is not None)
 
     @property
     def text(self) -> str:
@@ -115,7 +112,6 @@ class Policy:
             "v": VERSION,
             "rooms": {prefix: _written(bounds) for prefix, bounds in sorted(self.rooms.items())},
             "all": _written(self.everybody),
-            "box": _written(self.boxes),
         }
         return json.dumps(values, separators=(",", ":"))
 
@@ -127,9 +123,9 @@ class Policy:
         """
         if self.stored != other.stored:
             raise ConfigurationError(
-                f"history, history_for_all and mailbox of this node store {self.stored}, and the registry stores "
+                f"history and history_for_all of this node store {self.stored}, and the registry stores "
                 f"{other.stored}; {REMEDY}",
-                settings=("history", "history_for_all", "mailbox"),
+                settings=("history", "history_for_all"),
             )
 
 
@@ -160,7 +156,7 @@ REMEDY = (
 )
 
 
-def _bounds(kept: History | Mailbox) -> LogBounds:
+def _bounds(kept: History) -> LogBounds:
     return LogBounds(kept.messages, kept.bytes, kept.seconds)
 
 

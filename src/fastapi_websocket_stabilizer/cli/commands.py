@@ -85,7 +85,7 @@ def policy(
     ] = None,
     namespace: Annotated[str | None, typer.Option(help="WS_NAMESPACE unless given.")] = None,
 ) -> None:
-    """Show which messages the registry stores: prefixes of rooms, everybody, mailboxes."""
+    """Show which messages the registry stores: prefixes of rooms, and everybody."""
     from ..config import WebSocketConfig
     from ..exceptions import WebSocketStabilizerError
     from .policy import run_policy

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fastapi_websocket_stabilizer import ConfigurationError, History, Mailbox, WebSocketConfig
+from fastapi_websocket_stabilizer import ConfigurationError, History, WebSocketConfig
 from fastapi_websocket_stabilizer.backends.log_ports import LogBounds, LogKind, LogName
 from fastapi_websocket_stabilizer.backends.policies import Policy
 
@@ -10,7 +10,6 @@ POLICY = Policy.of(
     WebSocketConfig(
         history={"chat:": History(messages=1), "chat:vip:": History(messages=2), "x": History(messages=3)},
         history_for_all=History(messages=4),
-        mailbox=Mailbox(messages=5),
     )
 )
 
@@ -29,7 +28,7 @@ def room(name: str) -> LogName:
         (room("chat"), None),
         (room("y"), None),
         (LogName(LogKind.ALL), 4),
-        (LogName(LogKind.BOX, "chat:"), 5),
+        (LogName(LogKind.BOX, "chat:"), None),
     ],
 )
 def test_longest_prefix_counts(log: LogName, messages: int | None) -> None:
@@ -52,12 +51,11 @@ def test_text_is_read_as_it_was_written() -> None:
 
 
 def test_bounds_may_differ_and_logs_may_not() -> None:
-    other = Policy({**POLICY.rooms, "x": LogBounds(9, 9, 9)}, POLICY.everybody, POLICY.boxes)
+    other = Policy({**POLICY.rooms, "x": LogBounds(9, 9, 9)}, POLICY.everybody)
     POLICY.check_agrees(other)
     for wrong in (
-        Policy({}, POLICY.everybody, POLICY.boxes),
-        Policy(POLICY.rooms, None, POLICY.boxes),
-        Policy(POLICY.rooms, POLICY.everybody, None),
+        Policy({}, POLICY.everybody),
+        Policy(POLICY.rooms, None),
     ):
         with pytest.raises(ConfigurationError, match="stabilizer policy --reset") as caught:
             POLICY.check_agrees(wrong)
@@ -67,7 +65,7 @@ def test_bounds_may_differ_and_logs_may_not() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["{", "[]", "7", '{"v":2,"rooms":{},"all":null,"box":null}', '{"v":1}', '{"v":1,"rooms":{"a":[1]}}'],
+    ["{", "[]", "7", '{"v":2,"rooms":{},"all":null}', '{"v":1}', '{"v":1,"rooms":{"a":[1]}}'],
 )
 def test_foreign_text_is_refused_with_the_remedy(text: str) -> None:
     with pytest.raises(ConfigurationError, match="stabilizer policy --reset"):

@@ -9,16 +9,13 @@ import pytest
 from fastapi_websocket_stabilizer import (
     BackendUnavailableError,
     History,
-    Mailbox,
     WebSocketConfig,
     WebSocketConnectionManager,
 )
 from fastapi_websocket_stabilizer.registry import history
 from fastapi_websocket_stabilizer.testing import FakeWebSocket, MemoryCluster
 
-CONFIG = WebSocketConfig(
-    history={"chat:": History()}, history_for_all=History(), mailbox=Mailbox(), log_level="CRITICAL"
-)
+CONFIG = WebSocketConfig(history={"chat:": History()}, history_for_all=History(), log_level="CRITICAL")
 
 
 def test_manager_with_a_history_is_made_outside_of_an_event_loop() -> None:

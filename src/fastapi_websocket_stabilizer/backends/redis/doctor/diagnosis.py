@@ -117,9 +117,7 @@ def diagnose_history(policy: str, infos: Iterable[bytes | None]) -> Finding:
     except ConfigurationError as error:
         return Finding("history", "", str(error), "stabilizer policy --reset", Level.CHANGE)
     others = [name for name, settings in map(_described, infos) if settings.get("stored") != kept]
-    advice = (
-        f"give all replicas the same history, history_for_all and mailbox; different: {', '.join(others)}"
-    )
+    advice = f"give all replicas the same history and history_for_all; different: {', '.join(others)}"
     return _finding("history", "", f"stores {kept}", others, advice)
 
 

@@ -527,7 +527,11 @@ async def test_client_that_was_ended_may_be_connected_again() -> None:
 
 async def test_client_that_was_closed_may_be_connected_again_and_comes_back_by_itself() -> None:
     async with scripted() as server, connected(server) as (client, _):
+        asking = asyncio.create_task(client.request("x", timeout=0.01))
+        await asyncio.sleep(0)  # now the timer is due soon
         await client.close()
+        with pytest.raises(InterruptedRequestError):
+            await asking
         client.reconnect()
         peer = await server.greeted("s2", re=True)
         await client.wait_for(Status.LIVE)

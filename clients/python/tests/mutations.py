@@ -135,6 +135,17 @@ class IsKilledByItself(Machine):
         super()._dropped(reaction, cause, now_s, code, **rest)
 
 
+class LeavesTheTimer(Machine):
+    """Begins an attempt beside the old socket, and leaves its timer in the past."""
+
+    def _dial(self, now_s: float) -> None:
+        link = self._link
+        due_s = None if link is None else link.next_handover_s
+        super()._dial(now_s)
+        if link is not None:
+            link.next_handover_s = due_s
+
+
 def begin_without_positions(self: Place, hi: Hi, *, had_cursor: bool) -> Sequence[LostLog]:
     self._session, self._t = hi.session, hi.t
     return hi.lost
@@ -215,11 +226,12 @@ _change, _snapshot, _answer = Presence.change, Presence.snapshot, Exchange.answe
 
 @dataclass(frozen=True)
 class Mutation:
-    """A broken rule: a machine, or a method that is replaced."""
+    """A broken rule: a machine, or a method that is replaced. ``often`` are steps that lead to where it matters."""
 
     name: str
     make: type[Machine] = Machine
     patch: tuple[Any, str, Any] | None = None
+    often: tuple[str, ...] = ()
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -230,46 +242,88 @@ class Mutation:
                 yield
 
 
-def _made(make: type[Machine]) -> Mutation:
-    return Mutation((make.__doc__ or "").rstrip("."), make)
+def _made(make: type[Machine], *often: str) -> Mutation:
+    return Mutation((make.__doc__ or "").rstrip("."), make, often=often)
 
 
 def _patched(
-    name: str, owner: Any, method: str, replacement: Callable[..., Any] | frozenset[Kind]
+    name: str, owner: Any, method: str, replacement: Callable[..., Any] | frozenset[Kind], *often: str
 ) -> Mutation:
-    return Mutation(name, patch=(owner, method, replacement))
+    return Mutation(name, patch=(owner, method, replacement), often=often)
 
 
 MUTATIONS = (
     _made(MovesAfterTheHandler),
     _made(TakesFormerSockets),
     _made(ObeysFormerCloses),
-    _made(TakesBothSockets),
-    _made(GivesHeldFramesBeforeHi),
-    _made(DropsHeldFrames),
+    _made(TakesBothSockets, "drain"),
+    _made(GivesHeldFramesBeforeHi, "drain"),
+    _made(DropsHeldFrames, "drain", "half_open"),
     _made(WaitsForTheCloseEvent),
-    _made(WaitsForHiForEver),
+    _made(WaitsForHiForEver, "half_open", "drain"),
     _made(DialsBesideADial),
     _made(SendsTooEarly),
-    _made(IsKilledByItself),
-    _patched("forgets which messages came through another room", Place, "is_repeated", never),
-    _patched("forgets them with each connection", Place, "begin", begin_with_new_keys),
-    _patched("takes only larger ids for positions", Place, "lose", lose_upwards),
+    _made(IsKilledByItself, "drain"),
+    _made(LeavesTheTimer, "drain", "half_open"),
+    _patched(
+        "forgets which messages came through another room", Place, "is_repeated", never, "publish_several"
+    ),
+    _patched(
+        "forgets them with each connection",
+        Place,
+        "begin",
+        begin_with_new_keys,
+        "publish_several",
+        "break_",
+        "call",
+    ),
+    _patched("takes only larger ids for positions", Place, "lose", lose_upwards, "fail_over", "break_"),
     _patched("keeps its positions when hi comes", Place, "begin", begin_without_positions),
-    _patched("forgets rooms that hi does not name", Place, "begin", begin_without_others),
+    _patched(
+        "forgets rooms that hi does not name",
+        Place,
+        "begin",
+        begin_without_others,
+        "call",
+        "expire",
+        "break_",
+    ),
     _patched("ignores positions without a message", Place, "move_all", nothing),
     _patched("keeps the position of a log that was lost", Place, "lose", nothing),
     _patched("does not tell of losses", Machine, "_lose", lose_in_silence),
-    _patched("goes on with the numbers of a former session", Outbound, "begin", begin_with_old_numbers),
-    _patched("drops a numbered message that nothing waits for", Outbound, "begin", begin_without_settled),
-    _patched("sends unconfirmed messages once", Outbound, "begin", begin_as_if_sent),
+    _patched(
+        "goes on with the numbers of a former session",
+        Outbound,
+        "begin",
+        begin_with_old_numbers,
+        "confirm",
+        "expire",
+        "break_",
+    ),
+    _patched(
+        "drops a numbered message that nothing waits for",
+        Outbound,
+        "begin",
+        begin_without_settled,
+        "confirm",
+        "cancel",
+        "break_",
+    ),
+    _patched("sends unconfirmed messages once", Outbound, "begin", begin_as_if_sent, "confirm", "break_"),
     _patched("takes one more message for handled", Outbound, "begin", begin_as_if_handled),
     _patched("repeats requests", calls, "REPEATED", frozenset(Kind)),
     _patched("does not forget a call that was cancelled", Calls, "drop", drop_nothing),
-    _patched("answers requests of a former connection", Exchange, "answer", answer_anybody),
-    _patched("does not join rooms again", Exchange, "live", nothing),
-    _patched("applies changes of presence that do not follow", Presence, "change", change_anyway),
+    _patched("answers requests of a former connection", Exchange, "answer", answer_anybody, "ask", "break_"),
+    _patched("does not join rooms again", Exchange, "live", nothing, "call", "expire", "break_"),
+    _patched(
+        "applies changes of presence that do not follow",
+        Presence,
+        "change",
+        change_anyway,
+        "watch",
+        "presence",
+    ),
     _patched("takes one page of presence for the list", Presence, "snapshot", snapshot_of_one_page),
-    _patched("does not ask after a gap of presence", Presence, "must_ask", never),
+    _patched("does not ask after a gap of presence", Presence, "must_ask", never, "watch", "presence"),
     _patched("trusts silent servers", Liveness, "check", never_dead),
 )

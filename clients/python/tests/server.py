@@ -340,6 +340,7 @@ class Server:
         self.sessions: dict[str, Session] = {}
         self.peers: list[Peer] = []
         self.presence: dict[str, tuple[int, set[str]]] = {room: (1, {"ann"}) for room in ROOMS}
+        self.told: dict[str, tuple[int, set[str]]] = {}
         self.handled: Counter[int] = Counter()
         self.asked: Counter[int] = Counter()
         self.answers: Counter[int] = Counter()
@@ -400,14 +401,20 @@ class Server:
             if (not isinstance(log, str) or log in peer.rooms) and not peer.is_later:
                 tell(peer)
 
-    def change_presence(self, room: str, client: str, *, is_told: bool) -> None:
+    def change_presence(self, room: str, client: str, *, is_told: bool, is_joined: bool = False) -> None:
+        """Change the members of a room. Watchers may miss it, or learn it with the next change."""
         version, members = self.presence[room]
-        members = members ^ {client}
-        self.presence[room] = version + 1, members
-        change = {"+": [[client, None]]} if client in members else {"-": [client]}
+        self.presence[room] = version + 1, members ^ {client}
+        if not is_told:
+            return
+        from_, before = self.told.get(room, (1, {"ann"})) if is_joined else (version, members)
+        self.told[room] = now, after = self.presence[room]
+        change: dict[str, Any] = {"p": room, "v": now} | ({"from": from_} if is_joined else {})
+        change |= {"+": [[arrived, None] for arrived in sorted(after - before)]} if after - before else {}
+        change |= {"-": sorted(before - after)} if before - after else {}
         for peer in self.peers:
-            if room in peer.watched and is_told:
-                peer.send({"p": room, "v": version + 1} | change)
+            if room in peer.watched:
+                peer.send(change)
 
     def expire_sessions(self) -> None:
         for session in self.sessions.values():

@@ -401,6 +401,7 @@ def test_failed_attempt_gives_the_held_frames_and_is_repeated() -> None:
     assert driver.events == [Message("a", 5, "x")]
     assert (driver.cursor["at"], driver.status) == ({}, "live")
     assert driver.wait(0.5).dialed == [3]
+    assert driver.machine.timer_at == 10.5
 
 
 def test_too_many_held_frames_end_the_attempt() -> None:

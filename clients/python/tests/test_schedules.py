@@ -1,6 +1,7 @@
 """Any order of events keeps the promise, and each broken rule is found."""
 
 import random
+from collections.abc import Sequence
 
 import pytest
 from clients.python.tests.mutations import MUTATIONS, Mutation
@@ -16,9 +17,10 @@ MOST_SCHEDULES = 4000
 """Schedules after which a broken rule counts as not found. The slowest one needs about a tenth."""
 
 
-def run(seed: int, make: type[Machine] = Machine) -> None:
+def run(seed: int, make: type[Machine] = Machine, often: Sequence[str] = ()) -> None:
     numbers = random.Random(seed)
-    World(Picks([numbers.randrange(5040) for _ in range(STEPS * PICKS_PER_STEP)]), make).run(STEPS)
+    picks = Picks([numbers.randrange(5040) for _ in range(STEPS * PICKS_PER_STEP)])
+    World(picks, make, often).run(STEPS)
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
@@ -38,7 +40,7 @@ def test_broken_rule_is_found(mutation: Mutation) -> None:
     with mutation.applied():
         for seed in range(MOST_SCHEDULES):
             try:
-                run(seed, mutation.make)
+                run(seed, mutation.make, mutation.often)
             except Exception:  # noqa: BLE001 - any failure shows the broken rule
                 return
     pytest.fail("no schedule found the broken rule")

@@ -33,6 +33,8 @@ NEXT = {
 }
 
 
+OFTEN = 6
+"""How often a step is offered that is asked for, beside its usual place."""
 LONGEST_REST_S = 600.0
 """Time in which everything must come to rest when nothing fails any more."""
 
@@ -123,8 +125,9 @@ class Application:
 class World:
     """The machine with all around it."""
 
-    def __init__(self, picks: Picks, make: type[Machine] = Machine) -> None:
+    def __init__(self, picks: Picks, make: type[Machine] = Machine, often: Sequence[str] = ()) -> None:
         self.picks = picks
+        self.often = [getattr(self, name) for name in often] * OFTEN
         self.now_s = 0.0
         self.server = Server(evicts=picks.below(2) == 0)
         self.application = Application(self.server)
@@ -242,12 +245,15 @@ class World:
     def step(self) -> None:
         kinds = [
             *[self.move] * 14, *[self.publish] * 6, *[self.call] * 3, *[self.advance] * 3,
-            *[self.publish_several] * 3,
+            *[self.publish_several] * 4, *[self.confirm] * 2, *[self.cancel] * 2,
             *[self.drain] * 2, *[self.presence] * 3, *[self.watch] * 2, *[self.break_] * 2,
             self.whisper, self.exclude, self.half_open, self.tell_twice, self.trim, self.fail_over, self.redis,
             self.close_by_server, self.network, self.restart, self.ask, self.expire, self.tell_time, self.garbage,
+            *self.often,
         ]  # fmt: skip
         kinds[self.picks.below(len(kinds))]()
+        if self.server.is_redis_away and self.picks.one_in(8):
+            self.server.redis(is_away=False)
 
     def move(self) -> None:
         """Move something on its way to its end, or let something finish."""
@@ -397,7 +403,8 @@ class World:
 
     def presence(self) -> None:
         client = "bcd"[self.picks.below(3)]
-        self.server.change_presence(ROOMS[self.picks.below(2)], client, is_told=not self.picks.one_in(2))
+        is_told, is_joined = not self.picks.one_in(2), self.picks.one_in(3)
+        self.server.change_presence(ROOMS[self.picks.below(2)], client, is_told=is_told, is_joined=is_joined)
 
     def watch(self) -> None:
         self.carry_out(self.machine.watch("a", self.now_s))
@@ -409,14 +416,20 @@ class World:
             self.now_s = max(self.now_s, at_s)
         else:
             self.now_s += self.picks.below(8)
-        self.carry_out(self.machine.timer(self.now_s))
+        self._run_timer()
+
+    def _run_timer(self) -> None:
+        actions = self.machine.timer(self.now_s)
+        at_s = self.machine.timer_at
+        if at_s is not None and at_s < self.now_s:
+            raise Violation(f"a timer for {at_s} is left at {self.now_s}")
+        self.carry_out(actions)
 
     def call(self) -> None:
         """Be the application: call something."""
         self.last_call += 1
         key, room = self.last_call, ROOMS[self.picks.below(2)]
         kinds: tuple[Callable[[], list[do.Action]], ...] = (
-            lambda: self.machine.confirm(key, key, self.now_s + 30, self.now_s),
             lambda: self.machine.request(key, "echo", key, self.now_s + 10, self.now_s),
             lambda: self.machine.request(key, "never", key, self.now_s + 10, self.now_s),
             lambda: self.machine.join(key, "b", self.now_s + 10, self.now_s),
@@ -424,33 +437,41 @@ class World:
             lambda: self.machine.watch(room, self.now_s),
             lambda: self.machine.unwatch(room, self.now_s),
             lambda: self.machine.send(key, self.now_s),
-            lambda: self._cancel(),
         )
         choice = self.picks.below(len(kinds))
-        if choice < 5:
+        if choice < 4:
             self.open_calls.add(key)
-        if choice == 0:
-            self.confirmed[key] = key
-        if choice == 3:
+        if choice == 2:
             self.joining.add(key)
-        if choice == 4:
+        if choice == 3:
             self.joining.clear()
             self.wanted.clear()
-        if choice == 6:
+        if choice == 5:
             self.application.members.pop(room, None)
+        self._call(key, kinds[choice])
+
+    def confirm(self) -> None:
+        self.last_call += 1
+        key = self.last_call
+        self.open_calls.add(key)
+        self.confirmed[key] = key
+        self._call(key, lambda: self.machine.confirm(key, key, self.now_s + 30, self.now_s))
+
+    def _call(self, key: int, call: Callable[[], list[do.Action]]) -> None:
         try:
-            actions = kinds[choice]()
+            actions = call()
         except (ClosedError, LimitError, NotConnectedError):
             self.open_calls.discard(key)
         else:
             self.carry_out(actions)
 
-    def _cancel(self) -> list[do.Action]:
+    def cancel(self) -> None:
         if not self.open_calls:
-            return []
+            return
         key = sorted(self.open_calls, key=str)[self.picks.below(len(self.open_calls))]
-        self.open_calls.remove(key)
-        return self.machine.cancel(key, self.now_s)
+        if not any(isinstance(action, do.Settle) and action.key == key for action in self._queue):
+            self.open_calls.remove(key)  # otherwise its outcome is on its way, and still comes
+        self.carry_out(self.machine.cancel(key, self.now_s))
 
     # The end of a schedule.
 
@@ -468,7 +489,7 @@ class World:
             if at_s is None or at_s > ends_s:
                 raise Violation(f"waits for nothing: {self.machine.status}")
             self.now_s = max(self.now_s, at_s)
-            self.carry_out(self.machine.timer(self.now_s))
+            self._run_timer()
         else:
             raise Violation(f"never comes to rest: {self.machine.status}")
         self._check_end()

@@ -172,6 +172,8 @@ class Lifecycle:
         """Begin an attempt. During a drain, the connection goes on beside it."""
         self._generation += 1
         self._dial_s = None
+        if self._link is not None:
+            self._link.next_handover_s = None
         self._attempt = Attempt(self._generation, now_s + self._options.attempt_timeout_s)
         if self._options.has_auth:
             self._emit(Authorize(self._generation))
@@ -260,7 +262,7 @@ class Lifecycle:
             case Probe():
                 self._emit(Send(link.generation, writing.ALIVE))
             case Go():
-                self._take_go(link, now_s)
+                self._take_go(now_s)
             case _:
                 self._apply(frame, now_s)
 
@@ -269,9 +271,8 @@ class Lifecycle:
             link.live_since_s = now_s
             self._exchange.live(now_s)
 
-    def _take_go(self, link: Link, now_s: float) -> None:
+    def _take_go(self, now_s: float) -> None:
         if self._attempt is None:
-            link.next_handover_s = None
             self._dial(now_s)
 
     def _hold(self, held: list[Frame], frame: Frame, now_s: float) -> None:

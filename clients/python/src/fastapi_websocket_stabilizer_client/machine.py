@@ -119,7 +119,7 @@ class Machine(Lifecycle):
         return self._done(now_s)
 
     def cancel(self, key: Hashable, now_s: float) -> list[Action]:
-        """Forget a call or a message. No ``Settle`` follows."""
+        """Forget a call or a message. No ``Settle`` follows, except one of an earlier event."""
         self._exchange.cancel(key)
         return self._done(now_s)
 

@@ -87,6 +87,11 @@ REASONS = {
         "nchan",
     ): "Each send is a script call, a publication and a write in Python; nchan does them in C.",
     ("connect_plain", "nchan"): _HANDSHAKE,
+    ("connect_plain", "centrifugo"): "Its handshake is compiled, and it keeps no registry of clients.",
+    ("n", ""): (
+        "Most of it is connecting: the handshake is Python, and the client is registered, with its rooms and its"
+        " session. The log is read twice on each replica, by this peer once for each client."
+    ),
     ("connect_deflate", "nchan"): _HANDSHAKE,
     ("c", ""): "At this pace every message is a write of its own, so system calls limit both systems.",
     ("d", ""): (

@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 
 from fastapi_websocket_stabilizer.local.requests import MAX_OPEN_REQUESTS
+from tests.integration.cluster import first_row
+from tests.support.servers import RedisServer
+from tests.support.waiting import eventually
 from tests.wire.servers import ASYNCIO, STOCK_ROW, Row, Server, running
 from tests.wire.speakers import Speaker, speaking
 
@@ -31,6 +34,13 @@ def nodes(redis_url: str) -> Iterator[dict[str, Server]]:
 
 
 @pytest.fixture
+def own_server() -> Iterator[RedisServer]:
+    """Return a server that this test may end."""
+    with RedisServer(first_row()) as server:
+        yield server
+
+
+@pytest.fixture
 def client_id() -> str:
     """Return a client that no other test has."""
     return f"ada-{secrets.token_hex(4)}"
@@ -39,6 +49,7 @@ def client_id() -> str:
 async def asked(server: Server, client_id: str, data: Any = 1, number: Any = "", **options: str) -> str:
     """Send a request, and return the name of its outcome."""
     name = f"requests/{client_id}-{number}"
+    options = {"timeout": "60", **options}  # so that no deadline hides that a socket is not told
     await server.ask("POST", name, json.dumps(data).encode(), to=client_id, **options)
     return name
 
@@ -166,6 +177,22 @@ async def test_long_answer_is_passed_on(nodes: dict[str, Server], client_id: str
         assert (await outcome(nodes["a"], name) == {"answer": answer}) is True
 
 
+@pytest.mark.parametrize("holder", NODES)
+async def test_disconnect_in_a_function_for_requests_means_its_own_socket(
+    nodes: dict[str, Server], holder: str, client_id: str
+) -> None:
+    path = f"parked/{client_id}"
+    async with speaking(nodes[holder], path) as own, speaking(nodes[holder], path) as other:
+        own.say({"q": 1, "m": "disconnect"})
+        assert await own.client.ending() == (4322, "asked for")
+
+        async def has_ended() -> bool:
+            return "disconnected" in await nodes[holder].diary(client_id)
+
+        await eventually(has_ended, what="the function has ended")
+        assert await other.ask(1, "anything", "still there") == {"a": 1, "d": "still there"}
+
+
 async def test_node_that_dies_before_its_answer_costs_the_timeout(redis_url: str, client_id: str) -> None:
     namespace = f"test-{secrets.token_hex(8)}"
     with running(on(ROWS[0], redis_url, namespace)) as a, running(on(ROWS[1], redis_url, namespace)) as b:
@@ -174,3 +201,28 @@ async def test_node_that_dies_before_its_answer_costs_the_timeout(redis_url: str
             assert await client.next() == {"q": 1, "m": "confirm", "d": 1}
             b.process.kill()
         assert await outcome(a, name) == {"error": "RequestTimeoutError"}
+
+
+async def test_node_that_dies_with_its_question_leaves_nothing_open(redis_url: str, client_id: str) -> None:
+    namespace = f"test-{secrets.token_hex(8)}"
+    with running(on(ROWS[0], redis_url, namespace)) as a, running(on(ROWS[1], redis_url, namespace)) as b:
+        async with speaking(a, f"parked/{client_id}") as client:
+            await asked(b, client_id, timeout="2")
+            assert await client.next() == {"q": 1, "m": "confirm", "d": 1}
+            b.process.kill()
+            assert await client.next() == {"c": 1}
+
+
+async def test_without_redis_only_clients_of_this_node_are_asked(
+    own_server: RedisServer, client_id: str
+) -> None:
+    settings = {"WS_MAX_CONNECTIONS_PER_CLIENT": "4", "WS_REDIS_TIMEOUT_S": "1"}
+    with running(on(ROWS[0], own_server.url, "away", **settings)) as node:
+        async with speaking(node, f"parked/{client_id}") as client:
+            own_server.kill()
+            name = await asked(node, client_id)
+            assert await client.next() == {"q": 1, "m": "confirm", "d": 1}
+            client.say({"a": 1, "d": "here"})
+            assert await outcome(node, name) == {"answer": "here"}
+            name = await asked(node, "stranger")
+            assert await outcome(node, name) == {"error": "BackendUnavailableError"}

@@ -342,6 +342,12 @@ def return_another_type(connection: Connection, data: Any) -> Renamed:
     return {"asked": "for"}  # type: ignore[return-value]  # what is reported
 
 
+@manager.on_request("disconnect")
+async def disconnect_itself(connection: Connection, data: Any) -> None:
+    await manager.disconnect(connection.client_id, 4322, "asked for")
+    diary.setdefault(connection.client_id, []).append("disconnected")
+
+
 @manager.on_request("leave")
 async def close_own_connection(connection: Connection, data: Any) -> None:
     await connection.close(4321, "asked for")

@@ -222,6 +222,27 @@ async def test_number_that_is_open_is_refused(server: Server, way: str, client_i
         assert await client.next() == {"a": 1, "d": "held"}
 
 
+# Messages in the type of their handler
+
+
+async def test_message_that_does_not_fit_is_answered_if_the_client_waits_for_it(
+    server: Server, way: str, client_id: str
+) -> None:
+    before = await counted(server, "messages_unfit")
+    async with speaking(server, f"typed-{way}/{client_id}") as client:
+        client.say({"m": {"of": ["hunter2"]}}, {"m": "hunter2"}, {"m": {"of": [1, "hunter2"]}, "n": 1})
+        fault = {"code": "invalid", "message": "of.1: int_parsing", "retry": False}
+        assert await client.next() == {"n": 1, "x": fault}
+        client.client.send(Frame(Op.BINARY, b'\x03\x00\x00\x00\x02{"of":[1]}'))
+        refused = await client.next()
+        assert (refused["n"], refused["x"]["code"]) == (2, "invalid")
+        client.say({"m": {"of": [1, 2]}, "n": 3})
+        assert await client.next() == [0, 0, {"sum": 3}]
+        assert await client.next() == {"n": 3}
+    assert await counted(server, "messages_unfit") == [before[0] + 4]
+    forgive(server, "a message does not fit add")
+
+
 # Rooms
 
 

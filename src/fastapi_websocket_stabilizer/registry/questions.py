@@ -184,10 +184,7 @@ class Questions:
         try:
             race.ask([connection])
             race.answers.all_asked()
-            async with asyncio.timeout_at(race.deadline_s):
-                await race.done
-        except TimeoutError:
-            race.answers.reasons.add(Unanswered.TIMEOUT)
+            await race.done  # at the deadline at the latest, which the session watches
         finally:
             race.withdraw()
         return _value(race.answers, connection.client_id, question)
@@ -230,10 +227,7 @@ class Questions:
 
     async def _reply(self, envelope: Envelope, race: Race) -> None:
         try:
-            async with asyncio.timeout_at(race.deadline_s):
-                await race.done
-        except TimeoutError:
-            race.answers.reasons.add(Unanswered.TIMEOUT)
+            await race.done  # at the deadline at the latest, which the sessions watch
         finally:
             self._of_others.pop((envelope.sender, envelope.ask), None)
             was_withdrawn = race.is_withdrawn

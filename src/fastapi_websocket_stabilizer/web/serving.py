@@ -136,6 +136,7 @@ class SessionInbox(Inbox):
         self._last: AsgiEvent | None = None  # the disconnect, which follows the last message
 
     async def _hand_over(self, events: deque[AsgiEvent]) -> None:
+        handlers.remember(self._registry, self._connection)  # also for the tasks of requests
         while events:
             event = events.popleft()
             if event["type"] == "websocket.disconnect":
@@ -148,7 +149,6 @@ class SessionInbox(Inbox):
                     self._native.resume_reading()  # may put the next event at once
         self._events = None
         if not self._is_handling:
-            handlers.remember(self._registry, self._connection)
             await self._handle_waiting()
 
     def _read(self, event: AsgiEvent) -> None:

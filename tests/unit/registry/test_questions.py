@@ -1,6 +1,8 @@
 """Questions to clients between nodes: what is read of another node, and which error an outcome is."""
 
+import asyncio
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from fastapi_websocket_stabilizer import (
     RequestFailedError,
     RequestTimeoutError,
     RequestUnsupportedError,
+    WrongEventLoopError,
 )
 from fastapi_websocket_stabilizer.local.requests import FirstAnswer, Unanswered
 from fastapi_websocket_stabilizer.registry.questions import (
@@ -124,6 +127,14 @@ def test_outcome_without_a_value_is_a_named_error(
     assert "'confirm'" in str(caught.value)
     assert "'ann'" in str(caught.value)
     assert getattr(caught.value, "code", None) == code
+
+
+async def test_socket_of_another_event_loop_is_named() -> None:
+    other = asyncio.new_event_loop()
+    connection: Any = SimpleNamespace(session=object(), loop=other, connection_id="n1.7")
+    with pytest.raises(WrongEventLoopError, match=r"n1\.7"):
+        Race(QUESTION).ask([connection])
+    other.close()
 
 
 def test_value_is_that_of_the_first_answer() -> None:

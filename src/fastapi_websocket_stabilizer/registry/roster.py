@@ -7,6 +7,7 @@ nothing is told until a read has closed the gap.
 
 from collections import deque
 from collections.abc import Mapping
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 MAX_CHANGES = 2000
@@ -112,7 +113,8 @@ class Roster:
         """Return the changes after a version; None if they are not remembered."""
         if not self._base <= version <= self.version:
             return None
-        touched = dict.fromkeys(each.client_id for each in self._changes if each.version > version)
+        newest_first = [*takewhile(lambda each: each.version > version, reversed(self._changes))]
+        touched = dict.fromkeys(each.client_id for each in reversed(newest_first))
         arrived = {name: self.members[name] for name in touched if name in self.members}
         departed = [name for name in touched if name not in self.members]
         return Diff(version, self.version, arrived, departed)

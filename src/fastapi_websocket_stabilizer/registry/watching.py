@@ -8,6 +8,7 @@ import asyncio
 import json
 from collections.abc import Iterable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from ..backends.rosters import RosterRead
 from ..exceptions import LOSSES
@@ -25,6 +26,8 @@ GATHER_S = 0.1
 BYTES_PER_S = 32 * 1024 * 1024
 """Bytes of changes that one room may cause on this node. After more of them the next pause is longer."""
 LONGEST_GATHER_S = 5.0
+AGAIN_S = 1.0
+"""Seconds after which a connection is sent all members of a room again, since they may be many."""
 
 
 class Watched:
@@ -33,6 +36,7 @@ class Watched:
     Attributes:
         watchers: Connections that have the members of ``roster.told``.
         waiting: Connections that have asked, and the version that each has.
+        answered_s: Time at which connections were last sent all members.
         is_wanted: There is something to do.
         is_served: A task does it.
         losses: Number of times that changes may have been lost.
@@ -42,6 +46,7 @@ class Watched:
         self.roster: Roster = Roster()
         self.watchers: dict[Connection, None] = {}
         self.waiting: dict[Connection, int] = {}
+        self.answered_s: WeakKeyDictionary[Connection, float] = WeakKeyDictionary()
         self.is_wanted: bool = False
         self.is_served: bool = False
         self.losses: int = 0
@@ -191,12 +196,26 @@ class Watching:
         for version, connections in asked.items():
             diff = watched.roster.since(version) if version else None
             if diff is None:
+                connections = self._not_too_often(watched, connections, version)
                 snapshot = snapshot or _all_members(room, watched.roster)
                 self._state.counters.presence_snapshots += len(connections)
                 self._send(connections, snapshot)
             elif diff.version != version:
                 self._send(connections, [_changes(room, diff)])
             watched.watchers |= dict.fromkeys(connections)
+
+    @staticmethod
+    def _not_too_often(watched: Watched, connections: list[Connection], version: int) -> list[Connection]:
+        """Return the connections that may be sent all members now. The others wait."""
+        now_s, ready = running_loop().time(), []
+        for connection in connections:
+            if now_s - watched.answered_s.get(connection, -AGAIN_S) >= AGAIN_S:
+                watched.answered_s[connection] = now_s
+                ready.append(connection)
+            else:
+                watched.waiting[connection] = version
+                watched.is_wanted = True
+        return ready
 
     def _send(self, connections: Iterable[Connection], frames: list[ControlFrame]) -> int:
         size = 0

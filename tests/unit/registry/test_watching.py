@@ -266,3 +266,19 @@ async def test_malformed_change_is_dropped() -> None:
         assert first.statistics().counters["bus_malformed"] == 6
         await watcher(second, "bob")
         await ann.sees("ann", "bob")
+
+
+async def test_short_questions_do_not_cause_many_long_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "AGAIN_S", 0.3)
+    async with MemoryCluster(1, CONFIG) as cluster:
+        (manager,) = cluster.managers
+        ann, bob = await watcher(manager, "ann"), await watcher(manager, "bob")
+        bob.watch()
+        began_s = asyncio.get_running_loop().time()
+        while asyncio.get_running_loop().time() - began_s < 0.7:
+            manager.registry.watching.unwatch(ann.client.connection, ROOM)
+            ann.watch(version=0)
+            await asyncio.sleep(0.01)
+        await eventually(lambda: ann.looked().snapshots >= 3)
+        took_s = asyncio.get_running_loop().time() - began_s
+        assert ann.snapshots <= took_s / 0.3 + 1

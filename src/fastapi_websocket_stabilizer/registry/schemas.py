@@ -138,13 +138,27 @@ def schema_of(event: str, function: Callable[..., Any], untyped: Any = Any) -> S
     Raises:
         ConfigurationError: The annotation cannot be resolved, or pydantic cannot validate its type.
     """
+    key = function.__func__ if isinstance(function, MethodType) else function
+    if not isinstance(key, FunctionType):
+        return _find(event, function, untyped)
+    known = _schemas.setdefault(key, {})
+    if untyped not in known:
+        known[untyped] = _find(event, function, untyped)
+    return known[untyped]
+
+
+_schemas: WeakKeyDictionary[Callable[..., Any], dict[Any, Schema | None]] = WeakKeyDictionary()
+"""The results for each function. ``serve`` gets the same function for each socket, and a validator takes memory."""
+
+
+def _find(event: str, function: Callable[..., Any], untyped: Any) -> Schema | None:
     parameter = _second_parameter(function)
     if parameter is None or parameter.annotation is inspect.Parameter.empty:
         return None
     annotation = resolved(event, function, parameter.name, parameter.annotation)
     if _unaliased(annotation) in (Any, object, untyped):
         return None
-    return _cached(event, function, parameter.name, annotation)
+    return _made(event, function, parameter.name, annotation)
 
 
 def result_schema_of(event: str, function: Callable[..., Any]) -> Schema | None:
@@ -161,16 +175,6 @@ def result_schema_of(event: str, function: Callable[..., Any]) -> Schema | None:
     return None if is_none else _made(event, function, "return", annotation)
 
 
-def _cached(event: str, function: Callable[..., Any], name: str, annotation: Any) -> Schema:
-    key = function.__func__ if isinstance(function, MethodType) else function
-    schema = _schemas.get(key) if isinstance(key, FunctionType) else None
-    if schema is None:
-        schema = _made(event, function, name, annotation)
-        if isinstance(key, FunctionType):
-            _schemas[key] = schema
-    return schema
-
-
 def _made(event: str, function: Callable[..., Any], name: str, annotation: Any) -> Schema:
     try:
         return Schema(annotation)
@@ -179,10 +183,6 @@ def _made(event: str, function: Callable[..., Any], name: str, annotation: Any) 
             f"{event}: pydantic cannot validate the type of {name!r} of {_name(function)}: "
             f"{str(error).splitlines()[0]}; annotate it with a model, a TypedDict, a dataclass or a JSON type"
         ) from error
-
-
-_schemas: WeakKeyDictionary[Callable[..., Any], Schema] = WeakKeyDictionary()
-"""The type of each function. ``serve`` gets the same function for each socket, and a validator takes memory."""
 
 
 def _second_parameter(function: Callable[..., Any]) -> inspect.Parameter | None:

@@ -291,6 +291,14 @@ def test_type_of_an_enclosing_function_is_found() -> None:
 
 def test_type_of_one_function_is_made_once() -> None:
     assert schema_of("on_message", typed) is schema_of("on_message", typed) is not None
+    methods = Methods()
+    assert schema_of("on_message", methods.handle) is schema_of("on_message", Methods().handle) is not None
+
+
+def test_function_that_takes_any_message_in_one_place_may_have_a_type_in_another() -> None:
+    assert schema_of("on_message", plain, str | bytes) is None
+    assert schema_of("on_request", plain) is not None
+    assert schema_of("on_message", plain, str | bytes) is None
 
 
 def hidden(connection: Connection, message: "Decimal") -> None: ...

@@ -14,7 +14,7 @@ from fastapi_websocket_stabilizer_client.machine import Machine
 STEPS = 120
 PICKS_PER_STEP = 6
 MOST_SCHEDULES = 4000
-"""Schedules after which a broken rule counts as not found. The slowest one needs about a tenth."""
+"""Schedules after which a broken rule counts as not found. The slowest one needs a quarter of them."""
 
 
 def run(seed: int, make: type[Machine] = Machine, often: Sequence[str] = ()) -> None:

@@ -27,7 +27,7 @@ PLACES = {
     "single": WebSocketConfig(),
     "full": WebSocketConfig(max_connections=1),
     "strict": WebSocketConfig(on_client_overflow="reject"),
-    "pulse": WebSocketConfig(heartbeat_interval=PULSE_S, heartbeat_timeout=1.0),
+    "pulse": WebSocketConfig(heartbeat_interval=PULSE_S, heartbeat_timeout=3.0),
     "plain": WebSocketConfig(client_protocol=False),
     "drained": WebSocketConfig(),
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from benchmarks.receiver import compiler
-from benchmarks.results import Results
+from benchmarks.results import Results, Sample
 
 from tests.support.process import ChildProcess
 from tests.support.requirements import missing
@@ -70,3 +70,25 @@ def test_the_page_does_not_tell_where_it_was_made(page: Path) -> None:
     assert os.uname().nodename not in text
     assert str(PROJECT) not in text
     assert str(page.parent) not in text
+
+
+def test_later_results_replace_what_they_have_measured() -> None:
+    about = {"versions": {}, "date": "2026-11-30", "command": "python -m benchmarks", "minutes": 2.0}
+    first = Results({**about, "load": {"clients": 20}, "missing": {"nchan": "apt", "hubcast": "pip"}})
+    first.samples += [Sample("ours", "burst", 1, 2, 1), Sample("ours", "paced", 1, 2, 1)]
+    later = Results(
+        {**about, "load": {"clients": 9, "missed": 5}, "missing": {}, "versions": {"nginx": "1.22"}}
+    )
+    later.samples += [Sample("ours", "burst", 1, 2, run) for run in (2, 3)] + [
+        Sample("nchan", "burst", 1, 2, 2)
+    ]
+    both = first.updated(later)
+    assert [(s.measure, s.run) for s in both.select(system="ours")] == [
+        ("paced", 1),
+        ("burst", 2),
+        ("burst", 3),
+    ]
+    assert both.about["missing"] == {"hubcast": "pip"}
+    assert both.about["load"] == {"clients": 20, "missed": 5}
+    assert both.about["versions"] == {"nginx": "1.22"}
+    assert both.about["again"] == ["2026-11-30, `python -m benchmarks`, 2 minutes"]

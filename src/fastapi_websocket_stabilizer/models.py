@@ -158,7 +158,7 @@ class Identity:
         client_id: The id that the application sends to.
         metadata: Public JSON values, which presence returns.
         rooms: Rooms to join before the first message.
-        subprotocol: The WebSocket subprotocol to accept.
+        subprotocol: The WebSocket subprotocol to accept. None accepts ``stabilizer.v1`` if the client offers it.
         state: Any object for ``connection.state``; private to this replica, not in presence.
     """
 

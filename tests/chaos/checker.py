@@ -10,7 +10,7 @@ from tests.chaos.history import STORED, Call, Event, Fault, Final, History, Proc
 SLACK_S = 3.0
 """Seconds of delay that a busy machine may add."""
 REPLACED = "reconnected"
-LOSSES = {"flush", "restart empty"}
+LOSSES = {"flush", "restart empty", "restart stale"}
 SEPARATIONS = {"freeze", "kill", "cut", "blackhole", "throttle"}
 
 
@@ -32,18 +32,19 @@ def at_most_once(history: History) -> Iterable[str]:
 def order(history: History) -> Iterable[str]:
     """Messages of one manager arrive in the order of its calls, without failed calls.
 
-    Stored messages have the order of their log.
+    Stored messages have the order of their log. Others to everybody have their place there, too, and wait with it.
     """
     unknown = set(history.unknown)
     for socket in history.sockets:
-        last: dict[str, int] = {}
+        last: dict[tuple[str, bool], int] = {}
         for text in filter(lambda text: text not in unknown, socket.got):
             kind, _, sender, number = parts_of(text)
+            path = sender, kind == "all"
             if kind in STORED:
                 continue
-            if number < last.get(sender, 0):
-                yield f"{_name(socket)} got {number} of {sender} after {last[sender]}"
-            last[sender] = max(number, last.get(sender, 0))
+            if number < last.get(path, 0):
+                yield f"{_name(socket)} got {number} of {sender} after {last[path]}"
+            last[path] = max(number, last.get(path, 0))
 
 
 def one_order(history: History) -> Iterable[str]:
@@ -81,9 +82,13 @@ def _has_one_order(after: dict[str, set[str]]) -> bool:
 
 
 def reached(history: History) -> Iterable[str]:
-    """After the run has settled, messages of any replica arrive at all their open sockets."""
+    """After the run has settled, messages of any replica arrive at all their open sockets.
+
+    Followers may change their socket at that time. What they must get is checked by ``logs.caught_up``.
+    """
     rooms = {client: rooms for final in history.finals for client, rooms in final.local.items()}
-    for socket in filter(lambda socket: socket.is_open, history.sockets):
+    followers = {follower.client for follower in history.followers}
+    for socket in (socket for socket in history.sockets if socket.is_open and socket.client not in followers):
         heard = set(socket.got)
         for probe in history.probes:
             kind, target, _, _ = parts_of(probe)

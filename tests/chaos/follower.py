@@ -24,8 +24,8 @@ from tests.chaos.replicas import Replica
 LONGEST_OPENING_S = 10.0
 ABRUPT = 0.02
 """Share of messages whose handler connects again while it handles them."""
-MACHINES: dict[str, type[Machine]] = {"position after the handler": MovesAfterTheHandler}
-"""Sown faults of the client."""
+OF_CLIENTS: dict[str, type[Machine]] = {"position after the handler": MovesAfterTheHandler}
+"""Sown faults of the followers."""
 
 
 class Follower:
@@ -78,6 +78,14 @@ class Follower:
         """Connect now if it waits, and not after its delay."""
         if self._machine.status is not Status.LIVE:
             self._carry_out(self._machine.reconnect(self._now_s()))
+
+    def read(self, *, is_reading: bool) -> None:
+        """Stop or continue reading."""
+        for link in self._links.values():
+            if is_reading:
+                link.transport.resume_reading()
+            else:
+                link.transport.pause_reading()
 
     async def stop(self) -> None:
         """End all connections."""
@@ -200,7 +208,7 @@ class Follower:
 
     def _take(self, generation: int, data: str | bytes) -> None:
         frame, socket = frames.read(data), self._sockets[generation]
-        if isinstance(frame, frames.Entry):
+        if isinstance(frame, frames.Entry) and not frame.key:  # the machine drops known copies
             socket.got.append(str(frame.data).rstrip("x"))
         actions = self._machine.frame(generation, data, self._now_s())
         if isinstance(frame, frames.Hi) and self._session() == frame.session:

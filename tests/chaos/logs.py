@@ -7,9 +7,9 @@ loss. The senders know the ids of their messages, and each id shows the time at 
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from tests.chaos.history import Fault, Follower, Heard, History, excluded_of
+from tests.chaos.history import Fault, Follower, Heard, History, Membership, excluded_of
 
 SLACK_S = 3.0
 """Seconds of delay that a busy machine may add."""
@@ -19,6 +19,9 @@ STALE = {"restart stale", "failover"}
 """Faults after which a log lacks its newest messages. They begin when Redis' content is that of later."""
 DELETED = {"delete history"}
 """Deletions of one log, which is the target."""
+
+
+SEPARATED = {"freeze", "kill", "cut", "blackhole", "throttle"}
 
 
 class Logs:
@@ -49,15 +52,13 @@ class Logs:
         """Return the time at which a message was stored."""
         return (id_ - self._history.start_us) / 1_000_000
 
-    def base(self, log: str, position: int, at_s: float) -> int:
-        """Return the newest id that a run beginning at ``position`` cannot have.
+    def gone(self, log: str, at_s: float) -> int:
+        """Return the newest id that Redis may have lost at a time; 0 if it has lost none.
 
         An emptied log begins again at 0, although older ids were in use.
         """
         emptied = [fault.ended_s for fault in _losses(self._history, log) if fault.began_s <= at_s]
-        until_us = self._history.start_us + int(max(emptied, default=0.0) * 1_000_000)
-        gone = self.between(log, 0, until_us + 1)
-        return max([position, *gone[-1:]]) if emptied else position
+        return self._history.start_us + int(max(emptied) * 1_000_000) if emptied else 0
 
 
 @dataclass(slots=True)
@@ -66,12 +67,14 @@ class Step:
 
     Attributes:
         before: Id of the entry before it, or top of the loss before it.
+        gone: Newest id that Redis may have lost before the run.
         is_after_loss: Whether the run began with a loss.
         since_s: When the run began.
     """
 
     heard: Heard
     before: int
+    gone: int
     is_after_loss: bool
     since_s: float
 
@@ -81,7 +84,7 @@ class Walk:
     """The way of one follower through its logs."""
 
     steps: list[Step] = field(default_factory=list)
-    last: dict[str, int] = field(default_factory=dict)
+    last: dict[str, Step] = field(default_factory=dict)
     """Where it is at the end, in the logs that its connection has."""
 
 
@@ -99,7 +102,7 @@ def walk(logs: Logs, follower: Follower) -> Walk:
             places.pop(heard.log, None)
         elif heard.what == "lost" or heard.id:
             _move(logs, found, places, heard)
-    found.last = {log: place.before for log, place in places.items() if log in here}
+    found.last = {log: place for log, place in places.items() if log in here}
     return found
 
 
@@ -109,20 +112,20 @@ def _begin(logs: Logs, places: dict[str, Step], heard: Heard) -> None:
         if position is None:
             places.pop(log, None)
         elif log not in places or (heard.what == "hi" and not heard.had_cursor):
-            base = logs.base(log, position, heard.at_s)
-            places[log] = Step(heard, base, is_after_loss=False, since_s=heard.at_s)
+            gone = logs.gone(log, heard.at_s)
+            places[log] = Step(heard, position, gone, is_after_loss=False, since_s=heard.at_s)
 
 
 def _move(logs: Logs, found: Walk, places: dict[str, Step], heard: Heard) -> None:
     place = places.get(heard.log)
     if place is None:  # without a position nothing is promised yet
-        place = Step(heard, heard.id - 1 if heard.what == "entry" else 0, False, heard.at_s)
-    found.steps.append(Step(heard, place.before, place.is_after_loss, place.since_s))
+        return
+    found.steps.append(replace(place, heard=heard))
     if heard.what == "entry":
-        places[heard.log] = Step(heard, heard.id, False, place.since_s)
+        places[heard.log] = replace(place, before=heard.id, gone=0, is_after_loss=False)
     else:
-        base = logs.base(heard.log, heard.id, heard.at_s)
-        places[heard.log] = Step(heard, base, True, heard.at_s)
+        gone = logs.gone(heard.log, heard.at_s)
+        places[heard.log] = Step(heard, heard.id, gone, is_after_loss=True, since_s=heard.at_s)
 
 
 def _entries(follower: Follower) -> Iterator[Heard]:
@@ -143,18 +146,18 @@ def contiguous(history: History) -> Iterable[str]:
     So a loss is told before any later entry of its log.
     """
     for logs, follower, way in _walks(history):
-        for heard, before in ((step.heard, step.before) for step in way.steps if step.heard.what == "entry"):
-            missing = _missing(history, logs, follower, heard.log, before, heard.id)
-            if missing:
-                what = f"{len(missing)} between, the first is {missing[0]}"
-                yield f"{follower.client} got {heard.id} of {heard.log} after {before}, without {what}"
+        for heard, step in ((step.heard, step) for step in way.steps if step.heard.what == "entry"):
+            gap = missing(history, logs, follower, step, heard.log, heard.id)
+            if gap:
+                what = f"{len(gap)} between, the first is {gap[0]}"
+                yield f"{follower.client} got {heard.id} of {heard.log} after {step.before}, without {what}"
 
 
-def _missing(
-    history: History, logs: Logs, follower: Follower, log: str, after: int, before: int
+def missing(
+    history: History, logs: Logs, follower: Follower, place: Step, log: str, before: int
 ) -> list[int]:
-    """Return ids between two others that a follower should have received and did not."""
-    between = logs.between(log, after, before)
+    """Return ids from a place to another id that a follower should have received and did not."""
+    between = logs.between(log, max(place.before, place.gone), before)
     got = {heard.text for heard in _entries(follower)} if between else set()
     return [
         id_
@@ -208,9 +211,10 @@ def caught_up(history: History) -> Iterable[str]:
     """After the run has settled, a connected follower has all entries of its logs."""
     for logs, follower, way in _walks(history):
         for log, last in way.last.items() if follower.is_live else ():
-            missing = _missing(history, logs, follower, log, last, 2**53)
-            if missing:
-                yield f"{follower.client} is at {last} of {log}, without {len(missing)}: {missing[0]} is the next"
+            gap = missing(history, logs, follower, last, log, 2**53)
+            if gap:
+                what = f"{len(gap)}: {gap[0]} is the next"
+                yield f"{follower.client} is at {last.before} of {log}, without {what}"
 
 
 # Resumes and losses
@@ -261,7 +265,10 @@ def _losses(history: History, log: str) -> list[Fault]:
 
 
 def revoked(history: History) -> Iterable[str]:
-    """A room that the application has taken from a client is not in a later ``hi``."""
+    """A room that the application has taken from a client is not in a later ``hi``.
+
+    A replica that is separated from Redis at that time enters its clients again when it returns.
+    """
     changes = sorted(history.memberships, key=lambda change: change.ended_s)
     for follower in history.followers:
         for heard in (heard for heard in follower.heard if heard.what == "hi"):
@@ -269,8 +276,16 @@ def revoked(history: History) -> Iterable[str]:
                 mine = [c for c in changes if (c.client, c.room) == (follower.client, log)]
                 before = [c for c in mine if c.ended_s + SLACK_S < heard.at_s]
                 is_revoked = bool(before) and not before[-1].is_member
+                is_revoked = is_revoked and not _is_separated(history, before[-1])
                 if is_revoked and not any(c.is_member and c.ended_s >= before[-1].began_s for c in mine):
                     yield f"{follower.client} is in {log} again, which was revoked"
+
+
+def _is_separated(history: History, change: Membership) -> bool:
+    """Whether a replica was stopped or cut off from Redis around a change."""
+    until_s = change.ended_s + SLACK_S
+    since_s = change.began_s - history.lease_s - SLACK_S
+    return any(f.kind in SEPARATED and f.began_s <= until_s and f.ended_s >= since_s for f in history.faults)
 
 
 # Logs

@@ -14,7 +14,7 @@ from fastapi_websocket_stabilizer.testing import RedisServer, TcpProxy, eventual
 from fastapi_websocket_stabilizer_client.machine import Machine
 from tests.chaos.checker import is_settled
 from tests.chaos.crowd import Client, connect_in_haste
-from tests.chaos.follower import MACHINES, Follower
+from tests.chaos.follower import OF_CLIENTS, Follower
 from tests.chaos.history import EVERYBODY, Fault, Final, History, Membership, Seen, Socket, Stored
 from tests.chaos.replicas import Replica, all_up, environment_of, read_events
 from tests.chaos.schedule import HASTY, KEPT, LOGGED, LOGS, ROOMS, Schedule, Step
@@ -58,7 +58,8 @@ class Run:
                 await stack.enter_async_context(TcpProxy("127.0.0.1", self.server.port))
                 for _ in range(self.schedule.replicas)
             ]
-            told = environment_of(self._directory, self._namespace, self.history, TIMEOUT_S, self._sown)
+            sown = "" if self._sown in OF_CLIENTS else self._sown
+            told = environment_of(self._directory, self._namespace, self.history, TIMEOUT_S, sown)
             self.replicas = [Replica(n, p, self.history, self.now_s, told) for n, p in enumerate(proxies)]
             for replica in self.replicas:
                 stack.push_async_callback(replica.close)
@@ -73,6 +74,8 @@ class Run:
         for number, client in enumerate(self.clients):
             client.come(self.replicas[number % len(self.replicas)])
             await asyncio.sleep(0.002)
+        # To a client that comes before, a quiet log cannot prove that it had nothing: see ``registry/continuity``.
+        await asyncio.sleep(2 * BEAT_S)
         self._begin_to_follow()
         looking = asyncio.create_task(self._look())
         await self._carry_out()
@@ -82,7 +85,7 @@ class Run:
         await self._end()
 
     def _begin_to_follow(self) -> None:
-        history, machine = self.history, MACHINES.get(self._sown, Machine)
+        history, machine = self.history, OF_CLIENTS.get(self._sown, Machine)
         with self.server.client() as client:
             seconds, us = client.time()
         history.start_us = seconds * 1_000_000 + us - int(self.now_s() * 1_000_000)
@@ -166,6 +169,13 @@ class Run:
         until_s = min(self.now_s() + step.lasts_s, self._ends_s)
         await asyncio.sleep(max(0.0, until_s - self.now_s()))
         follower.come()
+
+    async def _doze(self, step: Step, replica: Replica, client: Client) -> None:
+        """Let a follower stop reading."""
+        follower = self.followers[step.follower]
+        follower.read(is_reading=False)
+        await self._lasting("slow reader", follower.name, step)
+        follower.read(is_reading=True)
 
     async def _admit(self, step: Step, replica: Replica, client: Client) -> None:
         await self._change(step, replica, is_member=True)
@@ -252,6 +262,21 @@ class Run:
             fault.ended_s = self.now_s()
             self._redis_is_up = True
 
+    async def _restart_stale(self, step: Step, replica: Replica, client: Client) -> None:
+        """Restart Redis with the content from before ``lasts_s``, as a failover to a replica that is behind."""
+        if not self._redis_is_up:
+            return
+        self._redis_is_up, fault = False, Fault("restart stale", "redis", self.now_s(), self.now_s())
+        self.history.faults.append(fault)
+        with self.server.client() as server:
+            await asyncio.to_thread(server.save)
+            snapshot = Path(str(server.config_get("dir")["dir"]), "dump.rdb")
+        await asyncio.sleep(step.lasts_s)
+        await asyncio.to_thread(self.server.restart_empty)  # reads the snapshot
+        await asyncio.to_thread(snapshot.unlink)
+        fault.ended_s = self.now_s()
+        self._redis_is_up = True
+
     async def _flush(self, step: Step, replica: Replica, client: Client) -> None:
         await self._tell_redis("flush", self.server.flush)
 
@@ -301,6 +326,7 @@ class Run:
         for client in self.clients:
             client.read(is_reading=True)
         for follower in self.followers:
+            follower.read(is_reading=True)
             follower.hurry()
 
     async def _ask(self, replica: Replica) -> Final | None:

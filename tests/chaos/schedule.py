@@ -11,17 +11,18 @@ LOGS = {KEPT: Bounds(300, 60), BRIEF: Bounds(15, 6)}
 """Bounds of the logs of rooms, by prefix. The log of everybody has those of ``KEPT``."""
 LOGGED = ["kept-0", "kept-1", "kept-2", "brief-0"]
 """Rooms with a log."""
-FOLLOWERS = 0
+FOLLOWERS = 30
 """Number of clients of ``stabilizer.v1``."""
 FAULTS = {
     "kill": 4, "freeze": 4, "cut": 3, "blackhole": 3, "throttle": 2, "restart empty": 1, "flush": 1,
     "kill pubsub": 3, "freeze redis": 1, "slow reader": 4, "roll": 3,
+    "restart stale": 0,
 }  # fmt: skip
 ACTIONS = {
     "move": 9, "hasty": 2, "hang up": 2, "join": 5, "leave": 2, "direct": 14, "all": 6, "room": 8,
     "keep": 10, "keep both": 2, "keep for all": 2,
 }  # fmt: skip
-OF_FOLLOWERS = {"go away": 4, "admit": 2, "revoke": 1}
+OF_FOLLOWERS = {"go away": 4, "admit": 2, "revoke": 1, "doze": 1}
 HASTY = 20
 """Number of clients that always connect with a time limit."""
 PER_SECOND = 55.0
@@ -86,7 +87,7 @@ def plan(
 def _action(rng: random.Random, lasts_s: float, replicas: int, clients: int, followers: int) -> Step:
     weights = ACTIONS | (OF_FOLLOWERS if followers else {})
     kind = rng.choices(list(weights), list(weights.values()))[0]
-    at_s, is_long = rng.uniform(0, lasts_s), rng.random() < 0.1
+    at_s, is_long = rng.uniform(0, lasts_s), kind == "go away" and rng.random() < 0.1
     rooms = {"keep": LOGGED, "admit": LOGGED, "revoke": LOGGED, "join": [*ROOMS, *LOGGED]}
     return Step(
         at_s,
@@ -94,7 +95,7 @@ def _action(rng: random.Random, lasts_s: float, replicas: int, clients: int, fol
         rng.randrange(replicas),
         rng.randrange(clients),
         rng.choice(rooms.get(kind, ROOMS)),
-        rng.uniform(0.1, LONGEST_AWAY_S if is_long else AWAY_S) if kind == "go away" else 0.0,
+        rng.uniform(0.1, LONGEST_AWAY_S if is_long else AWAY_S) if kind in ("go away", "doze") else 0.0,
         rng.choice((0, 0, 0, 0, 30_000)) if kind == "direct" else 0,
         rng.randrange(followers or 1),
     )

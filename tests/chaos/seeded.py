@@ -5,11 +5,17 @@ one (``tests.chaos.app``). The simulation sows them in its own process.
 """
 
 import asyncio
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
+from fastapi_websocket_stabilizer.backends.redis import scripts
+from fastapi_websocket_stabilizer.backends.redis.scripts import Script
+from fastapi_websocket_stabilizer.registry import history
 from fastapi_websocket_stabilizer.registry.broadcasts import Broadcasts
+from fastapi_websocket_stabilizer.registry.history import History
 from fastapi_websocket_stabilizer.registry.inboxes import Inboxes
 from fastapi_websocket_stabilizer.registry.inspection import Inspection
 from fastapi_websocket_stabilizer.registry.lease import RenewedLease
@@ -18,6 +24,7 @@ from fastapi_websocket_stabilizer.registry.presence import Reports, left
 from fastapi_websocket_stabilizer.registry.reclaims import Reclaims
 from fastapi_websocket_stabilizer.registry.registration import registration_of
 from fastapi_websocket_stabilizer.registry.sweep import Sweeper
+from fastapi_websocket_stabilizer.sessions.following import Following
 
 TIDIED_UP_AFTER_S = 0.5
 SOWN = "CHAOS_SEEDED_FAULT"
@@ -128,6 +135,51 @@ def _cancelled_is_left(has_begun: Any) -> Any:
     return has_surely_begun
 
 
+def _filter_skipped(_: Any) -> Any:
+    """A replay has also the entries that exclude its client."""
+
+    def is_excluded(*_: Any) -> bool:
+        return False
+
+    return is_excluded
+
+
+def _join_without_cursor(_: Any) -> Any:
+    """A connection begins at the end of each log, whatever its cursor is."""
+
+    def cursor(self: Any, log: Any) -> None:
+        self._late.add(log)
+
+    return cursor
+
+
+def _verify_skipped(answer: Any) -> Any:
+    """A node does not compare a log with what it has received, although the server has changed."""
+
+    async def read_only(self: Any, log: Any, read: Any) -> Any:
+        return await answer(self, log, read._replace(heard=None))
+
+    return read_only
+
+
+def _id_used_twice(script: Any) -> Any:
+    """A message has the id of the one before it in its log."""
+    return _changed(script, "math.max(last, top) + 1", "(top > 0 and top or last + 1)")
+
+
+def _trim_without_base(script: Any) -> Any:
+    """A log forgets up to where it was trimmed."""
+    return _changed(script, "base, first = id_of(entries[i]), id_of", "first = id_of")
+
+
+def _changed(script: Script, old: str, new: str) -> Script:
+    assert script.source.count(old) == 1, f"{script.name} has changed, so the fault must be changed"
+    source = script.source.replace(old, new)
+    return replace(
+        script, source=source, sha=hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+    )
+
+
 FAULTS: dict[str, tuple[type, str, Wrap]] = {
     "fence off": (RenewedLease, "_renew", _fence_off),
     "sweep without compare": (Sweeper, "_undo", _sweep_without_compare),
@@ -139,6 +191,14 @@ FAULTS: dict[str, tuple[type, str, Wrap]] = {
     "joined again": (Reclaims, "_claim", _joined_again),
     "cancelled is left": (Reports, "has_begun", _cancelled_is_left),
 }
+OF_LOGS: dict[str, tuple[Any, str, Wrap]] = {
+    "filter skipped": (history, "is_excluded", _filter_skipped),
+    "join without cursor": (Following, "cursor", _join_without_cursor),
+    "verify skipped": (History, "_answer", _verify_skipped),
+    "id used twice": (scripts, "LOG_APPEND", _id_used_twice),
+    "trim without base": (scripts, "LOG_APPEND", _trim_without_base),
+}
+"""Faults that only followers of logs notice."""
 
 
 async def _inspect_nothing(_: Any) -> None:
@@ -163,7 +223,7 @@ def sow(name: str) -> None:
         KeyError: There is no such fault.
         AttributeError: The method was renamed, so the fault must be changed.
     """
-    owner, method, wrap = FAULTS[name]
+    owner, method, wrap = (FAULTS | OF_LOGS)[name]
     setattr(owner, method, wrap(getattr(owner, method)))
     setattr(Inspection, "inspect", _inspect_nothing)  # noqa: B010
 

@@ -6,6 +6,7 @@ import textwrap
 from tests.support.clusters import NODE_TIMEOUT_MS
 from tests.support.sentinels import DOWN_AFTER_MS
 
+from .resumes import Counts, table
 from .rows import ROWS
 
 Results = dict[str, dict[str, list[float]]]
@@ -55,7 +56,7 @@ ENDING = """
 """
 
 
-def page(results: Results, *, clients: int, lease_s: float, beat_s: float) -> str:
+def page(results: Results, counts: Counts, *, clients: int, lease_s: float, beat_s: float) -> str:
     """Return the page as Markdown."""
     patience = {"sentinel_s": DOWN_AFTER_MS / 1000, "cluster_s": NODE_TIMEOUT_MS / 1000}
     about = ABOUT.format(clients=clients, lease_s=lease_s, beat_s=beat_s, **patience)
@@ -68,7 +69,7 @@ def page(results: Results, *, clients: int, lease_s: float, beat_s: float) -> st
                 f"| {shown} | {fault} | {promise} | {waited_for} | {median} | {worst} | {len(seconds)} |\n"
             )
             shown = fault = promise = ""
-    return "".join([*lines, ENDING])
+    return "".join([*lines, table(counts), ENDING])
 
 
 def _words(seconds: float) -> str:

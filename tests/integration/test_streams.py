@@ -15,6 +15,7 @@ from fastapi_websocket_stabilizer import (
     History,
     InvalidNameError,
     NotStartedError,
+    ShutdownError,
     Stream,
     WebSocketConfig,
     WebSocketConnectionManager,
@@ -163,6 +164,29 @@ async def test_reader_that_was_away_for_the_whole_answer_gets_its_begin_parts_an
     assert (first["seq"], first["metadata"]) == (0, {"answers": 17})
     assert [part["seq"] for part in parts] == list(range(1, len(parts) + 1))
     assert text_of(parts) == "".join(TOKENS)
+
+
+async def test_readers_on_other_replicas_are_told_when_the_replica_of_the_model_shuts_down(
+    managers: Managers,
+) -> None:
+    here, there = await managers.start_many(2)
+    reader = await join(there, "bob", "chat:1")
+    has_begun = asyncio.Event()
+
+    async def answer() -> None:
+        async with here.stream("chat:1") as stream:
+            await stream.write("half an answer")
+            has_begun.set()
+            await eventually(lambda: here._state.is_closed)
+            await stream.write("the other half")
+
+    answering = asyncio.create_task(answer())
+    await has_begun.wait()
+    await here.graceful_shutdown(5)
+    with pytest.raises(ShutdownError):
+        await answering
+    await eventually(lambda: parts_of(reader)[-1].get("error") == "cancelled")
+    assert text_of(parts_of(reader)) == "half an answer"
 
 
 async def test_stored_stream_ends_with_a_named_error_when_redis_goes_away(

@@ -330,9 +330,11 @@ class Registry:
         if self.state.is_distributed and self.is_started:
             self._check_loop()
         began_s = running_loop().time()
+        await self.state.streams.close(timeout_s)  # while this node can still send
         self.state.is_closed = True
+        left_s = max(0.0, timeout_s - (running_loop().time() - began_s))
         closed, failed = await self.connections.close_all(
-            Ended.SHUTDOWN, close_codes.GOING_AWAY, CLOSED_REASON, timeout_s
+            Ended.SHUTDOWN, close_codes.GOING_AWAY, CLOSED_REASON, left_s
         )
         left_s = timeout_s - (running_loop().time() - began_s)
         await self.state.tasks.settle(

@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from ..exceptions import MessageError, ShutdownError, WebSocketStabilizerError
@@ -18,6 +18,7 @@ BACKLOG_BYTES = 4 * PART_BYTES
 """Bytes of a stream that have not left before ``write`` waits."""
 SHARE = 8
 """The text of a message has at most an eighth of ``max_message_size``, since JSON needs up to 6 bytes for one."""
+SHUT_DOWN = "the manager was shut down before the stream ended"
 
 Send = Callable[[dict[str, Any]], Awaitable[object]]
 """Function that sends one message. It returns when the message has left."""
@@ -31,15 +32,24 @@ class Stream:
     """
 
     __slots__ = (
-        "_coalescer", "_code", "_counters", "_failure", "_has_ended", "_metadata", "_moved", "_send", "_tasks",
-        "_timer", "id",
+        "_coalescer", "_code", "_counters", "_done", "_failure", "_has_ended", "_loop", "_metadata", "_moved",
+        "_send", "_tasks", "_timer", "id",
     )  # fmt: skip
 
     def __init__(
-        self, send: Send, tasks: Tasks, counters: Counters, limit: int, metadata: Mapping[str, Any]
+        self,
+        send: Send,
+        metadata: Mapping[str, Any],
+        limit: int,
+        *,
+        tasks: Tasks,
+        counters: Counters,
+        done: "Callable[[Stream], None]",
     ) -> None:
         self.id: str = secrets.token_urlsafe(9)
-        self._send, self._tasks, self._counters, self._metadata = send, tasks, counters, metadata
+        self._send, self._metadata, self._done = send, metadata, done
+        self._tasks, self._counters = tasks, counters
+        self._loop = running_loop()
         self._coalescer = Coalescer(limit)
         self._timer: asyncio.TimerHandle | None = None
         self._moved = asyncio.Event()  # a message has left, or could not be sent
@@ -93,6 +103,15 @@ class Stream:
         self._coalescer.end(self._code)
         self._pump()
 
+    def interrupt(self) -> bool:
+        """End the stream early, because the node shuts down. Return False if it is of another event loop."""
+        if self._loop is not running_loop():
+            return False
+        if not self._has_ended:
+            self._failure = self._failure or ShutdownError(SHUT_DOWN)
+            self.end("cancelled")
+        return True
+
     async def ended(self) -> None:
         """Wait until the end has left, or could not be sent."""
         await self._until(lambda: self._coalescer.is_over)
@@ -109,51 +128,49 @@ class Stream:
 
     def _pump(self) -> bool:
         """Begin to send the next message if it is due; otherwise do so when it is. Return whether it began."""
-        loop = running_loop()
-        part = self._coalescer.take(loop.time())
+        part = self._coalescer.take(self._loop.time())
         if part is not None:
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
-            self._tasks.spawn(self._deliver(part), "send-stream")
+            # A callback, since a task that is cancelled before its first step runs nothing of its own.
+            self._tasks.spawn(self._deliver(part), "send-stream").add_done_callback(self._delivered)
             return True
         due_at_s = self._coalescer.due_at_s
         if due_at_s is not None and self._timer is None:
-            self._timer = loop.call_at(due_at_s, self._is_due)
+            self._timer = self._loop.call_at(due_at_s, self._is_due)
         return False
 
     def _is_due(self) -> None:
         self._timer = None
         self._pump()
 
-    async def _deliver(self, part: Part) -> None:
+    async def _deliver(self, part: Part) -> WebSocketStabilizerError | None:
+        """Send a message, and return why it could not be sent."""
         message = part.message(self.id)
         if part.number == 0 and self._metadata:
             message["metadata"] = self._metadata
         try:
             await self._send(message)
-        except BaseException as error:
-            self._broken(error)
-            if not isinstance(error, WebSocketStabilizerError):
-                raise
-        else:
-            self._counters.stream_messages += 1
-            self._coalescer.left()
-            self._pump()
-        finally:
-            self._moved.set()
+        except WebSocketStabilizerError as error:
+            return error
+        self._counters.stream_messages += 1
+        return None
 
-    def _broken(self, error: BaseException) -> None:
-        """Send nothing more than the end: a text that is missing in the middle misleads readers."""
-        if isinstance(error, asyncio.CancelledError):
-            error = ShutdownError("the manager was shut down before the text of a stream was sent")
-        self._failure = self._failure or error
-        self._end_early("failed")
-        self._coalescer.drop()
+    def _delivered(self, task: "asyncio.Task[WebSocketStabilizerError | None]") -> None:
+        error = ShutdownError(SHUT_DOWN) if task.cancelled() else task.exception() or task.result()
+        if error is not None:
+            # Send nothing more than the end, since a text that is missing in the middle misleads readers.
+            self._failure = self._failure or error
+            self._end_early("failed")
+            self._coalescer.drop()
         self._coalescer.left()
         if self._has_ended:
             self._coalescer.end(self._code)
-            self._pump()
+        self._pump()
+        self._moved.set()
+        if self._coalescer.is_over:
+            self._done(self)
 
 
 class Streams:
@@ -161,6 +178,16 @@ class Streams:
 
     def __init__(self, tasks: Tasks, counters: Counters, max_message_size: Callable[[], int]) -> None:
         self._tasks, self._counters, self._max_message_size = tasks, counters, max_message_size
+        self._open: set[Stream] = set()
+
+    async def close(self, timeout_s: float) -> None:
+        """End all streams of this event loop, and wait at most ``timeout_s`` seconds until their readers know."""
+        interrupted = [stream for stream in tuple(self._open) if stream.interrupt()]
+        if interrupted:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    for stream in interrupted:
+                        await stream.ended()
 
     @asynccontextmanager
     async def open(self, send: Send, metadata: Mapping[str, Any] | None) -> AsyncIterator[Stream]:
@@ -171,7 +198,15 @@ class Streams:
             WebSocketStabilizerError: A message could not be sent.
         """
         limit = min(PART_BYTES, self._max_message_size() // SHARE)
-        stream = Stream(send, self._tasks, self._counters, limit, as_metadata(metadata))
+        stream = Stream(
+            send,
+            as_metadata(metadata),
+            limit,
+            tasks=self._tasks,
+            counters=self._counters,
+            done=self._open.discard,
+        )
+        self._open.add(stream)
         try:
             await stream.announce()
             yield stream

@@ -23,15 +23,18 @@ AWAY = BackendUnavailableError("Redis does not answer")
 
 
 class CountedTasks(Tasks):
-    """Tasks that count how many were started."""
+    """Counts the tasks that were started, and cancels them before their first step if ``are_cancelled``."""
 
     def __init__(self) -> None:
         super().__init__(logging.getLogger("tests"))
-        self.spawned = 0
+        self.spawned, self.are_cancelled = 0, False
 
     def spawn(self, *arguments: Any, **options: Any) -> "asyncio.Task[Any]":
         self.spawned += 1
-        return super().spawn(*arguments, **options)
+        task = super().spawn(*arguments, **options)
+        if self.are_cancelled:
+            task.cancel()
+        return task
 
 
 class Network:
@@ -111,9 +114,10 @@ async def test_writer_that_never_waits_leaves_turns_to_others(network: Network) 
 
     running = asyncio.ensure_future(other())
     async with network.stream() as stream:
+        turns_of_others = 0
         for _ in range(3):
             await stream.write("x" * PART_BYTES)
-        assert turns_of_others >= 3
+        assert turns_of_others >= 1
     running.cancel()
 
 
@@ -269,6 +273,52 @@ async def test_shutdown_is_no_cancellation_of_the_writer(network: Network) -> No
 
     with pytest.raises(ShutdownError):
         await answer()
+
+
+async def test_message_that_is_cancelled_before_its_first_step_ends_the_stream(network: Network) -> None:
+    async def answer() -> None:
+        async with network.stream() as stream:
+            network.tasks.are_cancelled = True
+            await stream.write("x" * PART_BYTES)
+            network.tasks.are_cancelled = False
+            await stream.write("y")
+
+    async with asyncio.timeout(5):
+        with pytest.raises(ShutdownError):
+            await answer()
+
+
+async def test_shutdown_tells_readers_and_the_writer(network: Network) -> None:
+    async def answer() -> None:
+        async with network.stream() as stream:
+            await stream.write("half")
+            await network.streams.close(5)
+            assert network.sent[-1]["error"] == "cancelled"
+            await stream.write("y")
+
+    with pytest.raises(ShutdownError):
+        await answer()
+    assert [(m["text"], m.get("error")) for m in network.sent] == [("", None), ("half", "cancelled")]
+    assert network.counters.streams_failed == 1
+
+
+async def test_shutdown_waits_for_streams_that_end_and_not_for_readers(network: Network) -> None:
+    async def answer() -> None:
+        async with network.stream() as stream:
+            await stream.write("x" * (PART_BYTES + 1))
+            network.is_open.clear()
+
+    answering = asyncio.ensure_future(answer())
+    await turns()
+    await network.streams.close(0.01)  # the network does not answer
+    closing = asyncio.ensure_future(network.streams.close(5))
+    await turns()
+    assert not closing.done()
+    network.is_open.set()
+    await closing
+    await answering
+    assert [message.get("error") for message in network.sent if message.get("end")] == [None]
+    assert network.streams._open == set()
 
 
 async def test_error_that_is_not_the_librarys_reaches_the_writer(network: Network) -> None:

@@ -556,3 +556,34 @@ async def test_nothing_is_missed_by_a_client_that_moves_in_a_drain(managers: Man
         await eventually(lambda: before + new.got == texts, what="all messages, in order and once")
         assert (report.closed_count, report.failed_count) == (1, 0)
         await new.close()
+
+
+async def test_client_whose_session_cannot_be_compared_is_to_come_back(
+    own_managers: Managers, server: RedisServer
+) -> None:
+    async with TcpProxy("127.0.0.1", server.port) as proxy:
+        url = f"redis://127.0.0.1:{proxy.port}"
+        async with node(own_managers, redis_url=url, redis_timeout_s=0.5) as here:
+            is_back = asyncio.Event()
+
+            @here.manager.on_join
+            async def may_join(connection: Connection, room: str) -> bool:
+                if is_back.is_set():
+                    proxy.cut()
+                return True
+
+            ann = await Client("ann", "").open(here)
+            assert ann.socket is not None
+            await ann.socket.send('{"join":"chat:9","q":1}')
+            await eventually(lambda: any("a" in event for event in ann.events), what="the answer")
+            await ann.close()
+            is_back.set()
+            former, opening = ann.socket, asyncio.create_task(ann.open(here))
+
+            def close_code() -> int | None:
+                return None if ann.socket is None or ann.socket is former else ann.socket.close_code
+
+            await eventually(lambda: close_code() is not None, 10, what="the close")
+            assert close_code() == 1013
+            opening.cancel()
+            proxy.resume()

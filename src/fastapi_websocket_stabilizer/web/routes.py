@@ -64,6 +64,9 @@ async def connected(
     except BaseException as error:
         if not has_begun and _is_the_end_of(connection, error):
             raise WebSocketDisconnect(*(connection.closed_with or (code, reason))) from error
+        if newcomer is not None and not has_begun and isinstance(error, LOSSES):
+            code, reason = close_codes.TRY_AGAIN_LATER, UNREACHABLE
+            raise WebSocketDisconnect(code, reason) from error
         if not _is_the_end_of(connection, error):
             is_cancelled = isinstance(error, asyncio.CancelledError)
             code, reason = (close_codes.GOING_AWAY, "server shutdown") if is_cancelled else INTERNAL_ERROR

@@ -22,8 +22,6 @@ from tests.chaos.history import Heard, History, mailbox_of
 from tests.chaos.replicas import Replica
 
 LONGEST_OPENING_S = 10.0
-ABRUPT = 0.02
-"""Share of messages whose handler connects again while it handles them."""
 OF_CLIENTS: dict[str, type[Machine]] = {"position after the handler": MovesAfterTheHandler}
 """Sown faults of the followers."""
 
@@ -34,6 +32,7 @@ class Follower:
     Args:
         rooms: Rooms that every connection enters from its beginning.
         machine: The machine, sound or with a sown fault.
+        abrupt: Share of messages whose handler connects again while it handles them.
     """
 
     def __init__(
@@ -43,11 +42,12 @@ class Follower:
         replicas: list[Replica],
         history: History,
         now_s: Callable[[], float],
-        machine: type[Machine] = Machine,
+        machine: type[Machine],
+        abrupt: float,
     ) -> None:
         self.name, self.rooms = name, rooms
         self._replicas, self._history, self._now_s = replicas, history, now_s
-        self._rng = random.Random(name)
+        self._rng, self._abrupt = random.Random(name), abrupt
         self._machine = machine(self._rng.random)
         self.record = told.Follower(name)
         history.followers.append(self.record)
@@ -146,7 +146,7 @@ class Follower:
             self.record.heard.append(Heard(at_s, "lost", log, event.top, event.code))
             return
         self.record.heard.append(Heard(at_s, "entry", log, event.id, str(event.data).rstrip("x")))
-        if event.id and self._rng.random() < ABRUPT:
+        if event.id and self._rng.random() < self._abrupt:
             self._carry_out(self._machine.reconnect(self._now_s()))
         elif event.log == MAILBOX and event.id:
             self._carry_out(self._machine.handled(event.id, self._now_s()))

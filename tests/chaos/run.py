@@ -95,7 +95,8 @@ class Run:
             )
         for number in range(self.schedule.followers):
             rooms = [LOGGED[number % len(LOGGED)], LOGGED[(number + 1) % len(LOGGED)]]
-            follower = Follower(name_of(number), rooms, self.replicas, history, self.now_s, machine)
+            about = name_of(number), rooms, self.replicas, history, self.now_s
+            follower = Follower(*about, machine, self.schedule.abrupt)
             self.followers.append(follower)
             follower.come()
 

@@ -11,6 +11,7 @@ LOGS = {KEPT: Bounds(300, 60), BRIEF: Bounds(15, 6)}
 """Bounds of the logs of rooms, by prefix. The log of everybody has those of ``KEPT``."""
 LOGGED = ["kept-0", "kept-1", "kept-2", "brief-0"]
 """Rooms with a log."""
+ABRUPT = 0.02
 FOLLOWERS = 30
 """Number of clients of ``stabilizer.v1``."""
 FAULTS = {
@@ -50,7 +51,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """A whole run: actions and faults for ``lasts_s`` seconds. After that the registry settles."""
+    """A whole run: actions and faults for ``lasts_s`` seconds. After that the registry settles.
+
+    ``abrupt`` is the share of messages whose handler connects again while it handles them.
+    """
 
     seed: int
     lasts_s: float
@@ -58,6 +62,7 @@ class Schedule:
     clients: int
     steps: tuple[Step, ...]
     followers: int = 0
+    abrupt: float = ABRUPT
 
 
 def plan(

@@ -93,8 +93,8 @@ TABLE = """
 
 Each fault hits two replicas with {followers} clients of `stabilizer.v1`, while {rate} messages a second are stored
 in three rooms. The lease is {lease_s:g} s. The delay is the longest one from the storing of a message until a client
-got it. A client that connects chooses a replica at random, also one that is down. Messages that were missed or repeated
-are counted over all clients and trials.
+got it. A client that connects chooses a replica at random, also one that is down. Missed and repeated messages are
+counted over all clients and trials.
 
 | `--only` | fault | clients | missed | repeated | lost logs told | median delay | worst | trials |
 |---|---|---|---|---|---|---|---|---|

@@ -55,6 +55,9 @@ ENVELOPES = {
         entry=(2**50 + 1, 2**50),
     ),
     "lost": Envelope(SENDER, 13, 0, Kind.LOST, ("lobby",), (), Form.TEXT, "hole", entry=(2**50, 2**50 + 1)),
+    "presence": Envelope(
+        SENDER, 14, 0, Kind.PRESENCE, ("lobby",), (), Form.JSON, '["alice",{"a":1}]', entry=(18, 17)
+    ),
 }
 each_envelope = pytest.mark.parametrize("name", ENVELOPES)
 

@@ -77,20 +77,22 @@ class Requests:
             ConnectionNotFoundError: The client is not connected, and has no session to change.
             BackendUnavailableError: Another node did not answer in time.
         """
-        has_changed = await self._change_sessions(client_id, request)
         touched = await asyncio.gather(
-            self._act_elsewhere(client_id, request), self.act_here(client_id, request), return_exceptions=True
+            self._change_sessions(client_id, request),
+            self._act_elsewhere(client_id, request),
+            self.act_here(client_id, request),
+            return_exceptions=True,
         )
         for error in touched:
             if isinstance(error, BaseException):
                 raise error
-        if not any(touched) and not has_changed:
+        if not any(touched):
             only = request.get("connection_id")
             lacks = "is not connected" if only is None else f"has no connection {only!r}"
             raise ConnectionNotFoundError(f"client {client_id!r} {lacks}")
 
     async def _change_sessions(self, client_id: str, request: dict[str, Any]) -> bool:
-        """Revoke a room, or end all sessions of a client, before its connections are asked for.
+        """Revoke a room, or end all sessions of a client. Its command is queued before its connections are asked for.
 
         Without ``client_protocol`` there are none.
         """

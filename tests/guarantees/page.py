@@ -35,7 +35,8 @@ ENDING = """
 
 - **Delivery.** A message is written at most once. It is lost if Redis, the network or the replica that holds the
   client fails while it is in flight. `on_bus_gap` and `statistics().counters` (`bus_gaps`, `bus_lost`) show that
-  messages were lost, but not which clients missed them. A client that is away receives nothing.
+  messages were lost, but not which clients missed them. A client that is away receives nothing. Stored messages reach
+  clients of `stabilizer.v1` all the same, as the table of resumes shows.
 - **Consensus.** Redis replication is asynchronous, so a failover can lose the last claims. Stamps and repeated
   claims repair that: once everything has settled, the client belongs to the socket that claimed last.
 - **Exactly one hook call.** A presence event is reported once. It is reported again, with the same `event_id`, only
@@ -69,7 +70,7 @@ def page(results: Results, counts: Counts, *, clients: int, lease_s: float, beat
                 f"| {shown} | {fault} | {promise} | {waited_for} | {median} | {worst} | {len(seconds)} |\n"
             )
             shown = fault = promise = ""
-    return "".join([*lines, table(counts), ENDING])
+    return "".join([*lines, table(counts, _words), ENDING])
 
 
 def _words(seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 import statistics
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tests.chaos.history import History
@@ -133,8 +134,8 @@ def count(history: History) -> Counted:
     return Counted(received, missed, repeated, losses, delay_s)
 
 
-def table(counts: Counts) -> str:
-    """Return the table as Markdown."""
+def table(counts: Counts, words: Callable[[float], str]) -> str:
+    """Return the table as Markdown. ``words`` shows seconds."""
     if not counts:
         return ""
     lines = [TABLE.format(followers=FOLLOWERS, rate=RATE, lease_s=LEASE_S)]
@@ -142,6 +143,8 @@ def table(counts: Counts) -> str:
         resume, delays = RESUMES[name], [each.delay_s for each in trials]
         missed, repeated = sum(each.missed for each in trials), sum(each.repeated for each in trials)
         losses = sum(each.losses for each in trials)
-        shown = f"{missed} | {repeated} | {losses} | {statistics.median(delays):.1f} s | {max(delays):.1f} s"
+        shown = (
+            f"{missed} | {repeated} | {losses} | {words(statistics.median(delays))} | {words(max(delays))}"
+        )
         lines.append(f"| `{name}` | {resume.fault} | {resume.outcome} | {shown} | {len(trials)} |\n")
     return "".join(lines)

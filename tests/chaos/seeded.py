@@ -15,7 +15,6 @@ from fastapi_websocket_stabilizer.backends.redis import scripts
 from fastapi_websocket_stabilizer.backends.redis.scripts import Script
 from fastapi_websocket_stabilizer.registry import history
 from fastapi_websocket_stabilizer.registry.broadcasts import Broadcasts
-from fastapi_websocket_stabilizer.registry.history import History
 from fastapi_websocket_stabilizer.registry.inboxes import Inboxes
 from fastapi_websocket_stabilizer.registry.inspection import Inspection
 from fastapi_websocket_stabilizer.registry.lease import RenewedLease
@@ -153,15 +152,6 @@ def _join_without_cursor(_: Any) -> Any:
     return cursor
 
 
-def _verify_skipped(answer: Any) -> Any:
-    """A node does not compare a log with what it has received, although the server has changed."""
-
-    async def read_only(self: Any, log: Any, read: Any) -> Any:
-        return await answer(self, log, read._replace(heard=None))
-
-    return read_only
-
-
 def _id_used_twice(script: Any) -> Any:
     """A message has the id of the one before it in its log."""
     return _changed(script, "math.max(last, top) + 1", "(top > 0 and top or last + 1)")
@@ -194,7 +184,6 @@ FAULTS: dict[str, tuple[type, str, Wrap]] = {
 OF_LOGS: dict[str, tuple[Any, str, Wrap]] = {
     "filter skipped": (history, "is_excluded", _filter_skipped),
     "join without cursor": (Following, "cursor", _join_without_cursor),
-    "verify skipped": (History, "_answer", _verify_skipped),
     "id used twice": (scripts, "LOG_APPEND", _id_used_twice),
     "trim without base": (scripts, "LOG_APPEND", _trim_without_base),
 }

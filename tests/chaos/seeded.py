@@ -157,11 +157,6 @@ def _id_used_twice(script: Any) -> Any:
     return _changed(script, "math.max(last, top) + 1", "(top > 0 and top or last + 1)")
 
 
-def _trim_without_base(script: Any) -> Any:
-    """A log forgets up to where it was trimmed."""
-    return _changed(script, "base, first = id_of(entries[i]), id_of", "first = id_of")
-
-
 def _changed(script: Script, old: str, new: str) -> Script:
     assert script.source.count(old) == 1, f"{script.name} has changed, so the fault must be changed"
     source = script.source.replace(old, new)
@@ -185,7 +180,6 @@ OF_LOGS: dict[str, tuple[Any, str, Wrap]] = {
     "filter skipped": (history, "is_excluded", _filter_skipped),
     "join without cursor": (Following, "cursor", _join_without_cursor),
     "id used twice": (scripts, "LOG_APPEND", _id_used_twice),
-    "trim without base": (scripts, "LOG_APPEND", _trim_without_base),
 }
 """Faults that only followers of logs notice."""
 

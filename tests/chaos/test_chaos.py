@@ -52,7 +52,6 @@ PROVOKED_LOGS = {
     "filter skipped": (together(EXCLUDING, AWAY), 4.5, "exclusions"),
     "join without cursor": (together(KEEPING, AWAY), 5.5, "contiguous"),
     "id used twice": (KEEPING, 5.5, "one message an id"),
-    "trim without base": (together(KEEPING, AWAY), 5.5, "contiguous"),
     "position after the handler": (KEEPING, 5.5, "one copy"),
 }
 PROVOKED_TOGETHER = (

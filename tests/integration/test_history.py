@@ -383,6 +383,33 @@ async def test_publishers_store_what_the_replicas_store(managers: Managers, kind
     sync.close()
 
 
+@pytest.mark.parametrize("kind", ["async", "sync"])
+async def test_publisher_that_could_not_read_the_policy_asks_again_before_it_publishes(
+    own_managers: Managers, server: RedisServer, kind: str
+) -> None:
+    await own_managers.start(**STORED)
+    sync = SyncPublisher(own_managers.url, namespace=own_managers.namespace)
+    publisher = Publisher(own_managers.url, namespace=own_managers.namespace)
+
+    async def publish(message: str) -> Published:
+        if kind == "sync":
+            return await asyncio.to_thread(lambda: sync.broadcast(message, room="chat:1"))
+        return await publisher.broadcast(message, room="chat:1")
+
+    policy = Keys(own_managers.namespace).policy
+    with server.client() as client:
+        text = client.get(policy)
+        assert text
+        client.set(policy, "{")
+        for _ in range(2):
+            with pytest.raises(ConfigurationError, match="cannot be read"):
+                await publish("refused")
+        client.set(policy, text)
+    assert (await publish("stored")).id
+    await publisher.close()
+    sync.close()
+
+
 async def test_stored_messages_of_a_publisher_arrive_in_the_order_of_its_calls(managers: Managers) -> None:
     node = await managers.start(**STORED)
     socket = await join(node, "alice", "chat:1")

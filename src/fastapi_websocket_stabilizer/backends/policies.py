@@ -182,11 +182,7 @@ class KnownPolicy:
     @property
     def is_outdated(self) -> bool:
         """Whether it is to be read again."""
-        now_s = time.monotonic()
-        is_outdated = self._read_at_s is None or now_s - self._read_at_s > POLICY_LASTS_S
-        if is_outdated:
-            self._read_at_s = now_s  # a user without the permission asks no more often
-        return is_outdated
+        return self._read_at_s is None or time.monotonic() - self._read_at_s > POLICY_LASTS_S
 
     def learn(self, text: bytes | None) -> None:
         """Take the text in Redis.
@@ -195,3 +191,8 @@ class KnownPolicy:
             ConfigurationError: It is not a policy of this release.
         """
         self.policy = Policy.read((text or b"").decode(errors="replace"))
+        self.keep()
+
+    def keep(self) -> None:
+        """Go on with the policy as it is: it was read, or the user may not read it and need not ask more often."""
+        self._read_at_s = time.monotonic()

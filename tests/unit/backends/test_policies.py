@@ -4,7 +4,7 @@ import pytest
 
 from fastapi_websocket_stabilizer import ConfigurationError, History, WebSocketConfig
 from fastapi_websocket_stabilizer.backends.log_ports import LogBounds, LogKind, LogName
-from fastapi_websocket_stabilizer.backends.policies import Policy
+from fastapi_websocket_stabilizer.backends.policies import KnownPolicy, Policy
 
 POLICY = Policy.of(
     WebSocketConfig(
@@ -74,3 +74,21 @@ def test_foreign_text_is_refused_with_the_remedy(text: str) -> None:
 
 def test_names_in_the_text_cannot_be_taken_for_kinds() -> None:
     assert Policy({"everybody": LogBounds(1, 1, 1)}).stored != Policy({}, LogBounds(1, 1, 1)).stored
+
+
+def test_policy_is_asked_for_until_the_answer_is_known() -> None:
+    known = KnownPolicy()
+    assert known.is_outdated
+    with pytest.raises(ConfigurationError):
+        known.learn(b"{")
+    assert known.is_outdated
+    known.learn(POLICY.text.encode())
+    assert not known.is_outdated
+    assert known.policy == POLICY
+
+
+def test_policy_that_may_not_be_read_is_not_asked_for_with_each_message() -> None:
+    known = KnownPolicy()
+    known.keep()
+    assert not known.is_outdated
+    assert not known.policy

@@ -219,8 +219,10 @@ class Publisher:
             if self._signer is not None and self._signer.clock.is_outdated:
                 await self._signer.clock.ask(self._pipeline)
             if self._known.is_outdated:
-                with suppress(NotPermittedError):  # a user that may only publish
+                try:
                     self._known.learn(await self._pipeline.send("GET", self._keys.policy, idempotent=True))
+                except NotPermittedError:  # a user that may only publish
+                    self._known.keep()
 
     async def __aenter__(self) -> Self:
         await self._start()
@@ -339,8 +341,10 @@ class SyncPublisher:
 
     def _policy(self) -> Policy:
         if self._known.is_outdated:
-            with suppress(redis_errors.NoPermissionError):  # a user that may only publish
+            try:
                 self._known.learn(self._redis.get(self._keys.policy))
+            except redis_errors.NoPermissionError:  # a user that may only publish
+                self._known.keep()
         return self._known.policy
 
     def _publish(self, channel: Channel, envelope: Envelope) -> int:

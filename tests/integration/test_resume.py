@@ -204,6 +204,20 @@ async def got_last(client: Client, *messages: Any) -> None:
     await eventually(lambda: client.got[-len(messages) :] == list(messages), timeout_s=10, what=f"{messages}")
 
 
+async def test_first_mark_of_a_session_is_kept_although_its_connection_ends_at_once(
+    managers: Managers,
+) -> None:
+    async with node(managers) as here:
+        ann = await Client("ann", rooms="").open(here)
+        (connection,) = here.manager._state.shards
+        here.manager._registry.keeping.mark(connection, 1)
+        await connection.close(4000)
+        await ann.close()
+        await ann.open(here)
+        assert ann.hi["n"] == 1
+        await ann.close()
+
+
 async def test_resume_without_missed_entries_is_a_success(managers: Managers) -> None:
     async with nodes(managers) as (here, there):
         ann = await Client("ann").open(here)

@@ -372,6 +372,23 @@ async def test_numbered_message_whose_handler_raises_is_reported(
 
 
 @pytest.mark.parametrize("way", WAYS)
+async def test_message_whose_handler_ends_the_connection_is_handled_once(
+    server: Server, way: str, client_id: str
+) -> None:
+    path = f"hall/{way}/{client_id}"
+    async with opened(server, path) as (client, hi):
+        await say(client, {"m": "close 4000", "n": 1})
+        assert await close_of(client) == (4000, "as asked for")
+    cursor = coded(json.dumps({"s": hi["sid"], "t": hi["t"], "at": {}}))
+
+    async def is_known_as_handled() -> bool:
+        async with opened(server, path, f"{V1}.resume.{cursor}") as (_, again):
+            return bool(again.get("n") == 1)
+
+    await eventually(is_known_as_handled, what="the next connection knows of the message")
+
+
+@pytest.mark.parametrize("way", WAYS)
 async def test_probe_is_answered_and_signs_of_life_are_not(server: Server, way: str, client_id: str) -> None:
     async with opened(server, f"hall/{way}/{client_id}") as (client, _):
         await say(client, {})

@@ -5,6 +5,7 @@ import asyncio
 from ..backends.ports import SessionName
 from ..exceptions import LOSSES
 from ..local.connection import Connection
+from ..names import node_of
 from .registration import Succession, registration_of
 from .state import NodeState
 
@@ -106,13 +107,23 @@ class Keeping:
             task.add_done_callback(lambda _: self._marking.discard(connection))
 
     async def _mark(self, connection: Connection, session: Succession) -> None:
+        """Write the mark, also if the connection has ended: the handler of a message may end its own connection.
+
+        A new session counts as kept once it has its mark. Before that, a release would find it empty, and remove it.
+        """
         written = 0
         try:
-            while written < session.mark and connection.ended is None:
-                written = session.mark
+            while written < session.mark:
+                written, is_new, name = session.mark, not session.is_kept, self._name(connection, session)
                 self._state.check_reachable()
-                await self._begin(connection, session)
-                await self._store.mark(self._name(connection, session), written)
+                if is_new:
+                    await self._store.begin(name)
+                await self._store.mark(name, written)
+                if is_new and connection.ended is None:
+                    session.is_kept = True
+                elif is_new:
+                    await self._store.release(name, self._state.session_ttl_ms)
+                    await self._state.backend.nodes.forget(node_of(name.connection_id), [name.line])
         except LOSSES:
             self._unwritten.add(connection)
 
@@ -133,7 +144,9 @@ class Keeping:
             BackendUnavailableError: Redis did not answer.
         """
         session = registration_of(connection).session
-        if session is None or connection.ended is not None or not (session.is_kept or session.rooms):
+        if session is None or connection.ended is not None:
+            return
+        if not (session.is_kept or session.rooms or session.mark):
             return
         session.is_kept = False
         await self._begin(connection, session)

@@ -157,6 +157,46 @@ async def test_mark_of_handled_messages_is_kept() -> None:
         assert (new.session.is_taken, new.session.mark) == (True, 17)
 
 
+@pytest.mark.parametrize("rooms", [[], ["lobby"]])
+async def test_mark_of_a_message_whose_handler_ends_the_connection_is_kept(rooms: list[str]) -> None:
+    async with MemoryCluster(1, QUIET) as cluster:
+        (manager,) = cluster.managers
+        old = await connect(manager, "s1")
+        for room in rooms:
+            await old.connection.join(room)
+        await old.connection.close()
+        manager.registry.keeping.mark(old.connection, 1)
+        await cluster.quiet()
+        assert manager.link.hub.sessions["ann"]["s1"].ends_us is not None
+        assert manager.link.hub.index == {}
+        new = await connect(manager, "s2", "s1")
+        assert (new.session.is_taken, new.session.mark) == (True, 1)
+
+
+async def test_mark_of_a_connection_whose_session_was_taken_over_is_not_kept() -> None:
+    async with MemoryCluster(1, QUIET) as cluster:
+        (manager,) = cluster.managers
+        old = await connect(manager, "s1")
+        await old.connection.join("lobby")
+        await connect(manager, "s2", "s1")
+        await cluster.quiet()
+        manager.registry.keeping.mark(old.connection, 1)
+        await cluster.quiet()
+        assert {sid: held.mark for sid, held in manager.link.hub.sessions["ann"].items()} == {"s2": 0}
+
+
+async def test_first_mark_while_redis_was_away_is_written_later() -> None:
+    async with MemoryCluster(1, QUIET) as cluster:
+        (manager,) = cluster.managers
+        old = await connect(manager, "s1")
+        cluster.cut(manager)
+        await manager.beat()
+        manager.registry.keeping.mark(old.connection, 3)
+        await cluster.quiet()
+        await cluster.mend(manager)
+        assert manager.link.hub.sessions["ann"]["s1"].mark == 3
+
+
 async def test_session_is_held_under_the_new_id_after_a_lapse() -> None:
     async with MemoryCluster(2, QUIET) as cluster:
         first, second = cluster.managers

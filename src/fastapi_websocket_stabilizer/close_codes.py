@@ -121,6 +121,9 @@ NOT_FOUND = CloseCode.NOT_FOUND
 CONFLICT = CloseCode.CONFLICT
 ENDED = CloseCode.ENDED
 
+INTERNAL_ERROR = 1011
+"""An exception in the application, or in a write. It has its standard meaning, and is not in the table above."""
+
 MAX_REASON_BYTES = 123
 """Longest reason of a close frame, by RFC 6455 §5.5."""
 

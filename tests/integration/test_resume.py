@@ -20,6 +20,7 @@ from fastapi_websocket_stabilizer import (
     Identity,
     WebSocketConnectionManager,
 )
+from fastapi_websocket_stabilizer.local.lifecycle import Ended
 from tests.integration.cluster import Managers, counter
 from tests.integration.test_sessions import V1, coded
 from tests.support.proxy import TcpProxy
@@ -215,6 +216,20 @@ async def test_first_mark_of_a_session_is_kept_although_its_connection_ends_at_o
         await ann.close()
         await ann.open(here)
         assert ann.hi["n"] == 1
+        await ann.close()
+
+
+async def test_client_whose_write_failed_may_come_back(managers: Managers) -> None:
+    async with node(managers) as here:
+        ann = await Client("ann").open(here)
+        (connection,) = here.manager._state.shards
+        connection.lost(Ended.FAILED, "a write raised")
+        assert ann.reading is not None
+        assert ann.socket is not None
+        await ann.reading
+        assert (ann.socket.close_code, ann.socket.close_reason) == (1011, "a write failed")
+        await ann.open(here)
+        assert ann.hi["re"] is True
         await ann.close()
 
 

@@ -238,8 +238,10 @@ class Connections:
         if why is Ended.SLOW:
             self._state.counters.slow_consumers += connection.ended is None
             self._expire(connection, why, close_codes.SLOW_CONSUMER, "slow consumer", error)
-        else:
+        elif connection.session is None:
             self._expire(connection, why, close_codes.NORMAL, "normal closure", error)
+        else:  # not NORMAL, after which a client of stabilizer.v1 stays away
+            self._expire(connection, why, close_codes.INTERNAL_ERROR, "a write failed", error)
 
     def gone(self, connection: Connection, error: str) -> None:
         """Remove and release a connection whose socket is closed. ``on_disconnect`` runs after its last message."""

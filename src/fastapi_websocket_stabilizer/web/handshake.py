@@ -28,7 +28,7 @@ from ..wire.cursors import Cursor, parse_cursor
 
 RESUME_WITHIN_S = 5.0
 """Seconds within which a client that has announced its cursor must send it."""
-INTERNAL_ERROR = (1011, "internal error")
+INTERNAL_ERROR = (close_codes.INTERNAL_ERROR, "internal error")
 
 _CODES: dict[int, int] = {
     HTTPStatus.UNAUTHORIZED: close_codes.UNAUTHENTICATED,

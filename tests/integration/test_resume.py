@@ -18,9 +18,11 @@ from fastapi_websocket_stabilizer import (
     Connection,
     History,
     Identity,
+    WebSocketConfig,
     WebSocketConnectionManager,
 )
 from fastapi_websocket_stabilizer.local.lifecycle import Ended
+from fastapi_websocket_stabilizer.testing import MemoryCluster
 from tests.integration.cluster import Managers, counter
 from tests.integration.test_sessions import V1, coded
 from tests.support.proxy import TcpProxy
@@ -555,6 +557,38 @@ async def test_client_that_comes_back_while_redis_is_away_is_told_later(
             await say(there, "live")
             await got_last(ann, "live")
             await ann.close()
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+async def test_client_with_many_rooms_is_answered_in_time_while_redis_is_away(is_known: bool) -> None:
+    """Some clients give up after 10 s."""
+    config = WebSocketConfig(**STORED, drain_on_sigterm=False, redis_timeout_s=1.0)
+    rooms = [f"chat:{number}" for number in range(30)]
+    async with MemoryCluster(2, config) as cluster:
+        here, _ = cluster.managers
+        app = FastAPI()
+
+        @here.websocket(app, "/ws/{client_id}")
+        async def identify(client_id: str) -> Identity:
+            return Identity(client_id, rooms=rooms)
+
+        async with serving(app) as served:
+            cluster.cut(here)
+            if is_known:
+                await here.beat()
+            offer = [
+                V1,
+                f"{V1}.resume.{coded(json.dumps({'s': 'x', 't': 0, 'at': dict.fromkeys(rooms, 1)}))}",
+            ]
+            url = f"ws://127.0.0.1:{served.port}/ws/ann"
+            subprotocols = [Subprotocol(item) for item in offer]
+            async with (
+                connect(url, subprotocols=subprotocols, proxy=None, close_timeout=1) as client,
+                asyncio.timeout(10),
+            ):
+                hi = json.loads(await client.recv())["hi"]
+            assert hi["re"] == "later"
+            assert hi["at"].keys() == set(rooms)
 
 
 # Drain

@@ -148,7 +148,7 @@ class History:
     async def attach(self, connection: Connection, room: str) -> None:
         """Feed a member that is held, from the cursor of its client. Return when it is fed.
 
-        If its log does not answer within ``redis_timeout_s``, it is fed later.
+        If its log does not answer within ``redis_timeout_s``, or Redis is away, it is fed later.
         """
         log, session = self._logs.get(channel_of(room)), connection.session
         if log is None or session is None or connection not in self._state.shards:
@@ -166,6 +166,8 @@ class History:
             return
         is_fed = self._members.wait(connection, log.channel, since_us, refusal)
         self._act(log, log.feed.attach(connection, cursor))
+        if self._state.is_away:
+            return
         with suppress(TimeoutError):
             async with asyncio.timeout(self._state.config.redis_timeout_s):
                 await asyncio.shield(is_fed)

@@ -1,5 +1,6 @@
 """The sessions of a node: creates one for each socket of ``stabilizer.v1``, with what the node knows."""
 
+import asyncio
 import secrets
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -93,9 +94,11 @@ class Sessions:
         Raises:
             ConnectionNotFoundError: The connection ended before its first frame.
         """
-        await self.registry.history.attach(connection, "")
-        for room in rooms:
-            await self.registry.rooms.join(connection, room, keeps=False)
+        # Together, because each of them may wait for Redis.
+        await asyncio.gather(
+            self.registry.history.attach(connection, ""),
+            *(self.registry.rooms.join(connection, room, keeps=False) for room in rooms),
+        )
         await self.registry.rooms.restore(connection, self._may_enter)
         if connection.session is None or not connection.session.begin():
             raise ConnectionNotFoundError(

@@ -22,6 +22,8 @@ from fastapi_websocket_stabilizer import (
     WebSocketConnectionManager,
 )
 from fastapi_websocket_stabilizer.local.lifecycle import Ended
+from fastapi_websocket_stabilizer.registry.history import READS
+from fastapi_websocket_stabilizer.registry.opening import MAX_SKIPPED
 from fastapi_websocket_stabilizer.testing import MemoryCluster
 from tests.integration.cluster import Managers, counter
 from tests.integration.test_sessions import V1, coded
@@ -369,6 +371,36 @@ async def test_excluded_clients_move_on_and_get_no_excluded_entry(managers: Mana
         await ann.close()
         await ann.open(here)
         assert (ann.live, ann.at["chat:1"]) == (0, position)
+
+
+async def test_excluded_client_is_told_no_position_past_its_replay(managers: Managers) -> None:
+    async with nodes(managers) as (here, there):
+        ann = await Client("ann").open(here)
+        await say(here, "1")
+        await got(ann, "1")
+        await ann.close()
+        await say(here, "2", "3")
+        bob = await Client("bob").open(there)  # this node begins behind "3", so ann's replay must be read
+        ann.rooms, ann.sid = "", "unknown"  # a former session would bring its rooms
+        await ann.open(there)
+        reading = there.manager._registry.history._reading
+        for _ in range(READS):
+            await reading.acquire()
+        assert ann.socket is not None
+        await ann.socket.send('{"m":"join chat:1"}')
+        held = there.manager._state.shards.of("ann").held
+        await eventually(lambda: "chat:1" in held, what="a member that is held")
+        others = [f"not for ann {number}" for number in range(MAX_SKIPPED + 1)]
+        await say(here, *others, exclude_client="ann")
+        await got(bob, *others)
+        await ann.close()
+        for _ in range(READS):
+            reading.release()
+        ann.rooms = "chat:1"
+        await ann.open(here)
+        assert ann.hi["re"] is True
+        await got(ann, "1", "2", "3")
+        await bob.close()
 
 
 async def test_message_to_several_rooms_is_given_once_across_a_move(managers: Managers) -> None:

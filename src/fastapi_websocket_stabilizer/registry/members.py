@@ -122,7 +122,10 @@ class Members:
             self._in_turn(partial(self._tell_moved, channel, told, id_))
 
     def _left_out(self, channel: Channel, envelope: Envelope) -> set[Connection]:
-        """Return the members that an entry excludes, or that are sent it in another room."""
+        """Return the members that an entry excludes, or that are sent it in another room.
+
+        Those that are held are not among them: their position is behind a replay that they do not have yet.
+        """
         shards, room = self._state.shards, channel.room
         found: set[Connection] = set()
         for name in envelope.exclude:
@@ -133,7 +136,11 @@ class Members:
         if envelope.is_copy(room):
             before = envelope.targets[: envelope.targets.index(room)]
             found.update(each for other in before for each in shards.fed(other))
-        return {each for each in found if each.session is not None and (not room or room in each.rooms)}
+        members = {each for each in found if each.session is not None and (not room or room in each.rooms)}
+        return {each for each in members if not self._is_held(each, room)}
+
+    def _is_held(self, connection: Connection, room: str) -> bool:
+        return self._state.shards.of(connection.client_id).holds(connection, (room,))
 
     def tell_positions(self, channel: Channel, position: int) -> None:
         """Tell all members their position whose log has moved without a frame for them."""
@@ -143,6 +150,8 @@ class Members:
 
     def _tell_moved(self, channel: Channel, members: list[Connection], position: int) -> None:
         for connection in members:
+            if self._is_held(connection, channel.room):
+                continue  # it has left since then, and joined again
             if connection.ended is None and connection.session is not None:
                 connection.session.following.moved(channel.room or EVERYBODY, position)
 

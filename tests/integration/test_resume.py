@@ -373,6 +373,15 @@ async def test_excluded_clients_move_on_and_get_no_excluded_entry(managers: Mana
         assert (ann.live, ann.at["chat:1"]) == (0, position)
 
 
+async def test_excluded_connection_is_told_its_position(managers: Managers) -> None:
+    async with node(managers) as here:
+        ann = await Client("ann").open(here)
+        connection = here.manager._state.shards.newest("ann")
+        result = await here.manager.broadcast("unheard", room="chat:1", exclude_connection=connection)
+        await eventually(lambda: ann.at["chat:1"] == result.id, timeout_s=10, what="its position")
+        assert ann.got == []
+
+
 async def test_excluded_client_is_told_no_position_past_its_replay(managers: Managers) -> None:
     async with nodes(managers) as (here, there):
         ann = await Client("ann").open(here)

@@ -130,7 +130,8 @@ class Members:
         found: set[Connection] = set()
         for name in envelope.exclude:
             if name.startswith(CONNECTION):
-                found.update(each for each in shards if CONNECTION + each.connection_id == name)
+                named = shards.get(ConnectionId(name.removeprefix(CONNECTION)))
+                found.update(() if named is None else (named,))
             else:
                 found.update(shards.of_client(name))
         if envelope.is_copy(room):

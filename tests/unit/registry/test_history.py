@@ -1,6 +1,7 @@
 """The history of a node in memory and over a hub: with and without ``start``, faults on demand, and no Redis."""
 
 import asyncio
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -8,10 +9,12 @@ import pytest
 
 from fastapi_websocket_stabilizer import (
     BackendUnavailableError,
+    Connection,
     History,
     WebSocketConfig,
     WebSocketConnectionManager,
 )
+from fastapi_websocket_stabilizer.local.shards import Shards
 from fastapi_websocket_stabilizer.registry import history
 from fastapi_websocket_stabilizer.testing import FakeWebSocket, MemoryCluster
 
@@ -82,6 +85,26 @@ async def test_memory_of_all_logs_is_bounded(monkeypatch: pytest.MonkeyPatch) ->
         counters = manager.statistics().counters
         assert counters["history_freed"] >= 15
         assert manager.registry.history._bytes <= 3000
+
+
+async def test_excluded_connection_is_found_without_a_walk_over_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    walks: list[Shards] = []
+
+    def walk(shards: Shards) -> Iterator[Connection]:
+        walks.append(shards)
+        return iter(())
+
+    async with MemoryCluster(1, CONFIG) as cluster:
+        (manager,) = cluster.managers
+        manager.registry.state.has_met_sessions = True
+        ann = await cluster.connect(manager, "ann", rooms=["chat:1"])
+        bob = await cluster.connect(manager, "bob", rooms=["chat:1"])
+        (excluded,) = manager.registry.state.shards.of_client("ann")
+        with monkeypatch.context() as patch:
+            patch.setattr(Shards, "__iter__", walk)
+            await manager.broadcast("hello", room="chat:1", exclude_connection=excluded)
+            await cluster.quiet()
+        assert (texts(ann), texts(bob), walks) == ([], ["hello"], [])
 
 
 def texts(socket: FakeWebSocket) -> list[str]:

@@ -3,16 +3,17 @@
 import asyncio
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..backends.ports import Receive
 from ..local.batches import Broadcast, DirectMessages, Outcome, settle, took, written
 from ..local.connection import Connection
 from ..names import ConnectionId, NodeId
 from ..runtime.logs import Occasionally
+from ..runtime.loops import running_loop
 from ..wire.channels import Channel
 from ..wire.client_frames import EVERYBODY
 from ..wire.envelopes import CONNECTION, Envelope, Kind
@@ -23,8 +24,21 @@ from .state import NodeState
 
 Act = Callable[[Envelope], None]
 """Function that executes an envelope. It raises ``ValueError`` if the envelope is malformed."""
-MAX_COPIED = 64
-"""Messages to several rooms of which further copies may arrive. The oldest is forgotten."""
+MAX_COPIED = 4096
+"""Messages to several rooms of which further copies may arrive. The oldest is forgotten.
+
+After a gap all missing messages of one log are delivered before those of the next one.
+"""
+COPIED_BYTES = 64 * 1024 * 1024
+"""Bytes of the sets of connections that were sent these messages. Above this, the oldest message is forgotten."""
+COPIED_S = 120.0
+"""Seconds after which such a message is forgotten: a copy that never comes must not keep ended connections."""
+MIN_COPIED = 64
+"""The newest of these messages, which are kept whatever their size and age."""
+BYTES_OF_MEMBER = 128
+"""Memory of a connection in a set, at most."""
+BYTES_OF_MESSAGE = 1024
+"""Memory of a message of which further copies may arrive, apart from the connections."""
 MAX_REPORTED_ERRORS = 100
 """Maximum number of errors in one node's confirmation of a broadcast."""
 
@@ -92,7 +106,8 @@ class Inbound:
         spared = frozenset(filter(None, map(self._spared, exclude))) if exclude else frozenset()
         rooms, copied = envelope.targets, None
         if envelope.is_copy(channel.room):
-            rooms, copied = (channel.room,), self._copies.of(envelope, channel.room, self._state.shards.rooms)
+            members, now_s = self._state.shards.rooms, running_loop().time()
+            rooms, copied = (channel.room,), self._copies.of(envelope, channel.room, members, now_s)
         whole = Broadcast(envelope.message(), rooms, frozenset(exclude), done, spared, copied=copied)
         parts = addressed(whole, envelope) if self._state.has_met_sessions else [whole]
         if is_own:
@@ -191,19 +206,50 @@ def _address(envelope: Envelope, room: str) -> Address:
     return Address(log, *envelope.entry, envelope.copy_key(room) if envelope.is_copy(room) else None)
 
 
+class _Copied(NamedTuple):
+    """A message of which further copies may arrive.
+
+    Attributes:
+        reached: Connections that were sent a copy.
+        arrived: Rooms whose copy has arrived.
+        size: Bytes that are counted for it, as if all members of its rooms were sent it.
+        since_s: Time of the first copy.
+    """
+
+    reached: set[Connection]
+    arrived: set[str]
+    size: int
+    since_s: float
+
+
 class Copies:
     """The connections that were sent a copy of a message to several rooms, so that none is sent two."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[tuple[NodeId, int], tuple[set[Connection], set[str]]] = OrderedDict()
+        self._known: OrderedDict[tuple[NodeId, int], _Copied] = OrderedDict()
+        self._bytes = 0
 
-    def of(self, envelope: Envelope, room: str, rooms: Container[str]) -> set[Connection]:
-        """Return those that were sent the message, to be extended. ``rooms`` are those with members here."""
+    def of(self, envelope: Envelope, room: str, rooms: Mapping[str, int], now_s: float) -> set[Connection]:
+        """Return those that were sent the message, to be extended. ``rooms`` are the numbers of members here."""
         message = envelope.sender, envelope.first_copy(room)
-        reached, arrived = self._known.setdefault(message, (set(), set()))
-        arrived.add(room)
-        if all(target in arrived or target not in rooms for target in envelope.targets):
+        copied = self._known.get(message)
+        if copied is None:
+            members = sum(rooms.get(target, 0) + 1 for target in envelope.targets)
+            copied = _Copied(set(), set(), BYTES_OF_MESSAGE + BYTES_OF_MEMBER * members, now_s)
+            self._known[message] = copied
+            self._bytes += copied.size
+        copied.arrived.add(room)
+        if all(target in copied.arrived or target not in rooms for target in envelope.targets):
             del self._known[message]
-        elif len(self._known) > MAX_COPIED:
+            self._bytes -= copied.size
+        self._forget(now_s)
+        return copied.reached
+
+    def _forget(self, now_s: float) -> None:
+        while len(self._known) > MIN_COPIED:
+            oldest = next(iter(self._known.values()))
+            is_too_much = len(self._known) > MAX_COPIED or self._bytes > COPIED_BYTES
+            if not is_too_much and now_s - oldest.since_s <= COPIED_S:
+                return
             self._known.popitem(last=False)
-        return reached
+            self._bytes -= oldest.size

@@ -55,6 +55,20 @@ async def test_a_gap_of_the_bus_loses_no_stored_message() -> None:
         assert texts(ann) == ["1", "2", "3"]
 
 
+async def test_a_gap_brings_many_messages_to_two_rooms_once() -> None:
+    async with MemoryCluster(2, CONFIG) as cluster:
+        first, second = cluster.managers
+        ann = await cluster.connect(first, "ann", rooms=["chat:1", "chat:2"])
+        await second.broadcast("0", room=["chat:1", "chat:2"])
+        await cluster.beat()
+        cluster.cut(first)
+        for number in range(1, 101):
+            await second.broadcast(str(number), room=["chat:1", "chat:2"])
+        await cluster.mend(first)
+        await cluster.quiet()
+        assert texts(ann) == [str(number) for number in range(101)]
+
+
 async def test_what_was_published_while_a_manager_was_cut_off_comes_after_it() -> None:
     async with MemoryCluster(2, CONFIG) as cluster:
         first, second = cluster.managers

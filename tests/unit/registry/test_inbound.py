@@ -1,13 +1,22 @@
 """Addresses of broadcasts: volatile ones, and entries of logs."""
 
+import sys
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from fastapi_websocket_stabilizer.local.batches import Broadcast, Outcome
+from fastapi_websocket_stabilizer.local.connection import Connection
 from fastapi_websocket_stabilizer.names import NodeId
-from fastapi_websocket_stabilizer.registry.inbound import addressed
+from fastapi_websocket_stabilizer.registry.inbound import (
+    COPIED_BYTES,
+    COPIED_S,
+    MAX_COPIED,
+    MIN_COPIED,
+    Copies,
+    addressed,
+)
 from fastapi_websocket_stabilizer.wire.envelopes import Envelope, Kind
 from fastapi_websocket_stabilizer.wire.messages import Address
 from tests.unit.fakes import text
@@ -59,3 +68,57 @@ def test_copies_of_one_message_have_a_key_in_common() -> None:
     assert first.key == second.key
     assert first.key is not None
     assert len(first.key) <= 32
+
+
+def arrives(
+    copies: Copies, number: int, room: str, *, members: int = 1, now_s: float = 0.0
+) -> set[Connection]:
+    """Return the connections that were sent another copy of a message to two rooms."""
+    sequence = 2 * number + ("a", "b").index(room)
+    copy = replace(ENVELOPE, sequence=sequence, targets=("a", "b"))
+    return copies.of(copy, room, {"a": members, "b": members}, now_s)
+
+
+def known(copies: Copies, numbers: range, first: list[set[Connection]], **how: Any) -> list[int]:
+    """Return the messages whose second copy is recognized."""
+    return [number for number in numbers if arrives(copies, number, "b", **how) is first[number]]
+
+
+def test_copies_are_recognized_when_one_log_is_repaired_before_the_other() -> None:
+    copies, numbers = Copies(), range(MAX_COPIED)
+    first = [arrives(copies, number, "a") for number in numbers]
+    assert known(copies, numbers, first) == list(numbers)
+    assert known(copies, numbers, first) == []  # they were complete, and are forgotten
+
+
+def test_copies_beyond_their_number_are_forgotten() -> None:
+    copies, numbers = Copies(), range(MAX_COPIED + 10)
+    first = [arrives(copies, number, "a") for number in numbers]
+    assert known(copies, numbers[::-1], first) == list(numbers[:9:-1])
+
+
+def test_copies_of_large_rooms_are_bounded_by_bytes() -> None:
+    copies, members, count = Copies(), 2000, 1000
+    first = [arrives(copies, number, "a", members=members) for number in range(count)]
+    recognized = known(copies, range(count)[::-1], first, members=members)
+    bytes_of_sets = len(recognized) * sys.getsizeof(set(range(2 * members)))
+    assert MIN_COPIED < len(recognized) < count
+    assert recognized == list(range(count))[: -len(recognized) - 1 : -1]
+    assert bytes_of_sets < COPIED_BYTES
+
+
+def test_newest_copies_are_kept_whatever_their_size_and_age() -> None:
+    copies = Copies()
+    sized: dict[str, Any] = {"members": COPIED_BYTES}
+    first = [arrives(copies, number, "a", **sized) for number in range(MIN_COPIED + 1)]
+    late = {**sized, "now_s": 2 * COPIED_S}
+    assert known(copies, range(MIN_COPIED, -1, -1), first, **late) == list(range(MIN_COPIED, 0, -1))
+
+
+def test_copies_that_do_not_come_are_forgotten_in_time() -> None:
+    copies = Copies()
+    first = [arrives(copies, number, "a") for number in range(2 * MIN_COPIED)]
+    arrives(copies, 2 * MIN_COPIED, "a", now_s=COPIED_S + 1)
+    forgotten = MIN_COPIED + 1
+    recognized = known(copies, range(2 * MIN_COPIED - 1, -1, -1), first, now_s=COPIED_S + 1)
+    assert recognized == list(range(2 * MIN_COPIED - 1, forgotten - 1, -1))

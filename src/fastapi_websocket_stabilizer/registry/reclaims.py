@@ -38,6 +38,8 @@ class Reclaims:
         self._state, self._claims, self._reports, self._keeping = state, claims, reports, keeping
         # With the connection_id of the last claim, which may be the present one.
         self._unclaimed: dict[Connection, ConnectionId] = {}
+        # With the id of a claim that was answered, while places of the connection are not all moved to it yet.
+        self._claimed: dict[Connection, ConnectionId] = {}
         # Former ids with a claim that may have been executed although it was not answered.
         self._unanswered: set[ConnectionId] = set()
         self._running: asyncio.Task[None] | None = None
@@ -85,7 +87,8 @@ class Reclaims:
                 registration = registration_of(connection)
                 if not registration.visit:
                     self._unanswered.add(former)
-                if node_of(self.known_id(connection, former)) in lapsed:
+                known = self.known_id(connection, former)
+                if {node_of(known), node_of(self._claimed.pop(connection, known))} & set(lapsed):
                     # It may have been swept, and its end reported.
                     registration.forget_visit()
                 self._state.shards.rename(connection, self._state.next_connection_id())
@@ -111,6 +114,7 @@ class Reclaims:
         except BaseException:
             self._unclaimed.setdefault(connection, former)
             raise
+        self._claimed.pop(connection, None)
         self._unanswered.discard(former)
 
     async def _reclaim(self, connection: Connection, former: ConnectionId) -> None:
@@ -122,6 +126,7 @@ class Reclaims:
                 end = self._claims.end(connection, Ended.EVICTED, close_codes.TRY_AGAIN_LATER, str(error))
                 self._state.tasks.spawn(end, "full")
                 return
+            self._claimed[connection] = connection_id
             if not is_outranked:  # else it is being closed, and the sweep of its former id reports the end
                 await self._join_all(connection, former, rooms)
                 await self._keeping.again(connection)

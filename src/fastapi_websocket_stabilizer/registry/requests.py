@@ -96,7 +96,7 @@ class Requests:
 
         Without ``client_protocol`` there are none.
         """
-        sessions = self._state.backend.sessions
+        sessions, is_here = self._state.backend.sessions, self._state.shards.has_client(client_id)
         try:
             match request if self._state.config.client_protocol else {}:
                 case {"do": "leave", "room": room}:
@@ -106,7 +106,7 @@ class Requests:
                     self._state.check_reachable()
                     return await sessions.end_all(client_id)
         except LOSSES:
-            if not self._state.degrades or not self._state.shards.has_client(client_id):
+            if not self._state.degrades or not is_here:
                 raise
         return False
 

@@ -77,7 +77,7 @@ class Roster:
         if is_new or (version == self.version and changed):
             self._changes.clear()
             self.members, self._base, is_new = dict(members), version, True
-            self.version = self.told = version
+            self.version = version
         else:
             for each in changed:
                 self._apply(each)
@@ -86,6 +86,8 @@ class Roster:
         early, self._early = self._early, deque(maxlen=MAX_CHANGES)
         for each in early:
             self.change(each)
+        if is_new:
+            self.told = self.version  # the watchers are sent all members as they are now
         return is_new
 
     def _apply(self, change: Change) -> None:

@@ -23,6 +23,8 @@ Log = str | Literal[0, 1]
 """A room, ``MAILBOX`` or ``EVERYBODY``."""
 MAX_UNUSED = 1000
 """Positions of rooms that a connection is not in, kept for joins. With more, each room that it joins is lost."""
+MAX_SPENT = 1000
+"""Rooms that a connection has left and that are remembered. With more, no room is new to it: see ``is_new``."""
 UNREADABLE = Cursor("", 0)
 """A cursor whose positions are unknown, because it cannot be read. No cursor of a client has an empty ``s``."""
 
@@ -128,7 +130,9 @@ class Following:
 
     def is_new(self, log: Log) -> bool:
         """Whether the client has no position in a log, and was not in it during this connection."""
-        return log not in self._spent and self._position(log) is None and not self._may_have_forgotten(log)
+        if len(self._spent) > MAX_SPENT or log in self._spent:
+            return False
+        return self._position(log) is None and not self._may_have_forgotten(log)
 
     def begins_at(self, log: Log, position: int | None) -> None:
         """Let a new client begin at a position before the end of a log; None for its end."""
@@ -201,7 +205,8 @@ class Following:
 
     def left(self, room: str) -> None:
         """Forget a room that the connection has left: a later stay has no position."""
-        self._spent.add(room)
+        if len(self._spent) <= MAX_SPENT or self._position(room) is not None:  # a client may leave any number
+            self._spent.add(room)
         self._late.discard(room)
         self._owed.discard(room)
         self._fed.pop(room, None)

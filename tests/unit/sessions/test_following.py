@@ -280,6 +280,18 @@ def test_room_that_was_left_is_not_new() -> None:
     assert world.join("new", 14) == [{"in": "new", "at": 14}]
 
 
+def test_rooms_that_were_left_are_remembered_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "MAX_SPENT", 2)
+    world = World(Cursor("s1", 5, {"lobby": 1}))
+    world.begin()
+    for number in range(100):
+        assert world.following.is_new(f"room {number}") == (number < 3)
+        world.leave(f"room {number}")
+    assert len(world.following._spent) == 3
+    world.leave("lobby")  # it has a position, which a later stay must not continue from
+    assert world.awaits("lobby") == [None]
+
+
 def test_room_that_is_left_before_its_answer_begins_at_its_end_later() -> None:
     world = World(None)
     world.begin()

@@ -4,7 +4,7 @@ import asyncio
 import base64
 import itertools
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -168,7 +168,7 @@ class _OfWsproto:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
         self._protocol = WSConnection(ConnectionType.CLIENT)
-        self._events: list[Event] = []
+        self._events: Iterator[Event] = iter(())
         self._deflate = PerMessageDeflate()
         self.subprotocol: str | None = None
         self.deflates = False
@@ -193,11 +193,13 @@ class _OfWsproto:
         self._writer.write(self._protocol.send(event))
 
     async def _event(self) -> Event:
-        while not self._events:
+        # One event at a time: wsproto takes a close into account as it hands it out, and then sends no pong for a
+        # ping that came before it.
+        while (event := next(self._events, None)) is None:
             data = await self._reader.read(65_536)
             self._protocol.receive_data(data or None)
-            self._events += self._protocol.events()
-        return self._events.pop(0)
+            self._events = self._protocol.events()
+        return event
 
     async def send(self, message: str | bytes) -> None:
         self._write(TextMessage(message) if isinstance(message, str) else BytesMessage(message))

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 from ..names import ConnectionId, NodeId, node_of, visit_of
@@ -27,6 +28,15 @@ from .ports import Claim, Claimed, Entry, IndexEntry, Listening, Receive, Remove
 
 MAX_TOKENS = 1_000_000
 """Maximum number of unused reconnect tokens; the oldest is evicted."""
+
+
+def ahead_us() -> int:
+    """Return the µs by which wall time is ahead of the monotonic clock."""
+    return int(datetime.now(UTC).timestamp() * 1_000_000) - time.monotonic_ns() // 1000
+
+
+AHEAD_US: int = ahead_us()
+"""As it was when the process started. Steps of wall time since then do not matter."""
 
 
 class MemoryHub:
@@ -53,8 +63,12 @@ class MemoryHub:
         self.shown: dict[str, ShownRoom] = {}
 
     def now_us(self) -> int:
-        """Monotonic microseconds: the clock of every expiry and stamp."""
-        return time.monotonic_ns() // 1000
+        """Microseconds of the clock of every id, expiry and stamp.
+
+        It is wall time at the start of the process, and monotonic from then on. So ids are later than those of the
+        process before, also if that ran on a machine that had been up for longer.
+        """
+        return AHEAD_US + time.monotonic_ns() // 1000
 
     def now_ms(self) -> int:
         return self.now_us() // 1000
@@ -115,7 +129,7 @@ class MemoryBackend:
 
     @property
     def heard_to_s(self) -> float:
-        return time.monotonic()
+        return self._hub.now_us() / 1_000_000
 
     @property
     def queued_bytes(self) -> int:

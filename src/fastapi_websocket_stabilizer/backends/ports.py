@@ -537,7 +537,10 @@ class Backend(Protocol):
 
     @property
     def heard_to_s(self) -> float:
-        """Monotonic time up to which the bus has received everything that was published, except in known gaps."""
+        """Time up to which the bus has received everything that was published, except in known gaps.
+
+        By the monotonic clock; without a shared registry, by the clock of its ids.
+        """
         ...
 
     @property

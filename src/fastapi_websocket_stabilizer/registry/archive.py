@@ -1,6 +1,5 @@
 """Stored messages for the application: pages of a log, and its deletion."""
 
-import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -37,8 +36,7 @@ class Archive:
         count = min(max(1, limit), MAX_PAGE)
         found = await self._state.backend.logs.page(log, before, count)
         cursor = found[0].id if len(found) == count else None
-        began = EPOCH if self._state.is_distributed else _boot()
-        return HistoryPage(tuple(_shown(entry, began) for entry in found), cursor)
+        return HistoryPage(tuple(map(_shown, found)), cursor)
 
     async def delete(self, room: str) -> bool:
         """Remove the entries of a room, or with "" of everybody; return whether there was a log.
@@ -60,13 +58,7 @@ class Archive:
         return log
 
 
-def _boot() -> datetime:
-    """Return the time at which the monotonic clock was 0: ids in memory are times of that clock."""
-    return datetime.now(UTC) - timedelta(seconds=time.monotonic())
-
-
-def _shown(entry: LogEntry, began: datetime) -> HistoryEntry:
-    """Return an entry with its time, counted from ``began``."""
+def _shown(entry: LogEntry) -> HistoryEntry:
     message: Encoded = entry.envelope.message()
     value: Any = message.value if message.form is Form.JSON else message.payload
-    return HistoryEntry(entry.id, value, began + timedelta(microseconds=entry.id))
+    return HistoryEntry(entry.id, value, EPOCH + timedelta(microseconds=entry.id))

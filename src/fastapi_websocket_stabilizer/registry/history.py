@@ -78,7 +78,8 @@ class History:
             Channel, float
         ] = {}  # logs of which something may be missing, the oldest first
         self._unlogged, self._trouble = Occasionally(state.log), Occasionally(state.log)
-        if not state.is_distributed:
+        if not state.is_distributed:  # it works without a start, and memory answers at once
+            first_step(self.begin())
             self.open()
 
     # Life

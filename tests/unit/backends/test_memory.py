@@ -11,14 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastapi_websocket_stabilizer.backends import memory
+from fastapi_websocket_stabilizer.backends.log_ports import LogKind, LogName
 from fastapi_websocket_stabilizer.backends.memory import MemoryBackend, MemoryHub
 from fastapi_websocket_stabilizer.backends.ports import Claim, Claimed, IndexEntry
 from fastapi_websocket_stabilizer.names import ConnectionId, NodeId
+from fastapi_websocket_stabilizer.registry.continuity import Lost, resumed
 from fastapi_websocket_stabilizer.runtime.metrics import Counters
 from fastapi_websocket_stabilizer.wire.channels import ALL, Channel
 from fastapi_websocket_stabilizer.wire.envelopes import Envelope, Kind
 
 NODE, CLIENT = NodeId("node"), "alice"
+MONOTONIC_NS = time.monotonic_ns
 
 
 def backend(
@@ -135,11 +138,36 @@ async def test_repeated_claim_keeps_its_rank_below_a_newer_socket() -> None:
 async def test_stamps_grow_though_the_clock_stands_still_or_steps_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(memory, "AHEAD_US", 0)
     store, stamps = backend(), []
     for number, now_ns in enumerate([5_000_000, 5_000_000, 1_000_000]):
         monkeypatch.setattr(time, "monotonic_ns", lambda now_ns=now_ns: now_ns)
         stamps.append((await store.claim(claim_of(number, 1))).stamp)
     assert stamps == [5000, 5001, 5002]
+
+
+# Processes that follow one another
+
+
+def start_process(monkeypatch: pytest.MonkeyPatch, running_s: int) -> None:
+    """Begin again on a machine that has been up for ``running_s``."""
+    clock_ns, began_ns = MONOTONIC_NS, MONOTONIC_NS() - running_s * 1_000_000_000
+    monkeypatch.setattr(time, "monotonic_ns", lambda: clock_ns() - began_ns)
+    monkeypatch.setattr(memory, "AHEAD_US", memory.ahead_us())
+
+
+async def test_cursor_from_a_machine_that_has_been_up_for_longer_is_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log = LogName(LogKind.ROOM, "chat:1")
+    start_process(monkeypatch, running_s=1_000_000)
+    former = backend()
+    await former.logs.begin("chat:")
+    t_us = int(former.heard_to_s * 1_000_000)
+    start_process(monkeypatch, running_s=1_000)
+    later = backend()
+    await later.logs.begin("chat:")
+    assert resumed(0, t_us, await later.logs.read(log)) == Lost("reset")
 
 
 # Places

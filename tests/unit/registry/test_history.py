@@ -1,16 +1,21 @@
 """The history of a node in memory and over a hub: with and without ``start``, faults on demand, and no Redis."""
 
 import asyncio
+import json
+from base64 import urlsafe_b64encode
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 
 from fastapi_websocket_stabilizer import (
     BackendUnavailableError,
     Connection,
     History,
+    Identity,
     WebSocketConfig,
     WebSocketConnectionManager,
 )
@@ -40,6 +45,24 @@ async def _store_one(manager: WebSocketConnectionManager) -> None:
     assert abs((datetime.now(UTC) - page.entries[-1].at).total_seconds()) < 5
     assert socket.received == ["hello", "all"]
     await connection.close()
+
+
+def test_client_of_an_empty_log_resumes_although_the_manager_was_not_started() -> None:
+    manager, app = WebSocketConnectionManager(CONFIG), FastAPI()
+
+    @manager.websocket(app, "/ws")
+    async def identify() -> Identity:
+        return Identity("ann", rooms=["chat:1"])
+
+    def hi(*offer: str) -> dict[str, Any]:
+        with TestClient(app).websocket_connect("/ws", ["stabilizer.v1", *offer]) as socket:
+            frame: dict[str, Any] = json.loads(socket.receive_text())["hi"]
+            return frame
+
+    first = hi()
+    cursor = json.dumps({"s": first["sid"], "t": first["t"], "at": first["at"], "all": first["all"]})
+    again = hi("stabilizer.v1.resume." + urlsafe_b64encode(cursor.encode()).decode().rstrip("="))
+    assert (again["re"], again.get("lost")) == (True, None)
 
 
 async def test_a_gap_of_the_bus_loses_no_stored_message() -> None:

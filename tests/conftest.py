@@ -3,6 +3,7 @@
 ``pytest`` without arguments runs what a newcomer wants to see in minutes, and prints how to run the rest.
 """
 
+import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,9 @@ from tests.support.topologies import TOPOLOGIES
 BRIEF_ROW = "valkey-9.1"
 """The only server of the contract suites in a brief run."""
 REST = "pytest tests (all levels, one after the other), or .ci/run (all checks, in lanes)"
+
+# Images of containers set this. Each server of a test would then compile for 3 s when it starts.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 _DEFAULT_SOURCE = pytest.StashKey[str]()
 _DEFAULT_SOURCE_OF_WORKER = "default_redis"

@@ -96,6 +96,16 @@ def test_lane_that_takes_too_long_fails(tmp_path: Path, monkeypatch: pytest.Monk
     assert names_of_run(a_plan(idle=[lane("a", "import time; time.sleep(60)")]), tmp_path) == {"a": False}
 
 
+def test_servers_of_a_lane_do_not_compile_at_each_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(lanes.NO_BYTECODE, "1")
+    (result,) = asyncio.run(
+        run(a_plan(together=[lane("a", "import sys; print(sys.dont_write_bytecode)")]), tmp_path)
+    )
+    assert result.output == "False\n"
+
+
 def test_nothing_that_a_lane_started_is_left(tmp_path: Path) -> None:
     code = "import subprocess; print(subprocess.Popen(['sleep', '60']).pid)"
     (result,) = asyncio.run(run(a_plan(together=[lane("a", code)]), tmp_path))

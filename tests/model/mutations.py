@@ -8,10 +8,10 @@ from unittest import mock
 
 from fastapi_websocket_stabilizer.backends.log_ports import LogEntry, LogRead
 from fastapi_websocket_stabilizer.registry import feed as module
+from fastapi_websocket_stabilizer.registry import opening
 from fastapi_websocket_stabilizer.registry.continuity import Continued, Outcome, reach_of, resumed
 from fastapi_websocket_stabilizer.registry.continuity import Lost as Gone
 from fastapi_websocket_stabilizer.registry.feed import Action, Cursor, Deliver, Feed, Lost, Read
-from fastapi_websocket_stabilizer.registry.opening import Opening
 from fastapi_websocket_stabilizer.registry.ring import Ring
 
 from .world import Rules
@@ -309,7 +309,7 @@ def load_with_new_base(self: Ring, read: LogRead, end: int) -> None:
     self.restart(base if entries and read.is_whole else end, [entry for entry in entries if entry.id > base])
 
 
-def start_behind_replay(self: Any, log: str, answer: Any) -> int:
+def start_behind_replay(cursor: Any, answer: Any) -> int:
     return int(answer.position)
 
 
@@ -386,7 +386,7 @@ MUTATIONS = (
     Mutation(
         "says hi with the position behind the replay",
         "a replay is cut off",
-        patch=(Opening, "_start", start_behind_replay),
+        patch=(opening, "_start", start_behind_replay),
     ),
     _ruled("does not move the base when a list has expired", "lists expire", expiry_moves_base=False),
     _ruled("does not move the base when it trims", "lists are trimmed", trim_moves_base=False),

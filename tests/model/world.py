@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 from fastapi_websocket_stabilizer.backends.log_ports import Heard, LogMeta, LogRead
 from fastapi_websocket_stabilizer.registry.feed import TAIL, Cursor, Deliver, Feed, Joined, Lost, Read
-from fastapi_websocket_stabilizer.registry.opening import Opening
+from fastapi_websocket_stabilizer.registry.opening import hello
 
 HOUR_US = 3_600_000_000
 """A step of time, as long as a meta lasts."""
@@ -714,21 +714,19 @@ class World:
         """Write the first frame, the replay, and what was kept."""
         client = self.client(number)
         answers, kept, client.answers, client.kept = client.answers or (), client.kept, None, ()
-        opening: Opening[str, Any] = Opening({log: client.cursors.get(log) for log, *_ in answers})
-        for log, answer, *_ in answers:
-            opening.answered(log, answer)
-        for frame in kept:
-            opening.keep(frame)
-        hello = opening.hello()
+        first = hello(
+            {log: client.cursors.get(log) for log, *_ in answers},
+            {log: answer for log, answer, *_ in answers},
+        )
         for log, answer, end, whole in answers:
             if log not in client.cursors:
                 client.place[log] = end
             elif answer.code:
                 self._lose(index, number, log, answer.position, end)
-            client.cursors[log] = Cursor(hello.at[log], whole * HOUR_US)
-        frames: list[tuple[Any, ...]] = [("entry", *missed) for missed in hello.replay]
+            client.cursors[log] = Cursor(first.at[log], whole * HOUR_US)
+        frames: list[tuple[Any, ...]] = [("entry", *missed) for missed in first.replay]
         frames += [("whole", log, end) for log, _, end, _ in answers]
-        for frame in (*frames, *hello.kept):
+        for frame in (*frames, *kept):
             self._frame(index, number, frame)
 
     def _lose(self, index: int, number: int, log: str, position: int, end: int) -> None:

@@ -1,10 +1,10 @@
-"""A connection from its attachment to logs until its first frame, and copies of one message in several logs. Pure.
+"""The first frame of a connection that follows logs, and positions that move without a frame. Pure.
 
 The first frame (``hi``) says of every log whether it continues. So it waits for the answers of all feeds. A feed that
-has answered delivers from then on, because its member is LIVE. These deliveries are kept, and messages to the client.
+has answered delivers from then on, because its member is LIVE. These deliveries wait in the outbox of the connection.
 
-The order of frames is: ``hi``, what was missed, and then what was kept. What was missed in several logs is merged by
-id. With one server that is the order of publication, because the ids are times of one clock.
+The order of frames is: ``hi``, what was missed, and then what has waited. What was missed in several logs is merged
+by id. With one server that is the order of publication, because the ids are times of one clock.
 
 ``hi`` has the position from which each log continues: before the replay. If the socket breaks within the replay, the
 client returns with what it has received, and not with what was only on its way.
@@ -18,15 +18,11 @@ from typing import Any, Generic, TypeVar
 from ..backends.log_ports import LogEntry
 from .feed import Cursor, Joined
 
-MAX_COPIES = 256
-"""Keys of messages to several rooms that are remembered for a connection. Clients remember as many."""
-
 L = TypeVar("L")
-F = TypeVar("F")
 
 
 @dataclass(frozen=True, slots=True)
-class Hello(Generic[L, F]):
+class Hello(Generic[L]):
     """The first frames of a connection, in this order.
 
     Attributes:
@@ -34,97 +30,40 @@ class Hello(Generic[L, F]):
         lost: Logs that lost continuity, with their position and the reason.
         continues: Whether each log of the cursor continues. None if the client gave no cursor.
         replay: The missed entries of all logs.
-        kept: What came in the meantime.
     """
 
     at: Mapping[L, int]
     lost: Sequence[tuple[L, int, str]]
     continues: bool | None
     replay: Sequence[tuple[L, LogEntry]]
-    kept: Sequence[F]
 
 
-class Opening(Generic[L, F]):
-    """Collects what the first frame needs, and keeps everything else until then.
+def hello(cursors: Mapping[L, Cursor | None], answers: Mapping[L, Joined]) -> Hello[L]:
+    """Return the first frames. ``cursors`` has a position or None for each log that has answered."""
+    lost = [(log, answer.position, answer.code) for log, answer in answers.items() if answer.code]
+    is_resumed = any(cursor is not None for cursor in cursors.values())
+    return Hello(
+        {log: _start(cursors[log], answer) for log, answer in answers.items()},
+        lost,
+        not lost if is_resumed else None,
+        list(merge(*(_missed(log, answer) for log, answer in answers.items()), key=_id)),
+    )
 
-    The caller bounds what is kept: it is in the outbox of the connection.
-    """
 
-    __slots__ = ("_answers", "_cursors", "_kept")
+def _start(cursor: Cursor | None, answer: Joined) -> int:
+    if cursor is None or answer.code:
+        return answer.position
+    # A log that was forgotten, because it was quiet, continues at 0. The cursor says more than that.
+    return cursor.id if answer.entries else max(cursor.id, answer.position)
 
-    def __init__(self, cursors: Mapping[L, Cursor | None]) -> None:
-        self._cursors = dict(cursors)  # of each log; None: the client has no position
-        self._answers: dict[L, Joined] = {}
-        self._kept: list[F] = []
 
-    @property
-    def is_ready(self) -> bool:
-        """Whether each feed has answered."""
-        return len(self._answers) == len(self._cursors)
-
-    def answered(self, log: L, answer: Joined) -> None:
-        """Take the answer of the feed of ``log``."""
-        if log in self._cursors:
-            self._answers[log] = answer
-
-    def left(self, log: L) -> None:
-        """Forget a log: the connection left it before the first frame."""
-        self._cursors.pop(log, None)
-        self._answers.pop(log, None)
-
-    def keep(self, frame: F) -> None:
-        """Keep a frame for later: a delivery of a feed, its loss, or a message to the client."""
-        self._kept.append(frame)
-
-    def hello(self) -> Hello[L, F]:
-        """Return what to write, once ``is_ready``."""
-        answers = self._answers
-        lost = [(log, answer.position, answer.code) for log, answer in answers.items() if answer.code]
-        is_resumed = any(cursor is not None for cursor in self._cursors.values())
-        return Hello(
-            {log: self._start(log, answer) for log, answer in answers.items()},
-            lost,
-            not lost if is_resumed else None,
-            list(merge(*(self._missed(log) for log in answers), key=_id)),
-            self._kept,
-        )
-
-    def _start(self, log: L, answer: Joined) -> int:
-        cursor = self._cursors[log]
-        if cursor is None or answer.code:
-            return answer.position
-        # A log that was forgotten, because it was quiet, continues at 0. The cursor says more than that.
-        return cursor.id if answer.entries else max(cursor.id, answer.position)
-
-    def _missed(self, log: L) -> Iterator[tuple[L, LogEntry]]:
-        return ((log, entry) for entry in self._answers[log].entries)
+def _missed(log: L, answer: Joined) -> Iterator[tuple[L, LogEntry]]:
+    return ((log, entry) for entry in answer.entries)
 
 
 def _id(missed: tuple[Any, Any]) -> int:
     id_: int = missed[1].id
     return id_
-
-
-class Copies:
-    """The messages to several rooms that one connection was sent. A second copy only moves the position.
-
-    This is exact: a socket that was not sent the first copy, because it waited, is sent the second one. Clients drop
-    what they have already, also across connections.
-    """
-
-    __slots__ = ("_keys",)
-
-    def __init__(self) -> None:
-        self._keys: dict[str, None] = {}
-
-    def is_first(self, key: str) -> bool:
-        """Return whether ``key`` was not sent yet, and remember it. The oldest of ``MAX_COPIES`` is forgotten."""
-        if key in self._keys:
-            return False
-        self._keys[key] = None
-        if len(self._keys) > MAX_COPIES:
-            del self._keys[next(iter(self._keys))]
-        return True
 
 
 class Skipped(Generic[L]):

@@ -11,7 +11,7 @@ from ..local.connection import Connection
 from ..names import ConnectionId
 from ..registry import feed
 from ..registry.feed import Joined
-from ..registry.opening import Hello, Opening
+from ..registry.opening import Hello, hello
 from ..registry.registration import Succession
 from ..runtime.metrics import Counters
 from ..wire import client_frames as frames
@@ -88,20 +88,20 @@ class Following:
 
     def begin(self) -> Beginning:
         """Return what the first frame says."""
-        hello, self._fed = self._hello(self._fed), {}
+        first, self._fed = self._hello(self._fed), {}
         self._former, self._owed = self._record.superseded, set(self._late)
         self._owes_outcome = bool(self._owed) and self._cursor is not None
-        lost = [LostLog(log, top, Lost(code)) for log, top, code in hello.lost]
+        lost = [LostLog(log, top, Lost(code)) for log, top, code in first.lost]
         self._is_whole = self._is_whole and not lost
-        replay = self._node.replayed(self._connection, self._former, hello.replay)
+        replay = self._node.replayed(self._connection, self._former, first.replay)
         self._replayed = len(replay)
         known = {log: position for log in self._owed if (position := self._position(log)) is not None}
         end = [] if self._owes_outcome else [ControlFrame(frames.live(len(replay)))]
         beginning = Beginning(
             None if self._cursor is None else "later" if self._owed else self._is_whole,
             () if self._cursor is None else lost,
-            positions({**known, **hello.at}, dict.fromkeys(sorted(self._connection.rooms))),
-            [*replay, *_moved_by(hello, replay), *end],
+            positions({**known, **first.at}, dict.fromkeys(sorted(self._connection.rooms))),
+            [*replay, *_moved_by(first, replay), *end],
         )
         self._keep_unused()
         return beginning
@@ -147,15 +147,12 @@ class Following:
             return cursor.rooms.get(log)
         return cursor.everybody if log == EVERYBODY else cursor.mailbox
 
-    def _hello(self, fed: Mapping[Log, Joined]) -> Hello[Log, None]:
+    def _hello(self, fed: Mapping[Log, Joined]) -> Hello[Log]:
         """Return the positions, losses and replay of logs that have answered."""
         known = {log: self._begins.pop(log, self._position(log)) for log in fed}
-        opening = Opening[Log, None](
-            {log: None if position is None else feed.Cursor(position) for log, position in known.items()}
+        return hello(
+            {log: None if position is None else feed.Cursor(position) for log, position in known.items()}, fed
         )
-        for log, joined in fed.items():
-            opening.answered(log, joined)
-        return opening.hello()
 
     def fed(self, log: Log, joined: Joined) -> None:
         """Take what the client missed of a log. Its messages follow from now on."""
@@ -174,19 +171,19 @@ class Following:
         is_forgotten, is_known = self._may_have_forgotten(log), log not in self._begins
         if is_forgotten:
             joined = joined._replace(entries=(), code=joined.code or Lost.UNKNOWN)
-        hello = self._hello({log: joined})
+        first = self._hello({log: joined})
         if joined.code and self._cursor is not None:
             self.lost(log, joined.position, joined.code)
         if log in self._owed:
             self._owed.discard(log)
             if not joined.code and self._position(log) is None:
-                self.moved(log, hello.at[log])
+                self.moved(log, first.at[log])
         elif isinstance(log, str):
-            continues = hello.continues if is_known else None
-            self._send(frames.joined(log, hello.at[log], False if is_forgotten else continues))
-        replay = self._node.replayed(self._connection, self._former, hello.replay)
+            continues = first.continues if is_known else None
+            self._send(frames.joined(log, first.at[log], False if is_forgotten else continues))
+        replay = self._node.replayed(self._connection, self._former, first.replay)
         self._replayed += len(replay)
-        for each in [*replay, *_moved_by(hello, replay)]:
+        for each in [*replay, *_moved_by(first, replay)]:
             self._connection.push(each)
         self._tell_outcome()
 
@@ -238,9 +235,9 @@ def positions(at: Mapping[Log, int], rooms: Mapping[str, int | None] | None = No
     return Positions({**(rooms or {}), **named}, at.get(EVERYBODY), at.get(MAILBOX))
 
 
-def _moved_by(hello: Hello[Log, None], replay: Sequence[Encoded]) -> list[ControlFrame]:
+def _moved_by(first: Hello[Log], replay: Sequence[Encoded]) -> list[ControlFrame]:
     """Return the frame for positions behind entries of a replay that are not meant for the client."""
-    ends = {log: entry.id for log, entry in hello.replay}
+    ends = {log: entry.id for log, entry in first.replay}
     reached = {each.address.log: each.address.id for each in replay}
     moved = {log: end for log, end in ends.items() if reached.get(log) != end}
     return [ControlFrame(frames.moved(positions(moved)))] if moved else []

@@ -1,9 +1,9 @@
-"""The order of the first frames, and the copies of one message."""
+"""The first frame of a connection that follows logs, and positions that move without a frame."""
 
 from fastapi_websocket_stabilizer.backends.log_ports import LogEntry
 from fastapi_websocket_stabilizer.names import NodeId
 from fastapi_websocket_stabilizer.registry.feed import Cursor, Joined
-from fastapi_websocket_stabilizer.registry.opening import MAX_COPIES, MAX_SKIPPED, Copies, Opening, Skipped
+from fastapi_websocket_stabilizer.registry.opening import MAX_SKIPPED, Skipped, hello
 from fastapi_websocket_stabilizer.wire.envelopes import Envelope, Kind
 
 
@@ -11,58 +11,24 @@ def entry(number: int) -> LogEntry:
     return LogEntry(number, Envelope(NodeId("n"), 1, 0, Kind.BROADCAST, ("lobby",)), 60)
 
 
-def opening(**cursors: Cursor | None) -> Opening[str, str]:
-    return Opening(cursors)
+def test_client_without_positions_begins_at_those_of_the_logs() -> None:
+    first = hello({"a": None, "b": None}, {"a": Joined(1, (), 5), "b": Joined(1, (), 7)})
+    assert (first.at, first.continues) == ({"a": 5, "b": 7}, None)
 
 
-def test_first_frame_waits_for_every_log() -> None:
-    first = opening(a=None, b=None)
-    first.answered("a", Joined(1, (), 5))
-    assert not first.is_ready
-    first.answered("b", Joined(1, (), 7))
-    assert first.is_ready
-    assert first.hello().at == {"a": 5, "b": 7}
-    assert first.hello().continues is None
-
-
-def test_log_that_was_left_is_not_waited_for() -> None:
-    first = opening(a=None, b=None)
-    first.answered("a", Joined(1, (), 5))
-    first.left("b")
-    first.answered("b", Joined(1, (), 7))
-    assert first.is_ready
-    assert first.hello().at == {"a": 5}
-
-
-def test_replay_is_merged_and_precedes_what_was_kept() -> None:
-    first = opening(a=Cursor(1), b=Cursor(2))
-    first.answered("a", Joined(1, (entry(3), entry(6)), 6))
-    first.keep("live in a")
-    first.answered("b", Joined(1, (entry(4), entry(5)), 5))
-    hello = first.hello()
-    assert [(log, missed.id) for log, missed in hello.replay] == [("a", 3), ("b", 4), ("b", 5), ("a", 6)]
-    assert hello.kept == ["live in a"]
-    assert hello.continues is True
+def test_replay_of_several_logs_is_merged_by_id() -> None:
+    answers = {"a": Joined(1, (entry(3), entry(6)), 6), "b": Joined(1, (entry(4), entry(5)), 5)}
+    first = hello({"a": Cursor(1), "b": Cursor(2)}, answers)
+    assert [(log, missed.id) for log, missed in first.replay] == [("a", 3), ("b", 4), ("b", 5), ("a", 6)]
+    assert first.continues is True
 
 
 def test_first_frame_has_the_position_before_the_replay() -> None:
-    first = opening(a=Cursor(1), b=Cursor(2), c=Cursor(9))
-    first.answered("a", Joined(1, (entry(3),), 3))
-    first.answered("b", Joined(1, (), 8, "trimmed"))
-    first.answered("c", Joined(1, (), 0))
-    hello = first.hello()
-    assert hello.at == {"a": 1, "b": 8, "c": 9}, "a position does not go back"
-    assert hello.lost == [("b", 8, "trimmed")]
-    assert hello.continues is False
-
-
-def test_second_copy_is_recognized_within_a_bound() -> None:
-    copies = Copies()
-    assert copies.is_first("u")
-    assert not copies.is_first("u")
-    for number in range(MAX_COPIES):
-        assert copies.is_first(str(number))
-    assert copies.is_first("u")
+    answers = {"a": Joined(1, (entry(3),), 3), "b": Joined(1, (), 8, "trimmed"), "c": Joined(1, (), 0)}
+    first = hello({"a": Cursor(1), "b": Cursor(2), "c": Cursor(9)}, answers)
+    assert first.at == {"a": 1, "b": 8, "c": 9}, "a position does not go back"
+    assert first.lost == [("b", 8, "trimmed")]
+    assert first.continues is False
 
 
 def test_member_is_told_its_position_after_many_skipped_entries() -> None:

@@ -11,6 +11,8 @@ from .names import check_room
 LARGEST = {"messages": 100_000, "bytes": 64 * 1024 * 1024, "seconds": 31_536_000}
 """Largest bounds. A replica reads a whole log into memory when a client was away for long."""
 VISIBLE = "room", "since_join"
+NOTHING = "nothing"
+"""The text of ``stored`` without any log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ def history_of(histories: Mapping[str, History], room: str) -> History | None:
 def stored(prefixes: Iterable[str], *, everybody: bool) -> str:
     """Return a text that says which messages are stored: it is equal on all nodes of a registry."""
     kinds = [*map(json.dumps, sorted(prefixes)), *["everybody"] * everybody]
-    return ", ".join(kinds) or "nothing"
+    return ", ".join(kinds) or NOTHING
 
 
 def read_histories(value: object) -> dict[str, History]:

@@ -617,10 +617,20 @@ async def test_content_begins_once(open_peer: OpenPeer) -> None:
 
 async def test_policy_is_that_of_the_first_until_it_is_replaced(open_peer: OpenPeer) -> None:
     one, other = await open_peer("n1"), await open_peer("n2")
+    assert await one.backend.logs.policy() == ""
     assert await one.backend.logs.begin("chat:") == "chat:"
     assert await other.backend.logs.begin("news:") == "chat:"
-    await other.backend.logs.replace_policy("news:")
+    assert await other.backend.logs.policy() == "chat:"
+    assert await other.backend.logs.replace_policy("chat:", "news:") == "news:"
     assert await one.backend.logs.begin("chat:") == "news:"
+
+
+async def test_policy_that_was_replaced_by_another_node_stays(open_peer: OpenPeer) -> None:
+    one, other = await open_peer("n1"), await open_peer("n2")
+    assert await one.backend.logs.replace_policy("", "chat:") == "chat:"
+    assert await other.backend.logs.replace_policy("", "news:") == "chat:"
+    assert await one.backend.logs.replace_policy("sports:", "news:") == "chat:"
+    assert await other.backend.logs.policy() == "chat:"
 
 
 # Keys that another program has set

@@ -468,6 +468,83 @@ async def test_replica_that_stores_other_messages_does_not_start(managers: Manag
             await manager.start()
 
 
+async def test_replica_without_a_history_does_not_start_beside_one_with_it(managers: Managers) -> None:
+    await managers.start(**STORED)
+    for _ in range(2):  # the one that failed leaves nothing
+        with pytest.raises(ConfigurationError) as caught:
+            await managers.make().start()
+        assert 'this node store nothing, and the registry stores "chat:", everybody' in str(caught.value)
+        assert "stabilizer policy --reset" in str(caught.value)
+
+
+async def test_replica_with_a_history_does_not_start_beside_one_without_it(managers: Managers) -> None:
+    old = await managers.start(node_name="old one")
+    for _ in range(2):
+        with pytest.raises(
+            ConfigurationError, match=r"and replica 'old one' stores nothing; .*policy --reset"
+        ):
+            await managers.make(**STORED).start()
+    await old.graceful_shutdown(1.0)
+    await managers.start(**STORED)
+
+
+async def test_history_is_switched_on_and_off_by_a_rolling_deploy(managers: Managers) -> None:
+    config = managers.config()
+    old = await managers.start()
+    await run_policy(config, resets=True)
+    new = await managers.start(**STORED)
+    assert (await run_policy(config, resets=False)).endswith('stores "chat:", everybody')
+    assert (await new.broadcast("stored", room="chat:1")).id
+    await old.graceful_shutdown(1.0)
+
+    await run_policy(config, resets=True)
+    plain = await managers.start()
+    assert (await run_policy(config, resets=False)).endswith("stores nothing")
+    assert (await plain.broadcast("volatile", room="chat:1")).id is None
+    with pytest.raises(ConfigurationError, match="and the registry stores nothing"):
+        await managers.make(**STORED).start()
+    await managers.start()
+
+
+async def test_replicas_that_start_together_after_a_reset_agree(managers: Managers) -> None:
+    await run_policy(managers.config(), resets=True)
+    started = [managers.make(**STORED), managers.make(history={"": History()}), managers.make()]
+    outcomes = await asyncio.gather(*(each.start() for each in started), return_exceptions=True)
+    assert sorted(isinstance(outcome, ConfigurationError) for outcome in outcomes) == [False, True, True]
+
+
+@pytest.mark.parametrize("kind", ["async", "sync"])
+async def test_publisher_goes_on_storing_until_the_next_replica_decides(
+    managers: Managers, kind: str
+) -> None:
+    config = managers.config()
+    node = await managers.start(**STORED)
+    await run_policy(config, resets=True)
+    if kind == "sync":
+        sync = SyncPublisher(managers.url, namespace=managers.namespace)
+        result = await asyncio.to_thread(sync.broadcast, "1", room="chat:1")
+        sync.close()
+    else:
+        async with Publisher(managers.url, namespace=managers.namespace) as publisher:
+            result = await publisher.broadcast("1", room="chat:1")
+    assert result.id
+    assert [entry.message for entry in await node.history("chat:1")] == ["1"]
+
+
+async def test_policy_that_cannot_be_read_is_reset(own_managers: Managers, server: RedisServer) -> None:
+    config = own_managers.config()
+    with server.client() as client:
+        client.set(Keys(own_managers.namespace).policy, "{")
+    for settings in (STORED, {}):
+        with pytest.raises(ConfigurationError, match="cannot be read"):
+            await own_managers.make(**settings).start()
+    assert (await run_policy(config, resets=True)).endswith(
+        "stores nothing; the next replica that starts decides anew"
+    )
+    await own_managers.start(**STORED)
+    assert (await run_policy(config, resets=False)).endswith('stores "chat:", everybody')
+
+
 async def test_operator_lets_the_next_replica_decide(managers: Managers) -> None:
     old = await managers.start(**STORED)
     config = managers.config()
@@ -476,8 +553,10 @@ async def test_operator_lets_the_next_replica_decide(managers: Managers) -> None
     )
     with pytest.raises(ConfigurationError):
         await managers.make(history={"": History()}).start()
-    assert "decides what is stored" in await run_policy(config, resets=True)
-    assert (await run_policy(config, resets=False)).endswith("stores nothing")
+    opened = f"namespace {managers.namespace!r} stores "
+    opened += '"chat:", everybody; the next replica that starts decides anew'
+    assert await run_policy(config, resets=True) == opened
+    assert await run_policy(config, resets=False) == opened
     new = await managers.start(history={"": History()})
     assert (await run_policy(config, resets=False)).endswith('stores ""')
     with pytest.raises(ConfigurationError):
@@ -495,6 +574,7 @@ async def test_doctor_names_replicas_that_do_not_store(managers: Managers) -> No
 
     old = await managers.start(node_name="old one")
     assert await found() == []
+    await run_policy(managers.config(), resets=True)
     await managers.start(**STORED)
     (finding,) = await found()
     assert finding.found == 'stores "chat:", everybody'
@@ -506,7 +586,9 @@ async def test_doctor_names_replicas_that_do_not_store(managers: Managers) -> No
 
 
 async def test_replica_without_history_takes_part_and_is_counted(managers: Managers) -> None:
-    new, old = await managers.start(**STORED), await managers.start()
+    old = await managers.start()
+    await run_policy(managers.config(), resets=True)
+    new = await managers.start(**STORED)
     sockets = [
         await join(new, "alice", "chat:1", "chat:2"),
         await join(old, "bob", "chat:1", "chat:2"),

@@ -47,6 +47,11 @@ class LogBounds:
     bytes: int
     seconds: int
 
+    @property
+    def most_bytes(self) -> int:
+        """Bytes of entries that a log has at most before it is trimmed."""
+        return self.bytes * 5 // 4
+
 
 META_LASTS_S = 3600
 """Seconds after the last append for which the meta of a log is kept at least; three times ``LogBounds.seconds`` if
@@ -232,6 +237,10 @@ class LogStore(Protocol):
         """
         ...
 
-    async def replace_policy(self, policy: str) -> None:
-        """Store another policy."""
+    async def policy(self) -> str:
+        """Return the policy that the registry has stored; "" if it has none. Read-only."""
+        ...
+
+    async def replace_policy(self, found: str, policy: str) -> str:
+        """Store another policy, unless it is not ``found`` any more. Return the policy that is stored then."""
         ...

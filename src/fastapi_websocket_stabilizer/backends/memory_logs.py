@@ -244,8 +244,14 @@ class MemoryLogs:
             content.policy = content.policy or policy
             return content.policy
 
-    async def replace_policy(self, policy: str) -> None:
-        self._content.policy = policy
+    async def policy(self) -> str:
+        return self._content.policy
+
+    async def replace_policy(self, found: str, policy: str) -> str:
+        with self._content.lock:
+            if self._content.policy == found:
+                self._content.policy = policy
+            return self._content.policy
 
 
 def _size_of(append: Append) -> int:

@@ -2,6 +2,9 @@
 
 All nodes and publishers must store the same messages. So Redis has the policy as a text, which the first node writes.
 Bounds may differ between nodes. The text has those of the node that started last, for publishers.
+
+A registry that never stored anything has no text, so nodes without logs write none. ``stabilizer policy --reset``
+opens the policy: it goes on until the next node that starts replaces it, also by a policy without logs.
 """
 
 import json
@@ -12,7 +15,7 @@ from typing import Any, NamedTuple, Self
 
 from ..config import WebSocketConfig
 from ..exceptions import ConfigurationError
-from ..retention import History, stored
+from ..retention import NOTHING, History, stored
 from .log_ports import LogBounds, LogKind, LogName
 
 VERSION = 1
@@ -20,6 +23,8 @@ POLICY_LASTS_S = 30.0
 """Seconds after which a publisher reads again which messages it has to store."""
 MAX_KEY = 512
 """Longest key of a message, in characters."""
+SHOWN = 80
+"""Characters of another node's name that an error shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +34,12 @@ class Policy:
     Attributes:
         rooms: Bounds by prefix of the room. The longest prefix counts.
         everybody: Bounds of the messages to everybody, or None.
+        is_open: The next node that starts may replace it.
     """
 
     rooms: Mapping[str, LogBounds] = field(default_factory=dict)
     everybody: LogBounds | None = None
+    is_open: bool = False
 
     @classmethod
     def of(cls, config: WebSocketConfig) -> Self:
@@ -58,7 +65,7 @@ class Policy:
             if found["v"] != VERSION:
                 raise ValueError(f"its version is {found['v']}, not {VERSION}")
             rooms = {str(prefix): LogBounds(*map(int, each)) for prefix, each in found["rooms"].items()}
-            return cls(rooms, _read_bounds(found["all"]))
+            return cls(rooms, _read_bounds(found["all"]), bool(found.get("open")))
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
             raise ConfigurationError(
                 f"the history policy in Redis cannot be read ({error}): {text[:200]!r}; {REMEDY}"
@@ -105,13 +112,12 @@ class Policy:
 
     @property
     def text(self) -> str:
-        """The policy as Redis has it; "" if nothing is stored."""
-        if not self:
-            return ""
-        values = {
+        """The policy as Redis has it."""
+        values: dict[str, Any] = {
             "v": VERSION,
             "rooms": {prefix: _written(bounds) for prefix, bounds in sorted(self.rooms.items())},
             "all": _written(self.everybody),
+            **({"open": True} if self.is_open else {}),
         }
         return json.dumps(values, separators=(",", ":"))
 
@@ -121,10 +127,17 @@ class Policy:
         Raises:
             ConfigurationError: It does not; the message has both, and the remedy.
         """
-        if self.stored != other.stored:
+        self.check_same("the registry", other.stored)
+
+    def check_same(self, whose: str, what: str) -> None:
+        """Check that another node, or the registry, stores ``what`` this policy stores; see ``stored``.
+
+        Raises:
+            ConfigurationError: It does not; the message has both, and the remedy.
+        """
+        if self.stored != what:
             raise ConfigurationError(
-                f"history and history_for_all of this node store {self.stored}, and the registry stores "
-                f"{other.stored}; {REMEDY}",
+                f"history and history_for_all of this node store {self.stored}, and {whose} stores {what}; {REMEDY}",
                 settings=("history", "history_for_all"),
             )
 
@@ -166,6 +179,18 @@ def _written(bounds: LogBounds | None) -> list[int] | None:
 
 def _read_bounds(value: Any) -> LogBounds | None:
     return None if value is None else LogBounds(*map(int, value))
+
+
+def stored_by(info: bytes | None) -> tuple[str, str]:
+    """Return the name of a node in its description, and what it stores, as ``Policy.stored``.
+
+    Another program may have written the description. A node without one stores nothing.
+    """
+    try:
+        value = json.loads(info or b"{}")
+        return str(value["name"])[:SHOWN], str(value["settings"].get("stored", NOTHING))
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        return "unknown", NOTHING
 
 
 class KnownPolicy:

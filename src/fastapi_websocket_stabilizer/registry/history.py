@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 from ..backends.log_ports import LogEntry, LogRead, Verdict
 from ..backends.policies import Policy
-from ..exceptions import LOSSES, BackendUnavailableError, ConfigurationError
+from ..exceptions import LOSSES, BackendUnavailableError
 from ..local.connection import Connection
 from ..local.sends import first_step
 from ..names import ConnectionId
@@ -24,6 +24,7 @@ from ..wire.channels import ALL, Channel
 from ..wire.client_frames import EVERYBODY
 from ..wire.envelopes import VOLATILE, Envelope, Kind
 from ..wire.messages import Encoded
+from .agreed import AgreedPolicy
 from .continuity import QUIET_US
 from .feed import Action, Cursor, Deliver, Joined, Lost, Read
 from .logs import Log, before_last, channel_of, name_of, to_deliver
@@ -61,14 +62,14 @@ class History:
     """Delivers stored messages in the order of their logs, and repairs what the bus has lost.
 
     Attributes:
+        agreed: The policy, as the registry has agreed on it.
         policy: The messages that this node stores.
-        refusal: Why this node must not serve, because the registry stores other messages; "" otherwise.
     """
 
     def __init__(self, state: NodeState, fan: Fan) -> None:
         self._state, self._fan, self._members = state, fan, Members(state)
-        self.policy: Policy = Policy.of(state.config)
-        self.refusal: str = ""
+        self.agreed: AgreedPolicy = AgreedPolicy(state)
+        self.policy: Policy = self.agreed.policy
         self._logs: OrderedDict[Channel, Log] = OrderedDict()  # the one that was active last is the last
         self._reading = asyncio.Semaphore(READS)
         self._bytes = 0
@@ -85,28 +86,20 @@ class History:
     # Life
 
     async def begin(self) -> None:
-        """Agree with the registry on what is stored, at the start and after its content was lost.
+        """Agree with the registry on what is stored, at the start.
 
         Raises:
-            ConfigurationError: The registry stores other messages.
+            ConfigurationError: The registry, or a live node, stores other messages.
         """
-        if not self.policy:
-            return
-        logs, self.refusal = self._state.backend.logs, ""
-        found = Policy.read(await logs.begin(self.policy.text))
-        if found:
-            self.policy.check_agrees(found)
-        if found != self.policy:
-            await logs.replace_policy(self.policy.text)
-        await self._ask_time()
+        await self.agreed.begin()
+        if self.policy:
+            await self._ask_time()
 
     async def begin_again(self) -> None:
-        """Agree again. A difference makes the node unready."""
-        try:
-            await self.begin()
-        except ConfigurationError as error:
-            self.refusal = str(error)
-            self._state.log.error("%s", error)
+        """Agree again, after content was lost. A difference makes the node unready."""
+        await self.agreed.begin_again()
+        if self.policy:
+            await self._ask_time()
 
     def open(self) -> None:
         """Feed the log of everybody, if there is one. Its channel is subscribed."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..exceptions import LOSSES
 from ..names import NodeId
+from ..retention import NOTHING
 from .directory import FOREIGN, read_object
 from .state import NodeState
 
@@ -39,7 +40,9 @@ class Agreement:
                     self._compare_with(read_object(info or b"{}"))
 
     def _compare_with(self, other: dict[str, Any]) -> None:
-        here, settings = self._state.config.shared(), dict(other.get("settings") or {})
+        silent = {"stored": NOTHING}  # nodes that store nothing do not say so
+        here = silent | self._state.config.shared()
+        settings = silent | dict(other.get("settings") or {})
         for name in here.keys() & settings.keys():
             if here[name] != settings[name]:
                 self._tell(

@@ -239,8 +239,8 @@ class Registry:
             return "not started"
         if self.state.is_away:
             return None if self.state.degrades else "Redis does not answer"
-        if self.history.refusal:
-            return self.history.refusal
+        if self.history.agreed.refusal:
+            return self.history.agreed.refusal
         # No other node could reach its clients, although they would look connected.
         return "the bus is deaf: nothing of other nodes arrives" if self.state.backend.is_deaf else None
 

@@ -1,10 +1,12 @@
 """Which logs a registry has: the longest prefix, and a text that all nodes agree on."""
 
+from dataclasses import replace
+
 import pytest
 
 from fastapi_websocket_stabilizer import ConfigurationError, History, WebSocketConfig
 from fastapi_websocket_stabilizer.backends.log_ports import LogBounds, LogKind, LogName
-from fastapi_websocket_stabilizer.backends.policies import KnownPolicy, Policy
+from fastapi_websocket_stabilizer.backends.policies import KnownPolicy, Policy, stored_by
 
 POLICY = Policy.of(
     WebSocketConfig(
@@ -45,9 +47,30 @@ def test_empty_prefix_is_every_room() -> None:
 
 def test_text_is_read_as_it_was_written() -> None:
     assert Policy.read(POLICY.text) == POLICY
-    assert not Policy.read("")
-    assert Policy().text == ""
+    assert Policy.read("") == Policy.read(Policy().text) == Policy()
     assert not Policy()
+
+
+def test_open_policy_stores_the_same_and_says_so() -> None:
+    opened = replace(POLICY, is_open=True)
+    assert Policy.read(opened.text) == opened != POLICY
+    assert opened.stored == POLICY.stored
+    assert opened.bounds(room("chat:7")) == POLICY.bounds(room("chat:7"))
+
+
+@pytest.mark.parametrize(
+    ("info", "found"),
+    [
+        (b'{"name":"a","settings":{"stored":"everybody"}}', ("a", "everybody")),
+        (b'{"name":"a","settings":{}}', ("a", "nothing")),
+        (b'{"name":"a"}', ("unknown", "nothing")),
+        (b'{"name":"a","settings":7}', ("unknown", "nothing")),
+        (b"[" * 100_000, ("unknown", "nothing")),
+        (None, ("unknown", "nothing")),
+    ],
+)
+def test_description_of_a_node_says_what_it_stores(info: bytes | None, found: tuple[str, str]) -> None:
+    assert stored_by(info) == found
 
 
 def test_bounds_may_differ_and_logs_may_not() -> None:

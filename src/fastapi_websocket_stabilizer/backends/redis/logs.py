@@ -7,6 +7,7 @@ import asyncio
 import hashlib
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
@@ -39,6 +40,7 @@ from ..log_ports import (
 )
 from . import reading, scripts
 from .command import Argument
+from .connection import WrongTypeError
 from .guard import Signer
 from .keys import Keys, slot_of
 from .ports import CommandConnection
@@ -290,10 +292,38 @@ class RedisLogs:
         for call in calls:
             await call
         agreed: bytes = await self._pipeline.call(scripts.AGREE, [self._keys.policy], policy, idempotent=True)
+        await self._check_permissions()
         return agreed.decode(errors="replace")
 
-    async def replace_policy(self, policy: str) -> None:
-        await self._pipeline.send("SET", self._keys.policy, policy, idempotent=True)
+    async def _check_permissions(self) -> None:
+        """Fail now rather than at the first append, which is a script. The policy is text, so no command changes it.
+
+        Raises:
+            ConfigurationError: The user lacks the permission to store messages.
+        """
+        text, missing = self._keys.policy, self._keys.once(LogName(LogKind.ALL), "")
+        tried = (
+            ("RPUSH", text, ""),
+            ("LTRIM", text, "0", "-1"),
+            ("LRANGE", text, "0", "0"),
+            ("PEXPIRE", missing, "1"),
+        )
+        for call in [self._pipeline.send(*words, idempotent=True) for words in tried]:
+            with suppress(WrongTypeError):
+                await call
+
+    async def policy(self) -> str:
+        found: bytes | None = await self._reader.reply(
+            self._pipeline.send("GET", self._keys.policy, idempotent=True), None
+        )
+        return (found or b"").decode(errors="replace")
+
+    async def replace_policy(self, found: str, policy: str) -> str:
+        call = self._pipeline.call(
+            scripts.LOG_POLICY_REPLACE, [self._keys.policy], found, policy, idempotent=True
+        )
+        stored: bytes = await call
+        return stored.decode(errors="replace")
 
 
 def pack_append(append: Append, keys: Keys, signer: Signer | None) -> bytes:

@@ -219,10 +219,13 @@ class Publisher:
             if self._signer is not None and self._signer.clock.is_outdated:
                 await self._signer.clock.ask(self._pipeline)
             if self._known.is_outdated:
-                try:
-                    self._known.learn(await self._pipeline.send("GET", self._keys.policy, idempotent=True))
-                except NotPermittedError:  # a user that may only publish
-                    self._known.keep()
+                await self._ask_policy()
+
+    async def _ask_policy(self) -> None:
+        try:
+            self._known.learn(await self._pipeline.send("GET", self._keys.policy, idempotent=True))
+        except NotPermittedError:  # a user that may only publish
+            self._known.keep()
 
     async def __aenter__(self) -> Self:
         await self._start()

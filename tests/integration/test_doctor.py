@@ -1,5 +1,6 @@
 """``stabilizer doctor`` finds what is wrong with a real Redis, and nothing with one that is right."""
 
+import asyncio
 import re
 import subprocess
 import sys
@@ -10,6 +11,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from fastapi_websocket_stabilizer import (
+    ConfigurationError,
+    History,
+    WebSocketConfig,
+    WebSocketConnectionManager,
+)
 from fastapi_websocket_stabilizer.backends.redis.doctor.rights import commands
 from fastapi_websocket_stabilizer.cli import app
 from tests.integration.test_topologies import binary_of
@@ -108,6 +115,36 @@ def test_user_of_a_release_before_logs_is_told_what_they_need(server: RedisServe
     (line,) = [line for line in advice(result) if "rights" in line]
     assert re.match(r"note: rights: before messages are stored, or clients use stabilizer.v1: ", line)
     assert "refused now: rpush, lrange, ltrim, pexpire, persist" in line
+
+
+async def test_permissions_to_store_are_needed_by_the_first_replica_that_stores(
+    server: RedisServer, namespace: str
+) -> None:
+    credentials = allow_least(server, namespace, "server")
+    url = f"redis://{credentials}127.0.0.1:{server.port}"
+
+    def manager(**settings: Any) -> WebSocketConnectionManager:
+        return WebSocketConnectionManager(WebSocketConfig(redis_url=url, namespace=namespace, **settings))
+
+    for lacking in ("rpush", "ltrim", "lrange", "pexpire"):
+        with server.client() as client:
+            client.execute_command("ACL", "SETUSER", "fws-app", f"-{lacking}")
+        with pytest.raises(ConfigurationError, match=f"(?i){lacking}.*ACL"):
+            await manager(history={"": History()}).start()
+        with server.client() as client:
+            client.execute_command("ACL", "SETUSER", "fws-app", f"+{lacking}")
+            client.delete(f"{namespace}:{{nodes}}:policy")
+    node = manager(history={"": History()})
+    await node.start()
+    with server.client() as client:
+        client.execute_command("ACL", "SETUSER", "fws-app", "-rpush")
+    result = await asyncio.to_thread(doctor, url, "--namespace", namespace)
+    with server.client() as client:
+        client.execute_command("ACL", "SETUSER", "fws-app", "+rpush")
+    await node.graceful_shutdown(1.0)
+    (line,) = [line for line in advice(result) if "rights" in line]
+    assert result.exit_code == 1
+    assert line.startswith("must change: rights: ACL SETUSER <user>")
 
 
 def test_every_command_that_is_needed_is_tried(server: RedisServer) -> None:

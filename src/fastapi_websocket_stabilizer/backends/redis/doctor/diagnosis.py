@@ -9,7 +9,7 @@ from typing import Any
 
 from ....exceptions import ConfigurationError
 from ....wire.envelopes import MAX_ENVELOPE_BYTES
-from ...policies import Policy
+from ...policies import Policy, stored_by
 from ..cluster.slots import SLOTS
 from ..connection import OLDEST_VERSION, server_mode
 from .rights import KEPT
@@ -24,8 +24,13 @@ SLOW_S = 0.05
 """Maximum median round trip in seconds. A send to another node needs one, a claim in a cluster two."""
 FULL = 0.9
 """Fraction of ``maxmemory`` above which a burst of clients may fill it, and Redis rejects every write."""
+LEAST_LOGS = 100
+"""Full logs that the rest of ``maxmemory`` should hold. Each active room with a history has one."""
 CROWDED = 0.8
 """Fraction of ``maxclients`` above which a restart of all nodes may exceed it."""
+
+
+NO_LOGS = Policy()
 
 
 class Level(Enum):
@@ -65,6 +70,7 @@ class Facts:
         rule: The ACL rule that allows them.
         kind: The kind of location in the URL.
         is_replica: Whether it was found as a replica.
+        policy: The messages that the registry stores.
     """
 
     server: str
@@ -76,12 +82,14 @@ class Facts:
     rule: str
     kind: str = "server"
     is_replica: bool = False
+    policy: Policy = NO_LOGS
 
 
 def diagnose(facts: Facts) -> list[Finding]:
     """Return one finding for each check of one server."""
-    of_server = (_version, _mode, _role, _eviction, _memory, _buffers, _idle, _keepalive, _clients)
-    return [check(facts) for check in (*of_server, _rights, _clock, _latency)]
+    of_server = [_version, _mode, _role, _eviction, _memory, _buffers, _idle, _keepalive, _clients]
+    of_logs = [_logs] if facts.policy else []
+    return [check(facts) for check in (*of_server, *of_logs, _rights, _clock, _latency)]
 
 
 def diagnose_slots(ranges: Iterable[list[Any]]) -> list[Finding]:
@@ -111,23 +119,22 @@ def diagnose_replicas(count: int) -> Finding:
 
 
 def diagnose_history(policy: str, infos: Iterable[bytes | None]) -> Finding:
-    """Return the finding about stored messages: the policy, and the nodes that do not follow it."""
+    """Return the finding about stored messages: the policy, and the nodes that do not follow it.
+
+    Args:
+        policy: The text in Redis; "" if there is none.
+        infos: The descriptions of the live nodes.
+    """
     try:
-        kept = Policy.read(policy).stored
+        found = Policy.read(policy)
     except ConfigurationError as error:
         return Finding("history", "", str(error), "stabilizer policy --reset", Level.CHANGE)
-    others = [name for name, settings in map(_described, infos) if settings.get("stored") != kept]
-    advice = f"give all replicas the same history and history_for_all; different: {', '.join(others)}"
-    return _finding("history", "", f"stores {kept}", others, advice)
-
-
-def _described(info: bytes | None) -> tuple[str, Mapping[str, Any]]:
-    """Return the name and the settings in the description of a node. Foreign ones have no settings."""
-    try:
-        value = json.loads(info or b"{}")
-        return str(value["name"])[:80], dict(value["settings"])
-    except (ValueError, TypeError, LookupError, RecursionError):
-        return "unknown", {}
+    others = [f"{name} stores {what}" for name, what in map(stored_by, infos) if what != found.stored]
+    if others:
+        advice = f"give all replicas the same history and history_for_all; different: {'; '.join(others)}"
+        return Finding("history", "", f"stores {found.stored}", advice, Level.CHANGE)
+    advice = "deploy the replicas with the new settings: the next one that starts decides"
+    return _finding("history", "", f"stores {found.stored}", found.is_open, advice, Level.NOTE)
 
 
 def _finding(
@@ -163,9 +170,34 @@ def _role(facts: Facts) -> Finding:
 def _eviction(facts: Facts) -> Finding:
     policy, limit = facts.info.get("maxmemory_policy", "unknown"), facts.info.get("maxmemory", "0")
     found = f"{policy}, maxmemory {limit}"
-    advice = "CONFIG SET maxmemory-policy noeviction: what is evicted is a lease, or somebody's presence"
+    advice = f"CONFIG SET maxmemory-policy noeviction: {_evicted(policy)}"
+    if facts.policy:
+        advice += "; clients that return to a quiet room are told of a loss, also before anything is evicted"
     level = Level.CHANGE if limit != "0" else Level.NOTE
     return _finding("eviction", facts.server, found, policy != "noeviction", advice, level)
+
+
+def _evicted(policy: str) -> str:
+    """Return what a policy evicts of the library's keys."""
+    if policy.startswith("volatile"):
+        return "it evicts stored messages (log, top, box), sessions, tokens and descriptions of replicas"
+    return "it evicts any key: leases, presence, rooms, stored messages, sessions, tokens"
+
+
+def _logs(facts: Facts) -> Finding:
+    """Compare the size of full logs with the memory that is left. The number of rooms is not known."""
+    sizes = {json.dumps(prefix): bounds.most_bytes for prefix, bounds in facts.policy.rooms.items()}
+    if facts.policy.everybody is not None:
+        sizes["everybody"] = facts.policy.everybody.most_bytes
+    used, limit = (int(facts.info.get(name, "0")) for name in ("used_memory", "maxmemory"))
+    fit = max(0, limit - used) // max(sizes.values())
+    full = ", ".join(f"{size} bytes for {name}" for name, size in sizes.items())
+    room = f"{fit} of the largest fit into the rest of maxmemory" if limit else "no maxmemory"
+    advice = "raise maxmemory, or lower bytes of the histories: at the limit, stored messages raise errors"
+    level = Level.NOTE if fit else Level.CHANGE
+    return _finding(
+        "log memory", facts.server, f"up to {full}; {room}", limit and fit < LEAST_LOGS, advice, level
+    )
 
 
 def _memory(facts: Facts) -> Finding:
@@ -220,7 +252,7 @@ def _clients(facts: Facts) -> Finding:
 def _rights(facts: Facts) -> Finding:
     found = f"{len(facts.refused)} refused" if facts.refused else "all that we need"
     advice = f"ACL SETUSER <user> {facts.rule} (refused now: {', '.join(facts.refused)})"
-    if set(facts.refused) <= {*KEPT}:
+    if set(facts.refused) <= {*KEPT} and not facts.policy:
         advice = f"before messages are stored, or clients use stabilizer.v1: {advice}"
         return _finding("rights", facts.server, found, facts.refused, advice, Level.NOTE)
     return _finding("rights", facts.server, found, facts.refused, advice)

@@ -11,11 +11,13 @@ from typing import Any
 
 from redis import exceptions as redis_errors
 
-from ....exceptions import WebSocketStabilizerError
+from ....exceptions import ConfigurationError, WebSocketStabilizerError
 from ....names import NodeId
+from ....retention import NOTHING
 from ....runtime.loops import running_loop
 from ....runtime.metrics import Counters
 from ...log_ports import LogKind, LogName
+from ...policies import Policy, stored_by
 from ..cluster.slots import SHARDED_SINCE, place
 from ..connection import ConnectionFactory, NotPermittedError
 from ..keys import Keys
@@ -49,7 +51,8 @@ async def examine(url: str, namespace: str = "fws", timeout_s: float = 3.0) -> l
         ConfigurationError: The URL cannot work.
     """
     location = parse(url)
-    checkup = _Checkup(location, namespace, timeout_s)
+    text, infos = await _registry(location, namespace, timeout_s)
+    checkup = _Checkup(location, namespace, timeout_s, _readable(text))
     match location.kind:
         case "cluster":
             findings = await checkup.cluster()
@@ -57,14 +60,39 @@ async def examine(url: str, namespace: str = "fws", timeout_s: float = 3.0) -> l
             findings = await checkup.service()
         case _:
             findings, _ = await checkup.server(checkup.factory, "")
-    return findings + await checkup.history()
+    stores = text or any(stored_by(info)[1] != NOTHING for info in infos)
+    return findings + ([diagnose_history(text, infos)] if stores else [])
+
+
+async def _registry(location: Location, namespace: str, timeout_s: float) -> tuple[str, list[bytes | None]]:
+    """Return the policy, and the descriptions of the live nodes; nothing if Redis cannot be asked."""
+    topology, keys = topology_at(location, timeout_s, Counters()), Keys(namespace)
+    pipeline = topology.commands("doctor", no_earlier_sends)
+    try:
+        await pipeline.start()
+        text: bytes | None = await pipeline.send("GET", keys.policy, idempotent=True)
+        store = RedisNodes(keys, pipeline, pipeline, Reader(Counters()))
+        infos = await store.infos(sorted(await store.live()))
+    except WebSocketStabilizerError:
+        return "", []  # the findings about servers say why
+    finally:
+        await pipeline.stop()
+        await topology.stop()
+    return (text or b"").decode(errors="replace"), [info for info, _ in infos]
+
+
+def _readable(policy: str) -> Policy:
+    try:
+        return Policy.read(policy)
+    except ConfigurationError:  # a finding of its own
+        return Policy()
 
 
 class _Checkup:
     """An examination of every server behind a URL. Replicas count: each may be promoted, and has its own ACL."""
 
-    def __init__(self, location: Location, namespace: str, timeout_s: float) -> None:
-        self._location, self._namespace = location, namespace
+    def __init__(self, location: Location, namespace: str, timeout_s: float, policy: Policy) -> None:
+        self._location, self._namespace, self._policy = location, namespace, policy
         self.factory = ConnectionFactory(location, timeout_s)
 
     async def cluster(self) -> list[Finding]:
@@ -85,25 +113,6 @@ class _Checkup:
             findings += (await self.server(self.factory.at(address), _name(address), is_replica=True))[0]
         return findings
 
-    async def history(self) -> list[Finding]:
-        """Return the finding about the messages that are stored; none if none are, or if Redis cannot be asked."""
-        topology, keys = (
-            topology_at(self._location, self.factory.timeout_s, Counters()),
-            Keys(self._namespace),
-        )
-        pipeline = topology.commands("doctor", no_earlier_sends)
-        try:
-            await pipeline.start()
-            text = await pipeline.send("GET", keys.policy, idempotent=True)
-            store = RedisNodes(keys, pipeline, pipeline, Reader(Counters()))
-            infos = await store.infos(sorted(await store.live())) if text else []
-        except WebSocketStabilizerError:
-            return []  # the findings about servers say why
-        finally:
-            await pipeline.stop()
-            await topology.stop()
-        return [diagnose_history(text.decode(errors="replace"), [info for info, _ in infos])] if text else []
-
     async def server(
         self, factory: ConnectionFactory, name: str, *, is_replica: bool = False
     ) -> tuple[list[Finding], dict[str, str]]:
@@ -119,7 +128,8 @@ class _Checkup:
             return [self._unreachable(name, factory.translate("INFO", error))], {}
         rule = rights.acl_rule(self._namespace, names)
         facts = Facts(name, info, settings, difference_s, round_trips, refused, rule)
-        return diagnose(replace(facts, kind=self._location.kind, is_replica=is_replica)), info
+        facts = replace(facts, kind=self._location.kind, is_replica=is_replica, policy=self._policy)
+        return diagnose(facts), info
 
     def _rights(self, *, is_sharded: bool) -> list[str]:
         database = int(self._location.options.get("db") or 0)

@@ -5,10 +5,14 @@ from typing import Any
 
 import pytest
 
+from fastapi_websocket_stabilizer.backends.log_ports import LogBounds
+from fastapi_websocket_stabilizer.backends.policies import Policy
 from fastapi_websocket_stabilizer.backends.redis.doctor.diagnosis import (
     Facts,
+    Finding,
     Level,
     diagnose,
+    diagnose_history,
     diagnose_replicas,
     diagnose_slots,
 )
@@ -69,6 +73,65 @@ def test_what_info_says_is_judged(info: dict[str, str], found: tuple[str, Level]
 )
 def test_what_was_measured_or_set_is_judged(change: dict[str, Any], found: tuple[str, Level]) -> None:
     assert wrong(replace(GOOD, **change)) == [found]
+
+
+STORES = replace(GOOD, policy=Policy({"chat:": LogBounds(500, 80_000, 120)}, LogBounds(500, 40_000, 120)))
+
+
+@pytest.mark.parametrize(
+    ("info", "found"),
+    [
+        ({}, []),
+        ({"used_memory": "5000000", "maxmemory": "15000000"}, []),
+        ({"used_memory": "5000001", "maxmemory": "15000000"}, [("log memory", Level.NOTE)]),
+        ({"used_memory": "850000", "maxmemory": "949999"}, [("log memory", Level.CHANGE)]),
+        ({"maxmemory_policy": "volatile-ttl"}, [("eviction", Level.NOTE)]),
+    ],
+)
+def test_memory_for_logs_is_compared_with_what_is_left(
+    info: dict[str, str], found: list[tuple[str, Level]]
+) -> None:
+    assert wrong(replace(STORES, info={**INFO, **info})) == found
+
+
+def test_size_of_full_logs_is_said() -> None:
+    (finding,) = [each for each in diagnose(STORES) if each.check == "log memory"]
+    assert finding.found == 'up to 100000 bytes for "chat:", 50000 bytes for everybody; no maxmemory'
+    limited = replace(STORES, info={**INFO, "used_memory": "1", "maxmemory": "100000001"})
+    (finding,) = [each for each in diagnose(limited) if each.check == "log memory"]
+    assert finding.found.endswith("; 1000 of the largest fit into the rest of maxmemory")
+
+
+@pytest.mark.parametrize(
+    ("policy", "keys"),
+    [("volatile-lru", "stored messages (log, top, box)"), ("allkeys-lru", "any key: leases")],
+)
+def test_keys_that_may_be_evicted_are_named(policy: str, keys: str) -> None:
+    for facts in (GOOD, STORES):
+        evicting = replace(facts, info={**INFO, "maxmemory_policy": policy})
+        (finding,) = [each for each in diagnose(evicting) if each.check == "eviction"]
+        assert keys in finding.advice
+        assert ("clients that return to a quiet room are told of a loss" in finding.advice) == bool(
+            facts.policy
+        )
+
+
+def test_permissions_to_store_must_be_there_when_messages_are_stored() -> None:
+    assert wrong(replace(STORES, refused=["rpush"])) == [("rights", Level.CHANGE)]
+
+
+def test_policy_and_the_replicas_that_do_not_follow_it() -> None:
+    text = STORES.policy.text
+    same = b'{"name":"a","settings":{"stored":"\\"chat:\\", everybody"}}'
+    assert diagnose_history(text, [same]) == Finding("history", "", 'stores "chat:", everybody')
+    other = diagnose_history(text, [same, b'{"name":"b","settings":{}}', None])
+    assert other.level is Level.CHANGE
+    assert other.advice.endswith("different: b stores nothing; unknown stores nothing")
+    switched_off = diagnose_history(Policy().text, [same])
+    assert switched_off.advice.endswith('different: a stores "chat:", everybody')
+    opened = diagnose_history(replace(STORES.policy, is_open=True).text, [same])
+    assert (opened.level, "the next one that starts decides" in opened.advice) == (Level.NOTE, True)
+    assert diagnose_history("{", []).advice == "stabilizer policy --reset"
 
 
 def test_replica_is_no_trouble_where_one_is_expected_as_long_as_it_copies() -> None:

@@ -50,7 +50,7 @@ def running(name: str, environment: dict[str, str]) -> Iterator[Example]:
     with ChildProcess(command, environment=environment, directory=PROJECT) as process:
         example = Example(process, port)
         eventually_sync(
-            lambda: not process.is_running or example.get("docs").is_success, 20.0, f"answer of {name}"
+            lambda: not process.is_running or example.get("docs").is_success, 60.0, f"answer of {name}"
         )
         assert process.is_running, process.output
         yield example

@@ -75,7 +75,7 @@ def running(row: str, port: int) -> Iterator[ChildProcess]:
     words = COMMANDS[row].replace("PORT", str(port)).split()
     environment = {"SMOKE_UVICORN_PROTOCOL": "off" if row == "uvicorn-plain" else "on"}
     with ChildProcess([sys.executable, "-m", *words], environment=environment, directory=PROJECT) as process:
-        eventually_sync(lambda: answers(port) or not process.is_running, 20.0, f"answer of {words[0]}")
+        eventually_sync(lambda: answers(port) or not process.is_running, 60.0, f"answer of {words[0]}")
         assert process.is_running, process.output
         yield process
 

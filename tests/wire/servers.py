@@ -31,6 +31,8 @@ TROUBLE = re.compile(
 """What no log may hold after anything that a client has done."""
 BINARY = "application/octet-stream"
 HTTP_ANSWER_S = 30.0
+START_S = 60.0
+"""Longest time until a server answers. Several that start at once beside other lanes need 20 s for their imports."""
 
 
 @dataclass(frozen=True)
@@ -208,7 +210,7 @@ def running(row: Row) -> Iterator[Server]:
                 return http.get(server.url("ready", "http"), verify=trust).is_success
             return not process.is_running
 
-        eventually_sync(is_ready, 20.0, f"answer of {row.name}")
+        eventually_sync(is_ready, START_S, f"answer of {row.name}")
         assert process.is_running, process.output
         yield server
     server.check_log()

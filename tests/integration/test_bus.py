@@ -13,7 +13,8 @@ import redis.asyncio.connection as redis_connection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from fastapi_websocket_stabilizer import BusGap, WebSocketConnectionManager
+from fastapi_websocket_stabilizer import BusGap, History, WebSocketConnectionManager
+from fastapi_websocket_stabilizer.backends.log_ports import LogRead
 from fastapi_websocket_stabilizer.backends.redis.connection import ConnectionFactory
 from tests.integration.cluster import (
     BEAT_S,
@@ -132,6 +133,32 @@ async def test_a_node_whose_bus_stays_deaf_is_not_ready_until_it_hears_again(
 async def is_deaf(node: WebSocketConnectionManager) -> bool:
     status, body = await readyz(node)
     return status == 503 and body["reason"] == "the bus is deaf: nothing of other nodes arrives"
+
+
+async def test_time_of_clients_stays_before_a_message_that_the_bus_has_lost(
+    own_managers: Managers, server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored: dict[str, Any] = {"history": {"chat:": History()}}
+    async with node_with_own_bus(own_managers, server, **stored) as (node, proxy):
+        near = await own_managers.start(**stored)
+        alice = await join(node, "alice", "chat:1")
+        logs, history, may_read = node._state.backend.logs, node._registry.history, asyncio.Event()
+        began_us, read = history.whole_us(), logs.read
+        await eventually(lambda: history.whole_us() > began_us, what="a canary comes back")
+
+        async def read_later(*arguments: Any) -> LogRead:
+            await may_read.wait()
+            return await read(*arguments)
+
+        monkeypatch.setattr(logs, "read", read_later)
+        proxy.swallow("to the node", on_new_ones_too=False)
+        lost_us = (await near.broadcast("hello", room="chat:1")).id or 0
+        for name in ("canaries_missed", "bus_gaps"):  # while the bus is deaf, and when it is back
+            await eventually(lambda name=name: counter(node, name) > 0, what=name)
+            assert history.whole_us() < lost_us
+        may_read.set()
+        await eventually(lambda: history.whole_us() > lost_us)
+        assert alice.received == ["hello"]
 
 
 @pytest.mark.alone

@@ -43,6 +43,8 @@ COMPARE_S = 30.0
 """Seconds between two comparisons of the newest ids, which show a lost last message."""
 ACTIVE_S = 2 * COMPARE_S
 """Seconds after its last message in which a log is compared."""
+TICK_S = 0.002
+"""Seconds after which the time of clients, which is told in ms, is certainly later than a time in µs."""
 QUIET_S = 1.0
 """Seconds after its last message before a log is compared. Until then its top may be newer than the bus."""
 PLAIN: Final = "plain"
@@ -75,9 +77,10 @@ class History:
         self._bytes = 0
         self._compared_at_s = 0.0
         self._time = RedisTime()
-        self._held_since_s: dict[
-            Channel, float
-        ] = {}  # logs of which something may be missing, the oldest first
+        # Before this moment, no message was for clients of this node. It is also known by Redis' clock.
+        self._began_s, self._began_us = 0.0, 0
+        # Logs of which something may be missing, the first one first. Until this time nothing was.
+        self._held_since_s: dict[Channel, float] = {}
         self._unlogged, self._trouble = Occasionally(state.log), Occasionally(state.log)
         if not state.is_distributed:  # it works without a start, and memory answers at once
             first_step(self.begin())
@@ -92,8 +95,10 @@ class History:
             ConfigurationError: The registry, or a live node, stores other messages.
         """
         await self.agreed.begin()
-        if self.policy:
-            await self._ask_time()
+        if self.policy and self._state.is_distributed:
+            # The time that the first clients are told must be later than the content: see ``continuity.resumed``.
+            await asyncio.sleep(TICK_S)
+            self._began_us, self._began_s = await self._ask_time(), running_loop().time()
 
     async def begin_again(self) -> None:
         """Agree again, after content was lost. A difference makes the node unready."""
@@ -314,7 +319,8 @@ class History:
         if feed.is_flowing:
             self._held_since_s.pop(log.channel, None)
         elif self._is_here(log) and self._state.is_distributed:
-            self._held_since_s.setdefault(log.channel, running_loop().time())
+            heard_to_s = max(self._state.backend.heard_to_s, self._began_s)
+            self._held_since_s.setdefault(log.channel, heard_to_s)
         self._bytes += feed.bytes - log.bytes
         log.bytes = feed.bytes
         if feed.dropped != log.dropped:
@@ -375,8 +381,7 @@ class History:
 
     def _has_expired(self, id_: int) -> bool:
         """Whether an id is so old that its log may have forgotten it without a loss."""
-        now_s = running_loop().time()
-        return self._time.is_known and self._time.at(now_s, now_s) - id_ > QUIET_US
+        return self._time.is_known and self._time.at(running_loop().time()) - id_ > QUIET_US
 
     def _postpone(self, log: Log) -> None:
         """Repeat a read soon; while Redis is away, with the next beat."""
@@ -396,14 +401,17 @@ class History:
 
     def whole_us(self) -> int:
         """Return the Redis time in µs up to which this node has missed nothing, at least; 0 if it is not known."""
-        heard_to_s = self._state.backend.heard_to_s
         if not self._state.is_distributed:
-            return int(heard_to_s * 1_000_000)
-        heard_to_s = min(heard_to_s, next(iter(self._held_since_s.values()), heard_to_s))
-        return self._time.at(heard_to_s, running_loop().time())
+            return int(self._state.backend.heard_to_s * 1_000_000)
+        heard_to_s = self._state.backend.heard_to_s
+        if heard_to_s <= self._began_s:
+            return self._began_us
+        return self._time.at(min(heard_to_s, next(iter(self._held_since_s.values()), heard_to_s)))
 
-    async def _ask_time(self) -> None:
-        self._learn_time((await self._state.backend.logs.read(name_of(""), 1)).at_us)
+    async def _ask_time(self) -> int:
+        redis_us = (await self._state.backend.logs.read(name_of(""), 1)).at_us
+        self._learn_time(redis_us)
+        return redis_us
 
     def _learn_time(self, redis_us: int) -> None:
         if self._state.is_distributed:

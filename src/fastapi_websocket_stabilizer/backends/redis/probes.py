@@ -8,6 +8,7 @@ The primary of ``{nodes}`` returns its epoch with each renewal. The epochs of ot
 """
 
 import asyncio
+import math
 import secrets
 import time
 from collections.abc import Callable, Iterable
@@ -44,6 +45,8 @@ class Canaries:
         self._keys, self._commands, self._publish_command, self._counters = keys, commands, publish, counters
         self._heard_after = heard_after
         self._canaries: dict[Subscriber, Canary] = {}
+        # ``heard_to_s`` of the connections that were left since the last beat, and before it.
+        self._left_at_s = self._left_before_s = math.inf
 
     def watch(self, subscriber: Subscriber, may_be: Callable[[str], bool] = lambda _: True) -> str | None:
         """Begin to send canaries through a connection, on a channel that ``may_be`` accepts; return the channel.
@@ -61,6 +64,8 @@ class Canaries:
     def forget(self, subscriber: Subscriber) -> None:
         """Stop the canaries of a connection that is closed, or whose canary channel has moved."""
         if (canary := self._canaries.pop(subscriber, None)) is not None:
+            # Its channels move to other connections. The node compares them with the next beat at the latest.
+            self._left_at_s = min(self._left_at_s, canary.heard_to_s)
             canary.release()
 
     def restart(self) -> None:
@@ -70,6 +75,7 @@ class Canaries:
 
     def beat(self) -> None:
         """Check the last canaries and send the next. Called when commands are known to work."""
+        self._left_at_s, self._left_before_s = math.inf, self._left_at_s
         for canary in tuple(self._canaries.values()):
             canary.beat()
 
@@ -79,8 +85,12 @@ class Canaries:
 
     @property
     def heard_to_s(self) -> float:
-        """Monotonic time at which the last canary was sent that came back: the earliest of all connections."""
-        return min((canary.heard_to_s for canary in self._canaries.values()), default=0.0)
+        """Monotonic time at which the last canary was sent that came back: the earliest of all connections.
+
+        A new connection begins with the time at which it was opened: its channels are read after that.
+        """
+        heard = [canary.heard_to_s for canary in self._canaries.values()]
+        return min(*heard, self._left_at_s, self._left_before_s) if heard else 0.0
 
     def _publish(self, channel: str, data: bytes) -> "asyncio.Future[object]":
         return self._commands.send(self._publish_command(), channel, data, idempotent=False)
@@ -99,6 +109,7 @@ class Canary:
     ) -> None:
         self._subscriber, self._publish, self._channel = subscriber, publish, channel
         self._counters, self._heard_after = counters, heard_after
+        self.heard_to_s: float = time.monotonic()
         subscriber.listen(channel, self._on_message)
         self.restart()
 
@@ -110,7 +121,6 @@ class Canary:
     def restart(self) -> None:
         """Discard outstanding canaries, and subscribe to the channel."""
         self._subscriber.want(self._channel)
-        self.heard_to_s: float = time.monotonic()
         self._outstanding: dict[bytes, float] = {}  # payload -> when it was sent
         self._unheard_since_s: float | None = None
         self._bytes_read = -1

@@ -65,6 +65,30 @@ def test_search_for_a_channel_ends_where_none_is_heard() -> None:
     assert len(tried) == ATTEMPTS
 
 
+# The time up to which everything was received
+
+
+async def test_new_connection_moves_no_time_of_another_one() -> None:
+    probes, one, other = canaries(), subscriber(), subscriber()
+    for each in (one, other):
+        probes.watch(each)
+    heard_to_s = probes.heard_to_s
+    probes.restart()
+    assert probes.heard_to_s == heard_to_s
+
+
+async def test_time_of_a_connection_that_is_left_counts_until_its_channels_were_compared() -> None:
+    probes, former, new = canaries(), subscriber(), subscriber()
+    probes.watch(former)
+    heard_to_s = probes.heard_to_s
+    probes.forget(former)
+    probes.watch(new)
+    for _ in range(2):
+        assert probes.heard_to_s == heard_to_s
+        probes.beat()
+    assert probes.heard_to_s > heard_to_s
+
+
 class Reluctant(Canaries):
     """Finds a channel at the third attempt."""
 

@@ -572,7 +572,7 @@ class WebSocketConnectionManager(HookDecorators):
 
     def statistics(self) -> Statistics:
         """Return a snapshot of all counters and bounds."""
-        return snapshot(self._state)
+        return snapshot(self._state, self._registry.history, self._registry.keeping)
 
     # Routes
 

@@ -15,6 +15,7 @@ from fastapi_websocket_stabilizer.backends.log_ports import (
     LogEntry,
     LogKind,
     LogName,
+    Trimmed,
     Verdict,
 )
 from fastapi_websocket_stabilizer.backends.ports import Backend, Watcher
@@ -252,6 +253,11 @@ async def test_log_is_trimmed_by_messages_when_it_is_a_quarter_over(backend: Bac
     assert ids(found.entries) == [each.entry for each in stored[3:]]
     assert found.meta is not None
     assert found.meta.base == stored[2].entry
+    assert (
+        [each.trimmed for each in stored if any(each.trimmed)]
+        == [stored[-1].trimmed]
+        == [Trimmed(messages=3)]
+    )
 
 
 async def test_log_is_trimmed_by_bytes_when_it_is_a_quarter_over(backend: Backend) -> None:
@@ -260,7 +266,8 @@ async def test_log_is_trimmed_by_bytes_when_it_is_a_quarter_over(backend: Backen
     bounds = replace(BOUNDS, bytes=4 * size)
     await store(backend, LOBBY, "2", "3", "4", "5", bounds=bounds)
     assert len((await backend.logs.read(LOBBY)).entries) == 5
-    await store(backend, LOBBY, "6", bounds=bounds)
+    (newest,) = await store(backend, LOBBY, "6", bounds=bounds)
+    assert newest.trimmed == Trimmed(bytes=2)
     found = await backend.logs.read(LOBBY)
     assert bodies(found.entries) == ["3", "4", "5", "6"]
     assert sum(each.size for each in found.entries) <= bounds.bytes
@@ -271,7 +278,8 @@ async def test_log_is_trimmed_by_bytes_when_it_is_a_quarter_over(backend: Backen
 async def test_log_is_trimmed_by_age(backend: Backend, inside: Inside) -> None:
     old = [*await store(backend, LOBBY, "1"), *await store(backend, LOBBY, "2")]
     await inside.put(LOBBY, (await inside.content(LOBBY)).shifted(-760 * S))  # 1.25 times 600 s are 750
-    await store(backend, LOBBY, "3")
+    (newest,) = await store(backend, LOBBY, "3")
+    assert newest.trimmed == Trimmed(age=2)
     found = await backend.logs.read(LOBBY)
     assert bodies(found.entries) == ["3"]
     assert found.meta is not None
@@ -282,6 +290,7 @@ async def test_entries_of_one_call_are_trimmed_as_well(backend: Backend) -> None
     stored = await store(backend, LOBBY, *map(str, range(1, 101)), bounds=replace(BOUNDS, messages=10))
     found = await backend.logs.read(LOBBY)
     assert ids(found.entries) == [each.entry for each in stored[-10:]]
+    assert sum(each.trimmed.messages for each in stored) == 90
 
 
 async def test_bounds_that_were_lowered_are_reached_with_further_appends(backend: Backend) -> None:

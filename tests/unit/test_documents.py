@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import fastapi_websocket_stabilizer
-from fastapi_websocket_stabilizer import WebSocketConfig, WebSocketConnectionManager
+from fastapi_websocket_stabilizer import Statistics, WebSocketConfig, WebSocketConnectionManager
 from fastapi_websocket_stabilizer.close_codes import CloseCode, is_allowed
 from fastapi_websocket_stabilizer.runtime.metrics import Counters
 
@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = Path(fastapi_websocket_stabilizer.__file__).parent
 README = (ROOT / "README.md").read_text()
 DESIGN = (ROOT / "docs/design.md").read_text()
+OPERATIONS = (ROOT / "docs/operations.md").read_text()
 COMPATIBILITY = (ROOT / "docs/compatibility.md").read_text()
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 COUNTERS = {counter.name for counter in fields(Counters)}
@@ -77,6 +78,16 @@ def test_every_counter_is_counted() -> None:
     }
     looked_up = {node.value for node in nodes if isinstance(node, ast.Constant)}
     assert COUNTERS - stored - looked_up == set()
+
+
+PREFIXES = "history_", "resumes_", "session", "cursors_"
+"""The beginnings of the names of counters, and of attributes of ``Statistics``, that are about histories."""
+
+
+def test_everything_that_is_counted_of_histories_is_in_their_table() -> None:
+    attributes = {each.name for each in fields(Statistics)}
+    expected = {name for name in COUNTERS | attributes if name.startswith(PREFIXES)}
+    assert sorted(names(cells(chapter(OPERATIONS, "### What is counted"), 0))) == sorted(expected)
 
 
 # Close codes and log events

@@ -80,6 +80,17 @@ class Append:
     retry_age_s: float = 0.0
 
 
+class Trimmed(NamedTuple):
+    """Entries that a log dropped, by the bound that they exceeded."""
+
+    messages: int = 0
+    bytes: int = 0
+    age: int = 0
+
+
+NOT_TRIMMED = Trimmed()
+
+
 @dataclass(frozen=True, slots=True)
 class Appended:
     """The answer to an append.
@@ -89,12 +100,14 @@ class Appended:
         previous: The id of the entry before it in the log; 0 if none is known.
         nodes: The number of nodes that receive the publication; 0 for a mailbox.
         is_new: False if an earlier append with this key, or an earlier try, has stored the message.
+        trimmed: Old entries that were dropped. The last append of a call has those of the whole call.
     """
 
     entry: int
     previous: int
     nodes: int
     is_new: bool = True
+    trimmed: Trimmed = NOT_TRIMMED
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from ..wire.channels import ALL, Channel
 from ..wire.envelopes import Envelope, pack
 from .log_ports import (
     META_LASTS_S,
+    NOT_TRIMMED,
     ONCE_LASTS_S,
     Append,
     Appended,
@@ -23,6 +24,7 @@ from .log_ports import (
     LogMeta,
     LogName,
     LogRead,
+    Trimmed,
     Verdict,
 )
 
@@ -63,21 +65,27 @@ class Log:
         self.entries.append(entry)
         self.top, self.bytes = entry.id, self.bytes + entry.size
 
-    def trim(self, bounds: LogBounds, now_us: int) -> None:
+    def trim(self, bounds: LogBounds, now_us: int) -> Trimmed:
         """Drop the oldest entries if a bound is exceeded by a quarter."""
-        if not self._exceeds(bounds, now_us, OVER):
-            return
-        dropped = 0
-        while dropped < TRIMMED and len(self.entries) > 1 and self._exceeds(bounds, now_us, 1):
+        dropped = [0, 0, 0]
+        if self._exceeded(bounds, now_us, OVER) is None:
+            return NOT_TRIMMED
+        while sum(dropped) < TRIMMED and len(self.entries) > 1:
+            bound = self._exceeded(bounds, now_us, 1)
+            if bound is None:
+                break
             oldest = self.entries.pop(0)
-            self.base, self.bytes, dropped = oldest.id, self.bytes - oldest.size, dropped + 1
+            self.base, self.bytes = oldest.id, self.bytes - oldest.size
+            dropped[bound] += 1
+        return Trimmed(*dropped)
 
-    def _exceeds(self, bounds: LogBounds, now_us: int, factor: float) -> bool:
-        return (
-            len(self.entries) > factor * bounds.messages
-            or self.bytes > factor * bounds.bytes
-            or self.entries[0].id < now_us - factor * bounds.seconds * 1_000_000
-        )
+    def _exceeded(self, bounds: LogBounds, now_us: int, factor: float) -> int | None:
+        """Return the index in ``Trimmed`` of a bound that is exceeded by a factor."""
+        if len(self.entries) > factor * bounds.messages:
+            return 0
+        if self.bytes > factor * bounds.bytes:
+            return 1
+        return 2 if self.entries[0].id < now_us - factor * bounds.seconds * 1_000_000 else None
 
     def touch(self, bounds: LogBounds, now_us: int) -> None:
         """Postpone the expiry of the list, if an eighth of its time has passed, and of the meta."""
@@ -148,11 +156,12 @@ class MemoryLogs:
         content.logs[append.log] = log
         previous, entry = log.top, max(now_us, log.top + 1)
         log.push(LogEntry(entry, append.envelope, size))
-        log.trim(append.bounds, now_us)
+        trimmed = log.trim(append.bounds, now_us)
         log.touch(append.bounds, now_us)
         if append.key:
             content.once[append.log, append.key] = entry, now_us + ONCE_LASTS_S * 1_000_000
-        return Appended(entry, previous, self._publish(append.log, append.envelope, entry, previous))
+        nodes = self._publish(append.log, append.envelope, entry, previous)
+        return Appended(entry, previous, nodes, trimmed=trimmed)
 
     def _earlier(self, append: Append, log: Log, now_us: int) -> Appended | None:
         if append.retry_age_s > 0:

@@ -9,6 +9,7 @@ from ..backends.appending import appended
 from ..backends.log_ports import Append, Appended, LogBounds, LogName
 from ..backends.policies import Policy, Target
 from ..backends.ports import Bus
+from ..exceptions import BackendUnavailableError, WebSocketStabilizerError
 from ..local.batches import Outcome, settle
 from ..local.sends import first_step
 from ..models import BroadcastResult
@@ -84,13 +85,16 @@ class Broadcasts:
         key: str,
     ) -> BroadcastResult:
         await self._outbound.in_turn()
-        self._check_reachable(targets)
-        self._state.counters.broadcasts += 1
-        copies = self._copies(message, exclude, targets, asks=confirm is not None)
+        copies: Sequence[Copy] = ()
         try:
+            self._check_reachable(targets)
+            self._state.counters.broadcasts += 1
+            copies = self._copies(message, exclude, targets, asks=confirm is not None)
             await self._publish(copies, key)
             outcomes = [await self._echoed(copy) for copy in copies]
         except BaseException as error:
+            if any(target.bounds for target in targets):
+                self._count_failure(error)
             for copy in copies:
                 self._give_up_on(copy, error)
             raise
@@ -104,6 +108,12 @@ class Broadcasts:
             self._state.check_reachable()
         else:
             self._outbound.check_reachable()
+
+    def _count_failure(self, error: BaseException) -> None:
+        if isinstance(error, BackendUnavailableError) and error.outcome_unknown:
+            self._state.counters.history_unconfirmed += 1
+        elif isinstance(error, WebSocketStabilizerError):
+            self._state.counters.history_refused += 1
 
     def _copies(
         self,
@@ -154,7 +164,11 @@ class Broadcasts:
         logs, timeout_s = self._state.backend.logs, self._state.config.redis_timeout_s
         found = await appended(logs, append, answer, timeout_s, self._count_repeat)
         copy.id, copy.nodes = found.entry, found.nodes
-        self._state.counters.history_appends += found.is_new
+        counters = self._state.counters
+        counters.history_appends += found.is_new
+        counters.history_trimmed_messages += found.trimmed.messages
+        counters.history_trimmed_bytes += found.trimmed.bytes
+        counters.history_trimmed_age += found.trimmed.age
         if not found.is_new and append.key:  # an earlier call has published it
             self._in_flight.resolve(copy.envelope.sequence, None)
 

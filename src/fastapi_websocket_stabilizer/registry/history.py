@@ -8,12 +8,11 @@ import random
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import replace
-from typing import Final, Literal
+from typing import Literal
 
-from ..backends.log_ports import LogEntry, LogRead, Verdict
+from ..backends.log_ports import LogEntry, LogRead
 from ..backends.policies import Policy
-from ..exceptions import LOSSES, BackendUnavailableError
+from ..exceptions import LOSSES
 from ..local.connection import Connection
 from ..local.sends import first_step
 from ..names import ConnectionId
@@ -27,7 +26,20 @@ from ..wire.messages import Encoded
 from .agreed import AgreedPolicy
 from .continuity import QUIET_US
 from .feed import Action, Cursor, Deliver, Joined, Lost, Read
-from .logs import Log, before_last, channel_of, name_of, to_deliver
+from .logs import (
+    LOST,
+    PLAIN,
+    Held,
+    Log,
+    before_last,
+    channel_of,
+    count_answers,
+    count_lost,
+    count_return,
+    name_of,
+    read_compared,
+    to_deliver,
+)
 from .members import Members, is_excluded
 from .redis_time import RedisTime
 from .registration import registration_of
@@ -47,15 +59,6 @@ TICK_S = 0.002
 """Seconds after which the time of clients, which is told in ms, is certainly later than a time in µs."""
 QUIET_S = 1.0
 """Seconds after its last message before a log is compared. Until then its top may be newer than the bus."""
-PLAIN: Final = "plain"
-"""The member that stands for all sockets without a cursor. It keeps a feed from being COLD."""
-LOST: Final = {
-    "trimmed": "history_lost_trimmed",
-    "unknown": "history_lost_unknown",
-    "reset": "history_lost_reset",
-    "hole": "history_lost_hole",
-}
-"""The counter of each reason of a loss."""
 Fan = Callable[[Channel, Envelope], None]
 """Function that delivers an envelope to the sockets of this node."""
 
@@ -117,6 +120,10 @@ class History:
         self._bytes = 0
         self._reading = asyncio.Semaphore(READS)  # the next start may be on another event loop
 
+    def held(self) -> Held:
+        """Return what this node holds of logs now."""
+        return Held(len(self._logs), self._bytes, self._members.waiting)
+
     # Rooms and the bus
 
     def entered(self, room: str) -> None:
@@ -164,7 +171,10 @@ class History:
         if not self._is_here(log) or connection not in self._state.shards:
             return
         is_fed = self._members.wait(connection, log.channel, since_us, refusal)
-        self._act(log, log.feed.attach(connection, cursor))
+        actions = log.feed.attach(connection, cursor)
+        if cursor is not None:
+            count_return(self._state.counters, actions)
+        self._act(log, actions)
         if self._state.is_away:
             return
         with suppress(TimeoutError):
@@ -308,8 +318,7 @@ class History:
     def _count_lost(self, log: Log, code: str) -> None:
         if not code:
             return
-        counters, name = self._state.counters, LOST.get(code, "history_lost_unknown")
-        setattr(counters, name, getattr(counters, name) + 1)
+        count_lost(self._state.counters, code)
         self._trouble.log(
             "members of a log have missed messages that are gone", log=str(log.channel), code=code
         )
@@ -359,25 +368,18 @@ class History:
             return
         self._learn_time(found.at_us)
         if self._is_here(log):
-            self._act(log, log.feed.read_done(read.token, found, found.run_id, self.whole_us()))
+            counters, was_broken = self._state.counters, log.feed.last is not None and not log.feed.is_flowing
+            actions = log.feed.read_done(read.token, found, found.run_id, self.whole_us())
+            count_answers(counters, actions, is_repair=was_broken and log.feed.is_flowing)
+            self._act(log, actions)
             if log.listening is None or found.run_id != log.listening.run_id:
                 self._postpone(log)
 
     async def _answer(self, log: Log, read: Read) -> LogRead:
         """Read a log. If Redis may have lost what this node has received, compare first."""
-        logs = self._state.backend.logs
         if read.heard is None or self._has_expired(read.heard.last):
-            return await logs.read(log.name, read.last)
-        room, run_id = log.channel.room, logs.run_id_of(log.name)
-        notice = self._state.outgoing.lost((room,) if room else (), "hole")
-        tail = tuple(replace(each, envelope=replace(each.envelope, entry=None)) for each in read.heard.tail)
-        verdict = await logs.verify(log.name, replace(read.heard, tail=tail), log.bounds, notice)
-        self._state.counters.history_holes += verdict is Verdict.LOST
-        self._state.counters.history_restored += verdict is Verdict.RESTORED
-        found = await logs.read(log.name, read.last)
-        if found.run_id != run_id:
-            raise BackendUnavailableError("Redis changed its server while a log was compared")
-        return found
+            return await self._state.backend.logs.read(log.name, read.last)
+        return await read_compared(self._state, log, read.heard, read.last)
 
     def _has_expired(self, id_: int) -> bool:
         """Whether an id is so old that its log may have forgotten it without a loss."""

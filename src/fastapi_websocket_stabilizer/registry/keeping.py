@@ -23,6 +23,11 @@ class Keeping:
         # Sessions with changes that Redis did not accept. Each beat writes them again.
         self._unwritten: set[Connection] = set()
 
+    @property
+    def unwritten(self) -> int:
+        """Number of sessions with changes that Redis did not accept."""
+        return len(self._unwritten)
+
     async def take(self, connection: Connection) -> None:
         """Take over the session that a new connection continues, if there is one.
 
@@ -36,6 +41,8 @@ class Keeping:
         name = self._name(connection, session)
         kept = await self._store.take(session.former, name, self._state.session_ttl_ms)
         session.is_taken = kept is not None
+        self._state.counters.sessions_taken += session.is_taken
+        self._state.counters.sessions_gone += not session.is_taken
         # A connection that has ended since was released before its session is held: it expires by itself.
         if kept is not None and (kept.rooms or kept.mark) and connection.ended is None:
             session.rooms = {room: found.by_client for room, found in kept.rooms.items()}
@@ -117,6 +124,7 @@ class Keeping:
                 written, is_new, name = session.mark, not session.is_kept, self._name(connection, session)
                 self._state.check_reachable()
                 if is_new:
+                    self._state.counters.sessions_kept += 1
                     await self._store.begin(name)
                 await self._store.mark(name, written)
                 if is_new and connection.ended is None:
@@ -162,6 +170,7 @@ class Keeping:
     async def _begin(self, connection: Connection, session: Succession) -> None:
         if not session.is_kept:
             session.is_kept = True  # from now on the release of the connection releases the session
+            self._state.counters.sessions_kept += 1
             await self._store.begin(self._name(connection, session))
 
     @staticmethod

@@ -1,14 +1,27 @@
 """One log with members on this node, its names, and the form of its entries for delivery."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
+from typing import Final, NamedTuple
 
-from ..backends.log_ports import LogBounds, LogEntry, LogKind, LogName, LogStore
+from ..backends.log_ports import Heard, LogBounds, LogEntry, LogKind, LogName, LogRead, LogStore, Verdict
 from ..backends.ports import Listening
-from ..exceptions import LOSSES
+from ..exceptions import LOSSES, BackendUnavailableError
+from ..runtime.metrics import Counters
 from ..wire.channels import ALL, Channel
 from ..wire.envelopes import Envelope
-from .feed import Cursor, Feed
+from .feed import Action, Cursor, Deliver, Feed, Joined, Lost
+from .state import NodeState
+
+PLAIN: Final = "plain"
+"""The member that stands for all sockets without a cursor. It keeps a feed from being COLD."""
+LOST: Final = {
+    "trimmed": "history_lost_trimmed",
+    "unknown": "history_lost_unknown",
+    "reset": "history_lost_reset",
+    "hole": "history_lost_hole",
+}
+"""The counter of each reason of a loss."""
 
 
 def name_of(room: str) -> LogName:
@@ -28,6 +41,20 @@ def to_deliver(message: Envelope | LogEntry) -> Envelope:
     if message.envelope.entry is not None:
         return message.envelope
     return replace(message.envelope, entry=(message.id, 0))
+
+
+class Held(NamedTuple):
+    """The content of all logs on a node.
+
+    Attributes:
+        logs: Logs with members on this node.
+        bytes: Bytes of recent and of waiting messages.
+        waiting: Members that wait for the answer of a log, each once for each log.
+    """
+
+    logs: int
+    bytes: int
+    waiting: int
 
 
 class Log:
@@ -70,3 +97,46 @@ async def before_last(log: Log, store: LogStore, count: int) -> Cursor | None:
         meta = read.meta
         return Cursor(0 if meta is None else max(meta.base, meta.hole, meta.reset), read.at_us)
     return Cursor(read.entries[0].id) if read.entries else None
+
+
+async def read_compared(state: NodeState, log: Log, heard: Heard, last: int | None) -> LogRead:
+    """Read a log after a failover: first compare it with what this node has received, and mend it or mark the loss.
+
+    Raises:
+        BackendUnavailableError: Redis did not answer, or another server did.
+    """
+    logs, room = state.backend.logs, log.channel.room
+    run_id = logs.run_id_of(log.name)
+    notice = state.outgoing.lost((room,) if room else (), "hole")
+    tail = tuple(replace(each, envelope=replace(each.envelope, entry=None)) for each in heard.tail)
+    verdict = await logs.verify(log.name, replace(heard, tail=tail), log.bounds, notice)
+    state.counters.history_holes += verdict is Verdict.LOST
+    state.counters.history_restored += verdict is Verdict.RESTORED
+    found = await logs.read(log.name, last)
+    if found.run_id != run_id:
+        raise BackendUnavailableError("Redis changed its server while a log was compared")
+    return found
+
+
+# Counters
+
+
+def count_lost(counters: Counters, code: str) -> None:
+    """Count members that lost continuity."""
+    name = LOST.get(code, "history_lost_unknown")
+    setattr(counters, name, getattr(counters, name) + 1)
+
+
+def count_return(counters: Counters, actions: Sequence[Action]) -> None:
+    """Count a client that returned to a log, by whether the memory of this node has answered it."""
+    is_hit = any(isinstance(action, Joined) for action in actions)
+    counters.history_ring_hits += is_hit
+    counters.history_ring_misses += not is_hit
+
+
+def count_answers(counters: Counters, actions: Sequence[Action], *, is_repair: bool) -> None:
+    """Count what a read has brought to members. A repair brings entries and no loss."""
+    answered = [each for each in actions if isinstance(each, Joined) and each.member is not PLAIN]
+    counters.history_reads_shared += max(0, len(answered) - 1)
+    if is_repair and not any(isinstance(each, Lost) for each in actions):
+        counters.history_repairs += any(isinstance(each, Deliver) for each in actions)

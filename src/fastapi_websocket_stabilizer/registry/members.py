@@ -67,6 +67,11 @@ class Members:
         if channel in self._skipped:
             self._skipped[channel].left(connection)
 
+    @property
+    def waiting(self) -> int:
+        """Number of members that wait for the answer of a log, each once for each log."""
+        return len(self._waiting)
+
     def forget(self, channel: Channel) -> None:
         """Forget a log without members here."""
         self._skipped.pop(channel, None)
@@ -88,6 +93,7 @@ class Members:
             joined = joined._replace(entries=(), code=waiting.refusal)
         entries = [each for each in joined.entries if each.id > waiting.since_us]
         self._state.counters.history_replayed += len(entries)
+        self._state.counters.history_replayed_bytes += sum(each.size for each in entries)
         connection.session.following.fed(room or EVERYBODY, joined._replace(entries=entries))
 
     def lost(self, channel: Channel, lost: Lost) -> None:

@@ -6,12 +6,16 @@ from ..config import WebSocketConfig
 from ..local.fanout import QUEUE_LIMIT_BYTES
 from ..runtime.metrics import Statistics, totals
 from .direct import BYTES_PER_CALL, CLIENTS_PER_CALL
+from .feed import QUEUE_BYTES, RING_BYTES
+from .history import MEMORY_BYTES, READS, History
 from .in_flight import IN_FLIGHT_LIMIT_BYTES
+from .keeping import Keeping
 from .state import NodeState
 
 
-def snapshot(state: NodeState) -> Statistics:
+def snapshot(state: NodeState, history: History, keeping: Keeping) -> Statistics:
     """Return what ``manager.statistics()`` returns."""
+    held = history.held()
     state.counters.sends_deferred = state.limiter.deferred
     return Statistics(
         node_id=state.node_id,
@@ -27,6 +31,11 @@ def snapshot(state: NodeState) -> Statistics:
         fan_out_seconds=state.stopwatch.snapshot(),
         bus_lag_seconds=state.bus_lag.snapshot(),
         garbage_collection_seconds=state.gc_pauses.snapshot(),
+        history_logs=held.logs,
+        history_bytes=held.bytes,
+        history_members_waiting=held.waiting,
+        sessions=sum(connection.session is not None for connection in state.shards),
+        sessions_unwritten=keeping.unwritten,
     )
 
 
@@ -38,4 +47,8 @@ def _limits(config: WebSocketConfig) -> dict[str, int | float | None]:
         "unheard_bytes": IN_FLIGHT_LIMIT_BYTES,
         "direct_call_clients": CLIENTS_PER_CALL,
         "direct_call_bytes": BYTES_PER_CALL,
+        "history_bytes": MEMORY_BYTES,
+        "history_log_bytes": RING_BYTES,
+        "history_waiting_bytes": QUEUE_BYTES,
+        "history_reads": READS,
     }

@@ -88,11 +88,31 @@ class Counters:
         'Messages and joins that stayed on this node because Redis was away (on_backend_loss="degrade").'
     )
     history_appends: int = counter("Messages that this node stored in logs.")
+    history_refused: int = counter(
+        "Broadcasts that were to be stored and were not: too large for their log, or Redis was away."
+    )
+    history_unconfirmed: int = counter(
+        "Broadcasts of which it is not known whether they were stored, because Redis did not answer."
+    )
+    history_trimmed_messages: int = counter(
+        "Stored messages that this node's appends dropped for their number."
+    )
+    history_trimmed_bytes: int = counter(
+        "Stored messages that this node's appends dropped for the size of their log."
+    )
+    history_trimmed_age: int = counter("Stored messages that this node's appends dropped for their age.")
     history_repeats: int = counter("Appends to logs that were sent again because their outcome was unknown.")
     history_reads: int = counter(
         "Reads of logs, after a subscription, for a gap, or for clients that return."
     )
+    history_reads_shared: int = counter("Members of logs that were answered by a read made for another one.")
+    history_ring_hits: int = counter(
+        "Clients that returned to a log and were answered from the memory of this node."
+    )
+    history_ring_misses: int = counter("Clients that returned to a log that had to be read for them.")
+    history_repairs: int = counter("Times that a read brought members of a log what the bus had lost.")
     history_replayed: int = counter("Stored messages given to clients that returned or joined.")
+    history_replayed_bytes: int = counter("Bytes of these messages, as they are stored.")
     history_restored: int = counter("Logs into which this node put messages back that a failover had lost.")
     history_holes: int = counter("Logs in which this node marked messages as lost by a failover.")
     history_lost_trimmed: int = counter(
@@ -160,6 +180,21 @@ class Counters:
     presence_gaps: int = counter(
         "Changes of presence that did not follow the one before, so the room was read."
     )
+    resumes_whole: int = counter("Clients of stabilizer.v1 that returned with a cursor, and missed nothing.")
+    resumes_lost: int = counter(
+        "Clients that returned with a cursor, and were told that a log does not continue."
+    )
+    resumes_later: int = counter(
+        "Clients that returned with a cursor and were told later, because a log did not answer in time."
+    )
+    cursors_unreadable: int = counter(
+        "Cursors that could not be read; all logs of the client were told as lost."
+    )
+    sessions_kept: int = counter("Sessions of which this node began to keep rooms or marks in the store.")
+    sessions_taken: int = counter("Sessions that a connection of this node took over from an earlier one.")
+    sessions_gone: int = counter(
+        "Sessions named by a cursor that were not there: nothing was kept, expired, revoked or taken before."
+    )
     sessions_dropped: int = counter(
         "Sessions of clients that had more than 32; the oldest were removed before they expired."
     )
@@ -220,6 +255,11 @@ class Statistics:
         fan_out_seconds: Duration of fan-outs, if ``enable_metrics`` is set.
         bus_lag_seconds: Time from publishing a canary until it comes back on the bus, measured once a beat.
         garbage_collection_seconds: Full collections of this process since ``start``; none falls into a fan-out.
+        history_logs: Logs with members on this node: of rooms, and of everybody.
+        history_bytes: Bytes of recent messages of all logs, and of those that wait for a read.
+        history_members_waiting: Members that wait for the answer of a log, each once for each log.
+        sessions: Current number of sockets of ``stabilizer.v1``.
+        sessions_unwritten: Sessions with changes that Redis did not accept. Each beat writes them again.
     """
 
     node_id: str
@@ -235,6 +275,11 @@ class Statistics:
     fan_out_seconds: Timing
     bus_lag_seconds: Timing
     garbage_collection_seconds: Timing
+    history_logs: int
+    history_bytes: int
+    history_members_waiting: int
+    sessions: int
+    sessions_unwritten: int
 
 
 def totals(counters: Counters) -> dict[str, int]:

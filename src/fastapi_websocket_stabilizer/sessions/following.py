@@ -96,6 +96,9 @@ class Following:
         replay = self._node.replayed(self._connection, self._former, first.replay)
         self._replayed = len(replay)
         known = {log: position for log in self._owed if (position := self._position(log)) is not None}
+        self._node.counters.resumes_later += self._owes_outcome
+        if self._cursor is not None and not self._owed:
+            self._count_outcome()
         end = [] if self._owes_outcome else [ControlFrame(frames.live(len(replay)))]
         beginning = Beginning(
             None if self._cursor is None else "later" if self._owed else self._is_whole,
@@ -197,8 +200,13 @@ class Following:
         """End a resume that the first frame has put off, once each log has answered."""
         if self._owes_outcome and not self._owed:
             self._owes_outcome = False
+            self._count_outcome()
             self._send(frames.resumed(self._is_whole))
             self._send(frames.live(self._replayed))
+
+    def _count_outcome(self) -> None:
+        self._node.counters.resumes_whole += self._is_whole
+        self._node.counters.resumes_lost += not self._is_whole
 
     def left(self, room: str) -> None:
         """Forget a room that the connection has left: a later stay has no position."""

@@ -97,6 +97,7 @@ async def _cursor(sessions: Sessions, websocket: WebSocket, offer: Offer) -> Cur
     except ClientInputError as error:
         if error.code != "cursor":
             raise
+        sessions.counters.cursors_unreadable += 1
         return UNREADABLE
 
 

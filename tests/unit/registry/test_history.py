@@ -16,11 +16,13 @@ from fastapi_websocket_stabilizer import (
     Connection,
     History,
     Identity,
+    MessageError,
     WebSocketConfig,
     WebSocketConnectionManager,
 )
 from fastapi_websocket_stabilizer.local.shards import Shards
 from fastapi_websocket_stabilizer.registry import history
+from fastapi_websocket_stabilizer.registry.logs import name_of
 from fastapi_websocket_stabilizer.testing import FakeWebSocket, MemoryCluster
 
 CONFIG = WebSocketConfig(history={"chat:": History()}, history_for_all=History(), log_level="CRITICAL")
@@ -65,6 +67,107 @@ def test_client_of_an_empty_log_resumes_although_the_manager_was_not_started() -
     assert (again["re"], again.get("lost")) == (True, None)
 
 
+def test_resumes_are_counted_by_their_outcome() -> None:
+    config = WebSocketConfig(history={"chat:": History(messages=4)}, log_level="CRITICAL")
+    manager, app = WebSocketConnectionManager(config), FastAPI()
+
+    @manager.websocket(app, "/ws")
+    async def identify() -> Identity:
+        return Identity("ann", rooms=["chat:1"])
+
+    def counted() -> dict[str, int]:
+        return {
+            name: count for name, count in manager.statistics().counters.items() if count and name in NAMES
+        }
+
+    def visit(cursor: str | None) -> str:
+        offer = [] if cursor is None else ["stabilizer.v1.resume." + encoded(cursor)]
+        with TestClient(app).websocket_connect("/ws", ["stabilizer.v1", *offer]) as socket:
+            hi = json.loads(socket.receive_text())["hi"]
+            assert manager.statistics().sessions == 1
+        return json.dumps({"s": hi["sid"], "t": hi["t"], "at": hi["at"]})
+
+    def encoded(cursor: str) -> str:
+        return urlsafe_b64encode(cursor.encode()).decode().rstrip("=")
+
+    async def store(count: int) -> None:
+        for _ in range(count):
+            await manager.broadcast("x", room="chat:1")
+
+    async def size() -> int:
+        return (await manager._state.backend.logs.read(name_of("chat:1"))).entries[-1].size
+
+    asyncio.run(store(1))
+    cursor = visit(None)
+    assert counted() == {}
+    asyncio.run(store(2))
+    cursor = visit(cursor)
+    expected = {"resumes_whole": 1, "sessions_gone": 1, "history_replayed": 2, "history_ring_misses": 1}
+    expected["history_replayed_bytes"] = 2 * asyncio.run(size())
+    assert counted() == expected
+    asyncio.run(store(6))
+    visit(cursor)
+    assert counted() == {**expected, "resumes_lost": 1, "sessions_gone": 2, "history_ring_misses": 2}
+    visit("no cursor")
+    expected |= {"resumes_lost": 2, "sessions_gone": 2, "history_ring_misses": 2, "cursors_unreadable": 1}
+    assert counted() == expected
+    assert manager.statistics().sessions == 0
+
+
+NAMES = {
+    *("resumes_whole", "resumes_lost", "resumes_later", "sessions_kept", "sessions_taken", "sessions_gone"),
+    *(
+        "cursors_unreadable",
+        "history_replayed",
+        "history_replayed_bytes",
+        "history_ring_hits",
+        "history_ring_misses",
+    ),
+}
+
+
+async def test_stored_messages_are_counted_by_what_became_of_them() -> None:
+    bounds = History(messages=4, bytes=2_000)
+    config = WebSocketConfig(history={"chat:": bounds}, log_level="CRITICAL", redis_timeout_s=0.1)
+    async with MemoryCluster(2, config) as cluster:
+        manager = cluster.managers[0]
+        await cluster.connect(manager, "ann", rooms=["chat:1", "chat:2"])
+
+        def counters() -> dict[str, int]:
+            found = manager.statistics().counters
+            names = "appends", "refused", "trimmed_messages", "trimmed_bytes", "unconfirmed"
+            return {name: found[f"history_{name}"] for name in names if found[f"history_{name}"]}
+
+        for _ in range(6):
+            await manager.broadcast("x", room="chat:1")
+        assert counters() == {"appends": 6, "trimmed_messages": 2}
+        for _ in range(3):
+            await manager.broadcast("x" * 900, room="chat:2")
+        assert counters() == {"appends": 9, "trimmed_messages": 2, "trimmed_bytes": 1}
+        with pytest.raises(MessageError):
+            await manager.broadcast("x" * 2_000, room="chat:1")
+        cluster.cut(manager)
+        await cluster.beat()
+        with pytest.raises(BackendUnavailableError):
+            await manager.broadcast("x", room="chat:1")
+        await manager.broadcast("x", room="not stored")
+        assert counters() == {"appends": 9, "trimmed_messages": 2, "trimmed_bytes": 1, "refused": 2}
+
+
+async def test_what_a_node_holds_of_logs_is_shown() -> None:
+    async with MemoryCluster(1, CONFIG) as cluster:
+        (manager,) = cluster.managers
+        before = manager.statistics()
+        assert (before.history_logs, before.history_bytes, before.history_members_waiting) == (1, 0, 0)
+        await cluster.connect(manager, "ann", rooms=["chat:1", "plain"])
+        await manager.broadcast("x" * 500, room="chat:1")
+        await cluster.quiet()
+        found = manager.statistics()
+        assert (found.history_logs, found.history_members_waiting, found.sessions_unwritten) == (2, 0, 0)
+        assert 500 <= found.history_bytes <= 1_000
+        assert found.limits["history_bytes"] == history.MEMORY_BYTES
+
+
 async def test_a_gap_of_the_bus_loses_no_stored_message() -> None:
     async with MemoryCluster(2, CONFIG) as cluster:
         first, second = cluster.managers
@@ -76,6 +179,8 @@ async def test_a_gap_of_the_bus_loses_no_stored_message() -> None:
         await second.broadcast("3", room="chat:1")
         await cluster.quiet()
         assert texts(ann) == ["1", "2", "3"]
+        assert first.statistics().counters["history_repairs"] == 1
+        assert second.statistics().counters["history_repairs"] == 0
 
 
 async def test_a_gap_brings_many_messages_to_two_rooms_once() -> None:

@@ -36,6 +36,7 @@ from ..log_ports import (
     LogMeta,
     LogName,
     LogRead,
+    Trimmed,
     Verdict,
 )
 from . import reading, scripts
@@ -369,10 +370,13 @@ def append_call(
     return names, arguments
 
 
-def append_reply(reply: Sequence[int]) -> list[Appended]:
-    """Return the answer to each append of a call."""
-    rows = zip(reply[::3], reply[1::3], reply[2::3], strict=True)
-    return [Appended(entry, previous, max(0, nodes), nodes >= 0) for entry, previous, nodes in rows]
+def append_reply(reply: Sequence[int], count: int) -> list[Appended]:
+    """Return the answer to each append of a call with ``count`` of them."""
+    rows = zip(reply[: 3 * count : 3], reply[1 : 3 * count : 3], reply[2 : 3 * count : 3], strict=True)
+    found = [Appended(entry, previous, max(0, nodes), nodes >= 0) for entry, previous, nodes in rows]
+    if len(reply) > 3 * count:
+        found[-1] = replace(found[-1], trimmed=Trimmed(*reply[3 * count :]))
+    return found
 
 
 def _runs(waiting: Sequence[Packed | Waiting]) -> Iterator[list[Packed | Waiting]]:
@@ -398,7 +402,7 @@ def _appended(waiting: list[Waiting], call: "asyncio.Future[list[int]]") -> None
         for each in waiting:
             _fail(each.answer, error)
         return
-    for each, appended in zip(waiting, append_reply(call.result()), strict=True):
+    for each, appended in zip(waiting, append_reply(call.result(), len(waiting)), strict=True):
         if not each.answer.done():
             each.answer.set_result(appended)
 

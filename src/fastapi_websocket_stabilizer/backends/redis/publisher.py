@@ -371,7 +371,8 @@ class SyncPublisher:
 
     def _append(self, appends: Sequence[Append]) -> list[Appended]:
         packed = [Packed(append, pack_append(append, self._keys, self._signer)) for append in appends]
-        return append_reply(self._call(scripts.LOG_APPEND, *append_call(self._keys, "PUBLISH", packed)))
+        reply = self._call(scripts.LOG_APPEND, *append_call(self._keys, "PUBLISH", packed))
+        return append_reply(reply, len(packed))
 
     def _looked_at(self, reached: int) -> int:
         if not reached and self._doubt.is_open:

@@ -4,10 +4,11 @@
 -- ARGV[a]  for each run: packed settings, channel or "", envelopes. The settings are doubles: entries, bounds
 --          (messages, bytes, age in µs), 1 if there is a key, and of a repeated append the µs since its first try
 --          and the length of the envelope's part that identifies it
--- Returns  {for each entry: id, the id before it in its log, and receivers, or -1 if it was there already}
+-- Returns  {for each entry: id, the id before it in its log, and receivers, or -1 if it was there already; if old
+--          entries were dropped: their numbers over each bound (messages, bytes, age)}
 local time = redis.call('TIME')
 local now, k, a, reply = time[1] * 1000000 + time[2], 1, 2, {}
-local last = now - 1
+local last, dropped = now - 1, {0, 0, 0}
 while KEYS[k] do
   local key, channel, data = KEYS[k], ARGV[a + 1], ARGV[a + 2]
   local n, messages, limit, ttl, has_key, age, length = struct.unpack('<ddddddd', ARGV[a])
@@ -31,7 +32,7 @@ while KEYS[k] do
     if count == 0 then first = start end
     last, bytes, count = start + n - 1, bytes + size, count + n
     if count > 1.25 * messages or bytes > 1.25 * limit or first < now - 1.25 * ttl then
-      base, bytes, count, first = trim(key, base, bytes, count, first, messages, limit, now - ttl)
+      base, bytes, count, first = trim(key, base, bytes, count, first, messages, limit, now - ttl, dropped)
     end
     touched = renew(key, touched, now, ttl)
     keep_meta(KEYS[k + 1], ttl, last, base, bytes, count, first, hole, reset, touched)
@@ -44,4 +45,4 @@ while KEYS[k] do
   end
   k, a = k + 2 + has_key, a + 2 + n
 end
-return reply
+return with_dropped(reply, dropped)

@@ -38,14 +38,25 @@ local function renew(key, touched, now, ttl)
 end
 
 -- Drop the oldest entries until a log is within its bounds, at most 127; return base, bytes, count and first.
-local function trim(key, base, bytes, count, first, messages, limit, oldest)
+-- dropped counts the entries that are over each bound: messages, bytes, age.
+local function trim(key, base, bytes, count, first, messages, limit, oldest, dropped)
   local entries, i = redis.call('LRANGE', key, 0, 127), 1
   while entries[i + 1] and (count > messages or bytes > limit or first < oldest) do
+    local bound = count > messages and 1 or bytes > limit and 2 or 3
+    dropped[bound] = dropped[bound] + 1
     base, first = id_of(entries[i]), id_of(entries[i + 1])
     bytes, count, i = bytes - #entries[i], count - 1, i + 1
   end
   redis.call('LTRIM', key, i - 1, -1)
   return base, bytes, count, first
+end
+
+-- Return a reply, with the numbers of dropped entries behind it if there are any.
+local function with_dropped(reply, dropped)
+  if dropped[1] + dropped[2] + dropped[3] > 0 then
+    for bound = 1, 3 do reply[#reply + 1] = dropped[bound] end
+  end
+  return reply
 end
 
 -- Return the newest entry that is wanted, with its id and the id before it. Older ids than oldest are not examined.

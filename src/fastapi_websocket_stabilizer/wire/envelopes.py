@@ -72,6 +72,9 @@ class Kind(IntEnum):
     """
 
 
+_KINDS: dict[int, Kind] = dict(enumerate(Kind))
+
+
 class Part(NamedTuple):
     """One of the messages in a direct envelope, with its clients. ``ask`` as in ``Envelope``."""
 
@@ -93,9 +96,10 @@ VOLATILE = CONNECTION
 """Exclusion of no connection: the sender knows that the message is not stored, although its room has a history."""
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen: that would treble the time to make one, and a node makes one for each message that it receives.
+@dataclass(slots=True)
 class Envelope:
-    """One message between nodes.
+    """One message between nodes. Nothing changes it.
 
     Attributes:
         sender: node_id, or the id of a publisher that serves no sockets.
@@ -290,13 +294,16 @@ def unpack(data: bytes, verify: Verify | None = None) -> Envelope:
 def _checked(row: tuple[Any, ...]) -> Envelope:
     try:
         _, _, sender, sequence, previous, kind, targets, exclude, form, body, ask, items = row[:12]
-        head = sender, sequence, previous, Kind(kind), targets, exclude, Form(form), body, ask
-        envelope = Envelope(*head, parts=_parts(items), entry=_entry(row) if len(row) > _ENTRY_SLOT else None)
+        parts = _parts(items) if items != () else ()
+        entry = _entry(row) if len(row) > _ENTRY_SLOT else None
+        head = sender, sequence, previous, _KINDS[kind], targets, exclude, _FORMS[form], body, ask
+        envelope = Envelope(*head, None, parts, entry)
     except (ValueError, TypeError, LookupError) as error:
         raise WireError(f"envelope has wrong slots: {error}") from None
     if not isinstance(targets, tuple) or not isinstance(exclude, tuple):
         raise WireError("targets or exclusions of the envelope are not arrays")
-    if not _are(str, (sender, *targets, *exclude)) or not _are(int, (sequence, previous, ask)):
+    are_numbers = type(sequence) is int and type(previous) is int and type(ask) is int
+    if not are_numbers or not _are(str, (sender, *targets, *exclude)):
         raise WireError("envelope has slots of wrong types")
     if not isinstance(body, _TYPES[envelope.form]):
         raise WireError("type of the envelope body does not match its form")

@@ -20,7 +20,7 @@ from ...runtime.metrics import Counters
 from .command import Argument, Command, join
 from .connection import Backoff, ConnectionFactory, check_server, fence_former_connection, is_lost
 from .scripts import Script
-from .sockets import abort, close
+from .sockets import abort, close, read_reply
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -291,8 +291,8 @@ class Pipeline:
     ) -> None:
         try:
             if command.asks is not None:
-                await connection.read_response()  # the reply to ASKING
-            command.resolve(await connection.read_response())
+                await read_reply(connection)  # to ASKING
+            command.resolve(await read_reply(connection))
         except redis_errors.NoScriptError:
             unknown_scripts.append(command)
         except REDIRECTIONS as error:

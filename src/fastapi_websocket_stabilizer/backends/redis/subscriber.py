@@ -20,7 +20,7 @@ from .connection import Backoff, ConnectionFactory, count_bytes, server_info
 from .keys import slot_of
 from .pipeline import REDIRECTIONS
 from .ports import Listener, OnMessage
-from .sockets import close
+from .sockets import close, read_reply
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -257,7 +257,7 @@ class Subscriber:
         message, subscribed, unsubscribed = self._kinds
         while True:
             try:
-                reply = await connection.read_response()
+                reply = await read_reply(connection)
             except REDIRECTIONS as error:
                 self._try_elsewhere(error)
                 continue

@@ -36,7 +36,8 @@ class Watched:
     Attributes:
         watchers: Connections that have the members of ``roster.told``.
         waiting: Connections that have asked, and the version that each has.
-        answered_s: Time at which connections were last sent all members.
+        answered_s: Time at which connections were last sent all members, the oldest first. Those that no longer
+            matter are forgotten with the next frame.
         is_wanted: There is something to do.
         is_served: A task does it.
         losses: Number of times that changes may have been lost.
@@ -51,6 +52,11 @@ class Watched:
         self.is_served: bool = False
         self.losses: int = 0
         self.next_at_s: float = 0.0
+
+    def forget_answers(self, now_s: float) -> None:
+        """Forget the connections that may be sent all members again."""
+        while (oldest := next(iter(self.answered_s.items()), None)) and now_s - oldest[1] >= AGAIN_S:
+            self.answered_s.pop(oldest[0], None)
 
 
 class Watching:
@@ -170,6 +176,7 @@ class Watching:
         return members
 
     def _tell(self, room: str, watched: Watched) -> None:
+        watched.forget_answers(running_loop().time())
         watchers = [c for c in watched.watchers if c.ended is None and room in c.rooms]
         size = 0
         if watched.roster.is_due:
@@ -208,8 +215,9 @@ class Watching:
     def _not_too_often(watched: Watched, connections: list[Connection], version: int) -> list[Connection]:
         """Return the connections that may be sent all members now. The others wait."""
         now_s, ready = running_loop().time(), []
+        watched.forget_answers(now_s)
         for connection in connections:
-            if now_s - watched.answered_s.get(connection, -AGAIN_S) >= AGAIN_S:
+            if connection not in watched.answered_s:
                 watched.answered_s[connection] = now_s
                 ready.append(connection)
             else:

@@ -282,3 +282,19 @@ async def test_short_questions_do_not_cause_many_long_answers(monkeypatch: pytes
         await eventually(lambda: ann.looked().snapshots >= 3)
         took_s = asyncio.get_running_loop().time() - began_s
         assert ann.snapshots <= took_s / 0.3 + 1
+
+
+async def test_times_of_long_answers_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "AGAIN_S", 0.05)
+    async with MemoryCluster(1, CONFIG) as cluster:
+        (manager,) = cluster.managers
+        ann = await watcher(manager, "ann")
+        ann.watch(version=0)
+        await ann.sees("ann")
+        watched = manager.registry.watching._rooms[ROOM]
+        assert list(watched.answered_s) == [ann.client.connection]
+        await asyncio.sleep(2 * watching.AGAIN_S)
+        bob = await watcher(manager, "bob")
+        await ann.sees("ann", "bob")
+        assert ann.client.connection not in watched.answered_s
+        assert bob.client.connection in manager.registry.state.shards

@@ -349,7 +349,8 @@ class WebSocketConnectionManager(HookDecorators):
             ConfigurationError: ``confirm`` is not a positive number; or ``store`` or ``key`` is given without a
                 history.
             BackendUnavailableError: Redis did not answer, and the message is stored or ``on_backend_loss`` is
-                "refuse". With ``outcome_unknown`` it may have been stored. Repeat it with a ``key`` to store it once.
+                "refuse". With ``outcome_unknown`` it may have been stored. Some of several rooms may have it. Repeat
+                it with a ``key`` to store it once in each.
         """
         encoded = self._encode(message)
         _check_confirm(confirm)

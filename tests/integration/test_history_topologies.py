@@ -15,7 +15,8 @@ from fastapi_websocket_stabilizer import (
     WebSocketConnectionManager,
 )
 from fastapi_websocket_stabilizer.backends.redis.keys import Keys
-from tests.integration.cluster import Managers, Socket, counter, join
+from tests.faults.verbs import frozen
+from tests.integration.cluster import Managers, Socket, counter, hears, join
 from tests.integration.test_topologies import FAILOVER_S, SURVIVING, binary_of, dies, replaced
 from tests.support.clusters import RedisCluster
 from tests.support.sentinels import SentinelGroup
@@ -123,6 +124,36 @@ async def test_messages_to_rooms_of_several_servers_arrive_once(
     await eventually(lambda: [len(socket.received) for socket in sockets] == [11, 11], what="all messages")
     for socket in sockets:
         assert sorted(socket.received, key=int) == [f"{number}" for number in range(11)]
+    await managers.close()
+
+
+async def test_message_to_rooms_of_which_one_cannot_store_it_is_completed_by_a_repetition(
+    cluster: RedisCluster, namespace: str
+) -> None:
+    keys = Keys(namespace)
+    frozen_one = next(each for each in cluster.servers if each is not cluster.owner_of(keys.leases))
+    rooms = [f"chat:{number}" for number in range(12)]
+    is_frozen = [cluster.owner_of(keys.room(room)) is frozen_one for room in rooms]
+    reached, missed = rooms[is_frozen.index(False)], rooms[is_frozen.index(True)]
+    managers = Managers(cluster.url, namespace)
+    here, there = await managers.start_many(2, **STORED)
+    sockets = [await join(here, "alice", reached), await join(there, "bob", missed)]
+    async with frozen(frozen_one):
+        with pytest.raises(BackendUnavailableError) as caught:
+            await here.broadcast("order 42", room=[reached, missed], key="42")
+        assert caught.value.outcome_unknown
+        await hears(sockets[0], "order 42")
+
+    async def is_complete() -> bool:
+        with suppress(BackendUnavailableError):
+            result = await here.broadcast("order 42", room=[reached, missed], key="42")
+            return result.ids.keys() == {reached, missed}
+        return False
+
+    await eventually(is_complete, timeout_s=FAILOVER_S, what="the repetition")
+    for room, socket in zip((reached, missed), sockets, strict=True):
+        await hears(socket, "order 42")
+        assert [entry.message for entry in await here.history(room)] == ["order 42"]
     await managers.close()
 
 

@@ -146,7 +146,9 @@ class Broadcasts:
         stored = [(c, Append(c.log, c.envelope, c.bounds, key)) for c in copies if c.bounds is not None]
         answers = self._state.backend.logs.append([append for _, append in stored])
         calls = [self._stored(c, a, answer) for (c, a), answer in zip(stored, answers, strict=True)]
-        calls += [self._volatile(copy) for copy in copies if copy.bounds is None]
+        # A degrading bus would deliver the others here without Redis, although this call raises then.
+        bus = self._state.backend.bus if stored else self._bus
+        calls += [_volatile(bus, copy) for copy in copies if copy.bounds is None]
         if len(calls) == 1:
             await calls[0]
             return
@@ -156,9 +158,6 @@ class Broadcasts:
         for error in await asyncio.gather(*started, return_exceptions=True):
             if error is not None:
                 raise error
-
-    async def _volatile(self, copy: Copy) -> None:
-        copy.nodes = await self._bus.publish(copy.channel, copy.envelope)
 
     async def _stored(self, copy: Copy, append: Append, answer: "asyncio.Future[Appended]") -> None:
         logs, timeout_s = self._state.backend.logs, self._state.config.redis_timeout_s
@@ -201,6 +200,10 @@ class Broadcasts:
         self._state.counters.messages_failed += len(errors)
         total, succeeded = (sum(getattr(each, name) for each in heard) for name in ("total", "succeeded"))
         return BroadcastResult(total, succeeded, len(errors), errors, nodes=nodes, heard=bool(heard))
+
+
+async def _volatile(bus: Bus, copy: Copy) -> None:
+    copy.nodes = await bus.publish(copy.channel, copy.envelope)
 
 
 def _started(call: Coroutine[Any, Any, None]) -> "asyncio.Future[None]":

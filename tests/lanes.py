@@ -2,7 +2,8 @@
 
 A lane is one command with an output of its own. Most tests wait most of the time, so lanes share the cores. Tests
 with the marker ``alone`` measure time or memory, and run when the other lanes have ended. What only computes runs in
-the time that the others leave. ``docs/decisions/0022-checks-run-in-lanes.md`` has the reasons.
+the time that the others leave. The second job repeats what the first has tried, elsewhere or with more values.
+``docs/decisions/0022-checks-run-in-lanes.md`` has the reasons.
 """
 
 import argparse
@@ -10,9 +11,11 @@ import asyncio
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,6 +56,7 @@ THIS_PROCESS = ("--rcfile=/dev/null", "--branch", "--parallel-mode", f"--source=
 CLIENT_PROCESS = (*THIS_PROCESS[:-1], f"--source={PACKAGE}_client")
 """The same for the Python client."""
 TOGETHER = ("-m", "not alone")
+FIRST, SECOND = ("-m", "not later"), ("-m", "later")
 SHOWN_LINES = 400
 """Last lines of the output that are printed of a lane that failed."""
 NO_BYTECODE = "PYTHONDONTWRITEBYTECODE"
@@ -77,7 +81,7 @@ class Plan:
     together: Sequence[Lane]
     alone: Sequence[Lane]
     second_job: Sequence[Lane]
-    """Other Pythons, and other releases of what we depend on."""
+    """Other Pythons, other releases of what we depend on, and foreign suites."""
 
     def lanes(self) -> list[Lane]:
         return [*self.idle, *self.together, *self.alone, *self.second_job]
@@ -143,7 +147,7 @@ def plan(pythons: Sequence[str]) -> Plan:
         idle=[
             Lane("types", (*MODULE, "mypy")),
             Lane("public types", (*MODULE, "pyright", "--verifytypes", PACKAGE, "--ignoreexternal")),
-            _measured("simulation", "tests/simulation"),
+            _measured("simulation", "tests/simulation", *FIRST),
             _pytest("model", "tests/model"),  # traced, it would compute for minutes
             _pytest("client schedules", CLIENT_SCHEDULES),  # so would these
         ],
@@ -151,9 +155,7 @@ def plan(pythons: Sequence[str]) -> Plan:
             *integration[:2],
             _measured("wire", "tests/wire", *TOGETHER),
             *integration[2:],
-            Lane("suite of autobahn", (*MODULE, "tests.suites", "autobahn", "--quick")),
             *own_lanes,
-            Lane("suite of uvicorn", (*MODULE, "tests.suites", "uvicorn", "--loops", "asyncio")),
             _measured("contract", "tests/contract", "tests/faults"),
             _measured("unit", "tests/unit", "tests/compat"),
             _measured("client", *client_files, source=CLIENT_PROCESS),
@@ -165,6 +167,9 @@ def plan(pythons: Sequence[str]) -> Plan:
         second_job=[
             Lane("oldest releases", (*MODULE, "tests.floors")),
             *(Lane(f"python {release}", (*MODULE, "tests.pythons", release)) for release in pythons),
+            _pytest("later schedules", "tests/simulation", *SECOND),
+            Lane("suite of uvicorn", (*MODULE, "tests.suites", "uvicorn", "--loops", "asyncio")),
+            Lane("suite of autobahn", (*MODULE, "tests.suites", "autobahn", "--quick")),
         ],
     )
 
@@ -175,13 +180,16 @@ class Result:
 
     lane: Lane
     took_s: float
+    cpu_s: float
+    """CPU time of all its processes that have ended. With two busy cores, only this makes a run longer."""
     code: int
     output: str
 
     def __str__(self) -> str:
         lines = self.output.strip().splitlines() or ["no output"]
         outcome = "passed" if self.code == 0 else f"FAILED ({self.code})"
-        return f"{self.lane.name:<18} {self.took_s:6.1f} s  {outcome}: {lines[-1].strip('= ')}"
+        took = f"{self.took_s:6.1f} s, {self.cpu_s:6.1f} s of CPU"
+        return f"{self.lane.name:<18} {took}  {outcome}: {lines[-1].strip('= ')}"
 
 
 @dataclass(slots=True)
@@ -190,6 +198,8 @@ class Runner:
 
     directory: Path
     results: list[Result] = field(default_factory=list)
+    _waiting: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(max_workers=64))
+    """One thread for each lane, since only a wait of our own for the process has its CPU time."""
 
     async def run(self, lanes: Iterable[Lane], slots: int, prefix: Sequence[str] = ()) -> None:
         """Run all lanes, ``slots`` at once, in their order."""
@@ -207,28 +217,26 @@ class Runner:
 
     async def _run(self, lane: Lane, prefix: Sequence[str]) -> Result:
         began_s, output = time.monotonic(), self.directory / lane.name.replace(" ", "-")
-        environment = {name: value for name, value in os.environ.items() if name != NO_BYTECODE}
-        with output.open("wb") as file:
-            process = await asyncio.create_subprocess_exec(
-                *prefix, *lane.command, cwd=PROJECT, stdin=asyncio.subprocess.DEVNULL, stdout=file,
-                stderr=file, process_group=0, env=environment,
-            )  # fmt: skip
+        process = _start([*prefix, *lane.command], output)
+        ended = asyncio.get_running_loop().run_in_executor(self._waiting, os.wait4, process.pid, 0)
         try:
-            async with asyncio.timeout(LIMIT_S):
-                await process.wait()
-        except TimeoutError:
-            pass
+            await asyncio.wait([ended], timeout=LIMIT_S)
         finally:
-            _kill(process)  # and what it has left behind
-            await process.wait()
-        code = process.returncode
-        assert code is not None
-        return Result(lane, time.monotonic() - began_s, code, output.read_text(errors="replace"))
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # it, and what it has left behind
+            _, status, used = await ended
+            process.returncode = os.waitstatus_to_exitcode(status)
+        took_s, cpu_s = time.monotonic() - began_s, used.ru_utime + used.ru_stime
+        return Result(lane, took_s, cpu_s, process.returncode, output.read_text(errors="replace"))
 
 
-def _kill(process: asyncio.subprocess.Process) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+def _start(command: Sequence[str], output: Path) -> subprocess.Popen[bytes]:
+    environment = {name: value for name, value in os.environ.items() if name != NO_BYTECODE}
+    with output.open("wb") as file:
+        return subprocess.Popen(
+            command, cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=file, stderr=file, process_group=0,
+            env=environment,
+        )  # fmt: skip
 
 
 async def run(chosen: Plan, directory: Path) -> list[Result]:

@@ -20,6 +20,7 @@ TESTS = sorted(
 PLAN = plan(pythons=[])
 FIRST_JOB = [*PLAN.idle, *PLAN.together, *PLAN.alone]
 ALONE = re.compile(r"^(@|pytestmark = )pytest\.mark\.alone", re.MULTILINE)
+LATER = re.compile(r"^@pytest\.mark\.later", re.MULTILINE)
 
 
 def lane(name: str, code: str = "") -> Lane:
@@ -46,6 +47,14 @@ def test_tests_of_a_file_are_in_one_lane(file: str) -> None:
 @pytest.mark.parametrize("file", [file for file in TESTS if ALONE.search((PROJECT / file).read_text())])
 def test_tests_that_need_the_machine_are_in_one_lane_of_the_quiet_stage(file: str) -> None:
     assert lanes_of(file, is_alone=True) in (["chaos"], ["alone"])
+
+
+def test_tests_of_the_second_job_are_in_a_lane_of_it_and_in_no_other() -> None:
+    files = {file for file in TESTS if LATER.search((PROJECT / file).read_text())}
+    commands = {each.name: " ".join(each.command) for each in PLAN.lanes()}
+    assert {name for name, command in commands.items() if "-m later" in command} == {"later schedules"}
+    assert {name for name, command in commands.items() if "-m not later" in command} == {"simulation"}
+    assert files == {"tests/simulation/test_simulation.py"}
 
 
 def test_files_that_are_named_as_slow_exist() -> None:

@@ -143,7 +143,7 @@ async def test_message_that_does_not_fit_its_handler_is_dropped_and_the_socket_s
             client.send(text('{"of":["x"]}'), text("no JSON"), Frame(Op.BINARY, b'{"of":[1]}'))
             assert await client.say('{"of":[1,2]}') == '{"sum":3}'
     assert await server.counter("messages_unfit") == before + 6
-    server.forgive("a message does not fit add")  # once a minute
+    server.forgive_once_a_minute("a message does not fit add")
 
 
 # --- in the middle of a broadcast ---------------------------------------------------------------------------

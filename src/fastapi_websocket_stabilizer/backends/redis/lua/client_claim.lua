@@ -23,15 +23,8 @@ for i = 1, #fields, 2 do
   end
 end
 
-if stamp <= 0 then
-  local time = redis.call('TIME')
-  local now = time[1] * 1000000 + time[2]
-  stamp = stamp == 0 and math.min(math.max(now, highest + 1), 2^53) or now + stamp
-end
-local text, begun = string.format('%.0f', stamp), nil
-if not visit and ARGV[6] == '' then begun = string.sub(redis.sha1hex(ARGV[1]), 1, 16) end
-visit = visit or begun or ARGV[6]
-redis.call('HSET', KEYS[1], ARGV[1], text .. ' ' .. visit .. ' ' .. ARGV[5])
+if stamp <= 0 then stamp = rank(highest, stamp) end
+local text, visit, begun = enter(KEYS[1], ARGV[1], stamp, visit, ARGV[6], ARGV[5])
 
 ranked[#ranked + 1] = {ARGV[1], stamp}
 table.sort(ranked, function(a, b) return a[2] > b[2] end)

@@ -24,8 +24,5 @@ for i = 1, #fields, 2 do
 end
 if #holders >= tonumber(ARGV[2]) then return {'0', 0, '', unpack(holders)} end
 
-local text, begun = string.format('%.0f', own or stamp), nil
-if not visit then begun = string.sub(redis.sha1hex(ARGV[1]), 1, 16) end
-visit = visit or begun
-redis.call('HSET', KEYS[1], ARGV[1], text .. ' ' .. visit .. ' ' .. ARGV[3])
+local text, visit, begun = enter(KEYS[1], ARGV[1], own or stamp, visit, '', ARGV[3])
 return {text, noted(KEYS[2], ARGV[1] .. ':joined', begun) and 1 or 0, visit}

@@ -33,14 +33,9 @@ end
 if is_superseded and not is_repeated then
   stamp = lowest(taken) -- the connection of the next session was claimed first
 elseif stamp <= 0 then
-  local time = redis.call('TIME')
-  local now = time[1] * 1000000 + time[2]
-  stamp = stamp == 0 and math.min(math.max(now, highest + 1), 2^53) or now + stamp
+  stamp = rank(highest, stamp)
 end
-local text, begun = string.format('%.0f', stamp), nil
-if not visit and ARGV[6] == '' then begun = string.sub(redis.sha1hex(ARGV[1]), 1, 16) end
-visit = visit or begun or ARGV[6]
-redis.call('HSET', KEYS[1], ARGV[1], text .. ' ' .. visit .. ' ' .. ARGV[5])
+local text, visit, begun = enter(KEYS[1], ARGV[1], stamp, visit, ARGV[6], ARGV[5])
 
 taken[stamp] = true
 local ids = demote(KEYS[1], superseded, taken)

@@ -57,6 +57,22 @@ async def test_next_session_gets_what_the_former_one_kept(backend: Backend) -> N
         17,
         {"a": False, "b": True},
     )
+    assert kept.holder == FIRST.connection_id
+
+
+async def test_client_that_numbers_its_messages_anew_gets_the_rooms_without_the_mark(
+    backend: Backend,
+) -> None:
+    await begun(backend, FIRST, "a")
+    await backend.sessions.mark(FIRST, 17)
+    for _ in range(2):  # a call whose answer was lost is repeated
+        kept = await backend.sessions.take("s1", SECOND, LONG_MS, mark=3)
+        assert kept is not None
+        assert (kept.mark, sorted(kept.rooms)) == (3, ["a"])
+    await backend.sessions.mark(SECOND, 4)
+    kept = await take(backend, "s2", SECOND)
+    assert kept is not None
+    assert kept.mark == 4
 
 
 async def test_session_goes_to_one_only_however_many_name_it(backend: Backend) -> None:

@@ -377,6 +377,22 @@ async def test_excluded_connection_is_told_its_position(managers: Managers) -> N
         assert ann.got == []
 
 
+async def test_excluded_connection_gets_no_excluded_entry_after_its_end(managers: Managers) -> None:
+    async with nodes(managers) as (here, there):
+        ann = await Client("ann").open(here)
+        assert ann.socket is not None
+        await ann.socket.send(json.dumps({"m": "join attic", "n": 1}))
+        await eventually(lambda: {"n": 1} in ann.events, what="the room is kept")
+        connection = here.manager._state.shards.newest("ann")
+        await here.manager.broadcast("by herself", room="chat:1", exclude_connection=connection)
+        await ann.close()
+        await eventually(lambda: here.manager.get_connection_count() == 0)
+        await say(there, "by another")
+        await ann.open(there)
+        assert (ann.hi["re"], ann.live) == (True, 1)
+        await got(ann, "by another")
+
+
 async def test_excluded_client_is_told_no_position_past_its_replay(managers: Managers) -> None:
     async with nodes(managers) as (here, there):
         ann = await Client("ann").open(here)

@@ -118,6 +118,26 @@ async def test_next_connection_continues_the_session_on_another_node() -> None:
         assert (first.handled, second.handled) == (["join attic", "x"], ["y"])
 
 
+async def test_session_is_taken_over_when_redis_is_back() -> None:
+    async with nodes() as (cluster, (first, second)):
+        async with first.opened() as (client, hi):
+            for number, room in enumerate(("attic", "vip"), start=1):
+                await say(client, {"m": f"join {room}", "n": number})
+                assert [await heard(client), await heard(client)] == [{"in": room, "at": None}, {"n": number}]
+        await eventually(lambda: first.manager.get_connection_count() == 0)
+        cluster.cut(second.manager)
+        await second.manager.beat()
+        async with second.opened(after=hi["sid"]) as (client, again):
+            assert ("n" in again, again["at"]) == (False, {})
+            await first.manager.leave("ann", "vip")
+            await say(client, {"m": "join cellar", "n": 1})
+            assert [await heard(client), await heard(client)] == [{"in": "cellar", "at": None}, {"n": 1}]
+            await cluster.mend(second.manager)
+            assert await heard(client) == {"in": "attic", "at": None}
+        async with first.opened(after=again["sid"]) as (_, third):
+            assert (third["n"], third["at"]) == (1, {"attic": None, "cellar": None})
+
+
 async def test_second_one_with_the_same_cursor_gets_no_session() -> None:
     async with nodes(max_connections_per_client=3) as (_, (first, second)):
         async with first.opened() as (client, hi):

@@ -152,7 +152,6 @@ class World:
         connection = socket.connection
         assert connection is not None
         with suppress(BackendUnavailableError):
-            await registry.keeping.take(connection)
             await registry.rooms.restore(connection, _never)
         if connection.ended is None:
             self._sids[socket.client] = sid

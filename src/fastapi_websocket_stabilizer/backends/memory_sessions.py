@@ -48,14 +48,19 @@ class MemorySessions:
         self._content, self._lock, self._now_us = content, lock, now_us
         self._counters, self._write_index = counters, write_index
 
-    async def take(self, former: str, session: SessionName, ttl_ms: int) -> KeptSession | None:
+    async def take(
+        self, former: str, session: SessionName, ttl_ms: int, *, mark: int | None = None
+    ) -> KeptSession | None:
         with self._lock:
             found = self._of(session.client_id)
-            held = found.get(session.sid)
-            if held is None and (held := found.pop(former, None)) is not None:
-                found[session.sid] = held
+            held = found.get(session.sid) or found.get(former)
+            if held is None:
+                return None
+            holder, held.mark = held.holder, held.mark if mark is None else mark
+            if session.sid not in found:
+                found[session.sid] = found.pop(former)
                 held.holder, held.ends_us = session.connection_id, self._now_us() + 1000 * ttl_ms
-            return None if held is None else KeptSession(dict(held.rooms), held.mark)
+            return KeptSession(dict(held.rooms), held.mark, holder)
 
     async def begin(self, session: SessionName) -> None:
         with self._lock:

@@ -378,10 +378,12 @@ class KeptSession:
     Attributes:
         rooms: Rooms that were entered after the connect. Those of the ``Identity`` are not kept.
         mark: Number of the last confirmed message that was handled.
+        holder: The connection that had it before. Unknown if the call was repeated.
     """
 
     rooms: dict[str, KeptRoom]
     mark: int
+    holder: ConnectionId = field(default=ConnectionId(""), compare=False)
 
 
 SESSIONS_PER_CLIENT = 32
@@ -402,11 +404,13 @@ class SessionStore(Protocol):
     A session that keeps nothing is not stored. Each operation is repeatable.
     """
 
-    async def take(self, former: str, session: SessionName, ttl_ms: int) -> KeptSession | None:
+    async def take(
+        self, former: str, session: SessionName, ttl_ms: int, *, mark: int | None = None
+    ) -> KeptSession | None:
         """Give the session ``former`` the name ``session``, and return it. None if it is unknown or has expired.
 
         Exactly one of several callers gets it. It expires after ``ttl_ms``, unless ``begin`` holds it. With its own
-        ``sid`` as ``former``, a session is read.
+        ``sid`` as ``former``, a session is read. ``mark`` is for a client that numbers its messages anew.
         """
         ...
 

@@ -128,6 +128,7 @@ class Claims:
         registration.stamp = claimed.stamp
         if registration.session is not None:
             registration.session.superseded = claimed.superseded
+            registration.session.follows(*claimed.superseded)
         if connection.connection_id == place.connection_id:
             registration.visit = claimed.visit
 

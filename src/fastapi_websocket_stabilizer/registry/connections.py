@@ -331,7 +331,8 @@ class Connections:
 
     async def _release(self, connection: Connection, connection_id: ConnectionId) -> None:
         try:
-            await self.rooms.give_back(connection)
+            with suppress(*LOSSES):  # the places are released all the same
+                await self.rooms.give_back(connection)
             known_id = self.reclaims.known_id(connection, connection_id)
             lines = lines_of(connection, known_id, tuple(connection.rooms))
             registration_of(connection).visit = ""  # only this release may report its end

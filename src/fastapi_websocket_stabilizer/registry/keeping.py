@@ -1,6 +1,7 @@
 """Keeps the sessions of this node's connections in the store, where they outlive connection and node."""
 
 import asyncio
+from collections.abc import Awaitable, Callable, Iterable
 
 from ..backends.ports import SessionName
 from ..exceptions import LOSSES
@@ -35,23 +36,44 @@ class Keeping:
             BackendUnavailableError: Redis did not answer.
         """
         session = registration_of(connection).session
-        if session is None or not session.former:
-            return
-        self._state.check_reachable()
+        if session is not None and session.is_owed:
+            self._state.check_reachable()
+            session.is_taken = await self._take(connection, session, None)
+
+    async def take_later(self, connection: Connection) -> None:
+        """Take over a session for which Redis could not be asked at the connect.
+
+        The client may have been told that it got no session, and then numbers its messages anew. So the mark of the
+        former connection does not count.
+
+        Raises:
+            BackendUnavailableError: Redis did not answer.
+        """
+        session = registration_of(connection).session
+        if session is not None and session.is_owed:
+            await self._take(connection, session, session.mark)
+
+    async def _take(self, connection: Connection, session: Succession, mark: int | None) -> bool:
         name = self._name(connection, session)
-        kept = await self._store.take(session.former, name, self._state.session_ttl_ms)
-        session.is_taken = kept is not None
-        self._state.counters.sessions_taken += session.is_taken
-        self._state.counters.sessions_gone += not session.is_taken
+        kept = await self._store.take(session.former, name, self._state.session_ttl_ms, mark=mark)
+        session.is_owed = False
+        self._state.counters.sessions_taken += kept is not None
+        self._state.counters.sessions_gone += kept is None
+        if kept is not None:
+            session.follows(kept.holder)
         # A connection that has ended since was released before its session is held: it expires by itself.
         if kept is not None and (kept.rooms or kept.mark) and connection.ended is None:
-            session.rooms = {room: found.by_client for room, found in kept.rooms.items()}
+            session.rooms = {room: found.by_client for room, found in kept.rooms.items()} | session.rooms
             session.since_us = {room: found.since_us for room, found in kept.rooms.items()}
-            session.mark = kept.mark
+            session.mark = max(session.mark, kept.mark)
             await self._begin(connection, session)
+        if connection in self._unwritten:  # a room that was joined in the meantime
+            await self.again(connection)
+            self._unwritten.discard(connection)
+        return kept is not None
 
-    async def revoked(self, connection: Connection) -> list[str]:
-        """Return the rooms of a session that were removed from it elsewhere, and forget them.
+    async def revoked(self, connection: Connection, kept: Iterable[str]) -> list[str]:
+        """Return those of the rooms ``kept`` of a session that were removed from it elsewhere, and forget them.
 
         Raises:
             BackendUnavailableError: Redis did not answer.
@@ -59,13 +81,10 @@ class Keeping:
         session = registration_of(connection).session
         if session is None or not session.is_kept:
             return []
-        rooms = tuple(session.rooms)
         name = self._name(connection, session)
-        kept = await self._store.take(session.sid, name, self._state.session_ttl_ms)
-        gone = [room for room in rooms if kept is None or room not in kept.rooms]
-        for room in gone:
-            session.rooms.pop(room, None)
-        return gone
+        found = await self._store.take(session.sid, name, self._state.session_ttl_ms)
+        gone = [room for room in kept if found is None or room not in found.rooms]
+        return [room for room in gone if session.rooms.pop(room, None) is not None]
 
     async def note(self, connection: Connection, room: str, *, by_client: bool) -> None:
         """Keep a room that a connection has entered."""
@@ -73,21 +92,25 @@ class Keeping:
         if session is None or connection.ended is not None or room in session.rooms:
             return
         session.rooms[room] = by_client
-        try:
-            self._state.check_reachable()
-            await self._begin(connection, session)
-            await self._store.note(self._name(connection, session), room, by_client=by_client)
-        except LOSSES:
-            self._unwritten.add(connection)
+        await self._write(connection, session, lambda name: self._store.note(name, room, by_client=by_client))
 
     async def forget(self, connection: Connection, room: str) -> None:
         """Keep a room no longer, because the connection has left it."""
         session = registration_of(connection).session
-        if session is None or session.rooms.pop(room, None) is None:
+        if session is not None and session.rooms.pop(room, None) is not None:
+            await self._write(connection, session, lambda name: self._store.forget(name, room))
+
+    async def _write(
+        self, connection: Connection, session: Succession, write: Callable[[SessionName], Awaitable[object]]
+    ) -> None:
+        """Write a change now, or with a later beat. Before the takeover it would hide the former session."""
+        if session.is_owed:
+            self._unwritten.add(connection)
             return
         try:
             self._state.check_reachable()
-            await self._store.forget(self._name(connection, session), room)
+            await self._begin(connection, session)
+            await write(self._name(connection, session))
         except LOSSES:
             self._unwritten.add(connection)
 
@@ -98,7 +121,10 @@ class Keeping:
             BackendUnavailableError: Redis did not answer.
         """
         session = registration_of(connection).session
-        if session is not None and session.is_kept and not session.has_begun and session.former:
+        if session is None or session.has_begun or not session.former:
+            return
+        if session.is_kept or session.is_owed:  # a takeover without an answer may have been executed
+            self._state.check_reachable()
             former = SessionName(connection.client_id, session.former, connection.connection_id)
             await self._store.take(session.sid, former, self._state.session_ttl_ms)
 
@@ -108,7 +134,9 @@ class Keeping:
         if session is None or number <= session.mark:
             return
         session.mark = number
-        if connection not in self._marking:
+        if session.is_owed:
+            self._unwritten.add(connection)
+        elif connection not in self._marking:
             self._marking.add(connection)
             task = self._state.tasks.spawn(self._mark(connection, session), "mark")
             task.add_done_callback(lambda _: self._marking.discard(connection))
@@ -142,11 +170,15 @@ class Keeping:
             BackendUnavailableError: Redis does not answer. The rest stays pending.
         """
         for connection in tuple(self._unwritten):
+            if _is_owed(connection):
+                continue
             await self.again(connection)
             self._unwritten.discard(connection)
 
     async def again(self, connection: Connection) -> None:
         """Write a session that Redis may have lost, or that is held under a former id of its connection.
+
+        Rooms that are not joined yet are not written. They may have been revoked since the takeover.
 
         Raises:
             BackendUnavailableError: Redis did not answer.
@@ -163,7 +195,11 @@ class Keeping:
         left = [] if kept is None else [room for room in kept.rooms if room not in session.rooms]
         await asyncio.gather(
             *(self._store.forget(name, room) for room in left),
-            *(self._store.note(name, room, by_client=by) for room, by in session.rooms.items()),
+            *(
+                self._store.note(name, room, by_client=by_client)
+                for room, by_client in session.rooms.items()
+                if room in connection.rooms
+            ),
             self._store.mark(name, session.mark),
         )
 
@@ -176,3 +212,9 @@ class Keeping:
     @staticmethod
     def _name(connection: Connection, session: Succession) -> SessionName:
         return SessionName(connection.client_id, session.sid, connection.connection_id)
+
+
+def _is_owed(connection: Connection) -> bool:
+    """Whether the takeover of the session comes first."""
+    session = registration_of(connection).session
+    return session is not None and session.is_owed and connection.ended is None

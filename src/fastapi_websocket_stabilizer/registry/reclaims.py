@@ -62,6 +62,7 @@ class Reclaims:
         self.again(connection)
         if session is not None:
             session.superseded = tuple(old.connection_id for old in superseded)
+            session.follows(*session.superseded)
         await self._claims.displace(client_id, tuple(old.connection_id for old in over), sid_of(connection))
 
     def again(self, connection: Connection) -> None:
@@ -129,12 +130,24 @@ class Reclaims:
             self._claimed[connection] = connection_id
             if not is_outranked:  # else it is being closed, and the sweep of its former id reports the end
                 await self._join_all(connection, former, rooms)
+                await self._keeping.take_later(connection)
                 await self._keeping.again(connection)
+                self._restore(connection)
         if connection.ended is not None or connection.connection_id != connection_id:
             lines = lines_of(connection, connection_id, rooms)
             if connection.ended is None:  # renamed: the removal of the old entries is no end
                 lines = [replace(line, visit="") for line in lines]
             self._claims.remember_unreleased(lines)
+
+    @staticmethod
+    def _restore(connection: Connection) -> None:
+        session = registration_of(connection).session
+        if (
+            connection.session is not None
+            and session is not None
+            and not session.rooms.keys() <= connection.rooms
+        ):
+            connection.session.restore()
 
     async def _claim(self, connection: Connection, former: ConnectionId) -> bool:
         """Claim a connection, and return whether newer ones outrank it."""

@@ -17,6 +17,8 @@ class Succession:
         sid: Name of the session.
         former: Name of the session that this one continues; "" for none.
         superseded: Connections of the former session, which are closed once the client has its first frame.
+        formers: Connections that had the session before. Entries that exclude one of them are not for this one.
+        is_owed: The former session was not asked for yet, or Redis did not answer.
         has_begun: The client has its first frame.
         is_taken: The former session was found, and this one continues it.
         is_kept: The store has the session.
@@ -26,19 +28,26 @@ class Succession:
     """
 
     __slots__ = (
-        "former", "has_begun", "is_kept", "is_taken", "mark", "rooms", "sid", "since_us", "superseded",
+        "former", "formers", "has_begun", "is_kept", "is_owed", "is_taken", "mark", "rooms", "sid", "since_us",
+        "superseded",
     )  # fmt: skip
 
     def __init__(self, sid: str, former: str = "") -> None:
         self.sid: str = sid
         self.former: str = former if LEGAL_SID.fullmatch(former) else ""
         self.superseded: tuple[ConnectionId, ...] = ()
+        self.formers: tuple[ConnectionId, ...] = ()
+        self.is_owed: bool = bool(self.former)
         self.has_begun: bool = False
         self.is_taken: bool = False
         self.is_kept: bool = False
         self.rooms: dict[str, bool] = {}
         self.since_us: dict[str, int] = {}
         self.mark: int = 0
+
+    def follows(self, *connection_ids: ConnectionId) -> None:
+        """Note connections that had the session before."""
+        self.formers = tuple(dict.fromkeys((*self.formers, *connection_ids)))
 
 
 class Registration:

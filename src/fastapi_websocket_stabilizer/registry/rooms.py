@@ -94,7 +94,7 @@ class Rooms:
             await self._keeping.forget(connection, room)
 
         await asyncio.gather(*map(join_again, kept))
-        for room in await self._keeping.revoked(connection):
+        for room in await self._keeping.revoked(connection, kept):
             await self.leave(connection, room)
         return [room for room in kept if room in connection.rooms]
 
@@ -147,14 +147,15 @@ class Rooms:
     async def leave(self, connection: Connection, room: str) -> None:
         """Remove a connection from a room. From this call on, no message of the room is written to it."""
         self._joining.pop((connection, room), None)
-        if connection.ended is None and self._state.shards.leave(connection, check_room(room)):
+        if connection.ended is not None:
+            return
+        if self._state.shards.leave(connection, check_room(room)):
             if connection.session is not None:
                 self._history.detach(connection, [room])
                 connection.session.left(room)
             self.left(room)
             await self._unlist(connection, room)
-            if registration_of(connection).session is not None:
-                await self._keeping.forget(connection, room)
+        await self._keeping.forget(connection, room)  # also one that is about to be restored
 
     def left(self, room: str) -> None:
         """Unsubscribe from a room without local members."""

@@ -67,15 +67,14 @@ class Following:
     """
 
     __slots__ = (
-        "_begins", "_connection", "_cursor", "_fed", "_former", "_has_forgotten", "_is_whole", "_late", "_node",
-        "_owed", "_owes_outcome", "_record", "_replayed", "_spent",
+        "_begins", "_connection", "_cursor", "_fed", "_has_forgotten", "_is_whole", "_late", "_node", "_owed",
+        "_owes_outcome", "_record", "_replayed", "_spent",
     )  # fmt: skip
 
     def __init__(
         self, node: FollowingNode, connection: Connection, record: Succession, cursor: Cursor | None
     ) -> None:
         self._node, self._connection, self._record, self._cursor = node, connection, record, cursor
-        self._former: tuple[ConnectionId, ...] = ()
         self._fed: dict[Log, Joined] = {}  # answers of logs, until the first frame
         self._late: set[Log] = set()  # logs that have not answered yet
         self._owed: set[Log] = set()  # those of them that the first frame could not tell
@@ -89,11 +88,11 @@ class Following:
     def begin(self) -> Beginning:
         """Return what the first frame says."""
         first, self._fed = self._hello(self._fed), {}
-        self._former, self._owed = self._record.superseded, set(self._late)
+        self._owed = set(self._late)
         self._owes_outcome = bool(self._owed) and self._cursor is not None
         lost = [LostLog(log, top, Lost(code)) for log, top, code in first.lost]
         self._is_whole = self._is_whole and not lost
-        replay = self._node.replayed(self._connection, self._former, first.replay)
+        replay = self._node.replayed(self._connection, self._record.formers, first.replay)
         self._replayed = len(replay)
         known = {log: position for log in self._owed if (position := self._position(log)) is not None}
         self._node.counters.resumes_later += self._owes_outcome
@@ -184,7 +183,7 @@ class Following:
         elif isinstance(log, str):
             continues = first.continues if is_known else None
             self._send(frames.joined(log, first.at[log], False if is_forgotten else continues))
-        replay = self._node.replayed(self._connection, self._former, first.replay)
+        replay = self._node.replayed(self._connection, self._record.formers, first.replay)
         self._replayed += len(replay)
         for each in [*replay, *_moved_by(first, replay)]:
             self._connection.push(each)

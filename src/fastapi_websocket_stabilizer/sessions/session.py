@@ -44,6 +44,10 @@ class Node(ExchangeNode, FollowingNode, Protocol):
         """Keep the number of the last handled message for the next connection of the client."""
         ...
 
+    def restore(self, connection: Connection) -> None:
+        """Join the rooms of the former session in the background."""
+        ...
+
     def expire(self, connection: Connection, why: Ended, code: int, reason: str) -> None:
         """End the connection now, and close its socket soon."""
         ...
@@ -145,6 +149,10 @@ class Session:
         self.following.left(room)
         if self._record.has_begun:
             self.send(frames.left(room))
+
+    def restore(self) -> None:
+        """Join the rooms of the former session, which was taken over later than the connect."""
+        self._node.restore(self._connection)
 
     # Liveness
 

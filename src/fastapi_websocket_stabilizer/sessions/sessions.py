@@ -3,10 +3,11 @@
 import asyncio
 import secrets
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from ..config import WebSocketConfig
-from ..exceptions import ClientInputError, ConnectionNotFoundError
+from ..exceptions import LOSSES, ClientInputError, ConnectionNotFoundError
 from ..local.connection import Connection, OpenSession
 from ..local.lifecycle import Ended
 from ..names import ConnectionId
@@ -105,6 +106,14 @@ class Sessions:
                 f"connection {connection.connection_id} ended before its first frame"
             )
         await self.registry.claims.succeed(connection)
+
+    def restore(self, connection: Connection) -> None:
+        """Join the rooms of the former session in the background."""
+        self.tasks.spawn(self._restore(connection), "restore")
+
+    async def _restore(self, connection: Connection) -> None:
+        with suppress(*LOSSES):  # the joins are repeated, and the next return of Redis compares
+            await self.registry.rooms.restore(connection, self._may_enter)
 
     async def _may_enter(self, connection: Connection, room: str) -> bool:
         return await refusal(self, connection, room) is None

@@ -272,3 +272,47 @@ async def test_time_of_entry_is_that_of_the_first_connection_in_the_room() -> No
             session = registration_of(client.connection).session
             assert session is not None
             assert session.since_us["lobby"] == since_us > 0
+
+
+async def test_room_that_is_joined_during_the_takeover_does_not_hide_the_session(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with MemoryCluster(1, QUIET) as cluster:
+        (manager,) = cluster.managers
+        old = await connect(manager, "s1")
+        await old.connection.join("lobby")
+        await old.connection.close()
+        rooms = manager.registry.rooms
+        take_over = rooms.take_over
+
+        async def join_and_take_over(connection: Connection) -> None:
+            await connection.join("chat")
+            await take_over(connection)
+
+        monkeypatch.setattr(rooms, "take_over", join_and_take_over)
+        new = await connect(manager, "s2", "s1")
+        assert await new.restore() == ["lobby", "chat"]
+        assert await kept_rooms(cluster, "s2") == {"lobby", "chat"}
+
+
+async def test_connection_that_had_the_session_is_known_after_an_orderly_end() -> None:
+    async with MemoryCluster(1, QUIET) as cluster:
+        (manager,) = cluster.managers
+        old = await connect(manager, "s1")
+        await old.connection.join("lobby")
+        await old.connection.close()
+        new = await connect(manager, "s2", "s1")
+        assert new.session.formers == (old.connection.connection_id,)
+
+
+async def test_places_are_released_later_if_the_session_cannot_be_given_back() -> None:
+    async with MemoryCluster(2, QUIET) as cluster:
+        first, second = cluster.managers
+        old = await connect(first, "s1")
+        await old.connection.join("lobby")
+        await old.connection.close()
+        failed = await connect(first, "s2", "s1", begins=False)
+        cluster.cut(first)
+        await failed.connection.close()
+        await cluster.mend(first)
+        assert await second.presence("ann") == []

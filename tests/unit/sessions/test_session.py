@@ -77,6 +77,9 @@ class SessionNode:
         registration: Any = connection.registration
         registration.mark = number
 
+    def restore(self, connection: Connection) -> None:
+        raise AssertionError("no session is taken over later here")
+
     def expire(self, connection: Connection, why: Ended, code: int, reason: str) -> None:
         if connection.end(why):
             self.ended.append((why, code, reason))

@@ -1,6 +1,6 @@
 """``ports.SessionStore`` on Redis. All sessions of a client are one hash, in the slot of its presence."""
 
-from ...names import node_of
+from ...names import ConnectionId, node_of
 from ...runtime.metrics import Counters
 from ..ports import SESSION_BYTES, SESSIONS_PER_CLIENT, KeptSession, SessionName, size_of_kept
 from . import reading, scripts
@@ -16,7 +16,9 @@ class RedisSessions:
     def __init__(self, keys: Keys, pipeline: CommandConnection, reader: Reader, counters: Counters) -> None:
         self._keys, self._pipeline, self._reader, self._counters = keys, pipeline, reader, counters
 
-    async def take(self, former: str, session: SessionName, ttl_ms: int) -> KeptSession | None:
+    async def take(
+        self, former: str, session: SessionName, ttl_ms: int, *, mark: int | None = None
+    ) -> KeptSession | None:
         found: list[bytes] = await self._pipeline.call(
             scripts.SESSION_TAKE,
             self._key(session),
@@ -24,12 +26,14 @@ class RedisSessions:
             session.sid,
             session.connection_id,
             ttl_ms * 1000,
+            "" if mark is None else mark,
             idempotent=True,
         )
         if not found:
             return None
-        mark, *rooms = found
-        return KeptSession(dict(self._reader.each(reading.kept_room, rooms)), int(mark))
+        number, holder, *rooms = found
+        kept = dict(self._reader.each(reading.kept_room, rooms))
+        return KeptSession(kept, int(number), ConnectionId(holder.decode(errors="replace")))
 
     async def begin(self, session: SessionName) -> None:
         index = self._keys.memberships(node_of(session.connection_id))

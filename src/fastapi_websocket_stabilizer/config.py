@@ -225,7 +225,11 @@ class WebSocketConfig:
     outbox_policy: Literal["close", "drop_oldest", "drop_newest"] = "close"
     """Reaction to a full outbox: close the socket, or drop a message. Sockets of ``stabilizer.v1`` are closed."""
     write_timeout_s: FiniteFloat = 2.0
-    """Seconds that one write to a socket may take before it is closed as a slow consumer."""
+    """Seconds that one write to a socket may take before it is closed as a slow consumer.
+
+    With ``stabilizer.v1`` on the WebSocket class for uvicorn, it is ``heartbeat_interval`` + ``heartbeat_timeout`` if
+    that is longer.
+    """
     close_timeout_s: FiniteFloat = 2.0
     """Seconds that the close of one socket may take before it is abandoned."""
     inbound_frames_per_turn: PositiveInt = 8

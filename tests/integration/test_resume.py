@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -87,6 +88,10 @@ class Client:
     hi: dict[str, Any] = field(default_factory=dict)
     live: int | None = None
     reading: "asyncio.Task[None] | None" = None
+    may_read: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.may_read.set()
 
     async def open(self, at: Node) -> Self:
         offer = [V1]
@@ -98,7 +103,17 @@ class Client:
         url = f"ws://127.0.0.1:{at.served.port}/ws/{self.name}?rooms={self.rooms}"
         subprotocols = [Subprotocol(item) for item in offer]
         self.hi, self.live = {}, None
-        self.socket = await connect(url, subprotocols=subprotocols, proxy=None, close_timeout=1)
+        # Before the connect, because the handshake announces the size of the buffer.
+        connection = await asyncio.to_thread(little_buffer, at.served.port)
+        self.socket = await connect(
+            url,
+            subprotocols=subprotocols,
+            proxy=None,
+            compression=None,
+            close_timeout=1,
+            max_queue=1,
+            sock=connection,
+        )
         self.reading = asyncio.create_task(self._read(self.socket))
         await eventually(lambda: self.live is not None, what="live")
         return self
@@ -112,6 +127,7 @@ class Client:
     async def _read(self, socket: ClientConnection) -> None:
         try:
             while True:
+                await self.may_read.wait()
                 self._take(json.loads(await socket.recv()))
         except ConnectionClosed:
             pass
@@ -121,7 +137,8 @@ class Client:
             self._message(*frame)
             return
         self.events.append(frame)
-        kind, value = next(iter(frame.items()))
+        kind: str = next(iter(frame), "")
+        value: Any = frame.get(kind)
         if kind == "hi":
             self.hi, self.sid, self.t = value, value["sid"], value["t"]
             self._move(value)
@@ -161,6 +178,14 @@ class Client:
             return
         self.known += [key] * bool(key)
         self.got.append(data)
+
+
+def little_buffer(port: int) -> socket.socket:
+    """Return a connection that receives few bytes before its client reads them."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
+    connection.connect(("127.0.0.1", port))
+    return connection
 
 
 async def got(client: Client, *messages: Any) -> None:
@@ -288,6 +313,88 @@ async def test_losses_are_told_before_anything_later(managers: Managers) -> None
         await say(here, "40")
         await got(ann, "1", ("lost", "chat:1", top, "trimmed"), "40")
         assert counter(there.manager, "history_lost_trimmed") == 1
+
+
+WIDE: dict[str, Any] = {"history": {"chat:": History(messages=1000, bytes=16 << 20)}}
+"""A log that has all of what a slow client missed."""
+
+
+@pytest.mark.parametrize("uvicorn_protocol", [True, False])
+async def test_slow_client_goes_on_from_the_log_on_the_same_socket(
+    managers: Managers, *, uvicorn_protocol: bool
+) -> None:
+    settings = {**WIDE, "uvicorn_protocol": uvicorn_protocol, "write_timeout_s": 60.0}
+    async with nodes(managers, **settings) as (here, there):
+        ann, bob = await Client("ann", "chat:1,plain").open(here), await Client("bob").open(here)
+        (connection,) = here.manager._state.shards.of_client("ann")
+        ann.may_read.clear()
+        texts = [f"{number} {'x' * 16_384}" for number in range(200)]
+        longest = 0
+        for text in texts:
+            await there.manager.broadcast(text, room="chat:1")
+            longest = max(longest, connection.writer.queued_bytes)
+        assert longest < 64 * 1024 + 2 * 17_000, "its outbox is not filled with copies"
+        await got(bob, *texts)
+        # Messages that no log has are queued as ever, and may come before those of a log.
+        await here.manager.broadcast("unstored", room="plain")
+        await there.manager.broadcast("typing", room="chat:1", store=False)
+        await got_last(bob, "typing")
+        ann.may_read.set()
+        await eventually(lambda: len(ann.got) == 201, timeout_s=30, what="all messages")
+        assert [text for text in ann.got if text != "unstored"] == texts
+        await say(there, "live")
+        await got_last(ann, "live")
+        assert connection.ended is None
+        assert counter(here.manager, "history_stops") >= 1
+        assert counter(here.manager, "messages_dropped") == 1, (
+            "the volatile message to a client that was slow"
+        )
+        assert counter(here.manager, "slow_consumers") == 0
+        assert here.manager._registry.history.members._behind == {}
+        assert here.manager._state.shards.of("ann").held == {}
+
+
+async def test_slow_client_that_the_log_has_outrun_is_told_of_the_loss_first(managers: Managers) -> None:
+    async with nodes(managers, write_timeout_s=60.0) as (here, there):
+        ann = await Client("ann").open(here)
+        (connection,) = here.manager._state.shards
+        ann.may_read.clear()
+        texts = [f"{number} {'x' * 16_384}" for number in range(200)]  # the log has about 16 of them
+        await say(there, *texts)
+        ann.may_read.set()
+        await eventually(lambda: any(each[0] == "lost" for each in ann.got), timeout_s=30, what="a loss")
+        await say(there, "later")
+        await got_last(ann, "later")
+        received = [each for each in ann.got if isinstance(each, str)]
+        assert received[:-1] == texts[: len(received) - 1], (
+            "a contiguous run, and then nothing before the loss"
+        )
+        ((_, log, _, code),) = [each for each in ann.got if not isinstance(each, str)]
+        assert (log, code) == ("chat:1", "trimmed")
+        assert ann.got[-2][0] == "lost"
+        assert connection.ended is None
+
+
+async def test_slow_client_may_leave_the_room_or_end(managers: Managers) -> None:
+    async with node(managers, **WIDE, write_timeout_s=60.0) as here:
+        ann, bob = await Client("ann").open(here), await Client("bob").open(here)
+        (connection,) = here.manager._state.shards.of_client("ann")
+        for each in (ann, bob):
+            each.may_read.clear()
+        await say(here, *(f"{number} {'x' * 16_384}" for number in range(60)))
+        members = here.manager._registry.history.members
+        assert len(members._behind) == 2
+        await connection.leave("chat:1")
+        assert bob.socket is not None
+        bob.socket.transport.abort()
+        await eventually(lambda: members._behind == {}, what="both forgotten")
+        ann.may_read.set()
+        await eventually(lambda: {"out": "chat:1"} in ann.events, what="the leave")
+        await connection.join("chat:1")
+        await say(here, "again")
+        await got_last(ann, "again")
+        assert here.manager._state.shards.of("ann").held == {}
+        assert here.manager._state.shards.of("bob").held == {}
 
 
 async def test_unknown_cursor_and_deleted_history_are_losses(managers: Managers) -> None:

@@ -191,6 +191,11 @@ class Group:
             return False
         return not outside or connection.rooms.isdisjoint(outside)
 
+    def missed(self, shard: Shard) -> int:
+        """Return how many volatile messages are not sent to members of logs that are behind, over all of these."""
+        volatile = sum(not broadcast.message.address.id for broadcast in self.broadcasts)
+        return volatile and volatile * shard.behind(self.broadcasts[0].rooms)
+
     def write(self, targets: Iterable[Connection], outgoing: "FramesBySocket | None" = None) -> None:
         """Write to each target: one write on the fast path, otherwise message by message.
 
@@ -241,6 +246,8 @@ class Group:
             else:
                 connection.used_at_s = now_s
                 broadcast.outcome.add(connection, broadcast.message, loop)
+                if connection.falls_behind(broadcast.message):
+                    return
 
     def _write_part(self, connection: Connection, outgoing: "FramesBySocket | None", now_s: float) -> None:
         broadcasts = []

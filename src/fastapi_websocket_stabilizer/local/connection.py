@@ -21,6 +21,7 @@ from ..wire.messages import Encoded
 from .heartbeat import Heartbeat
 from .lifecycle import Ended, check_alive
 from .native import NativeTransport, open_transport
+from .outbox import is_behind
 from .phase import Phase, WriterOwner
 from .requests import Resolve
 from .sends import Sent, settled
@@ -96,6 +97,9 @@ class Following(Protocol):
     def fed(self, log: str | Literal[0, 1], joined: Any) -> None: ...
     def lost(self, log: str | Literal[0, 1], position: int, code: str) -> None: ...
     def moved(self, log: str | Literal[0, 1], position: int) -> None: ...
+    def stop(self, log: str | Literal[0, 1], position: int) -> bool: ...
+    def go_on(self) -> None: ...
+    def caught_up(self, log: str | Literal[0, 1], joined: Any) -> None: ...
 
 
 class Session(Protocol):
@@ -344,6 +348,19 @@ class Connection:
         self.used_at_s = self.loop.time()
         return self.writer.push(message) if self.loop is running_loop() else self.writer.hand_over(message)
 
+    def falls_behind(self, message: Encoded) -> bool:
+        """Whether no more messages of a log must be pushed after this one, which was: the log has them.
+
+        The peer of a socket of ``stabilizer.v1`` reads too slowly. It gets the others when it has read on.
+        """
+        return (
+            self.session is not None
+            and message.address.id > 0
+            and self.loop is running_loop()
+            and is_behind(self.writer.queued_bytes, self._owner.limits().outbox_size)
+            and self.session.following.stop(message.address.log, message.address.id)
+        )
+
     async def settled(self, sent: Sent) -> str | None:
         """Wait for the result of a push and return the error, if any."""
         return sent.error if sent.pending is None else await settled(sent.pending, self._owner.limits())
@@ -416,6 +433,11 @@ class Connection:
     def lost(self, why: Ended, error: str) -> None:
         """End the connection now and close its socket soon."""
         self._owner.lost(self, why, error)
+
+    def emptied(self) -> None:
+        """Note that no message is queued any more. Logs that have waited for that go on."""
+        if self.session is not None:
+            self.session.following.go_on()
 
     def read_out(self) -> None:
         """Note that nothing more goes to the application."""

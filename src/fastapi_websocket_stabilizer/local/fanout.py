@@ -109,6 +109,8 @@ class FanOut:
 
     async def _broadcast(self, groups: list[Group]) -> None:
         for shard in self._shards.shards:
+            if shard.held:
+                self._counters.messages_dropped += sum(group.missed(shard) for group in groups)
             await (self._write(groups[0], shard) if len(groups) == 1 else self._join(groups, shard))
 
     async def _deliver(self, direct: DirectMessages) -> None:
@@ -155,6 +157,7 @@ class FanOut:
         else:
             group = Group(work)
             for shard in self._shards.shards:
+                self._counters.messages_dropped += group.missed(shard)
                 group.write(group.targets(shard))
             self._counters.messages_sent += group.finish()
         if self._stopwatch is not None:

@@ -70,3 +70,13 @@ class Limits(Protocol):
     write_timeout_s: float
     close_timeout_s: float
     keep_handshake: bool
+
+
+def patience_s(limits: Limits, *, is_little: bool) -> float:
+    """Return the seconds that a native socket may take nothing.
+
+    If little can wait for it, as for a client of ``stabilizer.v1``, it is what the heartbeat allows a silent peer.
+    """
+    if not is_little:
+        return limits.write_timeout_s
+    return max(limits.write_timeout_s, limits.heartbeat_interval + limits.heartbeat_timeout)

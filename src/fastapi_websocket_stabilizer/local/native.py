@@ -67,20 +67,18 @@ class NativeTransport(AsgiTransport):
             await self._refuse()
         self._native.write_now(b"".join([message.frame(self._window_bits) for message in messages]))
 
-    async def drained(self) -> None:
-        """Wait until the write buffer is no longer over its high-water mark.
-
-        Raises:
-            TimeoutError: The peer has read nothing for ``write_timeout_s``.
-        """
+    async def drained(self, patience_s: Callable[[], float]) -> None:
+        buffered, stalled_s = self._native.transport.get_write_buffer_size, 0.0
+        step_s = self._limits().write_timeout_s
         while self._native.is_paused:
-            waiting = self._native.transport.get_write_buffer_size()
+            waiting = buffered()
             try:
-                async with asyncio.timeout(self._limits().write_timeout_s):
+                async with asyncio.timeout(step_s):
                     await self._native.drain()
             except TimeoutError:
-                if self._native.transport.get_write_buffer_size() >= waiting:
-                    raise
+                stalled_s = 0.0 if buffered() < waiting else stalled_s + step_s
+                if stalled_s and stalled_s >= patience_s():
+                    raise TimeoutError(f"accepted no data for {stalled_s:g} s") from None
 
     async def _next(self) -> AsgiEvent:
         return await self._inner_receive()  # hang_up() queues a disconnect there

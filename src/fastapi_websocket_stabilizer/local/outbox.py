@@ -8,6 +8,14 @@ from ..wire.messages import Encoded
 
 Policy = Literal["close", "drop_oldest", "drop_newest"]
 
+BEHIND_BYTES = 64 * 1024
+"""Bytes in the outbox from which on stored messages stay in their log; half of a small outbox."""
+
+
+def is_behind(queued_bytes: int, limit: int) -> bool:
+    """Whether an outbox of ``limit`` bytes has so many that no more stored messages should be queued."""
+    return queued_bytes > min(BEHIND_BYTES, limit // 2)
+
 
 class Put(Enum):
     """Result of ``Outbox.put``."""
@@ -38,9 +46,13 @@ class Outbox:
     def __len__(self) -> int:
         return len(self._messages)
 
-    def put(self, message: Encoded) -> Put:
-        """Append a message, or apply the policy if the queue is full."""
-        if self._messages and self.queued_bytes + message.size > self._limit:
+    def put(self, message: Encoded, *, is_stored: bool = False) -> Put:
+        """Append a message, or apply the policy if the queue is full.
+
+        A stored message of any size is accepted until the queue ``is_behind``. Then its log has the next ones.
+        """
+        is_welcome = not self._messages or (is_stored and not is_behind(self.queued_bytes, self._limit))
+        if not is_welcome and self.queued_bytes + message.size > self._limit:
             if self._policy == "close":
                 return Put.OVERFLOW
             if self._policy == "drop_newest":

@@ -49,6 +49,10 @@ class Sink(Protocol):
         """End the connection: the peer is gone. Its last messages may still wait for the application."""
         ...
 
+    def emptied(self) -> None:
+        """Note that a socket of ``stabilizer.v1`` accepts messages at once again: none is queued any more."""
+        ...
+
 
 class WriterOwner(Protocol):
     """The node of a writer: settings, the bound on suspended sends, counters."""

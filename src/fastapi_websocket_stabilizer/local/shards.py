@@ -20,7 +20,8 @@ class Shard:
 
     def __init__(self) -> None:
         self.connections: Connections = {}
-        self.held: dict[str, set[Connection]] = {}  # by room, "" for everybody: no targets of a fan-out
+        # By room, "" for everybody: no targets of a fan-out, and whether they are because they read too slowly.
+        self.held: dict[str, dict[Connection, bool]] = {}
         self.clients: dict[str, Connections] = {}
         self.rooms: dict[str, Connections] = {}
 
@@ -33,6 +34,11 @@ class Shard:
     def holds(self, connection: Connection, rooms: Iterable[str]) -> bool:
         """Whether a connection is held out of the fan-out to these rooms, or without rooms of that to everybody."""
         return bool(self.held) and any(connection in self.held.get(room, ()) for room in rooms or ("",))
+
+    def behind(self, rooms: Iterable[str]) -> int:
+        """Return the number of members of rooms that are held because they read too slowly. See ``holds``."""
+        held = [self.held.get(room, {}) for room in rooms or ("",)]
+        return len([each for those in held for each, is_behind in those.items() if is_behind])
 
 
 class Shards:
@@ -108,12 +114,16 @@ class Shards:
 
     def rename(self, connection: Connection, connection_id: ConnectionId) -> None:
         """Change the id of a connection, in one step."""
-        held = [room for room, those in self.of(connection.client_id).held.items() if connection in those]
+        held = [
+            (room, those[connection])
+            for room, those in self.of(connection.client_id).held.items()
+            if connection in those
+        ]
         self.remove(connection)
         connection.rename(connection_id)
         self.add(connection)
-        for room in held:
-            self.hold(connection, room)
+        for room, is_behind in held:
+            self.hold(connection, room, is_behind=is_behind)
 
     def join(self, connection: Connection, room: str) -> bool:
         """Add a connection to a room. Return False if it was a member."""
@@ -133,11 +143,14 @@ class Shards:
 
     # Members that wait for the history of a room
 
-    def hold(self, connection: Connection, room: str) -> None:
-        """Keep a member of a room out of the fan-out to it, or with "" a connection out of that to everybody."""
+    def hold(self, connection: Connection, room: str, *, is_behind: bool = False) -> None:
+        """Keep a member of a room out of the fan-out to it, or with "" a connection out of that to everybody.
+
+        ``is_behind``: It is a member already, and reads too slowly.
+        """
         shard = self.of(connection.client_id)
         if connection in self and connection not in shard.held.get(room, ()):
-            shard.held.setdefault(room, set()).add(connection)
+            shard.held.setdefault(room, {})[connection] = is_behind
             if room:
                 _discard(shard.rooms, room, connection.connection_id)
 
@@ -146,6 +159,13 @@ class Shards:
         shard = self.of(connection.client_id)
         if self._let_go(shard, room, connection) and room:
             shard.rooms.setdefault(room, {})[connection.connection_id] = connection
+
+    def is_target(self, connection: Connection, rooms: Iterable[str]) -> bool:
+        """Whether a fan-out to these rooms, or without rooms to everybody, reaches a connection."""
+        holds = self.of(connection.client_id).holds
+        if not rooms:
+            return not holds(connection, ())
+        return any(room in connection.rooms and not holds(connection, (room,)) for room in rooms)
 
     def fed(self, room: str) -> list[Connection]:
         """Return the targets of a message to a room, or with "" to everybody."""
@@ -157,10 +177,10 @@ class Shards:
     @staticmethod
     def _let_go(shard: Shard, room: str, connection: Connection) -> bool:
         """Forget that a connection is held. Return False if it was not."""
-        held = shard.held.get(room, set())
+        held = shard.held.get(room, {})
         if connection not in held:
             return False
-        held.discard(connection)
+        del held[connection]
         if not held:
             del shard.held[room]
         return True

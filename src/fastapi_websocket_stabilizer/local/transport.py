@@ -210,8 +210,12 @@ class Transport(Protocol):
         """Take messages from the front, as many as fit into one write, and return a coroutine that sends them."""
         ...
 
-    async def drained(self) -> None:
-        """Wait until the write buffer of a native socket is no longer over its high-water mark."""
+    async def drained(self, patience_s: Callable[[], float]) -> None:
+        """Wait until the write buffer of a native socket is no longer over its high-water mark.
+
+        Raises:
+            TimeoutError: The peer has read nothing for ``patience_s``, which is asked every ``write_timeout_s``.
+        """
         ...
 
     async def complete(self, sending: Awaitable[None], deadline_s: float) -> None:
@@ -248,7 +252,7 @@ class _WithoutNative:
     def native(self) -> NativeSocket | None:
         return None
 
-    async def drained(self) -> None:
+    async def drained(self, patience_s: Callable[[], float]) -> None:
         """There is no native write buffer."""
 
     async def complete(self, sending: Awaitable[None], deadline_s: float) -> None:

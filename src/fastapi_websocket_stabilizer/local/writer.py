@@ -13,7 +13,7 @@ from functools import partial
 from ..close_codes import NO_STATUS, fitting
 from ..runtime.loops import running_loop
 from ..wire.messages import WITH_ADDRESS, Encoded
-from .lifecycle import HOPELESS, Ended, denial
+from .lifecycle import HOPELESS, Ended, denial, patience_s
 from .outbox import Outbox, Put
 from .phase import (
     CLOSED,
@@ -144,7 +144,7 @@ class SocketWriter:
             # A client with a session must miss no entry without a word. It comes back for what it has not read.
             self._outbox = Outbox(limits.outbox_size, "close" if self._has_session else limits.outbox_policy)
         dropped = self._outbox.dropped
-        put = self._outbox.put(message)
+        put = self._outbox.put(message, is_stored=self._has_session and message.address.id > 0)
         self._owner.dropped(self._outbox.dropped - dropped)
         if put is Put.OVERFLOW:
             error = f"outbox over {self._owner.limits().outbox_size} bytes"
@@ -224,6 +224,8 @@ class SocketWriter:
         self.phase, self._outbox, self._first = DIRECT, None, None  # an empty deque takes 760 bytes
         if native is not None and native.is_open:
             self.fast_path, self.window_bits = native, native.window_bits + WITH_ADDRESS * self._has_session
+        if self._has_session:
+            self._sink.emptied()
 
     def _start(self) -> None:
         """Empty the outbox, called by the limiter from any thread."""
@@ -241,8 +243,7 @@ class SocketWriter:
     def _make_task(self, first: Awaitable[None] | None = None) -> None:
         """Make the task that finishes ``first`` and then empties the outbox."""
         self._owner.limiter.enter()
-        name = f"write-{self._sink.connection_id}"
-        self._task = self._sink.loop.create_task(self._write(first), name=name)
+        self._task = self._sink.loop.create_task(self._write(first), name=f"write-{self._sink.connection_id}")
         # Not in a finally block: a task that is cancelled before its first step runs nothing of its body.
         self._task.add_done_callback(self._written)
 
@@ -251,17 +252,21 @@ class SocketWriter:
         try:
             if first is not None:
                 await transport.complete(first, deadline_s)
-            await transport.drained()
+            await transport.drained(self._patience_s)
             while self._first and self.ended not in (Ended.FAILED, Ended.GONE):
                 await transport.complete(transport.send_some(self._first), deadline_s)
-                await transport.drained()
+                await transport.drained(self._patience_s)
             while self._outbox and self.ended not in (Ended.FAILED, Ended.GONE):
                 await transport.complete(transport.send(self._outbox.pop()), deadline_s)
-                await transport.drained()
-        except TimeoutError:
-            self._lose(Ended.SLOW, f"accepted no data for write_timeout_s={deadline_s:g}")
+                await transport.drained(self._patience_s)
+        except TimeoutError as error:
+            self._lose(Ended.SLOW, str(error) or f"accepted no data for write_timeout_s={deadline_s:g}")
         except Exception as error:  # noqa: BLE001 - whatever a socket raises, it is the socket that failed
             self.failed(error)
+
+    def _patience_s(self) -> float:
+        """Return the seconds without progress after which the peer has stopped reading."""
+        return patience_s(self._owner.limits(), is_little=self._has_session and self.ended is None)
 
     def _written(self, _: asyncio.Task[None]) -> None:
         """Go on after the task has ended."""
@@ -283,9 +288,8 @@ class SocketWriter:
     def _settle(self, *, is_written: bool) -> None:
         if self._settled is not None:
             settled, self._settled = self._settled, None
-            is_lost = self.ended in HOPELESS or not is_written
             error = self.error or "the connection ended before it was written"
-            settled.set_result(error if is_lost else None)
+            settled.set_result(error if self.ended in HOPELESS or not is_written else None)
 
     async def drained(self) -> str | None:
         """Wait until everything pushed so far was written. Return the error if the connection ended before."""

@@ -32,6 +32,8 @@ deliveries. A member receives a contiguous run of the log, or is told that the r
 | compared, ``top > last`` | HELD, and read: the bus has lost the end |
 | attach, cursor in the ring, or none | ``Joined`` in one step, if not COLD |
 | attach, any other | wait for a read, also for one that is under way |
+| lag | the member is not LIVE any more; it has a position of its own |
+| drained | as attach, with that position |
 
 **Rules, and what breaks without them.**
 

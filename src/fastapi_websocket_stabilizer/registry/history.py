@@ -15,14 +15,12 @@ from ..backends.policies import Policy
 from ..exceptions import LOSSES
 from ..local.connection import Connection
 from ..local.sends import first_step
-from ..names import ConnectionId
 from ..retention import history_of
 from ..runtime.logs import Occasionally
 from ..runtime.loops import running_loop
 from ..wire.channels import ALL, Channel
-from ..wire.client_frames import EVERYBODY
+from ..wire.client_frames import EVERYBODY, MAILBOX
 from ..wire.envelopes import VOLATILE, Envelope, Kind
-from ..wire.messages import Encoded
 from .agreed import AgreedPolicy
 from .continuity import QUIET_US
 from .feed import Action, Cursor, Deliver, Joined, Lost, Read
@@ -40,7 +38,7 @@ from .logs import (
     read_compared,
     to_deliver,
 )
-from .members import Members, is_excluded
+from .members import Members
 from .redis_time import RedisTime
 from .registration import registration_of
 from .state import NodeState
@@ -67,12 +65,14 @@ class History:
     """Delivers stored messages in the order of their logs, and repairs what the bus has lost.
 
     Attributes:
+        members: The members of all logs.
         agreed: The policy, as the registry has agreed on it.
         policy: The messages that this node stores.
     """
 
     def __init__(self, state: NodeState, fan: Fan) -> None:
-        self._state, self._fan, self._members = state, fan, Members(state)
+        self._state, self._fan = state, fan
+        self.members: Members = Members(state)
         self.agreed: AgreedPolicy = AgreedPolicy(state)
         self.policy: Policy = self.agreed.policy
         self._logs: OrderedDict[Channel, Log] = OrderedDict()  # the one that was active last is the last
@@ -122,7 +122,7 @@ class History:
 
     def held(self) -> Held:
         """Return what this node holds of logs now."""
-        return Held(len(self._logs), self._bytes, self._members.waiting)
+        return Held(len(self._logs), self._bytes, self.members.waiting)
 
     # Rooms and the bus
 
@@ -137,7 +137,7 @@ class History:
             log.feed.unsubscribed()
             self._bytes -= log.bytes
             self._held_since_s.pop(log.channel, None)
-            self._members.forget(log.channel)
+            self.members.forget(log.channel)
 
     # Members
 
@@ -170,7 +170,7 @@ class History:
             session.following.begins_at(room or EVERYBODY, cursor and cursor.id)
         if not self._is_here(log) or connection not in self._state.shards:
             return
-        is_fed = self._members.wait(connection, log.channel, since_us, refusal)
+        is_fed = self.members.wait(connection, log.channel, since_us, refusal)
         actions = log.feed.attach(connection, cursor)
         if cursor is not None:
             count_return(self._state.counters, actions)
@@ -181,18 +181,24 @@ class History:
             async with asyncio.timeout(self._state.config.redis_timeout_s):
                 await asyncio.shield(is_fed)
 
-    def replayed(
-        self,
-        connection: Connection,
-        former: Iterable[ConnectionId],
-        missed: Iterable[tuple[str | Literal[0, 1], LogEntry]],
-    ) -> list[Encoded]:
-        """Return the entries of a replay that are meant for a connection, which had the ids ``former`` before."""
-        return [
-            self._members.shown(channel_of(log if isinstance(log, str) else ""), entry)
-            for log, entry in missed
-            if not is_excluded(connection, former, entry.envelope)
-        ]
+    def stop(self, connection: Connection, name: str | Literal[0, 1], position: int) -> bool:
+        """Let a slow member out of a log of which it was sent everything up to ``position``.
+
+        Its outbox is not filled with what the log has. Return False if there is no such log.
+        """
+        log = None if name == MAILBOX else self._logs.get(channel_of(name if isinstance(name, str) else ""))
+        if log is None or connection not in self._state.shards:
+            return False
+        self._state.counters.history_stops += 1
+        self.members.stop(connection, log.channel)
+        log.feed.lag(connection, Cursor(position, position))
+        return True
+
+    def go_on(self, connection: Connection) -> None:
+        """Feed a slow member again, because it has read everything that it was sent."""
+        for channel in self.members.go_on(connection):
+            if (log := self._logs.get(channel)) is not None:
+                self._act(log, log.feed.drained(connection))
 
     def detach(self, connection: Connection, rooms: Iterable[str]) -> None:
         """Forget a member of logs: it has left, or has ended."""
@@ -200,7 +206,7 @@ class History:
             channel = channel_of(room)
             if (log := self._logs.get(channel)) is not None:
                 log.feed.detach(connection)
-            self._members.left(connection, channel)
+            self.members.left(connection, channel)
 
     def _enter(self, channel: Channel) -> None:
         if not self.policy or channel in self._logs:
@@ -233,7 +239,7 @@ class History:
         self.listen()
         for log in tuple(self._logs.values()):
             self._retry(log)
-            self._members.tell_positions(log.channel, log.feed.last or 0)
+            self.members.tell_positions(log.channel, log.feed.last or 0)
         now_s = running_loop().time()
         if now_s - self._compared_at_s >= COMPARE_S:
             self._compared_at_s = now_s
@@ -303,17 +309,17 @@ class History:
                     self._send(log, action)
                 case Lost(_, code):
                     self._count_lost(log, code)
-                    self._members.lost(log.channel, action)
+                    self.members.lost(log.channel, action)
                 case Joined(member, _, _, code):
                     self._count_lost(log, code)
                     if member is not PLAIN:  # plain sockets are in the tables of the fan-out already
-                        self._members.joined(log.channel, action)
+                        self.members.joined(log.channel, action)
         self._account(log)
 
     def _deliver(self, log: Log, envelope: Envelope) -> None:
         self._fan(log.channel, envelope)
         if envelope.entry is not None:
-            self._members.delivered(log.channel, envelope, envelope.entry[0])
+            self.members.delivered(log.channel, envelope, envelope.entry[0])
 
     def _count_lost(self, log: Log, code: str) -> None:
         if not code:

@@ -169,12 +169,12 @@ class Inbound:
         if envelope.kind is Kind.DIRECT:
             found = [connection for c in envelope.targets for connection in shards.of_client(c)]
         else:
-            rooms, exclude = set(envelope.targets), set(envelope.exclude)
+            exclude = set(envelope.exclude)
             found = [
                 c
                 for c in shards
-                if (not rooms or rooms & c.rooms)
-                and exclude.isdisjoint((c.client_id, CONNECTION + c.connection_id))
+                if exclude.isdisjoint((c.client_id, CONNECTION + c.connection_id))
+                and shards.is_target(c, envelope.targets)
             ]
         return [connection for connection in found if connection.writer.is_writing]
 

@@ -6,9 +6,9 @@ there: messages behind it are for the member, and those before it are not.
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from ..backends.log_ports import LogEntry
 from ..local.batches import DirectMessages, Outcome
@@ -20,6 +20,7 @@ from ..wire.client_frames import EVERYBODY
 from ..wire.envelopes import CONNECTION, Envelope
 from ..wire.messages import Address, Encoded
 from .feed import Joined, Lost
+from .logs import channel_of
 from .opening import Skipped
 from .state import NodeState
 
@@ -31,12 +32,12 @@ class Waiting(NamedTuple):
     """A member that waits for the answer of its log.
 
     Attributes:
-        is_fed: Ends with the answer.
+        is_fed: Ends with the answer. None for a member that was fed before, and was too slow.
         since_us: Redis time from which on the member may see messages.
         refusal: Reason why the cursor of the member must not be used; "" otherwise.
     """
 
-    is_fed: "asyncio.Future[None]"
+    is_fed: "asyncio.Future[None] | None" = None
     since_us: int = 0
     refusal: str = ""
 
@@ -47,6 +48,7 @@ class Members:
     def __init__(self, state: NodeState) -> None:
         self._state = state
         self._waiting: dict[tuple[Connection, Channel], Waiting] = {}
+        self._behind: dict[Connection, set[Channel]] = {}  # slow members, until their socket is emptied
         self._skipped: dict[Channel, Skipped[Connection]] = {}
         self._shown: OrderedDict[tuple[Channel, int], Encoded] = OrderedDict()
         self._shown_bytes = 0
@@ -55,15 +57,31 @@ class Members:
         self, connection: Connection, channel: Channel, since_us: int, refusal: str
     ) -> "asyncio.Future[None]":
         """Note a member that waits for its log."""
-        waiting = Waiting(running_loop().create_future(), since_us, refusal)
-        self._waiting[connection, channel] = waiting
-        return waiting.is_fed
+        is_fed: asyncio.Future[None] = running_loop().create_future()
+        self._waiting[connection, channel] = Waiting(is_fed, since_us, refusal)
+        return is_fed
+
+    def stop(self, connection: Connection, channel: Channel) -> None:
+        """Note a member that reads too slowly. It is no target of its log any more, until ``go_on``."""
+        self._state.shards.hold(connection, channel.room, is_behind=True)
+        self._behind.setdefault(connection, set()).add(channel)
+
+    def go_on(self, connection: Connection) -> Iterable[Channel]:
+        """Return the logs of a member whose socket is emptied. It waits for their answers now."""
+        channels = self._behind.pop(connection, ())
+        for channel in channels:
+            self._waiting[connection, channel] = Waiting()
+        return channels
 
     def left(self, connection: Connection, channel: Channel) -> None:
         """Forget a member."""
         waiting = self._waiting.pop((connection, channel), None)
-        if waiting is not None and not waiting.is_fed.done():
+        if waiting is not None and waiting.is_fed is not None and not waiting.is_fed.done():
             waiting.is_fed.set_result(None)
+        if (behind := self._behind.get(connection)) is not None:
+            behind.discard(channel)
+            if not behind:
+                del self._behind[connection]
         if channel in self._skipped:
             self._skipped[channel].left(connection)
 
@@ -85,15 +103,17 @@ class Members:
     def _let_in(self, channel: Channel, joined: Joined) -> None:
         connection, room = joined.member, channel.room
         waiting = self._waiting.pop((connection, channel), None)
-        if waiting is None or waiting.is_fed.done():
+        if waiting is None:
             return  # it has left
-        waiting.is_fed.set_result(None)
         self._state.shards.release(connection, room)
+        if waiting.is_fed is None:
+            connection.session.following.caught_up(room or EVERYBODY, joined)
+            return
+        if not waiting.is_fed.done():
+            waiting.is_fed.set_result(None)
         if waiting.refusal:
             joined = joined._replace(entries=(), code=waiting.refusal)
         entries = [each for each in joined.entries if each.id > waiting.since_us]
-        self._state.counters.history_replayed += len(entries)
-        self._state.counters.history_replayed_bytes += sum(each.size for each in entries)
         connection.session.following.fed(room or EVERYBODY, joined._replace(entries=entries))
 
     def lost(self, channel: Channel, lost: Lost) -> None:
@@ -163,6 +183,19 @@ class Members:
                 connection.session.following.moved(channel.room or EVERYBODY, position)
 
     # Replays
+
+    def replayed(
+        self,
+        connection: Connection,
+        former: Iterable[ConnectionId],
+        missed: Iterable[tuple[str | Literal[0, 1], LogEntry]],
+    ) -> Iterator[Encoded]:
+        """Yield the entries of a replay that are meant for a connection, which had the ids ``former`` before."""
+        for log, entry in missed:
+            if not is_excluded(connection, former, entry.envelope):
+                self._state.counters.history_replayed += 1
+                self._state.counters.history_replayed_bytes += entry.size
+                yield self.shown(channel_of(log if isinstance(log, str) else ""), entry)
 
     def shown(self, channel: Channel, entry: LogEntry) -> Encoded:
         """Return an entry as a message of a replay, encoded once for all clients that return."""

@@ -32,7 +32,10 @@ class Counters:
     close_timeouts: int = counter("Sockets aborted because closing them took longer than close_timeout_s.")
     messages_sent: int = counter("Messages written to a socket or put into its outbox.")
     messages_failed: int = counter("Messages that could not be written to their socket.")
-    messages_dropped: int = counter("Messages dropped by outbox_policy drop_oldest or drop_newest.")
+    messages_dropped: int = counter(
+        "Messages dropped by outbox_policy drop_oldest or drop_newest, and volatile ones to rooms with a history "
+        "while their clients read too slowly."
+    )
     messages_too_large: int = counter(
         "Inbound messages over max_message_size; the connection was closed with 1009."
     )
@@ -111,8 +114,9 @@ class Counters:
     )
     history_ring_misses: int = counter("Clients that returned to a log that had to be read for them.")
     history_repairs: int = counter("Times that a read brought members of a log what the bus had lost.")
-    history_replayed: int = counter("Stored messages given to clients that returned or joined.")
+    history_replayed: int = counter("Stored messages given to clients that returned, joined or were slow.")
     history_replayed_bytes: int = counter("Bytes of these messages, as they are stored.")
+    history_stops: int = counter("Times that a client read too slowly, and went on later from its log.")
     history_restored: int = counter("Logs into which this node put messages back that a failover had lost.")
     history_holes: int = counter("Logs in which this node marked messages as lost by a failover.")
     history_lost_trimmed: int = counter(

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
+from ..backends.log_ports import LogEntry
 from ..local.connection import Connection
 from ..names import ConnectionId
 from ..registry import feed
@@ -36,8 +37,16 @@ class FollowingNode(Protocol):
 
     def replayed(
         self, connection: Connection, former: Iterable[ConnectionId], missed: Iterable[tuple[Log, Any]]
-    ) -> list[Encoded]:
-        """Return the entries of a replay that are meant for a connection, which had the ids ``former`` before."""
+    ) -> Iterable[Encoded]:
+        """Yield the entries of a replay that are meant for a connection, which had the ids ``former`` before."""
+        ...
+
+    def stop(self, connection: Connection, log: Log, position: int) -> bool:
+        """Send a slow connection no more of a log, until ``go_on``. Return False if there is no such log."""
+        ...
+
+    def go_on(self, connection: Connection) -> None:
+        """Send a connection what it has missed of logs while it was slow."""
         ...
 
 
@@ -92,7 +101,7 @@ class Following:
         self._owes_outcome = bool(self._owed) and self._cursor is not None
         lost = [LostLog(log, top, Lost(code)) for log, top, code in first.lost]
         self._is_whole = self._is_whole and not lost
-        replay = self._node.replayed(self._connection, self._record.formers, first.replay)
+        replay = list(self._node.replayed(self._connection, self._record.formers, first.replay))
         self._replayed = len(replay)
         known = {log: position for log in self._owed if (position := self._position(log)) is not None}
         self._node.counters.resumes_later += self._owes_outcome
@@ -103,7 +112,7 @@ class Following:
             None if self._cursor is None else "later" if self._owed else self._is_whole,
             () if self._cursor is None else lost,
             positions({**known, **first.at}, dict.fromkeys(sorted(self._connection.rooms))),
-            [*replay, *_moved_by(first, replay), *end],
+            [*replay, *_moved_by(first.replay, replay), *end],
         )
         self._keep_unused()
         return beginning
@@ -177,17 +186,40 @@ class Following:
         if joined.code and self._cursor is not None:
             self.lost(log, joined.position, joined.code)
         if log in self._owed:
-            self._owed.discard(log)
             if not joined.code and self._position(log) is None:
                 self.moved(log, first.at[log])
         elif isinstance(log, str):
             continues = first.continues if is_known else None
             self._send(frames.joined(log, first.at[log], False if is_forgotten else continues))
-        replay = self._node.replayed(self._connection, self._record.formers, first.replay)
-        self._replayed += len(replay)
-        for each in [*replay, *_moved_by(first, replay)]:
+        self._replay(log, joined.entries)
+
+    def caught_up(self, log: Log, joined: Joined) -> None:
+        """Take what the client has missed of a log while it was slow. Its messages follow from now on."""
+        if joined.code:
+            self.lost(log, joined.position, joined.code)
+        self._replay(log, joined.entries)
+
+    def _replay(self, log: Log, missed: Sequence[LogEntry]) -> None:
+        """Send what the client has missed of a log, as much as it reads. Another answer has the rest."""
+        entries, replay = [(log, entry) for entry in missed], []
+        for each in self._node.replayed(self._connection, self._record.formers, entries):
+            replay.append(each)
+            self._replayed += 1
             self._connection.push(each)
+            if self._connection.falls_behind(each):
+                return
+        for moved in _moved_by(entries, replay):
+            self._connection.push(moved)
+        self._owed.discard(log)
         self._tell_outcome()
+
+    def stop(self, log: Log, position: int) -> bool:
+        """Let the slow client out of a log of which it was sent everything up to ``position``."""
+        return self._node.stop(self._connection, log, position)
+
+    def go_on(self) -> None:
+        """Let the client in again to all logs that it was too slow for."""
+        self._node.go_on(self._connection)
 
     def _may_have_forgotten(self, log: Log) -> bool:
         """Whether the cursor may have had a position of this log that is not known here."""
@@ -242,9 +274,9 @@ def positions(at: Mapping[Log, int], rooms: Mapping[str, int | None] | None = No
     return Positions({**(rooms or {}), **named}, at.get(EVERYBODY), at.get(MAILBOX))
 
 
-def _moved_by(first: Hello[Log], replay: Sequence[Encoded]) -> list[ControlFrame]:
+def _moved_by(missed: Iterable[tuple[Log, LogEntry]], replay: Sequence[Encoded]) -> list[ControlFrame]:
     """Return the frame for positions behind entries of a replay that are not meant for the client."""
-    ends = {log: entry.id for log, entry in first.replay}
+    ends = {log: entry.id for log, entry in missed}
     reached = {each.address.log: each.address.id for each in replay}
     moved = {log: end for log, end in ends.items() if reached.get(log) != end}
     return [ControlFrame(frames.moved(positions(moved)))] if moved else []

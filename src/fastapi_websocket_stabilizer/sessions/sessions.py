@@ -136,9 +136,17 @@ class Sessions:
 
     def replayed(
         self, connection: Connection, former: Iterable[ConnectionId], missed: Iterable[tuple[Log, Any]]
-    ) -> list[Encoded]:
-        """Return the entries of a replay that are meant for a connection, which had the ids ``former`` before."""
-        return self.registry.history.replayed(connection, former, missed)
+    ) -> Iterable[Encoded]:
+        """Yield the entries of a replay that are meant for a connection, which had the ids ``former`` before."""
+        return self.registry.history.members.replayed(connection, former, missed)
+
+    def stop(self, connection: Connection, log: Log, position: int) -> bool:
+        """Send a slow connection no more of a log, until ``go_on``. Return False if there is no such log."""
+        return self.registry.history.stop(connection, log, position)
+
+    def go_on(self, connection: Connection) -> None:
+        """Send a connection what it has missed of logs while it was slow."""
+        self.registry.history.go_on(connection)
 
     def whole_ms(self) -> int:
         """The time in ms, by Redis' clock, up to which this node has received everything; 0 if it is not known."""

@@ -109,6 +109,21 @@ async def test_peer_that_takes_something_is_waited_for() -> None:
     assert (node.lost_connections, connection.ended) == ([], None)
 
 
+async def test_peer_that_takes_nothing_may_be_given_more_time() -> None:
+    native, node = FakeNativeSocket(), Node(write_timeout_s=0.01)
+    transport = open_transport(websocket_on(native), node.limits)
+    asked: list[float] = []
+
+    def patience_s() -> float:
+        asked.append(0.035 if len(asked) < 5 else 0.0)
+        return asked[-1]
+
+    native.stall()
+    with pytest.raises(TimeoutError):
+        await transport.drained(patience_s)
+    assert asked == [0.035] * 4, "0.01, 0.02, 0.03 and 0.04 s"
+
+
 async def test_close_goes_behind_the_outbox() -> None:
     native = FakeNativeSocket()
     connection = connect_native(native=native)

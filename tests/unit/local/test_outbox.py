@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastapi_websocket_stabilizer.local.outbox import Outbox, Policy, Put
+from fastapi_websocket_stabilizer.local.outbox import BEHIND_BYTES, Outbox, Policy, Put, is_behind
 from fastapi_websocket_stabilizer.wire.messages import Encoded
 from tests.unit.fakes import text
 
@@ -101,3 +101,15 @@ def test_drop_oldest_gives_everything_for_a_message_over_the_limit() -> None:
     outbox = Outbox(LIMIT, "drop_oldest")
     fill(outbox, [3, 3, LIMIT + 1])
     assert (outbox.dropped, empty(outbox)) == (2, [LIMIT + 1])
+
+
+@pytest.mark.parametrize(("limit", "behind"), [(100, 50), (1 << 20, BEHIND_BYTES)])
+def test_stored_messages_are_accepted_until_the_outbox_is_behind(limit: int, behind: int) -> None:
+    outbox = Outbox(limit, "close")
+    assert outbox.put(text("x" * behind)) is Put.TAKEN
+    assert not is_behind(outbox.queued_bytes, limit)
+    assert outbox.put(text("x" * limit)) is Put.OVERFLOW
+    assert outbox.put(text("x" * limit), is_stored=True) is Put.TAKEN
+    assert is_behind(outbox.queued_bytes, limit)
+    assert outbox.put(text("x"), is_stored=True) is Put.OVERFLOW
+    assert outbox.queued_bytes == behind + limit

@@ -136,6 +136,24 @@ async def test_renamed_connection_is_found_by_its_new_id_only() -> None:
     assert members(shards, "x") == [alice]
 
 
+async def test_slow_members_are_counted_apart_from_new_ones() -> None:
+    shards, slow, new = Shards(1), connect("slow"), connect("new")
+    (shard,) = shards.shards
+    for each in (slow, new):
+        shards.add(each)
+        shards.join(each, "lobby")
+        assert shards.is_target(each, ["other", "lobby"])
+    shards.hold(slow, "lobby", is_behind=True)
+    shards.hold(new, "lobby")
+    shards.rename(slow, ConnectionId("other.1"))
+    assert (shard.behind(["lobby"]), shard.behind([])) == (1, 0)
+    assert not shards.is_target(slow, ["other", "lobby"])
+    assert shards.is_target(slow, [])
+    assert shards.fed("lobby") == []
+    shards.release(slow, "lobby")
+    assert (shard.behind(["lobby"]), shards.fed("lobby")) == (0, [slow])
+
+
 async def test_tables_may_change_while_they_are_iterated() -> None:
     shards = Shards(2)
     for client in CLIENTS:

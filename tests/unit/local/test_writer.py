@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, cast
 
 from hypothesis import settings
@@ -98,7 +98,7 @@ class Peer:
         self.begun += 1
         return self._send(message)
 
-    async def drained(self) -> None:
+    async def drained(self, patience_s: Callable[[], float]) -> None:
         if self.native is not None:
             await self.may_write.wait()
 
@@ -149,6 +149,10 @@ class Node:
 
     def gone(self, error: str) -> None:
         self.writer.end(Ended.GONE, error)
+
+    def emptied(self) -> None:
+        assert self.writer.phase is Phase.DIRECT
+        assert not self.writer.is_writing
 
 
 class Writing(RuleBasedStateMachine):

@@ -36,13 +36,22 @@ class Node:
         meant = [(log, entry) for log, entry in missed if entry.id != EXCLUDED]
         return [encode("x", 100).addressed(Address(log, entry.id)) for log, entry in meant]
 
+    def stop(self, connection: Connection, log: Log, position: int) -> bool:
+        raise AssertionError("the connection of these tests is not slow by itself")
+
+    def go_on(self, connection: Connection) -> None:
+        raise AssertionError("the connection of these tests is not slow by itself")
+
 
 class World:
     """The logs of one connection, and the frames that its client has got."""
 
     def __init__(self, cursor: Cursor | None, *rooms: str) -> None:
         self.pushed: list[Encoded] = []
-        connection: Any = SimpleNamespace(rooms=set(rooms), push=self.pushed.append)
+        self.reads = 1000  # messages that the client reads before it is behind
+        connection: Any = SimpleNamespace(
+            rooms=set(rooms), push=self.pushed.append, falls_behind=lambda _: len(self.pushed) >= self.reads
+        )
         self.rooms, self.node, self.record = connection.rooms, Node(), Succession("s2")
         self.following = Following(self.node, cast("Connection", connection), self.record, cursor)
 
@@ -53,6 +62,12 @@ class World:
         """Let a log answer; return the frames about it."""
         entries = [LogEntry(id_, Envelope(NodeId("n"), id_, 0, Kind.BROADCAST), 10) for id_ in ids]
         self.following.fed(log, Joined("member", entries, position, code))
+        return self.got()
+
+    def caught_up(self, log: Log, position: int, *ids: int, code: str = "") -> list[Any]:
+        """Let a log go on whose client was slow; return the frames about it."""
+        entries = [LogEntry(id_, Envelope(NodeId("n"), id_, 0, Kind.BROADCAST), 10) for id_ in ids]
+        self.following.caught_up(log, Joined("member", entries, position, code))
         return self.got()
 
     def begin(self) -> Beginning:
@@ -174,6 +189,29 @@ def test_new_client_is_told_late_positions_without_an_outcome() -> None:
     assert (beginning.outcome, beginning.positions) == (None, Positions({"lobby": None}))
     assert sent(beginning.replay) == [{"live": 0}]
     assert world.fed("lobby", 9) == [{"at": {"lobby": 9}}]
+
+
+def test_replay_to_a_slow_client_is_sent_in_parts_before_the_outcome() -> None:
+    world = World(CURSOR, "lobby")
+    world.awaits("lobby")
+    world.begin()
+    world.reads = 2
+    assert world.fed("lobby", 15, 11, 12, 13, 15) == [[11, "lobby", "x"], [12, "lobby", "x"]]
+    assert world.caught_up("lobby", 15, 13, 15) == [[13, "lobby", "x"], [15, "lobby", "x"]]
+    assert world.caught_up("lobby", EXCLUDED, EXCLUDED) == [
+        {"at": {"lobby": EXCLUDED}},
+        {"re": True},
+        {"live": 4},
+    ]
+
+
+def test_slow_client_is_told_of_a_loss_before_later_messages() -> None:
+    world = World(CURSOR, "lobby")
+    world.awaits("lobby")
+    world.fed("lobby", 10)
+    world.begin()
+    assert world.caught_up("lobby", 12, 11, 12) == [[11, "lobby", "x"], [12, "lobby", "x"]]
+    assert world.caught_up("lobby", 20, code="trimmed") == [{"lost": [["lobby", 20, "trimmed"]]}]
 
 
 # Rooms that are joined after the first frame

@@ -30,6 +30,7 @@ from fastapi_websocket_stabilizer.wire.client_input import ClientFrame, Message,
 from fastapi_websocket_stabilizer.wire.cursors import Cursor
 from fastapi_websocket_stabilizer.wire.frames import TEXT, frame
 from fastapi_websocket_stabilizer.wire.messages import Address, Encoded
+from tests.support.waiting import eventually
 from tests.unit.fakes import Node, text
 from tests.unit.native_sockets import FakeNativeSocket, websocket_on
 
@@ -46,6 +47,8 @@ class SessionNode:
         self.config = WebSocketConfig(heartbeat_interval=10.0, max_message_size=1 << 16)
         self.acted: list[ClientFrame] = []
         self.ended: list[tuple[Ended, int, str]] = []
+        self.stopped: list[tuple[Any, int]] = []
+        self.goes_on = 0
         self.ms = 1_764_396_000_000
         kinds = [kind for kind in ClientFrame.__args__ if kind not in (Message, Request)]
         self.acts: Mapping[type, Callable[[Session, Any], None]] = dict.fromkeys(kinds, self._act)
@@ -72,6 +75,13 @@ class SessionNode:
             for log, entry in missed
             if entry.envelope != "excluded"
         ]
+
+    def stop(self, connection: Connection, log: Any, position: int) -> bool:
+        self.stopped.append((log, position))
+        return True
+
+    def go_on(self, connection: Connection) -> None:
+        self.goes_on += bool(self.stopped)
 
     def mark(self, connection: Connection, number: int) -> None:
         registration: Any = connection.registration
@@ -386,6 +396,32 @@ async def test_replay_waits_whenever_the_peer_does_not_read() -> None:
         world.native.read_all()
     assert counts == [1, 2, 3, 4, 4, 4]
     assert sum(map(len, world.native.wire.writes)) > 300_000
+
+
+@pytest.mark.parametrize("policy", ["close", "drop_oldest", "drop_newest"])
+async def test_slow_client_stops_at_a_stored_message_and_goes_on_when_it_has_read(policy: Any) -> None:
+    world = World(outbox_size=100, outbox_policy=policy)
+    await world.got()
+    world.native.stall()
+    messages = [text("x" * 30).addressed(Address("lobby", number)) for number in range(1, 4)]
+    pushed = [(world.connection.push(each).error, world.connection.falls_behind(each)) for each in messages]
+    assert pushed[:2] == [(None, False), (None, True)]
+    assert world.node.stopped == [("lobby", 2), ("lobby", 3)], "the node sends no more in between"
+    await world.got()
+    assert world.node.goes_on == 0
+    world.native.read_all()
+    assert [message[0] for message in await world.got()] == [1, 2, 3]
+    assert world.node.goes_on == 1
+    assert (world.connection.ended, world.owner.dropped_messages) == (None, 0)
+
+
+async def test_slow_client_may_be_silent_for_as_long_as_the_heartbeat_allows() -> None:
+    world = World(write_timeout_s=0.01, heartbeat_interval=0.02, heartbeat_timeout=0.03)
+    assert world.connection.writer._patience_s() == 0.05
+    world.native.stall()
+    await eventually(lambda: world.connection.ended is not None)
+    assert world.owner.lost_connections == [("ann", Ended.SLOW, "accepted no data for 0.05 s")]
+    assert world.connection.writer._patience_s() == 0.01, "at its end as a plain socket"
 
 
 @pytest.mark.parametrize("policy", ["close", "drop_oldest", "drop_newest"])

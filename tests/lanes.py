@@ -149,7 +149,7 @@ def plan(pythons: Sequence[str]) -> Plan:
             Lane("public types", (*MODULE, "pyright", "--verifytypes", PACKAGE, "--ignoreexternal")),
             _measured("simulation", "tests/simulation", *FIRST),
             _pytest("model", "tests/model"),  # traced, it would compute for minutes
-            _pytest("client schedules", CLIENT_SCHEDULES),  # so would these
+            _pytest("client schedules", CLIENT_SCHEDULES, "clients/javascript/tests"),  # so would these
         ],
         together=[
             *integration[:2],

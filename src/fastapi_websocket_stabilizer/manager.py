@@ -33,6 +33,7 @@ from .sessions.sessions import Sessions
 from .streams.stream import Stream
 from .uvicorn.redaction import tokens_redacted
 from .web import handlers, routes, serving
+from .web.client_script import add_client_script_route
 from .web.faults import fault_of
 from .web.health import health_router
 from .web.histories import Authorize, history_router
@@ -579,8 +580,13 @@ class WebSocketConnectionManager(HookDecorators):
 
     @cached_property
     def router(self) -> APIRouter:
-        """A router with ``GET /livez`` and ``GET /readyz`` for load balancers, and ``POST /drain``."""
-        return health_router(self._registry)
+        """A router for load balancers, deploy scripts and pages.
+
+        ``GET /livez``, ``GET /readyz``, ``POST /drain``, and ``GET /stabilizer/client.js``, the JavaScript client.
+        """
+        router = health_router(self._registry)
+        add_client_script_route(router)
+        return router
 
     def history_router(self, authorize: Authorize) -> APIRouter:
         """Return a router with ``GET /history/{room}``, so that pages can load older messages.

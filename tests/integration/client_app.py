@@ -1,9 +1,10 @@
-"""A replica for the Python client: rooms, requests, confirmed messages, and settings from ``WS_…`` variables."""
+"""A replica for the clients: rooms, requests, confirmed messages, and settings from ``WS_…`` variables."""
 
 import asyncio
 from typing import Annotated, Any
 
 from fastapi import FastAPI, HTTPException, Query
+from fastapi.responses import HTMLResponse
 
 from fastapi_websocket_stabilizer import Connection, Identity, WebSocketConfig, WebSocketConnectionManager
 
@@ -12,6 +13,27 @@ app = FastAPI(lifespan=manager.lifespan)
 app.include_router(manager.router)
 asked: list[str] = []
 """Requests that began and did not end."""
+
+
+@app.get("/", response_class=HTMLResponse)
+async def page() -> str:
+    """Return a page that uses the client without a build step, and shows tests what it sees."""
+    return """<!doctype html><title>client</title><script type="module">
+import { connect } from "/stabilizer/client.js";
+const query = new URLSearchParams(location.search);
+const client = connect(`/ws?${query}`, query.has("stored") ? { storage: sessionStorage } : {});
+const seen = window.seen = JSON.parse(sessionStorage.getItem("seen") ?? "[]");
+const note = (event) => {
+  seen.push(event);
+  sessionStorage.setItem("seen", JSON.stringify(seen));
+};
+window.statuses = [];
+client.on("message", ({ data }) => note(data instanceof ArrayBuffer ? [...new Uint8Array(data)] : data));
+client.on("lost", ({ log, code }) => note({ lost: log, code }));
+client.on("status", ({ to }) => statuses.push(to));
+client.onRequest("confirm", async ({ text }) => text.length);
+window.client = client;
+</script>"""
 
 
 @manager.on_request("double")

@@ -14,7 +14,7 @@ from tests.support.waiting import eventually, eventually_sync
 
 TESTS = sorted(
     str(path.relative_to(PROJECT))
-    for pattern in ("tests/**/test_*.py", "clients/python/tests/**/test_*.py")
+    for pattern in ("tests/**/test_*.py", "clients/*/tests/**/test_*.py")
     for path in PROJECT.glob(pattern)
 )
 PLAN = plan(pythons=[])

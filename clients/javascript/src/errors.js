@@ -1,0 +1,21 @@
+/**
+ * The error of every call, and of a client that has ended.
+ *
+ * `code` is for programs: "not-connected", "timeout", "interrupted" (it may have been carried out), "limit", "invalid"
+ * (the data cannot be sent), "closed", "replaced", "unauthorized", "incompatible". Other codes are those of the
+ * application of the server, or of its library, such as "not_found".
+ */
+export class StabilizerError extends Error {
+  /**
+   * @param {string} code
+   * @param {string} message
+   * @param {{ retry?: boolean, closeCode?: number, cause?: unknown }} [more] `retry`: the same call may succeed later.
+   */
+  constructor(code, message, { retry = false, closeCode, cause } = {}) {
+    super(message, { cause });
+    this.name = "StabilizerError";
+    this.code = code;
+    this.retry = retry;
+    this.closeCode = closeCode;
+  }
+}

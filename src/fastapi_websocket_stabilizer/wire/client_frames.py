@@ -38,8 +38,6 @@ class Lost(StrEnum):
     """The log was deleted, or Redis lost its content."""
     HOLE = "hole"
     """Redis lost entries in a failover, after a node had received them."""
-    LIMIT = "limit"
-    """More entries would be replayed than the settings allow."""
 
 
 class LostLog(NamedTuple):

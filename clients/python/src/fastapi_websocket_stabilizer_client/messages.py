@@ -57,7 +57,7 @@ class Lost:
     Attributes:
         log: A room, ``MAILBOX`` or ``EVERYBODY``.
         top: Any message up to this id may be missing. The log goes on behind it.
-        code: ``trimmed``, ``unknown``, ``reset``, ``hole`` or ``limit``. Others are like ``unknown``.
+        code: ``trimmed``, ``unknown``, ``reset`` or ``hole``. Others are like ``unknown``.
     """
 
     log: Log

@@ -8,6 +8,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
+from pydantic_core import from_json
+
 from ..backends.ports import Receive
 from ..local.batches import Broadcast, DirectMessages, Outcome, settle, took, written
 from ..local.connection import Connection
@@ -17,7 +19,7 @@ from ..runtime.loops import running_loop
 from ..wire.channels import Channel
 from ..wire.client_frames import EVERYBODY
 from ..wire.envelopes import CONNECTION, Envelope, Kind
-from ..wire.messages import Address, Encoded
+from ..wire.messages import Address, Encoded, Form
 from .history import History
 from .inboxes import Inboxes
 from .state import NodeState
@@ -39,6 +41,10 @@ BYTES_OF_MEMBER = 128
 """Memory of a connection in a set, at most."""
 BYTES_OF_MESSAGE = 1024
 """Memory of a message of which further copies may arrive, apart from the connections."""
+MAX_LOOKS = 1000
+"""Texts that begin like JSON and are examined, until one is found that a client of ``stabilizer.v1`` gets."""
+LONGEST_LOOK = 64 * 1024
+"""Characters of the longest text that is examined."""
 MAX_REPORTED_ERRORS = 100
 """Maximum number of errors in one node's confirmation of a broadcast."""
 
@@ -52,6 +58,7 @@ class Inbound:
         self._state, self._inboxes, self._history = state, inboxes, history
         self._copies = Copies()
         self._malformed = Occasionally(state.log)
+        self._looks_left = MAX_LOOKS
         self._acts: dict[Kind, Act] = {
             Kind.DIRECT: self._deliver_parts,
             Kind.REPLY: self._resolve,
@@ -109,13 +116,30 @@ class Inbound:
             members, now_s = self._state.shards.rooms, running_loop().time()
             rooms, copied = (channel.room,), self._copies.of(envelope, channel.room, members, now_s)
         whole = Broadcast(envelope.message(), rooms, frozenset(exclude), done, spared, copied=copied)
-        parts = addressed(whole, envelope) if self._state.has_met_sessions else [whole]
+        parts = [whole]
+        if self._state.has_met_sessions:
+            self._look_for_json(whole.message, rooms)
+            parts = addressed(whole, envelope)
         if is_own:
             is_stored = envelope.entry is not None
             self._state.in_flight.arrived(envelope.sequence, *parts, is_stored=is_stored)
         else:
             for part in parts:
                 self._state.fan_out.submit(part)
+
+    def _look_for_json(self, message: Encoded, rooms: Sequence[str]) -> None:
+        """Warn, once, if a text is JSON and goes to a client of ``stabilizer.v1``, which gets a string."""
+        if not self._looks_left or message.form is not Form.TEXT or message.payload[:1] not in ("{", "["):
+            return
+        self._looks_left -= 1
+        targets = (each for room in rooms or ("",) for each in self._state.shards.fed(room))
+        if _is_json(message.payload) and any(each.session is not None for each in targets):
+            self._looks_left = 0
+            self._state.log.warning(
+                "a text message to clients of stabilizer.v1 is JSON, and they get a string: send the dict or list "
+                "itself, without json.dumps",
+                extra={"rooms": rooms},
+            )
 
     def _spared(self, name: str) -> Connection | None:
         """Return the local connection that an exclusion names, or None for a client or a remote connection."""
@@ -204,6 +228,16 @@ def _address(envelope: Envelope, room: str) -> Address:
     if envelope.entry is None:
         return Address(log)
     return Address(log, *envelope.entry, envelope.copy_key(room) if envelope.is_copy(room) else None)
+
+
+def _is_json(text: str | bytes) -> bool:
+    if len(text) > LONGEST_LOOK:
+        return False
+    try:
+        from_json(text)
+    except ValueError:
+        return False
+    return True
 
 
 class _Copied(NamedTuple):

@@ -5,7 +5,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 
+from fastapi_websocket_stabilizer import Identity, WebSocketConnectionManager
 from fastapi_websocket_stabilizer.local.batches import Broadcast, Outcome
 from fastapi_websocket_stabilizer.local.connection import Connection
 from fastapi_websocket_stabilizer.names import NodeId
@@ -13,6 +16,7 @@ from fastapi_websocket_stabilizer.registry.inbound import (
     COPIED_BYTES,
     COPIED_S,
     MAX_COPIED,
+    MAX_LOOKS,
     MIN_COPIED,
     Copies,
     addressed,
@@ -122,3 +126,46 @@ def test_copies_that_do_not_come_are_forgotten_in_time() -> None:
     forgotten = MIN_COPIED + 1
     recognized = known(copies, range(2 * MIN_COPIED - 1, -1, -1), first, now_s=COPIED_S + 1)
     assert recognized == list(range(2 * MIN_COPIED - 1, forgotten - 1, -1))
+
+
+JSON_TEXT = '{"text": "hi"}'
+
+
+@pytest.mark.parametrize(
+    ("texts", "is_warned"),
+    [
+        ([JSON_TEXT, JSON_TEXT], 1),
+        (["[1]"], 1),
+        (["[12:00] hi", "{", "[" * 60_000, "{}" + " " * 70_000, "hi", ""], 0),
+        (["{"] * MAX_LOOKS + [JSON_TEXT], 0),
+    ],
+)
+def test_text_that_is_json_is_a_warning_once(
+    texts: list[str], is_warned: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    manager = WebSocketConnectionManager()
+    app = FastAPI()
+
+    async def say(connection: Connection, _: str | bytes) -> None:
+        (room,) = connection.rooms
+        for message in texts:
+            await manager.broadcast(message, room=room)
+        await manager.broadcast({"text": "is JSON"}, room=room)
+        await manager.broadcast(b"{}", room=room)
+
+    @manager.websocket(app, "/ws/{name}", on_message=say)
+    async def identify(name: str) -> Identity:
+        return Identity(name, rooms=[name])
+
+    client = TestClient(app)
+    with client.websocket_connect("/ws/new", ["stabilizer.v1"]) as new:
+        new.receive_text()
+        with client.websocket_connect("/ws/plain") as plain:
+            plain.send_text("say")
+            while plain.receive().get("bytes") is None:
+                pass
+        assert "json.dumps" not in caplog.text, "a plain socket gets JSON"
+        new.send_text('{"m":"say"}')
+        while new.receive().get("bytes") is None:
+            pass
+    assert caplog.text.count("without json.dumps") == is_warned

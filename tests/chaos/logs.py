@@ -247,12 +247,14 @@ def _has_cause(history: History, logs: Logs, step: Step) -> bool:
 
 
 def _has_exceeded(history: History, logs: Logs, step: Step) -> bool:
-    """Whether more was stored behind the position of a follower than the log keeps, or for too long."""
-    bounds = history.bounds[step.heard.log]
-    behind = [
-        id_ for id_ in logs.between(step.heard.log, step.before, 2**53) if logs.at_s(id_) <= step.heard.at_s
-    ]
-    is_old = bool(behind) and logs.at_s(behind[0]) <= step.heard.at_s - bounds.seconds
+    """Whether more was stored behind the position of a follower than the log keeps, or for too long.
+
+    The top of a trimmed log was the id of a message, also if its sender died before it knew that.
+    """
+    bounds, heard = history.bounds[step.heard.log], step.heard
+    known = logs.between(heard.log, step.before, 2**53) + [heard.id] * (heard.text == "trimmed")
+    behind = {id_ for id_ in known if logs.at_s(id_) <= heard.at_s}
+    is_old = bool(behind) and logs.at_s(min(behind)) <= heard.at_s - bounds.seconds
     return is_old or len(behind) >= bounds.messages
 
 

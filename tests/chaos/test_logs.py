@@ -270,3 +270,16 @@ def test_a_client_that_left_a_room_need_not_have_what_came_before_it_was_back() 
     out, back = Heard(5.5, "out", LOBBY), Heard(9.5, "in", LOBBY, positions={LOBBY: at(9)})
     heard_of(history)[index_of(history, 5) - 1 : index_of(history, 10)] = [out, back]
     assert broken(history) == set()
+
+
+@pytest.mark.parametrize(("top_s", "promises"), [(3.5, set[str]()), (9.5, {"loss has a cause"})])
+def test_a_trimmed_log_had_a_message_that_nobody_knows(top_s: float, promises: set[str]) -> None:
+    """The sender of the newest message was killed, and the message has expired."""
+    history = sound()
+    history.bounds[LOBBY] = Bounds(100, 6)
+    history.stored = [stored for stored in history.stored if stored.text not in map(text, range(4, 11))]
+    follower = history.followers[0]
+    gone = set(map(text, range(4, 11)))
+    follower.heard = [heard for heard in follower.heard if heard.text not in gone]
+    follower.heard.insert(index_of(history, 11), Heard(10, "lost", LOBBY, at(top_s), "trimmed"))
+    assert broken(history) == promises

@@ -1,9 +1,12 @@
 """``ports.NodeStore`` on every backend: leases, fences and the index, by the store's own clock."""
 
 import asyncio
+from dataclasses import replace
 
 from fastapi_websocket_stabilizer.backends.ports import Backend, IndexEntry, Renewal
+from fastapi_websocket_stabilizer.backends.rosters import Shown
 from fastapi_websocket_stabilizer.names import ConnectionId, NodeId
+from fastapi_websocket_stabilizer.wire.outgoing import Outgoing
 from fastapi_websocket_stabilizer.wire.tokens import sha1
 from tests.contract.conftest import OpenPeer
 from tests.contract.support import claim, lines, place
@@ -226,3 +229,12 @@ async def test_the_index_tells_one_stay_in_a_room_from_the_next(backend: Backend
         await backend.rooms.join(place("n1.1", stay=stay))
     found, _ = await backend.nodes.memberships(N1, "", 10)
     assert [(line.room, line.client_id, line.stay) for line in found] == [("lobby", "alice", 2)]
+
+
+async def test_the_index_has_the_name_of_a_stay_that_began_under_another_id(backend: Backend) -> None:
+    continued = replace(place("n1.2", "lobby", stay=4), visit="n0.7:4")
+    named = Shown("lobby", "alice", ConnectionId("n1.2"), 4, "n0.7:4")
+    await backend.rooms.join(continued, replaces="n0.7", is_known=True)
+    assert [(line.stay, line.visit) for line in await lines(backend, N1)] == [(4, "n0.7:4")]
+    await backend.rosters.enter(named, b"{}", Outgoing(N1).presence("lobby", '["alice", {}]'))
+    assert [(line.stay, line.visit) for line in await lines(backend, N1)] == [(4, "n0.7:4")]

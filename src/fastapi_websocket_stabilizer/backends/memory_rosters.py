@@ -37,7 +37,9 @@ class MemoryRosters:
 
     async def enter(self, shown: Shown, metadata: bytes, notice: Envelope, *, replaces: str = "") -> int:
         with self._lock:
-            self._write_index(IndexEntry(shown.connection_id, shown.client_id, shown.room, shown.stay))
+            self._write_index(
+                IndexEntry(shown.connection_id, shown.client_id, shown.room, shown.stay, shown.visit)
+            )
             room = self._rooms.setdefault(shown.room, ShownRoom())
             stays = room.stays.setdefault(shown.client_id, {})
             stays.pop(ConnectionId(replaces), None)

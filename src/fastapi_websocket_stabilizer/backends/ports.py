@@ -151,7 +151,8 @@ class IndexEntry:
 
     Attributes:
         stay: The number of this stay in the room, which differs for each join; part of the ids of its events.
-        visit: The visit or stay that this node knows to have begun, else "". Not in the store.
+        visit: The visit or stay that this node knows to have begun, else "". The store has it for a stay that began
+            under an earlier connection_id, so that a sweep reports the end of the same stay.
     """
 
     connection_id: ConnectionId
@@ -169,6 +170,11 @@ class IndexEntry:
     def stay_id(self) -> str:
         """The id of this stay, unique within the room."""
         return f"{self.connection_id}:{self.stay}"
+
+    @property
+    def numbered(self) -> str:
+        """The stay as in the index: its number, and its name if that is not the usual one."""
+        return f"{self.stay}:{self.visit}" if self.visit not in ("", self.stay_id) else f"{self.stay}"
 
     def event(self, kind: str) -> str:
         """Return the store's name for an event of this stay, or of this connection's visit."""

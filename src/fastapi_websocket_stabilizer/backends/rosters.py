@@ -9,12 +9,13 @@ from ..wire.envelopes import Envelope
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A connection that stands for its client in a room. ``stay`` differs for each join."""
+    """A connection that stands for its client in a room. ``stay`` and ``visit`` are those of ``ports.IndexEntry``."""
 
     room: str
     client_id: str
     connection_id: ConnectionId
     stay: int
+    visit: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -333,7 +333,10 @@ class Claims:
         """Try the removal of these places again with the next beat."""
         lapsed = self._state.lapsed_ids  # their sweeps report the events
         lines = [line for line in lines if node_of(line.connection_id) not in lapsed]
-        self._unreleased.update((line.event("left"), line) for line in lines)
+        for line in lines:
+            known = self._unreleased.get(line.event("left"))
+            if known is None or not known.visit:  # an ended connection has forgotten its visit
+                self._unreleased[line.event("left")] = line
         while len(self._unreleased) > MAX_UNRELEASED:
             del self._unreleased[next(iter(self._unreleased))]
             self._state.counters.releases_dropped += 1
@@ -365,11 +368,18 @@ class Claims:
 
     async def exit_room(self, connection: Connection, room: str) -> None:
         """Remove a connection from a room."""
-        line = place_in(connection, connection.connection_id, room)
-        registration = registration_of(connection)
+        await (await self.release([self._ended_stay(connection, room)]))
+
+    def exit_later(self, connection: Connection, room: str) -> None:
+        """Remove a connection from a room with the next beat."""
+        self.remember_unreleased([self._ended_stay(connection, room)])
+
+    @staticmethod
+    def _ended_stay(connection: Connection, room: str) -> IndexEntry:
+        line, registration = place_in(connection, connection.connection_id, room), registration_of(connection)
         registration.stays.pop(room, None)
         registration.entered.pop(room, None)
-        await (await self.release([line]))
+        return line
 
     async def release_pending(self) -> None:
         """Try all pending releases and confirmations again.

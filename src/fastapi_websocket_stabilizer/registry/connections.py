@@ -334,7 +334,9 @@ class Connections:
             with suppress(*LOSSES):  # the places are released all the same
                 await self.rooms.give_back(connection)
             known_id = self.reclaims.known_id(connection, connection_id)
-            lines = lines_of(connection, known_id, tuple(connection.rooms))
+            # A room that is being joined is left by its join, because it may not be entered yet.
+            rooms = [room for room in connection.rooms if not self.rooms.is_joining(connection, room)]
+            lines = lines_of(connection, known_id, rooms)
             registration_of(connection).visit = ""  # only this release may report its end
             report = await self.claims.release(lines)
             await self._unhurried(self._state.hooks.on_presence, report)

@@ -10,6 +10,9 @@ from ..names import node_of
 from .registration import Succession, registration_of
 from .state import NodeState
 
+MAX_UNGIVEN = 100_000
+"""Names of sessions that wait for the return of Redis. More clients find no session when they come back."""
+
 
 class Keeping:
     """Writes what happens in a session when it happens.
@@ -23,11 +26,13 @@ class Keeping:
         self._marking: set[Connection] = set()
         # Sessions with changes that Redis did not accept. Each beat writes them again.
         self._unwritten: set[Connection] = set()
+        # Names that clients know, and the one that Redis has instead because it did not answer.
+        self._ungiven: dict[SessionName, str] = {}
 
     @property
     def unwritten(self) -> int:
         """Number of sessions with changes that Redis did not accept."""
-        return len(self._unwritten)
+        return len(self._unwritten) + len(self._ungiven)
 
     async def take(self, connection: Connection) -> None:
         """Take over the session that a new connection continues, if there is one.
@@ -115,18 +120,20 @@ class Keeping:
             self._unwritten.add(connection)
 
     async def give_back(self, connection: Connection) -> None:
-        """Give a session the former name again, the only one that the client knows: it has got no first frame.
-
-        Raises:
-            BackendUnavailableError: Redis did not answer.
-        """
+        """Give a session the former name again, the only one that the client knows: it has got no first frame."""
         session = registration_of(connection).session
         if session is None or session.has_begun or not session.former:
             return
         if session.is_kept or session.is_owed:  # a takeover without an answer may have been executed
-            self._state.check_reachable()
             former = SessionName(connection.client_id, session.former, connection.connection_id)
-            await self._store.take(session.sid, former, self._state.session_ttl_ms)
+            try:
+                self._state.check_reachable()
+                await self._store.take(session.sid, former, self._state.session_ttl_ms)
+            except LOSSES:
+                self._ungiven[former] = session.sid
+                if len(self._ungiven) > MAX_UNGIVEN:
+                    del self._ungiven[next(iter(self._ungiven))]
+                    self._state.counters.sessions_dropped += 1
 
     def mark(self, connection: Connection, number: int) -> None:
         """Keep the number of a handled message. Numbers that come during the write of another one share a call."""
@@ -174,6 +181,9 @@ class Keeping:
                 continue
             await self.again(connection)
             self._unwritten.discard(connection)
+        for former, sid in tuple(self._ungiven.items()):
+            await self._store.take(sid, former, self._state.session_ttl_ms)
+            self._ungiven.pop(former, None)
 
     async def again(self, connection: Connection) -> None:
         """Write a session that Redis may have lost, or that is held under a former id of its connection.

@@ -16,7 +16,7 @@ async def show(state: NodeState, connection: Connection, place: IndexEntry, repl
     room = place.room
     if room is None or not state.may_be_watched(room):
         return
-    shown = Shown(room, place.client_id, place.connection_id, place.stay)
+    shown = Shown(room, place.client_id, place.connection_id, place.stay, place.visit)
     metadata = encode_json(connection.metadata, "metadata")
     body = encode_json([connection.client_id, connection.metadata], "metadata").decode()
     notice = state.outgoing.presence(room, body)

@@ -176,8 +176,10 @@ class Reclaims:
         replaces = former if former != connection.connection_id else ""
         # A room that was left since keeps its line under the former id, for the sweep of that id.
         joined = [room for room in rooms if await self._join(connection, replaces, room)]
-        # The sweep reports joins that the former id has not reported, and needs the lines for that.
-        if replaces and former not in self._unanswered:
+        # The sweep reports joins that the former id has not reported, and needs the lines for that. If the former
+        # lease has lapsed, a sweep may have noted the ends already, and the next one reports what it could not.
+        is_swept = former in self._unanswered or node_of(former) in self._state.lapsed_ids
+        if replaces and not is_swept:
             lines = lines_of(connection, former, joined)
             await self._state.backend.nodes.forget(node_of(former), lines)
 

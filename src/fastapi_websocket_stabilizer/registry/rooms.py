@@ -106,6 +106,10 @@ class Rooms:
         """See ``Keeping.give_back``."""
         await self._keeping.give_back(connection)
 
+    def is_joining(self, connection: Connection, room: str) -> bool:
+        """Whether a join is in progress. If the connection ends before the join, the join leaves the room."""
+        return (connection, room) in self._joining
+
     def _joined(self, connection: Connection, room: str, task: "asyncio.Task[None]") -> None:
         if self._joining.get((connection, room)) is task:
             del self._joining[connection, room]
@@ -115,21 +119,34 @@ class Rooms:
         try:
             await self._list(connection, room)
         except BaseException as error:
-            if not (self._state.degrades and isinstance(error, LOSSES)):
-                self._state.tasks.spawn(self.leave(connection, room), "undo-join")
+            is_away = self._state.degrades and isinstance(error, LOSSES)
+            self._undo(connection, room, is_away=is_away)
+            if not is_away:
                 raise
-            # The bus subscribes when it is back, and the membership is written when Redis is.
-            if room in self._state.shards.rooms:
-                self._state.subscribed.add(room)
-                self._history.entered(room)
-            self._reclaims.again(connection)
+            if connection.ended is not None:
+                return
         if room not in connection.rooms or connection.ended is not None:  # left or closed during the join
             await self._unlist(connection, room)
         elif connection.session is not None:
             await self._history.attach(connection, room)
 
+    def _undo(self, connection: Connection, room: str, *, is_away: bool) -> None:
+        """React to a join that failed, or that is put off because Redis is away."""
+        if connection.ended is not None:  # its release has left the room to the join
+            self._claims.exit_later(connection, room)
+        elif not is_away:
+            self._state.tasks.spawn(self.leave(connection, room), "undo-join")
+        else:
+            # The bus subscribes when it is back, and the membership is written when Redis is.
+            if room in self._state.shards.rooms:
+                self._state.subscribed.add(room)
+                self._history.entered(room)
+            self._reclaims.again(connection)
+
     async def _list(self, connection: Connection, room: str) -> None:
         await self._bus.subscribe_room(room)
+        if connection.ended is not None:
+            return
         if room in self._state.shards.rooms and room not in self._state.subscribed:
             self._state.subscribed.add(room)
             # Envelopes from before the confirmation show nothing about losses after it.

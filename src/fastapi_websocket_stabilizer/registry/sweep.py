@@ -80,5 +80,5 @@ class Sweeper:
         if removed.joined:  # the node died before the confirmation, and perhaps before the report
             await self._reports.report(joined(line))
         if removed.left:
-            await self._reports.report(left(line, removed.left))
+            await self._reports.report(left(line, line.visit or removed.left))  # a stay has kept its name
         await self._reports.confirm(line, "joined", "left")

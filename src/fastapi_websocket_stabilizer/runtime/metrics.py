@@ -200,7 +200,7 @@ class Counters:
         "Sessions named by a cursor that were not there: nothing was kept, expired, revoked or taken before."
     )
     sessions_dropped: int = counter(
-        "Sessions of clients that had more than 32; the oldest were removed before they expired."
+        "Sessions of clients that had more than 32, and names of sessions beyond those that may wait for Redis."
     )
     session_rooms_dropped: int = counter(
         "Rooms not kept in a session of 64 KiB, or not joined again because the Identity has filled the limit."

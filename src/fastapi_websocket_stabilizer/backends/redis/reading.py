@@ -3,6 +3,7 @@
 import re
 import struct
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from ...exceptions import WireError
@@ -102,8 +103,16 @@ def line(owner: NodeId, field: bytes, value: bytes) -> IndexEntry:
         raise ValueError("another node's connection")
     if not separator:
         return IndexEntry(connection_id, check_client_id(value.decode()), None)
-    stay, _, client_id = value.partition(b" ")
-    return IndexEntry(connection_id, check_client_id(client_id.decode()), room.decode(), int(stay))
+    numbered, _, client_id = value.partition(b" ")
+    stay, _, name = numbered.partition(b":")
+    place = IndexEntry(connection_id, check_client_id(client_id.decode()), room.decode(), int(stay))
+    return replace(place, visit=stay_name(name)) if name else place
+
+
+def stay_name(data: bytes) -> str:
+    """Return the name of a stay that began under another connection_id. Raises as ``node``."""
+    began_as, _, number = data.rpartition(b":")
+    return f"{connection(began_as)}:{int(number)}"
 
 
 def kept_room(room: bytes, value: bytes) -> tuple[str, KeptRoom]:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from ...names import node_of
 from ...wire.envelopes import Envelope, pack
+from ..ports import IndexEntry
 from ..rosters import RosterRead, Shown
 from . import reading, scripts
 from .command import Argument
@@ -31,7 +32,8 @@ class RedisRosters:
 
     async def enter(self, shown: Shown, metadata: bytes, notice: Envelope, *, replaces: str = "") -> int:
         index = self._keys.memberships(node_of(shown.connection_id))
-        field, value = f"{shown.connection_id} {shown.room}", f"{shown.stay} {shown.client_id}"
+        place = IndexEntry(shown.connection_id, shown.client_id, shown.room, shown.stay, shown.visit)
+        field, value = f"{place.connection_id} {place.room}", f"{place.numbered} {place.client_id}"
         line = IndexLine(self._pipeline, index, field, value)
         if not self._pipeline.is_ordered:
             await line.is_written()

@@ -122,7 +122,8 @@ class RedisRooms:
     async def join(self, place: IndexEntry, *, replaces: str = "", is_known: bool = False) -> bool:
         node, value = node_of(place.connection_id), f"{place.stay} {place.client_id}"
         index = self._keys.memberships(node)
-        line = IndexLine(self._pipeline, index, f"{place.connection_id} {place.room}", value)
+        field, named = f"{place.connection_id} {place.room}", f"{place.numbered} {place.client_id}"
+        line = IndexLine(self._pipeline, index, field, named)
         if not self._pipeline.is_ordered:
             await line.is_written()
         joined = "" if is_known else place.event("joined")

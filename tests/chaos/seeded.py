@@ -147,7 +147,7 @@ def _join_without_cursor(_: Any) -> Any:
     """A connection begins at the end of each log, whatever its cursor is."""
 
     def cursor(self: Any, log: Any) -> None:
-        self._late.add(log)
+        self._late |= {log}
 
     return cursor
 

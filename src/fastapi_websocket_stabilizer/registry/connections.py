@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Coroutine, Mapping, Sized
+from collections.abc import Callable, Coroutine, Mapping, Sized
 from contextlib import suppress
 from typing import Any, NoReturn
 
@@ -74,11 +74,10 @@ class Connections:
         self._leaving: set[Connection] = set()  # gone, but the application still reads their messages
         self.door: Door = Door(state)
         self._trouble = Occasionally(state.log)
+        # All connections keep this one. Of a method, each would keep an object of its own.
+        self.limits: Callable[[], Any] = lambda: state.config
 
     # Calls of a connection to its owner
-
-    def limits(self) -> Any:
-        return self._state.config
 
     def encode(self, message: Message) -> Encoded:
         return encode(message, self._state.config.max_message_size)

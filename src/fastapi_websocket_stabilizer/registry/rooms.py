@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from sys import intern
 
 from ..backends.ports import Bus
 from ..exceptions import LOSSES, ConnectionLimitExceededError
@@ -49,8 +50,9 @@ class Rooms:
         """
         if connection.ended is not None:
             return
+        room = intern(str(check_room(room)))  # all members keep one name instead of one each
         limit = self._state.config.max_rooms_per_connection
-        if check_room(room) not in connection.rooms and len(connection.rooms) >= limit:
+        if room not in connection.rooms and len(connection.rooms) >= limit:
             raise ConnectionLimitExceededError(
                 f"client {connection.client_id!r} is in {limit} rooms, max_rooms_per_connection is {limit}",
                 scope="rooms",

@@ -26,6 +26,8 @@ MAX_UNUSED = 1000
 """Positions of rooms that a connection is not in, kept for joins. With more, each room that it joins is lost."""
 MAX_SPENT = 1000
 """Rooms that a connection has left and that are remembered. With more, no room is new to it: see ``is_new``."""
+NONE: frozenset[Log] = frozenset()
+"""The sets of all idle connections. One of its own would take 216 bytes, and a connection has three."""
 UNREADABLE = Cursor("", 0)
 """A cursor whose positions are unknown, because it cannot be read. No cursor of a client has an empty ``s``."""
 
@@ -85,11 +87,11 @@ class Following:
     ) -> None:
         self._node, self._connection, self._record, self._cursor = node, connection, record, cursor
         self._fed: dict[Log, Joined] = {}  # answers of logs, until the first frame
-        self._late: set[Log] = set()  # logs that have not answered yet
-        self._owed: set[Log] = set()  # those of them that the first frame could not tell
+        self._late = NONE  # logs that have not answered yet
+        self._owed = NONE  # those of them that the first frame could not tell
         self._owes_outcome = False
         self._begins: dict[Log, int] = {}  # positions before messages that a new client receives
-        self._spent: set[Log] = set()  # logs whose position in the cursor is of a former stay
+        self._spent = NONE  # logs whose position in the cursor is of a former stay
         self._is_whole = cursor is not UNREADABLE  # no log of the cursor was lost
         self._has_forgotten = cursor is UNREADABLE  # any room that is joined later may be one of the cursor
         self._replayed = 0
@@ -97,7 +99,7 @@ class Following:
     def begin(self) -> Beginning:
         """Return what the first frame says."""
         first, self._fed = self._hello(self._fed), {}
-        self._owed = set(self._late)
+        self._owed = self._late
         self._owes_outcome = bool(self._owed) and self._cursor is not None
         lost = [LostLog(log, top, Lost(code)) for log, top, code in first.lost]
         self._is_whole = self._is_whole and not lost
@@ -135,7 +137,7 @@ class Following:
 
         None if the client has no position.
         """
-        self._late.add(log)
+        self._late |= {log}
         position = self._position(log)
         return None if position is None or self._cursor is None else (position, self._cursor.t_ms * 1000)
 
@@ -167,7 +169,7 @@ class Following:
 
     def fed(self, log: Log, joined: Joined) -> None:
         """Take what the client missed of a log. Its messages follow from now on."""
-        self._late.discard(log)
+        self._late = without(self._late, log)
         if log in self._begins:
             joined = joined._replace(code="")  # a client that has nothing loses nothing
         if self._record.has_begun:
@@ -210,7 +212,7 @@ class Following:
                 return
         for moved in _moved_by(entries, replay):
             self._connection.push(moved)
-        self._owed.discard(log)
+        self._owed = without(self._owed, log)
         self._tell_outcome()
 
     def stop(self, log: Log, position: int) -> bool:
@@ -242,9 +244,9 @@ class Following:
     def left(self, room: str) -> None:
         """Forget a room that the connection has left: a later stay has no position."""
         if len(self._spent) <= MAX_SPENT or self._position(room) is not None:  # a client may leave any number
-            self._spent.add(room)
-        self._late.discard(room)
-        self._owed.discard(room)
+            self._spent |= {room}
+        self._late = without(self._late, room)
+        self._owed = without(self._owed, room)
         self._fed.pop(room, None)
         self._begins.pop(room, None)
         self._tell_outcome()
@@ -266,6 +268,11 @@ class Following:
 
     def _send(self, text: str) -> None:
         self._connection.push(ControlFrame(text))
+
+
+def without(logs: frozenset[Log], log: Log) -> frozenset[Log]:
+    """Return the other logs; ``NONE`` if there are none."""
+    return logs - {log} or NONE
 
 
 def positions(at: Mapping[Log, int], rooms: Mapping[str, int | None] | None = None) -> Positions:

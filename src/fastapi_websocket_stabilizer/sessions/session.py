@@ -59,14 +59,11 @@ class Session:
     Args:
         record: What the registry knows of the session.
         cursor: Positions that the client wants to continue from: None for a new client, ``UNREADABLE`` if unknown.
-
-    Attributes:
-        exchange: Requests in both directions.
     """
 
     __slots__ = (
-        "_connection", "_in_progress", "_incoming", "_node", "_record", "_sent_at_s", "_told_at_s",
-        "exchange", "following",
+        "_connection", "_exchange", "_in_progress", "_incoming", "_node", "_record", "_sent_at_s", "_told_at_s",
+        "following",
     )  # fmt: skip
 
     def __init__(self, node: Node, connection: Connection, record: Succession, cursor: Cursor | None) -> None:
@@ -74,13 +71,22 @@ class Session:
         self._in_progress: Message | None = None
         self._incoming: Incoming | None = None  # of a socket that is not parked
         self.following: Following = Following(node, connection, record, cursor)
-        self.exchange: Exchange = Exchange(node, connection, self.send)
+        self._exchange: Exchange | None = None
         self._sent_at_s = self._told_at_s = connection.opened_at_s
 
     @property
     def connection(self) -> Connection:
         """The connection of this session."""
         return self._connection
+
+    @property
+    def exchange(self) -> Exchange:
+        """Requests in both directions. Made for the first one: a connection without any has 500 bytes less."""
+        if self._exchange is None:
+            self._exchange = Exchange(self._node, self._connection, self.send)
+            if self._connection.ended is not None:
+                self._exchange.end()
+        return self._exchange
 
     def send(self, text: str) -> None:
         """Send a frame that is no message, in order with everything else."""
@@ -123,7 +129,8 @@ class Session:
 
     def ended(self) -> None:
         """End all requests, because the connection has ended."""
-        self.exchange.end()
+        if self._exchange is not None:
+            self._exchange.end()
         if self._incoming is not None:
             self._incoming.end()
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import tracemalloc
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from fastapi_websocket_stabilizer.config import WebSocketConfig
 from fastapi_websocket_stabilizer.local.connection import Connection
 from fastapi_websocket_stabilizer.local.lifecycle import Ended
 from fastapi_websocket_stabilizer.local.native import JOINED_BYTES
+from fastapi_websocket_stabilizer.local.requests import Unanswered
 from fastapi_websocket_stabilizer.names import ConnectionId
 from fastapi_websocket_stabilizer.registry.feed import Joined
 from fastapi_websocket_stabilizer.registry.hooks import FAILED, Hooks
@@ -433,3 +435,36 @@ async def test_slow_client_is_closed_and_misses_nothing_without_a_word(policy: A
         world.connection.push(text("x" * 30))
     assert world.connection.ended is Ended.SLOW
     assert world.owner.dropped_messages == 0
+
+
+async def test_idle_session_takes_less_than_a_kilobyte() -> None:
+    world, rooms, count = World(), [f"room-{number}" for number in range(3)], 200
+    sessions: list[Session] = []
+
+    def idle() -> Session:
+        session = Session(world.node, world.connection, Succession("s1"), None)
+        for room in rooms:
+            session.following.cursor(room)
+            session.following.fed(room, Joined(world.connection, (), 7))
+        session.following.begin()
+        return session
+
+    idle()
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        sessions.extend(idle() for _ in range(count))
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert (after - before) / count < 1000
+
+
+async def test_first_request_to_a_client_that_has_ended_ends_at_once() -> None:
+    world, outcomes = World(), list[Any]()
+    world.connection.end(Ended.SHUTDOWN)
+
+    world.session.request("confirm", "1", outcomes.append, 60.0)
+
+    assert outcomes == [Unanswered.ENDED]

@@ -258,6 +258,25 @@ class NodeInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class ResumeOutcome:
+    """The messages that a client of ``stabilizer.v1`` missed while it was away, as known before its first frame.
+
+    Attributes:
+        continues: Whether each history of the client continues. None if Redis has not answered for one of them: the
+            client is told later.
+        missed: Number of stored messages that it has missed and gets now, those included that exclude it.
+        lost: Reason for each history that does not continue, of which the client gets nothing old: ``trimmed``,
+            ``unknown``, ``reset`` or ``hole``. The key is a room, 1 for the history of everybody, 0 for the mailbox.
+        has_session: Whether its former session was taken over, with rooms that it had entered after the connect.
+    """
+
+    continues: bool | None
+    missed: int
+    lost: Mapping[str | int, str]
+    has_session: bool
+
+
+@dataclass(frozen=True, slots=True)
 class BusGap:
     """A time without a working subscription. Messages of other nodes in this time are lost for this node.
 

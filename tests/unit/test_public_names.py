@@ -9,7 +9,7 @@ PUBLIC = [
     "Publisher", "SyncPublisher", "offered_token",
     "Connection", "Stream", "Identity", "BroadcastResult", "Published", "ShutdownReport", "PresenceEntry",
     "PresenceEvent",
-    "BusGap", "RoomMember", "RoomPage", "HistoryEntry", "HistoryPage", "NodeInfo", "Statistics",
+    "BusGap", "ResumeOutcome", "RoomMember", "RoomPage", "HistoryEntry", "HistoryPage", "NodeInfo", "Statistics",
     "WebSocketStabilizerError", "ConnectionNotFoundError", "InvalidNameError", "InvalidCursorError",
     "ConnectionLimitExceededError", "ConnectionTimeoutError", "SlowConsumerError",
     "MemoryLimitExceededError", "MessageError", "BroadcastFailedError",

@@ -11,7 +11,7 @@ from starlette.requests import HTTPConnection
 
 from .. import close_codes
 from ..exceptions import ConnectionNotFoundError
-from ..models import Message
+from ..models import Message, ResumeOutcome
 from ..names import ConnectionId
 from ..runtime.loops import running_loop
 from ..streams.stream import Stream, Streams
@@ -99,6 +99,7 @@ class Following(Protocol):
     def moved(self, log: str | Literal[0, 1], position: int) -> None: ...
     def stop(self, log: str | Literal[0, 1], position: int) -> bool: ...
     def go_on(self) -> None: ...
+    def outcome(self) -> ResumeOutcome | None: ...
     def caught_up(self, log: str | Literal[0, 1], joined: Any) -> None: ...
 
 

@@ -13,7 +13,7 @@ from ..exceptions import (
     SlowConsumerError,
 )
 from ..local.connection import Connection
-from ..models import BusGap, PresenceEvent
+from ..models import BusGap, PresenceEvent, ResumeOutcome
 from ..runtime.logs import Occasionally
 from ..runtime.loops import running_loop
 from ..runtime.metrics import Counters
@@ -26,6 +26,7 @@ OnConnect = Callable[[Connection], Awaitable[None] | None]
 OnDisconnect = Callable[[Connection, int, str], Awaitable[None] | None]
 OnPresence = Callable[[PresenceEvent], Awaitable[None] | None]
 OnMetadata = Callable[[Connection], Awaitable[None] | None]
+OnResume = Callable[[Connection, ResumeOutcome], Awaitable[None] | None]
 OnBusGap = Callable[[BusGap], Awaitable[None] | None]
 OnMessage = Callable[[Connection, Any], Awaitable[None] | None]
 OnRequest = Callable[[Connection, Any], Awaitable[Any] | Any]
@@ -47,6 +48,7 @@ class Hooks:
         self.on_disconnect: list[OnDisconnect] = []
         self.on_presence: list[OnPresence] = []
         self.on_metadata: list[OnMetadata] = []
+        self.on_resume: list[OnResume] = []
         self.on_bus_gap: list[OnBusGap] = []
         self.on_error: list[OnError] = []
         self.on_message: Receiver | None = None
@@ -222,6 +224,15 @@ class HookDecorators:
     def on_disconnect(self, hook: OnDisconnect) -> OnDisconnect:
         """Call ``hook(connection, code, reason)`` when a socket of this replica has ended."""
         self._hooks.on_disconnect.append(check_hook("on_disconnect", hook, "connection", "code", "reason"))
+        return hook
+
+    def on_resume(self, hook: OnResume) -> OnResume:
+        """Call ``hook(connection, outcome)`` when a client of ``stabilizer.v1`` comes back, before its first frame.
+
+        ``outcome`` is a ``ResumeOutcome``. Messages of the hook follow those that the client missed. The hook may
+        close the connection. Clients wait 10 s for their first frame, so it should not take long.
+        """
+        self._hooks.on_resume.append(check_hook("on_resume", hook, "connection", "outcome"))
         return hook
 
     def on_presence(self, hook: OnPresence) -> OnPresence:

@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 
 from ..backends.log_ports import LogEntry
 from ..local.connection import Connection
+from ..models import ResumeOutcome
 from ..names import ConnectionId
 from ..registry import feed
 from ..registry.feed import Joined
@@ -95,6 +96,16 @@ class Following:
         self._is_whole = cursor is not UNREADABLE  # no log of the cursor was lost
         self._has_forgotten = cursor is UNREADABLE  # any room that is joined later may be one of the cursor
         self._replayed = 0
+
+    def outcome(self) -> ResumeOutcome | None:
+        """Return what the client has missed, as known before its first frame. None if it gave no cursor."""
+        if self._cursor is None:
+            return None
+        answers = self._fed.items()
+        lost: dict[str | int, str] = {log: joined.code for log, joined in answers if joined.code}
+        missed = sum(len(joined.entries) for log, joined in answers if self._position(log) is not None)
+        is_whole = self._is_whole and not lost
+        return ResumeOutcome(None if self._late else is_whole, missed, lost, self._record.is_taken)
 
     def begin(self) -> Beginning:
         """Return what the first frame says."""

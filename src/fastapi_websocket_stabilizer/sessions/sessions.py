@@ -101,7 +101,14 @@ class Sessions:
             *(self.registry.rooms.join(connection, room, keeps=False) for room in rooms),
         )
         await self.registry.rooms.restore(connection, self._may_enter)
-        if connection.session is None or not connection.session.begin():
+        session = connection.session
+        if (
+            session is not None
+            and self.hooks.on_resume
+            and (outcome := session.following.outcome()) is not None
+        ):
+            await self.hooks.run(self.hooks.on_resume, connection, outcome)
+        if session is None or not session.begin():
             raise ConnectionNotFoundError(
                 f"connection {connection.connection_id} ended before its first frame"
             )

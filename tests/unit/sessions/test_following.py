@@ -9,6 +9,7 @@ import pytest
 
 from fastapi_websocket_stabilizer.backends.log_ports import LogEntry
 from fastapi_websocket_stabilizer.local.connection import Connection
+from fastapi_websocket_stabilizer.models import ResumeOutcome
 from fastapi_websocket_stabilizer.names import ConnectionId, NodeId
 from fastapi_websocket_stabilizer.registry.feed import Joined
 from fastapi_websocket_stabilizer.registry.registration import Succession
@@ -342,3 +343,18 @@ def test_no_room_is_new_to_a_client_with_an_unreadable_cursor() -> None:
     world = World(UNREADABLE)
     world.begin()
     assert not world.following.is_new("new")
+
+
+# What the application is told
+
+
+def test_outcome_is_unknown_while_a_log_has_not_answered() -> None:
+    world = World(CURSOR, "lobby", "new")
+    world.awaits("lobby", "new", EVERYBODY)
+    world.following.begins_at("new", 2)
+    world.fed("lobby", 12, 11, 12)
+    world.fed("new", 4, 3, 4)
+    assert world.following.outcome() == ResumeOutcome(None, 2, {}, has_session=False)
+    world.fed(EVERYBODY, 9, code="hole")
+    assert world.following.outcome() == ResumeOutcome(False, 2, {EVERYBODY: "hole"}, has_session=False)
+    assert World(None, "lobby").following.outcome() is None

@@ -13,7 +13,7 @@ from typing import Any
 
 from fastapi_websocket_stabilizer.backends.redis import scripts
 from fastapi_websocket_stabilizer.backends.redis.scripts import Script
-from fastapi_websocket_stabilizer.registry import history
+from fastapi_websocket_stabilizer.registry import members
 from fastapi_websocket_stabilizer.registry.broadcasts import Broadcasts
 from fastapi_websocket_stabilizer.registry.inboxes import Inboxes
 from fastapi_websocket_stabilizer.registry.inspection import Inspection
@@ -177,7 +177,7 @@ FAULTS: dict[str, tuple[type, str, Wrap]] = {
     "cancelled is left": (Reports, "has_begun", _cancelled_is_left),
 }
 OF_LOGS: dict[str, tuple[Any, str, Wrap]] = {
-    "filter skipped": (history, "is_excluded", _filter_skipped),
+    "filter skipped": (members, "is_excluded", _filter_skipped),
     "join without cursor": (Following, "cursor", _join_without_cursor),
     "id used twice": (scripts, "LOG_APPEND", _id_used_twice),
 }

@@ -35,6 +35,7 @@ class FanOut:
         self._room_for_more = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self.queued_bytes: int = 0
+        self._is_busy = False
         self._writes_left = SLICE_WRITES
 
     def submit(self, work: Broadcast | DirectMessages) -> None:
@@ -47,6 +48,11 @@ class FanOut:
         self._wanted.set()
         if self.queued_bytes > QUEUE_LIMIT_BYTES:
             self._room_for_more.clear()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether everything that was submitted has been processed."""
+        return not self._queue and not self._is_busy
 
     def pause(self) -> Awaitable[object] | None:
         """Return an awaitable that ends when more may be read from the bus, or None if it may be now."""
@@ -97,13 +103,14 @@ class FanOut:
         return groups
 
     async def _do(self, work: DirectMessages | list[Group]) -> None:
-        began_s = time.perf_counter()
+        began_s, self._is_busy = time.perf_counter(), True
         try:
             with gc_paused():
                 await (self._deliver(work) if isinstance(work, DirectMessages) else self._broadcast(work))
         finally:
             if self._stopwatch is not None:
                 self._stopwatch.add(time.perf_counter() - began_s)
+            self._is_busy = False
             for done in [work] if isinstance(work, DirectMessages) else work:
                 self._finish(done)
 

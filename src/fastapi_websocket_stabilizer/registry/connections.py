@@ -12,7 +12,7 @@ from ..exceptions import (
     ShutdownError,
 )
 from ..local.connection import Connection, OpenSession
-from ..local.lifecycle import Ended
+from ..local.lifecycle import HOPELESS, Ended
 from ..local.sends import SendLimiter
 from ..models import Message, as_metadata
 from ..names import ConnectionId
@@ -275,6 +275,8 @@ class Connections:
         self._closers -= 1
 
     def _forget(self, connection: Connection, why: Ended, error: str = "") -> bool:
+        if connection.session is not None and connection.ended is None and why not in HOPELESS:
+            self._history.members.ends(connection)
         if not connection.end(why, error):
             return False
         self._state.shards.remove(connection)

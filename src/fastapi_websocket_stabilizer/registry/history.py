@@ -239,7 +239,6 @@ class History:
         self.listen()
         for log in tuple(self._logs.values()):
             self._retry(log)
-            self.members.tell_positions(log.channel, log.feed.last or 0)
         now_s = running_loop().time()
         if now_s - self._compared_at_s >= COMPARE_S:
             self._compared_at_s = now_s

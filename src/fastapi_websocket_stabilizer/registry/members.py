@@ -21,7 +21,7 @@ from ..wire.envelopes import CONNECTION, Envelope
 from ..wire.messages import Address, Encoded
 from .feed import Joined, Lost
 from .logs import channel_of
-from .opening import Skipped
+from .opening import TOLD_AFTER_S, Skipped
 from .state import NodeState
 
 SHOWN_BYTES = 4 * 1024 * 1024
@@ -50,6 +50,7 @@ class Members:
         self._waiting: dict[tuple[Connection, Channel], Waiting] = {}
         self._behind: dict[Connection, set[Channel]] = {}  # slow members, until their socket is emptied
         self._skipped: dict[Channel, Skipped[Connection]] = {}
+        self._telling_on: asyncio.AbstractEventLoop | None = None  # with a timer that tells positions
         self._shown: OrderedDict[tuple[Channel, int], Encoded] = OrderedDict()
         self._shown_bytes = 0
 
@@ -90,6 +91,14 @@ class Members:
         """Number of members that wait for the answer of a log, each once for each log."""
         return len(self._waiting)
 
+    def ends(self, connection: Connection) -> None:
+        """Tell a member its positions before its end, unless messages for it may be on their way."""
+        if self._skipped and self._state.fan_out.is_idle:
+            for room in ("", *connection.rooms):
+                skipped = self._skipped.get(channel_of(room))
+                if skipped is not None and connection in skipped:
+                    self._tell_moved(channel_of(room), [connection], skipped.position)
+
     def forget(self, channel: Channel) -> None:
         """Forget a log without members here."""
         self._skipped.pop(channel, None)
@@ -118,6 +127,7 @@ class Members:
 
     def lost(self, channel: Channel, lost: Lost) -> None:
         """Tell the members of a log that they have lost continuity."""
+        self._skipped.pop(channel, None)  # the loss has a newer position
         if self._state.has_met_sessions:
             self._in_turn(partial(self._tell_lost, channel, lost))
 
@@ -144,8 +154,12 @@ class Members:
             if not left_out:
                 return
             skipped = self._skipped[channel] = Skipped()
-        if told := skipped.delivered(left_out):
+        if told := skipped.delivered(id_, left_out):
             self._in_turn(partial(self._tell_moved, channel, told, id_))
+        loop = running_loop()
+        if self._telling_on is not loop and left_out:  # without Redis, another call may run on another loop
+            self._telling_on = loop
+            loop.call_later(TOLD_AFTER_S, self._tell_positions)
 
     def _left_out(self, channel: Channel, envelope: Envelope) -> set[Connection]:
         """Return the members that an entry excludes, or that are sent it in another room.
@@ -169,11 +183,12 @@ class Members:
     def _is_held(self, connection: Connection, room: str) -> bool:
         return self._state.shards.of(connection.client_id).holds(connection, (room,))
 
-    def tell_positions(self, channel: Channel, position: int) -> None:
+    def _tell_positions(self) -> None:
         """Tell all members their position whose log has moved without a frame for them."""
-        skipped = self._skipped.get(channel)
-        if skipped is not None and (told := skipped.due()):
-            self._in_turn(partial(self._tell_moved, channel, told, position))
+        self._telling_on = None
+        for channel, skipped in tuple(self._skipped.items()):
+            if told := skipped.due():
+                self._in_turn(partial(self._tell_moved, channel, told, skipped.position))
 
     def _tell_moved(self, channel: Channel, members: list[Connection], position: int) -> None:
         for connection in members:

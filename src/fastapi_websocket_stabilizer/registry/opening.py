@@ -10,7 +10,7 @@ by id. With one server that is the order of publication, because the ids are tim
 client returns with what it has received, and not with what was only on its way.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import merge
 from typing import Any, Generic, TypeVar
@@ -69,20 +69,25 @@ def _id(missed: tuple[Any, Any]) -> int:
 class Skipped(Generic[L]):
     """Members of one log whose position moved without a frame, because an entry excludes them or is a second copy.
 
-    Their client's cursor would be trimmed while they are connected. So they are told the position at times: after
-    ``MAX_SKIPPED`` entries, and at each ``due`` (with each beat).
+    Their client's cursor would be trimmed while they are connected. So they are told the position: after
+    ``MAX_SKIPPED`` entries, at each ``due`` (after ``TOLD_AFTER_S``), and before an orderly end.
+
+    Attributes:
+        position: Id of the newest entry. All members here have skipped it.
     """
 
-    __slots__ = ("_counts",)
+    __slots__ = ("_counts", "position")
 
     def __init__(self) -> None:
         self._counts: dict[L, int] = {}
+        self.position: int = 0
 
     def __contains__(self, member: L) -> bool:
         return member in self._counts
 
-    def delivered(self, skipped: Sequence[L] = ()) -> list[L]:
+    def delivered(self, id_: int, skipped: Collection[L] = ()) -> list[L]:
         """Note an entry that all but ``skipped`` were sent. Return the members to tell the position now."""
+        self.position = id_
         if not skipped and not self._counts:
             return []
         self._counts = {member: self._counts.get(member, 0) + 1 for member in skipped}
@@ -103,3 +108,5 @@ class Skipped(Generic[L]):
 
 MAX_SKIPPED = 64
 """Skipped entries after which a member is told its position."""
+TOLD_AFTER_S = 3.0
+"""Seconds after a skipped entry within which its members are told their position. The protocol promises 5."""

@@ -33,18 +33,19 @@ def test_first_frame_has_the_position_before_the_replay() -> None:
 
 def test_member_is_told_its_position_after_many_skipped_entries() -> None:
     skipped: Skipped[str] = Skipped()
-    told = [skipped.delivered(["ann"]) for _ in range(MAX_SKIPPED)]
+    told = [skipped.delivered(number, ["ann"]) for number in range(MAX_SKIPPED)]
     assert told == [[]] * (MAX_SKIPPED - 1) + [["ann"]]
     assert "ann" not in skipped
 
 
 def test_entry_that_a_member_was_sent_tells_its_position() -> None:
     skipped: Skipped[str] = Skipped()
-    skipped.delivered(["ann", "bob"])
-    skipped.delivered(["bob"])
-    assert skipped.due() == ["bob"]
+    skipped.delivered(1, ["ann", "bob"])
+    skipped.delivered(2, ["bob"])
+    assert "ann" not in skipped
+    assert (skipped.due(), skipped.position) == (["bob"], 2)
     assert skipped.due() == []
-    skipped.delivered(["bob"])
+    skipped.delivered(3, ["bob"])
     skipped.left("bob")
-    assert skipped.delivered() == []
+    assert skipped.delivered(4) == []
     assert skipped.due() == []

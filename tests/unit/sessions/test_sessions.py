@@ -2,7 +2,7 @@
 
 import json
 from base64 import urlsafe_b64encode
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -21,6 +21,7 @@ from fastapi_websocket_stabilizer import (
     WebSocketConfig,
     WebSocketConnectionManager,
 )
+from fastapi_websocket_stabilizer.registry import members
 
 
 class World:
@@ -55,10 +56,13 @@ class World:
         self.cursor = json.dumps({"s": hi["sid"], "t": hi["t"], "at": at, "all": hi["all"]})
         return hi
 
-    def store(self, room: str | None, *messages: str) -> None:
-        assert self.client.portal is not None
+    def store(self, room: str | None, *messages: str, exclude: str | None = None) -> None:
         for message in messages:
-            self.client.portal.call(partial(self.manager.broadcast, message, room=room))
+            self.call(partial(self.manager.broadcast, message, room=room, exclude_client=exclude))
+
+    def call(self, function: Callable[[], Awaitable[Any]]) -> Any:
+        assert self.client.portal is not None
+        return self.client.portal.call(function)
 
 
 @pytest.fixture
@@ -151,3 +155,40 @@ def test_hook_that_raises_ends_nothing(world: World) -> None:
         with world.visit() as socket:
             world.begin(socket)
     assert world.manager.statistics().counters["hooks_failed"] == 1
+
+
+# Positions that move without a message
+
+
+def test_excluded_client_is_told_its_position_soon(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(members, "TOLD_AFTER_S", 0.01)
+    with world.visit() as socket:
+        before = world.begin(socket)["at"]["chat:1"]
+        assert json.loads(socket.receive_text()) == {"live": 0}
+        for _ in range(2):
+            world.store("chat:1", "not for her", "nor this", exclude="ann")
+            at = json.loads(socket.receive_text())["at"]["chat:1"]
+            assert at > before
+            before = at
+        world.store("chat:1", "for all")
+        assert json.loads(socket.receive_text())[0] > before
+
+
+def test_excluded_client_is_told_its_positions_before_an_orderly_end(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(members, "TOLD_AFTER_S", 3600.0)
+    with world.visit() as socket:
+        before = world.begin(socket)
+        assert json.loads(socket.receive_text()) == {"live": 0}
+        world.store("chat:1", "not for her", exclude="ann")
+        world.store("chat:2", "not for her", exclude="ann")
+        world.store("chat:2", "for all")
+        world.store(None, "not for her", exclude="ann")
+        world.call(partial(world.manager.disconnect, "ann"))
+        frames = [json.loads(socket.receive_text()) for _ in range(3)]
+        with pytest.raises(WebSocketDisconnect):
+            socket.receive_text()
+    assert frames[0][1:] == ["chat:2", "for all"]
+    assert frames[1]["all"] > before["all"]
+    assert frames[2]["at"]["chat:1"] > before["at"]["chat:1"]

@@ -1,6 +1,8 @@
 """``ports.LogStore`` on every backend."""
 
 import asyncio
+import math
+import struct
 from dataclasses import replace
 
 import pytest
@@ -680,6 +682,32 @@ async def test_keys_of_other_types_are_replaced(backend: Backend, with_keys: Ins
     await store(backend, log, "1", age_s=1.0)
     await store(backend, log, "2")
     assert bodies((await backend.logs.read(log)).entries) == ["1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("field", "number"),
+    [
+        *(("top", number) for number in (2.0**53, math.inf, math.nan, -1.0)),
+        *(("base", number) for number in (2.0**53, -math.inf, math.nan)),
+        ("bytes", math.inf),
+        ("bytes", math.nan),
+        ("hole", math.inf),
+        ("reset", 2.0**52),
+    ],
+)
+async def test_meta_of_another_program_does_not_end_a_log(
+    backend: Backend, with_keys: Inside, field: str, number: float
+) -> None:
+    """Otherwise ids would not rise any more, or leave the integers that clients have."""
+    await store(backend, LOBBY, "1")
+    meta = {**(await with_keys.content(LOBBY)).meta, field: number}
+    await with_keys.send("SET", with_keys.meta_key(LOBBY), struct.pack("<8d", *meta.values()))
+    assert (await backend.logs.read(LOBBY)).entries == ()
+    stored = [*await store(backend, LOBBY, "2"), *await store(backend, LOBBY, "3")]
+    found = await backend.logs.read(LOBBY)
+    assert bodies(found.entries) == ["2", "3"]
+    assert ids(found.entries) == [each.entry for each in stored]
+    assert found.at_us - 60 * S < stored[0].entry < stored[1].entry <= found.at_us
 
 
 async def test_list_that_another_program_shortens_is_begun_again(backend: Backend, with_keys: Inside) -> None:

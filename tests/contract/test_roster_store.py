@@ -5,6 +5,8 @@ import json
 import pytest
 
 from fastapi_websocket_stabilizer.backends.ports import Backend
+from fastapi_websocket_stabilizer.backends.redis import RedisBackend
+from fastapi_websocket_stabilizer.backends.redis.keys import Keys
 from fastapi_websocket_stabilizer.backends.rosters import RosterRead, Shown
 from fastapi_websocket_stabilizer.names import ConnectionId, NodeId
 from fastapi_websocket_stabilizer.wire.envelopes import Envelope, Kind
@@ -129,3 +131,17 @@ async def test_index_has_the_line_of_each_client_that_is_shown(open_peer: OpenPe
     await enter(backend, shown(stay=7))
     (line,) = await lines(backend, NodeId("n1"))
     assert (line.connection_id, line.client_id, line.room, line.stay) == ("n1.1", "ann", "chat", 7)
+
+
+@pytest.mark.parametrize("version", [b"9007199254740992", b"9223372036854775807", b"-7", b"x"])
+async def test_version_of_another_program_is_replaced(
+    backend: Backend, namespace: str, version: bytes
+) -> None:
+    """Otherwise clients could not tell it from the next one."""
+    if not isinstance(backend, RedisBackend):
+        pytest.skip("memory has no keys that another program could set")
+    first = await enter(backend, shown())
+    await backend._pipeline.send("HSET", Keys(namespace).shown("chat"), "", version, idempotent=True)
+    second = await enter(backend, shown("n2.1", "bob"))
+    assert first < second < 2**53
+    assert await backend.rosters.read("chat") == RosterRead(second, {"ann": b"{}", "bob": b"{}"})

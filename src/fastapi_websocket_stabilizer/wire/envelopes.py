@@ -28,6 +28,8 @@ _ENTRY_HEADERS = {HEADER: b"\x9d", _SIGNED_HEADER: _SIGNED_ENTRY_HEADER}  # one 
 _ENTRY = struct.Struct(">BBQBQ")  # msgpack: an array of two unsigned 64-bit integers
 ENTRY_BYTES = _ENTRY.size + 2
 """Bytes by which the slot of a log entry lengthens an envelope, at most."""
+MAX_ENTRY = (1 << 53) - 1
+"""Largest id of an entry, the largest integer that clients in JavaScript can tell from its neighbours."""
 VERSION = 1
 """Envelope version that this release writes, and the newest that it reads."""
 OLDEST_READER = 1
@@ -318,8 +320,10 @@ def _entry(row: tuple[Any, ...]) -> tuple[int, int] | None:
     if slot is None:
         return None
     entry, previous = slot
-    if not _are(int, (entry, previous)):
+    if type(entry) is not int or type(previous) is not int:
         raise TypeError("entry is not two numbers")
+    if not (0 <= entry <= MAX_ENTRY and 0 <= previous <= MAX_ENTRY):  # no later entry could exceed such an id
+        raise ValueError("entry is not two ids")
     return entry, previous
 
 

@@ -34,6 +34,8 @@ from tests.unit.strategies import legal_names
 LIMIT = 1 << 20
 unicode = st.text(st.characters(codec="utf-8"), max_size=50)
 numbers = st.integers(0, 2**63)
+places = st.tuples(st.integers(0, 2**53 - 1), st.integers(0, 2**53 - 1))
+"""Ids of an entry and of the one before it."""
 name_lists = st.lists(legal_names, max_size=3).map(tuple)
 bodies = st.one_of(
     st.tuples(st.sampled_from([Form.TEXT, Form.JSON]), unicode),
@@ -58,7 +60,7 @@ def envelopes(draw: st.DrawFn) -> Envelope:
     sender = NodeId(draw(legal_names))
     kind, targets, exclude = draw(st.sampled_from(Kind)), draw(name_lists), draw(name_lists)
     head = sender, draw(numbers), draw(numbers), kind, targets, exclude, form, body, draw(numbers)
-    return Envelope(*head, parts=draw(parts), entry=draw(st.none() | st.tuples(numbers, numbers)))
+    return Envelope(*head, parts=draw(parts), entry=draw(st.none() | places))
 
 
 @given(envelopes())
@@ -73,10 +75,11 @@ def test_envelope_whose_parts_are_put_together_elsewhere_is_the_same(envelope: E
     assert unpack(data) == replace(envelope, entry=None)
 
 
-@given(envelopes(), numbers, numbers)
+@given(envelopes(), places)
 def test_envelope_that_redis_gives_a_place_is_the_one_that_is_packed_with_it(
-    envelope: Envelope, entry: int, previous: int
+    envelope: Envelope, place: tuple[int, int]
 ) -> None:
+    entry, previous = place
     data = pack(replace(envelope, entry=None))
     placed = with_entry(data, entry, previous)
     assert placed == pack(replace(envelope, entry=(entry, previous)))
@@ -209,6 +212,9 @@ def row(**changes: Any) -> bytes:
         {"entry": [1, "2"]},
         {"entry": [1, True]},
         {"entry": [1, 2, 3]},
+        {"entry": [1, -1]},
+        {"entry": [-1, -1]},
+        {"entry": [2**53, 1]},
     ],
 )
 def test_slot_of_a_wrong_type_is_a_wire_error(changes: dict[str, Any]) -> None:

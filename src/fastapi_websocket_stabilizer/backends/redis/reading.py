@@ -17,6 +17,8 @@ T = TypeVar("T")
 _NODE = re.compile(rb"[\w-]{1,64}")
 _CONNECTION = re.compile(rb"[\w-]{1,64}\.[\w-]{1,64}")  # the scripts have the same rule
 MAX_STAMP = 1 << 53
+TOP_LIMIT = 9_007_199_253_000_000
+"""Ids of a log from which on its meta is foreign: a million below the integers that clients cannot have."""
 """The largest integer that Lua represents exactly; µs since 1970 reach it in 2255."""
 _META = struct.Struct("<8d")
 _VISIT = re.compile(rb"[0-9a-fA-F]+")
@@ -136,5 +138,9 @@ def log_meta(data: bytes) -> tuple[int, int, int, int]:
     """Return top, base, hole and reset of a log. Raises as ``node``."""
     if len(data) != _META.size:
         raise ValueError("not the meta of a log")
-    top, base, _, _, _, hole, reset, _ = map(int, _META.unpack(data))
-    return top, base, hole, reset
+    top, base, size, count, first, hole, reset, _ = _META.unpack(data)
+    ids, sizes = (base, first, hole, reset), (size, count)
+    # The same rule as in the scripts, which begin a log anew that breaks it. NaN breaks each comparison.
+    if not (top < TOP_LIMIT and all(0 <= id_ <= top for id_ in ids) and all(0 <= n < 1e12 for n in sizes)):
+        raise ValueError("not the meta of a log")
+    return int(top), int(base), int(hole), int(reset)

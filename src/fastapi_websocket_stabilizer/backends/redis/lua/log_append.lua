@@ -4,8 +4,7 @@
 -- ARGV[a]  for each run: packed settings, channel or "", envelopes. The settings are doubles: entries, bounds
 --          (messages, bytes, age in µs), 1 if there is a key, and of a repeated append the µs since its first try
 --          and the length of the envelope's part that identifies it
--- Returns  {for each entry: id, the id before it in its log, and receivers, or -1 if it was there already; if old
---          entries were dropped: their numbers over each bound (messages, bytes, age)}
+-- Returns  {for each entry: id, the id before it, receivers or -1 if it was there; dropped ones by bound, if any}
 local time = redis.call('TIME')
 local now, k, a, reply = time[1] * 1000000 + time[2], 1, 2, {}
 local last, dropped = now - 1, {0, 0, 0}

@@ -5,5 +5,4 @@
 -- Returns  policy that is stored then
 local value = redis.pcall('GET', KEYS[1])
 if type(value) == 'string' and value ~= ARGV[1] then return value end -- else the one found, missing, or a foreign key
-redis.call('SET', KEYS[1], ARGV[2])
-return ARGV[2]
+return redis.call('SET', KEYS[1], ARGV[2]) and ARGV[2]

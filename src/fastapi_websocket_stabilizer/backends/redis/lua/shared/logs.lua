@@ -1,7 +1,14 @@
+-- Whether numbers can be those of a meta. With a foreign top, ids would leave the integers that clients can have.
+local function are_meta(top, base, bytes, count, first, hole, reset)
+  return base >= 0 and base <= top and first >= 0 and first <= top and hole >= 0 and hole <= top and reset >= 0
+    and reset <= top and top < 9007199253000000 and bytes >= 0 and bytes < 1e12 and count >= 0 and count < 1e12
+end
+
 -- Return the meta of a log: top, base, bytes, count, first, hole, reset, time of the last PEXPIRE; zeros without one.
 local function meta_of(key)
   local value = redis.pcall('GET', key)
   if type(value) ~= 'string' or #value ~= 64 then return 0, 0, 0, 0, 0, 0, 0, 0 end
+  if not are_meta(struct.unpack('<ddddddd', value)) then return 0, 0, 0, 0, 0, 0, 0, 0 end
   return struct.unpack('<dddddddd', value)
 end
 
@@ -37,8 +44,7 @@ local function renew(key, touched, now, ttl)
   return now
 end
 
--- Drop the oldest entries until a log is within its bounds, at most 127; return base, bytes, count and first.
--- dropped counts the entries that are over each bound: messages, bytes, age.
+-- Drop the oldest entries of a log, at most 127, and count them by bound; return base, bytes, count and first.
 local function trim(key, base, bytes, count, first, messages, limit, oldest, dropped)
   local entries, i = redis.call('LRANGE', key, 0, 127), 1
   while entries[i + 1] and (count > messages or bytes > limit or first < oldest) do
@@ -53,9 +59,8 @@ end
 
 -- Return a reply, with the numbers of dropped entries behind it if there are any.
 local function with_dropped(reply, dropped)
-  if dropped[1] + dropped[2] + dropped[3] > 0 then
-    for bound = 1, 3 do reply[#reply + 1] = dropped[bound] end
-  end
+  local n = #reply
+  if dropped[1] + dropped[2] + dropped[3] > 0 then reply[n + 1], reply[n + 2], reply[n + 3] = unpack(dropped) end
   return reply
 end
 

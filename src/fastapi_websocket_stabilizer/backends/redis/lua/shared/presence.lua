@@ -6,9 +6,10 @@ local function held(key, client)
 end
 
 -- Return the next version. The first one is Redis time in µs, so that no version of an earlier hash is used again.
+-- A foreign one that clients could not tell from the next is replaced.
 local function raise(key)
   local version = redis.pcall('HINCRBY', key, '', 1)
-  if type(version) == 'number' and version > 1 then return version end
+  if type(version) == 'number' and version > 1 and version < 9007199253000000 then return version end
   local time = redis.call('TIME')
   version = time[1] * 1000000 + time[2]
   redis.call('HSET', key, '', string.format('%.0f', version))

@@ -14,8 +14,7 @@ from fastapi_websocket_stabilizer.backends.log_ports import LogKind, LogName
 from fastapi_websocket_stabilizer.backends.redis import scripts
 from fastapi_websocket_stabilizer.backends.redis.keys import Keys
 from fastapi_websocket_stabilizer.names import NodeId
-from fastapi_websocket_stabilizer.wire.envelopes import Envelope, Kind, Part, pack, pack_direct
-from fastapi_websocket_stabilizer.wire.messages import Form
+from fastapi_websocket_stabilizer.wire.envelopes import Envelope, Kind, pack
 
 SERVER = "valkey-9.1"
 ROUNDS = 5
@@ -64,11 +63,10 @@ def main() -> int:
     return 0
 
 
-def broadcast(sequence: int) -> bytes:
-    """Return the envelope of a message to the room."""
-    return pack(
-        Envelope(NodeId("0123456789abcdef"), sequence, sequence - 1, Kind.BROADCAST, ("chat:7",), body=BODY)
-    )
+def broadcast(sequence: int, to: str = "chat:7") -> bytes:
+    """Return the envelope of a message to a room, or to the mailbox of a client."""
+    sender = NodeId("0123456789abcdef")
+    return pack(Envelope(sender, sequence, sequence - 1, Kind.BROADCAST, (to,), body=BODY))
 
 
 def append(count: int, log: LogName = ROOM, data: bytes = b"") -> list[Any]:
@@ -103,8 +101,7 @@ def _commands(client: redis.Redis) -> Iterator[tuple[str, Words, int]]:
 
 
 def _direct(client_id: str) -> bytes:
-    part = Part([client_id], Form.TEXT, BODY)
-    return pack_direct(Envelope(NodeId("0123456789abcdef"), 70_000, 0, Kind.DIRECT, parts=(part,)))
+    return broadcast(70_000, client_id)
 
 
 def _cpu_us(client: redis.Redis, words: Words) -> float:

@@ -1,7 +1,8 @@
 """A distributed connection registry for FastAPI WebSockets."""
 
 from .__about__ import __version__
-from .backends.redis.publisher import Publisher, SyncPublisher
+from .backends.redis.publisher import Publisher
+from .backends.redis.sync_publisher import SyncPublisher
 from .config import WebSocketConfig
 from .exceptions import (
     BackendUnavailableError,
@@ -45,9 +46,10 @@ from .models import (
     ResumeOutcome,
     RoomMember,
     RoomPage,
+    Sent,
     ShutdownReport,
 )
-from .retention import History
+from .retention import History, Mailbox
 from .runtime.logs import StructuredLogger, configure_logging, get_logger
 from .runtime.metrics import Statistics
 from .streams.stream import Stream
@@ -60,6 +62,7 @@ __all__ = [
     "CompressionMode",
     "MemoryEvictionPolicy",
     "History",
+    "Mailbox",
     # Sending from a process that serves no sockets
     "Publisher",
     "SyncPublisher",
@@ -71,6 +74,7 @@ __all__ = [
     "Identity",
     "BroadcastResult",
     "Published",
+    "Sent",
     "ShutdownReport",
     "PresenceEntry",
     "PresenceEvent",

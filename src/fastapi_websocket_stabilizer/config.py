@@ -25,7 +25,7 @@ from pydantic_core import PydanticCustomError
 from . import close_codes
 from .exceptions import ConfigurationError
 from .models import JSON, CompressionMode, MemoryEvictionPolicy
-from .retention import History, read_histories, read_history, stored
+from .retention import History, Mailbox, read_histories, read_history, read_mailbox, stored
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -260,6 +260,8 @@ class WebSocketConfig:
     """Rooms whose messages Redis keeps, by prefix of the room; the longest wins, "" is every room."""
     history_for_all: Annotated[History | None, BeforeValidator(read_history)] = None
     """Whether and how many messages to everybody Redis keeps; None for none."""
+    mailbox: Annotated[Mailbox | None, BeforeValidator(read_mailbox)] = None
+    """Whether and how many messages to one client Redis keeps, of those sent with ``store=True``; None for none."""
     session_ttl_s: FiniteFloat = 120.0
     """Seconds after its connection for which a session of ``stabilizer.v1`` can be continued."""
 
@@ -311,12 +313,13 @@ class WebSocketConfig:
 
     @property
     def _stored(self) -> str:
-        return stored(self.history, everybody=self.history_for_all is not None)
+        everybody, mailboxes = self.history_for_all is not None, self.mailbox is not None
+        return stored(self.history, everybody=everybody, mailboxes=mailboxes)
 
     @property
     def stores(self) -> bool:
         """Whether any message is stored."""
-        return bool(self.history or self.history_for_all)
+        return bool(self.history or self.history_for_all or self.mailbox)
 
     def doubts(self) -> list[str]:
         """Return one sentence for each valid setting that is probably a mistake."""

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, suppress
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Literal, Self, overload
 
 from fastapi import APIRouter, FastAPI, WebSocket
 
@@ -20,6 +20,7 @@ from .models import (
     NodeInfo,
     PresenceEntry,
     RoomPage,
+    Sent,
     ShutdownReport,
 )
 from .names import NodeId, as_list, check_client_id, check_each, check_room
@@ -271,7 +272,31 @@ class WebSocketConnectionManager(HookDecorators):
 
     # Messages
 
-    async def send_to_client(self, client_id: str, message: Message, confirm: float | None = None) -> bool:
+    @overload
+    async def send_to_client(
+        self, client_id: str, message: Message, confirm: float | None = None, *, store: Literal[False] = False
+    ) -> bool: ...
+
+    @overload
+    async def send_to_client(
+        self,
+        client_id: str,
+        message: Message,
+        confirm: float | None = None,
+        *,
+        store: Literal[True],
+        key: str | None = None,
+    ) -> Sent: ...
+
+    async def send_to_client(
+        self,
+        client_id: str,
+        message: Message,
+        confirm: float | None = None,
+        *,
+        store: bool = False,
+        key: str | None = None,
+    ) -> bool | Sent:
         """Send to a client on any replica; return whether it was reached.
 
         A client is reached when a local socket or its outbox has the message. It is also reached when Redis has
@@ -279,13 +304,23 @@ class WebSocketConnectionManager(HookDecorators):
         socket. False then means that no confirmation came in time; the message may still arrive. While Redis is
         unavailable, the result is False for a client of another replica.
 
+        With ``store`` the message is kept in the client's mailbox as well. A client of ``stabilizer.v1`` that is away
+        gets it when it comes back. The result is a ``Sent``, which is true, and says whether the client was reached
+        now. The message is delivered only if it was stored, also under ``on_backend_loss="degrade"``. A second one
+        with the same ``key`` is dropped for 5 minutes, and has the id of the first.
+
         Raises:
-            MessageError: It cannot be encoded or is longer than ``max_message_size``; nothing was sent.
-            ConfigurationError: ``confirm`` is not a positive number.
-            BackendUnavailableError: Redis did not answer, and ``on_backend_loss`` is "refuse".
+            MessageError: It cannot be encoded, or is longer than ``max_message_size`` or ``Mailbox.bytes``; nothing
+                was sent.
+            ConfigurationError: ``confirm`` is not a positive number. ``store`` is given without ``mailbox`` in the
+                settings, or ``key`` without ``store``.
+            BackendUnavailableError: Redis did not answer, and the message is stored or ``on_backend_loss`` is
+                "refuse". With ``outcome_unknown`` it may have been stored. Repeat it with a ``key`` to store it once.
         """
         name, encoded = check_client_id(client_id), self._encode(message)
         _check_confirm(confirm)
+        if store or key is not None:
+            return await self._registry.broadcasts.to_mailbox(name, encoded, confirm, store=store, key=key)
         return await self._registry.outbound.to_client(name, encoded, confirm)
 
     async def send_to_clients(self, client_ids: Iterable[str], message: Message) -> int:
@@ -442,6 +477,19 @@ class WebSocketConnectionManager(HookDecorators):
         """
         self._check_readable()
         return await self._registry.archive.delete("" if room is None else check_room(room))
+
+    async def delete_mailbox(self, client_id: str) -> bool:
+        """Delete the messages in a client's mailbox; return whether there were any.
+
+        Connections of ``stabilizer.v1`` that have not received all of them are told of the loss.
+
+        Raises:
+            ConfigurationError: ``mailbox`` is not set.
+            BackendUnavailableError: Redis did not answer. With ``outcome_unknown`` they may be deleted.
+        """
+        name = check_client_id(client_id)
+        self._check_readable()
+        return await self._registry.archive.delete_mailbox(name)
 
     # Rooms
 

@@ -85,6 +85,26 @@ class Published(int):
         return published
 
 
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """The outcome of a message to one client that was to be stored. True if it was stored or delivered.
+
+    Attributes:
+        stored: Whether it is in the mailbox of the client.
+        delivered: Whether it has reached a socket of the client, or a replica that holds one. If not, the client is
+            away, or it was stored by an earlier call.
+        id: The id of the message in the mailbox.
+    """
+
+    stored: bool
+    delivered: bool
+    id: int
+
+    def __bool__(self) -> bool:
+        """Whether the message was stored or delivered."""
+        return self.stored or self.delivered
+
+
 @dataclass
 class ShutdownReport:
     """The outcome of ``graceful_shutdown`` or ``drain``: sockets closed, sockets that failed to close, seconds."""

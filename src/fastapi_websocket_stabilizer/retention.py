@@ -1,9 +1,9 @@
-"""Which messages Redis keeps, and how many: the values of ``history`` and ``history_for_all``."""
+"""Which messages Redis keeps, and how many: the values of ``history``, ``history_for_all`` and ``mailbox``."""
 
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Literal, TypeVar
 
 from .exceptions import ConfigurationError, InvalidNameError
 from .names import check_room
@@ -52,7 +52,30 @@ class History:
             raise _invalid("on_join", f"must be 0 to {self.messages} (messages)", self.on_join)
 
 
-def _check_bounds(kept: History) -> None:
+@dataclass(frozen=True, slots=True)
+class Mailbox:
+    """The messages that Redis keeps for one client, also while the client is away.
+
+    A mailbox may exceed each bound by a quarter before its oldest messages are dropped.
+
+    Attributes:
+        messages: Number of messages.
+        bytes: Bytes of messages with about 60 bytes for each. A longer message raises ``MessageError``.
+        seconds: Age of the oldest message.
+
+    Raises:
+        ConfigurationError: A value is invalid.
+    """
+
+    messages: int = 100
+    bytes: int = 262_144
+    seconds: int = 86_400
+
+    def __post_init__(self) -> None:
+        _check_bounds(self)
+
+
+def _check_bounds(kept: History | Mailbox) -> None:
     for name, largest in LARGEST.items():
         value = getattr(kept, name)
         if not _is_whole(value) or not 1 <= value <= largest:
@@ -67,15 +90,18 @@ def _invalid(name: str, rule: str, value: object) -> ConfigurationError:
     return ConfigurationError(f"{name} {rule}, got {str(value)[:80]!r}", settings=(name,))
 
 
+Kept = TypeVar("Kept", History, Mailbox)
+
+
 def history_of(histories: Mapping[str, History], room: str) -> History | None:
     """Return the history of a room: that of its longest prefix; None if there is none."""
     best = max((prefix for prefix in histories if room.startswith(prefix)), key=len, default=None)
     return None if best is None else histories[best]
 
 
-def stored(prefixes: Iterable[str], *, everybody: bool) -> str:
+def stored(prefixes: Iterable[str], *, everybody: bool, mailboxes: bool) -> str:
     """Return a text that says which messages are stored: it is equal on all nodes of a registry."""
-    kinds = [*map(json.dumps, sorted(prefixes)), *["everybody"] * everybody]
+    kinds = [*map(json.dumps, sorted(prefixes)), *["everybody"] * everybody, *["mailboxes"] * mailboxes]
     return ", ".join(kinds) or NOTHING
 
 
@@ -114,15 +140,28 @@ def read_history(value: object) -> History | None:
     Raises:
         ValueError: The value has another form or is invalid.
     """
+    return _read(History, value)
+
+
+def read_mailbox(value: object) -> Mailbox | None:
+    """Return a mailbox, or None. Accepts JSON text, and a mapping of its fields.
+
+    Raises:
+        ValueError: The value has another form or is invalid.
+    """
+    return _read(Mailbox, value)
+
+
+def _read(kind: type[Kept], value: object) -> Kept | None:
     found = _from_json(value)
-    if found is None or isinstance(found, History):
+    if found is None or isinstance(found, kind):
         return found
-    names = [field.name for field in fields(History)]
+    names = [field.name for field in fields(kind)]
     if not isinstance(found, Mapping):
         raise ValueError(f"must be an object with {', '.join(names)}")
     if unknown := [str(name) for name in found if name not in names]:
         raise ValueError(f"must have no {unknown[0][:80]!r}, only {', '.join(names)}")
-    return History(**found)
+    return kind(**found)
 
 
 def _from_json(value: object) -> object:

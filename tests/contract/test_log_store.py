@@ -22,11 +22,11 @@ from fastapi_websocket_stabilizer.backends.log_ports import (
 )
 from fastapi_websocket_stabilizer.backends.ports import Backend, Watcher
 from fastapi_websocket_stabilizer.backends.redis import RedisBackend
+from fastapi_websocket_stabilizer.backends.redis.keys import Keys
 from fastapi_websocket_stabilizer.names import NodeId
 from fastapi_websocket_stabilizer.runtime.metrics import Counters
-from fastapi_websocket_stabilizer.wire.channels import ALL, Channel
-from fastapi_websocket_stabilizer.wire.envelopes import Envelope, Kind, Part
-from fastapi_websocket_stabilizer.wire.messages import Form
+from fastapi_websocket_stabilizer.wire.channels import ALL, Channel, box_of
+from fastapi_websocket_stabilizer.wire.envelopes import Envelope, Kind
 from tests.contract.conftest import TIMEOUT_S, OpenPeer
 from tests.contract.log_content import Content, Inside
 from tests.contract.support import AWKWARD_NAMES
@@ -42,8 +42,6 @@ S = 1_000_000
 
 
 def message(log: LogName, body: str, sequence: int = 1) -> Envelope:
-    if log.kind is LogKind.BOX:
-        return Envelope(NodeId("n1"), sequence, 0, Kind.DIRECT, parts=(Part([log.name], Form.TEXT, body, 7),))
     targets = (log.name,) if log.name else ()
     return Envelope(NodeId("n1"), sequence, 0, Kind.BROADCAST, targets, ("bob",), body=body)
 
@@ -53,7 +51,7 @@ def notice(log: LogName) -> Envelope:
 
 
 def bodies(entries: tuple[LogEntry, ...] | list[LogEntry]) -> list[str | bytes]:
-    return [each.envelope.parts[0].body if each.envelope.parts else each.envelope.body for each in entries]
+    return [each.envelope.body for each in entries]
 
 
 def ids(entries: tuple[LogEntry, ...] | list[LogEntry]) -> list[int]:
@@ -65,6 +63,12 @@ async def store(
 ) -> list[Appended]:
     appends = [Append(log, message(log, text, int(text)), bounds, key, age_s) for text in texts]
     return [await answer for answer in backend.logs.append(appends)]
+
+
+async def listen(backend: Backend) -> None:
+    """Subscribe to the channels of ``LOGS``."""
+    await backend.bus.subscribe_room(LOBBY.name)
+    await backend.bus.subscribe_box(BOX.name)
 
 
 @pytest.fixture
@@ -149,12 +153,23 @@ async def test_entry_for_everybody_is_published_to_all_nodes(open_peer: OpenPeer
         assert [(channel, e.entry) for channel, e in peer.heard] == [(ALL, (stored.entry, 0))]
 
 
-async def test_entry_of_a_mailbox_is_not_published(open_peer: OpenPeer) -> None:
-    peer = await open_peer("n1")
+async def test_entry_of_a_mailbox_is_published_to_the_nodes_of_its_client(open_peer: OpenPeer) -> None:
+    peer, other = await open_peer("n1"), await open_peer("n2")
     assert (await store(peer.backend, BOX, "1"))[0].nodes == 0
-    await store(peer.backend, EVERYBODY, "2")
+    for client_id in ("alice", "bob"):
+        await peer.backend.bus.subscribe_box(client_id)
+    (stored,) = await store(other.backend, BOX, "2")
+    assert stored.nodes == 1
     await eventually(lambda: len(peer.heard) == 1)
-    assert peer.heard[0][1].body == "2"
+    ((channel, envelope),) = peer.heard
+    assert (channel, envelope.entry) == (box_of("alice"), (stored.entry, stored.previous))
+    assert replace(envelope, entry=None) == message(BOX, "2", 2)
+    peer.backend.bus.unsubscribe_box("alice")
+
+    async def is_unsubscribed() -> bool:
+        return not (await store(other.backend, BOX, "3"))[0].nodes
+
+    await eventually(is_unsubscribed)
 
 
 async def test_appends_of_one_tick_keep_their_order_among_other_messages(open_peer: OpenPeer) -> None:
@@ -347,15 +362,14 @@ async def test_meta_outlives_the_list(
 @LOGS
 async def test_message_with_a_key_is_stored_and_published_once(open_peer: OpenPeer, log: LogName) -> None:
     peer = await open_peer("n1")
-    await peer.backend.bus.subscribe_room("lobby")
+    await listen(peer.backend)
     (first,) = await store(peer.backend, log, "1", key="order-42")
     again = await store(peer.backend, log, "2", key="order-42")
     assert again == [Appended(first.entry, 0, 0, is_new=False)]
     (other,) = await store(peer.backend, log, "3", key="order-43")
     assert other.is_new
     assert bodies((await peer.backend.logs.read(log)).entries) == ["1", "3"]
-    if log is not BOX:
-        await eventually(lambda: [e.body for _, e in peer.heard] == ["1", "3"])
+    await eventually(lambda: [e.body for _, e in peer.heard] == ["1", "3"])
 
 
 async def test_key_counts_for_one_log(backend: Backend) -> None:
@@ -374,14 +388,13 @@ async def test_message_with_a_key_among_others_of_its_tick_keeps_its_place(backe
 @LOGS
 async def test_retry_finds_what_the_first_try_has_stored(open_peer: OpenPeer, log: LogName) -> None:
     peer = await open_peer("n1")
-    await peer.backend.bus.subscribe_room("lobby")
+    await listen(peer.backend)
     first, tried, *_ = await store(peer.backend, log, *map(str, range(1, 301)))
     again = await store(peer.backend, log, "2", age_s=5.0)
     assert again == [Appended(tried.entry, first.entry, 0, is_new=False)]
     assert await store(peer.backend, log, "1", age_s=5.0) == [Appended(first.entry, 0, 0, is_new=False)]
     assert len((await peer.backend.logs.read(log)).entries) == 300
-    if log is not BOX:
-        await eventually(lambda: len(peer.heard) == 300)
+    await eventually(lambda: len(peer.heard) == 300)
 
 
 @LOGS
@@ -423,7 +436,7 @@ async def test_pages_go_back_from_the_newest(backend: Backend) -> None:
 @LOGS
 async def test_deleted_log_has_no_entries_and_its_ids_go_on(open_peer: OpenPeer, log: LogName) -> None:
     peer = await open_peer("n1")
-    await peer.backend.bus.subscribe_room("lobby")
+    await listen(peer.backend)
     *_, last = await store(peer.backend, log, "1", "2")
     assert await peer.backend.logs.delete(log, notice(log)) == last.entry
     found = await peer.backend.logs.read(log)
@@ -435,9 +448,8 @@ async def test_deleted_log_has_no_entries_and_its_ids_go_on(open_peer: OpenPeer,
     found = await peer.backend.logs.read(log)
     assert found.meta is not None
     assert (bodies(found.entries), found.meta.base) == (["3"], last.entry)
-    if log is not BOX:
-        await eventually(lambda: len(peer.heard) == 4)
-        assert peer.heard[2][1] == replace(notice(log), entry=(last.entry, last.entry))
+    await eventually(lambda: len(peer.heard) == 4)
+    assert peer.heard[2][1] == replace(notice(log), entry=(last.entry, last.entry))
 
 
 async def test_deleting_an_unknown_log_is_no_loss(backend: Backend) -> None:
@@ -575,7 +587,7 @@ async def test_stored_messages_are_signed_for_their_log(row: str | None, namespa
     await trusted.start(NodeId("n1"))
     await stranger.start(NodeId("n2"))
     try:
-        await trusted.bus.subscribe_room("lobby")
+        await listen(trusted)
         for log in (LOBBY, EVERYBODY, BOX):
             first, tried = await store(trusted, log, "1", "2")
             assert bodies((await trusted.logs.read(log)).entries) == ["1", "2"]
@@ -587,7 +599,7 @@ async def test_stored_messages_are_signed_for_their_log(row: str | None, namespa
             assert await trusted.logs.verify(log, told, BOUNDS, notice(log)) is Verdict.RESTORED
             assert await trusted.logs.verify(log, told, BOUNDS, notice(log)) is Verdict.KNOWN
             assert bodies((await trusted.logs.read(log)).entries) == ["1", "2"]
-        await eventually(lambda: [envelope.body for envelope in received] == ["1", "2", "1", "2"])
+        await eventually(lambda: [envelope.body for envelope in received] == ["1", "2"] * 3)
         assert all(envelope.entry for envelope in received)
         content = await Inside(trusted, namespace).content(LOBBY)
         await Inside(trusted, namespace).put(LogName(LogKind.ROOM, "secret"), content)
@@ -606,6 +618,80 @@ def config(row: str, namespace: str, key: str) -> WebSocketConfig:
 
 def signed(row: str, namespace: str, key: str, listener: Watcher) -> RedisBackend:
     return RedisBackend(config(row, namespace, key), listener, Counters())
+
+
+# Where a client without a cursor begins in its mailbox
+
+
+async def test_client_without_a_mark_begins_with_the_oldest_message(backend: Backend, inside: Inside) -> None:
+    empty = await backend.logs.unread(BOX)
+    assert (empty.position, empty.is_owed) == (0, False)
+    bounds = replace(BOUNDS, messages=2)
+    stored = await store(backend, BOX, "1", "2", bounds=bounds)
+    found = await backend.logs.unread(BOX)
+    assert (found.position, found.is_owed) == (0, False)
+    assert empty.at_us < found.at_us
+    stored += await store(backend, BOX, "3", bounds=bounds)
+    found = await backend.logs.unread(BOX)
+    assert (found.position, found.is_owed) == (stored[0].entry, False)
+    await inside.put(BOX, Content([], (await inside.content(BOX)).meta))  # it has expired
+    found = await backend.logs.unread(BOX)
+    assert (found.position, found.is_owed) == (stored[-1].entry, False)
+
+
+async def test_client_without_a_mark_is_owed_what_a_failover_has_lost(
+    backend: Backend, inside: Inside
+) -> None:
+    await store(backend, BOX, "1")
+    before = await inside.content(BOX)
+    (lost,) = await store(backend, BOX, "2")
+    await inside.put(BOX, before)
+    assert await backend.logs.verify(BOX, Heard(lost.entry), BOUNDS, notice(BOX)) is Verdict.LOST
+    found = await backend.logs.unread(BOX)
+    assert (found.position, found.is_owed) == (0, True)
+
+
+async def test_mark_only_rises_and_is_never_above_the_newest_message(backend: Backend) -> None:
+    assert not await backend.logs.mark(BOX, 1, 60)
+    first, second, third = await store(backend, BOX, "1", "2", "3")
+    for entry, position in ((second, second), (first, second), (third, third)):
+        assert await backend.logs.mark(BOX, entry.entry, 60)
+        found = await backend.logs.unread(BOX)
+        assert (found.position, found.is_owed) == (position.entry, True)
+    for unknown in (third.entry + 1, 2**53 - 1):
+        assert not await backend.logs.mark(BOX, unknown, 60)
+    assert (await backend.logs.unread(BOX)).position == third.entry
+    assert bodies((await backend.logs.read(BOX)).entries) == ["1", "2", "3"]
+    assert (await backend.logs.unread(LogName(LogKind.BOX, "bob"))).position == 0
+
+
+async def test_mark_is_removed_with_its_mailbox(backend: Backend) -> None:
+    (first,) = await store(backend, BOX, "1")
+    assert await backend.logs.mark(BOX, first.entry, 60)
+    await backend.logs.delete(BOX, notice(BOX))
+    found = await backend.logs.unread(BOX)
+    assert (found.position, found.is_owed) == (first.entry, False)
+    (second,) = await store(backend, BOX, "2")
+    assert await backend.logs.mark(BOX, second.entry, 60)
+
+
+@pytest.mark.parametrize(("seconds", "lasts_s"), [(60, 3600), (86_400, 259_200)])
+async def test_mark_lasts_as_long_as_the_meta(
+    with_keys: Inside, backend: Backend, namespace: str, seconds: int, lasts_s: int
+) -> None:
+    (first,) = await store(backend, BOX, "1")
+    await backend.logs.mark(BOX, first.entry, seconds)
+    assert lasts_s - 60 < await with_keys.lasts_ms(Keys(namespace).box_mark("alice")) / 1000 <= lasts_s
+
+
+async def test_foreign_key_in_place_of_a_mark_is_replaced(
+    with_keys: Inside, backend: Backend, namespace: str
+) -> None:
+    (first,) = await store(backend, BOX, "1")
+    await with_keys.send("HSET", Keys(namespace).box_mark("alice"), "field", "value")
+    assert (await backend.logs.unread(BOX)).position == 0
+    assert await backend.logs.mark(BOX, first.entry, 60)
+    assert (await backend.logs.unread(BOX)).position == first.entry
 
 
 # What the registry agrees on

@@ -81,6 +81,7 @@ class Client:
     t: int = 0
     at: dict[str, int] = field(default_factory=dict)
     all: int | None = None
+    box: int | None = None
     got: list[Any] = field(default_factory=list)
     events: list[Any] = field(default_factory=list)
     known: list[str] = field(default_factory=list)
@@ -96,9 +97,9 @@ class Client:
     async def open(self, at: Node) -> Self:
         offer = [V1]
         if self.sid:
-            cursor = {"s": self.sid, "t": self.t, "at": self.at} | (
-                {} if self.all is None else {"all": self.all}
-            )
+            others = {"all": self.all, "box": self.box}
+            cursor = {"s": self.sid, "t": self.t, "at": self.at}
+            cursor |= {name: position for name, position in others.items() if position is not None}
             offer.append(f"{V1}.resume.{coded(json.dumps(cursor))}")
         url = f"ws://127.0.0.1:{at.served.port}/ws/{self.name}?rooms={self.rooms}"
         subprotocols = [Subprotocol(item) for item in offer]
@@ -163,11 +164,13 @@ class Client:
                 self.at.pop(room, None)
             else:
                 self.at[room] = position
-        self.all = positions.get("all", self.all)
+        self.all, self.box = positions.get("all", self.all), positions.get("box", self.box)
 
     def _set(self, log: str | int, position: int) -> None:
         if isinstance(log, str):
             self.at[log] = position
+        elif log == KIND_OF_MAILBOX:
+            self.box = position
         else:
             self.all = position
 

@@ -79,7 +79,7 @@ class SimLink(MemoryLink):
 
     def call_now(self, method: Any, *args: Any) -> Any:
         name = method.__name__
-        if name == "unsubscribe_room":
+        if name in ("unsubscribe_room", "unsubscribe_box"):
             return method(*args)
         if name == "publish_clients":
             return self._queue(lambda: method(*args).result(), repeats=False)

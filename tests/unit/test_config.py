@@ -13,6 +13,7 @@ from fastapi_websocket_stabilizer import (
     CompressionMode,
     ConfigurationError,
     History,
+    Mailbox,
     MemoryEvictionPolicy,
     WebSocketConfig,
     WebSocketConnectionManager,
@@ -49,6 +50,7 @@ NEW: dict[str, tuple[Any, Any]] = {  # default, and another value
     "uvicorn_protocol": (True, False),
     "history": ({}, {"chat:": History(messages=7)}),
     "history_for_all": (None, History(seconds=7)),
+    "mailbox": (None, Mailbox(seconds=7)),
     "session_ttl_s": (120.0, 5.0),
 }
 
@@ -99,6 +101,8 @@ INVALID: list[tuple[str, Any]] = [
     ("history", None),
     ("history", 7),
     ("history_for_all", "{}}"),
+    ("mailbox", True),
+    ("mailbox", "{}}"),
     ("session_ttl_s", 0),
 ]
 

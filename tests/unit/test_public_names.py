@@ -5,9 +5,9 @@ from fastapi_websocket_stabilizer import testing
 
 PUBLIC = [
     "WebSocketConnectionManager", "WebSocketConfig", "CompressionMode", "MemoryEvictionPolicy",
-    "History",
+    "History", "Mailbox",
     "Publisher", "SyncPublisher", "offered_token",
-    "Connection", "Stream", "Identity", "BroadcastResult", "Published", "ShutdownReport", "PresenceEntry",
+    "Connection", "Stream", "Identity", "BroadcastResult", "Published", "Sent", "ShutdownReport", "PresenceEntry",
     "PresenceEvent",
     "BusGap", "ResumeOutcome", "RoomMember", "RoomPage", "HistoryEntry", "HistoryPage", "NodeInfo", "Statistics",
     "WebSocketStabilizerError", "ConnectionNotFoundError", "InvalidNameError", "InvalidCursorError",

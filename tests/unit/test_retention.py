@@ -5,19 +5,21 @@ from typing import Any
 
 import pytest
 
-from fastapi_websocket_stabilizer import ConfigurationError, History, WebSocketConfig
+from fastapi_websocket_stabilizer import ConfigurationError, History, Mailbox, WebSocketConfig
 from fastapi_websocket_stabilizer.retention import LARGEST
 
 
 def test_defaults_are_those_of_the_documents() -> None:
     assert dataclasses.astuple(History()) == (500, 262_144, 120, "room", 0)
+    assert dataclasses.astuple(Mailbox()) == (100, 262_144, 86_400)
 
 
 @pytest.mark.parametrize("name", LARGEST)
 @pytest.mark.parametrize("value", [0, -1, 1.5, "7", None, True, 10**12])
-def test_wrong_bound_is_refused_by_its_name(name: str, value: Any) -> None:
+@pytest.mark.parametrize("kind", [History, Mailbox])
+def test_wrong_bound_is_refused_by_its_name(kind: Any, name: str, value: Any) -> None:
     with pytest.raises(ConfigurationError, match=f"^{name} must be a whole number from 1 to") as caught:
-        History(**{name: value})
+        kind(**{name: value})
     assert caught.value.settings == (name,)
 
 
@@ -43,10 +45,11 @@ def test_settings_take_values_mappings_and_json() -> None:
     wanted = {"chat:": History(messages=7), "": History()}
     for given in (wanted, {"chat:": {"messages": 7}, "": {}}, '{"chat:": {"messages": 7}, "": {}}'):
         assert WebSocketConfig(history=given).history == wanted  # type: ignore[arg-type]  # as text, too
-    variables = {"WS_HISTORY": '{"chat:":{}}', "WS_HISTORY_FOR_ALL": "{}"}
+    variables = {"WS_HISTORY": '{"chat:":{}}', "WS_HISTORY_FOR_ALL": "{}", "WS_MAILBOX": '{"seconds":60}'}
     config = WebSocketConfig.from_env(variables)
     assert config.history == {"chat:": History()}
     assert config.history_for_all == History()
+    assert config.mailbox == Mailbox(seconds=60)
 
 
 @pytest.mark.parametrize(
@@ -66,6 +69,8 @@ def test_settings_take_values_mappings_and_json() -> None:
         ("history", {"chat:": 7}, "valid History for 'chat:': must be an object with messages"),
         ("history_for_all", {"bytes": -1}, "history_for_all must be valid: bytes must be a whole number"),
         ("history_for_all", True, "history_for_all must be an object with messages"),
+        ("mailbox", {"messages": 0}, "mailbox must be valid: messages must be a whole number"),
+        ("mailbox", {"visible": "room"}, "must have no 'visible', only messages, bytes, seconds"),
     ],
 )
 def test_wrong_setting_names_what_is_wrong(setting: str, value: Any, message: str) -> None:
@@ -81,3 +86,4 @@ def test_settings_that_store_nothing_say_so() -> None:
     assert not WebSocketConfig().stores
     assert WebSocketConfig(history={"": History()}).stores
     assert WebSocketConfig(history_for_all=History()).stores
+    assert WebSocketConfig(mailbox=Mailbox()).stores

@@ -190,6 +190,16 @@ async def test_mailbox_is_marked_behind_the_handler() -> None:
         assert await peer.ended() == 1000
 
 
+async def test_loss_of_the_mailbox_is_marked_behind_the_handler() -> None:
+    async with scripted() as server, connected(server) as (client, peer):
+        await peer.send({"lost": [[0, 9, "trimmed"]]}, [10, 0, "next"])
+        events = aiter(client)
+        async with asyncio.timeout(10):
+            assert await anext(events) == Lost(MAILBOX, 9, "trimmed")
+            await anext(events)
+        assert await peer.receive() == {"k": 9}
+
+
 async def test_reading_stops_while_too_much_waits_and_goes_on_for_a_call(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -42,6 +42,13 @@ def copies_of(
     return copies
 
 
+def mail_for(outgoing: Outgoing, message: Encoded, mailbox: Target, key: str | None) -> Append:
+    """Return a message to one client as an append to its mailbox, which has bounds."""
+    log, bounds = mailbox
+    assert bounds is not None  # Policy.box has raised otherwise
+    return Append(log, outgoing.stored(message, (), (log.name,)), bounds, key or "")
+
+
 def receivers(
     exclude_client: str | Iterable[str] | None,
     room: str | Iterable[str] | None,

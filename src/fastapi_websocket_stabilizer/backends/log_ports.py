@@ -24,13 +24,10 @@ class LogName(NamedTuple):
     name: str = ""
 
     def has(self, envelope: Envelope) -> bool:
-        """Whether the envelope is an entry of this log, by its targets or parts."""
-        match self.kind:
-            case LogKind.BOX:
-                return bool(envelope.parts) and all(self.name in part.targets for part in envelope.parts)
-            case LogKind.ROOM:
-                return envelope.kind is Kind.BROADCAST and self.name in envelope.targets
-        return envelope.kind is Kind.BROADCAST and not envelope.targets
+        """Whether the envelope is an entry of this log, by its targets."""
+        if envelope.kind is not Kind.BROADCAST:
+            return False
+        return not envelope.targets if self.kind is LogKind.ALL else self.name in envelope.targets
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +62,7 @@ class Append:
     """A message to store in a log.
 
     Attributes:
-        envelope: For a room or everybody a broadcast, which is published as well. For a mailbox a direct message to
-            its client, which the caller sends.
+        envelope: A broadcast to the room, to everybody or, for a mailbox, to its client. It is published as well.
         key: The application's name for this message, or "". A second append with it within ``ONCE_LASTS_S`` seconds
             returns the first one's id, and neither stores nor publishes.
         retry_age_s: Seconds since the first try of an append whose outcome is unknown; 0.0 for a first try. A retry
@@ -98,7 +94,7 @@ class Appended:
     Attributes:
         entry: The id: Redis time in µs, and higher than every earlier id of the log.
         previous: The id of the entry before it in the log; 0 if none is known.
-        nodes: The number of nodes that receive the publication; 0 for a mailbox.
+        nodes: The number of nodes that receive the publication.
         is_new: False if an earlier append with this key, or an earlier try, has stored the message.
         trimmed: Old entries that were dropped. The last append of a call has those of the whole call.
     """
@@ -177,6 +173,22 @@ class Heard:
     previous: int = -1
 
 
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """Where a client without a cursor begins in its mailbox.
+
+    Attributes:
+        position: The id before the first entry that it gets: its mark, or the id before the oldest entry.
+        is_owed: Whether entries behind it that are gone are a loss. They are none if the client has no mark: it
+            gets what is there.
+        at_us: Redis time.
+    """
+
+    position: int
+    is_owed: bool
+    at_us: int
+
+
 class Verdict(Enum):
     """The state of a log in which a node has heard an entry."""
 
@@ -192,7 +204,7 @@ class LogStore(Protocol):
     """Logs of messages. The entries of one log have ascending ids, and all nodes see one order."""
 
     def append(self, appends: Sequence[Append]) -> "list[asyncio.Future[Appended]]":
-        """Store messages, and publish those of rooms and of everybody with ``Envelope.entry``.
+        """Store messages, and publish them with ``Envelope.entry``.
 
         The position of each in the sender's order is fixed when this returns. Appends of one event-loop tick share a
         call. Entries of one log are stored and published in one step: a node receives them in the order of their ids.
@@ -230,7 +242,7 @@ class LogStore(Protocol):
         """Remove all entries, and return the newest id; 0 if the log is unknown.
 
         Ids continue, and cursors below that id are told so by ``LogMeta.reset``. ``notice`` (``Kind.LOST``) is
-        published to the nodes of a room or of everybody, with that id in ``entry``.
+        published to the nodes of the log, with that id in ``entry``. The mark of a mailbox is removed.
         """
         ...
 
@@ -239,6 +251,18 @@ class LogStore(Protocol):
 
         If the log lacks the entry and nothing newer was appended, the missing part of ``heard.tail`` is put back
         under its ids, and not published. Otherwise the loss is marked, and ``notice`` is published as by ``delete``.
+        """
+        ...
+
+    async def unread(self, log: LogName) -> Unread:
+        """Return where a client without a cursor begins in its mailbox. Read-only."""
+        ...
+
+    async def mark(self, log: LogName, entry: int, seconds: int) -> bool:
+        """Note that the client has handled its mailbox up to an entry. The mark only rises.
+
+        It lasts as long as the meta of a log with ``seconds``. Return False, and note nothing, if the mailbox has
+        never had an entry with this id or a later one.
         """
         ...
 

@@ -17,7 +17,7 @@ from typing import Any
 from ..names import ConnectionId, NodeId, node_of, visit_of
 from ..runtime.loops import running_loop
 from ..runtime.metrics import Counters
-from ..wire.channels import INBOX, Channel
+from ..wire.channels import ALL, INBOX, Channel, box_of
 from ..wire.envelopes import Envelope, Part
 from ..wire.tokens import sha1
 from .memory_logs import MemoryLogContent, MemoryLogs
@@ -57,7 +57,7 @@ class MemoryHub:
         self.index: dict[NodeId, dict[IndexEntry, None]] = {}
         self.lives: int = 1
         """The number of times that the content was created; returned as its epoch."""
-        self.listeners: dict[NodeId, tuple[Receive, set[str]]] = {}
+        self.listeners: dict[NodeId, tuple[Receive, set[Channel]]] = {}
         self.logged: MemoryLogContent = MemoryLogContent()
         self.sessions: dict[str, dict[str, Held]] = {}
         self.shown: dict[str, ShownRoom] = {}
@@ -79,7 +79,7 @@ class MemoryBackend:
 
     def __init__(self, hub: MemoryHub, node: NodeId, receive: Receive, counters: Counters) -> None:
         self._hub, self._node, self._receive, self._counters = hub, node, receive, counters
-        self._subscribed: set[str] = set()
+        self._subscribed: set[Channel] = set()
         self.bus = self.presence = self.nodes = self.tokens = self
         self.rooms: MemoryRooms = MemoryRooms(hub.rooms, hub.index, hub.unreported, hub.lock)
         self.logs: MemoryLogs = MemoryLogs(hub.logged, hub.now_us, self._publish)
@@ -124,8 +124,8 @@ class MemoryBackend:
     def run_id(self) -> str:
         return ""
 
-    def listening(self, room: str) -> Listening | None:
-        return Listening("", 0) if not room or room in self._subscribed else None
+    def listening(self, channel: Channel) -> Listening | None:
+        return Listening("", 0) if channel == ALL or channel in self._subscribed else None
 
     @property
     def heard_to_s(self) -> float:
@@ -141,10 +141,9 @@ class MemoryBackend:
         return self._publish(channel, envelope)
 
     def _publish(self, channel: Channel, envelope: Envelope) -> int:
-        listeners, room = tuple(self._hub.listeners.items()), channel.room
-        return self._deliver(
-            channel, envelope, [n for n, (_, rooms) in listeners if not room or room in rooms]
-        )
+        listeners = tuple(self._hub.listeners.items())
+        nodes = [node for node, (_, channels) in listeners if channel == ALL or channel in channels]
+        return self._deliver(channel, envelope, nodes)
 
     async def publish_node(self, node: NodeId, envelope: Envelope) -> int:
         return self._deliver(INBOX, envelope, [node])
@@ -169,10 +168,16 @@ class MemoryBackend:
         return list(dict.fromkeys(node_of(entry.connection_id) for entry in self._ranked(client_id)[:top]))
 
     async def subscribe_room(self, room: str) -> None:
-        self._subscribed.add(room)
+        self._subscribed.add(Channel("room", room))
 
     def unsubscribe_room(self, room: str) -> None:
-        self._subscribed.discard(room)
+        self._subscribed.discard(Channel("room", room))
+
+    async def subscribe_box(self, client_id: str) -> None:
+        self._subscribed.add(box_of(client_id))
+
+    def unsubscribe_box(self, client_id: str) -> None:
+        self._subscribed.discard(box_of(client_id))
 
     def _deliver(self, channel: Channel, envelope: Envelope, nodes: Sequence[NodeId]) -> int:
         listeners = [listener for node in nodes if (listener := self._hub.listeners.get(node))]

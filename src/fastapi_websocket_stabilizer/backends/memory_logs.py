@@ -9,7 +9,7 @@ from typing import Any
 
 from ..exceptions import MessageError
 from ..runtime.loops import running_loop
-from ..wire.channels import ALL, Channel
+from ..wire.channels import ALL, Channel, box_of
 from ..wire.envelopes import Envelope, pack
 from .log_ports import (
     META_LASTS_S,
@@ -25,6 +25,7 @@ from .log_ports import (
     LogName,
     LogRead,
     Trimmed,
+    Unread,
     Verdict,
 )
 
@@ -49,6 +50,7 @@ class Log:
     touched_us: int = 0
     expires_us: int = 0
     forgotten_us: int = 0
+    mark: int = 0
 
     def expire(self, now_us: int) -> None:
         """Drop all entries if the list has expired."""
@@ -177,9 +179,9 @@ class MemoryLogs:
         return Appended(entry, 0, 0, is_new=False) if entry else None
 
     def _publish(self, log: LogName, envelope: Envelope, entry: int, previous: int) -> int:
-        if log.kind is LogKind.BOX:
-            return 0
         channel = ALL if log.kind is LogKind.ALL else Channel("room", log.name)
+        if log.kind is LogKind.BOX:
+            channel = box_of(log.name)
         return self._deliver(channel, replace(envelope, entry=(entry, previous)))
 
     is_lasting = True
@@ -214,7 +216,7 @@ class MemoryLogs:
             if found is None:
                 return 0
             found.clear()
-            found.reset = found.top
+            found.reset, found.mark = found.top, 0
             self._publish(log, notice, found.top, found.top)
             return found.top
 
@@ -245,6 +247,24 @@ class MemoryLogs:
             return heard.last == log.top or heard.last <= max(log.base, log.hole, log.reset)
         told = heard.tail[-1].envelope if heard.tail else entry
         return (entry.sender, entry.sequence) == (told.sender, told.sequence)
+
+    async def unread(self, log: LogName) -> Unread:
+        with self._content.lock:
+            now_us = self._now_us()
+            found = self._content.known(log, now_us) or Log()
+            if found.mark:
+                return Unread(found.mark, is_owed=True, at_us=now_us)
+            if not found.entries:
+                return Unread(found.top, is_owed=False, at_us=now_us)
+            return Unread(found.base, is_owed=max(found.hole, found.reset) > found.base, at_us=now_us)
+
+    async def mark(self, log: LogName, entry: int, seconds: int) -> bool:
+        with self._content.lock:
+            found = self._content.known(log, self._now_us())
+            if found is None or entry > found.top:
+                return False
+            found.mark = max(found.mark, entry)
+            return True
 
     async def begin(self, policy: str) -> str:
         with self._content.lock:

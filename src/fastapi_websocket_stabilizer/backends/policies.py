@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Self
 
 from ..config import WebSocketConfig
 from ..exceptions import ConfigurationError
-from ..retention import NOTHING, History, stored
+from ..retention import NOTHING, History, Mailbox, stored
 from .log_ports import LogBounds, LogKind, LogName
 
 VERSION = 1
@@ -34,22 +34,20 @@ class Policy:
     Attributes:
         rooms: Bounds by prefix of the room. The longest prefix counts.
         everybody: Bounds of the messages to everybody, or None.
+        mailbox: Bounds of the messages to each client, or None. Only those are stored whose sender asks for it.
         is_open: The next node that starts may replace it.
     """
 
     rooms: Mapping[str, LogBounds] = field(default_factory=dict)
     everybody: LogBounds | None = None
+    mailbox: LogBounds | None = None
     is_open: bool = False
 
     @classmethod
     def of(cls, config: WebSocketConfig) -> Self:
         """Return the policy of the settings."""
         rooms = {prefix: _bounds(history) for prefix, history in config.history.items()}
-        everybody = config.history_for_all
-        return cls(
-            rooms,
-            None if everybody is None else _bounds(everybody),
-        )
+        return cls(rooms, _bounds_if(config.history_for_all), _bounds_if(config.mailbox))
 
     @classmethod
     def read(cls, text: str) -> Self:
@@ -65,7 +63,8 @@ class Policy:
             if found["v"] != VERSION:
                 raise ValueError(f"its version is {found['v']}, not {VERSION}")
             rooms = {str(prefix): LogBounds(*map(int, each)) for prefix, each in found["rooms"].items()}
-            return cls(rooms, _read_bounds(found["all"]), bool(found.get("open")))
+            others = _read_bounds(found["all"]), _read_bounds(found.get("box"))
+            return cls(rooms, *others, is_open=bool(found.get("open")))
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
             raise ConfigurationError(
                 f"the history policy in Redis cannot be read ({error}): {text[:200]!r}; {REMEDY}"
@@ -77,7 +76,7 @@ class Policy:
             case LogKind.ALL:
                 return self.everybody
             case LogKind.BOX:
-                return None
+                return self.mailbox
         best = max((p for p in self.rooms if log.name.startswith(p)), key=len, default=None)
         return None if best is None else self.rooms[best]
 
@@ -101,14 +100,26 @@ class Policy:
             return []
         return [target._replace(bounds=None) for target in found] if store is False else found
 
+    def box(self, client_id: str, *, store: bool, key: str | None) -> "Target":
+        """Return the mailbox of a client, for a message with ``store``, or a ``key``.
+
+        Raises:
+            ConfigurationError: There are no mailboxes, or ``key`` is no key or is given without ``store``.
+        """
+        log = LogName(LogKind.BOX, client_id)
+        found = Target(log, self.bounds(log))
+        _check([found], store=store, key=key)
+        return found
+
     def __bool__(self) -> bool:
         """Whether any message is stored."""
-        return bool(self.rooms or self.everybody)
+        return bool(self.rooms or self.everybody or self.mailbox)
 
     @property
     def stored(self) -> str:
         """A text that says which messages are stored. It is equal on all nodes of a registry."""
-        return stored(self.rooms, everybody=self.everybody is not None)
+        everybody, mailboxes = self.everybody is not None, self.mailbox is not None
+        return stored(self.rooms, everybody=everybody, mailboxes=mailboxes)
 
     @property
     def text(self) -> str:
@@ -117,6 +128,7 @@ class Policy:
             "v": VERSION,
             "rooms": {prefix: _written(bounds) for prefix, bounds in sorted(self.rooms.items())},
             "all": _written(self.everybody),
+            **({} if self.mailbox is None else {"box": _written(self.mailbox)}),
             **({"open": True} if self.is_open else {}),
         }
         return json.dumps(values, separators=(",", ":"))
@@ -137,8 +149,9 @@ class Policy:
         """
         if self.stored != what:
             raise ConfigurationError(
-                f"history and history_for_all of this node store {self.stored}, and {whose} stores {what}; {REMEDY}",
-                settings=("history", "history_for_all"),
+                f"history, history_for_all and mailbox of this node store {self.stored}, and {whose} stores {what}; "
+                f"{REMEDY}",
+                settings=("history", "history_for_all", "mailbox"),
             )
 
 
@@ -159,9 +172,7 @@ def _check(targets: Sequence[Target], *, store: bool | None, key: str | None) ->
         raise ConfigurationError(f"{what} needs a message that is stored, and store is False")
     for log, bounds in targets:
         if bounds is None:
-            where = f"room {log.name!r}" if log.name else "messages to everybody"
-            setting = "history" if log.name else "history_for_all"
-            raise ConfigurationError(f"{what} needs a history for {where}: set {setting}")
+            raise ConfigurationError(f"{what} needs {_MISSING[log.kind].format(log.name)}")
 
 
 REMEDY = (
@@ -169,8 +180,19 @@ REMEDY = (
 )
 
 
-def _bounds(kept: History) -> LogBounds:
+_MISSING = {
+    LogKind.ROOM: "a history for room {!r}: set history",
+    LogKind.ALL: "a history for messages to everybody: set history_for_all",
+    LogKind.BOX: "a mailbox for client {!r}: set mailbox",
+}
+
+
+def _bounds(kept: History | Mailbox) -> LogBounds:
     return LogBounds(kept.messages, kept.bytes, kept.seconds)
+
+
+def _bounds_if(kept: History | Mailbox | None) -> LogBounds | None:
+    return None if kept is None else _bounds(kept)
 
 
 def _written(bounds: LogBounds | None) -> list[int] | None:

@@ -56,6 +56,14 @@ class Bus(Protocol):
         """Unsubscribe from ``room`` without waiting for a confirmation."""
         ...
 
+    async def subscribe_box(self, client_id: str) -> None:
+        """Subscribe to the mailbox of a client, as to a room."""
+        ...
+
+    def unsubscribe_box(self, client_id: str) -> None:
+        """Unsubscribe from the mailbox of a client, as from a room."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Claim:
@@ -538,8 +546,8 @@ class Backend(Protocol):
         """The identity of the server process; changes after a restart or a failover."""
         ...
 
-    def listening(self, room: str) -> Listening | None:
-        """Return the subscription to a room, or with "" to everybody; None while it is not confirmed.
+    def listening(self, channel: Channel) -> Listening | None:
+        """Return the subscription to a channel that is no inbox; None while it is not confirmed.
 
         Compare it when a gap begins or ends, after ``Bus.subscribe_room``, and at each beat.
         """

@@ -12,7 +12,7 @@ from ..wire.messages import Encoded
 from .connection import Connection
 from .lifecycle import Ended, Limits
 from .sends import DROPPED, TAKEN, Confirmation, settled
-from .shards import Connections, Shard, Shards
+from .shards import MAIL, Connections, Shard, Shards
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -108,12 +108,16 @@ class DirectMessages:
         messages: Each message with its target clients.
         connection: The only target, if given. Its id may change before the send.
         done: Called with the outcome after the last socket was written to.
+        is_stored: Whether the messages are entries of mailboxes. Connections that wait for theirs are no targets.
+        later: Clients that later messages were sent to. Their plain sockets are no targets.
     """
 
     messages: Sequence[tuple[Encoded, Sequence[str]]]
     connection: Connection | None = None
     done: Callable[[Outcome], None] | None = None
     outcome: Outcome = field(default_factory=Outcome)
+    is_stored: bool = False
+    later: frozenset[str] = frozenset()
 
     size: int = field(init=False)
 
@@ -126,12 +130,28 @@ class DirectMessages:
         now_s = loop.time()
         for message, client_ids in self.messages:
             for client_id in client_ids:
-                for connection in shards.of_client(client_id):
+                connections = shards.of_client(client_id)
+                if self.is_stored:
+                    connections = self._fed(shards.of(client_id), connections)
+                for connection in connections:
                     if self.connection is None or self.connection is connection:
                         connection.used_at_s = now_s
                         self.outcome.total += 1
                         self.outcome.add(connection, message, loop)
                         yield message.size
+
+    def exclude_later(self, clients: Iterable[str], *, is_stored: bool) -> None:
+        """Exclude plain sockets of clients that later messages were sent to, to keep the order."""
+        self.later |= frozenset(clients)
+
+    def _fed(self, shard: Shard, connections: Iterable[Connection]) -> list[Connection]:
+        """Return those that do not wait for their mailbox."""
+        return [
+            each
+            for each in connections
+            if not shard.holds(each, (MAIL,))
+            and (each.session is not None or each.client_id not in self.later)
+        ]
 
 
 def tell(work: Broadcast | DirectMessages) -> None:

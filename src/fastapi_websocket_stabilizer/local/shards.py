@@ -11,6 +11,8 @@ from ..names import ConnectionId
 from .connection import Connection
 
 Connections = dict[ConnectionId, Connection]
+MAIL = "\0"
+"""Name of the mailbox of a connection's client, where other names are rooms. No room has it."""
 
 
 class Shard:
@@ -20,7 +22,7 @@ class Shard:
 
     def __init__(self) -> None:
         self.connections: Connections = {}
-        # By room, "" for everybody: no targets of a fan-out, and whether they are because they read too slowly.
+        # By room, "" for everybody, MAIL: no targets of a fan-out, and whether they are because they read too slowly.
         self.held: dict[str, dict[Connection, bool]] = {}
         self.clients: dict[str, Connections] = {}
         self.rooms: dict[str, Connections] = {}
@@ -109,7 +111,8 @@ class Shards:
         _discard(shard.clients, connection.client_id, connection.connection_id)
         for room in connection.rooms:
             self._exit(room, connection)
-        self._let_go(shard, "", connection)
+        for log in ("", MAIL):
+            self._let_go(shard, log, connection)
         return True
 
     def rename(self, connection: Connection, connection_id: ConnectionId) -> None:
@@ -144,20 +147,21 @@ class Shards:
     # Members that wait for the history of a room
 
     def hold(self, connection: Connection, room: str, *, is_behind: bool = False) -> None:
-        """Keep a member of a room out of the fan-out to it, or with "" a connection out of that to everybody.
+        """Keep a member of a room out of the fan-out to it.
 
+        With "" it is kept out of that to everybody, and with ``MAIL`` out of that of stored messages to its client.
         ``is_behind``: It is a member already, and reads too slowly.
         """
         shard = self.of(connection.client_id)
         if connection in self and connection not in shard.held.get(room, ()):
             shard.held.setdefault(room, {})[connection] = is_behind
-            if room:
+            if room and room != MAIL:
                 _discard(shard.rooms, room, connection.connection_id)
 
     def release(self, connection: Connection, room: str) -> None:
         """Undo ``hold``. A no-op if the connection has left."""
         shard = self.of(connection.client_id)
-        if self._let_go(shard, room, connection) and room:
+        if self._let_go(shard, room, connection) and room and room != MAIL:
             shard.rooms.setdefault(room, {})[connection.connection_id] = connection
 
     def is_target(self, connection: Connection, rooms: Iterable[str]) -> bool:

@@ -3,12 +3,12 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from ..backends.log_ports import LogEntry, LogName
+from ..backends.log_ports import LogEntry, LogKind, LogName
 from ..exceptions import ConfigurationError, InvalidCursorError
 from ..models import HistoryEntry, HistoryPage
 from ..wire.messages import Encoded, Form
 from .history import History
-from .logs import name_of
+from .logs import channel_of, targets_of
 from .state import NodeState
 
 MAX_PAGE = 1000
@@ -29,7 +29,7 @@ class Archive:
             ConfigurationError: The room has no history.
             InvalidCursorError: ``before`` is not an id.
         """
-        log = self._checked(name_of(room))
+        log = self._checked(_log_of(room))
         if before is not None and (type(before) is not int or before < 1):
             raise InvalidCursorError(f"before must be the cursor of a page or None, got {str(before)[:80]!r}")
         self._state.check_reachable()
@@ -44,18 +44,37 @@ class Archive:
         Raises:
             ConfigurationError: The room has no history.
         """
-        log = self._checked(name_of(room))
+        return await self._delete(self._checked(_log_of(room)))
+
+    async def delete_mailbox(self, client_id: str) -> bool:
+        """Remove the entries of a mailbox, and its mark; return whether there was one.
+
+        Raises:
+            ConfigurationError: There are no mailboxes.
+        """
+        return await self._delete(self._checked(LogName(LogKind.BOX, client_id)))
+
+    async def _delete(self, log: LogName) -> bool:
         self._state.check_reachable()
-        notice = self._state.outgoing.lost((room,) if room else (), "reset")
+        notice = self._state.outgoing.lost(targets_of(channel_of(log)), "reset")
         return await self._state.backend.logs.delete(log, notice) > 0
 
     def _checked(self, log: LogName) -> LogName:
         if self._history.policy.bounds(log) is None:
-            where, setting = (
-                ("room " + repr(log.name), "history") if log.name else ("everybody", "history_for_all")
-            )
-            raise ConfigurationError(f"{where} has no history: set {setting}")
+            raise ConfigurationError(_ABSENT[log.kind].format(log.name))
         return log
+
+
+_ABSENT = {
+    LogKind.ROOM: "room {!r} has no history: set history",
+    LogKind.ALL: "everybody has no history: set history_for_all",
+    LogKind.BOX: "client {!r} has no mailbox: set mailbox",
+}
+
+
+def _log_of(room: str) -> LogName:
+    """Return the log of a room, or with "" that of everybody."""
+    return LogName(LogKind.ROOM, room) if room else LogName(LogKind.ALL)
 
 
 def _shown(entry: LogEntry) -> HistoryEntry:

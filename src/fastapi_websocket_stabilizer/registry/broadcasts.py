@@ -2,21 +2,23 @@
 
 import asyncio
 from collections.abc import Awaitable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ..backends.appending import appended
-from ..backends.log_ports import Append, Appended, LogBounds, LogName
+from ..backends.log_ports import Append, Appended, LogBounds, LogKind, LogName
 from ..backends.policies import Policy, Target
 from ..backends.ports import Bus
-from ..exceptions import BackendUnavailableError, WebSocketStabilizerError
-from ..local.batches import Outcome, settle
+from ..exceptions import BackendUnavailableError, BroadcastFailedError, WebSocketStabilizerError
+from ..local.batches import Outcome, settle, took
 from ..local.sends import first_step
-from ..models import BroadcastResult
+from ..models import BroadcastResult, Sent
 from ..runtime.loops import running_loop
-from ..wire.channels import Channel, channel_to
+from ..wire.channels import Channel
 from ..wire.envelopes import VOLATILE, Envelope
 from ..wire.messages import Encoded
+from .logs import channel_of
 from .outbound import Outbound
 from .replies import is_report
 from .state import NodeState
@@ -76,6 +78,37 @@ class Broadcasts:
             exclude = [*exclude, VOLATILE]
         return self._send(message, exclude, targets, confirm, key or "")
 
+    async def to_mailbox(
+        self, client_id: str, message: Encoded, confirm: float | None, *, store: bool, key: str | None
+    ) -> Sent:
+        """Store a message for a client, and send it to its sockets; see ``send_to_client``.
+
+        Raises:
+            ConfigurationError: There are no mailboxes, or ``key`` is given without ``store``.
+        """
+        target = self._policy.box(client_id, store=store, key=key)
+        (copy,), (outcome,) = await self._published(
+            message, (), [target], key or "", asks=confirm is not None
+        )
+        is_delivered = await self._is_delivered(client_id, copy, outcome, confirm)
+        return Sent(stored=True, delivered=is_delivered, id=copy.id)
+
+    async def _is_delivered(
+        self, client_id: str, copy: Copy, outcome: Outcome | None, confirm: float | None
+    ) -> bool:
+        """Return whether a stored message has reached a socket of its client, or a node that holds one."""
+        if confirm is not None:
+            with suppress(BroadcastFailedError):  # all its sockets failed
+                asked = [(copy.envelope.ask, copy.nodes)]
+                result = await self._outbound.confirmed(asked, confirm, heard=True, names_matter=False)
+                return result.succeeded > 0
+            return False
+        if outcome is None:
+            return copy.nodes > 0
+        await settle(outcome, self._state.config)
+        self._state.counters.messages_failed += len(outcome.errors)
+        return copy.nodes > 1 or took(self._state.shards, client_id, outcome)
+
     async def _send(
         self,
         message: Encoded,
@@ -84,23 +117,29 @@ class Broadcasts:
         confirm: float | None,
         key: str,
     ) -> BroadcastResult:
+        copies, outcomes = await self._published(message, exclude, targets, key, asks=confirm is not None)
+        result = await self._result(copies, outcomes, confirm)
+        ids = {copy.channel.room: copy.id for copy in copies if copy.id}
+        return replace(result, id=next(iter(ids.values()), None), ids=ids)
+
+    async def _published(
+        self, message: Encoded, exclude: Sequence[str], targets: Sequence[Target], key: str, *, asks: bool
+    ) -> tuple[list[Copy], list[Outcome | None]]:
+        """Publish a copy to each target; return them, and their outcomes on this node."""
         await self._outbound.in_turn()
-        copies: Sequence[Copy] = ()
+        copies: list[Copy] = []
         try:
             self._check_reachable(targets)
-            self._state.counters.broadcasts += 1
-            copies = self._copies(message, exclude, targets, asks=confirm is not None)
+            self._state.counters.broadcasts += targets[0].log.kind is not LogKind.BOX
+            copies = self._copies(message, exclude, targets, asks=asks)
             await self._publish(copies, key)
-            outcomes = [await self._echoed(copy) for copy in copies]
+            return copies, [await self._echoed(copy) for copy in copies]
         except BaseException as error:
             if any(target.bounds for target in targets):
                 self._count_failure(error)
             for copy in copies:
                 self._give_up_on(copy, error)
             raise
-        result = await self._result(copies, outcomes, confirm)
-        ids = {copy.channel.room: copy.id for copy in copies if copy.id}
-        return replace(result, id=next(iter(ids.values()), None), ids=ids)
 
     def _check_reachable(self, targets: Sequence[Target]) -> None:
         """Raise at once while Redis is away: what cannot be stored must not be delivered."""
@@ -124,20 +163,18 @@ class Broadcasts:
         asks: bool,
     ) -> list[Copy]:
         """Number all copies, one after the other, before the first is published."""
-        rooms, outgoing, found = [log.name for log, _ in targets if log.name], self._state.outgoing, []
+        names, outgoing, found = [log.name for log, _ in targets if log.name], self._state.outgoing, []
         for log, bounds in targets:
-            channel, ask = channel_to([log.name] if log.name else ()), 0
+            channel, ask = channel_of(log), 0
             if asks:
                 ask = self._replies.open(is_report)
             if bounds is None:
-                envelope = outgoing.broadcast(channel, message, exclude, rooms, ask)
+                envelope = outgoing.broadcast(channel, message, exclude, names, ask)
             else:
-                envelope = outgoing.stored(message, exclude, rooms, ask)
+                envelope = outgoing.stored(message, exclude, names, ask)
             found.append(Copy(log, bounds, channel, envelope))
         for copy in found:
-            copy.echo = self._outbound.expect(
-                copy.envelope, copy.channel.room, is_stored=copy.bounds is not None
-            )
+            copy.echo = self._outbound.expect(copy.envelope, copy.channel, is_stored=copy.bounds is not None)
         return found
 
     # Publishing

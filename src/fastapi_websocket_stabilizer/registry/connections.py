@@ -18,12 +18,14 @@ from ..models import Message, as_metadata
 from ..names import ConnectionId
 from ..runtime.logs import EVENTS, Occasionally, StructuredLogger, manager_logger
 from ..streams.stream import Streams
+from ..wire.channels import ALL, Channel, box_of
 from ..wire.client_frames import wait_reason
 from ..wire.messages import Encoded, encode
 from .budget import Budget
 from .claims import Claims
 from .door import Door
 from .history import History
+from .mailboxes import Mailboxes
 from .outbound import Outbound
 from .places import lines_of
 from .questions import Questions
@@ -55,6 +57,7 @@ class Connections:
         budget: Budget,
         showing: Showing,
         history: History,
+        mailboxes: Mailboxes,
     ) -> None:
         self._state, self._questions = state, questions
         self.claims: Claims = claims
@@ -62,7 +65,7 @@ class Connections:
         self.rooms: Rooms = rooms
         self.outbound: Outbound = outbound
         self.budget: Budget = budget
-        self._showing, self._history = showing, history
+        self._showing, self._history, self._mailboxes = showing, history, mailboxes
         self.limiter: SendLimiter = state.limiter
         self.streams: Streams = state.streams
         self._events = StructuredLogger(manager_logger(state.config.log_level, EVENTS))
@@ -162,7 +165,7 @@ class Connections:
         )
         # Before the claim is queued: evicts and messages may arrive before its reply, and need the connection.
         state.shards.add(connection)
-        self._history.hold(connection, "")
+        self._history.hold(connection, ALL)
         self.budget.add(size)
         self._connecting[connection] = ""
         try:
@@ -192,9 +195,12 @@ class Connections:
             raise ShutdownError("the manager was shut down while the connection was registered")
 
     async def _claim(self, connection: Connection, websocket: Any) -> None:
+        mailbox = self._mailboxes.entering(connection)
         try:
             await self.claims.claim(connection)
             await self.rooms.take_over(connection)
+            if mailbox is not None:
+                await mailbox
         except LOSSES:
             if not self._state.degrades:
                 if connection.session is None:
@@ -281,10 +287,12 @@ class Connections:
             return False
         self._state.shards.remove(connection)
         if connection.session is not None:
-            self._history.detach(connection, ["", *connection.rooms])
+            rooms = [Channel("room", room) for room in connection.rooms]
+            self._history.detach(connection, [ALL, box_of(connection.client_id), *rooms])
         self.budget.remove(connection)
         for room in connection.rooms:
             self.rooms.left(room)
+        self._mailboxes.left(connection)
         return True
 
     async def _wind_up(

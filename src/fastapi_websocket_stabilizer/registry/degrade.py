@@ -5,7 +5,7 @@ sequence. A PUBLISH without an answer may have been executed, and then the copy 
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 from ..backends.ports import Bus
@@ -78,16 +78,25 @@ class DegradingBus:
         return [[] for part in envelope.parts for _ in part.targets]
 
     async def subscribe_room(self, room: str) -> None:
+        await self._subscribed(self._bus.subscribe_room(room), f"room {room!r}")
+
+    def unsubscribe_room(self, room: str) -> None:
+        self._bus.unsubscribe_room(room)
+
+    async def subscribe_box(self, client_id: str) -> None:
+        await self._subscribed(self._bus.subscribe_box(client_id), f"the mailbox of {client_id!r}")
+
+    def unsubscribe_box(self, client_id: str) -> None:
+        self._bus.unsubscribe_box(client_id)
+
+    async def _subscribed(self, confirmation: Awaitable[None], what: str) -> None:
         is_late = self._state.is_away or not self._state.backend.is_connected
         try:
             # The bus keeps the request, and subscribes with all other channels when it is back.
             async with asyncio.timeout(0 if is_late else None):
-                await self._bus.subscribe_room(room)
+                await confirmation
         except TimeoutError:
-            raise BackendUnavailableError(f"room {room!r} is not subscribed yet") from None
-
-    def unsubscribe_room(self, room: str) -> None:
-        self._bus.unsubscribe_room(room)
+            raise BackendUnavailableError(f"{what} is not subscribed yet") from None
 
     def deliver_in_flight(self) -> None:
         """Deliver the publications in flight here, before later ones are delivered without Redis."""

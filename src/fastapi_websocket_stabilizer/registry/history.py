@@ -1,4 +1,4 @@
-"""The logs of this node: each recorded room with members here, and everybody. Drives a ``Feed`` for each.
+"""The logs of this node: recorded rooms with members here, everybody, and mailboxes. Drives a ``Feed`` for each.
 
 Subscriptions, gaps, publications and reads go to the feeds; their actions are carried out here. ``feed`` decides.
 """
@@ -8,18 +8,16 @@ import random
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import Literal
 
 from ..backends.log_ports import LogEntry, LogRead
 from ..backends.policies import Policy
 from ..exceptions import LOSSES
 from ..local.connection import Connection
 from ..local.sends import first_step
-from ..retention import history_of
 from ..runtime.logs import Occasionally
 from ..runtime.loops import running_loop
 from ..wire.channels import ALL, Channel
-from ..wire.client_frames import EVERYBODY, MAILBOX
+from ..wire.client_frames import MAILBOX
 from ..wire.envelopes import VOLATILE, Envelope, Kind
 from .agreed import AgreedPolicy
 from .continuity import QUIET_US
@@ -27,20 +25,21 @@ from .feed import Action, Cursor, Deliver, Joined, Lost, Read
 from .logs import (
     LOST,
     PLAIN,
+    ForClient,
     Held,
     Log,
-    before_last,
-    channel_of,
+    channel_to,
     count_answers,
     count_lost,
     count_return,
+    held_in,
     name_of,
     read_compared,
     to_deliver,
 )
 from .members import Members
 from .redis_time import RedisTime
-from .registration import registration_of
+from .starts import start_of
 from .state import NodeState
 
 MEMORY_BYTES = 64 * 1024 * 1024
@@ -77,6 +76,7 @@ class History:
         self.policy: Policy = self.agreed.policy
         self._logs: OrderedDict[Channel, Log] = OrderedDict()  # the one that was active last is the last
         self._reading = asyncio.Semaphore(READS)
+        self._unread: dict[Connection, Channel] = {}  # whose place in their mailbox is not known yet
         self._bytes = 0
         self._compared_at_s = 0.0
         self._time = RedisTime()
@@ -111,12 +111,13 @@ class History:
 
     def open(self) -> None:
         """Feed the log of everybody, if there is one. Its channel is subscribed."""
-        self._enter(ALL)
+        self.entered(ALL)
 
     def close(self) -> None:
         """Forget all logs, before the node stops."""
         self._logs.clear()
         self._held_since_s.clear()
+        self._unread.clear()
         self._bytes = 0
         self._reading = asyncio.Semaphore(READS)  # the next start may be on another event loop
 
@@ -126,13 +127,35 @@ class History:
 
     # Rooms and the bus
 
-    def entered(self, room: str) -> None:
-        """Feed the log of a room that has its first member here. It is subscribed, or will be."""
-        self._enter(Channel("room", room))
+    def entered(self, channel: Channel) -> None:
+        """Feed the log of a room or client that has its first connection here.
 
-    def left(self, room: str) -> None:
-        """Forget the log of a room without members here."""
-        log = self._logs.pop(Channel("room", room), None)
+        Call it again when the channel is subscribed.
+        """
+        if channel in self._logs:
+            self._listen(self._logs[channel])
+            return
+        if not self.policy:
+            return
+        bounds = self.policy.bounds(name_of(channel))
+        if bounds is not None:
+            log = self._logs[channel] = Log(channel, bounds, is_lasting=self._state.backend.logs.is_lasting)
+            self._listen(log)
+            if not channel.client:
+                self.follow(channel)
+
+    def follow(self, channel: Channel) -> None:
+        """Deliver a log from its end on, also if no connection of it has a cursor.
+
+        A mailbox waits for its first connection, whose cursor then needs no second read.
+        """
+        log = self._logs.get(channel)
+        if log is not None:
+            self._act(log, log.feed.attach(PLAIN, None))
+
+    def left(self, channel: Channel) -> None:
+        """Forget the log of a room or client without connections here."""
+        log = self._logs.pop(channel, None)
         if log is not None:
             log.feed.unsubscribed()
             self._bytes -= log.bytes
@@ -141,38 +164,33 @@ class History:
 
     # Members
 
-    def hold(self, connection: Connection, room: str) -> bool:
+    def hold(self, connection: Connection, channel: Channel) -> bool:
         """Keep a new member of a log out of the fan-out until ``attach`` lets it in. False if there is no log.
 
-        With "" the log is that of everybody. Call it in the step that makes the connection a member.
+        Call it in the step that makes the connection a member.
         """
-        if connection.session is None or not self.policy or self.policy.bounds(name_of(room)) is None:
+        if connection.session is None or not self.policy or self.policy.bounds(name_of(channel)) is None:
             return False
-        self._state.shards.hold(connection, room)
+        self._state.shards.hold(connection, held_in(channel))
         return True
 
-    async def attach(self, connection: Connection, room: str) -> None:
+    async def attach(self, connection: Connection, channel: Channel) -> None:
         """Feed a member that is held, from the cursor of its client. Return when it is fed.
 
         If its log does not answer within ``redis_timeout_s``, or Redis is away, it is fed later.
         """
-        log, session = self._logs.get(channel_of(room)), connection.session
-        if log is None or session is None or connection not in self._state.shards:
+        log = self._logs.get(channel)
+        if log is None or connection.session is None or connection not in self._state.shards:
             return
-        kept = history_of(self._state.config.history, room) if room else self._state.config.history_for_all
-        found, since_us, refusal = session.following.cursor(room or EVERYBODY), 0, ""
-        if kept is not None and kept.visible == "since_join" and found is not None:
-            since_us = joined_at_us(connection, room)
-            refusal = "" if since_us else "unknown"
-        cursor = None if found is None or refusal else Cursor(*found)
-        if kept is not None and kept.shows_newest and session.following.is_new(room or EVERYBODY):
-            cursor = await before_last(log, self._state.backend.logs, kept.on_join)
-            session.following.begins_at(room or EVERYBODY, cursor and cursor.id)
+        start = await start_of(self._state, log, connection)
+        if start is None:
+            self._unread[connection] = channel
+            return
         if not self._is_here(log) or connection not in self._state.shards:
             return
-        is_fed = self.members.wait(connection, log.channel, since_us, refusal)
-        actions = log.feed.attach(connection, cursor)
-        if cursor is not None:
+        is_fed = self.members.wait(connection, log.channel, start.since_us, start.refusal)
+        actions = log.feed.attach(connection, start.cursor)
+        if start.cursor is not None:
             count_return(self._state.counters, actions)
         self._act(log, actions)
         if self._state.is_away:
@@ -181,12 +199,12 @@ class History:
             async with asyncio.timeout(self._state.config.redis_timeout_s):
                 await asyncio.shield(is_fed)
 
-    def stop(self, connection: Connection, name: str | Literal[0, 1], position: int) -> bool:
+    def stop(self, connection: Connection, name: ForClient, position: int) -> bool:
         """Let a slow member out of a log of which it was sent everything up to ``position``.
 
         Its outbox is not filled with what the log has. Return False if there is no such log.
         """
-        log = None if name == MAILBOX else self._logs.get(channel_of(name if isinstance(name, str) else ""))
+        log = None if name == MAILBOX else self._logs.get(channel_to(connection.client_id, name))
         if log is None or connection not in self._state.shards:
             return False
         self._state.counters.history_stops += 1
@@ -200,22 +218,13 @@ class History:
             if (log := self._logs.get(channel)) is not None:
                 self._act(log, log.feed.drained(connection))
 
-    def detach(self, connection: Connection, rooms: Iterable[str]) -> None:
+    def detach(self, connection: Connection, channels: Iterable[Channel]) -> None:
         """Forget a member of logs: it has left, or has ended."""
-        for room in rooms:
-            channel = channel_of(room)
+        self._unread.pop(connection, None)
+        for channel in channels:
             if (log := self._logs.get(channel)) is not None:
                 log.feed.detach(connection)
             self.members.left(connection, channel)
-
-    def _enter(self, channel: Channel) -> None:
-        if not self.policy or channel in self._logs:
-            return
-        bounds = self.policy.bounds(name_of(channel.room))
-        if bounds is not None:
-            log = self._logs[channel] = Log(channel, bounds, is_lasting=self._state.backend.logs.is_lasting)
-            self._listen(log)
-            self._act(log, log.feed.attach(PLAIN, None))
 
     def listen(self) -> None:
         """Compare all subscriptions with those of the bus: a gap has begun or ended."""
@@ -223,7 +232,7 @@ class History:
             self._listen(log)
 
     def _listen(self, log: Log) -> None:
-        found = self._state.backend.listening(log.channel.room)
+        found = self._state.backend.listening(log.channel)
         if found == log.listening:
             return
         if log.listening is not None:
@@ -239,6 +248,9 @@ class History:
         self.listen()
         for log in tuple(self._logs.values()):
             self._retry(log)
+        unread, self._unread = self._unread, {}
+        for connection, channel in unread.items():
+            self._state.tasks.spawn(self.attach(connection, channel), "attach")
         now_s = running_loop().time()
         if now_s - self._compared_at_s >= COMPARE_S:
             self._compared_at_s = now_s
@@ -291,7 +303,7 @@ class History:
         return True
 
     def _log_of(self, channel: Channel, envelope: Envelope) -> Log | None:
-        return None if not channel.room and envelope.targets else self._logs.get(channel)
+        return None if channel == ALL and envelope.targets else self._logs.get(channel)
 
     def _touch(self, log: Log) -> None:
         log.active_at_s = running_loop().time()
@@ -330,7 +342,9 @@ class History:
 
     def _account(self, log: Log) -> None:
         feed = log.feed
-        if feed.is_flowing:
+        if feed.is_flowing or (
+            feed.last is None and feed.is_idle
+        ):  # the second: it waits for its first member
             self._held_since_s.pop(log.channel, None)
         elif self._is_here(log) and self._state.is_distributed:
             heard_to_s = max(self._state.backend.heard_to_s, self._began_s)
@@ -416,16 +430,10 @@ class History:
         return self._time.at(min(heard_to_s, next(iter(self._held_since_s.values()), heard_to_s)))
 
     async def _ask_time(self) -> int:
-        redis_us = (await self._state.backend.logs.read(name_of(""), 1)).at_us
+        redis_us = (await self._state.backend.logs.read(name_of(ALL), 1)).at_us
         self._learn_time(redis_us)
         return redis_us
 
     def _learn_time(self, redis_us: int) -> None:
         if self._state.is_distributed:
             self._time.learn(redis_us, running_loop().time())
-
-
-def joined_at_us(connection: Connection, room: str) -> int:
-    """Return the Redis time at which the client entered a room, in its former connections; 0 if it is unknown."""
-    session = registration_of(connection).session
-    return 0 if session is None else session.since_us.get(room, 0)

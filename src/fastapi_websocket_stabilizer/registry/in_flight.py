@@ -9,7 +9,7 @@ from ..local.batches import Broadcast, DirectMessages, Outcome
 from ..local.connection import Connection
 from ..runtime.loops import running_loop
 from ..runtime.turnstile import Turnstile
-from ..wire.channels import Channel
+from ..wire.channels import ALL, Channel
 from ..wire.envelopes import Envelope
 from ..wire.messages import Encoded
 
@@ -33,15 +33,15 @@ class Publication:
     """
 
     __slots__ = (
-        "deadline", "followers", "is_over", "is_prolonged", "is_stored", "kept", "outcome", "room", "sequence",
+        "channel", "deadline", "followers", "is_over", "is_prolonged", "is_stored", "kept", "outcome", "sequence",
         "size",
     )  # fmt: skip
 
-    def __init__(self, sequence: int, size: int, room: str, *, is_stored: bool) -> None:
+    def __init__(self, sequence: int, size: int, channel: Channel, *, is_stored: bool) -> None:
         self.outcome: asyncio.Future[Outcome | None] = running_loop().create_future()
         self.sequence: int = sequence
         self.size: int = size
-        self.room: str = room
+        self.channel: Channel = channel
         self.followers: list[DirectMessages] = []
         self.deadline: asyncio.TimerHandle | None = None
         self.kept: tuple[Channel, Envelope] | None = None
@@ -74,10 +74,10 @@ class InFlight:
     # Publications
 
     def register(
-        self, sequence: int, size: int, room: str = "", *, is_stored: bool = False
+        self, sequence: int, size: int, channel: Channel = ALL, *, is_stored: bool = False
     ) -> "asyncio.Future[Outcome | None]":
         """Return a future of this node's outcome, which is None if the message does not come back."""
-        publication = self._waiting[sequence] = Publication(sequence, size, room, is_stored=is_stored)
+        publication = self._waiting[sequence] = Publication(sequence, size, channel, is_stored=is_stored)
         self._line.append(publication)
         self.bytes += size
         return publication.outcome
@@ -103,7 +103,7 @@ class InFlight:
             running_loop().call_later(OVERDUE_FOR_S, self._overdue.pop, publication.sequence, None)
             self.resolve(publication.sequence, None)
 
-    def arrived(self, sequence: int, *parts: Broadcast, is_stored: bool = False) -> None:
+    def arrived(self, sequence: int, *parts: Broadcast | DirectMessages, is_stored: bool = False) -> None:
         """Fan out the parts of a publication that came back, and then the messages that are queued behind it.
 
         After its deadline, it excludes clients that later messages were sent to; see ``Broadcast.exclude_later``.
@@ -152,12 +152,12 @@ class InFlight:
             if publication.deadline is not None and not publication.is_stored:  # set when Redis has answered
                 self.resolve(sequence, None)
 
-    def give_up(self, room: str | None = None) -> None:
-        """Give up all publications, or those of one room."""
-        if room is None:
+    def give_up(self, channel: Channel | None = None) -> None:
+        """Give up all publications, or those to one channel."""
+        if channel is None:
             self._overdue.clear()
         for sequence, publication in tuple(self._waiting.items()):
-            if room is None or room == publication.room:
+            if channel is None or channel == publication.channel:
                 self.resolve(sequence, None)
 
     # Messages to own sockets

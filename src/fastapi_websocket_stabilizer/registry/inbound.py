@@ -16,8 +16,8 @@ from ..local.connection import Connection
 from ..names import ConnectionId, NodeId
 from ..runtime.logs import Occasionally
 from ..runtime.loops import running_loop
-from ..wire.channels import Channel
-from ..wire.client_frames import EVERYBODY
+from ..wire.channels import INBOX, Channel
+from ..wire.client_frames import EVERYBODY, MAILBOX
 from ..wire.envelopes import CONNECTION, Envelope, Kind
 from ..wire.messages import Address, Encoded, Form
 from .history import History
@@ -69,6 +69,8 @@ class Inbound:
         """Receive an envelope from the bus."""
         if channel.room and channel.room not in self._state.shards.rooms:
             return  # left, but the server has not processed that yet
+        if channel.client and not self._state.shards.has_client(channel.client):
+            return
         counters = self._state.counters
         if envelope.entry is not None:  # its log, or the version of its room, shows losses and copies
             is_entry = envelope.kind is not Kind.PRESENCE
@@ -93,6 +95,8 @@ class Inbound:
             self._malformed.log("envelope dropped", sender=envelope.sender, error=str(error))
 
     def _take(self, channel: Channel, envelope: Envelope, size: int) -> None:
+        if channel.client:
+            raise ValueError("an envelope of a mailbox has no place in it")
         if envelope.kind is Kind.BROADCAST:
             if not self._history.volatile(channel, envelope, size):
                 self.deliver(channel, envelope)
@@ -108,7 +112,10 @@ class Inbound:
     def deliver(self, channel: Channel, envelope: Envelope) -> None:
         """Fan a broadcast out, then confirm to the node that asked, or to the call that waits here."""
         is_own = self._state.is_own(envelope.sender)
-        done = partial(self._delivered, envelope, is_own)
+        done = partial(self._delivered, channel, envelope, is_own)
+        if channel.client:
+            self._submit(envelope, [_mail(channel, envelope, done)], is_own=is_own)
+            return
         exclude = envelope.exclude
         spared = frozenset(filter(None, map(self._spared, exclude))) if exclude else frozenset()
         rooms, copied = envelope.targets, None
@@ -120,6 +127,11 @@ class Inbound:
         if self._state.has_met_sessions:
             self._look_for_json(whole.message, rooms)
             parts = addressed(whole, envelope)
+        self._submit(envelope, parts, is_own=is_own)
+
+    def _submit(
+        self, envelope: Envelope, parts: Sequence[Broadcast | DirectMessages], *, is_own: bool
+    ) -> None:
         if is_own:
             is_stored = envelope.entry is not None
             self._state.in_flight.arrived(envelope.sequence, *parts, is_stored=is_stored)
@@ -155,23 +167,23 @@ class Inbound:
                 question = replace(envelope, targets=tuple(part.targets), ask=part.ask, parts=())
                 self._state.fan_out.submit(DirectMessages(messages))
                 self._state.fan_out.submit(
-                    DirectMessages([message], done=partial(self._delivered, question, False))
+                    DirectMessages([message], done=partial(self._delivered, INBOX, question, False))
                 )
                 messages = []
             else:
                 messages.append(message)
         self._state.fan_out.submit(DirectMessages(messages))
 
-    def _delivered(self, envelope: Envelope, comes_back: bool, outcome: Outcome) -> None:
+    def _delivered(self, channel: Channel, envelope: Envelope, comes_back: bool, outcome: Outcome) -> None:
         if comes_back:
             self._state.in_flight.resolve(envelope.sequence, outcome)
         if envelope.ask:
-            self._state.tasks.spawn(self._confirm(envelope, outcome), "confirm")
+            self._state.tasks.spawn(self._confirm(channel, envelope, outcome), "confirm")
 
-    async def _confirm(self, envelope: Envelope, outcome: Outcome) -> None:
+    async def _confirm(self, channel: Channel, envelope: Envelope, outcome: Outcome) -> None:
         await settle(outcome, self._state.config)
         failed = {client_id for client_id, _ in outcome.errors}
-        slow = [each for each in self._addressed(envelope) if each.client_id not in failed]
+        slow = [each for each in self._addressed(channel, envelope) if each.client_id not in failed]
         # The asking node has a deadline of its own, so all slow sockets together get half of write_timeout_s.
         deadline_s = self._state.config.write_timeout_s / 2
         outcomes = await asyncio.gather(*(written(connection, deadline_s) for connection in slow))
@@ -187,10 +199,10 @@ class Inbound:
         errors = outcome.errors[:MAX_REPORTED_ERRORS]
         return [outcome.total, outcome.excluded, outcome.succeeded, len(outcome.errors), errors]
 
-    def _addressed(self, envelope: Envelope) -> list[Connection]:
+    def _addressed(self, channel: Channel, envelope: Envelope) -> list[Connection]:
         """Return the addressed local sockets with queued messages. The others were written at once."""
         shards = self._state.shards
-        if envelope.kind is Kind.DIRECT:
+        if envelope.kind is Kind.DIRECT or channel.client:
             found = [connection for c in envelope.targets for connection in shards.of_client(c)]
         else:
             exclude = set(envelope.exclude)
@@ -201,6 +213,13 @@ class Inbound:
                 and shards.is_target(c, envelope.targets)
             ]
         return [connection for connection in found if connection.writer.is_writing]
+
+
+def _mail(channel: Channel, envelope: Envelope, done: Callable[[Outcome], None]) -> DirectMessages:
+    """Return a stored message for the sockets of its client."""
+    entry, previous = envelope.entry or (0, 0)
+    message = envelope.message().addressed(Address(MAILBOX, entry, previous))
+    return DirectMessages([(message, (channel.client,))], done=done, is_stored=True)
 
 
 def addressed(broadcast: Broadcast, envelope: Envelope) -> list[Broadcast]:

@@ -2,15 +2,25 @@
 
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
-from ..backends.log_ports import Heard, LogBounds, LogEntry, LogKind, LogName, LogRead, LogStore, Verdict
+from ..backends.log_ports import (
+    Heard,
+    LogBounds,
+    LogEntry,
+    LogKind,
+    LogName,
+    LogRead,
+    Verdict,
+)
 from ..backends.ports import Listening
-from ..exceptions import LOSSES, BackendUnavailableError
+from ..exceptions import BackendUnavailableError
+from ..local.shards import MAIL
 from ..runtime.metrics import Counters
-from ..wire.channels import ALL, Channel
+from ..wire.channels import ALL, Channel, box_of
+from ..wire.client_frames import EVERYBODY, MAILBOX
 from ..wire.envelopes import Envelope
-from .feed import Action, Cursor, Deliver, Feed, Joined, Lost
+from .feed import Action, Deliver, Feed, Joined, Lost
 from .state import NodeState
 
 PLAIN: Final = "plain"
@@ -23,15 +33,48 @@ LOST: Final = {
 }
 """The counter of each reason of a loss."""
 
-
-def name_of(room: str) -> LogName:
-    """Return the log of a room, or with "" that of everybody."""
-    return LogName(LogKind.ROOM, room) if room else LogName(LogKind.ALL)
+ForClient = str | Literal[0, 1]
+"""A log as frames name it: a room, ``MAILBOX`` or ``EVERYBODY``."""
 
 
-def channel_of(room: str) -> Channel:
-    """Return the channel of a room, or with "" that of everybody."""
-    return Channel("room", room) if room else ALL
+def name_of(channel: Channel) -> LogName:
+    """Return the log whose entries are published to a channel."""
+    if channel.client:
+        return LogName(LogKind.BOX, channel.client)
+    return LogName(LogKind.ROOM, channel.room) if channel.room else LogName(LogKind.ALL)
+
+
+def channel_of(log: LogName) -> Channel:
+    """Return the channel of a log."""
+    match log.kind:
+        case LogKind.ALL:
+            return ALL
+        case LogKind.ROOM:
+            return Channel("room", log.name)
+    return box_of(log.name)
+
+
+def channel_to(client_id: str, log: ForClient) -> Channel:
+    """Return the channel of a log that frames to a client name."""
+    if isinstance(log, str):
+        return Channel("room", log)
+    return box_of(client_id) if log == MAILBOX else ALL
+
+
+def targets_of(channel: Channel) -> tuple[str, ...]:
+    """Return the targets of a broadcast to a channel."""
+    name = channel.room or channel.client
+    return (name,) if name else ()
+
+
+def for_client(channel: Channel) -> ForClient:
+    """Return a log as frames name it."""
+    return MAILBOX if channel.client else channel.room or EVERYBODY
+
+
+def held_in(channel: Channel) -> str:
+    """Return a log as the tables of sockets name it; see ``Shards.hold``."""
+    return MAIL if channel.client else channel.room
 
 
 def to_deliver(message: Envelope | LogEntry) -> Envelope:
@@ -74,7 +117,7 @@ class Log:
 
     def __init__(self, channel: Channel, bounds: LogBounds, *, is_lasting: bool) -> None:
         self.channel: Channel = channel
-        self.name: LogName = name_of(channel.room)
+        self.name: LogName = name_of(channel)
         self.bounds: LogBounds = bounds
         self.feed: Feed[Hashable] = Feed(is_lasting=is_lasting)
         self.listening: Listening | None = None
@@ -84,30 +127,15 @@ class Log:
         self.is_paused: bool = False  # a read has no answer, and is repeated later
 
 
-async def before_last(log: Log, store: LogStore, count: int) -> Cursor | None:
-    """Return the position before the newest ``count`` entries; None if it cannot be known now."""
-    known = log.feed.before_last(count)
-    if known is not None:
-        return Cursor(known)
-    try:
-        read = await store.read(log.name, count + 1)
-    except LOSSES:
-        return None
-    if read.is_whole and len(read.entries) <= count:
-        meta = read.meta
-        return Cursor(0 if meta is None else max(meta.base, meta.hole, meta.reset), read.at_us)
-    return Cursor(read.entries[0].id) if read.entries else None
-
-
 async def read_compared(state: NodeState, log: Log, heard: Heard, last: int | None) -> LogRead:
     """Read a log after a failover: first compare it with what this node has received, and mend it or mark the loss.
 
     Raises:
         BackendUnavailableError: Redis did not answer, or another server did.
     """
-    logs, room = state.backend.logs, log.channel.room
+    logs = state.backend.logs
     run_id = logs.run_id_of(log.name)
-    notice = state.outgoing.lost((room,) if room else (), "hole")
+    notice = state.outgoing.lost(targets_of(log.channel), "hole")
     tail = tuple(replace(each, envelope=replace(each.envelope, entry=None)) for each in heard.tail)
     verdict = await logs.verify(log.name, replace(heard, tail=tail), log.bounds, notice)
     state.counters.history_holes += verdict is Verdict.LOST

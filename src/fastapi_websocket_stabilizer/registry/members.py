@@ -15,12 +15,11 @@ from ..local.batches import DirectMessages, Outcome
 from ..local.connection import Connection
 from ..names import ConnectionId
 from ..runtime.loops import running_loop
-from ..wire.channels import Channel
-from ..wire.client_frames import EVERYBODY
+from ..wire.channels import ALL, Channel
 from ..wire.envelopes import CONNECTION, Envelope
 from ..wire.messages import Address, Encoded
 from .feed import Joined, Lost
-from .logs import channel_of
+from .logs import channel_to, for_client, held_in
 from .opening import TOLD_AFTER_S, Skipped
 from .state import NodeState
 
@@ -94,10 +93,10 @@ class Members:
     def ends(self, connection: Connection) -> None:
         """Tell a member its positions before its end, unless messages for it may be on their way."""
         if self._skipped and self._state.fan_out.is_idle:
-            for room in ("", *connection.rooms):
-                skipped = self._skipped.get(channel_of(room))
+            for channel in (ALL, *(Channel("room", room) for room in connection.rooms)):
+                skipped = self._skipped.get(channel)
                 if skipped is not None and connection in skipped:
-                    self._tell_moved(channel_of(room), [connection], skipped.position)
+                    self._tell_moved(channel, [connection], skipped.position)
 
     def forget(self, channel: Channel) -> None:
         """Forget a log without members here."""
@@ -110,20 +109,20 @@ class Members:
         self._in_turn(partial(self._let_in, channel, joined))
 
     def _let_in(self, channel: Channel, joined: Joined) -> None:
-        connection, room = joined.member, channel.room
+        connection = joined.member
         waiting = self._waiting.pop((connection, channel), None)
         if waiting is None:
             return  # it has left
-        self._state.shards.release(connection, room)
+        self._state.shards.release(connection, held_in(channel))
         if waiting.is_fed is None:
-            connection.session.following.caught_up(room or EVERYBODY, joined)
+            connection.session.following.caught_up(for_client(channel), joined)
             return
         if not waiting.is_fed.done():
             waiting.is_fed.set_result(None)
         if waiting.refusal:
             joined = joined._replace(entries=(), code=waiting.refusal)
         entries = [each for each in joined.entries if each.id > waiting.since_us]
-        connection.session.following.fed(room or EVERYBODY, joined._replace(entries=entries))
+        connection.session.following.fed(for_client(channel), joined._replace(entries=entries))
 
     def lost(self, channel: Channel, lost: Lost) -> None:
         """Tell the members of a log that they have lost continuity."""
@@ -132,9 +131,16 @@ class Members:
             self._in_turn(partial(self._tell_lost, channel, lost))
 
     def _tell_lost(self, channel: Channel, lost: Lost) -> None:
-        for connection in self._state.shards.fed(channel.room):
+        for connection in self._fed(channel):
             if connection.session is not None:
-                connection.session.following.lost(channel.room or EVERYBODY, lost.position, lost.code)
+                connection.session.following.lost(for_client(channel), lost.position, lost.code)
+
+    def _fed(self, channel: Channel) -> list[Connection]:
+        """Return the members that the fan-out reaches."""
+        if not channel.client:
+            return self._state.shards.fed(channel.room)
+        found = self._state.shards.of_client(channel.client)
+        return [each for each in found if not self._is_held(each, channel)]
 
     def _in_turn(self, act: Callable[[], None]) -> None:
         def done(_: Outcome) -> None:
@@ -146,7 +152,7 @@ class Members:
 
     def delivered(self, channel: Channel, envelope: Envelope, id_: int) -> None:
         """Note an entry that was submitted to the fan-out, and who was not meant by it."""
-        if not self._state.has_met_sessions:
+        if not self._state.has_met_sessions or channel.client:  # no message of a mailbox excludes anybody
             return
         skipped = self._skipped.get(channel)
         left_out = list(self._left_out(channel, envelope))
@@ -178,10 +184,10 @@ class Members:
             before = envelope.targets[: envelope.targets.index(room)]
             found.update(each for other in before for each in shards.fed(other))
         members = {each for each in found if each.session is not None and (not room or room in each.rooms)}
-        return {each for each in members if not self._is_held(each, room)}
+        return {each for each in members if not self._is_held(each, channel)}
 
-    def _is_held(self, connection: Connection, room: str) -> bool:
-        return self._state.shards.of(connection.client_id).holds(connection, (room,))
+    def _is_held(self, connection: Connection, channel: Channel) -> bool:
+        return self._state.shards.of(connection.client_id).holds(connection, (held_in(channel),))
 
     def _tell_positions(self) -> None:
         """Tell all members their position whose log has moved without a frame for them."""
@@ -192,10 +198,10 @@ class Members:
 
     def _tell_moved(self, channel: Channel, members: list[Connection], position: int) -> None:
         for connection in members:
-            if self._is_held(connection, channel.room):
+            if self._is_held(connection, channel):
                 continue  # it has left since then, and joined again
             if connection.ended is None and connection.session is not None:
-                connection.session.following.moved(channel.room or EVERYBODY, position)
+                connection.session.following.moved(for_client(channel), position)
 
     # Replays
 
@@ -210,7 +216,7 @@ class Members:
             if not is_excluded(connection, former, entry.envelope):
                 self._state.counters.history_replayed += 1
                 self._state.counters.history_replayed_bytes += entry.size
-                yield self.shown(channel_of(log if isinstance(log, str) else ""), entry)
+                yield self.shown(channel_to(connection.client_id, log), entry)
 
     def shown(self, channel: Channel, entry: LogEntry) -> Encoded:
         """Return an entry as a message of a replay, encoded once for all clients that return."""
@@ -227,7 +233,7 @@ class Members:
 def _addressed(channel: Channel, entry: LogEntry) -> Encoded:
     envelope, room = entry.envelope, channel.room
     key = envelope.copy_key(room) if envelope.is_copy(room) else None
-    return envelope.message().addressed(Address(room or EVERYBODY, entry.id, 0, key))
+    return envelope.message().addressed(Address(for_client(channel), entry.id, 0, key))
 
 
 def is_excluded(connection: Connection, former: Iterable[ConnectionId], envelope: Envelope) -> bool:

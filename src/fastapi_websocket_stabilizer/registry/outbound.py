@@ -12,7 +12,7 @@ from ..local.connection import Connection
 from ..local.sends import TAKEN, Sent
 from ..models import BroadcastResult
 from ..names import NodeId
-from ..wire.channels import channel_to
+from ..wire.channels import ALL, Channel, channel_to
 from ..wire.envelopes import Envelope
 from ..wire.messages import Encoded
 from .direct import CLIENTS_PER_CALL, Direct, Taken
@@ -194,8 +194,7 @@ class Outbound:
         channel = channel_to(rooms)
         ask = self._replies.open(is_report) if confirm is not None else 0
         envelope = self._state.outgoing.broadcast(channel, message, exclude, rooms, ask)
-        room, sequence = channel.room, envelope.sequence
-        echo = self.expect(envelope, room)
+        sequence, echo = envelope.sequence, self.expect(envelope, channel)
         try:
             nodes = await self._bus.publish(channel, envelope)
             outcome = await self.echoed(echo, sequence)
@@ -206,17 +205,17 @@ class Outbound:
         if confirm is None:
             return await self._result(outcome, nodes)
         heard = outcome is not None
-        return await self.confirmed([(ask, nodes)], confirm, heard=heard, names_matter=not room)
+        return await self.confirmed([(ask, nodes)], confirm, heard=heard, names_matter=channel == ALL)
 
     def expect(
-        self, envelope: Envelope, room: str, *, is_stored: bool = False
+        self, envelope: Envelope, channel: Channel, *, is_stored: bool = False
     ) -> "asyncio.Future[Outcome | None] | None":
         """Register a publication that comes back; return its future outcome, or None if it does not."""
         sequence, size = envelope.sequence, envelope.message().size
-        is_listening = not room or room in self._state.subscribed
-        if not is_listening and room not in self._state.shards.rooms:
+        is_listening = self._state.is_subscribed(channel)
+        if not is_listening and not self._state.has_members(channel):
             return None
-        echo = self._in_flight.register(sequence, size, room, is_stored=is_stored)
+        echo = self._in_flight.register(sequence, size, channel, is_stored=is_stored)
         if is_listening:
             return echo
         # A join is in progress, so the publication may come back or not.

@@ -40,6 +40,7 @@ from .inbound import Inbound
 from .inboxes import Inboxes
 from .keeping import Keeping
 from .lease import Lease, RenewedLease, SoloLease
+from .mailboxes import Mailboxes
 from .outbound import Outbound
 from .presence import Reports
 from .questions import Questions
@@ -108,6 +109,7 @@ class Registry:
         self.outbound: Outbound = Outbound(state, bus, lease)
         self.archive: Archive = Archive(state, self.history)
         self.broadcasts: Broadcasts = Broadcasts(state, bus, self.outbound, self.history.policy)
+        self.mailboxes: Mailboxes = Mailboxes(state, bus, self.history)
         budget = Budget(state, self._end)
         self.questions: Questions = Questions(state, inboxes, self.directory)
         self.connections: Connections = Connections(
@@ -120,6 +122,7 @@ class Registry:
             budget=budget,
             showing=Showing(state, budget, self.claims, reclaims),
             history=self.history,
+            mailboxes=self.mailboxes,
         )
         self.user_data: UserData = UserData(state, budget, self.directory)
         self.drain: Drain = Drain(state, self.connections, self.directory, lease)
@@ -368,4 +371,5 @@ class Registry:
             await self.lease.retire(self.state.node_id)
         await self.state.backend.stop()
         self.state.subscribed.clear()
+        self.state.boxes.clear()
         self.state.sequences.forget()

@@ -61,7 +61,7 @@ class Rooms:
             )
         task = self._joining.get((connection, room))
         if task is None and self._state.shards.join(connection, room):
-            has_log = self._history.hold(connection, room)
+            has_log = self._history.hold(connection, Channel("room", room))
             task = self._state.tasks.spawn(self._enter(connection, room), "join")
             self._joining[connection, room] = task
             if connection.session is not None and not has_log:
@@ -130,7 +130,7 @@ class Rooms:
         if room not in connection.rooms or connection.ended is not None:  # left or closed during the join
             await self._unlist(connection, room)
         elif connection.session is not None:
-            await self._history.attach(connection, room)
+            await self._history.attach(connection, Channel("room", room))
 
     def _undo(self, connection: Connection, room: str, *, is_away: bool) -> None:
         """React to a join that failed, or that is put off because Redis is away."""
@@ -142,7 +142,7 @@ class Rooms:
             # The bus subscribes when it is back, and the membership is written when Redis is.
             if room in self._state.shards.rooms:
                 self._state.subscribed.add(room)
-                self._history.entered(room)
+                self._history.entered(Channel("room", room))
             self._reclaims.again(connection)
 
     async def _list(self, connection: Connection, room: str) -> None:
@@ -153,7 +153,7 @@ class Rooms:
             self._state.subscribed.add(room)
             # Envelopes from before the confirmation show nothing about losses after it.
             self._state.sequences.forget(Channel("room", room))
-            self._history.entered(room)
+            self._history.entered(Channel("room", room))
         await self._claims.enter_room(connection, room)
 
     async def _unlist(self, connection: Connection, room: str) -> None:
@@ -170,7 +170,7 @@ class Rooms:
             return
         if self._state.shards.leave(connection, check_room(room)):
             if connection.session is not None:
-                self._history.detach(connection, [room])
+                self._history.detach(connection, [Channel("room", room)])
                 connection.session.left(room)
             self.left(room)
             await self._unlist(connection, room)
@@ -179,9 +179,10 @@ class Rooms:
     def left(self, room: str) -> None:
         """Unsubscribe from a room without local members."""
         if room not in self._state.shards.rooms:
+            channel = Channel("room", room)
             self._state.subscribed.discard(room)
-            self._history.left(room)
+            self._history.left(channel)
             self._bus.unsubscribe_room(room)
-            self._state.in_flight.give_up(room)
-            self._state.sequences.forget(Channel("room", room))
+            self._state.in_flight.give_up(channel)
+            self._state.sequences.forget(channel)
             self._watching.left(room)

@@ -20,6 +20,7 @@ from ..runtime.gc_pauses import GcPauses
 from ..runtime.metrics import Counters, Stopwatch
 from ..runtime.tasks import Tasks
 from ..streams.stream import Streams
+from ..wire.channels import Channel
 from ..wire.outgoing import Outgoing
 from ..wire.own_json import encode_json
 from ..wire.sequences import SequenceTracker
@@ -57,6 +58,7 @@ class NodeState:
     Attributes:
         node_id: Random at every start, and replaced when the lease has lapsed.
         subscribed: Rooms with a confirmed subscription.
+        boxes: Clients with a confirmed subscription to their mailbox.
         backend: The stores. To publish, use the bus that the registry gives to each part: it may degrade.
     """
 
@@ -85,6 +87,7 @@ class NodeState:
         self.in_flight: InFlight = InFlight(self.fan_out.submit)
         self.replies: PendingReplies = PendingReplies()
         self.subscribed: set[str] = set()
+        self.boxes: set[str] = set()
         self.name: str = config.node_name or socket.gethostname()
         self.started: datetime = datetime.now(UTC)
         self.node_id: NodeId = new_node_id()
@@ -122,6 +125,18 @@ class NodeState:
             },
             "node info",
         )
+
+    def is_subscribed(self, channel: Channel) -> bool:
+        """Whether what is published to a channel that is no inbox comes back to this node."""
+        if channel.client:
+            return channel.client in self.boxes
+        return not channel.room or channel.room in self.subscribed
+
+    def has_members(self, channel: Channel) -> bool:
+        """Whether a connection here is to be sent what is published to a channel that is no inbox."""
+        if channel.client:
+            return self.shards.has_client(channel.client)
+        return not channel.room or channel.room in self.shards.rooms
 
     def may_be_watched(self, room: str) -> bool:
         """Whether clients may watch the members of a room."""

@@ -132,6 +132,9 @@ class Counters:
         "Logs whose recent messages this node freed because all logs exceeded 64 MiB."
     )
     history_unlogged: int = counter("Messages to a room with history that their sender did not store.")
+    mailbox_marks_refused: int = counter(
+        "Acknowledgements of clients of messages that their mailbox has never had."
+    )
     hooks_failed: int = counter("Exceptions raised by hooks of the application.")
     bus_messages: int = counter("Envelopes received from the bus.")
     bus_malformed: int = counter(

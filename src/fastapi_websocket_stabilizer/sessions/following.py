@@ -13,6 +13,7 @@ from ..models import ResumeOutcome
 from ..names import ConnectionId
 from ..registry import feed
 from ..registry.feed import Joined
+from ..registry.logs import ForClient
 from ..registry.opening import Hello, hello
 from ..registry.registration import Succession
 from ..runtime.metrics import Counters
@@ -21,7 +22,7 @@ from ..wire.client_frames import EVERYBODY, MAILBOX, Lost, LostLog, Positions
 from ..wire.cursors import Cursor
 from ..wire.messages import ControlFrame, Encoded
 
-Log = str | Literal[0, 1]
+Log = ForClient
 """A room, ``MAILBOX`` or ``EVERYBODY``."""
 MAX_UNUSED = 1000
 """Positions of rooms that a connection is not in, kept for joins. With more, each room that it joins is lost."""
@@ -79,8 +80,8 @@ class Following:
     """
 
     __slots__ = (
-        "_begins", "_connection", "_cursor", "_fed", "_has_forgotten", "_is_whole", "_late", "_node", "_owed",
-        "_owes_outcome", "_record", "_replayed", "_spent",
+        "_begins", "_connection", "_cursor", "_fed", "_has_forgotten", "_is_marked", "_is_whole", "_late", "_node",
+        "_owed", "_owes_outcome", "_record", "_replayed", "_spent",
     )  # fmt: skip
 
     def __init__(
@@ -92,6 +93,7 @@ class Following:
         self._owed = NONE  # those of them that the first frame could not tell
         self._owes_outcome = False
         self._begins: dict[Log, int] = {}  # positions before messages that a new client receives
+        self._is_marked = False  # that of the mailbox is where the client said that it was
         self._spent = NONE  # logs whose position in the cursor is of a former stay
         self._is_whole = cursor is not UNREADABLE  # no log of the cursor was lost
         self._has_forgotten = cursor is UNREADABLE  # any room that is joined later may be one of the cursor
@@ -123,7 +125,7 @@ class Following:
         end = [] if self._owes_outcome else [ControlFrame(frames.live(len(replay)))]
         beginning = Beginning(
             None if self._cursor is None else "later" if self._owed else self._is_whole,
-            () if self._cursor is None else lost,
+            lost if self._cursor is not None else tuple(row for row in lost if self._may_lose(row.log)),
             positions({**known, **first.at}, dict.fromkeys(sorted(self._connection.rooms))),
             [*replay, *_moved_by(first.replay, replay), *end],
         )
@@ -158,10 +160,20 @@ class Following:
             return False
         return self._position(log) is None and not self._may_have_forgotten(log)
 
-    def begins_at(self, log: Log, position: int | None) -> None:
-        """Let a new client begin at a position before the end of a log; None for its end."""
+    def begins_at(self, log: Log, position: int | None, *, is_owed: bool = False) -> None:
+        """Let a new client begin at a position before the end of a log; None for its end.
+
+        With ``is_owed`` it is told if entries behind that position are gone.
+        """
         if position is not None:
             self._begins[log] = position
+        self._is_marked = self._is_marked or is_owed
+
+    def _may_lose(self, log: Log) -> bool:
+        """Whether the client is told if it has missed entries of a log that are gone."""
+        if log in self._begins or self._cursor is None:
+            return log == MAILBOX and self._is_marked
+        return True
 
     def _position(self, log: Log) -> int | None:
         cursor = self._cursor
@@ -181,7 +193,7 @@ class Following:
     def fed(self, log: Log, joined: Joined) -> None:
         """Take what the client missed of a log. Its messages follow from now on."""
         self._late = without(self._late, log)
-        if log in self._begins:
+        if log in self._begins and not self._may_lose(log):
             joined = joined._replace(code="")  # a client that has nothing loses nothing
         if self._record.has_begun:
             self._continue(log, joined)
@@ -196,7 +208,7 @@ class Following:
         if is_forgotten:
             joined = joined._replace(entries=(), code=joined.code or Lost.UNKNOWN)
         first = self._hello({log: joined})
-        if joined.code and self._cursor is not None:
+        if joined.code and self._may_lose(log):
             self.lost(log, joined.position, joined.code)
         if log in self._owed:
             if not joined.code and self._position(log) is None:

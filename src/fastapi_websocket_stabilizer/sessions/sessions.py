@@ -17,6 +17,7 @@ from ..registry.registry import Registry
 from ..runtime.metrics import Counters
 from ..runtime.tasks import Tasks
 from ..wire import client_frames as frames
+from ..wire.channels import ALL
 from ..wire.client_frames import Fault
 from ..wire.client_input import (
     Alive,
@@ -79,7 +80,7 @@ class Sessions:
             Answer: lambda session, frame: session.exchange.answered(frame),
             ErrorAnswer: lambda session, frame: session.exchange.answered(frame),
             Renewal: _refuse_renewal,
-            MailboxRead: self._count_ignored,
+            MailboxRead: self._mark,
             Watch: self._watch,
             Unwatch: self._unwatch,
         }
@@ -97,7 +98,8 @@ class Sessions:
         """
         # Together, because each of them may wait for Redis.
         await asyncio.gather(
-            self.registry.history.attach(connection, ""),
+            self.registry.history.attach(connection, ALL),
+            self.registry.mailboxes.attach(connection),
             *(self.registry.rooms.join(connection, room, keeps=False) for room in rooms),
         )
         await self.registry.rooms.restore(connection, self._may_enter)
@@ -169,6 +171,12 @@ class Sessions:
 
     def _unwatch(self, session: Session, frame: Unwatch) -> None:
         self.registry.watching.unwatch(session.connection, frame.room)
+
+    def _mark(self, session: Session, frame: MailboxRead) -> None:
+        if self.registry.mailboxes.bounds is None:
+            self.counters.client_frames_ignored += 1
+        else:
+            self.registry.mailboxes.handled(session.connection, frame.entry_id)
 
     def _count_ignored(self, _: Session, __: object) -> None:
         self.counters.client_frames_ignored += 1

@@ -125,8 +125,8 @@ class MemoryLink:
     def run_id(self) -> str:
         return str(self.hub.servers)
 
-    def listening(self, room: str) -> Listening | None:
-        is_heard = not self.is_cut and self._backend.listening(room) is not None
+    def listening(self, channel: Channel) -> Listening | None:
+        is_heard = not self.is_cut and self._backend.listening(channel) is not None
         return Listening(self.run_id, self._gaps) if is_heard else None
 
     @property

@@ -229,15 +229,6 @@ def pack_before_parts(envelope: Envelope) -> bytes:
     return HEADER + row[1:]
 
 
-def pack_direct(envelope: Envelope, pack_part: Callable[[Part], bytes] | None = None) -> bytes:
-    """Return the bytes of a direct envelope as the script assembles them for a node that gets all of its parts."""
-    items: list[bytes] = []
-    for part in envelope.parts:
-        items.append(pack_message(part) if pack_part is None else pack_part(part))
-        items += [b"\xda" + len(name := target.encode()).to_bytes(2) + name for target in part.targets]
-    return pack_before_parts(envelope) + b"\xdd" + len(items).to_bytes(4) + b"".join(items)
-
-
 def identity_bytes(envelope: Envelope) -> int:
     """Return the number of bytes, at the beginning of a packed envelope, that tell it from all others.
 

@@ -37,7 +37,10 @@ class Outgoing:
     def stored(
         self, message: Encoded, exclude: Sequence[str], rooms: Sequence[str], ask: int = 0
     ) -> Envelope:
-        """Return a message that is stored in the log of one of ``rooms``, or without rooms in that of everybody."""
+        """Return a message that is stored in the log of one of ``rooms``, or without rooms in that of everybody.
+
+        For a mailbox, ``rooms`` is its client.
+        """
         return Envelope(
             self._sender, self._sequencer.alone(), 0, Kind.BROADCAST,
             tuple(rooms), tuple(exclude), message.form, message.payload, ask, message,

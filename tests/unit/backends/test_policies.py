@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from fastapi_websocket_stabilizer import ConfigurationError, History, WebSocketConfig
+from fastapi_websocket_stabilizer import ConfigurationError, History, Mailbox, WebSocketConfig
 from fastapi_websocket_stabilizer.backends.log_ports import LogBounds, LogKind, LogName
 from fastapi_websocket_stabilizer.backends.policies import KnownPolicy, Policy, stored_by
 
@@ -12,6 +12,7 @@ POLICY = Policy.of(
     WebSocketConfig(
         history={"chat:": History(messages=1), "chat:vip:": History(messages=2), "x": History(messages=3)},
         history_for_all=History(messages=4),
+        mailbox=Mailbox(messages=5),
     )
 )
 
@@ -30,7 +31,7 @@ def room(name: str) -> LogName:
         (room("chat"), None),
         (room("y"), None),
         (LogName(LogKind.ALL), 4),
-        (LogName(LogKind.BOX, "chat:"), None),
+        (LogName(LogKind.BOX, "chat:"), 5),
     ],
 )
 def test_longest_prefix_counts(log: LogName, messages: int | None) -> None:
@@ -43,6 +44,7 @@ def test_empty_prefix_is_every_room() -> None:
     assert policy.bounds(room("any")) == LogBounds(500, 262_144, 120)
     assert policy.bounds(room("chat:1")) == LogBounds(500, 262_144, 7)
     assert policy.bounds(LogName(LogKind.ALL)) is None
+    assert policy.bounds(LogName(LogKind.BOX, "any")) is None
 
 
 def test_text_is_read_as_it_was_written() -> None:
@@ -74,11 +76,12 @@ def test_description_of_a_node_says_what_it_stores(info: bytes | None, found: tu
 
 
 def test_bounds_may_differ_and_logs_may_not() -> None:
-    other = Policy({**POLICY.rooms, "x": LogBounds(9, 9, 9)}, POLICY.everybody)
+    other = Policy({**POLICY.rooms, "x": LogBounds(9, 9, 9)}, POLICY.everybody, LogBounds(8, 8, 8))
     POLICY.check_agrees(other)
     for wrong in (
-        Policy({}, POLICY.everybody),
-        Policy(POLICY.rooms, None),
+        Policy({}, POLICY.everybody, POLICY.mailbox),
+        Policy(POLICY.rooms, None, POLICY.mailbox),
+        Policy(POLICY.rooms, POLICY.everybody),
     ):
         with pytest.raises(ConfigurationError, match="stabilizer policy --reset") as caught:
             POLICY.check_agrees(wrong)
@@ -93,6 +96,20 @@ def test_bounds_may_differ_and_logs_may_not() -> None:
 def test_foreign_text_is_refused_with_the_remedy(text: str) -> None:
     with pytest.raises(ConfigurationError, match="stabilizer policy --reset"):
         Policy.read(text)
+
+
+def test_text_without_mailboxes_is_as_before() -> None:
+    assert Policy({"a": LogBounds(1, 2, 3)}).text == '{"v":1,"rooms":{"a":[1,2,3]},"all":null}'
+
+
+def test_mailbox_is_that_of_the_client_or_is_missed_by_name() -> None:
+    assert POLICY.box("ann", store=True, key=None) == (LogName(LogKind.BOX, "ann"), POLICY.mailbox)
+    with pytest.raises(ConfigurationError, match="needs a mailbox for client 'ann': set mailbox"):
+        Policy().box("ann", store=True, key=None)
+    with pytest.raises(ConfigurationError, match="key must be a string of 1 to 512"):
+        POLICY.box("ann", store=True, key="")
+    with pytest.raises(ConfigurationError, match="a key needs a message that is stored"):
+        POLICY.box("ann", store=False, key="order-42")
 
 
 def test_names_in_the_text_cannot_be_taken_for_kinds() -> None:

@@ -24,6 +24,7 @@ from fastapi_websocket_stabilizer.local.shards import Shards
 from fastapi_websocket_stabilizer.registry import history
 from fastapi_websocket_stabilizer.registry.logs import name_of
 from fastapi_websocket_stabilizer.testing import FakeWebSocket, MemoryCluster
+from fastapi_websocket_stabilizer.wire.channels import Channel
 
 CONFIG = WebSocketConfig(history={"chat:": History()}, history_for_all=History(), log_level="CRITICAL")
 
@@ -95,7 +96,7 @@ def test_resumes_are_counted_by_their_outcome() -> None:
             await manager.broadcast("x", room="chat:1")
 
     async def size() -> int:
-        return (await manager._state.backend.logs.read(name_of("chat:1"))).entries[-1].size
+        return (await manager._state.backend.logs.read(name_of(Channel("room", "chat:1")))).entries[-1].size
 
     asyncio.run(store(1))
     cursor = visit(None)

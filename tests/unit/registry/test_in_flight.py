@@ -14,6 +14,7 @@ from fastapi_websocket_stabilizer.registry.in_flight import (
     OVERDUE_FOR_S,
     InFlight,
 )
+from fastapi_websocket_stabilizer.wire.channels import ALL, Channel, box_of
 from tests.unit.fakes import LIMIT, Clock, text, turns
 
 A, B = NodeId("a"), NodeId("b")
@@ -60,13 +61,14 @@ async def test_a_lost_bus_gives_up_what_redis_took_and_keeps_what_it_may_still_b
     assert (await taken, queued.done(), in_flight.bytes) == (None, False, 20)
 
 
-@pytest.mark.parametrize(("room", "left"), [(None, 0), ("x", 5), ("y", 3)])
-async def test_giving_up_ends_all_or_those_of_one_room(room: str | None, left: int) -> None:
+@pytest.mark.parametrize(("channel", "left"), [(None, 0), (Channel("room", "x"), 5), (box_of("x"), 3)])
+async def test_giving_up_ends_all_or_those_of_one_channel(channel: Channel | None, left: int) -> None:
     in_flight = InFlight(lambda _: None)
-    futures = [in_flight.register(1, 1), in_flight.register(2, 2, "x"), in_flight.register(3, 4, "y")]
-    in_flight.give_up(room)
+    channels = ALL, Channel("room", "x"), box_of("x")
+    futures = [in_flight.register(n, 2 ** (n - 1), each) for n, each in enumerate(channels, 1)]
+    in_flight.give_up(channel)
     assert in_flight.bytes == left
-    assert sum(future.done() for future in futures) == (3 if room is None else 1)
+    assert sum(future.done() for future in futures) == (3 if channel is None else 1)
 
 
 async def test_sender_waits_while_too_much_is_on_its_way() -> None:

@@ -15,7 +15,9 @@ from fastapi_websocket_stabilizer.backends.log_ports import (
 from fastapi_websocket_stabilizer.exceptions import BackendUnavailableError
 from fastapi_websocket_stabilizer.names import NodeId
 from fastapi_websocket_stabilizer.registry.feed import Cursor
-from fastapi_websocket_stabilizer.registry.logs import Log, before_last, channel_of
+from fastapi_websocket_stabilizer.registry.logs import Log
+from fastapi_websocket_stabilizer.registry.starts import before_last
+from fastapi_websocket_stabilizer.wire.channels import Channel
 from fastapi_websocket_stabilizer.wire.envelopes import Envelope, Kind
 
 AT_US = 1_000
@@ -39,7 +41,7 @@ class Store:
 
 
 async def position(store: Any, count: int) -> Cursor | None:
-    log = Log(channel_of("lobby"), LogBounds(10, 1_000, 60), is_lasting=True)
+    log = Log(Channel("room", "lobby"), LogBounds(10, 1_000, 60), is_lasting=True)
     return await before_last(log, cast("LogStore", store), count)
 
 

@@ -328,9 +328,10 @@ class Client:
             name = _NAMES.get(event.log, event.log)
             logger.warning("messages of %s are missing (%s): load the state in on_lost", name, event.code)
 
-    def _handled(self, message: Message) -> None:
-        if message.log == MAILBOX and message.id:
-            self._runner.run(self._machine.handled, message.id)
+    def _handled(self, event: Event) -> None:
+        position = event.id if isinstance(event, Message) else event.top
+        if event.log == MAILBOX and position:
+            self._runner.run(self._machine.handled, position)
 
     def _asked(self, generation: int, request: Request) -> None:
         key = (generation, request.number)

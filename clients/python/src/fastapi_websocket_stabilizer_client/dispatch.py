@@ -21,14 +21,14 @@ class Dispatcher:
 
     Args:
         max_waiting: Events that may wait.
-        handled: Called with a message when its handlers have returned.
+        handled: Called with an event when its handlers have returned.
     """
 
-    def __init__(self, max_waiting: int, handled: Callable[[Message], None]) -> None:
+    def __init__(self, max_waiting: int, handled: Callable[[Event], None]) -> None:
         self._max_waiting, self._handled = max_waiting, handled
         self._pending: deque[tuple[Sequence[Handler], Any]] = deque()
         self._stream: deque[Event] = deque()
-        self._handed_out: Message | None = None
+        self._handed_out: Event | None = None
         self._changed = asyncio.Event()
         self._calls = 0
         self._is_over = False
@@ -59,8 +59,7 @@ class Dispatcher:
             if self._is_over:
                 return None
             await self._changed.wait()
-        event = self._stream.popleft()
-        self._handed_out = event if isinstance(event, Message) else None
+        event = self._handed_out = self._stream.popleft()
         self._wake()
         return event
 
@@ -105,7 +104,7 @@ class Dispatcher:
         except Exception:  # a handler of the application may raise anything
             logger.exception("a handler raised an exception for %r", event)
         else:
-            if isinstance(event, Message):
+            if isinstance(event, Message | Lost):  # no change of the state, of a room or of presence
                 self._handled(event)
 
     def _wake(self) -> None:

@@ -3,6 +3,7 @@
 from ...config import WebSocketConfig
 from ...names import NodeId
 from ...runtime.metrics import Counters
+from ...wire.channels import Channel
 from ..ports import Bus, Listening, Watcher
 from .bus import EnvelopeReader
 from .guard import Guard, Signer
@@ -148,8 +149,8 @@ class RedisBackend:
             return self._leases.run_id
         return f"{self._leases.run_id} {self._pipeline.run_id} {self._epochs.changes}"
 
-    def listening(self, room: str) -> Listening | None:
-        return self._subscriber.listening(self._keys.room(room) if room else self._keys.all)
+    def listening(self, channel: Channel) -> Listening | None:
+        return self._subscriber.listening(self._keys.channel(channel))
 
     @property
     def heard_to_s(self) -> float:

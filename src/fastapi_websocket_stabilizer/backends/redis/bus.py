@@ -9,7 +9,7 @@ from ...exceptions import BackendUnavailableError, WireError
 from ...names import NodeId
 from ...runtime.logs import Occasionally
 from ...runtime.metrics import Counters
-from ...wire.channels import Channel
+from ...wire.channels import Channel, box_of
 from ...wire.envelopes import Envelope, pack, pack_before_parts, pack_message, unpack
 from ...wire.signatures import ForgedError, UnsignedError
 from ..ports import Receive
@@ -116,7 +116,7 @@ def direct_reply(reply: tuple[list[int], list[bytes], list[int]]) -> list[list[N
     return rows
 
 
-class RoomChannels:
+class Subscribing:
     """The subscribing half of ``ports.Bus``."""
 
     _keys: Keys
@@ -124,17 +124,29 @@ class RoomChannels:
     _guard: Guard | None
 
     async def subscribe_room(self, room: str) -> None:
-        if self._guard is not None:
-            self._guard.listen(self._keys.room(room))
-        await self._subscriber.subscribe(self._keys.room(room))
+        await self._subscribe(self._keys.room(room))
 
     def unsubscribe_room(self, room: str) -> None:
+        self._unsubscribe(self._keys.room(room))
+
+    async def subscribe_box(self, client_id: str) -> None:
+        await self._subscribe(self._keys.channel(box_of(client_id)))
+
+    def unsubscribe_box(self, client_id: str) -> None:
+        self._unsubscribe(self._keys.channel(box_of(client_id)))
+
+    async def _subscribe(self, channel: str) -> None:
         if self._guard is not None:
-            self._guard.leave(self._keys.room(room))
-        self._subscriber.unsubscribe(self._keys.room(room))
+            self._guard.listen(channel)
+        await self._subscriber.subscribe(channel)
+
+    def _unsubscribe(self, channel: str) -> None:
+        if self._guard is not None:
+            self._guard.leave(channel)
+        self._subscriber.unsubscribe(channel)
 
 
-class RedisBus(RedisPublishing, RoomChannels):
+class RedisBus(RedisPublishing, Subscribing):
     """``ports.Bus`` over Redis Pub/Sub."""
 
     def __init__(

@@ -7,7 +7,7 @@ client id or room name comes last. So no name can change the slot of its key or 
 from redis.crc import key_slot
 
 from ...names import NodeId, partition
-from ...wire.channels import ALL, INBOX, Channel
+from ...wire.channels import ALL, INBOX, Channel, box_of
 from ..log_ports import LogKind, LogName
 
 
@@ -52,6 +52,8 @@ class Keys:
 
     def channel(self, channel: Channel) -> str:
         """Return the name of a channel that is not an inbox."""
+        if channel.client:
+            return self.log(LogName(LogKind.BOX, channel.client))
         return self.room(channel.room) if channel.room else self.all
 
     def channel_of(self, name: bytes) -> Channel:
@@ -59,6 +61,8 @@ class Keys:
         _, is_tagged, rest = name.decode().partition("}:")
         if not is_tagged:
             return ALL
+        if rest.startswith("box:"):
+            return box_of(rest.removeprefix("box:"))
         return Channel("room", rest.removeprefix("room:")) if rest.startswith("room:") else INBOX
 
     def canary(self, name: str) -> str:
@@ -88,7 +92,7 @@ class Keys:
         return f"{self._ns}:{{{partition(name)}}}:unreported"
 
     def log(self, log: LogName) -> str:
-        """List of a log's entries, the newest last."""
+        """List of a log's entries, the newest last. That of a mailbox is also its channel."""
         return self._of_log(log, {LogKind.ROOM: "log", LogKind.BOX: "box"})
 
     def log_top(self, log: LogName) -> str:
@@ -113,14 +117,18 @@ class Keys:
         tag = self.all if log.kind is LogKind.ALL else partition(log.name)
         return f"{self._ns}:{{{tag}}}:once:{digest}"
 
+    def box_mark(self, client_id: str) -> str:
+        """Id up to which a client has handled its mailbox."""
+        return f"{self._ns}:{{{partition(client_id)}}}:boxmark:{client_id}"
+
     def log_channel(self, log: LogName) -> str:
-        """Channel of the entries of a log; "" for a mailbox, which has none."""
+        """Channel of the entries of a log."""
         match log.kind:
             case LogKind.ALL:
                 return self.all
             case LogKind.ROOM:
                 return self.room(log.name)
-        return ""
+        return self.log(log)
 
     def token(self, digest: str, client_id: str) -> str:
         return f"{self._ns}:{{{partition(client_id)}}}:token:{digest}"

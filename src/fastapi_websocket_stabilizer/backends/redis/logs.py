@@ -22,11 +22,11 @@ from ...wire.envelopes import (
     Envelope,
     identity_bytes,
     pack,
-    pack_direct,
     unpack,
 )
 from ...wire.signatures import STORED
 from ..log_ports import (
+    META_LASTS_S,
     Append,
     Appended,
     Heard,
@@ -37,6 +37,7 @@ from ..log_ports import (
     LogName,
     LogRead,
     Trimmed,
+    Unread,
     Verdict,
 )
 from . import reading, scripts
@@ -264,6 +265,8 @@ class RedisLogs:
 
     async def delete(self, log: LogName, notice: Envelope) -> int:
         keys, arguments = self._to_publish(log, notice)
+        if log.kind is LogKind.BOX:
+            keys.append(self._keys.box_mark(log.name))
         return int(await self._pipeline.call(scripts.LOG_DELETE, keys, *arguments, idempotent=False))
 
     async def verify(self, log: LogName, heard: Heard, bounds: LogBounds, notice: Envelope) -> Verdict:
@@ -279,10 +282,21 @@ class RedisLogs:
 
     def _to_publish(self, log: LogName, notice: Envelope) -> tuple[list[str], list[Argument]]:
         channel, signer = self._keys.log_channel(log), self._signer
-        data = (
-            b"" if not channel else pack(notice) if signer is None else signer.pack(notice, channel + STORED)
-        )
+        data = pack(notice) if signer is None else signer.pack(notice, channel + STORED)
         return [self._keys.log(log), self._keys.log_top(log)], [self._publish_command(), channel, data]
+
+    # Mailboxes
+
+    async def unread(self, log: LogName) -> Unread:
+        keys = [self._keys.box_mark(log.name), self._keys.log(log), self._keys.log_top(log)]
+        position, is_owed, at_us = await self._pipeline.call(scripts.MAILBOX_UNREAD, keys, idempotent=True)
+        return Unread(position, bool(is_owed), at_us)
+
+    async def mark(self, log: LogName, entry: int, seconds: int) -> bool:
+        keys = [self._keys.box_mark(log.name), self._keys.log_top(log)]
+        lasts_ms = 1000 * max(META_LASTS_S, 3 * seconds)
+        call = self._pipeline.call(scripts.MAILBOX_MARK, keys, entry, lasts_ms, idempotent=True)
+        return bool(await call)
 
     async def begin(self, policy: str) -> str:
         keys = [
@@ -344,8 +358,6 @@ def pack_append(append: Append, keys: Keys, signer: Signer | None) -> bytes:
 
 def _pack(log: LogName, envelope: Envelope, keys: Keys, signer: Signer | None) -> bytes:
     """Return an envelope as it would be published, so that its signature names the log."""
-    if log.kind is LogKind.BOX:
-        return pack_direct(envelope, None if signer is None else partial(signer.pack_message, envelope))
     return pack(envelope) if signer is None else signer.pack(envelope, keys.log_channel(log) + STORED)
 
 

@@ -21,7 +21,7 @@ from ....runtime.loops import running_loop
 from ....runtime.metrics import Counters
 from ....wire.envelopes import Envelope, Part
 from ...ports import Listening
-from ..bus import RedisPublishing, RoomChannels
+from ..bus import RedisPublishing, Subscribing
 from ..connection import ConnectionFactory
 from ..guard import Guard, Signer
 from ..keys import Keys, slot_of
@@ -313,7 +313,7 @@ def _shares(parts: Iterable[Part], holders: dict[str, list[NodeId]]) -> dict[Nod
     return shares
 
 
-class ClusterBus(ClusterPublishing, RoomChannels):
+class ClusterBus(ClusterPublishing, Subscribing):
     """``ports.Bus`` in a cluster."""
 
     def __init__(

@@ -131,7 +131,9 @@ def diagnose_history(policy: str, infos: Iterable[bytes | None]) -> Finding:
         return Finding("history", "", str(error), "stabilizer policy --reset", Level.CHANGE)
     others = [f"{name} stores {what}" for name, what in map(stored_by, infos) if what != found.stored]
     if others:
-        advice = f"give all replicas the same history and history_for_all; different: {'; '.join(others)}"
+        advice = (
+            f"give all replicas the same history, history_for_all and mailbox; different: {'; '.join(others)}"
+        )
         return Finding("history", "", f"stores {found.stored}", advice, Level.CHANGE)
     advice = "deploy the replicas with the new settings: the next one that starts decides"
     return _finding("history", "", f"stores {found.stored}", found.is_open, advice, Level.NOTE)
@@ -185,10 +187,12 @@ def _evicted(policy: str) -> str:
 
 
 def _logs(facts: Facts) -> Finding:
-    """Compare the size of full logs with the memory that is left. The number of rooms is not known."""
+    """Compare the size of full logs with the memory that is left. The number of rooms and clients is not known."""
     sizes = {json.dumps(prefix): bounds.most_bytes for prefix, bounds in facts.policy.rooms.items()}
     if facts.policy.everybody is not None:
         sizes["everybody"] = facts.policy.everybody.most_bytes
+    if facts.policy.mailbox is not None:
+        sizes["a mailbox"] = facts.policy.mailbox.most_bytes
     used, limit = (int(facts.info.get(name, "0")) for name in ("used_memory", "maxmemory"))
     fit = max(0, limit - used) // max(sizes.values())
     full = ", ".join(f"{size} bytes for {name}" for name, size in sizes.items())

@@ -16,6 +16,7 @@ from ....names import NodeId
 from ....retention import NOTHING
 from ....runtime.loops import running_loop
 from ....runtime.metrics import Counters
+from ....wire.channels import box_of
 from ...log_ports import LogKind, LogName
 from ...policies import Policy, stored_by
 from ..cluster.slots import SHARDED_SINCE, place
@@ -241,7 +242,8 @@ async def _refused(factory: ConnectionFactory, keys: Keys, names: list[str]) -> 
     async with _asking(factory) as ask:
         refused = [what for what, words in trials if await _is_refused(ask, *words) and what]
     for name in (name for name in names if "subscribe" in name):
-        for channel in (keys.all, keys.inbox(node), keys.canary(node), keys.room(node)):
+        rooms = keys.room(node), keys.channel(box_of(node))
+        for channel in (keys.all, keys.inbox(node), keys.canary(node), *rooms):
             async with _asking(factory) as ask:  # its own connection, which may receive messages
                 if await _is_refused(ask, name.upper(), channel):
                     refused.append(f"{name} {channel}")
@@ -262,7 +264,7 @@ def _keys(keys: Keys, node: NodeId) -> list[str]:
     """Return a key of each kind."""
     of_node = [keys.info(node), keys.connections(node), keys.memberships(node)]
     of_names = [keys.client(node), keys.room(node), keys.room_counts(node), keys.token(node, node)]
-    of_names += [keys.unreported(node), keys.sessions(node), keys.shown(node)]
+    of_names += [keys.unreported(node), keys.sessions(node), keys.shown(node), keys.box_mark(node)]
     logs = LogName(LogKind.ROOM, node), LogName(LogKind.BOX, node), LogName(LogKind.ALL)
     of_logs = [
         key

@@ -1,7 +1,7 @@
 -- log_append: append entries to logs and publish them, in runs: consecutive entries of one log.
 -- KEYS[k]  for each run: list, meta and, if its entry has a key, the id of the first append with that key
 -- ARGV[1]  PUBLISH, or SPUBLISH for sharded channels
--- ARGV[a]  for each run: packed settings, channel or "", envelopes. The settings are doubles: entries, bounds
+-- ARGV[a]  for each run: packed settings, channel, envelopes. The settings are doubles: entries, bounds
 --          (messages, bytes, age in µs), 1 if there is a key, and of a repeated append the µs since its first try
 --          and the length of the envelope's part that identifies it
 -- Returns  {for each entry: id, the id before it, receivers or -1 if it was there; dropped ones by bound, if any}
@@ -38,7 +38,7 @@ while KEYS[k] do
     if has_key > 0 then redis.call('SET', KEYS[k + 2], string.format('%.0f', start), 'PX', 300000) end
     for i = 1, n do
       id, previous = start + i - 1, i > 1 and start + i - 2 or top
-      local receivers = channel == '' and 0 or redis.call(ARGV[1], channel, placed(ARGV[a + 1 + i], id, previous))
+      local receivers = redis.call(ARGV[1], channel, placed(ARGV[a + 1 + i], id, previous))
       reply[#reply + 1], reply[#reply + 2], reply[#reply + 3] = id, previous, receivers
     end
   end

@@ -2,7 +2,7 @@
 -- KEYS[1]  list
 -- KEYS[2]  meta
 -- ARGV[1]  PUBLISH, or SPUBLISH for sharded channels
--- ARGV[2]  channel, or ""
+-- ARGV[2]  channel
 -- ARGV[3]  envelope of the notice
 -- ARGV[4]  packed doubles: id of the newest entry heard, id before the first of the tail, age in µs that is kept,
 --          length of the last envelope's part that identifies it
@@ -35,5 +35,5 @@ else
   top = hole
 end
 keep_meta(KEYS[2], ttl, top, base, bytes, count, first, hole, reset, touched)
-if n < 0 and ARGV[2] ~= '' then redis.call(ARGV[1], ARGV[2], placed(ARGV[3], hole, top)) end
+if n < 0 then redis.call(ARGV[1], ARGV[2], placed(ARGV[3], hole, top)) end
 return {n, top}

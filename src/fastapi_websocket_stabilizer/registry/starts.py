@@ -1,0 +1,90 @@
+"""Where a connection of ``stabilizer.v1`` begins in a log."""
+
+from dataclasses import dataclass
+
+from ..backends.log_ports import LogStore
+from ..exceptions import LOSSES
+from ..local.connection import Connection, Following
+from ..retention import History, history_of
+from ..wire.channels import Channel
+from .feed import Cursor
+from .logs import Log, for_client
+from .registration import registration_of
+from .state import NodeState
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a connection begins.
+
+    Attributes:
+        cursor: None if it begins at the end.
+        since_us: Redis time from which on it may see messages.
+        refusal: Reason why the cursor of the client must not be used; "" otherwise.
+    """
+
+    cursor: Cursor | None
+    since_us: int = 0
+    refusal: str = ""
+
+
+async def start_of(state: NodeState, log: Log, connection: Connection) -> Start | None:
+    """Return where a connection with a session begins. None for a mailbox whose mark cannot be read now."""
+    channel, store = log.channel, state.backend.logs
+    named, following = for_client(channel), _following_of(connection)
+    found = following.cursor(named)
+    if channel.client:
+        return Start(Cursor(*found)) if found is not None else await _unread(log, store, connection)
+    kept, start = _kept(state, channel), Start(None if found is None else Cursor(*found))
+    if kept is None:
+        return start
+    if kept.visible == "since_join" and found is not None:
+        since_us = joined_at_us(connection, channel.room)
+        start = Start(start.cursor, since_us) if since_us else Start(None, refusal="unknown")
+    if kept.shows_newest and following.is_new(named):
+        start = Start(await before_last(log, store, kept.on_join))
+        following.begins_at(named, start.cursor and start.cursor.id)
+    return start
+
+
+def _following_of(connection: Connection) -> Following:
+    session = connection.session
+    assert session is not None  # only such connections are held
+    return session.following
+
+
+def _kept(state: NodeState, channel: Channel) -> History | None:
+    """Return the history of a room or of everybody."""
+    return history_of(state.config.history, channel.room) if channel.room else state.config.history_for_all
+
+
+def joined_at_us(connection: Connection, room: str) -> int:
+    """Return the Redis time at which the client entered a room, in its former connections; 0 if it is unknown."""
+    session = registration_of(connection).session
+    return 0 if session is None else session.since_us.get(room, 0)
+
+
+async def before_last(log: Log, store: LogStore, count: int) -> Cursor | None:
+    """Return the position before the newest ``count`` entries; None if it cannot be known now."""
+    known = log.feed.before_last(count)
+    if known is not None:
+        return Cursor(known)
+    try:
+        read = await store.read(log.name, count + 1)
+    except LOSSES:
+        return None
+    if read.is_whole and len(read.entries) <= count:
+        meta = read.meta
+        return Cursor(0 if meta is None else max(meta.base, meta.hole, meta.reset), read.at_us)
+    return Cursor(read.entries[0].id) if read.entries else None
+
+
+async def _unread(log: Log, store: LogStore, connection: Connection) -> Start | None:
+    """Begin behind the mark of a mailbox. Without it the end would skip what the client has not received yet."""
+    try:
+        begin = await store.unread(log.name)
+    except LOSSES:
+        return None
+    named = for_client(log.channel)
+    _following_of(connection).begins_at(named, begin.position, is_owed=begin.is_owed)
+    return Start(Cursor(begin.position, begin.at_us))

@@ -69,7 +69,7 @@ def serving(app: str, directory: Path, **environment: str) -> Iterator[str]:
     port = free_port()
     command = [sys.executable, "-m", "uvicorn", "readme_app:app", "--port", str(port)]
     with ChildProcess(command, environment=environment, directory=directory) as process:
-        eventually_sync(lambda: "Uvicorn running on" in process.output, what="the app starts")
+        eventually_sync(lambda: "Uvicorn running on" in process.output, 30.0, "the app starts")
         yield f"ws://127.0.0.1:{port}"
         assert "ERROR" not in process.output, process.output
 

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from fastapi_websocket_stabilizer import (
     ShutdownError,
     WebSocketConfig,
 )
-from fastapi_websocket_stabilizer.testing import FakeWebSocket, MemoryCluster
+from fastapi_websocket_stabilizer.testing import FakeWebSocket, MemoryCluster, waiting
 from tests.unit.fakes import turns
 
 DOCUMENT = Path(__file__).parents[2] / "docs/testing.md"
@@ -236,6 +237,19 @@ async def test_a_stalled_fake_socket_gets_what_waited_when_it_reads_on() -> None
         socket.read_on()
         await turns()
         assert socket.received == ["first"]
+
+
+def test_pauses_between_attempts_are_a_small_part_of_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s, pauses_s = [0.0], list[float]()
+
+    def sleep(pause_s: float) -> None:
+        pauses_s.append(pause_s)
+        now_s[0] += pause_s
+
+    monkeypatch.setattr(waiting, "time", SimpleNamespace(monotonic=lambda: now_s[0], sleep=sleep))
+    assert waiting.eventually_sync(lambda: now_s[0] > 9)
+    assert (pauses_s[0], pauses_s[-1], pauses_s) == (0.01, 0.05, sorted(pauses_s))
+    assert len(pauses_s) < 300
 
 
 async def test_the_example_of_the_documentation_works() -> None:

@@ -8,7 +8,9 @@ from typing import NoReturn, TypeVar, overload
 
 T = TypeVar("T")
 
-POLL_INTERVAL_S = 0.01
+MIN_PAUSE_S, MAX_PAUSE_S = 0.01, 0.05
+PART_OF_WAIT = 0.05
+"""A pause between two attempts, relative to the wait so far. Polls would slow down the servers that they wait for."""
 
 
 class _Attempts:
@@ -17,13 +19,22 @@ class _Attempts:
     def __init__(self, timeout_s: float, what: str) -> None:
         self._timeout_s = timeout_s
         self._what = what
-        self._ends_at_s = time.monotonic() + timeout_s
+        self._began_s = time.monotonic()
         self.value: object = "no answer"
         self.error: Exception | None = None
 
     @property
     def are_over(self) -> bool:
-        return time.monotonic() >= self._ends_at_s
+        return self._waited_s >= self._timeout_s
+
+    @property
+    def pause_s(self) -> float:
+        """The time to the next attempt."""
+        return min(max(MIN_PAUSE_S, PART_OF_WAIT * self._waited_s), MAX_PAUSE_S)
+
+    @property
+    def _waited_s(self) -> float:
+        return time.monotonic() - self._began_s
 
     def note(self, *, value: object = None, error: Exception | None = None) -> None:
         self.value, self.error = value, error
@@ -41,6 +52,8 @@ async def eventually(condition: Callable[[], T], timeout_s: float = ..., what: s
 async def eventually(condition: Callable[[], object], timeout_s: float = 10.0, what: str = "") -> object:
     """Poll ``condition``, sync or async, until its value is truthy, and return that value.
 
+    It is polled each 10 ms at first, and each 50 ms after a second.
+
     An exception in the condition counts as "not yet", so a condition may use ``assert``. A call that hangs is
     cancelled after ``timeout_s`` seconds.
 
@@ -51,7 +64,7 @@ async def eventually(condition: Callable[[], object], timeout_s: float = 10.0, w
     try:
         async with asyncio.timeout(timeout_s):
             while not await _holds(condition, attempts):  # noqa: ASYNC110 - any condition, so no event to await
-                await asyncio.sleep(POLL_INTERVAL_S)
+                await asyncio.sleep(attempts.pause_s)
     except TimeoutError:
         attempts.fail()
     return attempts.value
@@ -79,4 +92,4 @@ def eventually_sync(condition: Callable[[], T], timeout_s: float = 10.0, what: s
             attempts.note(error=error)
         if attempts.are_over:
             attempts.fail()
-        time.sleep(POLL_INTERVAL_S)
+        time.sleep(attempts.pause_s)

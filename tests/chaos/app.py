@@ -33,13 +33,15 @@ DRAIN_OVER_S = 1.5
 """Seconds of a drain. Together with uvicorn's time-out it must be shorter than that of ``ChildProcess.stop``."""
 
 LONGEST_HOOK_S = 0.02
+LOG_BYTES = 32 * 1024 * 1024
+"""More than the messages of a log take, so that their number and age bound it."""
 
 if seeded.SOWN in os.environ:
     seeded.sow(os.environ[seeded.SOWN])
 
 
 def kept(bounds: Bounds) -> StoredHistory:
-    return StoredHistory(messages=bounds.messages, seconds=int(bounds.seconds))
+    return StoredHistory(messages=bounds.messages, bytes=LOG_BYTES, seconds=int(bounds.seconds))
 
 
 name = os.environ["REPLICA_NAME"]
@@ -120,12 +122,12 @@ async def say(kind: str, target: str, size: int) -> str:
     return text
 
 
-async def store(kind: str, target: str, excluded: str) -> tuple[str, dict[str, int]]:
-    """Send a stored message, and return it with its id in each log."""
+async def store(kind: str, target: str, excluded: str, size: int) -> tuple[str, dict[str, int]]:
+    """Send a stored message, padded to ``size``, and return it with its id in each log."""
     text = message(kind, target, name, next(numbers), excluded)
     rooms = target.split() or None
     try:
-        result = await manager.broadcast(text, room=rooms, exclude_client=excluded or None)
+        result = await manager.broadcast(text.ljust(size, "x"), room=rooms, exclude_client=excluded or None)
     except BackendUnavailableError as error:
         raise UnknownOutcomeError(text) from error
     return text, {log or EVERYBODY: id_ for log, id_ in result.ids.items()}

@@ -191,7 +191,13 @@ class Follower:
             async with asyncio.timeout(LONGEST_OPENING_S):
                 offered = [Subprotocol(item) for item in items]
                 link = await connect(
-                    url, subprotocols=offered, proxy=None, ping_interval=None, close_timeout=1, max_size=None
+                    url,
+                    subprotocols=offered,
+                    proxy=None,
+                    compression=None,  # padding takes its bytes
+                    ping_interval=None,
+                    close_timeout=1,
+                    max_size=None,
                 )
             self._links[generation] = link
             self._carry_out(self._machine.opened(generation, link.subprotocol, self._now_s()))

@@ -195,7 +195,7 @@ class Run:
 
     async def _keep(self, step: Step, replica: Replica, client: Client) -> None:
         excluded = name_of(step.follower) if step.client % 8 == 0 else ""
-        await self._store(replica, "kept", step.room, excluded)
+        await self._store(replica, "kept", step.room, excluded, step.size)
 
     async def _keep_both(self, step: Step, replica: Replica, client: Client) -> None:
         await self._store(replica, "both", " ".join(LOGGED[:2]))
@@ -203,8 +203,10 @@ class Run:
     async def _keep_for_all(self, step: Step, replica: Replica, client: Client) -> None:
         await self._store(replica, "everybody", "")
 
-    async def _store(self, replica: Replica, kind: str, target: str, excluded: str = "") -> str | None:
-        answer = await replica.call("store", kind=kind, target=target, excluded=excluded)
+    async def _store(
+        self, replica: Replica, kind: str, target: str, excluded: str = "", size: int = 0
+    ) -> str | None:
+        answer = await replica.call("store", kind=kind, target=target, excluded=excluded, size=size)
         if answer is None:
             return None
         self.history.stored.append(Stored(*answer))

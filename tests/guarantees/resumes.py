@@ -24,6 +24,8 @@ class Resume:
     fault: str
     outcome: str
     steps: tuple[Step, ...]
+    size: int = 0
+    """Bytes that each message is padded to."""
 
 
 RESUMES = {
@@ -46,9 +48,10 @@ RESUMES = {
         (Step(FAULT_S, "kill pubsub"),),
     ),
     "resume-slow-client": Resume(
-        "All clients stop reading for 2 s",
-        "continue",
-        tuple(Step(FAULT_S, "doze", follower=n, lasts_s=2.0) for n in range(FOLLOWERS)),
+        "All clients stop reading for 3 s. Messages have 16 KiB, so 0.8 to 1.6 MB wait for each",
+        "continue on the same socket",
+        tuple(Step(FAULT_S, "doze", follower=n, lasts_s=3.0) for n in range(FOLLOWERS)),
+        size=16_384,
     ),
     "resume-redis-frozen": Resume(
         "Redis is frozen for 3 s",
@@ -108,7 +111,10 @@ async def trial(resume: Resume) -> Counted:
     Raises:
         AssertionError: A promise of logs was broken in another way than by a missed or repeated message.
     """
-    keeping = [Step(0.5 + n / RATE, "keep", n % 2, 1, LOGGED[n % 3]) for n in range(int(LASTS_S - 1) * RATE)]
+    keeping = [
+        Step(0.5 + n / RATE, "keep", n % 2, 1, LOGGED[n % 3], size=resume.size)
+        for n in range(int(LASTS_S - 1) * RATE)
+    ]
     steps = tuple(sorted([*keeping, *resume.steps], key=lambda step: step.at_s))
     schedule = Schedule(0, LASTS_S, replicas=2, clients=2, steps=steps, followers=FOLLOWERS, abrupt=0.0)
     history = await chaos(schedule)

@@ -19,6 +19,7 @@ from websockets.exceptions import InvalidStatus
 from fastapi_websocket_stabilizer import (
     BackendUnavailableError,
     ConfigurationError,
+    ConnectionNotFoundError,
     PresenceEvent,
     WebSocketConnectionManager,
 )
@@ -138,6 +139,35 @@ async def test_no_token_is_made_whose_record_would_be_lost(
         await eventually(lambda: not is_away(node))
         token = await node.issue_reconnect_token("alice")
         assert await near.validate_reconnect_token(token) == "alice"
+
+
+@pytest.mark.alone
+@FAULTS
+@pytest.mark.parametrize("lapses", [False, True])
+async def test_what_is_taken_from_a_client_in_that_time_is_taken_at_the_return(
+    own_managers: Managers, server: RedisServer, fault: str, lapses: bool
+) -> None:
+    lease_s = 1.2 if lapses else 20.0
+    settings = {"lease_ttl_s": lease_s, "renew_interval_s": 0.3, "redis_timeout_s": 0.3}
+    async with node_behind_proxy(own_managers, server, **settings) as (node, proxy):
+        near = await own_managers.start(**settings)
+        removed, closed = await join(node, "removed", "vip", "lobby"), await join(node, "closed", "vip")
+        getattr(proxy, fault)()
+        await eventually(lambda: is_away(node))
+        if lapses:
+            await knows(near)  # the node is swept
+        with contextlib.suppress(BackendUnavailableError, ConnectionNotFoundError):
+            await near.leave("removed", "vip")
+        with contextlib.suppress(BackendUnavailableError, ConnectionNotFoundError):
+            await near.disconnect("closed", code=4001, reason="banned")
+        proxy.resume()
+        await eventually(lambda: closed.closed_with == (4001, "banned"), what="the close")
+        await eventually(partial(count_is, near, "vip", 0), what="the room is empty")
+        await eventually(partial(count_is, near, "lobby", 1), what="the other room is not")
+        await near.broadcast("secret", room="vip")
+        await near.broadcast("news", room="lobby")
+        await everyone_hears([removed], "news")
+        assert "secret" not in removed.received
 
 
 @pytest.mark.alone

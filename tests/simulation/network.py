@@ -158,12 +158,24 @@ class SimLink(MemoryLink):
             self.is_swallowing = False
             self._sever()
         self.is_cut = False
+        self._subscribe_again()
         for command in tuple(self._under_way):
             self._send(command)
 
     def lose_bus(self) -> None:
         self._bus_life += 1
         self._loop.arrive_at(self._loop.now_s, self._home, self._watcher.gap_began)
+        if not self.is_cut:
+            self._subscribe_again()
+
+    def _subscribe_again(self) -> None:
+        """Report the end of a gap. Nothing of the time between the subscription and the report is lost."""
+        self._heard_s = self._after(self._heard_s)
+        self._loop.arrive_at(self._heard_s, self._home, self._returned, self._bus_life)
+
+    def _returned(self, life: int) -> None:
+        if life == self._bus_life:
+            self._watcher.gap_ended(0.0)
 
     def break_connections(self) -> None:
         """Reset both connections. They are open again at once."""

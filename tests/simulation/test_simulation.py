@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import logging
+import random
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -75,7 +76,7 @@ def test_no_later_schedule_violates_an_invariant_under_either_policy() -> None:
 @pytest.mark.parametrize(
     ("fault", "invariant"),
     [
-        ("fence off", "listed again"),
+        ("fence off", "joins and leaves"),
         ("sweep without compare", "listed again"),
         ("dropped evict", "one socket"),
         ("doubled publish", "at most once"),
@@ -120,6 +121,24 @@ def test_what_is_sent_after_a_freeze_arrives_in_the_order_of_the_calls(loop: Vir
     calls = [Step(1.0 + n / 10, kind, 0, "c0") for n, kind in enumerate(kinds)]
     steps = (Step(0.1, "connect", 0, "c0"), Step(0.5, "freeze", 0, lasts_s=2 * LEASE_S), *calls)
     assert [v for seed in range(100) for v in simulate(loop, Schedule(seed, 2, steps))] == []
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("fault", ["cut", "swallow", "freeze", "lose_bus"])
+@pytest.mark.parametrize("lasts_s", [0.3, 0.7 * LEASE_S, 3 * LEASE_S])
+def test_room_that_is_taken_from_a_client_of_a_node_that_is_away_does_not_come_back(
+    loop: VirtualLoop, fault: str, lasts_s: float, policy: Policy
+) -> None:
+    def steps(seed: int) -> tuple[Step, ...]:
+        after_s = 0.9 * lasts_s * random.Random(seed).random()
+        return (
+            Step(0.1, "connect" if seed % 2 else "resume", 0, "c0"),
+            Step(0.3, "join", 1, "c0", "r0"),
+            Step(0.5, fault, 0, lasts_s=lasts_s),
+            Step(0.5 + after_s, "leave", 1, "c0", "r0"),
+        )
+
+    assert [v for seed in range(20) for v in simulate(loop, Schedule(seed, 2, steps(seed), policy))] == []
 
 
 def test_what_is_found_while_a_node_catches_up_waits_for_no_further_beat(loop: VirtualLoop) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from fastapi_websocket_stabilizer import (
     BackendUnavailableError,
     Connection,
+    ConnectionNotFoundError,
     PresenceEvent,
     WebSocketStabilizerError,
 )
@@ -186,11 +187,17 @@ class World:
         self._spawn(node, self._revoke, step, node)
 
     async def _revoke(self, step: Step, node: Node) -> None:
-        place, hits = (step.client, step.room), sum(self.hits.values())
+        place = step.client, step.room
         self._revoked[place] = False
-        await node.manager.leave(*place)
-        if hits == sum(self.hits.values()) == 0 and not self.has_forgotten:
-            self._revoked[place] = place in self._revoked
+        try:
+            await node.manager.leave(*place)
+        except ConnectionNotFoundError:
+            pass  # a node that was swept may still have the client
+        except BackendUnavailableError:
+            if self.hits[node.name]:
+                return  # it did not reach Redis; else the node of the client has not answered
+        if place in self._revoked and not self.has_forgotten:
+            self._revoked[place] = True
 
     def _message(self, node: Node) -> str:
         node.number += 1
@@ -356,7 +363,7 @@ class World:
     def _check_revoked(self) -> None:
         for (client, room), is_revoked in self._revoked.items():
             back = [s for s in self._open_sockets(client) if s.connection and room in s.connection.rooms]
-            if is_revoked and back:
+            if is_revoked and back and not self.has_forgotten:
                 self._violated("revoked", f"{client} is in {room} again")
 
     def _has_waited_for_a_step(self, socket: Socket) -> bool:

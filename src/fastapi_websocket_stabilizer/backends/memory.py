@@ -21,10 +21,12 @@ from ..wire.channels import ALL, INBOX, Channel, box_of
 from ..wire.envelopes import Envelope, Part
 from ..wire.tokens import sha1
 from .memory_logs import MemoryLogContent, MemoryLogs
+from .memory_revocations import MemoryRevocations
 from .memory_rooms import MemoryRooms
 from .memory_rosters import MemoryRosters, ShownRoom
 from .memory_sessions import Held, MemorySessions
 from .ports import Claim, Claimed, Entry, IndexEntry, Listening, Receive, Removed, Renewal
+from .revocations import Revocation
 
 MAX_TOKENS = 1_000_000
 """Maximum number of unused reconnect tokens; the oldest is evicted."""
@@ -61,6 +63,7 @@ class MemoryHub:
         self.logged: MemoryLogContent = MemoryLogContent()
         self.sessions: dict[str, dict[str, Held]] = {}
         self.shown: dict[str, ShownRoom] = {}
+        self.revoked: dict[str, dict[Revocation, int]] = {}
 
     def now_us(self) -> int:
         """Microseconds of the clock of every id, expiry and stamp.
@@ -75,7 +78,7 @@ class MemoryHub:
 
 
 class MemoryBackend:
-    """The backend of one node on a hub; also its bus and its stores, except rooms, rosters, logs and sessions."""
+    """The backend of one node on a hub; also its bus and its stores, except those in ``memory_*``."""
 
     def __init__(self, hub: MemoryHub, node: NodeId, receive: Receive, counters: Counters) -> None:
         self._hub, self._node, self._receive, self._counters = hub, node, receive, counters
@@ -89,6 +92,7 @@ class MemoryBackend:
         self.rosters: MemoryRosters = MemoryRosters(
             hub.shown, hub.lock, hub.now_us, self._publish, self._write_index
         )
+        self.revocations: MemoryRevocations = MemoryRevocations(hub.revoked, hub.lock, hub.now_us, counters)
         hub.listeners[node] = (receive, self._subscribed)
 
     async def start(self, node: NodeId) -> None:

@@ -13,6 +13,7 @@ from ..names import ConnectionId, NodeId
 from ..wire.channels import Channel
 from ..wire.envelopes import Envelope
 from .log_ports import LogStore
+from .revocations import RevocationStore
 from .rosters import RosterStore
 
 SESSION = "\0"
@@ -475,7 +476,7 @@ class Listening(NamedTuple):
 class Backend(Protocol):
     """The bus and the stores of one node."""
 
-    # ruff: noqa: D102 - eight properties that are named by their types
+    # ruff: noqa: D102 - nine properties that are named by their types
 
     @property
     def bus(self) -> Bus: ...
@@ -500,6 +501,9 @@ class Backend(Protocol):
 
     @property
     def rosters(self) -> RosterStore: ...
+
+    @property
+    def revocations(self) -> RevocationStore: ...
 
     async def start(self, node: NodeId) -> None:
         """Connect and subscribe to every node's channel and to ``node``'s inbox.

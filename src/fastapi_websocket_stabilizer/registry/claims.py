@@ -344,20 +344,20 @@ class Claims:
     def begin_stay(self, connection: Connection, room: str) -> int:
         """Number a connection's stay in a room."""
         self._stays += 1
-        registration_of(connection).stays[room] = self._stays
+        registration_of(connection).begin_stay(room, self._stays, running_loop().time())
         return self._stays
 
     async def enter_room(self, connection: Connection, room: str) -> None:
         """Enter a connection in a room to which its node is subscribed."""
         client_id, connection_id = connection.client_id, connection.connection_id
         registration = registration_of(connection)
-        stay = registration.stays.get(room) or self.begin_stay(connection, room)  # if it has left since
+        stay = registration.stay_in(room) or self.begin_stay(connection, room)  # if it has left since
         self._state.check_reachable()
         place = IndexEntry(connection_id, client_id, room, stay)
         is_new = await self._state.backend.rooms.join(place)
 
         def is_there() -> bool:
-            return registration.stays.get(room) == stay and connection.connection_id == connection_id
+            return registration.stay_in(room) == stay and connection.connection_id == connection_id
 
         if is_there():
             await show(self._state, connection, place)
@@ -377,7 +377,7 @@ class Claims:
     @staticmethod
     def _ended_stay(connection: Connection, room: str) -> IndexEntry:
         line, registration = place_in(connection, connection.connection_id, room), registration_of(connection)
-        registration.stays.pop(room, None)
+        registration.end_stay(room)
         registration.entered.pop(room, None)
         return line
 

@@ -12,6 +12,7 @@ from .lease import Lease
 from .places import sid_of
 from .reclaims import BATCH, Reclaims, pause
 from .registration import registration_of
+from .revocations import Revocations
 from .state import NodeState
 
 T = TypeVar("T")
@@ -29,19 +30,24 @@ class Inspection:
     ``inspect`` checks this node's connections and rooms in rounds.
     """
 
-    def __init__(self, state: NodeState, lease: Lease, claims: Claims, reclaims: Reclaims) -> None:
+    def __init__(
+        self, state: NodeState, lease: Lease, claims: Claims, reclaims: Reclaims, revocations: Revocations
+    ) -> None:
         self._state, self._lease, self._claims, self._reclaims = state, lease, claims, reclaims
+        self._revocations = revocations
         # The rest of this round.
         self._connections: list[ConnectionId] = []
         self._rooms: list[str] = []
 
     async def compare_all(self) -> None:
-        """Close connections that were displaced and claim those that were removed, as evicts may have been lost."""
+        """Carry out what may have been missed: displacements, removals from rooms, closes. Claim what was lost."""
         connections = [
             c for c in self._state.shards if registration_of(c).stamp
         ]  # the others are being claimed
         for start in range(0, len(connections), BATCH):
-            await self._compare(connections[start : start + BATCH])
+            batch = connections[start : start + BATCH]
+            await self._compare(batch)
+            await asyncio.gather(*map(self._revocations.carry_out, batch))
             await pause()
 
     async def inspect(self) -> None:

@@ -29,7 +29,7 @@ async def remove(state: NodeState, place: IndexEntry) -> Removed:
 def place_in(connection: Connection, connection_id: ConnectionId, room: str) -> IndexEntry:
     """Return a connection's place in a room."""
     registration = registration_of(connection)
-    stay, entered = registration.stays.get(room, 0), registration.entered.get(room, "")
+    stay, entered = registration.stay_in(room), registration.entered.get(room, "")
     return IndexEntry(connection_id, connection.client_id, room, stay, entered)
 
 

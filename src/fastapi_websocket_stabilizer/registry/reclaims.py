@@ -18,6 +18,7 @@ from .places import lines_of, sid_of
 from .presence import Reports, left
 from .presenting import show
 from .registration import registration_of
+from .revocations import Revocations
 from .state import NodeState
 
 BATCH = 200
@@ -34,8 +35,17 @@ async def pause() -> None:
 class Reclaims:
     """Claims queued connections in batches. After a failure of Redis, the next beat continues."""
 
-    def __init__(self, state: NodeState, claims: Claims, reports: Reports, keeping: Keeping) -> None:
+    def __init__(
+        self,
+        state: NodeState,
+        claims: Claims,
+        reports: Reports,
+        keeping: Keeping,
+        *,
+        revocations: Revocations,
+    ) -> None:
         self._state, self._claims, self._reports, self._keeping = state, claims, reports, keeping
+        self._revocations = revocations
         # With the connection_id of the last claim, which may be the present one.
         self._unclaimed: dict[Connection, ConnectionId] = {}
         # With the id of a claim that was answered, while places of the connection are not all moved to it yet.
@@ -128,7 +138,10 @@ class Reclaims:
                 self._state.tasks.spawn(end, "full")
                 return
             self._claimed[connection] = connection_id
-            if not is_outranked:  # else it is being closed, and the sweep of its former id reports the end
+            if not is_outranked:
+                await self._revocations.carry_out(connection, former)
+            # Else it is being closed, and the sweep of its former id reports the end.
+            if not is_outranked and connection.ended is None:
                 await self._join_all(connection, former, rooms)
                 await self._keeping.take_later(connection)
                 await self._keeping.again(connection)
@@ -186,7 +199,7 @@ class Reclaims:
     async def _join(self, connection: Connection, replaces: str, room: str) -> bool:
         """Enter a connection in a room again; return False if it has left the room."""
         registration = registration_of(connection)
-        connection_id, stay = connection.connection_id, registration.stays.get(room, 0)
+        connection_id, stay = connection.connection_id, registration.stay_in(room)
         if room not in connection.rooms:
             return False
         is_known, place = (
@@ -196,7 +209,7 @@ class Reclaims:
         place = replace(place, visit=registration.entered.get(room, place.stay_id))
         if await self._state.backend.rooms.join(place, replaces=replaces, is_known=is_known):
             self._reports.joined(place)
-        if registration.stays.get(room) != stay:  # left during the join
+        if registration.stay_in(room) != stay:  # left during the join
             self._claims.remember_unreleased([place])
         elif connection.connection_id == connection_id:
             registration.entered[room] = place.visit

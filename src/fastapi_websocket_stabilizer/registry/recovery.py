@@ -16,6 +16,7 @@ from .keeping import Keeping
 from .lease import Lease
 from .peers import Agreement, Deadlines
 from .reclaims import Reclaims
+from .revocations import Revocations
 from .state import NodeState
 from .sweep import Sweeper
 from .tokens import Tokens
@@ -36,6 +37,7 @@ class Recovery:
         keeping: Keeping,
         watching: Watching,
         sweeper: Sweeper,
+        revocations: Revocations,
         history: History,
         degrading: DegradingBus | None,
     ) -> None:
@@ -43,7 +45,7 @@ class Recovery:
         self._tokens, self._keeping, self._history, self._degrading = tokens, keeping, history, degrading
         self._watching = watching
         self.sweeper: Sweeper = sweeper
-        self._inspection = Inspection(state, lease, claims, reclaims)
+        self._inspection = Inspection(state, lease, claims, reclaims, revocations)
         self._agreement = Agreement(state)
         self._deadlines = Deadlines(state)
         self._sweeping: set[NodeId] = set()

@@ -6,6 +6,9 @@ from ..backends.ports import SessionName
 from ..local.connection import Connection
 from ..names import ConnectionId
 
+STAY_BITS = 48
+LARGEST_STAY = (1 << STAY_BITS) - 1
+"""Largest number of a stay. A node that begins a million in a second reaches it after nine years."""
 LEGAL_SID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 """The form of our names of sessions. A foreign one is unknown, and costs no command."""
 
@@ -56,23 +59,43 @@ class Registration:
     Attributes:
         stamp: Rank that the store gave to the claim; 0 until the store has answered.
         visit: The client's visit that the store has confirmed; "" if unknown. See ``ports.Claimed``.
-        stays: Number of the present stay in each room. See ``ports.IndexEntry``.
         entered: Name of the stay in each room that the store has confirmed.
         size: Bytes of metadata and user data, as counted in the budget of memory.
         session: Its session; None for a socket without the subprotocol.
         revision: Number of changes of the metadata.
     """
 
-    __slots__ = ("entered", "revision", "session", "size", "stamp", "stays", "visit")
+    __slots__ = ("_stays", "entered", "revision", "session", "size", "stamp", "visit")
 
     def __init__(self, size: int, session: Succession | None = None) -> None:
         self.stamp: int = 0
         self.visit: str = ""
-        self.stays: dict[str, int] = {}
+        self._stays: dict[str, int] = {}  # the number of each stay, and above it the time of its begin in µs
         self.entered: dict[str, str] = {}
         self.size: int = size
         self.session: Succession | None = session
         self.revision: int = 0
+
+    def begin_stay(self, room: str, number: int, now_s: float) -> None:
+        """Note that the connection enters a room. For the number see ``ports.IndexEntry``."""
+        self._stays[room] = int(1_000_000 * now_s) << STAY_BITS | number
+
+    def end_stay(self, room: str) -> None:
+        """Note that the connection has left a room."""
+        self._stays.pop(room, None)
+
+    def stay_in(self, room: str) -> int:
+        """Return the number of the present stay in a room; 0 for none."""
+        return self._stays.get(room, 0) & LARGEST_STAY
+
+    def entered_at_s(self, room: str) -> float:
+        """Return the monotonic time at which the present stay in a room began; 0 for none."""
+        return (self._stays.get(room, 0) >> STAY_BITS) / 1_000_000
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The rooms with a stay."""
+        return tuple(self._stays)
 
     def forget_visit(self) -> None:
         """Forget all that the store has confirmed, except the rank."""

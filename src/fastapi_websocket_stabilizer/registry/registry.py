@@ -47,6 +47,7 @@ from .questions import Questions
 from .reclaims import Reclaims
 from .recovery import Recovery
 from .requests import Requests
+from .revocations import Revocations
 from .rooms import Rooms
 from .showing import Showing
 from .state import NodeState
@@ -95,7 +96,8 @@ class Registry:
         state, lease = self.state, self.lease
         reports, inboxes = Reports(state), Inboxes(state, bus)
         self.claims: Claims = Claims(state, inboxes, lease, reports, end=self._end)
-        reclaims = Reclaims(state, self.claims, reports, self.keeping)
+        self.revocations: Revocations = Revocations(state, self._leave, self._expire)
+        reclaims = Reclaims(state, self.claims, reports, self.keeping, revocations=self.revocations)
         self.watching: Watching = Watching(state)
         self.rooms: Rooms = Rooms(
             state,
@@ -142,6 +144,7 @@ class Registry:
             rooms=self.rooms,
             drain=self.drain,
             questions=self.questions,
+            revocations=self.revocations,
         )
         acts = {Kind.EVICT: self.claims.on_evict, Kind.REQUEST: self.requests.on_request}
         acts[Kind.PRESENCE] = self.watching.on_change
@@ -155,12 +158,13 @@ class Registry:
             keeping=self.keeping,
             watching=self.watching,
             sweeper=sweeper,
+            revocations=self.revocations,
             history=self.history,
             degrading=degrading,
         )
 
-    # Callbacks from a part to one that is created later: from the bus to its receivers, and from the limits of a
-    # client and of memory to the end of a connection. None is called before all parts exist.
+    # Callbacks from a part to one that is created later: from the bus to its receivers, and from limits and
+    # revocations to the end of a connection or of its stay in a room. None is called before all parts exist.
 
     def _open(self, open_backend: OpenBackend | None, state: NodeState) -> Backend:
         if open_backend is None:
@@ -187,6 +191,12 @@ class Registry:
 
     async def _end(self, connection: Connection, why: Ended, code: int, reason: str) -> None:
         await self.connections.end(connection, why, code, reason)
+
+    async def _leave(self, connection: Connection, room: str) -> None:
+        await self.rooms.leave(connection, room)
+
+    def _expire(self, connection: Connection, why: Ended, code: int, reason: str) -> None:
+        self.connections.expire(connection, why, code, reason)
 
     # Life
 

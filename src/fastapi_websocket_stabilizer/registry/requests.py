@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Coroutine
 from typing import Any
 
 from .. import close_codes, exceptions
@@ -15,6 +16,7 @@ from .drain import Drain
 from .inboxes import Inboxes
 from .questions import Questions, foreign_question
 from .replies import is_outcome, is_value
+from .revocations import Revocations
 from .rooms import Rooms
 from .state import NodeState
 
@@ -63,22 +65,25 @@ class Requests:
         rooms: Rooms,
         drain: Drain,
         questions: Questions,
+        revocations: Revocations,
     ) -> None:
         self._state, self._replies, self._inboxes, self._directory = state, state.replies, inboxes, directory
         self._connections, self._rooms, self._drain = connections, rooms, drain
-        self._questions = questions
+        self._questions, self._revocations = questions, revocations
 
     async def act(self, client_id: str, request: dict[str, Any]) -> None:
         """Execute a request for every connection of a client, or for one of them, on all nodes.
 
-        A client that is away has sessions, from which a leave or a close removes what must not come back.
+        What a leave or a close takes from a client is noted, for nodes that cannot be reached. A client that is away
+        has sessions, from which it is removed as well.
 
         Raises:
             ConnectionNotFoundError: The client is not connected, and has no session to change.
             BackendUnavailableError: Another node did not answer in time.
         """
         touched = await asyncio.gather(
-            self._change_sessions(client_id, request),
+            self._noted(client_id, self._revocations.note(client_id, request)),
+            self._noted(client_id, self._change_sessions(client_id, request)),
             self._act_elsewhere(client_id, request),
             self.act_here(client_id, request),
             return_exceptions=True,
@@ -91,23 +96,26 @@ class Requests:
             lacks = "is not connected" if only is None else f"has no connection {only!r}"
             raise ConnectionNotFoundError(f"client {client_id!r} {lacks}")
 
-    async def _change_sessions(self, client_id: str, request: dict[str, Any]) -> bool:
-        """Revoke a room, or end all sessions of a client. Its command is queued before its connections are asked for.
-
-        Without ``client_protocol`` there are none.
-        """
-        sessions, is_here = self._state.backend.sessions, self._state.shards.has_client(client_id)
+    async def _noted(self, client_id: str, noting: Coroutine[Any, Any, bool | None]) -> bool:
+        """Note what is taken from a client. The command is queued before its connections are asked for."""
+        is_here = self._state.shards.has_client(client_id)
         try:
-            match request if self._state.config.client_protocol else {}:
-                case {"do": "leave", "room": room}:
-                    self._state.check_reachable()
-                    return await sessions.revoke(client_id, room)
-                case {"do": "close", "connection_id": None}:
-                    self._state.check_reachable()
-                    return await sessions.end_all(client_id)
+            return bool(await noting)
         except LOSSES:
             if not self._state.degrades or not is_here:
                 raise
+        return False
+
+    async def _change_sessions(self, client_id: str, request: dict[str, Any]) -> bool:
+        """Revoke a room, or end all sessions of a client. Without ``client_protocol`` there are none."""
+        sessions = self._state.backend.sessions
+        match request if self._state.config.client_protocol else {}:
+            case {"do": "leave", "room": room}:
+                self._state.check_reachable()
+                return await sessions.revoke(client_id, room)
+            case {"do": "close", "connection_id": None}:
+                self._state.check_reachable()
+                return await sessions.end_all(client_id)
         return False
 
     async def _act_elsewhere(self, client_id: str, request: dict[str, Any]) -> int:

@@ -52,7 +52,7 @@ class Showing:
         try:
             self._state.check_reachable()
             is_there = not self._state.is_distributed or await self._claims.show(connection)
-            for room in tuple(registration_of(connection).stays):
+            for room in registration_of(connection).places:
                 await show(self._state, connection, place_in(connection, connection.connection_id, room))
             if is_there or connection.ended is not None:
                 return

@@ -202,6 +202,10 @@ class Counters:
     sessions_gone: int = counter(
         "Sessions named by a cursor that were not there: nothing was kept, expired, revoked or taken before."
     )
+    revocations_missed: int = counter(
+        "Removals from rooms, and closes, that this node carried out late, because it had been cut off."
+    )
+    revocations_dropped: int = counter("Removals and closes that are not kept for a node that is cut off.")
     sessions_dropped: int = counter(
         "Sessions of clients that had more than 32, and names of sessions beyond those that may wait for Redis."
     )

@@ -19,6 +19,7 @@ from ..backends.ports import (
     TokenStore,
     Watcher,
 )
+from ..backends.revocations import RevocationStore
 from ..backends.rosters import RosterStore
 from ..config import WebSocketConfig
 from ..exceptions import BackendUnavailableError
@@ -63,6 +64,7 @@ class SharedHub(MemoryHub):
         self.logged.empty()
         self.sessions.clear()
         self.shown.clear()
+        self.revoked.clear()
         self.secret = b""
         self.lives += 1
 
@@ -86,6 +88,7 @@ class MemoryLink:
         self.logs: LogStore = cast(LogStore, _Logs(self, self._backend.logs))
         self.sessions: SessionStore = self._port(self._backend.sessions)
         self.rosters: RosterStore = self._port(self._backend.rosters)
+        self.revocations: RevocationStore = self._port(self._backend.revocations)
         self.queued_bytes: int = 0
         self._gaps = 0
 
@@ -140,12 +143,16 @@ class MemoryLink:
 
     def mend(self) -> None:
         """Connect again. Lost messages stay lost."""
-        self.is_cut = False
+        if self.is_cut:
+            self.is_cut = False
+            self._watcher.gap_ended(0.0)
 
     def lose_bus(self) -> None:
-        """Report a gap of the bus that is over at once."""
+        """Report a gap of the bus that is over at once, unless the link is cut."""
         self._gaps += 1
         self._watcher.gap_began()
+        if not self.is_cut:
+            self._watcher.gap_ended(0.0)
 
     def check(self) -> None:
         """Check that the link is not cut.

@@ -13,6 +13,7 @@ from .pipeline import no_earlier_sends
 from .ports import Listener
 from .probes import Canaries, Epochs
 from .reading import Reader
+from .revocations import RedisRevocations
 from .rosters import RedisRosters
 from .sessions import RedisSessions
 from .stores import RedisNodes, RedisPresence, RedisRooms, RedisTokens
@@ -74,6 +75,7 @@ class RedisBackend:
         clock = signer.clock if signer else None
         self.nodes: RedisNodes = RedisNodes(keys, pipeline, self._leases, reader, clock)
         self.sessions: RedisSessions = RedisSessions(keys, pipeline, reader, self._counters)
+        self.revocations: RedisRevocations = RedisRevocations(keys, pipeline, reader, self._counters)
         publish_command = self._topology.publish_command
         self.rosters: RedisRosters = RedisRosters(keys, pipeline, reader, publish_command, signer)
         self.logs: RedisLogs = RedisLogs(

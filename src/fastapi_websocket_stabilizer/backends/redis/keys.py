@@ -76,6 +76,10 @@ class Keys:
         """Hash of a client's sessions, and of their rooms."""
         return f"{self._ns}:{{{partition(client_id)}}}:sessions:{client_id}"
 
+    def revoked(self, client_id: str) -> str:
+        """Sorted set of what was taken from a client."""
+        return f"{self._ns}:{{{partition(client_id)}}}:revoked:{client_id}"
+
     def room(self, room: str) -> str:
         """Hash of members, and the channel of the room's messages."""
         return f"{self._ns}:{{{partition(room)}}}:room:{room}"

@@ -10,6 +10,7 @@ from ...exceptions import WireError
 from ...names import ConnectionId, NodeId, check_client_id, check_room, node_of, visit_of
 from ...runtime.metrics import Counters
 from ..ports import Entry, IndexEntry, KeptRoom
+from ..revocations import Revocation
 from .connection import WrongTypeError
 
 T = TypeVar("T")
@@ -121,6 +122,11 @@ def kept_room(room: bytes, value: bytes) -> tuple[str, KeptRoom]:
     """Return a room of a session. Raises as ``node``."""
     since, _, by_client = value.partition(b" ")
     return check_room(room.decode()), KeptRoom(int(since), by_client == b"1")
+
+
+def revocation(name: bytes, age_us: bytes) -> tuple[Revocation, float]:
+    """Return what was taken from a client, and the seconds since then. Raises as ``node``."""
+    return Revocation.read(name.decode()), int(age_us) / 1e6
 
 
 def shown(client_id: bytes, value: bytes) -> tuple[str, bytes]:

@@ -41,7 +41,7 @@ class RedisSessions:
         line = IndexLine(self._pipeline, index, field, f"0 {session.client_id}")
         if not self._pipeline.is_ordered:
             await line.is_written()
-        self._counters.sessions_dropped += await self._pipeline.call(
+        dropped: int = await self._pipeline.call(
             scripts.SESSION_BEGIN,
             self._key(session),
             session.sid,
@@ -49,6 +49,7 @@ class RedisSessions:
             SESSIONS_PER_CLIENT,
             idempotent=True,
         )
+        self._counters.sessions_dropped += dropped
         await line.is_written()
 
     async def note(self, session: SessionName, room: str, *, by_client: bool) -> bool:

@@ -265,6 +265,7 @@ def _keys(keys: Keys, node: NodeId) -> list[str]:
     of_node = [keys.info(node), keys.connections(node), keys.memberships(node)]
     of_names = [keys.client(node), keys.room(node), keys.room_counts(node), keys.token(node, node)]
     of_names += [keys.unreported(node), keys.sessions(node), keys.shown(node), keys.box_mark(node)]
+    of_names += [keys.revoked(node)]
     logs = LogName(LogKind.ROOM, node), LogName(LogKind.BOX, node), LogName(LogKind.ALL)
     of_logs = [
         key

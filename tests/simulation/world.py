@@ -62,6 +62,8 @@ class World:
         """Whether each client was removed from a room, and no call has added it since."""
         self._steps_back_s: list[float] = []
         """Times at which Redis' clock was stepped back."""
+        self._lapses_s: list[float] = []
+        """Times at which Redis' clock was stepped forward by so much that each lease lapsed."""
         self._losses_s: list[float] = []
         """Times at which Redis lost its content."""
         self._absences: list[tuple[str, float, float]] = []
@@ -280,6 +282,8 @@ class World:
     def _step_clock(self, step: Step, node: Node) -> None:
         if not step.node:
             self._steps_back_s.append(self.loop.now_s)
+        elif step.lasts_s >= LEASE_S - BEAT_S:
+            self._lapses_s.append(self.loop.now_s)
         self.hub.ahead_s += step.lasts_s * (1 if step.node else -1)
 
     # A rolling restart
@@ -466,8 +470,13 @@ class World:
             self._violated("joins and leaves", what)
 
     def _was_away_too_long(self, node: Node) -> bool:
-        """Whether Redis lost its content while the lease of a node had lapsed for lack of renewals."""
-        return any(
+        """Whether Redis lost its content while the lease of a node had lapsed, and the node had no new one."""
+        has_lapsed = any(
+            lapsed_s <= lost_s <= lapsed_s + 2 * BEAT_S
+            for lapsed_s in self._lapses_s
+            for lost_s in self._losses_s
+        )
+        return has_lapsed or any(
             began_s + LEASE_S - BEAT_S <= lost_s <= ended_s + BEAT_S
             for name, began_s, ended_s in self._absences
             for lost_s in self._losses_s
@@ -492,12 +501,13 @@ class World:
             client: [h for h in found.values() if h.ends_us is None] for client, found in hub.sessions.items()
         }
         tables["held sessions"] = {client: sessions for client, sessions in held.items() if sessions}
-        # A node that lost its lease may write keys before it notices. If it dies first, no node removes them,
-        # which the design permits.
+        # A node that lost its lease may write keys before it notices. If it dies before it has removed them, no node
+        # does, which the design permits.
         unknowable = {
-            node.manager.registry.state.node_id
+            node_id
             for node in self.crashed
             if self.has_forgotten or self.hits[node.name] > 1
+            for node_id in node.manager.registry.state.own_ids
         }
         for name, table in tables.items():
             if table and not any(node_id in repr(table) for node_id in unknowable):

@@ -80,7 +80,7 @@ def test_every_counter_is_counted() -> None:
     assert COUNTERS - stored - looked_up == set()
 
 
-PREFIXES = "history_", "resumes_", "session", "cursors_"
+PREFIXES = "history_", "mailbox", "resumes_", "session", "cursors_"
 """The beginnings of the names of counters, and of attributes of ``Statistics``, that are about histories."""
 
 

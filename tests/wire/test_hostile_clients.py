@@ -43,6 +43,7 @@ LAST = 2**53 - 1
 ENVIRONMENT = {
     "WS_HISTORY": '{"": {"messages": 20}}',
     "WS_HISTORY_FOR_ALL": '{"messages": 20}',
+    "WS_MAILBOX": '{"messages": 20}',
     "WS_CLIENT_PRESENCE": "ada,open,witness",
     "WS_MAX_MESSAGE_SIZE": str(LIMIT),
 }

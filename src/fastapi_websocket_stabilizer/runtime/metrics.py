@@ -92,10 +92,10 @@ class Counters:
     )
     history_appends: int = counter("Messages that this node stored in logs.")
     history_refused: int = counter(
-        "Broadcasts that were to be stored and were not: too large for their log, or Redis was away."
+        "Messages that were to be stored and were not: too large for their log, or Redis was away."
     )
     history_unconfirmed: int = counter(
-        "Broadcasts of which it is not known whether they were stored, because Redis did not answer."
+        "Messages of which it is not known whether they were stored, because Redis did not answer."
     )
     history_trimmed_messages: int = counter(
         "Stored messages that this node's appends dropped for their number."

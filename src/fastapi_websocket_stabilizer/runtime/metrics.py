@@ -33,8 +33,7 @@ class Counters:
     messages_sent: int = counter("Messages written to a socket or put into its outbox.")
     messages_failed: int = counter("Messages that could not be written to their socket.")
     messages_dropped: int = counter(
-        "Messages dropped by outbox_policy drop_oldest or drop_newest, and volatile ones to rooms with a history "
-        "while their clients read too slowly."
+        "Messages dropped by an outbox_policy, and volatile ones to slow clients of rooms with a history."
     )
     messages_too_large: int = counter(
         "Inbound messages over max_message_size; the connection was closed with 1009."

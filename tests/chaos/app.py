@@ -17,6 +17,7 @@ from fastapi.responses import JSONResponse
 from fastapi_websocket_stabilizer import (
     BackendUnavailableError,
     Connection,
+    Mailbox,
     PresenceEvent,
     WebSocketConfig,
     WebSocketConnectionManager,
@@ -26,7 +27,7 @@ from fastapi_websocket_stabilizer import (
     History as StoredHistory,
 )
 from tests.chaos import seeded
-from tests.chaos.history import ALONE, EVERYBODY, Bounds, message
+from tests.chaos.history import ALONE, EVERYBODY, Bounds, mailbox_of, message
 from tests.chaos.schedule import BRIEF, KEPT, LOGGED, LOGS, ROOMS
 
 DRAIN_OVER_S = 1.5
@@ -56,6 +57,7 @@ manager = WebSocketConnectionManager(
         drain_over_s=DRAIN_OVER_S,
         history={KEPT: kept(LOGS[KEPT]), BRIEF: kept(LOGS[BRIEF])},
         history_for_all=kept(LOGS[KEPT]),
+        mailbox=Mailbox(messages=LOGS[KEPT].messages, seconds=int(LOGS[KEPT].seconds)),
         log_level="ERROR",
     )
 )
@@ -127,6 +129,9 @@ async def store(kind: str, target: str, excluded: str, size: int) -> tuple[str, 
     text = message(kind, target, name, next(numbers), excluded)
     rooms = target.split() or None
     try:
+        if kind == "box":
+            sent = await manager.send_to_client(target, text.ljust(size, "x"), store=True)
+            return text, {mailbox_of(target): sent.id}
         result = await manager.broadcast(text.ljust(size, "x"), room=rooms, exclude_client=excluded or None)
     except BackendUnavailableError as error:
         raise UnknownOutcomeError(text) from error

@@ -15,7 +15,17 @@ from fastapi_websocket_stabilizer_client.machine import Machine
 from tests.chaos.checker import is_settled
 from tests.chaos.crowd import Client, connect_in_haste
 from tests.chaos.follower import OF_CLIENTS, Follower
-from tests.chaos.history import EVERYBODY, Fault, Final, History, Membership, Seen, Socket, Stored
+from tests.chaos.history import (
+    EVERYBODY,
+    Fault,
+    Final,
+    History,
+    Membership,
+    Seen,
+    Socket,
+    Stored,
+    mailbox_of,
+)
 from tests.chaos.replicas import Replica, all_up, environment_of, read_events
 from tests.chaos.schedule import HASTY, KEPT, LOGGED, LOGS, ROOMS, Schedule, Step
 
@@ -27,7 +37,20 @@ SWEPT_S = LEASE_S + 2 * BEAT_S
 SETTLED_S = SWEPT_S + 2 * TIMEOUT_S + 3.0
 LOOK_EVERY_S = 0.7
 PROBES_S = 3.0
-LASTING = {"secret", "epoch", "token", "log", "top", "once", "since", "policy", "sessions", "box", "boxtop"}
+LASTING = {
+    "secret",
+    "epoch",
+    "token",
+    "log",
+    "top",
+    "once",
+    "since",
+    "policy",
+    "sessions",
+    "box",
+    "boxtop",
+    "boxmark",
+}
 """Kinds of keys that expire by themselves, or that the next node needs."""
 HASTY_S = 0.02
 """Longest time limit of a hasty client in seconds, about the duration of a registration."""
@@ -89,7 +112,8 @@ class Run:
         with self.server.client() as client:
             seconds, us = client.time()
         history.start_us = seconds * 1_000_000 + us - int(self.now_s() * 1_000_000)
-        for log in (*LOGGED, EVERYBODY):
+        mailboxes = [mailbox_of(name_of(number)) for number in range(self.schedule.followers)]
+        for log in (*LOGGED, EVERYBODY, *mailboxes):
             history.bounds[log] = next(
                 (b for prefix, b in LOGS.items() if log.startswith(prefix)), LOGS[KEPT]
             )
@@ -199,6 +223,9 @@ class Run:
 
     async def _keep_both(self, step: Step, replica: Replica, client: Client) -> None:
         await self._store(replica, "both", " ".join(LOGGED[:2]))
+
+    async def _keep_box(self, step: Step, replica: Replica, client: Client) -> None:
+        await self._store(replica, "box", name_of(step.follower))
 
     async def _keep_for_all(self, step: Step, replica: Replica, client: Client) -> None:
         await self._store(replica, "everybody", "")

@@ -23,7 +23,7 @@ ACTIONS = {
     "move": 9, "hasty": 2, "hang up": 2, "join": 5, "leave": 2, "direct": 14, "all": 6, "room": 8,
     "keep": 10, "keep both": 2, "keep for all": 2,
 }  # fmt: skip
-OF_FOLLOWERS = {"go away": 4, "admit": 2, "revoke": 1, "doze": 1}
+OF_FOLLOWERS = {"go away": 4, "admit": 2, "revoke": 1, "doze": 1, "keep box": 8}
 HASTY = 20
 """Number of clients that always connect with a time limit."""
 PER_SECOND = 55.0

@@ -26,6 +26,8 @@ class Resume:
     steps: tuple[Step, ...]
     size: int = 0
     """Bytes that each message is padded to."""
+    keeps: str = "keep"
+    """What keeps the messages: in rooms, or in mailboxes."""
 
 
 RESUMES = {
@@ -41,6 +43,16 @@ RESUMES = {
         "All clients lose their network for 1.5 s",
         "continue",
         tuple(Step(FAULT_S, "go away", follower=n, lasts_s=1.5) for n in range(FOLLOWERS)),
+    ),
+    "resume-mailbox": Resume(
+        "All clients lose their network for 3 s, and the replica of half of them is killed (`kill -9`). Messages are "
+        "stored in their mailboxes",
+        "continue on another replica",
+        (
+            Step(FAULT_S, "kill", 0),
+            *(Step(FAULT_S, "go away", follower=n, lasts_s=3.0) for n in range(FOLLOWERS)),
+        ),
+        keeps="keep box",
     ),
     "resume-bus-killed": Resume(
         "The bus connections are killed (`CLIENT KILL TYPE pubsub`)",
@@ -112,7 +124,7 @@ async def trial(resume: Resume) -> Counted:
         AssertionError: A promise of logs was broken in another way than by a missed or repeated message.
     """
     keeping = [
-        Step(0.5 + n / RATE, "keep", n % 2, 1, LOGGED[n % 3], size=resume.size)
+        Step(0.5 + n / RATE, resume.keeps, n % 2, 1, LOGGED[n % 3], size=resume.size, follower=n % FOLLOWERS)
         for n in range(int(LASTS_S - 1) * RATE)
     ]
     steps = tuple(sorted([*keeping, *resume.steps], key=lambda step: step.at_s))

@@ -6,16 +6,24 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
+from typing import Any
 
 import httpx2
 
-from fastapi_websocket_stabilizer import History
+from fastapi_websocket_stabilizer import History, Mailbox
 from tests.integration.cluster import PROJECT
 from tests.support import http
 from tests.support.process import ChildProcess, free_port
 from tests.support.waiting import eventually
 
 HISTORY = {"chat": History(), "chat:short": History(messages=3)}
+SETTINGS: dict[str, Any] = {
+    "history": HISTORY,
+    "mailbox": Mailbox(),
+    "client_presence": ("lobby",),
+    "max_connections_per_client": 1,
+}
+"""The settings of the replicas, for a manager beside them."""
 
 
 class Replica:
@@ -28,6 +36,7 @@ class Replica:
             "WS_REDIS_URL": url,
             "WS_NAMESPACE": namespace,
             "WS_HISTORY": json.dumps({prefix: asdict(bounds) for prefix, bounds in HISTORY.items()}),
+            "WS_MAILBOX": "{}",
             "WS_CLIENT_PRESENCE": "lobby",
             "WS_LEASE_TTL_S": "1.5",
             "WS_RENEW_INTERVAL_S": "0.4",

@@ -11,6 +11,7 @@ from redis.crc import key_slot
 from fastapi_websocket_stabilizer import (
     BackendUnavailableError,
     History,
+    Mailbox,
     Publisher,
     WebSocketConnectionManager,
 )
@@ -22,7 +23,12 @@ from tests.support.clusters import RedisCluster
 from tests.support.sentinels import SentinelGroup
 from tests.support.waiting import eventually
 
-STORED: dict[str, Any] = {**SURVIVING, "history": {"chat:": History()}, "history_for_all": History()}
+STORED: dict[str, Any] = {
+    **SURVIVING,
+    "history": {"chat:": History()},
+    "history_for_all": History(),
+    "mailbox": Mailbox(messages=10_000, bytes=8_000_000),
+}
 
 
 @pytest.fixture(scope="module", params=["valkey-9.1", "redis-6.2"])
@@ -56,10 +62,13 @@ class Talk:
         """Store one message; return whether that is known."""
         text, self.number = f"{self.number}", self.number + 1
         with suppress(BackendUnavailableError):
-            if (await self.here.broadcast(text, room="chat:1")).id:
+            if await self.store(text):
                 self.stored.append(text)
                 return True
         return False
+
+    async def store(self, text: str) -> int | None:
+        return (await self.here.broadcast(text, room="chat:1")).id
 
     async def on(self) -> None:
         while True:
@@ -86,12 +95,29 @@ class Talk:
             assert set(self.stored) <= set(socket.received)
 
 
+class Letters(Talk):
+    """Numbered messages to one client, which has a socket on each node."""
+
+    async def store(self, text: str) -> int | None:
+        return (await self.here.send_to_client("alice", text, store=True)).id
+
+
 @asynccontextmanager
 async def talk_at(url: str, namespace: str) -> AsyncIterator[Talk]:
     managers = Managers(url, namespace)
     here, there = await managers.start_many(2, **STORED)
     try:
         yield Talk(here, [await join(here, "alice", "chat:1"), await join(there, "bob", "chat:1")])
+    finally:
+        await managers.close()
+
+
+@asynccontextmanager
+async def letters_at(url: str, namespace: str) -> AsyncIterator[Talk]:
+    managers = Managers(url, namespace)
+    here, there = await managers.start_many(2, **STORED, max_connections_per_client=2)
+    try:
+        yield Letters(here, [await join(here, "alice"), await join(there, "alice")])
     finally:
         await managers.close()
 
@@ -107,6 +133,28 @@ async def test_no_stored_message_is_lost_or_repeated_while_its_slot_moves(
         await talk.has_arrived()
         page = await talk.here.history("chat:1", limit=1000)
         assert [entry.message for entry in page][-1] == talk.stored[-1]
+
+
+async def test_no_message_of_a_mailbox_is_lost_or_repeated_while_its_slot_moves(
+    cluster: RedisCluster, namespace: str
+) -> None:
+    slot = key_slot(Keys(namespace).box_mark("alice").encode())
+    async with letters_at(cluster.url, namespace) as letters:
+        async with letters.flowing():
+            for target in [*cluster.servers, cluster.servers[0]]:
+                await asyncio.to_thread(cluster.move, slot, target)
+        await letters.has_arrived()
+
+
+async def test_killed_primary_loses_no_message_of_a_mailbox_that_a_node_has_received(
+    mortal_cluster: RedisCluster, namespace: str
+) -> None:
+    async with letters_at(mortal_cluster.url, namespace) as letters:
+        for _ in range(20):
+            await letters.say()
+        async with letters.flowing():
+            await dies(mortal_cluster, Keys(namespace).box_mark("alice"))
+        await letters.has_arrived()
 
 
 async def test_messages_to_rooms_of_several_servers_arrive_once(

@@ -8,7 +8,7 @@ import pytest
 from playwright.async_api import Browser, Page
 
 from fastapi_websocket_stabilizer import WebSocketConnectionManager
-from tests.integration.client_replicas import HISTORY, Door, Replica, door
+from tests.integration.client_replicas import SETTINGS, Door, Replica, door
 from tests.integration.cluster import Managers
 from tests.integration.demo_support import running_browser
 from tests.support import http
@@ -32,7 +32,7 @@ def replicas(redis_url: str, namespace: str) -> Iterator[list[Replica]]:
 @pytest.fixture
 async def publisher(managers: Managers) -> WebSocketConnectionManager:
     """Return a manager of the same registry, without clients."""
-    return await managers.start(history=HISTORY, client_presence=("lobby",), max_connections_per_client=1)
+    return await managers.start(**SETTINGS)
 
 
 async def show(browser: Browser, opened: Door, query: str) -> Page:

@@ -9,6 +9,7 @@ import pytest
 from fastapi_websocket_stabilizer import RequestFailedError as AskedInVainError
 from fastapi_websocket_stabilizer import RequestTimeoutError, WebSocketConnectionManager
 from fastapi_websocket_stabilizer_client import (
+    MAILBOX,
     Client,
     InterruptedRequestError,
     Lost,
@@ -17,7 +18,7 @@ from fastapi_websocket_stabilizer_client import (
     Status,
     StatusChange,
 )
-from tests.integration.client_replicas import HISTORY, Replica, door
+from tests.integration.client_replicas import SETTINGS, Replica, door
 from tests.integration.cluster import Managers
 from tests.support.waiting import eventually
 
@@ -33,7 +34,7 @@ def replicas(redis_url: str, namespace: str) -> Iterator[list[Replica]]:
 @pytest.fixture
 async def publisher(managers: Managers) -> WebSocketConnectionManager:
     """Return a manager of the same registry, without clients."""
-    return await managers.start(history=HISTORY, client_presence=("lobby",), max_connections_per_client=1)
+    return await managers.start(**SETTINGS)
 
 
 async def test_messages_and_calls_of_one_connection(replicas: list[Replica]) -> None:
@@ -149,6 +150,31 @@ async def test_client_of_a_replica_that_is_killed_goes_on_at_another(
         received: list[Any] = []
         client.on(lambda message: received.append(message.data))
         await eventually(hears)
+
+
+async def test_messages_that_wait_are_given_once_and_not_to_the_next_client_object(
+    replicas: list[Replica], publisher: WebSocketConnectionManager
+) -> None:
+    await asyncio.gather(*(replica.ready() for replica in replicas))
+    away = await publisher.send_to_client("ann", "1", store=True)
+    received: list[Any] = []
+
+    def note(message: Message) -> None:
+        received.append((message.log, message.id, message.data))
+
+    async with door(*replicas) as opened:
+        client = Client(f"{opened.url}?name=ann", proxy=None)
+        client.on(note)
+        async with client:
+            await eventually(lambda: received == [(MAILBOX, away.id, "1")])
+            replicas[0].process.kill()
+            meanwhile = await publisher.send_to_client("ann", {"number": 2}, store=True)
+            await eventually(lambda: received[1:] == [(MAILBOX, meanwhile.id, {"number": 2})], timeout_s=20)
+        last = await publisher.send_to_client("ann", b"3", store=True)
+        page = Client(f"{opened.url}?name=ann", proxy=None)
+        page.on(note)
+        async with page:
+            await eventually(lambda: received[2:] == [(MAILBOX, last.id, b"3")], timeout_s=20)
 
 
 async def test_client_of_a_replica_that_drains_is_never_without_a_connection(

@@ -42,6 +42,11 @@ class Command:
         self.asks: Address | None = None  # the server that the slot migrates to, which requires ASKING
         self.hops: int = 0
 
+    def extend(self, *arguments: Argument) -> None:
+        """Add arguments to a command that has not been sent."""
+        self.count += len(arguments)
+        self.packed += _pack(arguments)
+
     @property
     def size(self) -> int:
         return len(self.packed)

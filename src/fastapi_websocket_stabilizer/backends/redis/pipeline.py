@@ -28,6 +28,8 @@ LIMIT_BYTES = 64 * 1024 * 1024
 """Maximum bytes of queued commands; a command beyond it is rejected."""
 BATCH = 1000
 """Maximum commands in one pipeline; the replies of a longer one would block the event loop."""
+GROWS_TO_BYTES = 8192
+"""Bytes of an HSET from which on no more fields are added to it; about a hundred fields."""
 
 REDIRECTIONS = (  # the command was not executed
     redis_errors.AskError,
@@ -77,6 +79,7 @@ class Pipeline:
         self._connection: Connection | None = None
         self._task: asyncio.Task[None] | None = None
         self._in_flight: list[Command] = []
+        self._growing: dict[str, Command] = {}  # queued HSETs, by key
         self._watchdog: asyncio.TimerHandle | None = None
         self._redirected: Redirected = []
         self._refusal: Exception | None = None  # why there is no connection
@@ -118,6 +121,7 @@ class Pipeline:
         await self._disconnect()
         self._reject(self._queue, BackendUnavailableError("the connection to Redis was closed"))
         self._queue.clear()
+        self._growing.clear()
         self.queued_bytes = 0
         if self._watchdog is not None:
             self._watchdog.cancel()
@@ -144,6 +148,32 @@ class Pipeline:
         If the connection is lost, only an ``idempotent`` command is sent again.
         """
         return self._submit(arguments, None, idempotent=idempotent)
+
+    def set_field(self, key: str, field: str, value: str) -> "asyncio.Future[int]":
+        """Queue HSET of one field; return the future of its reply, which other fields of the key may share.
+
+        While the last HSET of a key is queued, further fields are added to it. So a field may be set before commands
+        that were queued earlier. Call ``separate`` before commands that remove fields of the key, and never cancel
+        the future.
+        """
+        command, deadline_s = self._growing.get(key), running_loop().time() + self._factory.timeout_s
+        if command is not None and self._may_grow(command, deadline_s):
+            before = command.size
+            command.extend(field, value)
+            self.queued_bytes += command.size - before
+            return command.reply
+        reply = self.send("HSET", key, field, value, idempotent=True)
+        if self._queue and self._queue[-1].reply is reply:
+            self._growing[key] = self._queue[-1]
+        return reply
+
+    def separate(self, key: str) -> None:
+        """Set later fields of a key behind the commands that are queued so far."""
+        self._growing.pop(key, None)
+
+    def _may_grow(self, command: Command, deadline_s: float) -> bool:
+        """Whether a queued HSET may take one more field, which must not end much earlier than this deadline."""
+        return command.size < GROWS_TO_BYTES and deadline_s - command.deadline_s < self._interval_s
 
     def _submit(
         self,
@@ -182,6 +212,7 @@ class Pipeline:
 
     def take(self, slots: Container[int] | None = None) -> list[Command]:
         """Remove and return unsent commands: all of them, or those of ``slots``."""
+        self._growing.clear()
         taken = [c for c in self._queue if slots is None or c.slot in slots]
         self._queue = deque([c for c in self._queue if slots is not None and c.slot not in slots])
         self.queued_bytes -= sum(command.size for command in taken)
@@ -214,6 +245,7 @@ class Pipeline:
                 self._give_up_on(command, TimeoutError(), is_sent=True)
         while self._queue and self._queue[0].deadline_s < next_s:
             command = self._queue.popleft()
+            self._growing.clear()
             self.queued_bytes -= command.size
             self._give_up_on(command, self._too_late(), is_sent=False)
         self._watchdog = None
@@ -231,6 +263,7 @@ class Pipeline:
             while self._queue or self._backoff.delay_s:
                 if self._backoff.delay_s and not await self._is_back():
                     continue
+                self._growing.clear()
                 self._in_flight = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
                 self.queued_bytes -= sum(command.size for command in self._in_flight)
                 try:

@@ -61,6 +61,14 @@ class CommandConnection(Protocol):
 
     def send(self, *arguments: Argument, idempotent: bool) -> "asyncio.Future[Any]": ...
 
+    def set_field(self, key: str, field: str, value: str) -> "asyncio.Future[int]":
+        """Queue HSET of one field. Others may share the reply, so do not cancel it. See ``Pipeline.set_field``."""
+        ...
+
+    def separate(self, key: str) -> None:
+        """Set later fields of a key behind the commands that are queued so far."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Listener:

@@ -35,16 +35,22 @@ class IndexLine:
         self._written = self._write()
 
     def _write(self) -> "asyncio.Future[int]":
-        return self._pipeline.send("HSET", self._key, *self._line, idempotent=True)
+        return self._pipeline.set_field(self._key, *self._line)
 
     async def is_written(self) -> None:
         """Return when the line is written. Raise Redis' error: a full server may reject the line only."""
         try:
-            await self._written
+            await self._reply()
         except WrongTypeError:  # a foreign key
+            self._pipeline.separate(self._key)
             await self._pipeline.send("UNLINK", self._key, idempotent=True)
             self._written = self._write()
-            await self._written
+            await self._reply()
+
+    async def _reply(self) -> None:
+        if not self._written.done():  # it is, where commands are ordered and the entry was written
+            await asyncio.shield(self._written)  # other lines may share it
+        self._written.result()
 
 
 class RedisPresence:
@@ -306,12 +312,15 @@ class RedisNodes:
             (self._keys.connections(node), [x.connection_id for x in lines if x.room is None]),
         ):
             if names:
+                self._pipeline.separate(key)
                 calls.append(self._pipeline.send("HDEL", key, *names, idempotent=True))
         for call in calls:
             await call
 
     async def retire(self, node: NodeId) -> None:
         keys = self._keys.memberships(node), self._keys.connections(node), self._keys.info(node)
+        for key in keys:
+            self._pipeline.separate(key)
         for gone in [self._pipeline.send("UNLINK", key, idempotent=True) for key in keys]:
             await gone  # before ZREM: if an UNLINK fails, the node must stay under sweep
         self._pipeline.send("ZREM", self._keys.leases, node, idempotent=True)

@@ -140,6 +140,13 @@ class Router:
         command = Command(arguments, None, is_idempotent=idempotent, deadline_s=self._deadline)
         return self._submit(str(arguments[1]) if len(arguments) > 1 else LEASES, command)
 
+    def set_field(self, key: str, field: str, value: str) -> "asyncio.Future[int]":
+        """Queue HSET of one field, in a command of its own: a redirection concerns one command."""
+        return self.send("HSET", key, field, value, idempotent=True)
+
+    def separate(self, key: str) -> None:
+        """Do nothing: fields share no command."""
+
     @property
     def _deadline(self) -> float:
         return running_loop().time() + self._factory.timeout_s

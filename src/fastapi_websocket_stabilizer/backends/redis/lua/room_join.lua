@@ -22,7 +22,7 @@ if type(redis.pcall('HINCRBY', KEYS[2], ARGV[3], new)) == 'table' then -- not a 
   redis.call('HSET', KEYS[2], ARGV[3], 1)
 end
 
-if redis.call('HDEL', KEYS[1], ARGV[5]) == 1 then
+if ARGV[5] ~= '' and redis.call('HDEL', KEYS[1], ARGV[5]) == 1 then
   new = 0 -- the socket was a member already
   local left = redis.pcall('HINCRBY', KEYS[2], ARGV[6], -1)
   if type(left) == 'table' or left <= 0 then redis.pcall('HDEL', KEYS[2], ARGV[6]) end

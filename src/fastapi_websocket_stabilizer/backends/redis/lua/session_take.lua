@@ -7,6 +7,7 @@
 -- ARGV[5]  mark to set, or "" to keep it
 -- Returns  {mark, connection_id that had it, room, "<since> <1 if the client entered it by itself, else 0>", ...},
 --          or {} for an unknown sid
+if redis.pcall('HLEN', KEYS[1]) == 0 then return {} end -- the usual case
 local time, found = redis.call('TIME'), {}
 local now = time[1] * 1000000 + time[2]
 for _, session in ipairs(sessions_in(KEYS[1], now)) do found[session.sid] = session end

@@ -14,6 +14,8 @@ from typer.testing import CliRunner, Result
 from fastapi_websocket_stabilizer import (
     ConfigurationError,
     History,
+    Publisher,
+    SyncPublisher,
     WebSocketConfig,
     WebSocketConnectionManager,
 )
@@ -145,6 +147,26 @@ async def test_permissions_to_store_are_needed_by_the_first_replica_that_stores(
     (line,) = [line for line in advice(result) if "rights" in line]
     assert result.exit_code == 1
     assert line.startswith("must change: rights: ACL SETUSER <user>")
+
+
+@pytest.mark.parametrize("kind", ["async", "sync"])
+async def test_publisher_that_may_not_read_the_policy_says_so_once(
+    server: RedisServer, namespace: str, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    credentials = allow_least(server, namespace, "server")
+    with server.client() as client:
+        client.execute_command("ACL", "SETUSER", "fws-app", "-get")
+    url = f"redis://{credentials}127.0.0.1:{server.port}"
+    sync, publisher = SyncPublisher(url, namespace=namespace), Publisher(url, namespace=namespace)
+    for _ in range(2):
+        if kind == "sync":
+            assert await asyncio.to_thread(sync.broadcast, "hello", room="chat:1") == 0
+        else:
+            assert await publisher.broadcast("hello", room="chat:1") == 0
+    await publisher.close()
+    sync.close()
+    (line,) = [each for each in caplog.messages if "may not read" in each]
+    assert f"{namespace}:{{nodes}}:policy" in line
 
 
 def test_every_command_that_is_needed_is_tried(server: RedisServer) -> None:

@@ -13,6 +13,7 @@ from fastapi_websocket_stabilizer import (
     ConfigurationError,
     History,
     InvalidCursorError,
+    Mailbox,
     MessageError,
     Published,
     Publisher,
@@ -462,6 +463,7 @@ async def test_replica_that_stores_other_messages_does_not_start(managers: Manag
         {"history": {"chat:": History()}},
         {**STORED, "history_for_all": None},
         {"history": {"": History()}},
+        {**STORED, "mailbox": Mailbox()},
     ):
         manager = managers.make(**other)
         with pytest.raises(ConfigurationError, match=r'store .*, and the registry stores "chat:", everybody'):
@@ -481,7 +483,8 @@ async def test_replica_with_a_history_does_not_start_beside_one_without_it(manag
     old = await managers.start(node_name="old one")
     for _ in range(2):
         with pytest.raises(
-            ConfigurationError, match=r"and replica 'old one' stores nothing; .*policy --reset"
+            ConfigurationError,
+            match=r"and replica 'old one' \(with a lease for \d.* s\) stores nothing; .*policy --reset",
         ):
             await managers.make(**STORED).start()
     await old.graceful_shutdown(1.0)

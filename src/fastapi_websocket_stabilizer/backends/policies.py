@@ -240,6 +240,10 @@ class KnownPolicy:
         self.policy = Policy.read((text or b"").decode(errors="replace"))
         self.keep()
 
-    def keep(self) -> None:
-        """Go on with the policy as it is: it was read, or the user may not read it and need not ask more often."""
-        self._read_at_s = time.monotonic()
+    def keep(self) -> bool:
+        """Go on with the policy as it is: it was read, or the user may not read it and need not ask more often.
+
+        Return whether this is the first time.
+        """
+        is_first, self._read_at_s = self._read_at_s is None, time.monotonic()
+        return is_first

@@ -60,6 +60,7 @@ class AgreedPolicy:
     async def _check_nodes(self) -> None:
         """Check that no live node stores other messages. Nodes without logs leave no policy."""
         nodes = self._state.backend.nodes
-        for info, _ in await nodes.infos(sorted(await nodes.live())):
+        live = await nodes.live()
+        for left_ms, (info, _) in zip(live.values(), await nodes.infos(list(live)), strict=True):
             name, what = stored_by(info)
-            self.policy.check_same(f"replica {name!r}", what)
+            self.policy.check_same(f"replica {name!r} (with a lease for {left_ms / 1000:.1f} s)", what)

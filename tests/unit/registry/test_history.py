@@ -127,6 +127,33 @@ NAMES = {
 }
 
 
+@pytest.mark.parametrize("position", [0, 1, 2**52, 2**53 - 1, "the next", "before"])
+@pytest.mark.parametrize("t_ms", [0, 2**53 - 1])
+def test_position_that_a_log_never_had_is_a_loss(position: int | str, t_ms: int) -> None:
+    """It may be of another registry, from the future, or made up. Whatever it is, nothing is replayed in part."""
+    config = WebSocketConfig(history={"chat:": History(messages=2)}, log_level="CRITICAL")
+    manager, app = WebSocketConnectionManager(config), FastAPI()
+
+    @manager.websocket(app, "/ws")
+    async def identify() -> Identity:
+        return Identity("ann", rooms=["chat:1"])
+
+    async def store() -> int:
+        return [(await manager.broadcast(f"{number}", room="chat:1")).id or 0 for number in range(4)][-1]
+
+    top = asyncio.run(store())
+    named = {"the next": top + 1, "before": top - 1}
+    cursor = {"s": "x", "t": t_ms, "at": {"chat:1": named.get(str(position), position)}}
+    item = "stabilizer.v1.resume." + urlsafe_b64encode(json.dumps(cursor).encode()).decode().rstrip("=")
+    with TestClient(app).websocket_connect("/ws", ["stabilizer.v1", item]) as socket:
+        hi = json.loads(socket.receive_text())["hi"]
+        assert json.loads(socket.receive_text()) == {"live": 0}
+    ((log, lost_to, code),) = hi["lost"]
+    assert (hi["re"], log, lost_to, hi["at"]) == (False, "chat:1", top, {"chat:1": top})
+    assert code in ("unknown", "trimmed", "reset")
+    assert manager.statistics().counters["resumes_lost"] == 1
+
+
 async def test_stored_messages_are_counted_by_what_became_of_them() -> None:
     bounds = History(messages=4, bytes=2_000)
     config = WebSocketConfig(history={"chat:": bounds}, log_level="CRITICAL", redis_timeout_s=0.1)

@@ -81,6 +81,14 @@ def signer_of(envelope_keys: Sequence[str], keys: Keys) -> Signer | None:
         raise ConfigurationError(f"envelope_keys {error}") from None
 
 
+def go_on_without_policy(known: KnownPolicy, keys: Keys) -> None:
+    """Store nothing, because the user may only publish. Log that once."""
+    if known.keep():
+        log.warning(
+            "this user may not read %r: if the registry stores messages, ours are only sent", keys.policy
+        )
+
+
 class Publisher:
     """Sends to clients, to rooms or to all connections of a registry. Connects at the first call.
 
@@ -246,8 +254,8 @@ class Publisher:
     async def _ask_policy(self) -> None:
         try:
             self._known.learn(await self._pipeline.send("GET", self._keys.policy, idempotent=True))
-        except NotPermittedError:  # a user that may only publish
-            self._known.keep()
+        except NotPermittedError:
+            go_on_without_policy(self._known, self._keys)
 
     async def __aenter__(self) -> Self:
         await self._start()

@@ -34,6 +34,7 @@ from .publisher import (
     Doubt,
     Publisher,
     direct,
+    go_on_without_policy,
     new_sender,
     sent,
     signer_of,
@@ -182,8 +183,8 @@ class SyncPublisher:
         if self._known.is_outdated:
             try:
                 self._known.learn(self._redis.get(self._keys.policy))
-            except redis_errors.NoPermissionError:  # a user that may only publish
-                self._known.keep()
+            except redis_errors.NoPermissionError:
+                go_on_without_policy(self._known, self._keys)
         return self._known.policy
 
     def _publish(self, channel: Channel, envelope: Envelope) -> int:

@@ -127,10 +127,11 @@ class Rooms:
                 raise
             if connection.ended is not None:
                 return
-        if room not in connection.rooms or connection.ended is not None:  # left or closed during the join
-            await self._unlist(connection, room)
-        elif connection.session is not None:
+        has_left = room not in connection.rooms
+        if connection.session is not None and not has_left and connection.ended is None:
             await self._history.attach(connection, Channel("room", room))
+        if has_left or connection.ended is not None:  # left or closed during the join
+            await self._unlist(connection, room)
 
     def _undo(self, connection: Connection, room: str, *, is_away: bool) -> None:
         """React to a join that failed, or that is put off because Redis is away."""

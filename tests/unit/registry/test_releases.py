@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from fastapi_websocket_stabilizer import BackendUnavailableError, PresenceEvent, WebSocketConfig
+from fastapi_websocket_stabilizer import BackendUnavailableError, History, PresenceEvent, WebSocketConfig
 from fastapi_websocket_stabilizer.backends.ports import IndexEntry
+from fastapi_websocket_stabilizer.sessions.sessions import Sessions
 from fastapi_websocket_stabilizer.testing import FakeWebSocket, MemoryCluster, MemoryManager
 from fastapi_websocket_stabilizer.testing.cluster import LAPSED
 from tests.support.waiting import eventually
@@ -31,10 +32,10 @@ class Told:
         return [event.event_id.partition(f":{kind.removeprefix('room_')}")[0] for event in found]
 
 
-def held_back(manager: MemoryManager, port: str, method: str) -> tuple[asyncio.Event, asyncio.Event]:
-    """Hold back the calls of a method of the backend; return events that one has come, and to let all go on."""
+def held_back(owner: object, part: str, method: str) -> tuple[asyncio.Event, asyncio.Event]:
+    """Hold back the calls of a method of a part; return events that one has come, and to let all go on."""
     came, goes_on = asyncio.Event(), asyncio.Event()
-    ports: Any = getattr(manager.link, port)
+    ports: Any = getattr(owner, part)
     call: Callable[..., Any] = getattr(ports, method)
 
     async def wait(*args: Any, **named: Any) -> Any:
@@ -101,7 +102,7 @@ async def test_room_that_is_being_joined_when_the_connection_ends_is_left(policy
         (manager,) = cluster.managers
         told = Told(manager)
         connection = await manager.connect("ann", FakeWebSocket())
-        came, goes_on = held_back(manager, "rooms", "join")
+        came, goes_on = held_back(manager.link, "rooms", "join")
         joining = asyncio.create_task(connection.join("lobby"))
         await came.wait()
         await connection.close()
@@ -129,7 +130,7 @@ async def test_index_has_the_room_of_an_ended_connection_until_it_is_left() -> N
         (manager,) = cluster.managers
         connection = await manager.connect("ann", FakeWebSocket())
         hub, place = manager.link.hub, IndexEntry(connection.connection_id, "ann", "lobby", 1)
-        came, goes_on = held_back(manager, "rooms", "join")
+        came, goes_on = held_back(manager.link, "rooms", "join")
         joining = asyncio.create_task(connection.join("lobby"))
         await came.wait()
         # The index is written before the room, in a cluster by a command of its own.
@@ -142,12 +143,32 @@ async def test_index_has_the_room_of_an_ended_connection_until_it_is_left() -> N
         assert (hub.rooms, hub.index) == ({}, {})
 
 
+async def test_room_is_left_if_the_connection_ends_while_it_is_fed_from_the_log() -> None:
+    async with MemoryCluster(1, replace(QUIET, history={"": History()})) as cluster:
+        (manager,) = cluster.managers
+        told = Told(manager)
+        newcomer = Sessions(manager.registry, lambda _: None).newcomer(None)
+        connections = manager.registry.connections
+        connection = await connections.connect(
+            "ann", FakeWebSocket(), None, None, session=newcomer.record, open_session=newcomer.open_session
+        )
+        came, goes_on = held_back(manager.registry, "history", "attach")
+        joining = asyncio.create_task(connection.join("lobby"))
+        await came.wait()
+        await connection.close()
+        goes_on.set()
+        await joining
+        await cluster.quiet()
+        assert (manager.link.hub.rooms, manager.link.hub.index) == ({}, {})
+        assert told["room_left"] == told["room_joined"]
+
+
 async def test_connection_that_has_ended_is_not_entered_in_a_room_any_more() -> None:
     async with MemoryCluster(1, QUIET) as cluster:
         (manager,) = cluster.managers
         connection = await manager.connect("ann", FakeWebSocket())
-        came, goes_on = held_back(manager, "bus", "subscribe_room")
-        came_to_join, _ = held_back(manager, "rooms", "join")
+        came, goes_on = held_back(manager.link, "bus", "subscribe_room")
+        came_to_join, _ = held_back(manager.link, "rooms", "join")
         joining = asyncio.create_task(connection.join("lobby"))
         await came.wait()
         await connection.close()
@@ -166,7 +187,9 @@ async def test_stay_that_went_on_after_a_loss_has_one_name_for_the_sweep_and_for
         for connection in connections:
             await connection.join(room)
         await cluster.flush()  # and both have other ids
-        _, _ = held_back(first, "presence", "reported")  # Redis never learns that the node has reported it
+        _, _ = held_back(
+            first.link, "presence", "reported"
+        )  # Redis never learns that the node has reported it
         leaving = asyncio.create_task(connections[0].leave(room))
         await eventually(lambda: bool(told["room_left"]), what="the node has reported it")
         await cluster.kill(first)

@@ -38,7 +38,7 @@ from .logs import (
     to_deliver,
 )
 from .members import Members
-from .redis_time import RedisTime
+from .redis_time import WholeTime
 from .starts import start_of
 from .state import NodeState
 
@@ -79,11 +79,7 @@ class History:
         self._unread: dict[Connection, Channel] = {}  # whose place in their mailbox is not known yet
         self._bytes = 0
         self._compared_at_s = 0.0
-        self._time = RedisTime()
-        # Before this moment, no message was for clients of this node. It is also known by Redis' clock.
-        self._began_s, self._began_us = 0.0, 0
-        # Logs of which something may be missing, the first one first. Until this time nothing was.
-        self._held_since_s: dict[Channel, float] = {}
+        self._time = WholeTime()
         self._unlogged, self._trouble = Occasionally(state.log), Occasionally(state.log)
         if not state.is_distributed:  # it works without a start, and memory answers at once
             first_step(self.begin())
@@ -101,7 +97,7 @@ class History:
         if self.policy and self._state.is_distributed:
             # The time that the first clients are told must be later than the content: see ``continuity.resumed``.
             await asyncio.sleep(TICK_S)
-            self._began_us, self._began_s = await self._ask_time(), running_loop().time()
+            self._time.begin(await self._ask_time(), running_loop().time())
 
     async def begin_again(self) -> None:
         """Agree again, after content was lost. A difference makes the node unready."""
@@ -116,7 +112,7 @@ class History:
     def close(self) -> None:
         """Forget all logs, before the node stops."""
         self._logs.clear()
-        self._held_since_s.clear()
+        self._time.end()
         self._unread.clear()
         self._bytes = 0
         self._reading = asyncio.Semaphore(READS)  # the next start may be on another event loop
@@ -159,7 +155,7 @@ class History:
         if log is not None:
             log.feed.unsubscribed()
             self._bytes -= log.bytes
-            self._held_since_s.pop(log.channel, None)
+            self._time.release(log.channel)
             self.members.forget(log.channel)
 
     # Members
@@ -342,13 +338,11 @@ class History:
 
     def _account(self, log: Log) -> None:
         feed = log.feed
-        if feed.is_flowing or (
-            feed.last is None and feed.is_idle
-        ):  # the second: it waits for its first member
-            self._held_since_s.pop(log.channel, None)
+        # A log that waits for its first member is not held for anybody.
+        if feed.is_flowing or (feed.last is None and feed.is_idle):
+            self._time.release(log.channel)
         elif self._is_here(log) and self._state.is_distributed:
-            heard_to_s = max(self._state.backend.heard_to_s, self._began_s)
-            self._held_since_s.setdefault(log.channel, heard_to_s)
+            self._time.hold(log.channel, self._state.backend.heard_to_s)
         self._bytes += feed.bytes - log.bytes
         log.bytes = feed.bytes
         if feed.dropped != log.dropped:
@@ -424,10 +418,7 @@ class History:
         """Return the Redis time in µs up to which this node has missed nothing, at least; 0 if it is not known."""
         if not self._state.is_distributed:
             return int(self._state.backend.heard_to_s * 1_000_000)
-        heard_to_s = self._state.backend.heard_to_s
-        if heard_to_s <= self._began_s:
-            return self._began_us
-        return self._time.at(min(heard_to_s, next(iter(self._held_since_s.values()), heard_to_s)))
+        return self._time.whole_us(self._state.backend.heard_to_s)
 
     async def _ask_time(self) -> int:
         redis_us = (await self._state.backend.logs.read(name_of(ALL), 1)).at_us

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastapi_websocket_stabilizer.registry.redis_time import DRIFT, RedisTime
+from fastapi_websocket_stabilizer.registry.redis_time import DRIFT, RedisTime, WholeTime
 
 SECONDS = st.floats(0, 100_000)
 
@@ -30,3 +30,39 @@ def test_bound_is_that_of_the_answer_at_its_time() -> None:
     time.learn(7_000_000, 3.0)
     assert (time.is_known, time.at(3.0), time.at(4.0)) == (True, 7_000_000, 8_000_000 - DRIFT)
     assert time.at(2.0) == 6_000_000 - DRIFT
+
+
+# What a node has missed nothing up to
+
+
+def begun() -> WholeTime:
+    time = WholeTime()
+    time.begin(5_000_000, 10.0)
+    return time
+
+
+def test_first_time_is_that_of_the_beginning_until_a_canary_is_back() -> None:
+    time = begun()
+    assert WholeTime().whole_us(9.0) == 0, "Redis has not told its time"
+    time.learn(6_500_000, 12.0)  # an answer that was long under way
+    assert [time.whole_us(heard_to_s) for heard_to_s in (0.0, 9.0, 10.0)] == [5_000_000] * 3
+    assert time.whole_us(12.0) == 6_500_000
+
+
+def test_log_that_is_held_keeps_the_time_from_before() -> None:
+    time = begun()
+    time.hold("a", 11.0)
+    time.hold("b", 12.0)
+    time.hold("a", 13.0)
+    before_us = time.whole_us(11.0)
+    assert time.whole_us(14.0) == before_us
+    time.release("a")
+    assert before_us < time.whole_us(14.0) == time.at(12.0)
+    time.end()
+    assert time.whole_us(14.0) == time.at(14.0)
+
+
+def test_log_that_is_held_at_once_keeps_the_time_of_the_beginning() -> None:
+    time = begun()
+    time.hold("a", 3.0)
+    assert time.whole_us(11.0) == time.at(10.0)

@@ -25,7 +25,8 @@ class History:
         messages: Number of messages.
         bytes: Bytes of messages with about 60 bytes for each. A longer message raises ``MessageError``.
         seconds: Age of the oldest message.
-        visible: "room": a member may receive messages from before it joined. "since_join": only later ones.
+        visible: "room": a member may receive messages from before it joined. "since_join": only later ones, and only
+            while its session lasts (``session_ttl_s``). After that, a client that returns is told of a loss.
         on_join: Number of the newest messages that a client of ``stabilizer.v1`` without a cursor receives when it
             joins for the first time on a connection.
 

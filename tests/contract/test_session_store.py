@@ -105,16 +105,33 @@ async def test_consumed_session_keeps_nothing_more(backend: Backend) -> None:
     assert await take(backend, "s1", session("s4")) is None
 
 
-async def test_room_is_kept_through_many_sessions_with_the_time_of_its_first_note(backend: Backend) -> None:
+async def test_room_is_kept_through_many_sessions_with_what_was_known_first(backend: Backend) -> None:
     await begun(backend, FIRST, "a")
+    await backend.sessions.note(FIRST, "a", by_client=None, since=17)
     kept = await take(backend, "s1", SECOND)
     assert kept is not None
     for number in range(3, 6):
         await backend.sessions.begin(session(f"s{number - 1}"))
-        assert await backend.sessions.note(session(f"s{number - 1}"), "a", by_client=True)
+        assert await backend.sessions.note(session(f"s{number - 1}"), "a", by_client=True, since=number)
         assert await take(backend, f"s{number - 1}", session(f"s{number}")) == kept
-    assert isinstance(kept.rooms["a"], KeptRoom)
-    assert kept.rooms["a"].since_us > 0
+    assert kept.rooms == {"a": KeptRoom(by_client=False, since=17)}
+
+
+async def test_position_is_kept_of_rooms_that_were_not_entered_and_of_everybody(backend: Backend) -> None:
+    await begun(backend, FIRST)
+    assert await backend.sessions.note(FIRST, "a", by_client=None, since=0)
+    assert await backend.sessions.note(FIRST, "", by_client=None, since=5)
+    await backend.sessions.release(FIRST, LONG_MS)
+    kept = await take(backend, "s1", SECOND)
+    assert kept is not None
+    assert kept.rooms == {"a": KeptRoom(None, 0), "": KeptRoom(None, 5)}
+    assert await backend.sessions.note(SECOND, "a", by_client=True)
+    await backend.sessions.forget(SECOND, "")
+    found = await take(backend, "s2", SECOND)
+    assert found is not None
+    assert found.rooms == {"a": KeptRoom(by_client=True, since=0)}
+    assert await backend.sessions.revoke("alice", "a")
+    assert await rooms_of(backend, SECOND) == []
 
 
 async def test_session_of_a_take_that_nothing_followed_expires(backend: Backend) -> None:

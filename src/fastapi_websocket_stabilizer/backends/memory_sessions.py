@@ -76,7 +76,9 @@ class MemorySessions:
                 self._counters.sessions_dropped += 1
             found[session.sid] = Held(session.connection_id, self._now_us())
 
-    async def note(self, session: SessionName, room: str, *, by_client: bool) -> bool:
+    async def note(
+        self, session: SessionName, room: str, *, by_client: bool | None, since: int | None = None
+    ) -> bool:
         with self._lock:
             held = self._of(session.client_id).get(session.sid)
             if held is None:
@@ -84,7 +86,11 @@ class MemorySessions:
             if room not in held.rooms and held.bytes + size_of_kept(room) > SESSION_BYTES:
                 self._counters.session_rooms_dropped += 1
                 return False
-            held.rooms.setdefault(room, KeptRoom(self._now_us(), by_client))
+            kept = held.rooms.get(room, KeptRoom(None))
+            held.rooms[room] = KeptRoom(
+                by_client if kept.by_client is None else kept.by_client,
+                since if kept.since is None else kept.since,
+            )
             return True
 
     async def forget(self, session: SessionName, room: str) -> None:

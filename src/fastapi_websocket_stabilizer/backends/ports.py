@@ -375,15 +375,16 @@ class SessionName:
 
 
 class KeptRoom(NamedTuple):
-    """A room that a session has.
+    """A room that a session has, or with the name "" the log of everybody.
 
     Attributes:
-        since_us: Redis time of the first ``note``.
-        by_client: Whether the client entered it by itself, so the application is asked again.
+        by_client: Whether the client entered it by itself, so the application is asked again. None if it was not
+            entered after the connect: only the position is kept.
+        since: The position of its log when the client became a member; None if that is unknown.
     """
 
-    since_us: int
-    by_client: bool
+    by_client: bool | None
+    since: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,7 +392,7 @@ class KeptSession:
     """The state that a connection leaves to the next one.
 
     Attributes:
-        rooms: Rooms that were entered after the connect. Those of the ``Identity`` are not kept.
+        rooms: Rooms that were entered after the connect, and rooms of which only the position is kept.
         mark: Number of the last confirmed message that was handled.
         holder: The connection that had it before. Unknown if the call was repeated.
     """
@@ -436,8 +437,13 @@ class SessionStore(Protocol):
         """
         ...
 
-    async def note(self, session: SessionName, room: str, *, by_client: bool) -> bool:
-        """Keep a room; False if the session is unknown, or exceeds ``SESSION_BYTES`` with it."""
+    async def note(
+        self, session: SessionName, room: str, *, by_client: bool | None, since: int | None = None
+    ) -> bool:
+        """Keep a room; False if the session is unknown, or exceeds ``SESSION_BYTES`` with it.
+
+        The first value of ``by_client`` and of ``since`` that is not None stays.
+        """
         ...
 
     async def forget(self, session: SessionName, room: str) -> None:

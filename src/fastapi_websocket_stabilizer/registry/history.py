@@ -8,6 +8,7 @@ import random
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from typing import Any
 
 from ..backends.log_ports import LogEntry, LogRead
 from ..backends.policies import Policy
@@ -22,6 +23,7 @@ from ..wire.envelopes import VOLATILE, Envelope, Kind
 from .agreed import AgreedPolicy
 from .continuity import QUIET_US
 from .feed import Action, Cursor, Deliver, Joined, Lost, Read
+from .keeping import Keeping
 from .logs import (
     LOST,
     PLAIN,
@@ -69,8 +71,8 @@ class History:
         policy: The messages that this node stores.
     """
 
-    def __init__(self, state: NodeState, fan: Fan) -> None:
-        self._state, self._fan = state, fan
+    def __init__(self, state: NodeState, fan: Fan, keeping: Keeping) -> None:
+        self._state, self._fan, self._keeping = state, fan, keeping
         self.members: Members = Members(state)
         self.agreed: AgreedPolicy = AgreedPolicy(state)
         self.policy: Policy = self.agreed.policy
@@ -184,7 +186,11 @@ class History:
             return
         if not self._is_here(log) or connection not in self._state.shards:
             return
-        is_fed = self.members.wait(connection, log.channel, start.since_us, start.refusal)
+        is_fed: asyncio.Future[Any] = self.members.wait(connection, channel, start.since, start.refusal)
+        if start.is_new:
+            is_fed = self._state.tasks.spawn(
+                self._keep_position(connection, channel, is_fed), "keep-position"
+            )
         actions = log.feed.attach(connection, start.cursor)
         if start.cursor is not None:
             count_return(self._state.counters, actions)
@@ -194,6 +200,14 @@ class History:
         with suppress(TimeoutError):
             async with asyncio.timeout(self._state.config.redis_timeout_s):
                 await asyncio.shield(is_fed)
+
+    async def _keep_position(
+        self, connection: Connection, channel: Channel, is_fed: "asyncio.Future[int | None]"
+    ) -> None:
+        """Keep the position at which a membership begins. Its client is told the same."""
+        position = await is_fed
+        if position is not None:
+            await self._keeping.note_position(connection, channel.room, position)
 
     def stop(self, connection: Connection, name: ForClient, position: int) -> bool:
         """Let a slow member out of a log of which it was sent everything up to ``position``.

@@ -1,9 +1,9 @@
 """Keeps the sessions of this node's connections in the store, where they outlive connection and node."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
-from ..backends.ports import SessionName
+from ..backends.ports import KeptRoom, SessionName
 from ..exceptions import LOSSES
 from ..local.connection import Connection
 from ..names import node_of
@@ -68,8 +68,8 @@ class Keeping:
             session.follows(kept.holder)
         # A connection that has ended since was released before its session is held: it expires by itself.
         if kept is not None and (kept.rooms or kept.mark) and connection.ended is None:
-            session.rooms = {room: found.by_client for room, found in kept.rooms.items()} | session.rooms
-            session.since_us = {room: found.since_us for room, found in kept.rooms.items()}
+            entered, since = _known(kept.rooms)
+            session.rooms, session.since = entered | session.rooms, since | session.since
             session.mark = max(session.mark, kept.mark)
             await self._begin(connection, session)
         if connection in self._unwritten:  # a room that was joined in the meantime
@@ -88,7 +88,8 @@ class Keeping:
             return []
         name = self._name(connection, session)
         found = await self._store.take(session.sid, name, self._state.session_ttl_ms)
-        gone = [room for room in kept if found is None or room not in found.rooms]
+        entered = {} if found is None else _known(found.rooms)[0]
+        gone = [room for room in kept if room not in entered]
         return [room for room in gone if session.rooms.pop(room, None) is not None]
 
     async def note(self, connection: Connection, room: str, *, by_client: bool) -> None:
@@ -97,13 +98,38 @@ class Keeping:
         if session is None or connection.ended is not None or room in session.rooms:
             return
         session.rooms[room] = by_client
-        await self._write(connection, session, lambda name: self._store.note(name, room, by_client=by_client))
+        since = session.since.get(room)
+        await self._write(
+            connection, session, lambda name: self._store.note(name, room, by_client=by_client, since=since)
+        )
+
+    async def note_position(self, connection: Connection, room: str, position: int) -> None:
+        """Keep the position of a log of which a connection has become a member; with "" that of everybody's log."""
+        session = registration_of(connection).session
+        if session is None or connection.ended is not None or (room and room not in connection.rooms):
+            return
+        since = session.since.setdefault(room, position)
+        await self._write(
+            connection, session, lambda name: self._store.note(name, room, by_client=None, since=since)
+        )
 
     async def forget(self, connection: Connection, room: str) -> None:
         """Keep a room no longer, because the connection has left it."""
         session = registration_of(connection).session
-        if session is not None and session.rooms.pop(room, None) is not None:
+        if session is None:
+            return
+        had = session.rooms.pop(room, None), session.since.pop(room, None)
+        if had != (None, None):
             await self._write(connection, session, lambda name: self._store.forget(name, room))
+
+    async def forget_others(self, connection: Connection) -> None:
+        """Keep no positions of rooms that a connection is not in, although its former one was.
+
+        A later membership begins at its own position.
+        """
+        session = registration_of(connection).session
+        others = set() if session is None else session.since.keys() - connection.rooms - {""}
+        await asyncio.gather(*(self.forget(connection, room) for room in others))
 
     async def _write(
         self, connection: Connection, session: Succession, write: Callable[[SessionName], Awaitable[object]]
@@ -196,19 +222,20 @@ class Keeping:
         session = registration_of(connection).session
         if session is None or connection.ended is not None:
             return
-        if not (session.is_kept or session.rooms or session.mark):
+        if not (session.is_kept or session.rooms or session.since or session.mark):
             return
         session.is_kept = False
         await self._begin(connection, session)
         name = self._name(connection, session)
         kept = await self._store.take(session.sid, name, self._state.session_ttl_ms)
-        left = [] if kept is None else [room for room in kept.rooms if room not in session.rooms]
+        known = session.rooms.keys() | session.since.keys()
+        left = [] if kept is None else kept.rooms.keys() - known
         await asyncio.gather(
             *(self._store.forget(name, room) for room in left),
             *(
-                self._store.note(name, room, by_client=by_client)
-                for room, by_client in session.rooms.items()
-                if room in connection.rooms
+                self._store.note(name, room, by_client=session.rooms.get(room), since=session.since.get(room))
+                for room in known
+                if not room or room in connection.rooms
             ),
             self._store.mark(name, session.mark),
         )
@@ -222,6 +249,12 @@ class Keeping:
     @staticmethod
     def _name(connection: Connection, session: Succession) -> SessionName:
         return SessionName(connection.client_id, session.sid, connection.connection_id)
+
+
+def _known(kept: Mapping[str, KeptRoom]) -> tuple[dict[str, bool], dict[str, int]]:
+    """Return who entered rooms, and the positions at which the client became a member, as far as both are known."""
+    entered = {room: found.by_client for room, found in kept.items() if found.by_client is not None}
+    return entered, {room: found.since for room, found in kept.items() if found.since is not None}
 
 
 def _is_owed(connection: Connection) -> bool:

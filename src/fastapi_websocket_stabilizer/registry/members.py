@@ -31,13 +31,14 @@ class Waiting(NamedTuple):
     """A member that waits for the answer of its log.
 
     Attributes:
-        is_fed: Ends with the answer. None for a member that was fed before, and was too slow.
-        since_us: Redis time from which on the member may see messages.
+        is_fed: Ends with the position of the log at the answer, or with None if the member has left. There is none
+            for a member that was fed before, and was too slow.
+        since: Position behind which the member may see messages.
         refusal: Reason why the cursor of the member must not be used; "" otherwise.
     """
 
-    is_fed: "asyncio.Future[None] | None" = None
-    since_us: int = 0
+    is_fed: "asyncio.Future[int | None] | None" = None
+    since: int = 0
     refusal: str = ""
 
 
@@ -54,11 +55,11 @@ class Members:
         self._shown_bytes = 0
 
     def wait(
-        self, connection: Connection, channel: Channel, since_us: int, refusal: str
-    ) -> "asyncio.Future[None]":
+        self, connection: Connection, channel: Channel, since: int, refusal: str
+    ) -> "asyncio.Future[int | None]":
         """Note a member that waits for its log."""
-        is_fed: asyncio.Future[None] = running_loop().create_future()
-        self._waiting[connection, channel] = Waiting(is_fed, since_us, refusal)
+        is_fed: asyncio.Future[int | None] = running_loop().create_future()
+        self._waiting[connection, channel] = Waiting(is_fed, since, refusal)
         return is_fed
 
     def stop(self, connection: Connection, channel: Channel) -> None:
@@ -118,10 +119,10 @@ class Members:
             connection.session.following.caught_up(for_client(channel), joined)
             return
         if not waiting.is_fed.done():
-            waiting.is_fed.set_result(None)
+            waiting.is_fed.set_result(joined.position)
         if waiting.refusal:
             joined = joined._replace(entries=(), code=waiting.refusal)
-        entries = [each for each in joined.entries if each.id > waiting.since_us]
+        entries = [each for each in joined.entries if each.id > waiting.since]
         connection.session.following.fed(for_client(channel), joined._replace(entries=entries))
 
     def lost(self, channel: Channel, lost: Lost) -> None:

@@ -26,12 +26,13 @@ class Succession:
         is_taken: The former session was found, and this one continues it.
         is_kept: The store has the session.
         rooms: Rooms that the store keeps, and whether the client entered each by itself.
-        since_us: Redis time at which the client entered rooms, in former connections.
+        since: Positions of logs when the client became their member; "" is that of everybody. Only for logs whose
+            members see nothing from before.
         mark: Number of the last confirmed message that was handled.
     """
 
     __slots__ = (
-        "former", "formers", "has_begun", "is_kept", "is_owed", "is_taken", "mark", "rooms", "sid", "since_us",
+        "former", "formers", "has_begun", "is_kept", "is_owed", "is_taken", "mark", "rooms", "sid", "since",
         "superseded",
     )  # fmt: skip
 
@@ -45,7 +46,7 @@ class Succession:
         self.is_taken: bool = False
         self.is_kept: bool = False
         self.rooms: dict[str, bool] = {}
-        self.since_us: dict[str, int] = {}
+        self.since: dict[str, int] = {}
         self.mark: int = 0
 
     def follows(self, *connection_ids: ConnectionId) -> None:

@@ -86,8 +86,8 @@ class Registry:
         )
         self.directory: Directory = Directory(state, self.lease)
         self.tokens: Tokens = Tokens(state)
-        self.history: History = History(state, self._deliver)
         self.keeping: Keeping = Keeping(state)
+        self.history: History = History(state, self._deliver, self.keeping)
         degrading = DegradingBus(state, backend.bus, self._deliver, self._flush) if state.degrades else None
         self._compose(degrading or backend.bus, degrading)
 

@@ -98,6 +98,7 @@ class Rooms:
         await asyncio.gather(*map(join_again, kept))
         for room in await self._keeping.revoked(connection, kept):
             await self.leave(connection, room)
+        await self._keeping.forget_others(connection)
         return [room for room in kept if room in connection.rooms]
 
     async def take_over(self, connection: Connection) -> None:

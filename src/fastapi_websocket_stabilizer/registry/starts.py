@@ -19,13 +19,15 @@ class Start:
 
     Attributes:
         cursor: None if it begins at the end.
-        since_us: Redis time from which on it may see messages.
+        since: Position behind which it may see messages.
         refusal: Reason why the cursor of the client must not be used; "" otherwise.
+        is_new: It becomes a member of a log that shows nothing from before, and its position must be kept.
     """
 
     cursor: Cursor | None
-    since_us: int = 0
+    since: int = 0
     refusal: str = ""
+    is_new: bool = False
 
 
 async def start_of(state: NodeState, log: Log, connection: Connection) -> Start | None:
@@ -38,9 +40,11 @@ async def start_of(state: NodeState, log: Log, connection: Connection) -> Start 
     kept, start = _kept(state, channel), Start(None if found is None else Cursor(*found))
     if kept is None:
         return start
-    if kept.visible == "since_join" and found is not None:
-        since_us = joined_at_us(connection, channel.room)
-        start = Start(start.cursor, since_us) if since_us else Start(None, refusal="unknown")
+    if kept.visible == "since_join":
+        since = joined_at(connection, channel.room)
+        if since is None:
+            return Start(None, refusal="" if found is None else "unknown", is_new=True)
+        return Start(start.cursor, since)
     if kept.shows_newest and following.is_new(named):
         start = Start(await before_last(log, store, kept.on_join))
         following.begins_at(named, start.cursor and start.cursor.id)
@@ -58,10 +62,10 @@ def _kept(state: NodeState, channel: Channel) -> History | None:
     return history_of(state.config.history, channel.room) if channel.room else state.config.history_for_all
 
 
-def joined_at_us(connection: Connection, room: str) -> int:
-    """Return the Redis time at which the client entered a room, in its former connections; 0 if it is unknown."""
+def joined_at(connection: Connection, room: str) -> int | None:
+    """Return the position at which the client became a member of a log; None if that is unknown."""
     session = registration_of(connection).session
-    return 0 if session is None else session.since_us.get(room, 0)
+    return None if session is None else session.since.get(room)
 
 
 async def before_last(log: Log, store: LogStore, count: int) -> Cursor | None:

@@ -3,7 +3,6 @@
 import pytest
 
 from fastapi_websocket_stabilizer import Connection, ConnectionNotFoundError, WebSocketConfig
-from fastapi_websocket_stabilizer.registry.registration import registration_of
 from fastapi_websocket_stabilizer.testing import MemoryCluster
 from tests.unit.registry.sessions import connect, kept_rooms
 
@@ -260,18 +259,65 @@ async def test_rooms_over_the_limit_are_not_joined_again() -> None:
         assert manager.statistics().counters["session_rooms_dropped"] == 1
 
 
-async def test_time_of_entry_is_that_of_the_first_connection_in_the_room() -> None:
+async def test_membership_begins_at_the_position_of_the_first_connection_in_the_room() -> None:
+    async with MemoryCluster(1, QUIET) as cluster:
+        (manager,) = cluster.managers
+        keeping, client = manager.registry.keeping, await connect(manager, "s1")
+        await client.connection.join("lobby")
+        await keeping.note_position(client.connection, "lobby", 7)
+        await keeping.note_position(client.connection, "", 0)
+        for number in (2, 3):
+            client = await connect(manager, f"s{number}", f"s{number - 1}")
+            assert await client.restore() == ["lobby"]
+            assert client.session.since == {"lobby": 7, "": 0}
+            await keeping.note_position(client.connection, "lobby", 8 + number)
+        await client.connection.leave("lobby")
+        assert client.session.since == {"": 0}
+        assert await kept_rooms(cluster, "s3") == {""}
+
+
+async def test_position_of_a_room_that_the_next_connection_is_not_in_is_forgotten() -> None:
     async with MemoryCluster(1, QUIET) as cluster:
         (manager,) = cluster.managers
         old = await connect(manager, "s1")
-        await old.connection.join("lobby")
-        since_us = manager.link.hub.sessions["ann"]["s1"].rooms["lobby"].since_us
-        for number in (2, 3):
-            client = await connect(manager, f"s{number}", f"s{number - 1}")
-            await client.restore()
-            session = registration_of(client.connection).session
-            assert session is not None
-            assert session.since_us["lobby"] == since_us > 0
+        for room in ("still", "former"):
+            await manager.registry.rooms.join(old.connection, room, keeps=False)  # of the Identity
+            await manager.registry.keeping.note_position(old.connection, room, 7)
+        new = await connect(manager, "s2", "s1")
+        await manager.registry.rooms.join(new.connection, "still", keeps=False)
+        assert await new.restore() == []
+        assert new.connection.rooms == {"still"}
+        assert new.session.since == {"still": 7}
+        assert await kept_rooms(cluster, "s2") == {"still"}
+
+
+async def test_position_that_redis_did_not_take_is_written_when_it_is_back() -> None:
+    async with MemoryCluster(2, QUIET) as cluster:
+        first, _ = cluster.managers
+        client = await connect(first, "s1")
+        await first.registry.rooms.join(client.connection, "lobby", keeps=False)
+        cluster.cut(first)
+        await first.registry.keeping.note_position(client.connection, "lobby", 7)
+        assert await kept_rooms(cluster, "s1") is None
+        await cluster.mend(first)
+        new = await connect(first, "s2", "s1")
+        assert new.session.since == {"lobby": 7}
+
+
+async def test_position_brings_back_no_room_that_was_revoked_in_the_meantime() -> None:
+    async with MemoryCluster(2, QUIET) as cluster:
+        first, second = cluster.managers
+        old = await connect(first, "s1")
+        await old.connection.join("vip")
+        await old.connection.close()
+        new = await connect(first, "s2", "s1")
+        # The request to this node is on its way.
+        await second.registry.state.backend.sessions.revoke("ann", "vip")
+        await first.registry.rooms.join(new.connection, "vip", keeps=False)  # as restore begins
+        await first.registry.keeping.note_position(new.connection, "vip", 7)
+        assert await new.restore() == []
+        assert new.connection.rooms == set()
+        assert await kept_rooms(cluster, "s2") == set()
 
 
 async def test_room_that_is_joined_during_the_takeover_does_not_hide_the_session(

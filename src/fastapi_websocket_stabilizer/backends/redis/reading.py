@@ -119,9 +119,12 @@ def stay_name(data: bytes) -> str:
 
 
 def kept_room(room: bytes, value: bytes) -> tuple[str, KeptRoom]:
-    """Return a room of a session. Raises as ``node``."""
-    since, _, by_client = value.partition(b" ")
-    return check_room(room.decode()), KeptRoom(int(since), by_client == b"1")
+    """Return a room of a session; the name of everybody's log is empty. Raises as ``node``."""
+    since, by_client = value.split(b" ")
+    name = check_room(room.decode()) if room else ""
+    return name, KeptRoom(
+        None if by_client == b"-" else by_client == b"1", None if since == b"-" else int(since)
+    )
 
 
 def revocation(name: bytes, age_us: bytes) -> tuple[Revocation, float]:

@@ -9,6 +9,9 @@ from .ports import CommandConnection
 from .reading import Reader
 from .stores import IndexLine
 
+UNKNOWN = "-"
+"""An unknown value of a room in its session."""
+
 
 class RedisSessions:
     """``ports.SessionStore``."""
@@ -52,13 +55,16 @@ class RedisSessions:
         self._counters.sessions_dropped += dropped
         await line.is_written()
 
-    async def note(self, session: SessionName, room: str, *, by_client: bool) -> bool:
+    async def note(
+        self, session: SessionName, room: str, *, by_client: bool | None, since: int | None = None
+    ) -> bool:
         kept: int = await self._pipeline.call(
             scripts.SESSION_NOTE,
             self._key(session),
             session.sid,
             room,
-            int(by_client),
+            UNKNOWN if by_client is None else int(by_client),
+            UNKNOWN if since is None else since,
             SESSION_BYTES,
             size_of_kept(room),
             idempotent=True,

@@ -1,6 +1,7 @@
 -- session_begin: make a session of a client, or hold one that is there; remove the oldest ones beyond the limit.
 -- KEYS[1]  sessions of a client: sid -> "<name> <began> <ends> <mark> <bytes> <connection_id>", with times in µs of
---          Redis time, ends 0 while it is held, and the name the first sid; "<name> <room>" -> "<since> <1 or 0>"
+--          Redis time, ends 0 while it is held, and the name the first sid; "<name> <room>", without a room for
+--          everybody -> "<since> <1, 0 or ->", as the arguments of session_note
 -- ARGV[1]  sid
 -- ARGV[2]  connection_id that holds it
 -- ARGV[3]  limit of sessions of the client

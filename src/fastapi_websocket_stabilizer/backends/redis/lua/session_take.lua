@@ -5,8 +5,7 @@
 -- ARGV[3]  connection_id that may hold it from now on
 -- ARGV[4]  µs until it expires unless it is held
 -- ARGV[5]  mark to set, or "" to keep it
--- Returns  {mark, connection_id that had it, room, "<since> <1 if the client entered it by itself, else 0>", ...},
---          or {} for an unknown sid
+-- Returns  {mark, connection_id that had it, room, its value, ...}, or {} for an unknown sid
 if redis.pcall('HLEN', KEYS[1]) == 0 then return {} end -- the usual case
 local time, found = redis.call('TIME'), {}
 local now = time[1] * 1000000 + time[2]

@@ -40,7 +40,7 @@ local function sessions_in(key, now)
     if session then by_name[session.name], session.sid = session, fields[i] end
   end
   for i = 1, #fields, 2 do
-    local name, room = string.match(fields[i], '^([%w_-]+) (.+)$')
+    local name, room = string.match(fields[i], '^([%w_-]+) (.*)$')
     local rooms = name and by_name[name] and by_name[name].rooms
     if rooms then rooms[#rooms + 1], rooms[#rooms + 2] = room, fields[i + 1] end
   end

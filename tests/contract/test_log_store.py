@@ -227,6 +227,18 @@ async def test_message_larger_than_its_log_is_refused_with_all_others(backend: B
     assert (await backend.logs.read(LOBBY)).meta is None
 
 
+async def test_exclusions_count_as_bytes_of_a_message(backend: Backend) -> None:
+    names = tuple(f"client-{number:04}" for number in range(100))
+    excluding = replace(message(LOBBY, "1"), exclude=names)
+    with pytest.raises(MessageError, match="bytes in its log, the limit is 1000"):
+        backend.logs.append([Append(LOBBY, excluding, replace(BOUNDS, bytes=1000))])
+    (answer,) = backend.logs.append([Append(LOBBY, excluding, BOUNDS)])
+    await answer
+    (entry,) = (await backend.logs.read(LOBBY)).entries
+    assert entry.envelope.exclude == names
+    assert entry.size > sum(map(len, names))
+
+
 async def test_names_of_logs_cannot_collide_or_match_one_another(backend: Backend) -> None:
     logs = [LogName(kind, name) for kind in (LogKind.ROOM, LogKind.BOX) for name in AWKWARD_NAMES]
     for number, log in enumerate(logs, 1):

@@ -59,6 +59,25 @@ def test_every_decision_is_in_the_list_of_the_design() -> None:
     assert listed == sorted(file.name for file in ROOT.glob("docs/decisions/*.md"))
 
 
+DANGERS = (ROOT / "docs/decisions/0026-what-could-break-a-resume.md").read_text()
+TESTS_OF_DANGER = re.compile(r"`([\w/]+/test_\w+)`(?:: ([a-z0-9_]+(?:, [a-z0-9_]+)*))?")
+BROKEN_RULES = (ROOT / "tests/model/mutations.py").read_text().lower()
+
+
+def test_tests_that_show_the_answer_to_a_danger_exist() -> None:
+    """A test that is renamed or removed must not stay the evidence of an answer."""
+    evidence = "\n".join(line.split("|")[-2] for line in DANGERS.splitlines() if line.startswith("| "))
+    missing = [rule for rule in re.findall(r"\*(.+?)\*", evidence) if rule.lower() not in BROKEN_RULES]
+    found = TESTS_OF_DANGER.findall(evidence)
+    for file, names in found:
+        place = ROOT / ("" if file.startswith("clients/") else "tests") / f"{file}.py"
+        text = place.read_text() if place.exists() else ""
+        wanted = [f"def test_{name}(" for name in names.split(", ")] if names else ["def test_"]
+        missing += [f"{file}: {test}" for test in wanted if test not in text]
+    assert len(found) > 80
+    assert missing == []
+
+
 # Counters
 
 

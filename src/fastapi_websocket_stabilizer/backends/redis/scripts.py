@@ -1,6 +1,7 @@
 """The Lua scripts, loaded at import."""
 
 import hashlib
+import re
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -14,11 +15,21 @@ class Script:
     sha: str
 
 
+_COMMENT = re.compile(r"(^|\s+)--[^'\"]*$", re.MULTILINE)
+"""A comment up to the end of its line. With a quotation mark it may be part of a string, and stays."""
+
+
+def stripped(source: str) -> str:
+    """Return Lua without comments and indentation, which is half of it: Redis hashes a source with each EVAL."""
+    lines = (_COMMENT.sub("", line).strip() for line in source.splitlines())
+    return "".join(f"{line}\n" for line in lines if line and not line.startswith("--"))
+
+
 def _read(name: str, *shared: str) -> Script:
     """Return a script, preceded by the shared functions that it uses."""
     lua = files(__package__).joinpath("lua")
     parts = [*(lua.joinpath("shared", f"{part}.lua") for part in shared), lua.joinpath(f"{name}.lua")]
-    source = "".join(part.read_text() for part in parts)
+    source = "".join(stripped(part.read_text()) for part in parts)
     return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 
 

@@ -9,7 +9,7 @@ import pytest
 
 import fastapi_websocket_stabilizer
 from fastapi_websocket_stabilizer.backends.redis import scripts
-from fastapi_websocket_stabilizer.backends.redis.scripts import Script
+from fastapi_websocket_stabilizer.backends.redis.scripts import Script, stripped
 
 PACKAGE = Path(fastapi_websocket_stabilizer.__file__).parent
 FILES = sorted((PACKAGE / "backends/redis/lua").glob("*.lua"))
@@ -112,10 +112,35 @@ def test_arguments_are_numbers_before_they_are_compared(file: Path) -> None:
 def test_every_file_is_loaded_under_its_name() -> None:
     assert {script.name for script in SCRIPTS.values()} == {file.stem for file in FILES}
     for file in FILES:
-        before, is_there, after = SCRIPTS[file.stem.upper()].source.rpartition(file.read_text())
-        shared = [part.read_text() for part in SHARED if part.read_text() in before]
+        before, is_there, after = SCRIPTS[file.stem.upper()].source.rpartition(stripped(file.read_text()))
+        shared = [text for text in (stripped(part.read_text()) for part in SHARED) if text in before]
         assert (before, bool(is_there), after) == ("".join(shared), True, "")
     assert all(name == script.name.upper() for name, script in SCRIPTS.items())
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_source_that_is_sent_has_neither_comments_nor_indentation(name: str) -> None:
+    lines = SCRIPTS[name].source.splitlines()
+    assert not [line for line in lines if not line or line.startswith("--") or line != line.strip()]
+    assert not [line for line in lines if " -- " in line and not re.search("-- .*['\"]", line)]
+
+
+@pytest.mark.parametrize("file", [*FILES, *SHARED], ids=lambda file: file.stem)
+def test_code_is_sent_unchanged(file: Path) -> None:
+    lines = [re.sub(" +-- .*", "", line).strip() for line in file.read_text().splitlines()]
+    sent = [re.sub(" +-- .*", "", line) for line in stripped(file.read_text()).splitlines()]
+    assert sent == [line for line in lines if line and not line.startswith("--")]
+
+
+def test_dashes_in_strings_and_comments_with_quotation_marks_stay() -> None:
+    source = """-- A header.
+local a = '[%w_-]+' -- a comment
+  local b = ' -- no comment'
+local c = 1 -- "" for none
+"""
+    assert stripped(source) == (
+        "local a = '[%w_-]+'\nlocal b = ' -- no comment'\nlocal c = 1 -- \"\" for none\n"
+    )
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

@@ -180,6 +180,8 @@ class Identity:
         rooms: Rooms to join before the first message.
         subprotocol: The WebSocket subprotocol to accept. None accepts ``stabilizer.v1`` if the client offers it.
         state: Any object for ``connection.state``; private to this replica, not in presence.
+        expires_at: Time at which the credentials expire, with a time zone. The socket is closed with 4401 then, at
+            most 2 s later. Clients of ``stabilizer.v1`` may send newer credentials before. None for never.
     """
 
     client_id: str
@@ -187,6 +189,7 @@ class Identity:
     rooms: Sequence[str] = ()
     subprotocol: str | None = None
     state: Any = None
+    expires_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """One registered socket, as applications and the registry hold it."""
 
 import asyncio
+import math
 import random
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -150,7 +151,7 @@ class Connection:
 
     __slots__ = (
         "__weakref__", "_handshake", "_owner", "_transport", "_was_asked", "_was_closed", "_websocket",
-        "client_id", "closed_with", "connection_id", "heartbeat", "loop", "metadata", "opened_at_s",
+        "client_id", "closed_with", "connection_id", "expires_at_s", "heartbeat", "loop", "metadata", "opened_at_s",
         "registration", "rooms", "session", "since", "state", "used_at_s", "user_data", "writer",
     )  # fmt: skip
 
@@ -176,6 +177,7 @@ class Connection:
         self.registration: object = registration
         self.opened_at_s: float = self.loop.time()
         self.used_at_s: float = self.opened_at_s
+        self.expires_at_s: float = math.inf  # of its credentials, by the clock of the event loop
         # Thousands that connect at once must not be pinged at once.
         head_start_s = random.random() * owner.limits().heartbeat_interval / 4
         self.heartbeat: Heartbeat = Heartbeat(self.opened_at_s - head_start_s)
@@ -377,6 +379,17 @@ class Connection:
     def is_pong(self, message: str | bytes) -> bool:
         """Whether this answers a JSON ping. Without such a ping before it is an ordinary message."""
         return self._was_asked and self._owner.is_pong(message)
+
+    def expires(self, at: datetime | None) -> None:
+        """Note when the credentials of the client expire; None for never."""
+        left_s = math.inf if at is None else (at - datetime.now(UTC)).total_seconds()
+        self.expires_at_s = self.loop.time() + left_s
+
+    @property
+    def expires_in_s(self) -> int | None:
+        """Whole seconds until the credentials of the client expire, at least 0; None for never."""
+        left_s = self.expires_at_s - self.loop.time()
+        return None if left_s == math.inf else max(0, int(left_s))
 
     def rename(self, connection_id: ConnectionId) -> None:
         """Take another id. Only the tables that list the connection call this."""

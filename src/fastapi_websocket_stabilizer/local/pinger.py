@@ -36,6 +36,7 @@ class Pinger:
             # All shards in one round: answers that arrive together cause fewer wake-ups of the loop.
             await asyncio.sleep(self._round_s())
             for shard in self._shards.shards:
+                self._end_expired(shard)
                 self._look_at(shard)
                 await asyncio.sleep(0)
 
@@ -58,6 +59,15 @@ class Pinger:
         if limits.heartbeat_type == "custom" and limits.heartbeat_message is not None:
             return encode(limits.heartbeat_message, sys.maxsize)
         return encode({"type": "ping", "timestamp": datetime.now(UTC).timestamp()}, sys.maxsize)
+
+    def _end_expired(self, shard: Shard) -> None:
+        """End the connections whose credentials have expired."""
+        now_s = running_loop().time()
+        for connection in [each for each in shard.connections.values() if each.expires_at_s <= now_s]:
+            self._counters.credentials_expired += 1
+            self._expire(
+                connection, Ended.EVICTED, close_codes.UNAUTHENTICATED, "the credentials have expired"
+            )
 
     def _look_at(self, shard: Shard) -> None:
         limits = self._limits()

@@ -26,6 +26,9 @@ class Counters:
     heartbeat_timeouts: int = counter(
         "Connections closed because nothing was received within heartbeat_timeout."
     )
+    credentials_expired: int = counter(
+        "Connections closed because the credentials of their client had expired."
+    )
     slow_consumers: int = counter(
         "Connections closed for a full outbox, or a send longer than write_timeout_s."
     )

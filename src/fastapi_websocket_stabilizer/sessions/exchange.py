@@ -5,7 +5,7 @@ Each request of the client is carried out by a task of its own, so it delays nei
 
 import asyncio
 import inspect
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ from ..exceptions import LOSSES, ConnectionLimitExceededError, MessageError
 from ..local.connection import Connection
 from ..local.lifecycle import Limits
 from ..local.requests import Answering, Asked, Resolve
+from ..models import Identity
 from ..registry.hooks import FAILED, Hooks, Responder, is_cancellation
 from ..registry.schemas import UnfitError
 from ..runtime.loops import running_loop
@@ -20,10 +21,15 @@ from ..runtime.metrics import Counters
 from ..runtime.tasks import Tasks
 from ..wire import client_frames as frames
 from ..wire.client_frames import Fault
-from ..wire.client_input import Answer, Cancel, ErrorAnswer, Join, Leave, Request
+from ..wire.client_input import Answer, Cancel, ErrorAnswer, Join, Leave, Renewal, Request
+
+Identify = Callable[[str], Awaitable[Identity]]
+"""Function that identifies a client by a token, as its handshake does. It raises what the application raises."""
 
 FORBIDDEN = Fault("forbidden", "clients may not enter this room by themselves")
 NOT_A_MEMBER = Fault("not_found", "the connection is not in this room")
+NO_RENEWAL = Fault("not_found", "this connection takes no newer credentials")
+NOT_THE_CLIENT = Fault("forbidden", "the token is of another client")
 UNKNOWN = Fault("not_found", "there is no request of this name")
 UNAVAILABLE = Fault("failed", "the registry cannot be reached", is_temporary=True)
 
@@ -219,6 +225,31 @@ class Exchange:
             return frames.error_answer(
                 number, await _fault(self._node, self._connection, responder.function, error)
             )
+
+    # Credentials
+
+    def renew(self, frame: Renewal, identify: Identify | None) -> None:
+        """Identify the client by a newer token, and answer with the time for which that holds."""
+        if identify is None:
+            self._refuse(frame.number, NO_RENEWAL)
+        else:
+            self._start(frame.number, self._renew(frame, identify), len(frame.token))
+
+    async def _renew(self, frame: Renewal, identify: Identify) -> str:
+        connection, number = self._connection, frame.number
+        try:
+            identity = await identify(frame.token)
+        except (Exception, asyncio.CancelledError) as error:
+            if is_cancellation(error):
+                raise
+            self._node.counters.requests_refused += 1
+            return frames.error_answer(number, await _fault(self._node, connection, identify, error))
+        if identity.client_id != connection.client_id:
+            self._node.counters.requests_refused += 1
+            return frames.error_answer(number, NOT_THE_CLIENT)
+        connection.expires(identity.expires_at)
+        expires_s = connection.expires_in_s
+        return frames.answer(number, {} if expires_s is None else {"exp": expires_s})
 
     # Rooms
 

@@ -13,10 +13,10 @@ from ..registry.registration import Succession
 from ..wire import client_frames as frames
 from ..wire import client_input
 from ..wire.client_frames import Fault, Hi
-from ..wire.client_input import Message, Request
+from ..wire.client_input import Message, Renewal, Request
 from ..wire.cursors import Cursor
 from ..wire.messages import ControlFrame
-from .exchange import Exchange, ExchangeNode
+from .exchange import Exchange, ExchangeNode, Identify
 from .following import Following, FollowingNode
 from .incoming import Incoming
 
@@ -59,15 +59,24 @@ class Session:
     Args:
         record: What the registry knows of the session.
         cursor: Positions that the client wants to continue from: None for a new client, ``UNREADABLE`` if unknown.
+        identify: Identifies the client again by a newer token. None if its credentials do not expire.
     """
 
     __slots__ = (
-        "_connection", "_exchange", "_in_progress", "_incoming", "_node", "_record", "_sent_at_s", "_told_at_s",
-        "following",
+        "_connection", "_exchange", "_identify", "_in_progress", "_incoming", "_node", "_record", "_sent_at_s",
+        "_told_at_s", "following",
     )  # fmt: skip
 
-    def __init__(self, node: Node, connection: Connection, record: Succession, cursor: Cursor | None) -> None:
+    def __init__(
+        self,
+        node: Node,
+        connection: Connection,
+        record: Succession,
+        cursor: Cursor | None,
+        identify: Identify | None = None,
+    ) -> None:
         self._node, self._connection, self._record = node, connection, record
+        self._identify = identify
         self._in_progress: Message | None = None
         self._incoming: Incoming | None = None  # of a socket that is not parked
         self.following: Following = Following(node, connection, record, cursor)
@@ -106,6 +115,7 @@ class Session:
             node.whole_ms(),
             node.limits().heartbeat_interval,
             must_answer=self._must_answer,
+            expires_s=connection.expires_in_s,
             outcome=beginning.outcome,
             handled=self._record.mark if self._record.is_taken else None,
             lost=beginning.lost,
@@ -133,6 +143,10 @@ class Session:
             self._exchange.end()
         if self._incoming is not None:
             self._incoming.end()
+
+    def renew(self, frame: Renewal) -> None:
+        """Take newer credentials of the client, and answer."""
+        self.exchange.renew(frame, self._identify)
 
     # Requests of the server
 

@@ -36,14 +36,12 @@ from ..wire.client_input import (
 )
 from ..wire.cursors import Cursor
 from ..wire.messages import Encoded
-from .exchange import refusal
+from .exchange import Identify, refusal
 from .following import Log
 from .session import Act, Session
 
 SID_BYTES = 16
 """Random bytes in the name of a session."""
-
-NO_RENEWAL = Fault("not_found", "this server renews no credentials")
 
 FaultOf = Callable[[BaseException], Fault | None]
 """Function that returns the fault that an exception of the application stands for, None if it is a failure."""
@@ -79,16 +77,16 @@ class Sessions:
             Cancel: lambda session, frame: session.exchange.cancel(frame),
             Answer: lambda session, frame: session.exchange.answered(frame),
             ErrorAnswer: lambda session, frame: session.exchange.answered(frame),
-            Renewal: _refuse_renewal,
+            Renewal: lambda session, frame: session.renew(frame),
             MailboxRead: self._mark,
             Watch: self._watch,
             Unwatch: self._unwatch,
         }
 
-    def newcomer(self, cursor: Cursor | None) -> Newcomer:
+    def newcomer(self, cursor: Cursor | None, identify: Identify | None = None) -> Newcomer:
         """Return a new session, which continues from ``cursor``. See ``Session``."""
         record = Succession(secrets.token_urlsafe(SID_BYTES), "" if cursor is None else cursor.session)
-        return Newcomer(record, lambda connection: Session(self, connection, record, cursor))
+        return Newcomer(record, lambda connection: Session(self, connection, record, cursor, identify))
 
     async def begin(self, connection: Connection, rooms: Iterable[str]) -> None:
         """Join rooms, and those of the former session. Send the first frame, and close the former connection.
@@ -192,7 +190,3 @@ def _ignore(_: Session, __: object) -> None:
 
 def _refuse_resume(_: Session, __: Resume) -> None:
     raise ClientInputError("a cursor is only allowed as the first frame", code="frame")
-
-
-def _refuse_renewal(session: Session, frame: Renewal) -> None:
-    session.send(frames.error_answer(frame.number, NO_RENEWAL))

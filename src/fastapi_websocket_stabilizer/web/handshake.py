@@ -19,12 +19,14 @@ from .. import close_codes
 from ..exceptions import ClientInputError, DrainingError
 from ..local.transport import is_accepted
 from ..registry.refusals import soon_ms
+from ..sessions.exchange import Identify
 from ..sessions.following import UNREADABLE
 from ..sessions.sessions import Newcomer, Sessions
 from ..wire.client_frames import input_reason, wait_reason
 from ..wire.client_input import Resume, parse
 from ..wire.client_protocol import SUBPROTOCOL, Offer, parse_offer
 from ..wire.cursors import Cursor, parse_cursor
+from .renewals import asked
 
 RESUME_WITHIN_S = 5.0
 """Seconds within which a client that has announced its cursor must send it."""
@@ -43,9 +45,11 @@ _CODES: dict[int, int] = {
 def offered_token(websocket: WebSocket) -> str | None:
     """Return the token that a client of ``stabilizer.v1`` offers in its handshake, or None.
 
-    It is the ``<token>`` of ``stabilizer.v1.auth.<token>``, decoded and not verified. Call it, or use it as a FastAPI
-    dependency: ``token: Annotated[str | None, Depends(offered_token)]``.
+    It is the ``<token>`` of ``stabilizer.v1.auth.<token>``, decoded and not verified, or the newer one that a client
+    sends later. Call it, or use it as a FastAPI dependency: ``token: Annotated[str | None, Depends(offered_token)]``.
     """
+    if (question := asked(websocket)) is not None:
+        return question.token
     try:
         offer = parse_offer(_offered(websocket))
     except ClientInputError:  # the manager refuses the socket
@@ -68,8 +72,8 @@ def speaks(sessions: Sessions, websocket: object) -> bool:
     )
 
 
-async def accept(sessions: Sessions, websocket: WebSocket) -> Newcomer:
-    """Accept a socket with the subprotocol, and read its cursor.
+async def accept(sessions: Sessions, websocket: WebSocket, identify: Identify | None) -> Newcomer:
+    """Accept a socket with the subprotocol, and read its cursor. ``identify``: see ``Session``.
 
     Raises:
         WebSocketException: The client broke the subprotocol, or did not send its cursor in time.
@@ -84,7 +88,7 @@ async def accept(sessions: Sessions, websocket: WebSocket) -> Newcomer:
     except ClientInputError as error:
         sessions.counters.client_frames_invalid += 1
         raise WebSocketException(close_codes.INVALID_INPUT, input_reason(error.code)) from error
-    return sessions.newcomer(cursor)
+    return sessions.newcomer(cursor, identify)
 
 
 async def _cursor(sessions: Sessions, websocket: WebSocket, offer: Offer) -> Cursor | None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
+from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, WebSocket, WebSocketDisconnect
@@ -29,8 +30,9 @@ from ..registry.hooks import OnMessage, Receiver, check_hook, name_of
 from ..registry.refusals import UNREACHABLE, turn_away
 from ..registry.registry import Registry
 from ..runtime.logs import Occasionally, get_logger
+from ..sessions.exchange import Identify
 from ..sessions.sessions import Newcomer, Sessions
-from . import handshake, serving
+from . import handshake, renewals, serving
 from .handshake import INTERNAL_ERROR
 
 _unstarted = Occasionally(get_logger("routes"))
@@ -41,15 +43,15 @@ RETRY_AFTER_S = 5
 
 @asynccontextmanager
 async def connected(
-    sessions: Sessions, websocket: WebSocket, identity: Identity
+    sessions: Sessions, websocket: WebSocket, identity: Identity, identify: Identify | None = None
 ) -> AsyncIterator[Connection]:
     """Claim and accept a socket, join its rooms, and release this socket only.
 
-    See ``WebSocketConnectionManager.connection``.
+    See ``WebSocketConnectionManager.connection``. ``identify`` identifies the client again by a newer token.
     """
     _check_types(identity)
     has_session = identity.subprotocol is None and handshake.speaks(sessions, websocket)
-    newcomer = await handshake.accept(sessions, websocket) if has_session else None
+    newcomer = await handshake.accept(sessions, websocket, identify) if has_session else None
     connection, rooms = await _register(sessions.registry, websocket, identity, newcomer)
     code: int = close_codes.NORMAL
     reason = "normal closure"
@@ -113,10 +115,17 @@ def _check_types(identity: Identity) -> None:
     Raises:
         InvalidNameError: The client id is not a string.
         MessageError: The metadata is not a mapping.
+        ConfigurationError: The time of expiry is no datetime, or has no time zone.
     """
     if not isinstance(identity.client_id, str):
         check_client_id(identity.client_id)
     as_metadata(identity.metadata)
+    at = identity.expires_at
+    if at is not None and (not isinstance(at, datetime) or at.tzinfo is None):
+        raise ConfigurationError(
+            f"expires_at of an Identity must be a datetime with a time zone, got {at!r}: "
+            "datetime.fromtimestamp(seconds, UTC)"
+        )
 
 
 def _is_the_end_of(connection: Connection, error: BaseException) -> bool:
@@ -170,13 +179,19 @@ def check_open(registry: Registry) -> None:
 
 
 async def serve(
-    sessions: Sessions, websocket: WebSocket, identity: Identity, receiver: Receiver | None, *, park: bool
+    sessions: Sessions,
+    websocket: WebSocket,
+    identity: Identity,
+    receiver: Receiver | None,
+    *,
+    park: bool,
+    identify: Identify | None = None,
 ) -> None:
     """See ``WebSocketConnectionManager.serve``. Without ``receiver`` the messages go to the ``on_message`` hook."""
     registry = sessions.registry
     receiver = receiver or registry.state.hooks.on_message
     with suppress(WebSocketDisconnect):  # the client left before it was served
-        async with connected(sessions, websocket, identity) as connection:
+        async with connected(sessions, websocket, identity, identify) as connection:
             await serving.serve(registry, connection, receiver, park=park)
 
 
@@ -202,6 +217,10 @@ def add_websocket_route(
     receiver = receiver_of(sessions.registry, on_message)
 
     async def refuse_or_open(websocket: WebSocket) -> AsyncIterator[None]:
+        if (asked := renewals.asked(websocket)) is not None:
+            with asked.noting():
+                yield
+            return
         async with handshake.refusals(sessions, websocket):
             await door()
             yield
@@ -214,7 +233,12 @@ def add_websocket_route(
                     f"{name_of(identify)}, which identifies clients of {path}, must return an Identity, "
                     f"got {type(identity).__name__}: return Identity(client_id)"
                 )
-            await serve(sessions, websocket, identity, receiver, park=True)
+            if (asked := renewals.asked(websocket)) is not None:
+                _check_types(identity)
+                asked.identity = identity
+                return
+            again = None if identity.expires_at is None else renewals.identify_again(websocket)
+            await serve(sessions, websocket, identity, receiver, park=True, identify=again)
 
         router = app.router if isinstance(app, FastAPI) else app
         name = getattr(identify, "__name__", None)

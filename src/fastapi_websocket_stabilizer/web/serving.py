@@ -32,6 +32,7 @@ async def register(
     connection = await registry.connections.connect(
         client_id, websocket, identity.metadata, identity.state, session=record, open_session=open_session
     )
+    connection.expires(identity.expires_at)
     handlers.remember(registry, connection)
     return connection
 

@@ -156,6 +156,12 @@ def start_process(monkeypatch: pytest.MonkeyPatch, running_s: int) -> None:
     monkeypatch.setattr(memory, "AHEAD_US", memory.ahead_us())
 
 
+def test_pause_between_two_clocks_does_not_put_the_ids_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    before_us, clock_ns, pauses_ns = memory.ahead_us(), MONOTONIC_NS, [0, 5_000_000_000, 0]
+    monkeypatch.setattr(time, "monotonic_ns", lambda: clock_ns() - pauses_ns.pop())
+    assert abs(memory.ahead_us() - before_us) < 1_000_000
+
+
 async def test_cursor_from_a_machine_that_has_been_up_for_longer_is_lost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from .. import close_codes
 from ..backends.ports import Claim, Claimed, IndexEntry, Removed, succession
-from ..exceptions import LOSSES, ConnectionLimitExceededError, MessageError
+from ..exceptions import LOSSES, BackendUnavailableError, ConnectionLimitExceededError, MessageError
 from ..local.connection import Connection
 from ..local.lifecycle import Ended
 from ..models import PresenceEvent
@@ -93,6 +93,15 @@ class Claims:
         """Wait until the lease is verified: entries under a node_id that was swept would stay."""
         if self._lease.gate.must_wait:
             await self._lease.gate.wait()
+
+    def check_fresh(self) -> None:
+        """Check that the lease did not lapse unnoticed, while this process stood still.
+
+        Raises:
+            BackendUnavailableError: It may have lapsed. The next beat shows whether it has.
+        """
+        if not self._lease.gate.is_fresh(running_loop().time()):
+            raise BackendUnavailableError("the lease may have lapsed while this process stood still")
 
     async def claim(self, connection: Connection) -> None:
         """Register a connection and close the connections that it outranks.

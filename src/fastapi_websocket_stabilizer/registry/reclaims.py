@@ -197,11 +197,16 @@ class Reclaims:
             await self._state.backend.nodes.forget(node_of(former), lines)
 
     async def _join(self, connection: Connection, replaces: str, room: str) -> bool:
-        """Enter a connection in a room again; return False if it has left the room."""
+        """Enter a connection in a room again; return False if it has left the room, or has ended.
+
+        Raises:
+            BackendUnavailableError: This process stood still, and may have been swept. The next beat shows that.
+        """
         registration = registration_of(connection)
         connection_id, stay = connection.connection_id, registration.stay_in(room)
-        if room not in connection.rooms:
+        if room not in connection.rooms or connection.ended is not None:
             return False
+        self._claims.check_fresh()
         is_known, place = (
             room in registration.entered,
             IndexEntry(connection_id, connection.client_id, room, stay),

@@ -222,3 +222,26 @@ async def test_end_that_a_failed_sweep_has_noted_is_reported_although_the_client
         assert sorted(told["left"]) == sorted(told["joined"])
         assert sorted(told["room_left"]) == sorted(told["room_joined"])
         assert len(told["joined"]) == len(told["room_joined"]) == 2
+
+
+async def test_room_is_not_entered_again_under_the_id_that_was_swept_during_a_freeze() -> None:
+    async with MemoryCluster(2, QUIET) as cluster:
+        first, second = cluster.managers
+        told = Told(first, second)
+        connection = await first.connect("ann", FakeWebSocket())
+        await connection.join("lobby")
+        node_id, hub = first.registry.state.node_id, first.link.hub
+        came, goes_on = held_back(first.link, "presence", "claim")
+        reclaims = first.registry.connections.reclaims
+        reclaims.again(connection)
+        claiming = reclaims.run()
+        await came.wait()
+        hub.leases[node_id] = LAPSED
+        await second.registry.recovery.sweeper.sweep(node_id)
+        first.registry.lease.gate.note_beat(float("-inf"))  # the process was frozen during the sweep
+        goes_on.set()
+        await asyncio.gather(claiming, return_exceptions=True)
+        await cluster.beat()
+        await connection.close()
+        assert sorted(told["room_left"]) == sorted(told["room_joined"])
+        assert len(told["room_joined"]) == 2

@@ -14,6 +14,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
 from fastapi_websocket_stabilizer import Connection, Identity, PresenceEvent, WebSocketConfig
+from fastapi_websocket_stabilizer.registry import successions
 from fastapi_websocket_stabilizer.testing import MemoryCluster, MemoryManager
 from tests.integration.test_sessions import ANSWER_S, V1, close_of, coded, heard, say
 from tests.support.waiting import eventually
@@ -188,11 +189,74 @@ async def test_own_next_socket_takes_the_place_of_a_half_open_one(elsewhere: boo
         await eventually(lambda: ("left", "ann") in both[elsewhere].events)
 
 
+# A duplicated tab
+
+
+def parted(both: list[Node]) -> int:
+    return sum(each.manager.statistics().counters["sessions_parted"] for each in both)
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+async def test_duplicated_tab_lives_beside_its_original_and_both_keep_their_sessions(elsewhere: bool) -> None:
+    async with nodes(max_connections_per_client=3) as (cluster, both):
+        first, other = both[0], both[elsewhere]
+        async with first.opened() as (original, before):
+            await say(original, {"m": "join attic", "n": 1})
+            assert [await heard(original), await heard(original)] == [{"in": "attic", "at": None}, {"n": 1}]
+            async with other.opened(after=before["sid"]) as (copy, hi):
+                await eventually(lambda: parted(both) == 1, what="an answer of the original")
+                await cluster.beat()
+                assert await other.manager.send_to_client("ann", "to both")
+                assert [await heard(original), await heard(copy)] == [[0, 0, "to both"]] * 2
+                await say(original, {"m": "x", "n": 2})
+                assert await heard(original) == {"n": 2}
+        await eventually(lambda: all(each.manager.get_connection_count() == 0 for each in both))
+        for sid, handled in ((before["sid"], 2), (hi["sid"], 1)):
+            async with other.opened(after=sid) as (_, again):
+                assert (again["n"], again["at"]) == (handled, {"attic": None})
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+async def test_socket_that_does_not_answer_is_no_tab(
+    elsewhere: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(successions, "ANSWER_S", 0.2)
+    async with nodes(max_connections_per_client=3) as (_, both), both[0].opened() as (half_open, before):
+        half_open.transport.pause_reading()
+        async with both[elsewhere].opened(after=before["sid"]):
+
+            async def has_one() -> bool:
+                return len(await both[0].manager.presence("ann")) == 1
+
+            await eventually(has_one, what="the end of the half-open socket")
+            assert both[elsewhere].manager.get_connection_count() == 1
+            assert parted(both) == 0
+        half_open.transport.abort()
+
+
+@pytest.mark.parametrize("overflow", ["replace", "reject"])
+async def test_duplicated_tab_counts_in_the_limit_of_its_client(overflow: str) -> None:
+    async with (
+        nodes(max_connections_per_client=2, on_client_overflow=overflow) as (_, (first, second)),
+        first.opened() as (original, before),
+        first.opened() as (other, _),
+        second.opened(after=before["sid"]) as (copy, _),
+    ):
+        code, _ = await close_of(original if overflow == "replace" else copy)
+        assert code == (4500 if overflow == "replace" else 4509)
+        await say(other, {"ping": 1})
+        assert await heard(other) == {}
+
+
 # Drain
 
 
-async def test_drained_client_moves_before_its_old_socket_ends() -> None:
-    async with nodes() as (_, (first, second)), first.opened() as (old, before):
+@pytest.mark.parametrize("limit", [1, 3])
+async def test_drained_client_moves_before_its_old_socket_ends(limit: int) -> None:
+    async with (
+        nodes(max_connections_per_client=limit) as (_, (first, second)),
+        first.opened() as (old, before),
+    ):
         await say(old, {"m": "join attic", "n": 1})
         assert [await heard(old), await heard(old)] == [{"in": "attic", "at": None}, {"n": 1}]
         draining = asyncio.create_task(first.manager.drain(5 * OVER_S))

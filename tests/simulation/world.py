@@ -158,7 +158,7 @@ class World:
             await registry.rooms.restore(connection, _never)
         if connection.ended is None:
             self._sids[socket.client] = sid
-            await registry.claims.succeed(connection)
+            await registry.successions.succeed(connection)
 
     def _cancel(self, step: Step, node: Node) -> None:
         """Connect with a time limit. If the connect is not cancelled by it, close the connection."""

@@ -25,7 +25,7 @@ from .memory_revocations import MemoryRevocations
 from .memory_rooms import MemoryRooms
 from .memory_rosters import MemoryRosters, ShownRoom
 from .memory_sessions import Held, MemorySessions
-from .ports import Claim, Claimed, Entry, IndexEntry, Listening, Receive, Removed, Renewal
+from .ports import Claim, Claimed, Entry, IndexEntry, Listening, Receive, Removed, Renewal, former_in
 from .revocations import Revocation
 
 MAX_TOKENS = 1_000_000
@@ -274,6 +274,7 @@ class MemoryBackend:
             entries = self._hub.clients.get(client_id, {})
             if (found := entries.get(connection_id)) is not None:
                 entries[connection_id] = replace(found, entry=entry)
+                self._hub.sids[connection_id] = (self._hub.sids[connection_id][0], former_in(entry))
             return found is not None
 
     async def reported(self, place: IndexEntry, *kinds: str) -> None:

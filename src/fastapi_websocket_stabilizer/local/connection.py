@@ -29,6 +29,8 @@ from .sends import Sent, settled
 from .transport import Events, NativeSocket, Transport, handshake_of, is_accepted
 from .writer import SocketWriter
 
+FIRST_LOOK_S = 0.02
+"""Seconds until it is looked for an answer to a ping. Each later look has twice the distance of the one before."""
 REQUEST_TIMEOUT_S = 10.0
 """Seconds to wait for the answer to a request, if the application names no others."""
 
@@ -375,6 +377,27 @@ class Connection:
             self.writer.push(ping)
         else:
             self.writer.hand_over(ping)
+
+    async def answers(self, within_s: float) -> bool:
+        """Ask the peer for a sign of life, and return whether one arrives in time.
+
+        True for a socket that is not read, because its answer would not be read either. False without a way to ask.
+        """
+        if self.native is not None:
+            self.native.ping()
+        elif self.session is not None:
+            self.session.ask()
+        else:
+            return False
+        now_s, pause_s = running_loop().time(), FIRST_LOOK_S
+        deadline_s = now_s + within_s
+        self.heartbeat.asked(now_s)
+        while (
+            self.ended is None and not self.is_deaf and not self.heartbeat.is_answered and now_s < deadline_s
+        ):
+            await asyncio.sleep(min(pause_s, deadline_s - now_s))
+            now_s, pause_s = running_loop().time(), 2 * pause_s
+        return self.ended is None and (self.is_deaf or self.heartbeat.is_answered)
 
     def is_pong(self, message: str | bytes) -> bool:
         """Whether this answers a JSON ping. Without such a ping before it is an ordinary message."""

@@ -29,6 +29,16 @@ class Heartbeat:
         self.active_at_s = now_s
         self._asked_at_s = None
 
+    def asked(self, now_s: float) -> None:
+        """Note a ping that is sent for another reason than the silence of the peer."""
+        if self._asked_at_s is None:
+            self._asked_at_s = now_s
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether a frame has arrived since the last ping."""
+        return self._asked_at_s is None
+
     def may_rest(self, now_s: float, interval_s: float) -> bool:
         """Whether ``poll`` would return WAIT for a reason that is cheap to check. It is the usual case."""
         return self._asked_at_s is None and now_s - self.active_at_s < interval_s

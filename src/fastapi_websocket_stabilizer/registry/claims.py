@@ -118,13 +118,21 @@ class Claims:
         outranked = await self._outranked(connection.client_id, claimed)
         await self.displace(connection.client_id, outranked, sid_of(connection))
 
-    async def succeed(self, connection: Connection) -> None:
-        """Close the connections of the former session, because the client has the first frame of this one."""
-        session = registration_of(connection).session
-        if session is not None:
-            session.has_begun = True
-            superseded, session.superseded = session.superseded, ()
-            await self.displace(connection.client_id, superseded, session.sid)
+    async def fit(self, connection: Connection) -> None:
+        """Close what exceeds the limit of a client, after one more of its connections counts.
+
+        With ``on_client_overflow`` "reject" that is this connection, otherwise those with the lowest ranks.
+        """
+        client_id, top = connection.client_id, self._state.config.max_connections_per_client
+        (entries,) = await self._state.backend.presence.entries([client_id])
+        live = await self._lease.live_among(node_of(entry.connection_id) for entry in entries)
+        counted = [entry.connection_id for entry in entries if node_of(entry.connection_id) in live]
+        if len(counted) > top and self._state.config.on_client_overflow == "reject":
+            reason = str(self.is_full(client_id, len(counted) - 1))
+            end = self.end(connection, Ended.EVICTED, close_codes.CloseCode.CONFLICT, reason)
+            self._state.tasks.spawn(end, "full")
+        else:
+            await self.displace(client_id, tuple(counted[top:]), sid_of(connection))
 
     async def _reported(self, place: IndexEntry) -> None:
         if (reporting := self._reports.joined(place)) is not None:

@@ -14,9 +14,14 @@ class Inboxes:
     def __init__(self, state: NodeState, bus: Bus) -> None:
         self._state, self._bus = state, bus
 
-    async def evict(self, connection_id: ConnectionId, by: str) -> None:
-        """Have the node of a connection close it, since the session ``by`` displaced it; "" for no session."""
-        await self._bus.publish_node(node_of(connection_id), self._state.outgoing.evict(connection_id, by))
+    async def evict(self, connection_id: ConnectionId, by: str, ask: int = 0) -> int:
+        """Have the node of a connection close it, since the session ``by`` displaced it; "" for no session.
+
+        With a question ``ask``, a connection that lives is not closed, and the node answers. Return 1 if the node is
+        subscribed to its inbox, else 0.
+        """
+        envelope = self._state.outgoing.evict(connection_id, by, ask)
+        return await self._bus.publish_node(node_of(connection_id), envelope)
 
     async def request(self, node: NodeId, client_id: str, body: str, ask: int) -> int:
         """Send a request (see ``requests``); return 1 if the node is subscribed to its inbox, else 0."""

@@ -12,7 +12,6 @@ from .lease import Lease
 from .places import sid_of
 from .reclaims import BATCH, Reclaims, pause
 from .registration import registration_of
-from .revocations import Revocations
 from .state import NodeState
 
 T = TypeVar("T")
@@ -30,11 +29,8 @@ class Inspection:
     ``inspect`` checks this node's connections and rooms in rounds.
     """
 
-    def __init__(
-        self, state: NodeState, lease: Lease, claims: Claims, reclaims: Reclaims, revocations: Revocations
-    ) -> None:
+    def __init__(self, state: NodeState, lease: Lease, claims: Claims, reclaims: Reclaims) -> None:
         self._state, self._lease, self._claims, self._reclaims = state, lease, claims, reclaims
-        self._revocations = revocations
         # The rest of this round.
         self._connections: list[ConnectionId] = []
         self._rooms: list[str] = []
@@ -47,7 +43,7 @@ class Inspection:
         for start in range(0, len(connections), BATCH):
             batch = connections[start : start + BATCH]
             await self._compare(batch)
-            await asyncio.gather(*map(self._revocations.carry_out, batch))
+            await asyncio.gather(*map(self._reclaims.revocations.carry_out, batch))
             await pause()
 
     async def inspect(self) -> None:

@@ -240,6 +240,14 @@ class Keeping:
             self._store.mark(name, session.mark),
         )
 
+    async def renew(self, connection: Connection) -> None:
+        """Write the session of a connection anew, because another connection has taken it."""
+        try:
+            self._state.check_reachable()
+            await self.again(connection)
+        except LOSSES:
+            self._unwritten.add(connection)
+
     async def _begin(self, connection: Connection, session: Succession) -> None:
         if not session.is_kept:
             session.is_kept = True  # from now on the release of the connection releases the session

@@ -20,6 +20,7 @@ from .presenting import show
 from .registration import registration_of
 from .revocations import Revocations
 from .state import NodeState
+from .successions import Successions
 
 BATCH = 200
 """Connections that are claimed together."""
@@ -43,9 +44,11 @@ class Reclaims:
         keeping: Keeping,
         *,
         revocations: Revocations,
+        successions: Successions,
     ) -> None:
         self._state, self._claims, self._reports, self._keeping = state, claims, reports, keeping
-        self._revocations = revocations
+        self.revocations: Revocations = revocations
+        self.successions: Successions = successions
         # With the connection_id of the last claim, which may be the present one.
         self._unclaimed: dict[Connection, ConnectionId] = {}
         # With the id of a claim that was answered, while places of the connection are not all moved to it yet.
@@ -139,7 +142,7 @@ class Reclaims:
                 return
             self._claimed[connection] = connection_id
             if not is_outranked:
-                await self._revocations.carry_out(connection, former)
+                await self.revocations.carry_out(connection, former)
             # Else it is being closed, and the sweep of its former id reports the end.
             if not is_outranked and connection.ended is None:
                 await self._join_all(connection, former, rooms)
@@ -182,7 +185,7 @@ class Reclaims:
         self._state.tasks.spawn(displaced, "displace")
         session = registration_of(connection).session
         if session is not None and session.has_begun:
-            self._state.tasks.spawn(self._claims.succeed(connection), "succeed")
+            self._state.tasks.spawn(self.successions.succeed(connection), "succeed")
         return connection.connection_id in claimed.others
 
     async def _join_all(self, connection: Connection, former: ConnectionId, rooms: tuple[str, ...]) -> None:

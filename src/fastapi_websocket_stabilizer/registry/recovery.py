@@ -16,7 +16,6 @@ from .keeping import Keeping
 from .lease import Lease
 from .peers import Agreement, Deadlines
 from .reclaims import Reclaims
-from .revocations import Revocations
 from .state import NodeState
 from .sweep import Sweeper
 from .tokens import Tokens
@@ -37,7 +36,6 @@ class Recovery:
         keeping: Keeping,
         watching: Watching,
         sweeper: Sweeper,
-        revocations: Revocations,
         history: History,
         degrading: DegradingBus | None,
     ) -> None:
@@ -45,7 +43,7 @@ class Recovery:
         self._tokens, self._keeping, self._history, self._degrading = tokens, keeping, history, degrading
         self._watching = watching
         self.sweeper: Sweeper = sweeper
-        self._inspection = Inspection(state, lease, claims, reclaims, revocations)
+        self._inspection = Inspection(state, lease, claims, reclaims)
         self._agreement = Agreement(state)
         self._deadlines = Deadlines(state)
         self._sweeping: set[NodeId] = set()
@@ -163,6 +161,7 @@ class Recovery:
         self._watching.repeat()
         await self._claims.release_pending()
         await self._claims.repeat_evicts()
+        self._reclaims.successions.repeat()
         if self._must_compare:
             await self._compare()
         if self._must_tidy:

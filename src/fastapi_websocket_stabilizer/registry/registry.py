@@ -51,6 +51,7 @@ from .revocations import Revocations
 from .rooms import Rooms
 from .showing import Showing
 from .state import NodeState
+from .successions import Successions
 from .sweep import Sweeper
 from .tokens import Tokens
 from .watching import Watching
@@ -96,8 +97,7 @@ class Registry:
         state, lease = self.state, self.lease
         reports, inboxes = Reports(state), Inboxes(state, bus)
         self.claims: Claims = Claims(state, inboxes, lease, reports, end=self._end)
-        self.revocations: Revocations = Revocations(state, self._leave, self._expire)
-        reclaims = Reclaims(state, self.claims, reports, self.keeping, revocations=self.revocations)
+        reclaims = self._compose_reclaims(inboxes, reports)
         self.watching: Watching = Watching(state)
         self.rooms: Rooms = Rooms(
             state,
@@ -131,6 +131,15 @@ class Registry:
         self._pinger = Pinger(state.shards, self.connections.limits, state.counters, self.connections.expire)
         self._compose_receivers(inboxes, reclaims, Sweeper(state, reports), degrading)
 
+    def _compose_reclaims(self, inboxes: Inboxes, reports: Reports) -> Reclaims:
+        """Create the parts that enter connections again, and decide which of them go on."""
+        state, claims, keeping = self.state, self.claims, self.keeping
+        revocations = Revocations(state, self._leave, lambda *end: self.connections.expire(*end))
+        self.successions: Successions = Successions(state, claims, keeping, inboxes, self.lease)
+        return Reclaims(
+            state, claims, reports, keeping, revocations=revocations, successions=self.successions
+        )
+
     def _compose_receivers(
         self, inboxes: Inboxes, reclaims: Reclaims, sweeper: Sweeper, degrading: DegradingBus | None
     ) -> None:
@@ -144,9 +153,9 @@ class Registry:
             rooms=self.rooms,
             drain=self.drain,
             questions=self.questions,
-            revocations=self.revocations,
+            revocations=reclaims.revocations,
         )
-        acts = {Kind.EVICT: self.claims.on_evict, Kind.REQUEST: self.requests.on_request}
+        acts = {Kind.EVICT: self.successions.on_evict, Kind.REQUEST: self.requests.on_request}
         acts[Kind.PRESENCE] = self.watching.on_change
         self.inbound: Inbound = Inbound(state, inboxes, self.history, acts)
         self.recovery: Recovery = Recovery(
@@ -158,7 +167,6 @@ class Registry:
             keeping=self.keeping,
             watching=self.watching,
             sweeper=sweeper,
-            revocations=self.revocations,
             history=self.history,
             degrading=degrading,
         )
@@ -194,9 +202,6 @@ class Registry:
 
     async def _leave(self, connection: Connection, room: str) -> None:
         await self.rooms.leave(connection, room)
-
-    def _expire(self, connection: Connection, why: Ended, code: int, reason: str) -> None:
-        self.connections.expire(connection, why, code, reason)
 
     # Life
 

@@ -201,6 +201,9 @@ class Counters:
     )
     sessions_kept: int = counter("Sessions of which this node began to keep rooms or marks in the store.")
     sessions_taken: int = counter("Sessions that a connection of this node took over from an earlier one.")
+    sessions_parted: int = counter(
+        "Connections that went on although another one came with their session, as of a duplicated tab."
+    )
     sessions_gone: int = counter(
         "Sessions named by a cursor that were not there: nothing was kept, expired, revoked or taken before."
     )

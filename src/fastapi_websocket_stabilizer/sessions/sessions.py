@@ -112,7 +112,7 @@ class Sessions:
             raise ConnectionNotFoundError(
                 f"connection {connection.connection_id} ended before its first frame"
             )
-        await self.registry.claims.succeed(connection)
+        await self.registry.successions.succeed(connection)
 
     def restore(self, connection: Connection) -> None:
         """Join the rooms of the former session in the background."""

@@ -55,7 +55,7 @@ class Kind(IntEnum):
     DIRECT = 1
     """Write each of ``parts`` to the local sockets of its clients."""
     EVICT = 2
-    """Close the connections in ``targets``, because newer ones replace them."""
+    """Close the connections in ``targets``, because newer ones replace them. With ``ask``, unless they live."""
     REQUEST = 3
     """Execute ``body`` (see ``registry/requests.py``) for the client in ``targets`` and reply."""
     REPLY = 4

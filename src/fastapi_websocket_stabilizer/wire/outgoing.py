@@ -68,9 +68,13 @@ class Outgoing:
             self._sender, *self._sequencer.next(INBOX), Kind.REPLY, form=Form.JSON, body=body, ask=ask
         )
 
-    def evict(self, connection_id: ConnectionId, by: str = "") -> Envelope:
-        """Return the order to close a connection that newer ones outrank; ``by`` is the session of the newest."""
-        return Envelope(self._sender, *self._sequencer.next(INBOX), Kind.EVICT, (connection_id,), body=by)
+    def evict(self, connection_id: ConnectionId, by: str = "", ask: int = 0) -> Envelope:
+        """Return the order to close a connection that newer ones outrank; ``by`` is the session of the newest.
+
+        With a question ``ask``, the connection is closed only if it does not live.
+        """
+        numbers = self._sequencer.next(INBOX)
+        return Envelope(self._sender, *numbers, Kind.EVICT, (connection_id,), body=by, ask=ask)
 
     def presence(self, room: str, body: str) -> Envelope:
         """Return the notice of a change of the members that a room shows. The backend adds the version."""

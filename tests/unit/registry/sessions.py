@@ -23,7 +23,7 @@ class Client:
 
     async def begin(self) -> None:
         """Get the first frame."""
-        await self.manager.registry.claims.succeed(self.connection)
+        await self.manager.registry.successions.succeed(self.connection)
 
     async def restore(self) -> list[str]:
         """Join the rooms of the former session, none of which the client may enter by itself."""

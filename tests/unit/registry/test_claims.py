@@ -171,6 +171,7 @@ async def test_successor_found_while_redis_is_away_displaces_its_own_socket_only
         cluster.cut(first)
         await first.beat()
         new = await connect(first, "s2", "s1")
+        await cluster.quiet()
         assert [each.socket.is_open for each in (tab, old, new)] == [True, False, True]
         await cluster.mend(first)
         assert [each.socket.is_open for each in (tab, old, new)] == [True, False, True]

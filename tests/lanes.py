@@ -56,7 +56,10 @@ THIS_PROCESS = ("--rcfile=/dev/null", "--branch", "--parallel-mode", f"--source=
 CLIENT_PROCESS = (*THIS_PROCESS[:-1], f"--source={PACKAGE}_client")
 """The same for the Python client."""
 TOGETHER = ("-m", "not alone")
+CONTRACT = ("tests/contract", "tests/faults")
 FIRST, SECOND = ("-m", "not later"), ("-m", "later")
+OTHER_ROWS = "redis-7 or redis-6 or unix or tls or debian or classic or rights"
+"""Rows of tests/contract that run the same code of the library as others. Coverage is not measured in them."""
 SHOWN_LINES = 400
 """Last lines of the output that are printed of a lane that failed."""
 NO_BYTECODE = "PYTHONDONTWRITEBYTECODE"
@@ -156,7 +159,8 @@ def plan(pythons: Sequence[str]) -> Plan:
             _measured("wire", "tests/wire", *TOGETHER),
             *integration[2:],
             *own_lanes,
-            _measured("contract", "tests/contract", "tests/faults"),
+            _pytest("contract of others", *CONTRACT, "-k", OTHER_ROWS),
+            _measured("contract", *CONTRACT, "-k", f"not ({OTHER_ROWS})"),
             _measured("unit", "tests/unit", "tests/compat"),
             _measured("client", *client_files, source=CLIENT_PROCESS),
         ],

@@ -33,6 +33,8 @@ def lanes_of(file: str, *, is_alone: bool) -> list[str]:
     for each in FIRST_JOB:
         _, _, arguments = " ".join(each.command).partition(" pytest ")
         marker = "not alone" if "-m not alone" in arguments else "alone" if "-m alone" in arguments else ""
+        if f"-k {lanes.OTHER_ROWS}" in arguments:
+            continue  # the rest of another lane
         is_of_file = any(file == word or file.startswith(f"{word}/") for word in arguments.split())
         if is_of_file and marker in ("", "alone" if is_alone else "not alone"):
             found.append(each.name)
@@ -55,6 +57,12 @@ def test_tests_of_the_second_job_are_in_a_lane_of_it_and_in_no_other() -> None:
     assert {name for name, command in commands.items() if "-m later" in command} == {"later schedules"}
     assert {name for name, command in commands.items() if "-m not later" in command} == {"simulation"}
     assert files == {"tests/simulation/test_simulation.py"}
+
+
+def test_two_lanes_share_the_contracts_and_leave_none_out() -> None:
+    commands = {each.name: each.command for each in FIRST_JOB}
+    assert commands["contract"][-4:] == (*lanes.CONTRACT, "-k", f"not ({lanes.OTHER_ROWS})")
+    assert commands["contract of others"][-4:] == (*lanes.CONTRACT, "-k", lanes.OTHER_ROWS)
 
 
 def test_files_that_are_named_as_slow_exist() -> None:

@@ -153,4 +153,4 @@ def test_route_cannot_be_made_without_a_decision_by_room(authorize: Any) -> None
 
 def test_routes_of_the_router_for_load_balancers_have_no_history() -> None:
     paths = {getattr(route, "path", "") for route in manager_of().router.routes}
-    assert paths == {"/livez", "/readyz", "/drain"}
+    assert paths == {"/livez", "/readyz", "/drain", "/stabilizer/client.js"}

@@ -20,6 +20,7 @@ from fastapi_websocket_stabilizer import (
     Connection,
     History,
     Identity,
+    Mailbox,
     WebSocketConfig,
     WebSocketConnectionManager,
 )
@@ -358,6 +359,29 @@ async def test_slow_client_goes_on_from_the_log_on_the_same_socket(
         )
         assert counter(here.manager, "slow_consumers") == 0
         assert here.manager._registry.history.members._behind == {}
+        assert here.manager._state.shards.of("ann").held == {}
+
+
+async def test_slow_client_goes_on_from_its_mailbox_on_the_same_socket(managers: Managers) -> None:
+    mailbox = Mailbox(messages=1000, bytes=16 << 20)
+    async with nodes(managers, mailbox=mailbox, write_timeout_s=60.0) as (here, there):
+        ann = await Client("ann").open(here)
+        (connection,) = here.manager._state.shards.of_client("ann")
+        ann.may_read.clear()
+        texts = [f"{number} {'x' * 16_384}" for number in range(200)]
+        longest = 0
+        for text in texts:
+            assert await there.manager.send_to_client("ann", text, store=True)
+            longest = max(longest, connection.writer.queued_bytes)
+        await there.manager.broadcast("to everybody", store=False)
+        assert longest < 64 * 1024 + 2 * 17_000, "its outbox is not filled with copies"
+        ann.may_read.set()
+        await eventually(lambda: len(ann.got) == 201, timeout_s=30, what="all messages")
+        assert [text for text in ann.got if text != "to everybody"] == texts
+        assert await there.manager.send_to_client("ann", "live", store=True)
+        await got_last(ann, "live")
+        assert connection.ended is None
+        assert counter(here.manager, "history_stops") >= 1
         assert here.manager._state.shards.of("ann").held == {}
 
 

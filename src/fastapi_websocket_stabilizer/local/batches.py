@@ -138,6 +138,8 @@ class DirectMessages:
                         connection.used_at_s = now_s
                         self.outcome.total += 1
                         self.outcome.add(connection, message, loop)
+                        if self.is_stored:
+                            connection.falls_behind(message)
                         yield message.size
 
     def exclude_later(self, clients: Iterable[str], *, is_stored: bool) -> None:

@@ -18,7 +18,6 @@ from ..local.sends import first_step
 from ..runtime.logs import Occasionally
 from ..runtime.loops import running_loop
 from ..wire.channels import ALL, Channel
-from ..wire.client_frames import MAILBOX
 from ..wire.envelopes import VOLATILE, Envelope, Kind
 from .agreed import AgreedPolicy
 from .continuity import QUIET_US
@@ -214,7 +213,7 @@ class History:
 
         Its outbox is not filled with what the log has. Return False if there is no such log.
         """
-        log = None if name == MAILBOX else self._logs.get(channel_to(connection.client_id, name))
+        log = self._logs.get(channel_to(connection.client_id, name))
         if log is None or connection not in self._state.shards:
             return False
         self._state.counters.history_stops += 1

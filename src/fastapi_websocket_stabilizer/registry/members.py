@@ -64,7 +64,7 @@ class Members:
 
     def stop(self, connection: Connection, channel: Channel) -> None:
         """Note a member that reads too slowly. It is no target of its log any more, until ``go_on``."""
-        self._state.shards.hold(connection, channel.room, is_behind=True)
+        self._state.shards.hold(connection, held_in(channel), is_behind=True)
         self._behind.setdefault(connection, set()).add(channel)
 
     def go_on(self, connection: Connection) -> Iterable[Channel]:

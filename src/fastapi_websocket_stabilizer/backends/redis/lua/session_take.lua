@@ -6,7 +6,6 @@
 -- ARGV[4]  µs until it expires unless it is held
 -- ARGV[5]  mark to set, or "" to keep it
 -- Returns  {mark, connection_id that had it, room, its value, ...}, or {} for an unknown sid
-if redis.pcall('HLEN', KEYS[1]) == 0 then return {} end -- the usual case
 local time, found = redis.call('TIME'), {}
 local now = time[1] * 1000000 + time[2]
 for _, session in ipairs(sessions_in(KEYS[1], now)) do found[session.sid] = session end

@@ -29,6 +29,7 @@ from .logs import (
     ForClient,
     Held,
     Log,
+    begin_in_turns,
     channel_to,
     count_answers,
     count_lost,
@@ -131,8 +132,6 @@ class History:
         """
         if channel in self._logs:
             self._listen(self._logs[channel])
-            return
-        if not self.policy:
             return
         bounds = self.policy.bounds(name_of(channel))
         if bounds is not None:
@@ -254,9 +253,7 @@ class History:
         """Repeat reads without an answer, and compare the newest ids at times."""
         if not self._logs:
             return
-        self.listen()
-        for log in tuple(self._logs.values()):
-            self._retry(log)
+        begin_in_turns(tuple(self._logs.values()), self._look, self._state.tasks)
         unread, self._unread = self._unread, {}
         for connection, channel in unread.items():
             self._state.tasks.spawn(self.attach(connection, channel), "attach")
@@ -265,6 +262,11 @@ class History:
             self._compared_at_s = now_s
             active = [log for log in self._logs.values() if QUIET_S < now_s - log.active_at_s < ACTIVE_S]
             self._state.tasks.spawn(self._compare(active), "compare-logs")
+
+    def _look(self, log: Log) -> None:
+        if self._is_here(log):
+            self._listen(log)
+            self._retry(log)
 
     async def _compare(self, logs: Sequence[Log]) -> None:
         listening = [log.listening for log in logs]
@@ -342,17 +344,14 @@ class History:
             self.members.delivered(log.channel, envelope, envelope.entry[0])
 
     def _count_lost(self, log: Log, code: str) -> None:
-        if not code:
-            return
-        count_lost(self._state.counters, code)
-        self._trouble.log(
-            "members of a log have missed messages that are gone", log=str(log.channel), code=code
-        )
+        if code:
+            count_lost(self._state.counters, code)
+            said = "members of a log have missed messages that are gone"
+            self._trouble.log(said, log=str(log.channel), code=code)
 
     def _account(self, log: Log) -> None:
         feed = log.feed
-        # A log that waits for its first member is not held for anybody.
-        if feed.is_flowing or (feed.last is None and feed.is_idle):
+        if not log.is_held:
             self._time.release(log.channel)
         elif self._is_here(log) and self._state.is_distributed:
             self._time.hold(log.channel, self._state.backend.heard_to_s)

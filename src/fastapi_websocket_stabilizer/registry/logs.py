@@ -1,6 +1,7 @@
 """One log with members on this node, its names, and the form of its entries for delivery."""
 
-from collections.abc import Hashable, Sequence
+import asyncio
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from typing import Final, Literal, NamedTuple
 
@@ -17,6 +18,7 @@ from ..backends.ports import Listening
 from ..exceptions import BackendUnavailableError
 from ..local.shards import MAIL
 from ..runtime.metrics import Counters
+from ..runtime.tasks import Tasks
 from ..wire.channels import ALL, Channel, box_of
 from ..wire.client_frames import EVERYBODY, MAILBOX
 from ..wire.envelopes import Envelope
@@ -32,6 +34,9 @@ LOST: Final = {
     "hole": "history_lost_hole",
 }
 """The counter of each reason of a loss."""
+
+LOGS_PER_TURN = 500
+"""Logs that a beat looks at in one turn of the event loop. With mailboxes there is one for each client."""
 
 ForClient = str | Literal[0, 1]
 """A log as frames name it: a room, ``MAILBOX`` or ``EVERYBODY``."""
@@ -125,6 +130,27 @@ class Log:
         self.bytes: int = 0  # of the feed, as counted for all logs
         self.dropped: int = 0
         self.is_paused: bool = False  # a read has no answer, and is repeated later
+
+    @property
+    def is_held(self) -> bool:
+        """Whether members may lack something. A mailbox that waits for its first connection has none."""
+        feed = self.feed
+        return not feed.is_flowing and not (feed.last is None and feed.is_idle)
+
+
+def begin_in_turns(logs: Sequence[Log], act: Callable[[Log], None], tasks: Tasks) -> None:
+    """Act on ``LOGS_PER_TURN`` logs now, and on the others in later turns of the event loop."""
+    for log in logs[:LOGS_PER_TURN]:
+        act(log)
+    if len(logs) > LOGS_PER_TURN:
+        tasks.spawn(_in_turns(logs, act), "look-at-logs")
+
+
+async def _in_turns(logs: Sequence[Log], act: Callable[[Log], None]) -> None:
+    for number in range(LOGS_PER_TURN, len(logs)):
+        if number % LOGS_PER_TURN == 0:
+            await asyncio.sleep(0)
+        act(logs[number])
 
 
 async def read_compared(state: NodeState, log: Log, heard: Heard, last: int | None) -> LogRead:

@@ -1,5 +1,7 @@
 """The position before the newest entries of a log, for a member that is new to it."""
 
+import asyncio
+import logging
 from typing import Any, cast
 
 import pytest
@@ -15,9 +17,10 @@ from fastapi_websocket_stabilizer.backends.log_ports import (
 from fastapi_websocket_stabilizer.exceptions import BackendUnavailableError
 from fastapi_websocket_stabilizer.names import NodeId
 from fastapi_websocket_stabilizer.registry.feed import Cursor
-from fastapi_websocket_stabilizer.registry.logs import Log
+from fastapi_websocket_stabilizer.registry.logs import LOGS_PER_TURN, Log, begin_in_turns
 from fastapi_websocket_stabilizer.registry.starts import before_last
-from fastapi_websocket_stabilizer.wire.channels import Channel
+from fastapi_websocket_stabilizer.runtime.tasks import Tasks
+from fastapi_websocket_stabilizer.wire.channels import Channel, box_of
 from fastapi_websocket_stabilizer.wire.envelopes import Envelope, Kind
 
 AT_US = 1_000
@@ -71,3 +74,16 @@ async def test_position_is_unknown_without_an_answer_or_a_readable_entry() -> No
     assert await position(store, 2) is None
     store.is_away = True
     assert await position(store, 2) is None
+
+
+async def test_beat_looks_at_many_logs_in_several_turns() -> None:
+    bounds = LogBounds(10, 1_000, 60)
+    logs = [Log(box_of(f"c{n}"), bounds, is_lasting=True) for n in range(2 * LOGS_PER_TURN + 1)]
+    seen, tasks = list[Log](), Tasks(logging.getLogger())
+    begin_in_turns(logs, seen.append, tasks)
+    assert seen == logs[:LOGS_PER_TURN]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert LOGS_PER_TURN < len(seen) < len(logs)
+    await tasks.idle()
+    assert seen == logs

@@ -53,7 +53,7 @@ class Keys:
     def channel(self, channel: Channel) -> str:
         """Return the name of a channel that is not an inbox."""
         if channel.client:
-            return self.log(LogName(LogKind.BOX, channel.client))
+            return self.box(channel.client)
         return self.room(channel.room) if channel.room else self.all
 
     def channel_of(self, name: bytes) -> Channel:
@@ -96,8 +96,8 @@ class Keys:
         return f"{self._ns}:{{{partition(name)}}}:unreported"
 
     def log(self, log: LogName) -> str:
-        """List of a log's entries, the newest last. That of a mailbox is also its channel."""
-        return self._of_log(log, {LogKind.ROOM: "log", LogKind.BOX: "box"})
+        """List of a log's entries, the newest last."""
+        return self.box(log.name) if log.kind is LogKind.BOX else self._of_log(log, {LogKind.ROOM: "log"})
 
     def log_top(self, log: LogName) -> str:
         """Meta of a log: its newest id, and what it has lost."""
@@ -120,6 +120,10 @@ class Keys:
         """Id of the first append with a key. The digest covers the log and the key."""
         tag = self.all if log.kind is LogKind.ALL else partition(log.name)
         return f"{self._ns}:{{{tag}}}:once:{digest}"
+
+    def box(self, client_id: str) -> str:
+        """List of the entries of a mailbox, and its channel."""
+        return f"{self._ns}:{{{partition(client_id)}}}:box:{client_id}"
 
     def box_mark(self, client_id: str) -> str:
         """Id up to which a client has handled its mailbox."""

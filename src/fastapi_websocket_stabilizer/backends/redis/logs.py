@@ -4,21 +4,16 @@
 """
 
 import asyncio
-import hashlib
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from itertools import groupby
-from typing import NamedTuple
 
-from ...exceptions import BackendUnavailableError, MessageError
+from ...exceptions import BackendUnavailableError
 from ...names import PARTITIONS
 from ...runtime.loops import running_loop
 from ...wire.envelopes import (
-    ENTRY_BYTES,
-    MAX_ENVELOPE_BYTES,
     Envelope,
     identity_bytes,
     pack,
@@ -36,7 +31,6 @@ from ..log_ports import (
     LogMeta,
     LogName,
     LogRead,
-    Trimmed,
     Unread,
     Verdict,
 )
@@ -45,6 +39,7 @@ from .command import Argument
 from .connection import WrongTypeError
 from .guard import Signer
 from .keys import Keys, slot_of
+from .log_calls import ID_BYTES, Waiting, append_call, append_reply, pack_append, pack_for
 from .ports import CommandConnection
 from .reading import Reader
 
@@ -52,28 +47,9 @@ APPENDS_PER_CALL = 100
 """Messages in one script call: Redis does nothing else during it."""
 BYTES_PER_CALL = 1024 * 1024
 """Bytes in one script call; a message that is longer has a call of its own."""
-ID_BYTES = 8
-SCAN_SLACK_US = 1_000_000
-"""Microseconds before the first try in which a repeated append still looks for its entry."""
 READS = 3
 """Attempts to read a log while servers change."""
-_RUN = struct.Struct("<7d")
 _HEARD = struct.Struct("<4d")
-
-
-class Packed(NamedTuple):
-    """An append and its packed envelope."""
-
-    append: Append
-    data: bytes
-
-
-class Waiting(NamedTuple):
-    """An append that is not queued for Redis yet, its packed envelope, and its answer."""
-
-    append: Append
-    data: bytes
-    answer: "asyncio.Future[Appended]"
 
 
 Send = Callable[[list[Waiting]], None]
@@ -182,7 +158,8 @@ class RedisLogs:
     async def read(self, log: LogName, last: int | None = None) -> LogRead:
         for _ in range(READS):
             run_id = self.run_id_of(log)
-            found = await self._read(log, last, run_id)
+            read = self._read_mailbox if log.kind is LogKind.BOX else self._read
+            found = await read(log, last, run_id)
             if self.run_id_of(log) == run_id:
                 return found
         raise BackendUnavailableError("Redis changed its server while a log was read")
@@ -201,7 +178,19 @@ class RedisLogs:
         raw: list[bytes] = await read(entries_call, [])
         after: bytes | None = await read(second, None)
         since, (seconds, microseconds) = await read(since_call, None), map(int, await clock)
-        meta = self._meta(after if raw else before)
+        times = self._number(since), seconds * 1_000_000 + microseconds
+        return self._found(log, last, raw, self._meta(after if raw else before), times, run_id)
+
+    def _found(
+        self,
+        log: LogName,
+        last: int | None,
+        raw: Sequence[bytes],
+        meta: LogMeta | None,
+        times: tuple[int | None, int],
+        run_id: str,
+    ) -> LogRead:
+        """Return the answer to a read, with the times since and at which it holds."""
         entries, base = self._entries(log, raw)
         if raw and meta is None:  # a list of another origin, which the next append replaces
             base = entries[-1].id if entries else base
@@ -210,8 +199,7 @@ class RedisLogs:
             meta = replace(meta, base=max(meta.base, base) if raw else meta.top)
         newest = entries[-1].id if entries else meta.base if meta else 0
         is_whole = not last or len(raw) < last or len(entries) < len(raw)
-        now_us = seconds * 1_000_000 + microseconds
-        return LogRead(tuple(entries), is_whole, meta, newest, self._number(since), now_us, run_id)
+        return LogRead(tuple(entries), is_whole, meta, newest, *times, run_id)
 
     async def tops(self, logs: Sequence[LogName]) -> list[int]:
         calls = [self._pipeline.send("GET", self._keys.log_top(log), idempotent=True) for log in logs]
@@ -273,7 +261,7 @@ class RedisLogs:
         keys, arguments = self._to_publish(log, notice)
         length = identity_bytes(heard.tail[-1].envelope) if heard.tail else 0
         arguments.append(_HEARD.pack(heard.last, heard.previous, bounds.seconds * 1_000_000, length))
-        packed = (_pack(log, e.envelope, self._keys, self._signer) for e in heard.tail)
+        packed = (pack_for(log, e.envelope, self._keys, self._signer) for e in heard.tail)
         arguments += [e.id.to_bytes(ID_BYTES) + data for e, data in zip(heard.tail, packed, strict=True)]
         restored, _ = await self._pipeline.call(scripts.LOG_VERIFY, keys, *arguments, idempotent=True)
         if restored:
@@ -287,10 +275,30 @@ class RedisLogs:
 
     # Mailboxes
 
+    def _mailbox(
+        self, log: LogName, last: int
+    ) -> "asyncio.Future[tuple[int, bytes, bytes, bytes, list[bytes]]]":
+        keys = [
+            self._keys.box_mark(log.name),
+            self._keys.log(log),
+            self._keys.log_top(log),
+            self._keys.since(log),
+        ]
+        return self._pipeline.call(scripts.MAILBOX_READ, keys, -last, idempotent=True)
+
+    async def _read_mailbox(self, log: LogName, last: int | None, run_id: str) -> LogRead:
+        at_us, _, meta, since, raw = await self._mailbox(log, last or 0)
+        times = self._number(since or None), at_us
+        return self._found(log, last, raw, self._meta(meta or None), times, run_id)
+
     async def unread(self, log: LogName) -> Unread:
-        keys = [self._keys.box_mark(log.name), self._keys.log(log), self._keys.log_top(log)]
-        position, is_owed, at_us = await self._pipeline.call(scripts.MAILBOX_UNREAD, keys, idempotent=True)
-        return Unread(position, bool(is_owed), at_us)
+        at_us, mark, meta, _, raw = await self._mailbox(log, 1)
+        if position := self._number(mark or None):
+            return Unread(position, is_owed=True, at_us=at_us)
+        found = self._meta(meta or None) or LogMeta(0)
+        if not raw:
+            return Unread(found.top, is_owed=False, at_us=at_us)
+        return Unread(found.base, is_owed=max(found.hole, found.reset) > found.base, at_us=at_us)
 
     async def mark(self, log: LogName, entry: int, seconds: int) -> bool:
         keys = [self._keys.box_mark(log.name), self._keys.log_top(log)]
@@ -339,72 +347,6 @@ class RedisLogs:
         )
         stored: bytes = await call
         return stored.decode(errors="replace")
-
-
-def pack_append(append: Append, keys: Keys, signer: Signer | None) -> bytes:
-    """Return the envelope of an append as it is stored.
-
-    Raises:
-        MessageError: It is larger than ``LogBounds.bytes`` or than an envelope.
-        BackendUnavailableError: Redis' time is unknown, and a signature needs it.
-    """
-    data, limit = _pack(append.log, append.envelope, keys, signer), append.bounds.bytes
-    if len(data) + ID_BYTES > limit:
-        raise MessageError(f"message has {len(data) + ID_BYTES} bytes in its log, the limit is {limit}")
-    if len(data) + ENTRY_BYTES > MAX_ENVELOPE_BYTES:
-        raise MessageError(f"envelope has {len(data)} bytes, the limit is {MAX_ENVELOPE_BYTES}")
-    return data
-
-
-def _pack(log: LogName, envelope: Envelope, keys: Keys, signer: Signer | None) -> bytes:
-    """Return an envelope as it would be published, so that its signature names the log."""
-    return pack(envelope) if signer is None else signer.pack(envelope, keys.log_channel(log) + STORED)
-
-
-def append_call(
-    keys: Keys, publish_command: str, waiting: Sequence[Packed | Waiting]
-) -> tuple[list[str], list[Argument]]:
-    """Return the keys and arguments of ``log_append.lua``."""
-    names: list[str] = []
-    arguments: list[Argument] = [publish_command]
-    for run in _runs(waiting):
-        append = run[0].append
-        names += [keys.log(append.log), keys.log_top(append.log)]
-        if append.key:
-            names.append(keys.once(append.log, _digest(append)))
-        age_us, length = 0, 0
-        if append.retry_age_s > 0:
-            age_us = int(append.retry_age_s * 1_000_000) + SCAN_SLACK_US
-            length = identity_bytes(append.envelope)
-        bounds = append.bounds.messages, append.bounds.bytes, append.bounds.seconds * 1_000_000
-        settings = _RUN.pack(len(run), *bounds, bool(append.key), age_us, length)
-        arguments += [settings, keys.log_channel(append.log), *(each.data for each in run)]
-    return names, arguments
-
-
-def append_reply(reply: Sequence[int], count: int) -> list[Appended]:
-    """Return the answer to each append of a call with ``count`` of them."""
-    rows = zip(reply[: 3 * count : 3], reply[1 : 3 * count : 3], reply[2 : 3 * count : 3], strict=True)
-    found = [Appended(entry, previous, max(0, nodes), nodes >= 0) for entry, previous, nodes in rows]
-    if len(reply) > 3 * count:
-        found[-1] = replace(found[-1], trimmed=Trimmed(*reply[3 * count :]))
-    return found
-
-
-def _runs(waiting: Sequence[Packed | Waiting]) -> Iterator[list[Packed | Waiting]]:
-    """Yield consecutive appends to one log with the same bounds; one with a key, or a repeated one, by itself."""
-
-    def what(numbered: tuple[int, Packed | Waiting]) -> object:
-        number, each = numbered
-        is_alone = each.append.key or each.append.retry_age_s > 0
-        return number if is_alone else (each.append.log, each.append.bounds)
-
-    return ([each for _, each in run] for _, run in groupby(enumerate(waiting), what))
-
-
-def _digest(append: Append) -> str:
-    kind, name = append.log.kind.value, append.log.name
-    return hashlib.blake2b("\0".join((kind, name, append.key)).encode(), digest_size=16).hexdigest()
 
 
 def _appended(waiting: list[Waiting], call: "asyncio.Future[list[int]]") -> None:

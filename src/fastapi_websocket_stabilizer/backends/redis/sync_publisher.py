@@ -26,7 +26,7 @@ from .bus import direct_call, direct_reply
 from .command import Argument
 from .connection import ConnectionFactory
 from .keys import Keys
-from .logs import Packed, append_call, append_reply, pack_append
+from .log_calls import Packed, append_call, append_reply, pack_append
 from .loop_thread import LoopThread
 from .publisher import (
     CLIENTS_PER_CALL,

@@ -245,6 +245,8 @@ class WebSocketConnectionManager(HookDecorators):
         In the handler that registered a socket with ``connect``, it closes only that socket. If the socket was
         displaced, timed out or closed elsewhere, it returns without an exception.
 
+        A replica that is cut off from Redis closes the client when it returns within an hour, also after an error.
+
         Raises:
             ConnectionNotFoundError: The client is not connected, or has no such connection.
             ConfigurationError: ``code`` is not an allowed close code.
@@ -504,7 +506,10 @@ class WebSocketConnectionManager(HookDecorators):
         await self._act(client_id, {"do": "join", "room": check_room(room)})
 
     async def leave(self, client_id: str, room: str) -> None:
-        """Remove a client, on any replica, from a room. A no-op if it is not a member. Raises as ``join``."""
+        """Remove a client, on any replica, from a room. A no-op if it is not a member. Raises as ``join``.
+
+        A replica that is cut off from Redis removes the client when it returns within an hour, also after an error.
+        """
         await self._act(client_id, {"do": "leave", "room": check_room(room)})
 
     async def _act(self, client_id: str, request: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ COMMANDS = 20_000
 BATCH = 100
 """Commands in one pipeline."""
 MAILBOXES = 100_000
+MARK, MARK_MS = 1_796_045_945_097_123, 259_200_000
 BODY = "x" * 128
 BOUNDS = 500, 262_144, 120_000_000
 KEYS = Keys("fws")
@@ -60,6 +61,7 @@ def main() -> int:
             print(f"| log of {size}, bytes | {_list_bytes(client, size)} | {_stream_bytes(client, size)} |")
         megabytes = [fill(client) / 1e6 for fill in (_fill_lists, _fill_streams)]
         print(f"| {MAILBOXES:,} mailboxes of 1, MB | {megabytes[0]:.1f} | {megabytes[1]:.1f} |")
+        print(f"| {MAILBOXES:,} marks of mailboxes, MB | {_fill_marks(client) / 1e6:.1f} | none |")
     return 0
 
 
@@ -153,6 +155,10 @@ def _fill_lists(client: Any) -> int:
     return _filled(
         client, lambda pipe, name: pipe.execute_command(*append(1, LogName(LogKind.BOX, name), _direct(name)))
     )
+
+
+def _fill_marks(client: Any) -> int:
+    return _filled(client, lambda pipe, name: pipe.set(KEYS.box_mark(name), MARK, px=MARK_MS))
 
 
 def _fill_streams(client: redis.Redis) -> int:

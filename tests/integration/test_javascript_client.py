@@ -93,6 +93,22 @@ async def test_messages_and_calls_of_a_page(
         assert await page.evaluate("client.status") == "closed"
 
 
+async def test_page_gets_what_waited_for_it_and_the_next_page_does_not(
+    replicas: list[Replica], publisher: WebSocketConnectionManager, browser: Browser
+) -> None:
+    await replicas[0].ready()
+    await publisher.send_to_client("ann", {"number": 1}, store=True)
+    async with door(replicas[0]) as opened:
+        page = await show(browser, opened, "name=ann")
+        await hears(page, {"number": 1})
+        await publisher.delete_mailbox("ann")
+        await publisher.send_to_client("ann", "2", store=True)
+        await hears(page, {"number": 1}, "2")
+        await page.evaluate("client.close()")
+        await publisher.send_to_client("ann", "3", store=True)
+        await hears(await show(browser, opened, "name=ann"), "3")
+
+
 async def test_page_misses_nothing_of_a_room_while_its_replica_is_killed(
     replicas: list[Replica], publisher: WebSocketConnectionManager, browser: Browser
 ) -> None:

@@ -184,11 +184,14 @@ export function connect(url, options = {}) {
     handlers.add(handler);
     return () => void handlers.delete(handler);
   };
+  /** @type {(log: Log, id: number, results: Promise<unknown>[]) => void} Mark the mailbox when handlers have returned. */
+  const markBehind = (log, id, results) => {
+    if (log === 0 && id) Promise.all(results).then(() => run((now) => machine.handled(now, id)));
+  };
   /** @type {(message: Message) => void} */
   const deliver = (message) => {
     const own = logs.get(message.log);
-    const results = call(own?.messages.size ? own.messages : others.messages, message);
-    if (message.log === 0 && message.id) Promise.all(results).then(() => run((now) => machine.handled(now, message.id)));
+    markBehind(message.log, message.id, call(own?.messages.size ? own.messages : others.messages, message));
   };
   /** @type {(handlers: Handlers, lost: Lost) => Promise<void>} Later messages wait. If too many do, reload once more. */
   const reload = async (handlers, lost) => {
@@ -243,7 +246,7 @@ export function connect(url, options = {}) {
       }
       case "lost": {
         const [, log, top, code] = action, handlers = logs.get(log), lost = { log, top, code };
-        call(handlers?.losses.size ? handlers.losses : others.losses, lost);
+        markBehind(log, top, call(handlers?.losses.size ? handlers.losses : others.losses, lost));
         if (!handlers?.reload) return;
         if (!handlers.waiting) return void reload(handlers, lost);
         handlers.waiting = [];

@@ -17,7 +17,7 @@ from fastapi_websocket_stabilizer import (
     WebSocketConnectionManager,
     offered_token,
 )
-from tests.integration.test_sessions import coded
+from fastapi_websocket_stabilizer.wire.client_protocol import format_offer
 
 LONG = "long " + "x" * 8000
 
@@ -110,7 +110,7 @@ class Ann:
 
 def opened(client: TestClient, token: str, name: str = "ann") -> Any:
     path = f"{client.headers['prefix']}/api/{name}"
-    return client.websocket_connect(path, ["stabilizer.v1", f"stabilizer.v1.auth.{coded(token)}"])
+    return client.websocket_connect(path, format_offer(token=token))
 
 
 def test_newer_token_is_given_to_the_function_that_identifies_clients(

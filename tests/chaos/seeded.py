@@ -11,10 +11,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from fastapi_websocket_stabilizer.backends.memory_logs import Log
 from fastapi_websocket_stabilizer.backends.redis import scripts
 from fastapi_websocket_stabilizer.backends.redis.scripts import Script
 from fastapi_websocket_stabilizer.registry import members
 from fastapi_websocket_stabilizer.registry.broadcasts import Broadcasts
+from fastapi_websocket_stabilizer.registry.history import History
 from fastapi_websocket_stabilizer.registry.inboxes import Inboxes
 from fastapi_websocket_stabilizer.registry.inspection import Inspection
 from fastapi_websocket_stabilizer.registry.lease import RenewedLease
@@ -152,6 +154,27 @@ def _join_without_cursor(_: Any) -> Any:
     return cursor
 
 
+def _verify_skipped(answer: Any) -> Any:
+    """A node does not compare a log with what it has received, although the server has changed."""
+
+    async def read_only(self: Any, log: Any, read: Any) -> Any:
+        return await answer(self, log, read._replace(heard=None))
+
+    return read_only
+
+
+def _trim_without_base(trim: Any) -> Any:
+    """A log forgets up to where it was trimmed."""
+
+    def keep_base(self: Any, *bounds: Any) -> Any:
+        base = self.base
+        trimmed = trim(self, *bounds)
+        self.base = base
+        return trimmed
+
+    return keep_base
+
+
 def _id_used_twice(script: Any) -> Any:
     """A message has the id of the one before it in its log."""
     return _changed(script, "math.max(last, top) + 1", "(top > 0 and top or last + 1)")
@@ -182,6 +205,11 @@ OF_LOGS: dict[str, tuple[Any, str, Wrap]] = {
     "id used twice": (scripts, "LOG_APPEND", _id_used_twice),
 }
 """Faults that only followers of logs notice."""
+OF_MEMORY: dict[str, tuple[Any, str, Wrap]] = {
+    "trim without base": (Log, "trim", _trim_without_base),
+    "verify skipped": (History, "_answer", _verify_skipped),
+}
+"""Faults that only the simulation finds for certain. In a chaos run, most followers are told of a loss anyway."""
 
 
 async def _inspect_nothing(_: Any) -> None:
@@ -206,7 +234,7 @@ def sow(name: str) -> None:
         KeyError: There is no such fault.
         AttributeError: The method was renamed, so the fault must be changed.
     """
-    owner, method, wrap = (FAULTS | OF_LOGS)[name]
+    owner, method, wrap = (FAULTS | OF_LOGS | OF_MEMORY)[name]
     setattr(owner, method, wrap(getattr(owner, method)))
     setattr(Inspection, "inspect", _inspect_nothing)  # noqa: B010
 
@@ -214,7 +242,7 @@ def sow(name: str) -> None:
 @contextmanager
 def sown(name: str) -> Iterator[None]:
     """Plant a fault in this process during the block."""
-    owner, method, _ = FAULTS[name]
+    owner, method, _ = (FAULTS | OF_LOGS | OF_MEMORY)[name]
     sound = getattr(owner, method)
     with without_inspection():
         sow(name)

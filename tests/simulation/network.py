@@ -15,7 +15,7 @@ from fastapi_websocket_stabilizer.wire.channels import Channel
 from fastapi_websocket_stabilizer.wire.envelopes import Envelope
 from tests.simulation.loop import VirtualLoop
 
-NOT_REPEATED = {"publish", "publish_node", "publish_clients", "redeem"}
+NOT_REPEATED = {"publish", "publish_node", "publish_clients", "redeem", "append"}
 LONGEST_LATENCY_S = 0.05
 TICK_S = 1e-6
 """Smallest time between two arrivals on one connection. Timers of the same moment would have no order."""
@@ -58,8 +58,12 @@ class SimLink(MemoryLink):
         self._life = self._bus_life = 0
         self._out_s = self._in_s = self._heard_s = 0.0
         self._under_way: dict[Command, None] = {}
+        # The time at which each command without an answer fails, in the order of the calls.
+        self._deadlines_s: dict[Command, float] = {}
+        self._has_deadline = False
         self.is_swallowing = False
         self.is_dead = False
+        self._deaf_since_s = float("inf")
 
     def _after(self, last_s: float) -> float:
         """Return the arrival time of data sent now on a connection with the last arrival at ``last_s``."""
@@ -83,7 +87,32 @@ class SimLink(MemoryLink):
             return method(*args)
         if name == "publish_clients":
             return self._queue(lambda: method(*args).result(), repeats=False)
+        if name == "append":
+            run = partial(self._append, method, *args)
+            return self._each_of(self._queue(run, repeats=False), len(args[0]))
         return self._queue(lambda: method(*args), repeats=True)
+
+    @staticmethod
+    def _append(method: Any, appends: Any) -> list[Any]:
+        return [appended.exception() or appended.result() for appended in method(appends)]
+
+    def _each_of(self, reply: "asyncio.Future[Any]", number: int) -> "list[asyncio.Future[Any]]":
+        """Return a future for each item of a reply."""
+        futures = [self._loop.create_future() for _ in range(number)]
+
+        def share(_: object) -> None:
+            error = asyncio.CancelledError() if reply.cancelled() else reply.exception()
+            for each, item in zip(futures, [error] * number if error else reply.result(), strict=True):
+                if each.done():
+                    continue
+                if isinstance(item, BaseException):
+                    each.set_exception(item)
+                    each.exception()
+                else:
+                    each.set_result(item)
+
+        reply.add_done_callback(share)
+        return futures
 
     async def _reply(self, future: "asyncio.Future[Any]") -> Any:
         return await future
@@ -93,13 +122,27 @@ class SimLink(MemoryLink):
             raise BackendUnavailableError("the node has crashed")
         self._watcher.flush_earlier_sends()
         command = Command(run, self._loop.create_future(), repeats=repeats)
-        self._under_way[command] = None
-        deadline = self._loop.call_later(self.config.redis_timeout_s, self._fail, command, "no answer")
         # A command with a cancelled caller stays in flight until its deadline.
-        command.reply.add_done_callback(lambda reply: reply.cancelled() or deadline.cancel())
+        self._under_way[command] = None
+        self._deadlines_s[command] = deadline_s = self._loop.now_s + self.config.redis_timeout_s
+        if not self._has_deadline:
+            self._watch(deadline_s)
         if not self.is_cut:
             self._send(command)
         return command.reply
+
+    def _watch(self, until_s: float) -> None:
+        """Wait until the deadline of the oldest command. One timer serves all, because they are in order."""
+        self._has_deadline = True
+        self._loop.call_at(until_s, self._give_up, context=self._home)
+
+    def _give_up(self) -> None:
+        self._has_deadline = False
+        for command, deadline_s in tuple(self._deadlines_s.items()):
+            if deadline_s > self._loop.now_s:
+                self._watch(deadline_s)
+                return
+            self._fail(command, "no answer")
 
     def _send(self, command: Command) -> None:
         self._out_s = self._after(self._out_s)
@@ -114,14 +157,18 @@ class SimLink(MemoryLink):
 
     def _answer(self, command: Command, life: int, value: Any) -> None:
         if life == self._life and not self.is_swallowing:
-            self._under_way.pop(command, None)
+            self._done(command)
             if not command.reply.done():
                 command.reply.set_result(value)
 
-    def _fail(self, command: Command, why: str) -> None:
+    def _done(self, command: Command) -> None:
         self._under_way.pop(command, None)
+        self._deadlines_s.pop(command, None)
+
+    def _fail(self, command: Command, why: str) -> None:
+        self._done(command)
         if not command.reply.done():
-            command.reply.set_exception(BackendUnavailableError(why))
+            command.reply.set_exception(BackendUnavailableError(why, outcome_unknown=True))
             command.reply.exception()  # mark it as retrieved, because some replies are not awaited
 
     # The bus
@@ -143,11 +190,13 @@ class SimLink(MemoryLink):
 
     def cut(self) -> None:
         self.is_cut = True
+        self._deaf_since_s = min(self._deaf_since_s, self._loop.now_s)
         self._sever()
 
     def swallow(self) -> None:
         """Drop all data silently."""
         self.is_swallowing = True
+        self._deaf_since_s = min(self._deaf_since_s, self._loop.now_s)
 
     def mend(self) -> None:
         if self.is_dead or not (
@@ -158,12 +207,20 @@ class SimLink(MemoryLink):
             self.is_swallowing = False
             self._sever()
         self.is_cut = False
+        self._deaf_since_s = float("inf")
         self._subscribe_again()
         for command in tuple(self._under_way):
             self._send(command)
 
+    @property
+    def heard_to_s(self) -> float:
+        """The time up to which everything that was published has arrived."""
+        now_s: float = self._loop.now_s
+        return min(now_s, self._deaf_since_s) - LONGEST_LATENCY_S
+
     def lose_bus(self) -> None:
         self._bus_life += 1
+        self._gaps += 1
         self._loop.arrive_at(self._loop.now_s, self._home, self._watcher.gap_began)
         if not self.is_cut:
             self._subscribe_again()
@@ -188,7 +245,8 @@ class SimLink(MemoryLink):
         self.lose_bus()
         for command in tuple(self._under_way):
             if not command.repeats:
-                fail = partial(self._fail, command, "connection lost; it may have been carried out")
+                why = "connection lost; it may have been carried out"
+                fail = partial(self._fail, command, why)
                 self._loop.arrive_at(self._loop.now_s, self._home, fail)
                 del self._under_way[command]
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from fastapi_websocket_stabilizer import (
     Connection,
+    History,
     PresenceEvent,
     WebSocketConfig,
     WebSocketConnectionManager,
@@ -26,15 +27,21 @@ CONFIG = WebSocketConfig(
     heartbeat_interval=3600.0, heartbeat_timeout=3600.0, log_level="CRITICAL",
     client_presence=("r0",),
 )  # fmt: skip
+KEPT = {"k": History(messages=3, seconds=60)}
+"""The history of rooms that followers read."""
 Note = Callable[[str, PresenceEvent], None]
 
 
 class SimManager(WebSocketConnectionManager):
     """A manager on a simulated link."""
 
-    def __init__(self, hub: SimHub, rng: random.Random, policy: Policy) -> None:
+    def __init__(self, hub: SimHub, rng: random.Random, policy: Policy, history: dict[str, History]) -> None:
         self._hub, self._rng = hub, rng
-        super().__init__(replace(CONFIG, on_backend_loss=policy))
+        super().__init__(replace(CONFIG, on_backend_loss=policy, history=history))
+
+    async def start(self) -> None:
+        """Join the registry, without the search for the server of this process, which takes long."""
+        await self._registry.start()
 
     def _make_registry(self) -> Registry:
         return Registry(self.config, self._log, self._open_link)
@@ -88,14 +95,20 @@ class Node:
     """One process of a node."""
 
     def __init__(
-        self, name: str, hub: SimHub, rng: random.Random, note: Note, policy: Policy = "degrade"
+        self,
+        name: str,
+        hub: SimHub,
+        rng: random.Random,
+        note: Note,
+        policy: Policy = "degrade",
+        history: dict[str, History] | None = None,
     ) -> None:
         self.name, self.has_crashed, self.is_frozen = name, False, False
         self.has_started = self.is_draining = False
         self._note = note
         self.context = contextvars.copy_context()
         self.context.run(NODE.set, name)
-        self.manager: SimManager = self.context.run(SimManager, hub, rng, policy)
+        self.manager: SimManager = self.context.run(SimManager, hub, rng, policy, history or {})
         self.manager.on_presence(self._reported)
         self.number = 0
 

@@ -22,6 +22,13 @@ FAULTS = {
     "step_clock": 1, "drain": 4, "stop": 2,
 }  # fmt: skip
 
+FOLLOWED = 16
+"""One schedule of so many has followers. It takes three times as long as one without."""
+FOLLOWERS = 2
+OF_FOLLOWERS = {"go_away": 4, "keep": 12, "keep_both": 3}
+LOGS = ("k0", "k1")
+"""Rooms with a history, in which all followers are."""
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -37,12 +44,13 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """All steps of a run, in order of time."""
+    """All steps of a run, in order of time. ``followers`` are clients of ``stabilizer.v1`` that read logs."""
 
     seed: int
     nodes: int
     steps: tuple[Step, ...]
     policy: Policy = "degrade"
+    followers: int = 0
 
 
 def _pick(rng: random.Random, weights: dict[str, int]) -> str:
@@ -55,7 +63,9 @@ def plan(seed: int, policy: Policy = "degrade") -> Schedule:
     nodes = rng.choice((2, 2, 3))
     steps = [_operation(rng, nodes) for _ in range(rng.randint(4, 12))]
     steps += [_fault(rng, nodes) for _ in range(rng.choice((0, 1, 1, 2, 3)))]
-    return Schedule(seed, nodes, tuple(sorted(steps, key=lambda step: step.at_s)), policy)
+    followers = FOLLOWERS if seed % FOLLOWED == 0 else 0
+    steps += [_of_follower(rng, nodes) for _ in range(rng.randint(8, 24) if followers else 0)]
+    return Schedule(seed, nodes, tuple(sorted(steps, key=lambda step: step.at_s)), policy, followers)
 
 
 def _operation(rng: random.Random, nodes: int) -> Step:
@@ -64,6 +74,12 @@ def _operation(rng: random.Random, nodes: int) -> Step:
     return Step(
         at_s, kind, node, client, room, rng.uniform(0, CANCELLED_WITHIN_S) if kind == "cancel" else 0.0
     )
+
+
+def _of_follower(rng: random.Random, nodes: int) -> Step:
+    """Return a step about a follower, or about a log."""
+    at_s, client, room = rng.uniform(0, LASTS_S), f"f{rng.randrange(FOLLOWERS)}", rng.choice(LOGS)
+    return Step(at_s, _pick(rng, OF_FOLLOWERS), rng.randrange(nodes), client, room, rng.uniform(0.1, 2.0))
 
 
 def _fault(rng: random.Random, nodes: int) -> Step:

@@ -2,12 +2,12 @@
 
 import asyncio
 import contextvars
+import gc
 import logging
 import random
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from itertools import product
 from multiprocessing import get_context
 from typing import Any
@@ -20,7 +20,17 @@ from tests.chaos.seeded import FAULTS, sown
 from tests.simulation.loop import NODE, VirtualLoop
 from tests.simulation.node import Node, Socket
 from tests.simulation.run import violations_of
-from tests.simulation.schedule import BEAT_S, LEASE_S, POLICIES, Policy, Schedule, Step, plan
+from tests.simulation.schedule import (
+    BEAT_S,
+    FOLLOWED,
+    LEASE_S,
+    LOGS,
+    POLICIES,
+    Policy,
+    Schedule,
+    Step,
+    plan,
+)
 from tests.simulation.world import World, simulate
 
 # In CI these tests run in the time that all others leave.
@@ -30,6 +40,8 @@ SCHEDULES = 10_000
 FIRST = 2_000
 """Number of schedules that the first job of CI tries. The second job tries the others."""
 PARTS = 8
+GARBAGE = 50_000
+"""Number of new objects after which garbage is collected. The default of 700 takes a tenth of the time."""
 SOME = 400
 """Number of schedules that provoke each sown fault at least once."""
 
@@ -58,10 +70,18 @@ def violations_of_all(seeds: range) -> list[str]:
     size = len(seeds) // PARTS
     parts = [seeds[start : start + size] for start in range(0, len(seeds), size)]
     jobs = list(product(parts, POLICIES))
-    # Not traced for coverage, which would take four times as long. The tests of sown faults cover the same code.
-    untraced = partial(sys.settrace, None)
-    with ProcessPoolExecutor(mp_context=get_context("spawn"), initializer=untraced) as pool:
+    with ProcessPoolExecutor(mp_context=get_context("spawn"), initializer=_prepare) as pool:
         return [violation for part in pool.map(violations, *zip(*jobs, strict=True)) for violation in part]
+
+
+def _prepare() -> None:
+    """Prepare a process that only simulates.
+
+    It is not traced for coverage, which would take four times as long. The tests of sown faults cover the same code.
+    """
+    sys.settrace(None)
+    gc.freeze()
+    gc.set_threshold(GARBAGE, 20, 100)
 
 
 def test_no_schedule_violates_an_invariant_under_either_policy() -> None:
@@ -91,6 +111,54 @@ def test_a_fault_that_was_sown_is_found(fault: str, invariant: str, loop: Virtua
     with sown(fault):
         found = next((v for seed in range(SOME) for v in violations(range(seed, seed + 1), loop=loop)), "")
     assert f": {invariant}:" in found
+
+
+STALE = (
+    *(Step(0.1 + n / 10, "keep", n % 2, "", LOGS[0], 1.0) for n in range(24)),
+    Step(0.9, "go_away", 0, "f0", lasts_s=1.4),
+    Step(1.0, "restart_stale", 0, lasts_s=0.5),
+)
+"""Redis loses messages that the node of one follower has received, while the other follower is away."""
+
+
+def of_stale_logs(seed: int) -> Schedule:
+    """Return a schedule in which Redis comes back with logs from before."""
+    return Schedule(seed, 2, tuple(sorted(STALE, key=lambda step: step.at_s)), followers=2)
+
+
+@pytest.mark.parametrize(
+    ("fault", "promise"),
+    [
+        ("filter skipped", "exclusions"),
+        ("join without cursor", "contiguous"),
+        ("trim without base", "contiguous"),
+    ],
+)
+def test_a_fault_of_logs_that_was_sown_is_found(fault: str, promise: str, loop: VirtualLoop) -> None:
+    seeds = range(0, 4 * SOME, FOLLOWED)
+    with sown(fault):
+        found = next((v for seed in seeds for v in violations(range(seed, seed + 1), loop=loop)), "")
+    assert f": {promise}:" in found
+
+
+def test_messages_that_redis_lost_and_a_node_has_are_there_for_followers_that_come_back(
+    loop: VirtualLoop,
+) -> None:
+    assert [v for seed in range(50) for v in simulate(loop, of_stale_logs(seed))] == []
+    with sown("verify skipped"):
+        found = next((v for seed in range(50) for v in simulate(loop, of_stale_logs(seed))), "")
+    assert found.startswith("contiguous:")
+
+
+def test_followers_come_back_in_most_schedules_with_followers(loop: VirtualLoop) -> None:
+    resumed = 0
+    for seed in range(0, 20 * FOLLOWED, FOLLOWED):
+        loop.reset()
+        world = World(loop, plan(seed))
+        loop.run_until_complete(world.run())
+        heard = [heard for follower in world.told.followers for heard in follower.heard]
+        resumed += any(each.resumed is True for each in heard) and any(each.id for each in heard)
+    assert resumed > 10
 
 
 def test_every_fault_that_can_be_sown_is_tried_here() -> None:

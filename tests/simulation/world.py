@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -16,18 +17,25 @@ from fastapi_websocket_stabilizer import (
     PresenceEvent,
     WebSocketStabilizerError,
 )
+from fastapi_websocket_stabilizer.backends.log_ports import LogName
+from fastapi_websocket_stabilizer.backends.memory_logs import Log
 from fastapi_websocket_stabilizer.names import NodeId
 from fastapi_websocket_stabilizer.registry import state
 from fastapi_websocket_stabilizer.registry.registration import Succession
-from tests.simulation.loop import VirtualLoop
+from tests.chaos import logs
+from tests.chaos.history import Bounds, Fault, History, Stored, message
+from tests.simulation.follower import Follower
+from tests.simulation.loop import START_S, VirtualLoop
 from tests.simulation.network import SimHub
-from tests.simulation.node import TIMEOUT_S, Node, Socket
-from tests.simulation.schedule import BEAT_S, LASTS_S, LEASE_S, Schedule, Step
+from tests.simulation.node import KEPT, TIMEOUT_S, Node, Socket
+from tests.simulation.schedule import BEAT_S, LASTS_S, LEASE_S, LOGS, Schedule, Step
 
 Call = Callable[..., Coroutine[Any, Any, Any]]
 HITTING = {"freeze", "crash", "cut", "swallow"}
 SETTLED_S = LEASE_S + 2 * BEAT_S + 4 * TIMEOUT_S
 """Seconds until the registry has settled after the last fault: a lease, two beats, the commands of a sweep."""
+ABRUPT = 0.05
+"""Share of messages whose handler connects again while it handles them."""
 SLOW_CLOSE_S = 10.0
 """Seconds until some peers answer a close."""
 DRAIN_SLACK_S = 0.01
@@ -68,11 +76,16 @@ class World:
         """Times at which Redis lost its content."""
         self._absences: list[tuple[str, float, float]] = []
         """Name, begin and end of each time that a node was frozen or cut off."""
+        self.told = History(LEASE_S, BEAT_S, CALL_LIMIT_S, start_us=int(START_S * 1_000_000))
+        """What followers and senders know of logs."""
+        self.told.bounds = {log: Bounds(KEPT["k"].messages, KEPT["k"].seconds) for log in LOGS}
+        self.followers: dict[str, Follower] = {}
 
     def _seat(self, number: int) -> Node:
         self.names[str(number)] += 1
         name = f"n{number}.{self.names[str(number)]}"
-        return Node(name, self.hub, self.rng, self._note, self.schedule.policy)
+        kept = KEPT if self.schedule.followers else None
+        return Node(name, self.hub, self.rng, self._note, self.schedule.policy, kept)
 
     def _note(self, name: str, event: PresenceEvent) -> None:
         self.events.append((name, event))
@@ -83,6 +96,8 @@ class World:
         self.seats = [self._seat(number) for number in range(self.schedule.nodes)]
         for node in self.seats:
             await node.do(self._started(node))
+        if self.schedule.followers:
+            await self._begin_to_follow()
         start_s = self.loop.now_s
         for step in self.schedule.steps:
             await asyncio.sleep(max(0.0, start_s + step.at_s - self.loop.now_s))
@@ -96,6 +111,20 @@ class World:
         await self._check()
         await self._end()
         return self.violations
+
+    async def _begin_to_follow(self) -> None:
+        # To a client that comes before, a quiet log cannot prove that it had nothing: see ``registry/continuity``.
+        await asyncio.sleep(2 * BEAT_S)
+        for number in range(self.schedule.followers):
+            about = f"f{number}", [*LOGS], self.told, self._since_start_s, self._choose, self.sockets, ABRUPT
+            follower = self.followers[f"f{number}"] = Follower(*about)
+            follower.come()
+
+    def _since_start_s(self) -> float:
+        return self.loop.now_s - START_S
+
+    def _choose(self) -> Node:
+        return self.rng.choice(self.seats)
 
     # Operations
 
@@ -221,6 +250,48 @@ class World:
     def _room(self, step: Step, node: Node) -> None:
         self._spawn(node, self._sends, node, "room", step)
 
+    # Logs
+
+    def _keep(self, step: Step, node: Node) -> None:
+        self._spawn(node, self._stores, node, step.room, step.client if step.lasts_s < 0.5 else "")
+
+    def _keep_both(self, step: Step, node: Node) -> None:
+        self._spawn(node, self._stores, node, " ".join(LOGS), "")
+
+    async def _stores(self, node: Node, rooms: str, excluded: str) -> None:
+        node.number += 1
+        text = message("kept", rooms, node.name, node.number, excluded)
+        result = await node.manager.broadcast(text, room=rooms.split(), exclude_client=excluded or None)
+        self.told.stored.append(
+            Stored(text, {log: id_ for log, id_ in result.ids.items() if log is not None})
+        )
+
+    def _go_away(self, step: Step, node: Node) -> None:
+        follower = self.followers[step.client]
+        follower.go()
+        self.loop.call_later(step.lasts_s, follower.come)
+
+    def _restart_stale(self, step: Step, node: Node) -> None:
+        """Restart Redis with logs from before ``lasts_s``, as a failover to a replica that is behind."""
+        fault = self._lose("restart stale")
+        logs = deepcopy(self.hub.logged.logs)
+        self.loop.call_later(step.lasts_s, self._be_stale, fault, logs)
+
+    def _be_stale(self, fault: Fault, logs: dict[LogName, Log]) -> None:
+        fault.ended_s = self._since_start_s()
+        if any(other.kind != fault.kind and other.began_s >= fault.began_s for other in self.told.faults):
+            return  # Redis has nothing older than its last loss
+        self.hub.logged.logs = logs
+        self.hub.servers += 1
+        for each in self.seats:
+            each.manager.link.break_connections()
+
+    def _lose(self, kind: str) -> Fault:
+        """Record that Redis loses content."""
+        fault = Fault(kind, "redis", self._since_start_s(), self._since_start_s())
+        self.told.faults.append(fault)
+        return fault
+
     # Faults
 
     def _freeze(self, step: Step, node: Node) -> None:
@@ -242,6 +313,8 @@ class World:
         self.loop.freeze(node.name)
         node.manager.link.is_dead = True
         self.hub.listeners.pop(node.manager.link.node, None)
+        for follower in self.followers.values():
+            follower.lose(node)
         self.seats[step.node] = self._seat(step.node)
         self._spawn(self.seats[step.node], self._started, self.seats[step.node])
 
@@ -271,15 +344,19 @@ class World:
 
     def _flush(self, step: Step, node: Node) -> None:
         self._losses_s.append(self.loop.now_s)
+        self._lose("flush")
         self.hub.empty()
 
     def _restart_empty(self, step: Step, node: Node) -> None:
         self._losses_s.append(self.loop.now_s)
+        self._lose("restart empty")
         self.hub.restart_empty()
         for each in self.seats:
             each.manager.link.break_connections()
 
     def _step_clock(self, step: Step, node: Node) -> None:
+        if self.followers:
+            return  # the ids of messages would not show when they were stored
         if not step.node:
             self._steps_back_s.append(self.loop.now_s)
         elif step.lasts_s >= LEASE_S - BEAT_S:
@@ -328,7 +405,12 @@ class World:
         for node in self.seats:
             self._thaw(node)
             node.manager.link.mend()
-        await asyncio.sleep(SETTLED_S)
+        for follower in self.followers.values():
+            follower.come()
+        for _ in range(2):
+            for follower in self.followers.values():
+                follower.hurry()
+            await asyncio.sleep(SETTLED_S / 2)
 
     async def _check(self) -> None:
         live = [node for node in self.seats if not node.has_crashed]
@@ -338,6 +420,7 @@ class World:
         self._check_messages()
         self._check_revoked()
         self._check_shown()
+        self._check_logs()
         for node in live:
             await node.do(self._check_listing(node))
         self._check_events()
@@ -392,11 +475,19 @@ class World:
             if len(set(socket.received)) != len(socket.received):
                 self._violated("at most once", f"{socket.client} got {socket.received}")
             by_sender: dict[str, list[int]] = {}
-            for message in socket.received:
-                sender, _, number = message.rpartition(":")
+            for received in socket.received:
+                sender, _, number = received.rpartition(":")
                 by_sender.setdefault(sender, []).append(int(number))
             if any(numbers != sorted(numbers) for numbers in by_sender.values()):
                 self._violated("order", f"{socket.client} got {socket.received}")
+
+    def _check_logs(self) -> None:
+        for follower in self.followers.values():
+            follower.record.is_live = follower.is_live
+            if not follower.is_live:
+                self._violated("live", f"{follower.name} is not connected")
+        for name, check in logs.CHECKS.items() if self.followers else ():
+            self.violations += [f"{name}: {what}" for what in check(self.told)]
 
     async def _check_listing(self, node: Node) -> None:
         listed = sorted([(e.client_id, e.connection_id) async for e in node.manager.clients()])
@@ -487,6 +578,8 @@ class World:
         self.violations.append(f"{invariant}: {what}")
 
     async def _end(self) -> None:
+        for follower in self.followers.values():
+            follower.close()
         for node in self.seats:
             await node.do(node.manager.graceful_shutdown(1.0))
         self._check_leftovers()

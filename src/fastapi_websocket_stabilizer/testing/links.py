@@ -204,7 +204,9 @@ class _Port:
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._target, name)
         carry = self._link.call if inspect.iscoroutinefunction(method) else self._link.call_now
-        return partial(carry, method)
+        carried = partial(carry, method)
+        setattr(self, name, carried)  # the next call finds it
+        return carried
 
 
 class _Logs(_Port):

@@ -51,7 +51,7 @@ ROOM = "ada-0"
 """The room of a client that has left."""
 numbers = itertools.count()
 hostile = settings(
-    max_examples=40,
+    max_examples=20,
     deadline=None,
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
@@ -165,6 +165,10 @@ offers = st.one_of(
         ]
     ),
 )
+
+
+LARGE_CURSOR = json.dumps({"resume": {"s": "s", "t": 0, "at": {f"open-{n}": n for n in range(3_000)}}})
+"""More positions than a connection keeps."""
 
 
 def coded(text: str) -> str:
@@ -350,6 +354,7 @@ def bench(fleet: Fleet, request: pytest.FixtureRequest, runner: asyncio.Runner) 
     sent=['{"resume":{"s":"s","t":0,"at":{"":1}}}', '{"k":9007199254740991}'],
 )
 @example(offer=["stabilizer.v1.resume.later"], sent=['{"ping":1}'])
+@example(offer=["stabilizer.v1.resume.later"], sent=[LARGE_CURSOR, '{"join":"open-7","q":1}'])
 @example(
     offer=[],
     sent=[

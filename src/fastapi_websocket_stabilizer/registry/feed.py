@@ -208,6 +208,11 @@ class Feed(Generic[M]):
         """Bytes of the ring and of the queue."""
         return self._ring.bytes + self._queued_bytes
 
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes of messages that wait for a read."""
+        return self._queued_bytes
+
     def before_last(self, count: int) -> int | None:
         """Return the position before the newest ``count`` entries; None if a read must tell."""
         return None if self._held else self._ring.before_last(count)

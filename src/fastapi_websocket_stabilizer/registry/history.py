@@ -121,7 +121,8 @@ class History:
 
     def held(self) -> Held:
         """Return what this node holds of logs now."""
-        return Held(len(self._logs), self._bytes, self.members.waiting)
+        queued = sum(log.feed.queued_bytes for log in self._logs.values())
+        return Held(len(self._logs), self._bytes, queued, self.members.waiting)
 
     # Rooms and the bus
 

@@ -97,11 +97,13 @@ class Held(NamedTuple):
     Attributes:
         logs: Logs with members on this node.
         bytes: Bytes of recent and of waiting messages.
+        waiting_bytes: Bytes of messages that wait for a read.
         waiting: Members that wait for the answer of a log, each once for each log.
     """
 
     logs: int
     bytes: int
+    waiting_bytes: int
     waiting: int
 
 

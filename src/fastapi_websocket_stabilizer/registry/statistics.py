@@ -33,6 +33,7 @@ def snapshot(state: NodeState, history: History, keeping: Keeping) -> Statistics
         garbage_collection_seconds=state.gc_pauses.snapshot(),
         history_logs=held.logs,
         history_bytes=held.bytes,
+        history_waiting_bytes=held.waiting_bytes,
         history_members_waiting=held.waiting,
         sessions=sum(connection.session is not None for connection in state.shards),
         sessions_unwritten=keeping.unwritten,

@@ -273,6 +273,7 @@ class Statistics:
         garbage_collection_seconds: Full collections of this process since ``start``; none falls into a fan-out.
         history_logs: Logs with members on this node: of rooms, and of everybody.
         history_bytes: Bytes of recent messages of all logs, and of those that wait for a read.
+        history_waiting_bytes: Bytes of those messages that wait for a read.
         history_members_waiting: Members that wait for the answer of a log, each once for each log.
         sessions: Current number of sockets of ``stabilizer.v1``.
         sessions_unwritten: Sessions with changes that Redis did not accept. Each beat writes them again.
@@ -293,6 +294,7 @@ class Statistics:
     garbage_collection_seconds: Timing
     history_logs: int
     history_bytes: int
+    history_waiting_bytes: int
     history_members_waiting: int
     sessions: int
     sessions_unwritten: int

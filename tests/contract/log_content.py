@@ -54,6 +54,9 @@ class Inside:
     def meta_key(self, log: LogName) -> str:
         return self._keys.log_top(log)
 
+    def mark_key(self, mailbox: LogName) -> str:
+        return self._keys.box_mark(mailbox.name)
+
     async def lasts_ms(self, key: str) -> int:
         """Return the milliseconds until a key expires."""
         try:

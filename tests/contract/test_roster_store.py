@@ -133,7 +133,7 @@ async def test_index_has_the_line_of_each_client_that_is_shown(open_peer: OpenPe
     assert (line.connection_id, line.client_id, line.room, line.stay) == ("n1.1", "ann", "chat", 7)
 
 
-@pytest.mark.parametrize("version", [b"9007199254740992", b"9223372036854775807", b"-7", b"x"])
+@pytest.mark.parametrize("version", [b"9007199254740992", b"x"])
 async def test_version_of_another_program_is_replaced(
     backend: Backend, namespace: str, version: bytes
 ) -> None:

@@ -179,8 +179,8 @@ class Unread:
 
     Attributes:
         position: The id before the first entry that it gets: its mark, or the id before the oldest entry.
-        is_owed: Whether entries behind it that are gone are a loss. They are none if the client has no mark: it
-            gets what is there.
+        is_owed: Whether entries behind it that are gone are a loss. They are none if there was no entry. What was
+            dropped before is not behind it, so a client without a mark gets what is there.
         at_us: Redis time.
     """
 

@@ -256,7 +256,7 @@ class MemoryLogs:
                 return Unread(found.mark, is_owed=True, at_us=now_us)
             if not found.entries:
                 return Unread(found.top, is_owed=False, at_us=now_us)
-            return Unread(found.base, is_owed=max(found.hole, found.reset) > found.base, at_us=now_us)
+            return Unread(found.base, is_owed=True, at_us=now_us)
 
     async def mark(self, log: LogName, entry: int, seconds: int) -> bool:
         with self._content.lock:

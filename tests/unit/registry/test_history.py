@@ -16,10 +16,12 @@ from fastapi_websocket_stabilizer import (
     Connection,
     History,
     Identity,
+    Mailbox,
     MessageError,
     WebSocketConfig,
     WebSocketConnectionManager,
 )
+from fastapi_websocket_stabilizer.backends.log_ports import LogName, Unread
 from fastapi_websocket_stabilizer.local.shards import Shards
 from fastapi_websocket_stabilizer.registry import history
 from fastapi_websocket_stabilizer.registry.logs import name_of
@@ -154,6 +156,46 @@ def test_position_that_a_log_never_had_is_a_loss(position: int | str, t_ms: int)
     assert manager.statistics().counters["resumes_lost"] == 1
 
 
+@pytest.mark.parametrize("trimmed", [False, True])
+def test_mailbox_that_is_trimmed_while_its_client_comes_is_a_loss(trimmed: bool) -> None:
+    """Otherwise a client without a cursor would skip all its messages, and would not be told."""
+    manager = WebSocketConnectionManager(WebSocketConfig(mailbox=Mailbox(messages=4), log_level="CRITICAL"))
+    app, logs = FastAPI(), manager._state.backend.logs
+
+    @manager.websocket(app, "/ws")
+    async def identify() -> Identity:
+        return Identity("ann")
+
+    async def store(count: int) -> None:
+        for number in range(count):
+            await manager.send_to_client("ann", f"{number}", store=True)
+
+    class Trimming:
+        """The logs, with messages that are stored between the question and the read."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(logs, name)
+
+        async def unread(self, log: LogName) -> Unread:
+            found = await logs.unread(log)
+            await store(4 * trimmed)
+            return found
+
+    asyncio.run(store(3))
+    backend: Any = manager._state.backend
+    backend.logs = Trimming()
+    with TestClient(app).websocket_connect("/ws", ["stabilizer.v1"]) as socket:
+        hi = json.loads(socket.receive_text())["hi"]
+        frames = [json.loads(socket.receive_text())]
+        while "live" not in frames[-1]:
+            frames.append(json.loads(socket.receive_text()))
+    replayed = [frame[2] for frame in frames if isinstance(frame, list)]
+    if trimmed:
+        assert (hi["lost"], replayed) == ([[0, hi["box"], "trimmed"]], [])
+    else:
+        assert (hi.get("lost"), replayed) == (None, ["0", "1", "2"])
+
+
 async def test_stored_messages_are_counted_by_what_became_of_them() -> None:
     bounds = History(messages=4, bytes=2_000)
     config = WebSocketConfig(history={"chat:": bounds}, log_level="CRITICAL", redis_timeout_s=0.1)
@@ -192,6 +234,7 @@ async def test_what_a_node_holds_of_logs_is_shown() -> None:
         await cluster.quiet()
         found = manager.statistics()
         assert (found.history_logs, found.history_members_waiting, found.sessions_unwritten) == (2, 0, 0)
+        assert found.history_waiting_bytes == 0
         assert 500 <= found.history_bytes <= 1_000
         assert found.limits["history_bytes"] == history.MEMORY_BYTES
 

@@ -293,12 +293,12 @@ class RedisLogs:
 
     async def unread(self, log: LogName) -> Unread:
         at_us, mark, meta, _, raw = await self._mailbox(log, 1)
-        if position := self._number(mark or None):
+        position, found = self._number(mark or None) or 0, self._meta(meta or None) or LogMeta(0)
+        if 0 < position <= (found.top or at_us):  # otherwise it is foreign, or of entries that are lost
             return Unread(position, is_owed=True, at_us=at_us)
-        found = self._meta(meta or None) or LogMeta(0)
         if not raw:
             return Unread(found.top, is_owed=False, at_us=at_us)
-        return Unread(found.base, is_owed=max(found.hole, found.reset) > found.base, at_us=at_us)
+        return Unread(found.base, is_owed=True, at_us=at_us)
 
     async def mark(self, log: LogName, entry: int, seconds: int) -> bool:
         keys = [self._keys.box_mark(log.name), self._keys.log_top(log)]

@@ -389,3 +389,18 @@ async def test_client_that_comes_while_redis_is_away_gets_its_mailbox_later(
             await got_last(client, "missed", "live")
             assert client.box
             await client.close()
+
+
+async def test_what_the_bus_lost_is_delivered_in_its_place(
+    own_managers: Managers, server: RedisServer
+) -> None:
+    async with two(own_managers) as (here, there):
+        client = await ann().open(here)
+        wanted = []
+        for gap in range(3):
+            server.kill_pubsub()
+            texts = [f"{gap} {number}" for number in range(20)]
+            await asyncio.gather(*(there.manager.send_to_client("ann", text, store=True) for text in texts))
+            wanted += texts
+            await eventually(lambda last=texts[-1]: last in client.got, timeout_s=20)  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+        await got(client, *wanted)

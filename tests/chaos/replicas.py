@@ -10,9 +10,10 @@ from typing import Any
 
 import aiohttp
 
-from fastapi_websocket_stabilizer.testing import ChildProcess, TcpProxy, eventually, free_port
+from fastapi_websocket_stabilizer.testing import TcpProxy, eventually, free_port
 from tests.chaos.history import ALONE, Call, Event, Fault, History, Process
 from tests.chaos.seeded import SOWN
+from tests.support.forked import ForkedServer
 
 PROJECT = Path(__file__).parents[2]
 Clock = Callable[[], float]
@@ -40,7 +41,7 @@ class Replica:
         command = [sys.executable, "-m", "uvicorn", "tests.chaos.app:app", "--port", str(self.port)]
         command += ["--log-level", "warning", "--timeout-graceful-shutdown", "2"]
         environment = {**self._environment, "REPLICA_NAME": self.life.name}
-        self.process = ChildProcess(command, environment=environment, directory=PROJECT)
+        self.process = ForkedServer(command, environment=environment, directory=PROJECT)
 
     @property
     def name(self) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,7 +14,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from tests.support.process import ChildProcess
+from tests.support.forked import ForkedServer
+from tests.support.process import ChildProcess, free_port
 from tests.support.proxy import TcpProxy
 from tests.support.servers import (
     ROWS,
@@ -258,3 +260,19 @@ async def test_waiting_returns_the_value_and_bounds_a_condition_that_hangs() -> 
     assert await eventually(lambda: next(values)) == "here"
     with pytest.raises(AssertionError, match="the bus"):
         await eventually(asyncio.Event().wait, timeout_s=0.05, what="the bus")
+
+
+def test_a_forked_server_is_frozen_stopped_and_killed_as_a_started_one() -> None:
+    codes = []
+    for end in (ForkedServer.stop, ForkedServer.kill):
+        command = [sys.executable, "-m", "uvicorn", "tests.integration.client_app:app"]
+        command += ["--port", str(free_port())]
+        with ForkedServer(command, directory=PROJECT) as server:
+            eventually_sync(lambda: "Uvicorn running on" in server.output, 30.0, "the server runs")
+            assert b"fork_server" in Path("/proc", str(server.pid), "cmdline").read_bytes()
+            server.freeze()
+            assert server.is_running
+            server.thaw()
+            end(server)
+            codes.append(server.exit_code)
+    assert codes == [-signal.SIGTERM, -signal.SIGKILL]

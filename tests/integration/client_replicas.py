@@ -13,7 +13,8 @@ import httpx2
 from fastapi_websocket_stabilizer import History, Mailbox
 from tests.integration.cluster import PROJECT
 from tests.support import http
-from tests.support.process import ChildProcess, free_port
+from tests.support.forked import ForkedServer
+from tests.support.process import free_port
 from tests.support.waiting import eventually
 
 HISTORY = {"chat": History(), "chat:short": History(messages=3)}
@@ -42,7 +43,7 @@ class Replica:
             "WS_RENEW_INTERVAL_S": "0.4",
             "WS_MAX_CONNECTIONS_PER_CLIENT": "1",
         }
-        self.process = ChildProcess(
+        self.process = ForkedServer(
             [sys.executable, "-m", *command.split()], environment=settings, directory=PROJECT
         )
 

@@ -15,7 +15,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from fastapi_websocket_stabilizer import Connection, WebSocketConfig, WebSocketConnectionManager
-from tests.support.process import ChildProcess, free_port
+from tests.support.forked import ForkedServer
+from tests.support.process import free_port
 from tests.support.servers import ROWS, Missing, RedisServer, find_row
 from tests.support.waiting import eventually
 
@@ -241,7 +242,7 @@ class Replica:
         self.port = free_port()
         command = [sys.executable, "-m", "uvicorn", "tests.integration.replica_app:app"]
         command += ["--port", str(self.port), "--log-level", "warning", "--timeout-graceful-shutdown", "1"]
-        self.process = ChildProcess(command, environment=self._environment, directory=PROJECT)
+        self.process = ForkedServer(command, environment=self._environment, directory=PROJECT)
 
     def stop(self) -> None:
         self.process.stop()

@@ -19,6 +19,7 @@ from websockets.typing import Subprotocol
 
 from tests.integration.session_app import KIB
 from tests.support import http
+from tests.support.forked import ForkedServer
 from tests.support.process import ChildProcess, free_port
 from tests.support.protocol_vectors import data_of, vectors
 from tests.support.waiting import eventually, eventually_sync
@@ -74,7 +75,7 @@ class Server:
 def running(row: str, port: int) -> Iterator[ChildProcess]:
     words = COMMANDS[row].replace("PORT", str(port)).split()
     environment = {"SMOKE_UVICORN_PROTOCOL": "off" if row == "uvicorn-plain" else "on"}
-    with ChildProcess([sys.executable, "-m", *words], environment=environment, directory=PROJECT) as process:
+    with ForkedServer([sys.executable, "-m", *words], environment=environment, directory=PROJECT) as process:
         eventually_sync(lambda: answers(port) or not process.is_running, 60.0, f"answer of {words[0]}")
         assert process.is_running, process.output
         yield process

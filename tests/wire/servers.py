@@ -18,6 +18,7 @@ import httpx2
 import trustme
 
 from tests.support import http
+from tests.support.forked import ForkedServer
 from tests.support.process import ChildProcess, free_port
 from tests.support.waiting import eventually, eventually_sync
 from tests.wire.raw import ANSWER_S, RawClient, dialled, http_request, request
@@ -206,7 +207,7 @@ class Server:
 def running(row: Row) -> Iterator[Server]:
     """Run a server for the block; its log must be clean in the end."""
     port = free_port()
-    with ChildProcess(row.command(port), environment=row.environment, directory=PROJECT) as process:
+    with ForkedServer(row.command(port), environment=row.environment, directory=PROJECT) as process:
         server = Server(row, process, port)
         trust = server.trust or http.NOTHING_TO_VERIFY
 

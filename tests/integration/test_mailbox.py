@@ -402,5 +402,5 @@ async def test_what_the_bus_lost_is_delivered_in_its_place(
             texts = [f"{gap} {number}" for number in range(20)]
             await asyncio.gather(*(there.manager.send_to_client("ann", text, store=True) for text in texts))
             wanted += texts
-            await eventually(lambda last=texts[-1]: last in client.got, timeout_s=20)  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+            await got_last(client, texts[-1])
         await got(client, *wanted)

@@ -26,7 +26,7 @@ async def test_message_is_stored_once_and_sent_to_plain_sockets() -> None:
     manager, socket = WebSocketConnectionManager(CONFIG), FakeWebSocket()
     away = await manager.send_to_client("ann", "before", store=True)
     assert (away.stored, away.delivered, bool(away)) == (True, False, True)
-    await manager.connect("ann", socket)  # type: ignore[arg-type]  # it has what the manager needs
+    await manager.connect("ann", socket)
     sent = [await manager.send_to_client("ann", "hello", store=True, key="k") for _ in range(2)]
     assert [each.delivered for each in sent] == [True, False]
     assert sent[0].id == sent[1].id > away.id
@@ -68,7 +68,7 @@ async def test_what_was_stored_while_a_node_was_cut_off_reaches_its_plain_socket
     async with MemoryCluster(2, CONFIG) as cluster:
         here, there = cluster.managers
         socket = FakeWebSocket()
-        await here.connect("ann", socket)  # type: ignore[arg-type]  # as above
+        await here.connect("ann", socket)
         assert (await there.send_to_client("ann", "1", store=True)).delivered
         await cluster.quiet()
         cluster.cut(here)

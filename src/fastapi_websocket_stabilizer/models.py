@@ -181,7 +181,8 @@ class Identity:
         subprotocol: The WebSocket subprotocol to accept. None accepts ``stabilizer.v1`` if the client offers it.
         state: Any object for ``connection.state``; private to this replica, not in presence.
         expires_at: Time at which the credentials expire, with a time zone. The socket is closed with 4401 then, at
-            most 2 s later. Clients of ``stabilizer.v1`` may send newer credentials before. None for never.
+            most 2 s later, if the manager is started. Clients of ``stabilizer.v1`` may send newer credentials before.
+            None for never.
     """
 
     client_id: str

@@ -14,7 +14,7 @@ LOBBY = Revocation("lobby")
 
 
 async def kept(backend: Backend, client_id: str = "ann") -> set[Revocation]:
-    return {revocation for revocation, _ in await backend.revocations.ages(client_id)}
+    return {revocation for revocation, _ in (await backend.revocations.read(client_id)).ages}
 
 
 @pytest.mark.parametrize("name", AWKWARD_NAMES)
@@ -35,13 +35,13 @@ async def test_age_is_that_of_the_last_time(backend: Backend) -> None:
     await backend.revocations.note("ann", LOBBY, LONG_MS)
 
     async def is_old() -> bool:
-        [(_, age_s)] = await backend.revocations.ages("ann")
+        [(_, age_s)] = (await backend.revocations.read("ann")).ages
         return age_s > 0.2
 
     await eventually(is_old)
-    [(_, before_s)] = await backend.revocations.ages("ann")
+    [(_, before_s)] = (await backend.revocations.read("ann")).ages
     await backend.revocations.note("ann", LOBBY, LONG_MS)
-    [(_, after_s)] = await backend.revocations.ages("ann")
+    [(_, after_s)] = (await backend.revocations.read("ann")).ages
     assert 0 <= after_s < before_s
 
 
@@ -50,7 +50,7 @@ async def test_what_is_older_than_its_time_is_removed_with_the_next_one(backend:
     await backend.revocations.note("ann", Revocation("chat"), LONG_MS)
 
     async def are_old() -> bool:
-        return min(age_s for _, age_s in await backend.revocations.ages("ann")) > 0.1
+        return min(age_s for _, age_s in (await backend.revocations.read("ann")).ages) > 0.1
 
     await eventually(are_old)
     await backend.revocations.note("ann", Revocation("chat"), 100)

@@ -345,7 +345,7 @@ class MemoryBackend:
             live = await self.live()
             lapsed = [n for n, deadline in self._hub.leases.items() if deadline <= now_ms]
             lapsed += [n for n, deadline in self._hub.fences.items() if deadline <= now_ms]
-            return Renewal(held, live, tuple(lapsed), str(self._hub.lives), sha1(self._hub.secret))
+            return Renewal(held, live, tuple(lapsed), str(self._hub.lives), sha1(self._hub.secret), now_ms)
 
     async def live(self) -> dict[NodeId, int]:
         with self._hub.lock:

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from ..runtime.metrics import Counters
-from .revocations import REVOCATIONS_PER_CLIENT, Revocation
+from .revocations import REVOCATIONS_PER_CLIENT, Revocation, Revoked
 
 
 class MemoryRevocations:
@@ -30,9 +30,7 @@ class MemoryRevocations:
                 self._counters.revocations_dropped += 1
             self._content[client_id] = {**kept, revocation: now_us}
 
-    async def ages(self, client_id: str) -> list[tuple[Revocation, float]]:
+    async def read(self, client_id: str) -> Revoked:
         with self._lock:
-            now_us = self._now_us()
-            return [
-                (each, (now_us - at_us) / 1e6) for each, at_us in self._content.get(client_id, {}).items()
-            ]
+            now_us, found = self._now_us(), self._content.get(client_id, {})
+            return Revoked(now_us, [(each, (now_us - at_us) / 1e6) for each, at_us in found.items()])

@@ -295,6 +295,7 @@ class Renewal:
         lapsed: The nodes to sweep, because their lease or the fence of their sweeper has lapsed.
         epoch: A random key of the store's content; a different one after the content was lost.
         secret: The SHA-1 of the registry's secret; "" if the store has none.
+        now_ms: The time of the store's clock.
     """
 
     held: bool
@@ -302,6 +303,7 @@ class Renewal:
     lapsed: tuple[NodeId, ...]
     epoch: str = field(default="", compare=False)
     secret: str = field(default="", compare=False)
+    now_ms: int = field(default=0, compare=False)
 
 
 class NodeStore(Protocol):

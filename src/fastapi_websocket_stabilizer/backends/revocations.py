@@ -47,6 +47,18 @@ class Revocation(NamedTuple):
         raise ValueError("not a revocation")
 
 
+class Revoked(NamedTuple):
+    """The revocations of a client.
+
+    Attributes:
+        now_us: The time of the store's clock.
+        ages: The revocations, and the seconds since each.
+    """
+
+    now_us: int
+    ages: Sequence[tuple[Revocation, float]]
+
+
 class RevocationStore(Protocol):
     """Revocations, kept for nodes that were cut off. All operations may be repeated."""
 
@@ -54,6 +66,6 @@ class RevocationStore(Protocol):
         """Keep a revocation for ``ttl_ms``. The same one is kept with its last time."""
         ...
 
-    async def ages(self, client_id: str) -> Sequence[tuple[Revocation, float]]:
-        """Return the revocations of a client, and the seconds since each by the clock of the store. Read-only."""
+    async def read(self, client_id: str) -> Revoked:
+        """Return the revocations of a client. Read-only."""
         ...

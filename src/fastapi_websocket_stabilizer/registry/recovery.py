@@ -100,6 +100,7 @@ class Recovery:
     def renewed(self, renewal: Renewal) -> None:
         """Continue with all pending work, check the other nodes, and sweep lapsed ones."""
         self._must_share_secret |= not self._tokens.is_shared_as(renewal.secret)
+        self._reclaims.revocations.meet(renewal.now_ms / 1000)
         self._state.tasks.spawn(self._catch_up(), "catch-up")
         self._history.beat()
         self._agreement.meet(renewal.live)

@@ -19,6 +19,9 @@ from .state import NodeState
 REVOKED_S = 3600.0
 """Seconds for which a revocation is kept. A node that is cut off for longer does not learn of it."""
 
+DRIFT_S = 1.0
+"""Seconds by which two clocks may drift apart between two comparisons."""
+
 Leave = Callable[[Connection, str], Awaitable[None]]
 Expire = Callable[[Connection, Ended, int, str], None]
 
@@ -43,6 +46,22 @@ class Revocations:
 
     def __init__(self, state: NodeState, leave: Leave, expire: Expire) -> None:
         self._state, self._leave, self._expire = state, leave, expire
+        self._ahead_s: float | None = None  # of Redis' clock
+        self._suspended_s = self._counts_until_s = 0.0
+
+    def meet(self, redis_s: float) -> None:
+        """Compare Redis' clock with that of this process, which stands still while the machine is suspended.
+
+        An answer of Redis takes ``redis_timeout_s`` at most, and clocks drift slowly. A greater difference is a
+        suspension. For an hour, revocations count as younger by that time.
+        """
+        now_s, before_s = running_loop().time(), self._ahead_s
+        self._ahead_s = redis_s - now_s
+        if now_s > self._counts_until_s:
+            self._suspended_s = 0.0
+        if before_s is not None and self._ahead_s - before_s > self._state.config.redis_timeout_s + DRIFT_S:
+            self._suspended_s += self._ahead_s - before_s
+            self._counts_until_s = now_s + REVOKED_S
 
     async def note(self, client_id: str, request: dict[str, Any]) -> None:
         """Note a request that takes something from a client. The command is queued before this first waits.
@@ -64,9 +83,10 @@ class Revocations:
         Raises:
             BackendUnavailableError: Redis did not answer.
         """
-        found = await self._state.backend.revocations.ages(connection.client_id)
-        now_s, ids = running_loop().time(), ("", connection.connection_id, *former)
-        for revocation, age_s in found:
+        found = await self._state.backend.revocations.read(connection.client_id)
+        self.meet(found.now_us / 1e6)
+        now_s, ids = running_loop().time() + self._suspended_s, ("", connection.connection_id, *former)
+        for revocation, age_s in found.ages:
             if connection.ended is not None:
                 return
             if revocation.room:

@@ -1,5 +1,6 @@
 """A node that was cut off carries out what was taken from its clients in the meantime."""
 
+import time
 from contextlib import suppress
 
 import pytest
@@ -105,3 +106,22 @@ async def test_begin_of_a_stay_is_known() -> None:
         assert began_s - 1e-6 <= entered_s[0] <= entered_s[1] <= ended_s
         assert [registration.stay_in(room) for room in ("a", "b", "c")] == [1, 2, 0]
         assert registration.entered_at_s("c") == 0
+
+
+async def test_note_from_the_time_of_a_suspended_machine_is_carried_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with MemoryCluster(2, QUIET) as cluster:
+        first, second = cluster.managers
+        await cluster.beat()  # the clocks are known
+        ann = await cluster.connect(first, "ann", rooms=["vip", "lobby"])
+        cluster.cut(first)
+        with suppress(*UNREACHED):
+            await second.leave("ann", "vip")
+        now_ns = time.monotonic_ns  # the clock of the hub, which goes on while the machine stands still
+        monkeypatch.setattr(time, "monotonic_ns", lambda: now_ns() + 600_000_000_000)
+        await returned(cluster, first, lapses=True)
+        await second.broadcast("secret", room="vip")
+        await second.broadcast("news", room="lobby")
+        await cluster.quiet()
+        assert ann.received == ["news"]

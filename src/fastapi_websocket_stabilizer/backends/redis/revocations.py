@@ -1,7 +1,7 @@
 """``revocations.RevocationStore`` on Redis. Those of a client are one sorted set, in the slot of its presence."""
 
 from ...runtime.metrics import Counters
-from ..revocations import REVOCATIONS_PER_CLIENT, Revocation
+from ..revocations import REVOCATIONS_PER_CLIENT, Revocation, Revoked
 from . import reading, scripts
 from .keys import Keys
 from .ports import CommandConnection
@@ -25,7 +25,7 @@ class RedisRevocations:
         )
         self._counters.revocations_dropped += dropped
 
-    async def ages(self, client_id: str) -> list[tuple[Revocation, float]]:
+    async def read(self, client_id: str) -> Revoked:
         keys = [self._keys.revoked(client_id)]
-        found: list[bytes] = await self._pipeline.call(scripts.CLIENT_REVOKED, keys, idempotent=True)
-        return self._reader.each(reading.revocation, found)
+        now_us, *found = await self._pipeline.call(scripts.CLIENT_REVOKED, keys, idempotent=True)
+        return Revoked(int(now_us), self._reader.each(reading.revocation, found))

@@ -235,8 +235,13 @@ class RedisNodes:
         return epoch.decode(errors="replace")
 
     async def renew(self, node: NodeId, info: bytes, ttl_ms: int) -> Renewal:
-        shared = self._keys.epoch, self._keys.secret
-        keys = [self._keys.leases, self._keys.dead, self._keys.info(node), *shared]
+        keys = [
+            self._keys.leases,
+            self._keys.dead,
+            self._keys.info(node),
+            self._keys.epoch,
+            self._keys.secret,
+        ]
         asked_at_s = time.monotonic()
         held, now_ms, live, lapsed, epoch, secret = await self._leases.call(
             scripts.NODE_RENEW, keys, node, ttl_ms, info, secrets.token_hex(8), idempotent=True
@@ -245,7 +250,8 @@ class RedisNodes:
             self._clock.learn(asked_at_s, now_ms / 1000)
         remaining = {n: deadline - now_ms for n, deadline in self._reader.each(reading.lease, live)}
         lapsed = tuple(self._reader.each(reading.node, lapsed, 1))
-        return Renewal(bool(held), remaining, lapsed, epoch.decode(errors="replace"), secret.decode())
+        shared = epoch.decode(errors="replace"), secret.decode()
+        return Renewal(bool(held), remaining, lapsed, *shared, now_ms)
 
     async def live(self) -> dict[NodeId, int]:
         # No script, since Redis treats one as a write. In a cluster, TIME goes to the server with the leases.

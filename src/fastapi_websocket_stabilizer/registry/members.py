@@ -213,11 +213,16 @@ class Members:
         missed: Iterable[tuple[str | Literal[0, 1], LogEntry]],
     ) -> Iterator[Encoded]:
         """Yield the entries of a replay that are meant for a connection, which had the ids ``former`` before."""
+        counters, channels = self._state.counters, dict[str | Literal[0, 1], Channel]()
         for log, entry in missed:
-            if not is_excluded(connection, former, entry.envelope):
-                self._state.counters.history_replayed += 1
-                self._state.counters.history_replayed_bytes += entry.size
-                yield self.shown(channel_to(connection.client_id, log), entry)
+            if is_excluded(connection, former, entry.envelope):
+                continue
+            channel = channels.get(log)
+            if channel is None:
+                channel = channels[log] = channel_to(connection.client_id, log)
+            counters.history_replayed += 1
+            counters.history_replayed_bytes += entry.size
+            yield self.shown(channel, entry)
 
     def shown(self, channel: Channel, entry: LogEntry) -> Encoded:
         """Return an entry as a message of a replay, encoded once for all clients that return."""
@@ -240,7 +245,7 @@ def _addressed(channel: Channel, entry: LogEntry) -> Encoded:
 def is_excluded(connection: Connection, former: Iterable[ConnectionId], envelope: Envelope) -> bool:
     """Whether a message is not meant for a connection, also not under the ids of its former connections."""
     exclude = envelope.exclude
+    if not exclude:  # the usual case
+        return False
     ids = connection.connection_id, *former
-    return bool(exclude) and (
-        connection.client_id in exclude or any(CONNECTION + each in exclude for each in ids)
-    )
+    return connection.client_id in exclude or any(CONNECTION + each in exclude for each in ids)

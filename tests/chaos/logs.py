@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
-from tests.chaos.history import Fault, Follower, Heard, History, Membership, excluded_of
+from tests.chaos.history import Fault, Follower, Heard, History, Membership, excluded_of, mailbox_of
 
 SLACK_S = 3.0
 """Seconds of delay that a busy machine may add."""
@@ -170,8 +170,20 @@ def missing(
 def _is_unheard(history: History, log: str, at_s: float, id_: int) -> bool:
     """Whether Redis has lost an entry that reached no follower (docs/design.md, "History on a node")."""
     was_lost = any(f.kind in STALE and f.began_s <= at_s <= f.ended_s for f in history.faults)
+    was_lost = was_lost or _was_heard_by_none(history, log, at_s)
     heard = (heard for follower in history.followers for heard in _entries(follower))
     return was_lost and not any((each.log, each.id) == (log, id_) for each in heard)
+
+
+def _was_heard_by_none(history: History, log: str, at_s: float) -> bool:
+    """Whether Redis lost a message of a mailbox while the replica of its client was separated from Redis.
+
+    No other replica is subscribed to the mailbox. So none can put the message back, or knows of the loss.
+    """
+    if not log.startswith(mailbox_of("")):
+        return False
+    lost_s = min((f.ended_s for f in history.faults if f.kind in EMPTIED and f.ended_s >= at_s), default=0.0)
+    return any(f.kind in SEPARATED and f.began_s <= lost_s and f.ended_s >= at_s for f in history.faults)
 
 
 def ordered(history: History) -> Iterable[str]:

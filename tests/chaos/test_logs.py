@@ -283,3 +283,17 @@ def test_a_trimmed_log_had_a_message_that_nobody_knows(top_s: float, promises: s
     follower.heard = [heard for heard in follower.heard if heard.text not in gone]
     follower.heard.insert(index_of(history, 11), Heard(10, "lost", LOBBY, at(top_s), "trimmed"))
     assert broken(history) == promises
+
+
+def test_message_of_a_mailbox_that_its_replica_could_not_receive_is_lost_with_redis() -> None:
+    history = sound()
+    for each in heard_of(history)[1:]:
+        if each.what == "hi":
+            each.positions[MAILBOX] = at(5)
+    assert broken(history) == set()
+    history.stored.append(Stored(message("box", ANN, "n1", 77), {MAILBOX: at(22)}))
+    assert broken(history) == {"caught up"}
+    history.faults.append(Fault("restart empty", "redis", 24.0, 24.5))
+    assert broken(history) == {"caught up"}
+    history.faults.append(Fault("cut", "n1", 21.5, 22.5))
+    assert broken(history) == set()

@@ -3,7 +3,7 @@
 import asyncio
 
 from fastapi_websocket_stabilizer.names import NodeId
-from fastapi_websocket_stabilizer.wire.channels import ALL, INBOX, Channel
+from fastapi_websocket_stabilizer.wire.channels import ALL, INBOX, Channel, box_of
 from fastapi_websocket_stabilizer.wire.envelopes import Envelope, Kind, Part
 from fastapi_websocket_stabilizer.wire.messages import Form
 from tests.contract.conftest import OpenPeer, Peer
@@ -254,3 +254,14 @@ async def nobody_hears(peer: Peer, room: str) -> None:
 
     await eventually(is_left)
     peer.heard[:] = [heard for heard in peer.heard if heard[1].body != "nobody hears this"]
+
+
+async def test_channel_that_is_left_is_not_listened_to_from_then_on(open_peer: OpenPeer) -> None:
+    """The UNSUBSCRIBE may still be on its way. A read that is sent meanwhile must not count as covered."""
+    backend = (await open_peer("n1")).backend
+    await backend.bus.subscribe_box("alice")
+    assert backend.listening(box_of("alice")) is not None
+    backend.bus.unsubscribe_box("alice")
+    assert backend.listening(box_of("alice")) is None
+    await backend.bus.subscribe_box("alice")
+    assert backend.listening(box_of("alice")) is not None

@@ -156,8 +156,8 @@ class Subscriber:
 
     def listening(self, name: str) -> Listening | None:
         """Return the subscription to a channel; None while it is not confirmed."""
-        if self._connection is None or not self.is_confirmed(name):
-            return None
+        if self._connection is None or name not in self._wanted or not self.is_confirmed(name):
+            return None  # also while UNSUBSCRIBE is not sent yet
         return Listening(self._run_id, self._breaks)
 
     def is_confirmed(self, name: str) -> bool:

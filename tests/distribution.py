@@ -20,6 +20,8 @@ PACKAGE = "fastapi_websocket_stabilizer"
 CLIENT = "fastapi_websocket_stabilizer_client"
 SOURCES = {PACKAGE: PROJECT / "src", CLIENT: PROJECT / "clients" / "python" / "src"}
 """The folder of each package that has a wheel of its own."""
+SCRIPTS = PROJECT / "clients" / "javascript" / "src"
+"""The modules that the wheel of the server has in ``web/client``."""
 TOP_LEVEL = {
     *("pyproject.toml", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE", "PKG-INFO"),
     *("src", "tests", "examples", "compose", "benchmarks", "docs", "clients", "protocol"),
@@ -38,7 +40,11 @@ def package_files(package: str = PACKAGE) -> set[str]:
     """Return the files of a package in this tree, as a wheel names them."""
     source = SOURCES[package]
     files = (file for file in (source / package).rglob("*") if file.is_file())
-    return {str(file.relative_to(source)) for file in files if "__pycache__" not in file.parts}
+    found = {str(file.relative_to(source)) for file in files if "__pycache__" not in file.parts}
+    scripts = (
+        {f"{PACKAGE}/web/client/{file.name}" for file in SCRIPTS.iterdir()} if package == PACKAGE else set()
+    )
+    return found | scripts
 
 
 def problems_of_wheel(names: Iterable[str], package: set[str], name: str = PACKAGE) -> list[str]:

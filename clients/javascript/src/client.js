@@ -156,7 +156,7 @@ export function connect(url, options = {}) {
 
   // The application.
 
-  /** @type {Map<Log | "others", Handlers>} */
+  /** @type {Map<Log, Handlers>} */
   const logs = new Map();
   /** @type {Set<Handler<StatusChange>>} */
   const statuses = new Set();
@@ -164,18 +164,21 @@ export function connect(url, options = {}) {
   const requests = new Map();
   /** @type {Map<string, AbortController>} */
   const answering = new Map();
-  /** @type {Map<object, { resolve: (value: any) => void, reject: (error: unknown) => void }>} */
+  /** @type {Map<unknown, (error: unknown, value?: any) => void>} Calls without an outcome. */
   const pending = new Map();
 
-  /** @type {(log: Log | "others") => Handlers} */
+  /** @type {() => Handlers} */
+  const createHandlers = () => ({
+    messages: new Set(), losses: new Set(), presences: new Set(), reload: undefined, waiting: null, again: null,
+  });
+  /** @type {(log: Log) => Handlers} */
   const handlersOf = (log) => {
-    const handlers = logs.get(log) ?? {
-      messages: new Set(), losses: new Set(), presences: new Set(), reload: undefined, waiting: null, again: null,
-    };
+    const handlers = logs.get(log) ?? createHandlers();
     logs.set(log, handlers);
     return handlers;
   };
-  const others = handlersOf("others");
+  /** Handlers of what no room handles. */
+  const others = createHandlers();
   /** @type {<A>(handlers: Set<Handler<A>>, value: A) => Promise<unknown>[]} */
   const call = (handlers, value) =>
     [...handlers].map(async (handler) => handler(value)).map((result) => result.catch(report));
@@ -184,9 +187,18 @@ export function connect(url, options = {}) {
     handlers.add(handler);
     return () => void handlers.delete(handler);
   };
-  /** @type {(log: Log, id: number, results: Promise<unknown>[]) => void} Mark the mailbox when handlers have returned. */
-  const markBehind = (log, id, results) => {
-    if (log === 0 && id) Promise.all(results).then(() => run((now) => machine.handled(now, id)));
+  /** @type {{ id: number, isHandled: boolean }[]} What came of the mailbox since the first message whose handlers have not returned. */
+  const mail = [];
+  /** @type {(log: Log, id: number, results: Promise<unknown>[]) => Promise<void>} Mark the mailbox up to that message. */
+  const markBehind = async (log, id, results) => {
+    if (log !== 0 || !id) return;
+    const item = { id, isHandled: false };
+    mail.push(item);
+    await Promise.all(results);
+    item.isHandled = true;
+    const first = mail.findIndex(({ isHandled }) => !isHandled), count = first < 0 ? mail.length : first;
+    const last = mail.splice(0, count).pop();
+    if (last) run((now) => machine.handled(now, last.id));
   };
   /** @type {(message: Message) => void} */
   const deliver = (message) => {
@@ -254,10 +266,8 @@ export function connect(url, options = {}) {
         return;
       }
       case "settle": {
-        const [, key, error, value] = action, call = pending.get(/** @type {object} */ (key));
-        if (error) call?.reject(error);
-        else call?.resolve(value);
-        return;
+        const [, key, error, value] = action;
+        return pending.get(key)?.(error, value);
       }
       case "asked":
         return void answer(action[1], action[2], action[3], action[4]);
@@ -295,15 +305,23 @@ export function connect(url, options = {}) {
   /** @type {(begin: (now: number, key: object) => Action[], signal?: AbortSignal) => Promise<any>} */
   const callMachine = (begin, signal) =>
     new Promise((resolve, reject) => {
-      const key = {};
       signal?.throwIfAborted();
-      const abort = () => {
+      const key = {}, abort = () => {
         run((now) => machine.cancel(now, key));
-        reject(signal?.reason);
+        pending.get(key)?.(signal?.reason);
       };
-      run((now) => begin(now, key));
-      pending.set(key, { resolve, reject });
-      signal?.addEventListener("abort", abort, { once: true });
+      pending.set(key, (error, value) => {
+        pending.delete(key);
+        signal?.removeEventListener("abort", abort);
+        if (error) reject(error);
+        else resolve(value);
+      });
+      signal?.addEventListener("abort", abort);
+      try {
+        run((now) => begin(now, key));
+      } catch (error) {
+        pending.get(key)?.(error);
+      }
     });
 
   // The page.
@@ -415,7 +433,10 @@ export function connect(url, options = {}) {
       return () => void requests.delete(name);
     },
     /** Drop the connection and connect at once, also if the server has ended the client. */
-    reconnect: () => run(machine.reconnect),
+    reconnect() {
+      listen("addEventListener");
+      run(machine.reconnect);
+    },
     /** End the client. Calls without an outcome are rejected. */
     close() {
       run(machine.close);

@@ -50,16 +50,16 @@ export function isLog(log) {
   return typeof log === "string" || log === 0 || log === 1;
 }
 
+const HI = shape({
+  ...logs, v: integer, id: string, sid: string, t: integer, ping: seconds, exp: optional(seconds), n: optional(integer),
+  lost: optional(lost), re: check((value) => value == null || typeof value === "boolean" || value === "later"),
+});
+
 /** @type {Record<string, Record<string, (value: any) => any>>} The fields of each kind. */
 const FIELDS = {
   // @ts-expect-error: without inherited keys, since a later kind may be called "constructor"
   __proto__: null,
-  hi: {
-    hi: shape({
-      ...logs, v: integer, id: string, sid: string, t: integer, ping: seconds, exp: optional(seconds), n: optional(integer),
-      lost: optional(lost), re: check((value) => value == null || typeof value === "boolean" || value === "later"),
-    }),
-  },
+  hi: { hi: (hi) => (hi?.v > 1 ? integer(hi.v) : HI(hi)) }, // another version may have another form
   live: { live: integer },
   lost: { lost },
   re: { re: check((value) => typeof value === "boolean") },
@@ -89,7 +89,7 @@ export function read(data) {
   if (Array.isArray(value)) {
     list(anything, 3)(value);
     integer(value[0]);
-    if (value.length > 3) string(value[3]);
+    if (isLog(value[1]) && value.length > 3) string(value[3]);
     return ["[", value];
   }
   const [kind = ""] = Object.keys(shape({})(value));

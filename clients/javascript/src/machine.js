@@ -215,8 +215,9 @@ export function createMachine({
   };
   /** @type {(rows: LostLog[]) => void} */
   const lose = (rows) => {
-    for (const [log, top] of rows) move(log, top);
-    for (const [log, top, code] of rows) if (isLog(log)) emit("lost", log, top, code);
+    const known = rows.filter(([log]) => isLog(log)); // a later release may have others
+    for (const [log, top] of known) move(log, top);
+    for (const [log, top, code] of known) emit("lost", log, top, code);
   };
   const cursor = () => {
     const [session] = sessions.slice(-1);

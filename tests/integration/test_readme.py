@@ -19,7 +19,7 @@ from fastapi import FastAPI
 from websockets.exceptions import ConnectionClosedOK, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from fastapi_websocket_stabilizer import History, WebSocketConfig, WebSocketConnectionManager
+from fastapi_websocket_stabilizer import History, Mailbox, WebSocketConfig, WebSocketConnectionManager
 from tests.support.process import ChildProcess, free_port
 from tests.support.waiting import eventually_sync
 
@@ -52,7 +52,9 @@ class Socket:
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=[text.strip().splitlines()[0][:50] for text in SNIPPETS])
 async def test_snippet_runs_as_it_stands(snippet: str, redis_url: str, namespace: str) -> None:
     code: CodeType = compile(snippet, "README.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-    config = WebSocketConfig(redis_url=redis_url, namespace=namespace, history={"chat:": History()})
+    config = WebSocketConfig(
+        redis_url=redis_url, namespace=namespace, history={"chat:": History()}, mailbox=Mailbox()
+    )
     async with WebSocketConnectionManager(config) as manager:
         for client_id in ("ann", "bob"):
             await manager.connect(client_id, Socket())  # type: ignore[arg-type]  # a mock, as 1.1's users have

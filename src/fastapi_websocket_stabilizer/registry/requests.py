@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from .. import close_codes, exceptions
@@ -20,6 +20,7 @@ from .revocations import Revocations
 from .rooms import Rooms
 from .state import NodeState
 
+Note = Callable[[str, dict[str, Any]], Awaitable[bool | None]]
 _ERRORS: dict[str, type[WebSocketStabilizerError]] = {
     error.__name__: error
     for error in vars(exceptions).values()
@@ -82,8 +83,8 @@ class Requests:
             BackendUnavailableError: Another node did not answer in time.
         """
         touched = await asyncio.gather(
-            self._noted(client_id, self._revocations.note(client_id, request)),
-            self._noted(client_id, self._change_sessions(client_id, request)),
+            self._noted(self._revocations.note, client_id, request),
+            self._noted(self._change_sessions, client_id, request),
             self._act_elsewhere(client_id, request),
             self.act_here(client_id, request),
             return_exceptions=True,
@@ -96,11 +97,11 @@ class Requests:
             lacks = "is not connected" if only is None else f"has no connection {only!r}"
             raise ConnectionNotFoundError(f"client {client_id!r} {lacks}")
 
-    async def _noted(self, client_id: str, noting: Coroutine[Any, Any, bool | None]) -> bool:
+    async def _noted(self, note: Note, client_id: str, request: dict[str, Any]) -> bool:
         """Note what is taken from a client. The command is queued before its connections are asked for."""
         is_here = self._state.shards.has_client(client_id)
         try:
-            return bool(await noting)
+            return bool(await note(client_id, request))
         except LOSSES:
             if not self._state.degrades or not is_here:
                 raise

@@ -26,10 +26,17 @@ from ..wire.client_input import Answer, Cancel, ErrorAnswer, Join, Leave, Renewa
 Identify = Callable[[str], Awaitable[Identity]]
 """Function that identifies a client by a token, as its handshake does. It raises what the application raises."""
 
+RENEWAL_INTERVAL_S = 1.0
+"""Seconds from the start of one renewal of a connection to the next one. Each asks the application about a token."""
+
 FORBIDDEN = Fault("forbidden", "clients may not enter this room by themselves")
 NOT_A_MEMBER = Fault("not_found", "the connection is not in this room")
 NO_RENEWAL = Fault("not_found", "this connection takes no newer credentials")
-NOT_THE_CLIENT = Fault("forbidden", "the token is of another client")
+REFUSED = Fault("forbidden", "the token was refused")
+"""The answer to each token that does not renew, whatever is wrong with it. So no client learns which are valid."""
+TOO_MANY_RENEWALS = Fault(
+    "limit", f"a connection has one renewal at a time, and one in {RENEWAL_INTERVAL_S:g} s", is_temporary=True
+)
 UNKNOWN = Fault("not_found", "there is no request of this name")
 UNAVAILABLE = Fault("failed", "the registry cannot be reached", is_temporary=True)
 
@@ -102,13 +109,17 @@ class Exchange:
         send: Sends a frame to the client, in order with everything else.
     """
 
-    __slots__ = ("_answering", "_asked", "_connection", "_moves", "_node", "_send", "_timer")
+    __slots__ = (
+        "_answering", "_asked", "_connection", "_is_renewing", "_moves", "_node", "_renews_at_s", "_send", "_timer",
+    )  # fmt: skip
 
     def __init__(self, node: ExchangeNode, connection: Connection, send: Callable[[str], None]) -> None:
         self._node, self._connection, self._send = node, connection, send
         self._asked, self._answering = Asked(), Answering()
         self._timer: asyncio.TimerHandle | None = None  # of the next deadline
         self._moves: dict[str, asyncio.Task[str]] = {}  # the last join or leave of each room
+        self._is_renewing = False  # also while a cancelled renewal has not stopped
+        self._renews_at_s = 0.0  # when the next one may begin, in the time of the loop
 
     def end(self) -> None:
         """End all requests, because the connection has ended."""
@@ -191,10 +202,13 @@ class Exchange:
         self._send(frames.error_answer(number, fault))
 
     def _start(
-        self, number: int, work: Coroutine[Any, Any, str], size: int = 0
+        self, number: int, work: Coroutine[Any, Any, str], size: int = 0, fault: Fault | None = None
     ) -> "asyncio.Task[str] | None":
-        """Start the work on a request, which returns the answer. Return None if the request is refused."""
-        fault = self._answering.refusal(number, self._node.limits().max_message_size)
+        """Start the work on a request, which returns the answer. Return None if the request is refused.
+
+        ``fault`` refuses it, unless it breaks a bound of all requests.
+        """
+        fault = self._answering.refusal(number, self._node.limits().max_message_size) or fault
         if fault is not None:
             work.close()
             self._refuse(number, fault)
@@ -233,7 +247,17 @@ class Exchange:
         if identify is None:
             self._refuse(frame.number, NO_RENEWAL)
         else:
-            self._start(frame.number, self._renew(frame, identify), len(frame.token))
+            now_s, fault = running_loop().time(), None
+            if self._is_renewing or now_s < self._renews_at_s:
+                self._node.counters.renewals_deferred += 1
+                fault = TOO_MANY_RENEWALS
+            task = self._start(frame.number, self._renew(frame, identify), len(frame.token), fault)
+            if task is not None:
+                self._is_renewing, self._renews_at_s = True, now_s + RENEWAL_INTERVAL_S
+                task.add_done_callback(self._renewed)
+
+    def _renewed(self, _: "asyncio.Task[str]") -> None:
+        self._is_renewing = False
 
     async def _renew(self, frame: Renewal, identify: Identify) -> str:
         connection, number = self._connection, frame.number
@@ -246,7 +270,7 @@ class Exchange:
             return frames.error_answer(number, await _fault(self._node, connection, identify, error))
         if identity.client_id != connection.client_id:
             self._node.counters.requests_refused += 1
-            return frames.error_answer(number, NOT_THE_CLIENT)
+            return frames.error_answer(number, REFUSED)
         connection.expires(identity.expires_at)
         expires_s = connection.expires_in_s
         return frames.answer(number, {} if expires_s is None else {"exp": expires_s})

@@ -8,13 +8,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from starlette.exceptions import HTTPException
+from fastapi import status
+from starlette.exceptions import HTTPException, WebSocketException
 from starlette.types import Message as AsgiEvent
 from starlette.websockets import WebSocket
 
+from .. import close_codes
 from ..exceptions import ClientInputError
 from ..models import Identity
-from ..sessions.exchange import Identify
+from ..sessions.exchange import REFUSED, Identify
 from ..wire.client_protocol import SUBPROTOCOL, format_offer
 
 ASKED = "fastapi_websocket_stabilizer.renewal"
@@ -25,6 +27,13 @@ KEPT = (
 )  # fmt: skip
 """Keys of a scope that are given to the application again. Routing and the socket of the server add the others."""
 HEADER = b"sec-websocket-protocol"
+_STATUSES: dict[int, int] = {
+    close_codes.RATE_LIMITED: status.HTTP_429_TOO_MANY_REQUESTS,
+    close_codes.TRY_AGAIN_LATER: status.HTTP_503_SERVICE_UNAVAILABLE,
+    close_codes.SERVICE_RESTART: status.HTTP_503_SERVICE_UNAVAILABLE,
+    close_codes.INTERNAL_ERROR: status.HTTP_500_INTERNAL_SERVER_ERROR,
+}
+"""HTTP statuses of close codes that say nothing of the token. All others refuse it."""
 
 
 class Asked:
@@ -75,12 +84,31 @@ def identify_again(websocket: WebSocket) -> Identify:
         except Exception as error:  # noqa: BLE001 - the caller reports it, or answers with it
             question.error = question.error or error
         if question.error is not None:
-            raise question.error
+            raise _answer(question.error) from question.error
         if question.identity is None:
             raise HTTPException(503, "the handshake did not reach the function that identifies clients")
         return question.identity
 
     return identify
+
+
+def _answer(error: Exception) -> Exception:
+    """Return the exception that stands for one of the application. All refusals of a token are alike.
+
+    Only an application that names a ``code`` of its own, or a time or a failure, has another answer.
+    """
+    if isinstance(error, WebSocketException):
+        error = HTTPException(_STATUSES.get(error.code, status.HTTP_403_FORBIDDEN), error.reason)
+    if not isinstance(error, HTTPException) or error.status_code == status.HTTP_429_TOO_MANY_REQUESTS:
+        return error
+    if error.status_code >= status.HTTP_500_INTERNAL_SERVER_ERROR or _has_code(error):
+        return error
+    return HTTPException(status.HTTP_403_FORBIDDEN, REFUSED.message)
+
+
+def _has_code(error: HTTPException) -> bool:
+    detail: Any = error.detail
+    return isinstance(detail, Mapping) and {"code", "message"} <= detail.keys()
 
 
 def _scope(scope: Mapping[str, Any], question: Asked) -> dict[str, Any]:

@@ -1,12 +1,15 @@
 """Newer credentials on an open connection: what the application is asked, and what the client is answered."""
 
+import asyncio
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from threading import Event
 from typing import Annotated, Any
 
 import pytest
-from fastapi import APIRouter, Depends, FastAPI, HTTPException, WebSocket
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, WebSocket, WebSocketException
 from fastapi.testclient import TestClient
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -17,8 +20,11 @@ from fastapi_websocket_stabilizer import (
     WebSocketConnectionManager,
     offered_token,
 )
+from fastapi_websocket_stabilizer.sessions import exchange
 from fastapi_websocket_stabilizer.wire.client_protocol import format_offer
 
+LATER = {"code": "limit", "message": "a connection has one renewal at a time, and one in 1 s", "retry": True}
+REFUSED = {"code": "forbidden", "message": "the token was refused", "retry": False}
 LONG = "long " + "x" * 8000
 
 
@@ -40,6 +46,7 @@ class World:
         self.manager = WebSocketConnectionManager()
         self.tokens: list[str | None] = []
         self.ended_dependencies = 0
+        self.may_go = Event()  # the slow one, which a cancellation does not stop
 
         async def depends() -> Any:
             yield
@@ -57,6 +64,7 @@ class World:
                 raise HTTPException(401, "a token is needed")
             if token == "broken":
                 raise LookupError(token)
+            await self.refuse(token)
             client_id, seconds = [*token.split(maxsplit=1), ""][:2]
             if client_id not in (name, "long"):
                 raise HTTPException(403, {"code": "stranger", "message": "not you"})
@@ -75,6 +83,16 @@ class World:
         inner.add_middleware(Noticing)
         outer.mount("/inner", inner)
         self.app.mount("/outer", outer)
+
+    async def refuse(self, token: str) -> None:
+        """Raise if the token is a status or a close code, or slow."""
+        if token == "slow":
+            while not self.may_go.is_set():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.sleep(0.01)
+            raise HTTPException(401)
+        if token.isdigit():
+            raise HTTPException(int(token), "no") if int(token) < 1000 else WebSocketException(int(token))
 
 
 @pytest.fixture
@@ -100,12 +118,24 @@ class Ann:
     def next(self) -> Any:
         return json.loads(self.socket.receive_text())
 
-    def renew(self, token: str) -> Any:
+    def ask(self, *tokens: str) -> list[Any]:
+        """Send tokens at once, and return the answers in the order in which they come."""
+        for token in tokens:
+            self.send(token)
+        return [self.next() for _ in tokens]
+
+    def send(self, token: str) -> None:
         self.number += 1
         self.socket.send_text(json.dumps({"auth": token, "q": self.number}))
-        answer = self.next()
-        assert answer.pop("a") == self.number
-        return answer
+
+    def renew(self, token: str) -> Any:
+        """Send a token until it is looked at, which is once a second."""
+        while True:
+            (answer,) = self.ask(token)
+            assert answer.pop("a") == self.number
+            if answer.get("x") != LATER:
+                return answer
+            Event().wait(0.05)
 
 
 def opened(client: TestClient, token: str, name: str = "ann") -> Any:
@@ -136,16 +166,86 @@ def test_refusal_of_a_newer_token_is_an_answer_and_the_connection_stays(
     with opened(client, "ann 60") as socket:
         ann = Ann(socket)
         assert ann.renew("bob 60")["x"] == {"code": "stranger", "message": "not you", "retry": False}
-        assert ann.renew("broken")["x"]["code"] == "failed"
+        assert ann.renew("broken")["x"] == {
+            "code": "failed",
+            "message": "the server could not handle it",
+            "retry": False,
+        }
         (connection,) = world.manager._state.shards
         assert 57 <= (connection.expires_in_s or 0) <= 60
     assert world.manager.statistics().counters["hooks_failed"] == 1
-    assert world.manager.statistics().counters["requests_refused"] == 2
+    counters = world.manager.statistics().counters
+    assert counters["requests_refused"] == 2 + counters["renewals_deferred"]
 
 
-def test_token_of_another_client_is_refused(world: World, client: TestClient) -> None:
+@pytest.mark.parametrize("refused", [LONG, "401", "403", "404", "400", "1008", "4401", "4503", "4999"])
+def test_refused_token_has_one_answer_whatever_is_wrong_with_it(
+    world: World, client: TestClient, refused: str
+) -> None:
+    """The first one is a valid token of another client."""
     with opened(client, "bob 60", "bob") as socket:
-        assert Ann(socket).renew(LONG)["x"]["code"] == "forbidden"
+        assert Ann(socket).renew(refused) == {"x": REFUSED}
+    assert world.manager.statistics().counters["hooks_failed"] == 0
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "may_repeat"),
+    [
+        ("429", "limit", True),
+        ("4029", "limit", True),
+        ("503", "failed", True),
+        ("1013", "failed", True),
+        ("1011", "failed", False),
+    ],
+)
+def test_answer_that_says_nothing_of_the_token_is_kept(
+    client: TestClient, raised: str, code: str, may_repeat: bool
+) -> None:
+    with opened(client, "ann 60") as socket:
+        answer = Ann(socket).renew(raised)["x"]
+        assert (answer["code"], answer["retry"]) == (code, may_repeat)
+
+
+def test_tokens_that_come_soon_after_another_one_are_not_looked_at(
+    world: World, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange, "RENEWAL_INTERVAL_S", 3600.0)
+    with opened(client, "ann 60") as socket:
+        ann = Ann(socket)
+        assert ann.renew("401") == {"x": REFUSED}
+        assert [answer["x"] for answer in ann.ask(*["401"] * 40)] == [LATER] * 40
+    assert world.tokens == ["ann 60", "401"]
+    counters = world.manager.statistics().counters
+    assert (counters["renewals_deferred"], counters["requests_refused"]) == (40, 41)
+
+
+def test_token_is_looked_at_when_the_one_before_it_is_done(
+    world: World, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange, "RENEWAL_INTERVAL_S", 0.0)
+    with opened(client, "ann 60") as socket:
+        ann = Ann(socket)
+        ann.send("slow")
+        assert [answer["x"] for answer in ann.ask(*["401"] * 40)] == [LATER] * 40
+        world.may_go.set()
+        assert ann.next() == {"a": 1, "x": REFUSED}
+        assert "d" in ann.renew("ann 3600")
+    assert world.tokens == ["ann 60", "slow", "ann 3600"]
+
+
+def test_cancelled_renewal_counts_until_its_work_has_stopped(
+    world: World, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange, "RENEWAL_INTERVAL_S", 0.0)
+    with opened(client, "ann 60") as socket:
+        ann = Ann(socket)
+        ann.send("slow")
+        while "slow" not in world.tokens:
+            Event().wait(0.01)
+        socket.send_text(json.dumps({"c": 1}))
+        assert ann.ask("401") == [{"a": 2, "x": LATER}]
+        world.may_go.set()
+        assert "d" in ann.renew("ann 3600")
 
 
 def test_credentials_that_do_not_expire_are_not_renewed(world: World, client: TestClient) -> None:

@@ -11,13 +11,18 @@ from .history import History
 from .logs import name_of
 from .state import NodeState
 
+MAX_MARKS = 8
+"""Marks of a connection that wait to be written. With more of them the lowest ones are skipped: a mark only rises."""
+
 
 class Mailboxes:
     """The node is subscribed to the mailbox of a client while the client has a connection here."""
 
     def __init__(self, state: NodeState, bus: Bus, history: History) -> None:
         self._state, self._bus, self._history = state, bus, history
-        self._marks: dict[Connection, int] = {}  # the newest of each connection that writes one
+        self._marks: dict[
+            Connection, set[int]
+        ] = {}  # of each connection that writes one; those not written yet
 
     @property
     def bounds(self) -> LogBounds | None:
@@ -70,18 +75,29 @@ class Mailboxes:
 
     def handled(self, connection: Connection, entry: int) -> None:
         """Note that the client has handled its mailbox up to an entry. A connection writes one mark at a time."""
-        is_writing = connection in self._marks
-        self._marks[connection] = entry
-        if not is_writing:
+        if not entry:
+            return  # before the first one
+        waiting = self._marks.get(connection)
+        if waiting is None:
+            self._marks[connection] = {entry}
             self._state.tasks.spawn(self._write(connection), "mark-mailbox")
+            return
+        waiting.add(entry)
+        if len(waiting) > MAX_MARKS:
+            waiting.remove(min(waiting))
 
     async def _write(self, connection: Connection) -> None:
-        log, written = name_of(box_of(connection.client_id)), 0
+        """Write the highest mark that the mailbox has reached. Only the store knows which ones it has not."""
+        log, waiting = name_of(box_of(connection.client_id)), self._marks[connection]
         try:
-            while (entry := self._marks[connection]) != written and self.bounds is not None:
-                written = entry
-                if not await self._state.backend.logs.mark(log, entry, self.bounds.seconds):
-                    self._state.counters.mailbox_marks_refused += 1
+            while waiting and self.bounds is not None:
+                entry = max(waiting)
+                is_reached = await self._state.backend.logs.mark(log, entry, self.bounds.seconds)
+                self._state.counters.mailbox_marks_refused += not is_reached
+                if is_reached:
+                    waiting.difference_update([each for each in waiting if each <= entry])
+                else:
+                    waiting.discard(entry)
         except LOSSES:
             pass  # without a cursor the client gets those messages again
         finally:

@@ -16,7 +16,10 @@ from fastapi_websocket_stabilizer import (
     WebSocketConfig,
     WebSocketConnectionManager,
 )
+from fastapi_websocket_stabilizer.registry.logs import name_of
 from fastapi_websocket_stabilizer.testing import FakeWebSocket, MemoryCluster
+from fastapi_websocket_stabilizer.wire.channels import box_of
+from tests.unit.registry.sessions import connect
 
 CONFIG = WebSocketConfig(mailbox=Mailbox(), log_level="CRITICAL")
 V1 = "stabilizer.v1"
@@ -62,6 +65,19 @@ def test_page_gets_what_waited_and_continues_behind_its_mark_although_nothing_wa
     hi, *missed = visit(frames=3)
     assert hi["hi"]["box"] == first.id
     assert missed == [[second.id, 0, "2"], {"live": 1}]
+
+
+@pytest.mark.parametrize("never", [[], [2**53 - 1], [2**53 - 1 - number for number in range(7)]])
+async def test_highest_mark_of_a_burst_counts_that_the_mailbox_has_reached(never: list[int]) -> None:
+    async with MemoryCluster(1, CONFIG) as cluster:
+        (manager,) = cluster.managers
+        client = await connect(manager, "s1")
+        stored = [(await manager.send_to_client("ann", str(n), store=True)).id for n in range(20)]
+        for entry in (0, stored[0], stored[2], *stored[4:], *never, stored[3]):
+            manager.registry.mailboxes.handled(client.connection, entry)
+        await cluster.quiet()
+        assert manager.link.hub.logged.logs[name_of(box_of("ann"))].mark == stored[19]
+        assert manager.statistics().counters["mailbox_marks_refused"] == len(never)
 
 
 async def test_what_was_stored_while_a_node_was_cut_off_reaches_its_plain_sockets() -> None:

@@ -30,6 +30,8 @@ from .retention import History, Mailbox, read_histories, read_history, read_mail
 log: logging.Logger = logging.getLogger(__name__)
 
 MIN_KEY_BYTES = 32
+CURSOR_BYTES = 1 << 16
+"""Least ``max_message_size`` without a warning, if clients return with positions."""
 """Minimum length of a secret in ``envelope_keys``, in bytes."""
 PositiveFloat = Annotated[float, Gt(0)]
 FiniteFloat = Annotated[float, Gt(0), AllowInfNan(False)]
@@ -326,6 +328,12 @@ class WebSocketConfig:
         found = []
         if self.heartbeat_type == "custom" and self.heartbeat_message is None:
             found.append('heartbeat_type is "custom" without a heartbeat_message: it does what "ping" does')
+        if self.client_protocol and self.stores and self.max_message_size < CURSOR_BYTES:
+            found.append(
+                f"max_message_size ({self.max_message_size}) is below {CURSOR_BYTES}: a client of stabilizer.v1 sends"
+                " its positions in one frame, 20 bytes and the name of each room with history, and cannot come back"
+                f" if that is too long; set it to {CURSOR_BYTES} or more, or give such clients few rooms"
+            )
         if self.redis_url is not None and self.redis_timeout_s > self.lease_ttl_s - self.renew_interval_s:
             found.append(
                 f"redis_timeout_s ({self.redis_timeout_s:g}) is longer than lease_ttl_s - renew_interval_s"

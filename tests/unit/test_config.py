@@ -222,6 +222,10 @@ async def test_token_lifetime_that_ends_after_the_last_date_is_as_long_as_can_be
         ({"redis_timeout_s": 20}, []),
         ({"redis_timeout_s": 20, "redis_url": "redis://r"}, ["redis_timeout_s"]),
         ({"redis_timeout_s": 7, "redis_url": "redis://r"}, []),
+        ({"max_message_size": 65_535, "mailbox": Mailbox()}, ["max_message_size"]),
+        ({"max_message_size": 65_536, "mailbox": Mailbox()}, []),
+        ({"max_message_size": 65_535}, []),
+        ({"max_message_size": 65_535, "mailbox": Mailbox(), "client_protocol": False}, []),
     ],
 )
 def test_settings_that_work_and_were_hardly_meant_are_doubted(

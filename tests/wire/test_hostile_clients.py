@@ -228,11 +228,11 @@ def fate_of(offer: Sequence[str], sent: Sequence[str | bytes]) -> Fate:
 
 
 def read_cursor(data: str | bytes) -> None:
-    """Take the first frame of a client that has announced its cursor. An unreadable cursor is one as well."""
+    """Take the first frame of a client that has announced its cursor. An unreadable or long one is one as well."""
     try:
         is_cursor = isinstance(parse(data, LIMIT), Resume)
     except ClientInputError as error:
-        if error.code != "cursor":
+        if error.code not in ("cursor", "size"):
             raise
         is_cursor = True
     if not is_cursor:

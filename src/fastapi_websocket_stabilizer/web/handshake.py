@@ -119,7 +119,11 @@ async def _first_event(websocket: WebSocket) -> AsgiEvent:
 
 def _announced_cursor(event: AsgiEvent, limit: int) -> Cursor:
     text = event.get("text")
-    frame = parse(event.get("bytes") or b"" if text is None else text, limit)
+    data = event.get("bytes") or b"" if text is None else text
+    if len(data) > limit:
+        # A refused client stays away, and its cursor would be as long at each attempt.
+        raise ClientInputError(f"cursor of {len(data)}, max_message_size is {limit}", code="cursor")
+    frame = parse(data, limit)
     if not isinstance(frame, Resume):
         raise ClientInputError(
             "the first frame must be the cursor that the handshake announced", code="frame"

@@ -64,6 +64,8 @@ SHOWN_LINES = 400
 """Last lines of the output that are printed of a lane that failed."""
 NO_BYTECODE = "PYTHONDONTWRITEBYTECODE"
 """A variable that images of containers set. With it, each of some hundred servers compiles for 3 s when it starts."""
+PATIENT = (f"--timeout={LIMIT_S:g}",)
+"""For tests that run only while no other wants the core: one of ten seconds may take as long as the stage."""
 IDLE = ("chrt", "--idle", "0")
 """The scheduling class of processes that run only while no other wants the core."""
 
@@ -150,9 +152,10 @@ def plan(pythons: Sequence[str]) -> Plan:
         idle=[
             Lane("types", (*MODULE, "mypy")),
             Lane("public types", (*MODULE, "pyright", "--verifytypes", PACKAGE, "--ignoreexternal")),
-            _measured("simulation", "tests/simulation", *FIRST),
-            _pytest("model", "tests/model"),  # traced, it would compute for minutes
-            _pytest("client schedules", CLIENT_SCHEDULES, "clients/javascript/tests"),  # so would these
+            _measured("simulation", "tests/simulation", *FIRST, *PATIENT),
+            # Traced, these would compute for minutes.
+            _pytest("model", "tests/model", *PATIENT),
+            _pytest("client schedules", CLIENT_SCHEDULES, "clients/javascript/tests", *PATIENT),
         ],
         together=[
             *integration[:2],

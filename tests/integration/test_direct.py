@@ -141,7 +141,7 @@ async def test_a_slow_client_that_is_waited_for_lets_no_later_message_pass(manag
 async def test_sends_of_one_tick_are_one_script_call_and_one_envelope_a_node(
     own_managers: Managers, server: RedisServer
 ) -> None:
-    here, *others = await own_managers.start_many(3)
+    here, *others = await own_managers.start_many(3, **LONG_LEASE)  # a probe of the bus is a publication, too
     sockets = [await join(others[n % 2], f"client {n}") for n in range(100)]
     before = [counter(node, "bus_messages") for node in others]
     with server.client() as client:

@@ -144,6 +144,44 @@ async def test_session_of_a_take_that_nothing_followed_expires(backend: Backend)
     await eventually(has_expired)
 
 
+async def test_former_sid_that_begins_anew_has_its_own_rooms_beside_the_taken_session(
+    backend: Backend,
+) -> None:
+    names = [FIRST, *(session(f"copy-{number}", f"n2.{number}") for number in range(3))]
+    await begun(backend, FIRST, "0", "all")
+    for number, name in enumerate(names[1:], start=1):  # each copy of a tab takes the session of its original
+        assert await take(backend, "s1", name) is not None
+        await backend.sessions.begin(name)
+        await begun(backend, FIRST, str(number), "all")
+        await backend.sessions.mark(FIRST, number)
+    content = {"copy-0": (["0", "all"], 0), "copy-1": (["1", "all"], 1), "copy-2": (["2", "all"], 2)}
+    content["s1"] = (["3", "all"], 3)
+    for name in names:
+        kept = await take(backend, name.sid, name)
+        assert kept is not None
+        assert (sorted(kept.rooms), kept.mark) == content[name.sid]
+    await backend.sessions.forget(FIRST, "3")
+    assert await backend.sessions.revoke("alice", "all")
+    assert [await rooms_of(backend, name) for name in names] == [[], ["0"], ["1"], ["2"]]
+    await backend.sessions.release(FIRST, LONG_MS)
+    assert await take(backend, "s1", session("s9", "n1.9")) == KeptSession({}, 3, FIRST.connection_id)
+
+
+async def test_many_copies_of_one_session_stay_in_the_bound(backend: Backend) -> None:
+    copies = [session(f"copy-{number}", f"n2.{number}") for number in range(SESSIONS_PER_CLIENT + 4)]
+    await begun(backend, FIRST, "a")
+    for name in copies:
+        assert await take(backend, "s1", name) is not None
+        await backend.sessions.begin(name)
+        await begun(backend, FIRST, "a")
+    found = [await rooms_of(backend, name) for name in (*copies, FIRST)]
+    assert found.count(["a"]) == SESSIONS_PER_CLIENT
+    assert found[-1] == ["a"]
+    for name in (*copies, FIRST):
+        await backend.sessions.release(name, 0)
+    assert {await rooms_of(backend, name) is None for name in (*copies, FIRST)} == {True}
+
+
 # Content
 
 

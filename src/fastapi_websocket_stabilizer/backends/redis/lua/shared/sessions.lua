@@ -7,9 +7,9 @@ local function session_of(value)
   return {name = name, began = began, ends = ends, mark = mark, bytes = bytes, holder = holder, rooms = {}}
 end
 
--- Write a session.
+-- Write a session, without a negative number of bytes, which session_of would not read.
 local function keep(key, sid, session)
-  local numbers = {session.began, session.ends, session.mark, session.bytes}
+  local numbers = {session.began, session.ends, session.mark, math.max(0, session.bytes)}
   redis.call('HSET', key, sid, string.format('%s %.0f %.0f %.0f %.0f %s', session.name, numbers[1], numbers[2],
     numbers[3], numbers[4], session.holder))
 end

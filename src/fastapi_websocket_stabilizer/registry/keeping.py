@@ -113,14 +113,30 @@ class Keeping:
             connection, session, lambda name: self._store.note(name, room, by_client=None, since=since)
         )
 
-    async def forget(self, connection: Connection, room: str) -> None:
-        """Keep a room no longer, because the connection has left it."""
+    def has_room(self, connection: Connection, room: str) -> bool:
+        """Whether the session of a connection has a room, which is not left or revoked on this node since."""
+        session = registration_of(connection).session
+        return session is not None and room in session.rooms
+
+    def forgetting(self, connection: Connection, room: str) -> "asyncio.Task[None] | None":
+        """Keep a room no longer, from this call on; return the write, or None if there is nothing to write.
+
+        The write goes on if the caller does not wait for it.
+        """
         session = registration_of(connection).session
         if session is None:
-            return
+            return None
         had = session.rooms.pop(room, None), session.since.pop(room, None)
-        if had != (None, None):
-            await self._write(connection, session, lambda name: self._store.forget(name, room))
+        if had == (None, None):
+            return None
+        write = self._write(connection, session, lambda name: self._store.forget(name, room))
+        return self._state.tasks.spawn(write, "forget")
+
+    async def forget(self, connection: Connection, room: str) -> None:
+        """Keep a room no longer, because the connection has left it."""
+        task = self.forgetting(connection, room)
+        if task is not None:
+            await asyncio.shield(task)
 
     async def forget_others(self, connection: Connection) -> None:
         """Keep no positions of rooms that a connection is not in, although its former one was.

@@ -89,7 +89,8 @@ class Rooms:
         async def join_again(room: str) -> None:
             try:
                 if not kept[room] or await may_enter(connection, room):
-                    await self.join(connection, room, keeps=False)
+                    if self._keeping.has_room(connection, room):  # else it was left in the meantime
+                        await self.join(connection, room, keeps=False)
                     return
             except ConnectionLimitExceededError:  # the Identity has more rooms than before
                 self._state.counters.session_rooms_dropped += 1
@@ -170,13 +171,17 @@ class Rooms:
         self._joining.pop((connection, room), None)
         if connection.ended is not None:
             return
-        if self._state.shards.leave(connection, check_room(room)):
+        # First of all, because the rest waits for Redis and for hooks. Until then, the client may be back, or the
+        # connection in the room again. This forgets also a room that is about to be restored.
+        forgetting = self._keeping.forgetting(connection, check_room(room))
+        if self._state.shards.leave(connection, room):
             if connection.session is not None:
                 self._history.detach(connection, [Channel("room", room)])
                 connection.session.left(room)
             self.left(room)
             await self._unlist(connection, room)
-        await self._keeping.forget(connection, room)  # also one that is about to be restored
+        if forgetting is not None:
+            await asyncio.shield(forgetting)
 
     def left(self, room: str) -> None:
         """Unsubscribe from a room without local members."""

@@ -1,12 +1,33 @@
 """What is kept of a session, and what the next connection gets of it."""
 
+import asyncio
+
 import pytest
 
-from fastapi_websocket_stabilizer import Connection, ConnectionNotFoundError, WebSocketConfig
-from fastapi_websocket_stabilizer.testing import MemoryCluster
+from fastapi_websocket_stabilizer import (
+    BackendUnavailableError,
+    Connection,
+    ConnectionNotFoundError,
+    PresenceEvent,
+    WebSocketConfig,
+)
+from fastapi_websocket_stabilizer.testing import MemoryCluster, MemoryManager
 from tests.unit.registry.sessions import connect, kept_rooms
 
 QUIET = WebSocketConfig(log_level="CRITICAL")
+
+
+class SlowHook:
+    """A hook for presence that waits when somebody has left the lobby, until ``ends`` is set."""
+
+    def __init__(self, manager: MemoryManager) -> None:
+        self.begun, self.ends = asyncio.Event(), asyncio.Event()
+        manager.on_presence(self._on_presence)
+
+    async def _on_presence(self, event: PresenceEvent) -> None:
+        if (event.kind, event.room) == ("room_left", "lobby"):
+            self.begun.set()
+            await self.ends.wait()
 
 
 async def test_rooms_come_back_after_a_reconnect_on_another_node() -> None:
@@ -61,6 +82,64 @@ async def test_room_that_was_left_does_not_come_back() -> None:
         assert await new.restore() == ["chat"]
 
 
+@pytest.mark.parametrize("is_cancelled", [False, True])
+async def test_room_that_was_left_does_not_come_back_while_hooks_run_or_the_leave_is_cancelled(
+    is_cancelled: bool,
+) -> None:
+    async with MemoryCluster(1, QUIET) as cluster:
+        (manager,) = cluster.managers
+        hook = SlowHook(manager)
+        old = await connect(manager, "s1")
+        for room in ("lobby", "chat"):
+            await old.connection.join(room)
+        leaving = asyncio.create_task(old.connection.leave("lobby"))
+        await hook.begun.wait()
+        if is_cancelled:
+            leaving.cancel()
+            await asyncio.wait([leaving])
+        new = await connect(manager, "s2", "s1")
+        assert await new.restore() == ["chat"]
+        hook.ends.set()
+        await asyncio.wait([leaving])
+        await cluster.quiet()
+        assert await kept_rooms(cluster, "s2") == {"chat"}
+
+
+async def test_room_that_is_joined_again_while_the_hooks_of_its_leave_run_is_kept() -> None:
+    async with MemoryCluster(1, QUIET) as cluster:
+        (manager,) = cluster.managers
+        hook = SlowHook(manager)
+        client = await connect(manager, "s1")
+        await client.connection.join("lobby")
+        await manager.registry.keeping.note_position(client.connection, "lobby", 7)
+        leaving = asyncio.create_task(client.connection.leave("lobby"))
+        await hook.begun.wait()
+        await client.connection.join("lobby")
+        await manager.registry.keeping.note_position(client.connection, "lobby", 9)
+        hook.ends.set()
+        await leaving
+        assert client.session.since == {"lobby": 9}
+        new = await connect(manager, "s2", "s1")
+        assert await new.restore() == ["lobby"]
+        assert new.session.since == {"lobby": 9}
+
+
+async def test_room_whose_leave_redis_refused_does_not_come_back() -> None:
+    config = WebSocketConfig(log_level="CRITICAL", on_backend_loss="refuse")
+    async with MemoryCluster(1, config) as cluster:
+        (manager,) = cluster.managers
+        old = await connect(manager, "s1")
+        for room in ("lobby", "chat"):
+            await old.connection.join(room)
+        cluster.cut(manager)
+        with pytest.raises(BackendUnavailableError):
+            await old.connection.leave("lobby")
+        await cluster.mend(manager)
+        assert await kept_rooms(cluster, "s1") == {"chat"}
+        new = await connect(manager, "s2", "s1")
+        assert await new.restore() == ["chat"]
+
+
 async def test_room_that_was_revoked_while_the_client_was_away_does_not_come_back() -> None:
     async with MemoryCluster(2, QUIET) as cluster:
         first, second = cluster.managers
@@ -86,6 +165,30 @@ async def test_room_that_is_revoked_between_takeover_and_join_is_left_again() ->
         assert await new.restore() == []
         assert new.connection.rooms == set()
         assert await kept_rooms(cluster, "s2") == set()
+
+
+@pytest.mark.parametrize("is_rejoined", [False, True])
+async def test_room_that_is_left_while_the_application_is_asked_is_not_entered(is_rejoined: bool) -> None:
+    async with MemoryCluster(1, QUIET) as cluster:
+        (manager,) = cluster.managers
+        old = await connect(manager, "s1")
+        await manager.registry.rooms.join(old.connection, "vip", by_client=True)
+        await old.connection.close()
+        new = await connect(manager, "s2", "s1")
+        events: list[PresenceEvent] = []
+        manager.on_presence(events.append)
+        expected = ["vip"] if is_rejoined else []
+
+        async def may_enter(connection: Connection, room: str) -> bool:
+            await manager.leave("ann", room)
+            if is_rejoined:
+                await manager.join("ann", room)
+            return True
+
+        assert await manager.registry.rooms.restore(new.connection, may_enter) == expected
+        await cluster.quiet()
+        assert [event.room for event in events if event.kind == "room_joined"] == expected
+        assert await kept_rooms(cluster, "s2") == set(expected)
 
 
 async def test_client_that_was_disconnected_while_it_was_away_has_nothing_left() -> None:

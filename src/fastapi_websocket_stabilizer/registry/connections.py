@@ -347,6 +347,7 @@ class Connections:
             rooms = [room for room in connection.rooms if not self.rooms.is_joining(connection, room)]
             lines = lines_of(connection, known_id, rooms)
             registration_of(connection).visit = ""  # only this release may report its end
+            self.reclaims.released(connection)
             report = await self.claims.release(lines)
             await self._unhurried(self._state.hooks.on_presence, report)
         except LOSSES as error:

@@ -152,17 +152,26 @@ class Keeping:
     ) -> None:
         """Write a change now, or with a later beat. Before the takeover it would hide the former session."""
         if session.is_owed:
-            self._unwritten.add(connection)
+            self._later(connection)
             return
         try:
             self._state.check_reachable()
             await self._begin(connection, session)
             await write(self._name(connection, session))
         except LOSSES:
+            self._later(connection)
+
+    def _later(self, connection: Connection) -> None:
+        """Write a session with a later beat, unless its connection has ended: then it is not written any more."""
+        if connection.ended is None:
             self._unwritten.add(connection)
 
     async def give_back(self, connection: Connection) -> None:
-        """Give a session the former name again, the only one that the client knows: it has got no first frame."""
+        """Give a session the former name again, the only one that the client knows: it has got no first frame.
+
+        Call it at the end of each connection. Its changes that Redis did not accept are dropped.
+        """
+        self._unwritten.discard(connection)
         session = registration_of(connection).session
         if session is None or session.has_begun or not session.former:
             return
@@ -184,7 +193,7 @@ class Keeping:
             return
         session.mark = number
         if session.is_owed:
-            self._unwritten.add(connection)
+            self._later(connection)
         elif connection not in self._marking:
             self._marking.add(connection)
             task = self._state.tasks.spawn(self._mark(connection, session), "mark")
@@ -210,7 +219,7 @@ class Keeping:
                     await self._store.release(name, self._state.session_ttl_ms)
                     await self._state.backend.nodes.forget(node_of(name.connection_id), [name.line])
         except LOSSES:
-            self._unwritten.add(connection)
+            self._later(connection)
 
     async def repeat(self) -> None:
         """Write the pending changes again.
@@ -262,7 +271,7 @@ class Keeping:
             self._state.check_reachable()
             await self.again(connection)
         except LOSSES:
-            self._unwritten.add(connection)
+            self._later(connection)
 
     async def _begin(self, connection: Connection, session: Succession) -> None:
         if not session.is_kept:

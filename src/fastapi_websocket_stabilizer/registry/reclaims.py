@@ -91,6 +91,14 @@ class Reclaims:
         """Return the id of the last claim of a connection, which may have been renamed since."""
         return self._unclaimed.get(connection, connection_id)
 
+    def released(self, connection: Connection) -> None:
+        """Claim a connection no longer, because its release removes all that Redis may have of it.
+
+        One with another id stays queued: the places under its present id are to be removed as well.
+        """
+        if self._unclaimed.get(connection) == connection.connection_id:
+            del self._unclaimed[connection]
+
     def rename_all(self) -> None:
         """Give every connection an id of the present node_id, and claim it again with its rank."""
         own, lapsed = self._state.node_id, self._state.lapsed_ids

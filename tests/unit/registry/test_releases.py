@@ -9,6 +9,7 @@ import pytest
 
 from fastapi_websocket_stabilizer import BackendUnavailableError, History, PresenceEvent, WebSocketConfig
 from fastapi_websocket_stabilizer.backends.ports import IndexEntry
+from fastapi_websocket_stabilizer.names import ConnectionId
 from fastapi_websocket_stabilizer.sessions.sessions import Sessions
 from fastapi_websocket_stabilizer.testing import FakeWebSocket, MemoryCluster, MemoryManager
 from fastapi_websocket_stabilizer.testing.cluster import LAPSED
@@ -75,6 +76,27 @@ async def test_connection_that_ends_before_its_first_frame_while_redis_is_away_i
         assert [client.client_id async for client in first.clients()] == []
         assert told["left"] == told["joined"]
         assert await kept_rooms(cluster, "s1") == {"lobby"}
+
+
+async def test_connections_that_have_ended_do_not_wait_for_the_return_of_redis() -> None:
+    async with MemoryCluster(1, QUIET) as cluster:
+        (manager,) = cluster.managers
+        cluster.cut(manager)
+        await manager.beat()
+        ended = []
+        for number in range(5):
+            client = await connect(manager, f"s{number}", client_id=f"client-{number}")
+            manager.registry.keeping.mark(client.connection, 1)
+            await cluster.quiet()
+            await client.connection.close()
+            manager.registry.keeping.mark(client.connection, 2)  # the handler has ended its connection
+            await cluster.quiet()
+            ended.append(client.connection)
+        reclaims, none = manager.registry.connections.reclaims, ConnectionId("not queued")
+        assert {reclaims.known_id(connection, none) for connection in ended} == {none}
+        assert manager.statistics().sessions_unwritten == 0
+        await cluster.mend(manager)
+        assert manager.link.hub.index == {}
 
 
 async def test_end_without_redis_that_then_lost_its_content_is_reported() -> None:

@@ -446,6 +446,36 @@ async def test_pages_go_back_from_the_newest(backend: Backend) -> None:
 
 
 @LOGS
+async def test_part_of_a_log_begins_with_an_entry_and_has_about_as_many_bytes(
+    backend: Backend, log: LogName
+) -> None:
+    stored = await store(backend, log, *map(str, range(1, 31)))
+    size = (await backend.logs.read(log, 1)).entries[0].size
+    for number, each in enumerate(stored, 1):
+        part = await backend.logs.after(log, each.entry, 11 * size)
+        assert bodies(part.entries)[:10] == [f"{n}" for n in range(number, 31)][:10]
+        assert len(part.entries) <= 12
+        assert part.last == part.entries[-1].id
+    whole = await backend.logs.read(log)
+    part = await backend.logs.after(log, stored[20].entry, 1_000_000)
+    assert (bodies(part.entries), part.meta) == ([f"{n}" for n in range(21, 31)], whole.meta)
+    assert (part.since_us, part.run_id) == (whole.since_us, whole.run_id)
+    assert bodies((await backend.logs.after(log, stored[4].entry, 1)).entries) == ["5", "6"]
+
+
+async def test_part_of_a_log_from_an_id_that_no_entry_has(backend: Backend) -> None:
+    nowhere = await backend.logs.after(LogName(LogKind.ROOM, "nowhere"), 5, 1000)
+    assert (nowhere.entries, nowhere.meta, nowhere.last) == ((), None, 0)
+    (first,) = await store(backend, LOBBY, "1")
+    between = (await store(backend, LOBBY, "2"))[0].entry + 1
+    await asyncio.sleep(0.001)  # the next id is not that one
+    await store(backend, LOBBY, "3")
+    assert bodies((await backend.logs.after(LOBBY, first.entry - 1, 1000)).entries) == ["1", "2", "3"]
+    assert bodies((await backend.logs.after(LOBBY, between, 1000)).entries) == ["2", "3"]
+    assert bodies((await backend.logs.after(LOBBY, between + S, 1000)).entries) == ["3"]
+
+
+@LOGS
 async def test_deleted_log_has_no_entries_and_its_ids_go_on(open_peer: OpenPeer, log: LogName) -> None:
     peer = await open_peer("n1")
     await listen(peer.backend)
@@ -773,6 +803,7 @@ async def test_keys_of_other_types_are_replaced(backend: Backend, with_keys: Ins
     await with_keys.send("HSET", with_keys.meta_key(log), "f", "1")
     assert await backend.logs.tops([log]) == [0]
     assert await backend.logs.page(log, None, 5) == []
+    assert (await backend.logs.after(log, 5, 1000)).entries == ()
     found = await backend.logs.read(log)
     assert (found.entries, found.meta) == ((), None)
     assert await backend.logs.delete(log, notice(log)) == 0

@@ -347,9 +347,14 @@ async def test_slow_client_goes_on_from_the_log_on_the_same_socket(
         await here.manager.broadcast("unstored", room="plain")
         await there.manager.broadcast("typing", room="chat:1", store=False)
         await got_last(bob, "typing")
+        reads = counter(here.manager, "history_reads")
         ann.may_read.set()
         await eventually(lambda: len(ann.got) == 201, timeout_s=30, what="all messages")
         assert [text for text in ann.got if text != "unstored"] == texts
+        assert counter(here.manager, "history_reads") == reads, "no read of everything that it missed"
+        assert 10 < counter(here.manager, "history_parts") < 120, (
+            "parts of 128 KiB, of which it takes a half at least"
+        )
         await say(there, "live")
         await got_last(ann, "live")
         assert connection.ended is None
@@ -359,6 +364,55 @@ async def test_slow_client_goes_on_from_the_log_on_the_same_socket(
         )
         assert counter(here.manager, "slow_consumers") == 0
         assert here.manager._registry.history.members._behind == {}
+        assert here.manager._state.shards.of("ann").held == {}
+
+
+async def test_slow_client_costs_redis_about_what_it_missed(
+    own_managers: Managers, server: RedisServer
+) -> None:
+    async with nodes(own_managers, **WIDE, write_timeout_s=60.0) as (here, there):
+        ann = await Client("ann").open(here)
+        ann.may_read.clear()
+        texts = [f"{number} {'x' * 8000}" for number in range(900)]
+        await say(there, *texts)
+        await eventually(lambda: counter(here.manager, "history_stops") == 1, what="a slow client")
+        async with redis.asyncio.from_url(server.url) as client:
+            before = (await client.info("stats"))["total_net_output_bytes"]
+            ann.may_read.set()
+            await eventually(lambda: len(ann.got) == len(texts), timeout_s=60, what="all messages")
+            sent = (await client.info("stats"))["total_net_output_bytes"] - before
+        assert ann.got == texts
+        assert sent < 4 * sum(map(len, texts)), "it does not grow with the square of what was missed"
+
+
+async def test_slow_client_that_leaves_and_is_back_during_a_read_goes_on_once(
+    managers: Managers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with nodes(managers, **WIDE, write_timeout_s=60.0) as (here, there):
+        ann = await Client("ann").open(here)
+        (connection,) = here.manager._state.shards.of_client("ann")
+        logs, asked, may_answer = here.manager._state.backend.logs, asyncio.Event(), asyncio.Event()
+        after = logs.after
+
+        async def late(*arguments: Any) -> Any:
+            found = await after(*arguments)
+            asked.set()
+            await may_answer.wait()
+            return found
+
+        monkeypatch.setattr(logs, "after", late)
+        ann.may_read.clear()
+        await say(there, *(f"{number} {'x' * 16_384}" for number in range(100)))
+        ann.may_read.set()
+        await asyncio.wait_for(asked.wait(), 30)
+        await connection.leave("chat:1")
+        await connection.join("chat:1")
+        await eventually(lambda: any("in" in each for each in ann.events), what="the join")
+        received = len(ann.got)
+        may_answer.set()
+        await say(there, "live", "more")
+        await got_last(ann, "live", "more")
+        assert len(ann.got) == received + 2, "nothing of the stay before"
         assert here.manager._state.shards.of("ann").held == {}
 
 

@@ -230,6 +230,14 @@ class LogStore(Protocol):
         """Return the ``last`` newest entries, or all. Read-only."""
         ...
 
+    async def after(self, log: LogName, cursor: int, limit: int) -> LogRead:
+        """Return entries from the one with the id ``cursor`` on, of about ``limit`` bytes. Read-only.
+
+        They are two at least, if there are so many. If there is no such entry they begin with the one before it, or
+        with the oldest. ``LogRead.is_whole`` says nothing about the end of the log.
+        """
+        ...
+
     async def tops(self, logs: Sequence[LogName]) -> list[int]:
         """Return the newest id that each log has had; 0 if the log is unknown. Read-only."""
         ...

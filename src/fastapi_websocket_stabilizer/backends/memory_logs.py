@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -199,6 +200,17 @@ class MemoryLogs:
             meta = LogMeta(found.top, found.base, found.hole, found.reset)
             is_whole, newest = len(entries) == len(found.entries), entries[-1].id if entries else found.base
             return LogRead(entries, is_whole, meta, newest, since_us, now_us, "")
+
+    async def after(self, log: LogName, cursor: int, limit: int) -> LogRead:
+        read = await self.read(log)
+        first = max(0, bisect_right(read.entries, cursor, key=lambda entry: entry.id) - 1)
+        end, size = first, 0
+        while end < len(read.entries) and (size < limit or end - first < 2):
+            size, end = size + read.entries[end].size, end + 1
+        entries = read.entries[first:end]
+        return replace(
+            read, entries=entries, is_whole=not entries, last=entries[-1].id if entries else read.last
+        )
 
     async def tops(self, logs: Sequence[LogName]) -> list[int]:
         with self._content.lock:

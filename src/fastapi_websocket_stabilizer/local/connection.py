@@ -3,7 +3,7 @@
 import asyncio
 import math
 import random
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol, cast
@@ -104,6 +104,8 @@ class Following(Protocol):
     def go_on(self) -> None: ...
     def outcome(self) -> ResumeOutcome | None: ...
     def caught_up(self, log: str | Literal[0, 1], joined: Any) -> None: ...
+
+    def part(self, log: str | Literal[0, 1], missed: Sequence[Any]) -> bool: ...
 
 
 class Session(Protocol):

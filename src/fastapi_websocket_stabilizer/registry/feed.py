@@ -339,6 +339,17 @@ class Feed(Generic[M]):
         """Let a slow member out: it has everything up to ``position``, and is no longer LIVE."""
         self._lagging[member] = position
 
+    def lagging(self, member: M) -> Cursor | None:
+        """Return the position of a slow member; None if it is not slow."""
+        return self._lagging.get(member)
+
+    def far_behind(self, member: M) -> Cursor | None:
+        """Return the position of a slow member for which the log must be read, while no other one lacks anything."""
+        position = self._lagging.get(member)
+        if position is None or self._held or not position.id or self._ring.after(position.id) is not None:
+            return None
+        return position
+
     def drained(self, member: M) -> Sequence[Action]:
         """Let a slow member in again: its socket is writable."""
         position = self._lagging.pop(member, None)

@@ -40,6 +40,7 @@ from .logs import (
     to_deliver,
 )
 from .members import Members
+from .parts import go_on
 from .redis_time import WholeTime
 from .starts import start_of
 from .state import NodeState
@@ -225,7 +226,7 @@ class History:
         """Feed a slow member again, because it has read everything that it was sent."""
         for channel in self.members.go_on(connection):
             if (log := self._logs.get(channel)) is not None:
-                self._act(log, log.feed.drained(connection))
+                go_on(self._state, self.members, self._reading, log, connection, self._act)
 
     def detach(self, connection: Connection, channels: Iterable[Channel]) -> None:
         """Forget a member of logs: it has left, or has ended."""

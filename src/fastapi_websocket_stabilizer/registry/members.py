@@ -6,7 +6,7 @@ there: messages behind it are for the member, and those before it are not.
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -66,6 +66,7 @@ class Members:
         """Note a member that reads too slowly. It is no target of its log any more, until ``go_on``."""
         self._state.shards.hold(connection, held_in(channel), is_behind=True)
         self._behind.setdefault(connection, set()).add(channel)
+        self._waiting.pop((connection, channel), None)  # it was sent a part of what it has missed
 
     def go_on(self, connection: Connection) -> Iterable[Channel]:
         """Return the logs of a member whose socket is emptied. It waits for their answers now."""
@@ -124,6 +125,14 @@ class Members:
             joined = joined._replace(entries=(), code=waiting.refusal)
         entries = [each for each in joined.entries if each.id > waiting.since]
         connection.session.following.fed(for_client(channel), joined._replace(entries=entries))
+
+    def part(self, connection: Connection, channel: Channel, entries: Sequence[LogEntry]) -> bool:
+        """Give a slow member the next part of what it missed. Return False if it is too slow for that, too.
+
+        It stays out of the fan-out, so nothing else of this log is on its way to it.
+        """
+        session = connection.session
+        return session is not None and session.following.part(for_client(channel), entries)
 
     def lost(self, channel: Channel, lost: Lost) -> None:
         """Tell the members of a log that they have lost continuity."""

@@ -123,6 +123,7 @@ class Counters:
     history_replayed: int = counter("Stored messages given to clients that returned, joined or were slow.")
     history_replayed_bytes: int = counter("Bytes of these messages, as they are stored.")
     history_stops: int = counter("Times that a client read too slowly, and went on later from its log.")
+    history_parts: int = counter("Reads of a part of a log, for a client that was slow.")
     history_restored: int = counter("Logs into which this node put messages back that a failover had lost.")
     history_holes: int = counter("Logs in which this node marked messages as lost by a failover.")
     history_lost_trimmed: int = counter(

@@ -226,17 +226,22 @@ class Following:
 
     def _replay(self, log: Log, missed: Sequence[LogEntry]) -> None:
         """Send what the client has missed of a log, as much as it reads. Another answer has the rest."""
+        if self.part(log, missed):
+            self._owed = without(self._owed, log)
+            self._tell_outcome()
+
+    def part(self, log: Log, missed: Sequence[LogEntry]) -> bool:
+        """Send a part of what the client has missed of a log. Return False if it does not read all of it now."""
         entries, replay = [(log, entry) for entry in missed], []
         for each in self._node.replayed(self._connection, self._record.formers, entries):
             replay.append(each)
             self._replayed += 1
             self._connection.push(each)
             if self._connection.falls_behind(each):
-                return
+                return False
         for moved in _moved_by(entries, replay):
             self._connection.push(moved)
-        self._owed = without(self._owed, log)
-        self._tell_outcome()
+        return True
 
     def stop(self, log: Log, position: int) -> bool:
         """Let the slow client out of a log of which it was sent everything up to ``position``."""

@@ -201,6 +201,17 @@ class RedisLogs:
         is_whole = not last or len(raw) < last or len(entries) < len(raw)
         return LogRead(tuple(entries), is_whole, meta, newest, *times, run_id)
 
+    async def after(self, log: LogName, cursor: int, limit: int) -> LogRead:
+        run_id = self.run_id_of(log)
+        keys = [self._keys.log(log), self._keys.log_top(log), self._keys.since(log)]
+        at_us, meta, since, raw = await self._pipeline.call(
+            scripts.LOG_AFTER, keys, cursor, limit, idempotent=True
+        )
+        if self.run_id_of(log) != run_id:
+            raise BackendUnavailableError("Redis changed its server while a log was read")
+        times = self._number(since or None), at_us
+        return self._found(log, len(raw), raw, self._meta(meta or None), times, run_id)
+
     async def tops(self, logs: Sequence[LogName]) -> list[int]:
         calls = [self._pipeline.send("GET", self._keys.log_top(log), idempotent=True) for log in logs]
         found = [self._meta(await self._reader.reply(call, None)) for call in calls]

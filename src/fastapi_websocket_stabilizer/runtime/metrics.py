@@ -65,8 +65,7 @@ class Counters:
         "Requests of clients answered with invalid, not_found, forbidden or limit, and not carried out."
     )
     renewals_deferred: int = counter(
-        "Newer credentials answered with limit, because those before them came less than a second ago or are"
-        " still looked at."
+        "Newer credentials answered with limit: others came less than a second ago, or are looked at."
     )
     requests_cancelled: int = counter(
         "Requests of clients that ended without an answer: cancelled, or with their connection."

@@ -53,14 +53,16 @@ class Revocations:
         """Compare Redis' clock with that of this process, which stands still while the machine is suspended.
 
         An answer of Redis takes ``redis_timeout_s`` at most, and clocks drift slowly. A greater difference is a
-        suspension. For an hour, revocations count as younger by that time.
+        suspension. For an hour, revocations count as younger by that time, and by the longest time of an answer. The
+        difference is known no better, and no client may keep what was taken from it.
         """
         now_s, before_s = running_loop().time(), self._ahead_s
         self._ahead_s = redis_s - now_s
         if now_s > self._counts_until_s:
             self._suspended_s = 0.0
-        if before_s is not None and self._ahead_s - before_s > self._state.config.redis_timeout_s + DRIFT_S:
-            self._suspended_s += self._ahead_s - before_s
+        answer_s = self._state.config.redis_timeout_s
+        if before_s is not None and self._ahead_s - before_s > answer_s + DRIFT_S:
+            self._suspended_s += self._ahead_s - before_s + answer_s
             self._counts_until_s = now_s + REVOKED_S
 
     async def note(self, client_id: str, request: dict[str, Any]) -> None:

@@ -144,7 +144,7 @@ async def test_reader_that_comes_back_on_another_replica_misses_no_part_of_an_an
             await ann.open(there)
             await stream.write("after")
         await eventually(lambda: any(part.get("end") for part in ann.got))
-    assert [part["seq"] for part in ann.got] == [0, 1, 2, 3]
+    assert [part["seq"] for part in ann.got] == list(range(len(ann.got)))  # the end may be a part of its own
     assert text_of(ann.got) == "before, while she was away, after"
     assert ann.hi["re"] is True
 

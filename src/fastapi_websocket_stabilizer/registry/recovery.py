@@ -67,6 +67,11 @@ class Recovery:
             self._state.log.warning("Redis is back", extra={"node_id": self._state.node_id})
         self._state.backend.beat()
 
+    def rename(self, *, has_lapsed: bool = False) -> None:
+        """Take a new node_id for this node and its connections. The next beat claims them again."""
+        self._state.rename(has_lapsed=has_lapsed)
+        self._reclaims.rename_all()
+
     async def lease_gone(self, *, has_lapsed: bool) -> "asyncio.Future[None]":
         """Take a new node_id, and register all connections again under it.
 
@@ -74,11 +79,12 @@ class Recovery:
         """
         state = self._state
         state.counters.leases_refused += 1
-        state.rename(has_lapsed=has_lapsed)
+        self.rename(
+            has_lapsed=has_lapsed
+        )  # before any call can fail, as the next beat may find the new lease held
         state.log.warning("lease lapsed; registering again", extra={"node_id": state.node_id})
         # A Redis that lost the lease may have lost the secret, and the redemptions of tokens.
         self._must_share_secret = self._must_revoke = self._must_begin = True
-        self._reclaims.rename_all()  # before any call can fail, because the next beat may find the new lease held
         with suppress(*LOSSES):  # the bus subscribes when it is back
             await state.backend.rename(state.node_id)
         await self._lease.register(state.node_id)

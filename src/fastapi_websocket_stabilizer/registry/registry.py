@@ -281,7 +281,9 @@ class Registry:
                 "the manager is already started on another event loop; shut it down there first"
             )
         if self.state.is_distributed or self.state.loop is not None or self.state.is_closed:
-            self.state.rename()  # also at the first start, otherwise a forked worker would share the id of its parent
+            # Also at the first start, otherwise a forked worker would share the id of its parent. A start that failed
+            # may have left connections, whose claims Redis has executed under its id.
+            self.recovery.rename()
         self.state.loop, self.state.thread = running_loop(), threading.get_ident()
         self._is_stopping = self.state.is_closed = self.state.is_draining = False
         try:

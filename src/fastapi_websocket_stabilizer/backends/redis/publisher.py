@@ -54,7 +54,7 @@ class Doubt:
     """Whether the namespace has any replica: checked once, after the first message that reached none."""
 
     def __init__(self, keys: Keys, namespace: str, address: str) -> None:
-        self.question = ("ZRANGEBYSCORE", keys.leases, "-inf", "+inf", "LIMIT", "0", "1")
+        self.question: tuple[str, ...] = ("ZRANGEBYSCORE", keys.leases, "-inf", "+inf", "LIMIT", "0", "1")
         self.is_open: bool = True
         self._where = (namespace, address)
 

@@ -6,6 +6,8 @@ from contextlib import ExitStack
 
 import pytest
 
+from fastapi_websocket_stabilizer import WebSocketConnectionManager
+from tests.integration import client_replicas
 from tests.integration.cluster import Managers, Replica, first_row
 from tests.support.servers import RedisServer
 from tests.support.waiting import eventually
@@ -62,3 +64,18 @@ async def replicas(replica_processes: list[Replica]) -> list[Replica]:
 
     await eventually(is_settled, timeout_s=20, what="three nodes and no client")
     return replica_processes
+
+
+@pytest.fixture
+def endpoints(redis_url: str, namespace: str) -> Iterator[list[client_replicas.Replica]]:
+    """Two replicas of one test, for the clients of ``stabilizer.v1``."""
+    found = [client_replicas.Replica(redis_url, namespace) for _ in range(2)]
+    yield found
+    for replica in found:
+        replica.process.stop()
+
+
+@pytest.fixture
+async def publisher(managers: Managers) -> WebSocketConnectionManager:
+    """A manager of the registry of ``endpoints``, without clients."""
+    return await managers.start(**client_replicas.SETTINGS)

@@ -1,15 +1,14 @@
 """The JavaScript client in a real browser: a page without a build step, and replicas in processes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from playwright.async_api import Browser, Page
 
 from fastapi_websocket_stabilizer import WebSocketConnectionManager
-from tests.integration.client_replicas import SETTINGS, Door, Replica, door
-from tests.integration.cluster import Managers
+from tests.integration.client_replicas import Door, Replica, door
 from tests.integration.demo_support import running_browser
 from tests.support import http
 from tests.support.waiting import eventually
@@ -19,20 +18,6 @@ from tests.support.waiting import eventually
 async def browser() -> AsyncIterator[Browser]:
     async with running_browser() as browser:
         yield browser
-
-
-@pytest.fixture
-def replicas(redis_url: str, namespace: str) -> Iterator[list[Replica]]:
-    found = [Replica(redis_url, namespace) for _ in range(2)]
-    yield found
-    for replica in found:
-        replica.process.stop()
-
-
-@pytest.fixture
-async def publisher(managers: Managers) -> WebSocketConnectionManager:
-    """Return a manager of the same registry, without clients."""
-    return await managers.start(**SETTINGS)
 
 
 async def show(browser: Browser, opened: Door, query: str) -> Page:
@@ -56,9 +41,9 @@ async def hears(page: Page, *expected: Any) -> None:
     assert await seen(page) == list(expected)
 
 
-async def test_script_is_one_file_that_caches_ask_for(replicas: list[Replica]) -> None:
-    await replicas[0].ready()
-    async with http.AsyncClient(base_url=f"http://127.0.0.1:{replicas[0].port}") as asking:
+async def test_script_is_one_file_that_caches_ask_for(endpoints: list[Replica]) -> None:
+    await endpoints[0].ready()
+    async with http.AsyncClient(base_url=f"http://127.0.0.1:{endpoints[0].port}") as asking:
         script = await asking.get("/stabilizer/client.js")
         again = await asking.get("/stabilizer/client.js", headers={"If-None-Match": script.headers["etag"]})
     assert script.headers["content-type"] == "text/javascript; charset=utf-8"
@@ -68,10 +53,10 @@ async def test_script_is_one_file_that_caches_ask_for(replicas: list[Replica]) -
 
 
 async def test_messages_and_calls_of_a_page(
-    replicas: list[Replica], publisher: WebSocketConnectionManager, browser: Browser
+    endpoints: list[Replica], publisher: WebSocketConnectionManager, browser: Browser
 ) -> None:
-    await replicas[0].ready()
-    async with door(replicas[0]) as opened:
+    await endpoints[0].ready()
+    async with door(endpoints[0]) as opened:
         page = await show(browser, opened, "name=ann&room=lobby")
         assert await page.evaluate("[client.id, client.rooms]") == ["ann", ["lobby"]]
         await page.evaluate("client.send({text: 'hi'})")
@@ -94,11 +79,11 @@ async def test_messages_and_calls_of_a_page(
 
 
 async def test_page_gets_what_waited_for_it_and_the_next_page_does_not(
-    replicas: list[Replica], publisher: WebSocketConnectionManager, browser: Browser
+    endpoints: list[Replica], publisher: WebSocketConnectionManager, browser: Browser
 ) -> None:
-    await replicas[0].ready()
+    await endpoints[0].ready()
     await publisher.send_to_client("ann", {"number": 1}, store=True)
-    async with door(replicas[0]) as opened:
+    async with door(endpoints[0]) as opened:
         page = await show(browser, opened, "name=ann")
         await hears(page, {"number": 1})
         await publisher.delete_mailbox("ann")
@@ -110,14 +95,14 @@ async def test_page_gets_what_waited_for_it_and_the_next_page_does_not(
 
 
 async def test_page_misses_nothing_of_a_room_while_its_replica_is_killed(
-    replicas: list[Replica], publisher: WebSocketConnectionManager, browser: Browser
+    endpoints: list[Replica], publisher: WebSocketConnectionManager, browser: Browser
 ) -> None:
-    await asyncio.gather(*(replica.ready() for replica in replicas))
-    async with door(*replicas) as opened:
+    await asyncio.gather(*(replica.ready() for replica in endpoints))
+    async with door(*endpoints) as opened:
         page = await show(browser, opened, "name=ann&room=chat")
         for number in range(10):
             await publisher.broadcast([number], room="chat")
-        replicas[0].process.kill()
+        endpoints[0].process.kill()
         for number in range(10, 30):
             await publisher.broadcast([number], room="chat")
         await hears(page, *([number] for number in range(30)))
@@ -126,14 +111,14 @@ async def test_page_misses_nothing_of_a_room_while_its_replica_is_killed(
 
 
 async def test_page_stays_live_while_its_replica_drains(
-    replicas: list[Replica], publisher: WebSocketConnectionManager, browser: Browser
+    endpoints: list[Replica], publisher: WebSocketConnectionManager, browser: Browser
 ) -> None:
-    await asyncio.gather(*(replica.ready() for replica in replicas))
-    async with door(*replicas) as opened:
+    await asyncio.gather(*(replica.ready() for replica in endpoints))
+    async with door(*endpoints) as opened:
         page = await show(browser, opened, "name=ann&room=chat")
         opened.replicas.reverse()
         await page.evaluate("statuses.length = 0")
-        stopping, sent = asyncio.create_task(asyncio.to_thread(replicas[0].process.stop)), 0
+        stopping, sent = asyncio.create_task(asyncio.to_thread(endpoints[0].process.stop)), 0
         while not stopping.done():
             await publisher.broadcast([sent], room="chat")
             sent += 1
@@ -143,10 +128,10 @@ async def test_page_stays_live_while_its_replica_drains(
 
 
 async def test_page_that_is_reloaded_goes_on_where_it_was(
-    replicas: list[Replica], publisher: WebSocketConnectionManager, browser: Browser
+    endpoints: list[Replica], publisher: WebSocketConnectionManager, browser: Browser
 ) -> None:
-    await replicas[0].ready()
-    async with door(replicas[0]) as opened:
+    await endpoints[0].ready()
+    async with door(endpoints[0]) as opened:
         page = await show(browser, opened, "name=ann&room=chat&stored=1")
         sent, is_over = 0, asyncio.Event()
 
@@ -167,10 +152,10 @@ async def test_page_that_is_reloaded_goes_on_where_it_was(
 
 
 async def test_page_without_network_comes_back_and_misses_nothing(
-    replicas: list[Replica], publisher: WebSocketConnectionManager, browser: Browser
+    endpoints: list[Replica], publisher: WebSocketConnectionManager, browser: Browser
 ) -> None:
-    await replicas[0].ready()
-    async with door(replicas[0]) as opened:
+    await endpoints[0].ready()
+    async with door(endpoints[0]) as opened:
         page = await show(browser, opened, "name=ann&room=chat")
         await page.context.set_offline(True)
         await page.wait_for_function("client.status === 'offline'")

@@ -1,7 +1,6 @@
 """The Python client with replicas in processes: messages, calls, a replica that is killed, and one that drains."""
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,28 +17,16 @@ from fastapi_websocket_stabilizer_client import (
     Status,
     StatusChange,
 )
-from tests.integration.client_replicas import SETTINGS, Replica, door
-from tests.integration.cluster import Managers
+from tests.integration.client_replicas import Replica, door
 from tests.support.waiting import eventually
 
 
-@pytest.fixture
-def replicas(redis_url: str, namespace: str) -> Iterator[list[Replica]]:
-    found = [Replica(redis_url, namespace) for _ in range(2)]
-    yield found
-    for replica in found:
-        replica.process.stop()
-
-
-@pytest.fixture
-async def publisher(managers: Managers) -> WebSocketConnectionManager:
-    """Return a manager of the same registry, without clients."""
-    return await managers.start(**SETTINGS)
-
-
-async def test_messages_and_calls_of_one_connection(replicas: list[Replica]) -> None:
-    await replicas[0].ready()
-    async with door(replicas[0]) as opened, Client(f"{opened.url}?name=ann&room=lobby", proxy=None) as client:
+async def test_messages_and_calls_of_one_connection(endpoints: list[Replica]) -> None:
+    await endpoints[0].ready()
+    async with (
+        door(endpoints[0]) as opened,
+        Client(f"{opened.url}?name=ann&room=lobby", proxy=None) as client,
+    ):
         assert client.client_id == "ann"
         assert client.rooms == {"lobby"}
         await client.send({"text": "hi"})
@@ -74,11 +61,11 @@ async def test_messages_and_calls_of_one_connection(replicas: list[Replica]) -> 
 
 
 async def test_requests_of_another_replica_are_answered(
-    replicas: list[Replica], publisher: WebSocketConnectionManager
+    endpoints: list[Replica], publisher: WebSocketConnectionManager
 ) -> None:
-    await replicas[0].ready()
+    await endpoints[0].ready()
     cancelled = asyncio.Event()
-    async with door(replicas[0]) as opened, Client(f"{opened.url}?name=ann", proxy=None) as client:
+    async with door(endpoints[0]) as opened, Client(f"{opened.url}?name=ann", proxy=None) as client:
 
         @client.on_request("confirm")
         async def confirm(data: dict[str, str]) -> bool:
@@ -104,23 +91,23 @@ async def test_requests_of_another_replica_are_answered(
             await cancelled.wait()
 
 
-async def test_members_of_a_room_are_shown_while_they_come_and_go(replicas: list[Replica]) -> None:
-    await asyncio.gather(*(replica.ready() for replica in replicas))
-    async with door(replicas[0]) as opened, Client(f"{opened.url}?name=ann&room=lobby", proxy=None) as ann:
+async def test_members_of_a_room_are_shown_while_they_come_and_go(endpoints: list[Replica]) -> None:
+    await asyncio.gather(*(replica.ready() for replica in endpoints))
+    async with door(endpoints[0]) as opened, Client(f"{opened.url}?name=ann&room=lobby", proxy=None) as ann:
         lobby = ann.room("lobby")
         shown: list[set[str]] = []
         lobby.on_presence(lambda members: shown.append(set(members)))
         await eventually(lambda: shown == [{"ann"}])
         async with (
-            door(replicas[1]) as other,
+            door(endpoints[1]) as other,
             Client(f"{other.url}?name=bob&room=lobby", proxy=None) as bob,
         ):
             await eventually(lambda: set(lobby.members) == {"ann", "bob"})
             bob.reconnect()
             await bob.wait_for(Status.LIVE)
         await eventually(lambda: set(lobby.members) == {"ann"}, timeout_s=10)
-        replicas[0].process.kill()
-        opened.replicas.append(replicas[1])
+        endpoints[0].process.kill()
+        opened.replicas.append(endpoints[1])
         await eventually(lambda: ann.status is Status.LIVE and ann.rooms == {"lobby"}, timeout_s=10)
         async with Client(f"{opened.url}?name=eve&room=lobby", proxy=None):
             await eventually(lambda: set(lobby.members) == {"ann", "eve"}, timeout_s=10)
@@ -131,13 +118,13 @@ async def _asked(client: Client, wanted: list[str]) -> bool:
 
 
 async def test_client_of_a_replica_that_is_killed_goes_on_at_another(
-    replicas: list[Replica], publisher: WebSocketConnectionManager
+    endpoints: list[Replica], publisher: WebSocketConnectionManager
 ) -> None:
-    await asyncio.gather(*(replica.ready() for replica in replicas))
-    async with door(*replicas) as opened, Client(f"{opened.url}?name=ann&room=lobby", proxy=None) as client:
+    await asyncio.gather(*(replica.ready() for replica in endpoints))
+    async with door(*endpoints) as opened, Client(f"{opened.url}?name=ann&room=lobby", proxy=None) as client:
         asking = asyncio.create_task(client.request("wait", "long"))
         await eventually(lambda: _asked(client, ["long"]))
-        replicas[0].process.kill()
+        endpoints[0].process.kill()
         with pytest.raises(InterruptedRequestError):
             await asking
         await client.send("confirmed on the next replica", confirm=True)
@@ -153,21 +140,21 @@ async def test_client_of_a_replica_that_is_killed_goes_on_at_another(
 
 
 async def test_messages_that_wait_are_given_once_and_not_to_the_next_client_object(
-    replicas: list[Replica], publisher: WebSocketConnectionManager
+    endpoints: list[Replica], publisher: WebSocketConnectionManager
 ) -> None:
-    await asyncio.gather(*(replica.ready() for replica in replicas))
+    await asyncio.gather(*(replica.ready() for replica in endpoints))
     away = await publisher.send_to_client("ann", "1", store=True)
     received: list[Any] = []
 
     def note(message: Message) -> None:
         received.append((message.log, message.id, message.data))
 
-    async with door(*replicas) as opened:
+    async with door(*endpoints) as opened:
         client = Client(f"{opened.url}?name=ann", proxy=None)
         client.on(note)
         async with client:
             await eventually(lambda: received == [(MAILBOX, away.id, "1")])
-            replicas[0].process.kill()
+            endpoints[0].process.kill()
             meanwhile = await publisher.send_to_client("ann", {"number": 2}, store=True)
             await eventually(lambda: received[1:] == [(MAILBOX, meanwhile.id, {"number": 2})], timeout_s=20)
         last = await publisher.send_to_client("ann", b"3", store=True)
@@ -178,14 +165,14 @@ async def test_messages_that_wait_are_given_once_and_not_to_the_next_client_obje
 
 
 async def test_client_of_a_replica_that_drains_is_never_without_a_connection(
-    replicas: list[Replica],
+    endpoints: list[Replica],
 ) -> None:
-    await asyncio.gather(*(replica.ready() for replica in replicas))
-    async with door(*replicas) as opened, Client(f"{opened.url}?name=ann", proxy=None) as client:
+    await asyncio.gather(*(replica.ready() for replica in endpoints))
+    async with door(*endpoints) as opened, Client(f"{opened.url}?name=ann", proxy=None) as client:
         changes: list[StatusChange] = []
         client.on_status(changes.append)
         opened.replicas.reverse()
-        stopping = asyncio.create_task(asyncio.to_thread(replicas[0].process.stop))
+        stopping = asyncio.create_task(asyncio.to_thread(endpoints[0].process.stop))
         await eventually(lambda: [change.new for change in changes] == ["catching-up", "live"])
         assert await client.request("double", 21) == 42
         await stopping
@@ -209,16 +196,16 @@ class Numbers:
 
 
 async def test_client_misses_nothing_of_a_room_while_its_replica_is_killed(
-    replicas: list[Replica], publisher: WebSocketConnectionManager
+    endpoints: list[Replica], publisher: WebSocketConnectionManager
 ) -> None:
-    await asyncio.gather(*(replica.ready() for replica in replicas))
-    async with door(*replicas) as opened, Client(f"{opened.url}?name=ann&room=chat", proxy=None) as client:
+    await asyncio.gather(*(replica.ready() for replica in endpoints))
+    async with door(*endpoints) as opened, Client(f"{opened.url}?name=ann&room=chat", proxy=None) as client:
         numbers = Numbers()
         client.on(numbers.take)
         client.on_lost(numbers.lose)
         for number in range(1, 11):
             await publisher.broadcast([number], room="chat")
-        replicas[0].process.kill()
+        endpoints[0].process.kill()
         for number in range(11, 31):
             await publisher.broadcast([number], room="chat")
         await eventually(lambda: numbers.last == 30)
@@ -228,15 +215,15 @@ async def test_client_misses_nothing_of_a_room_while_its_replica_is_killed(
 
 
 async def test_client_misses_nothing_of_a_room_while_replicas_drain(
-    replicas: list[Replica], publisher: WebSocketConnectionManager
+    endpoints: list[Replica], publisher: WebSocketConnectionManager
 ) -> None:
-    await asyncio.gather(*(replica.ready() for replica in replicas))
+    await asyncio.gather(*(replica.ready() for replica in endpoints))
     numbers, sent = Numbers(), 0
-    async with door(*replicas) as opened, Client(f"{opened.url}?name=ann&room=chat", proxy=None) as client:
+    async with door(*endpoints) as opened, Client(f"{opened.url}?name=ann&room=chat", proxy=None) as client:
         client.on(numbers.take)
         client.on_lost(numbers.lose)
         opened.replicas.reverse()
-        stopping = asyncio.create_task(asyncio.to_thread(replicas[0].process.stop))
+        stopping = asyncio.create_task(asyncio.to_thread(endpoints[0].process.stop))
         while not stopping.done():
             sent += 1
             await publisher.broadcast([sent], room="chat")
@@ -247,11 +234,11 @@ async def test_client_misses_nothing_of_a_room_while_replicas_drain(
 
 
 async def test_room_that_was_trimmed_while_the_client_was_away_is_lost_before_its_next_message(
-    replicas: list[Replica], publisher: WebSocketConnectionManager
+    endpoints: list[Replica], publisher: WebSocketConnectionManager
 ) -> None:
-    await asyncio.gather(*(replica.ready() for replica in replicas))
+    await asyncio.gather(*(replica.ready() for replica in endpoints))
     async with (
-        door(*replicas) as opened,
+        door(*endpoints) as opened,
         Client(f"{opened.url}?name=ann&room=chat:short", proxy=None) as client,
     ):
         await publisher.broadcast([1], room="chat:short")

@@ -20,7 +20,7 @@ def add_client_script_route(router: APIRouter) -> None:
     """Add the route. A cache has to ask each time, and is told in a few bytes that nothing has changed."""
 
     @router.get("/stabilizer/client.js", include_in_schema=False)
-    def client_script(request: Request) -> Response:
+    async def client_script(request: Request) -> Response:
         script, tag = _script()
         headers = {"ETag": tag, "Cache-Control": "no-cache"}
         if tag in request.headers.get("if-none-match", ""):

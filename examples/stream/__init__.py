@@ -1,0 +1,1 @@
+"""An answer of a language model that survives a killed replica and a reloaded page."""

@@ -147,8 +147,16 @@ class Recorder(ABC):
         is_hi = isinstance(frame, frames.Hi) and self._session() == frame.session
         if isinstance(frame, frames.Hi) and is_hi:
             self._note_hi(generation, frame)
+        elif isinstance(frame, frames.Positions):
+            self._note_positions(frame)
         self.carry_out(actions)
         return is_hi
+
+    def _note_positions(self, told: frames.Positions) -> None:
+        """Note the begin of rooms that were entered while Redis was away, unless the frame is of a former socket."""
+        now = json.loads(self._machine.cursor or '{"at":{}}')["at"]
+        positions = {room: position for room, position in told.rooms.items() if now.get(room) == position}
+        self.record.heard.append(Heard(self._now_s(), "in", positions=positions))
 
     def _session(self) -> str:
         return str(json.loads(self._machine.cursor or '{"s":""}')["s"])

@@ -85,6 +85,7 @@ class Reclaims:
     def all_again(self) -> None:
         """Claim every connection again, because the store may have lost any of them."""
         for connection in self._state.shards:
+            registration_of(connection).doubt_stays()
             self.again(connection)
 
     def known_id(self, connection: Connection, connection_id: ConnectionId) -> ConnectionId:
@@ -112,9 +113,17 @@ class Reclaims:
                 known = self.known_id(connection, former)
                 if {node_of(known), node_of(self._claimed.pop(connection, known))} & set(lapsed):
                     # It may have been swept, and its end reported.
-                    registration.forget_visit()
+                    self._report_lost(connection, registration.forget_visit())
+                else:  # the lease is gone because Redis lost its content
+                    registration.doubt_stays()
                 self._state.shards.rename(connection, self._state.next_connection_id())
                 self._unclaimed.setdefault(connection, former)  # the last id that Redis has for certain
+
+    def _report_lost(self, connection: Connection, stays: dict[str, str]) -> None:
+        """Report the ends of stays that no sweep can report for certain, because Redis may have lost their lines."""
+        for room, stay in stays.items():
+            place = IndexEntry(connection.connection_id, connection.client_id, room)
+            self._state.tasks.spawn(self._reports.report(left(place, stay)), "left")
 
     def run(self) -> "asyncio.Task[None]":
         """Start claiming the queued connections, unless that is in progress."""
@@ -228,6 +237,6 @@ class Reclaims:
         if registration.stay_in(room) != stay:  # left during the join
             self._claims.remember_unreleased([place])
         elif connection.connection_id == connection_id:
-            registration.entered[room] = place.visit
+            registration.confirm_stay(room, place.visit)
             await show(self._state, connection, place, replaces)
         return True

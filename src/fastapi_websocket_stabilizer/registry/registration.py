@@ -61,18 +61,20 @@ class Registration:
         stamp: Rank that the store gave to the claim; 0 until the store has answered.
         visit: The client's visit that the store has confirmed; "" if unknown. See ``ports.Claimed``.
         entered: Name of the stay in each room that the store has confirmed.
+        doubted: Those of them that the store may have lost since, and has not confirmed again.
         size: Bytes of metadata and user data, as counted in the budget of memory.
         session: Its session; None for a socket without the subprotocol.
         revision: Number of changes of the metadata.
     """
 
-    __slots__ = ("_stays", "entered", "revision", "session", "size", "stamp", "visit")
+    __slots__ = ("_stays", "doubted", "entered", "revision", "session", "size", "stamp", "visit")
 
     def __init__(self, size: int, session: Succession | None = None) -> None:
         self.stamp: int = 0
         self.visit: str = ""
         self._stays: dict[str, int] = {}  # the number of each stay, and above it the time of its begin in µs
         self.entered: dict[str, str] = {}
+        self.doubted: dict[str, str] | None = None
         self.size: int = size
         self.session: Succession | None = session
         self.revision: int = 0
@@ -84,6 +86,7 @@ class Registration:
     def end_stay(self, room: str) -> None:
         """Note that the connection has left a room."""
         self._stays.pop(room, None)
+        self._trust(room)
 
     def stay_in(self, room: str) -> int:
         """Return the number of the present stay in a room; 0 for none."""
@@ -98,10 +101,25 @@ class Registration:
         """The rooms with a stay."""
         return tuple(self._stays)
 
-    def forget_visit(self) -> None:
-        """Forget all that the store has confirmed, except the rank."""
+    def confirm_stay(self, room: str, name: str) -> None:
+        """Note that the store has a stay."""
+        self.entered[room] = name
+        self._trust(room)
+
+    def doubt_stays(self) -> None:
+        """Note that the store may have lost the stays."""
+        self.doubted = dict(self.entered) or None
+
+    def _trust(self, room: str) -> None:
+        if self.doubted is not None:
+            self.doubted.pop(room, None)
+
+    def forget_visit(self) -> dict[str, str]:
+        """Forget all that the store has confirmed, except the rank; return the stays that it may have lost."""
+        lost, self.doubted = self.doubted or {}, None
         self.visit = ""
         self.entered.clear()
+        return lost
 
 
 def registration_of(connection: Connection) -> Registration:

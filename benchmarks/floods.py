@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import cast
 
 import uvloop
@@ -29,7 +30,11 @@ from .systems.base import PROJECT, Stage, environment, get
 
 CALM = 1000
 COUNTS = (1, 3, 20)
+PATHS = {"/flood": "registered", "/door": "not accepted"}
 LOOPS = {"uvloop": "httptools", "asyncio": "h11"}
+*OTHERS, LAST = sorted(os.sched_getaffinity(0))
+OWN_CORE, OTHER_CORES = {LAST}, set(OTHERS) or {LAST}
+"""The core of the flooded replica, and those of all else. Otherwise the clients take its time while a flood runs."""
 MASK = b"\0\0\0\0"
 CHUNK_BYTES = 65_536
 
@@ -130,13 +135,19 @@ def flood(port: int, kind: str, count: int, path: str) -> None:
     uvloop.run(run())
 
 
-def measure_first() -> bool:
-    """Let this process run before all others, so that latencies are the replica's; False without the right to."""
+@contextmanager
+def first() -> Iterator[None]:
+    """Let this process run before all others, so that latencies are the replica's."""
     try:
         os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(1))
     except PermissionError:
-        return False
-    return True
+        print("latencies include waiting for a core: run as root", file=sys.stderr)
+        yield
+        return
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 class Calm(asyncio.Protocol):
@@ -145,7 +156,7 @@ class Calm(asyncio.Protocol):
     def __init__(self, client_id: str, first_s: float, latencies_s: list[float]) -> None:
         self._client_id, self._first_s, self._latencies_s = client_id, first_s, latencies_s
         self.accepted = asyncio.get_running_loop().create_future()
-        self._sent_at_s = 0.0
+        self._sent_at_s = self._due_s = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Shake hands."""
@@ -156,7 +167,8 @@ class Calm(asyncio.Protocol):
         """Note how long it took."""
         if not self.accepted.done():
             self.accepted.set_result(None)
-            asyncio.get_running_loop().call_later(self._first_s, self._send)
+            self._due_s = asyncio.get_running_loop().time() + self._first_s
+            asyncio.get_running_loop().call_at(self._due_s, self._send)
         elif self._sent_at_s:
             self._latencies_s.append(time.perf_counter() - self._sent_at_s)
             self._sent_at_s = 0.0
@@ -165,7 +177,9 @@ class Calm(asyncio.Protocol):
         if not self._sent_at_s:  # else it still waits, and that is measured
             self._sent_at_s = time.perf_counter()
             self._transport.write(frame(1, b"calm"))
-        asyncio.get_running_loop().call_later(1.0, self._send)
+        # Not one second from now: after a pause, all that were late would send together from then on.
+        self._due_s += 1.0
+        asyncio.get_running_loop().call_at(self._due_s, self._send)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,14 +224,12 @@ def replicas(stack: ExitStack, loop: str) -> Iterator[tuple[int, int, ChildProce
     told = environment(Stage(redis.url, f"floods-{loop}"), "")
     ports = free_port(), free_port()
     words = f"-m uvicorn benchmarks.apps.flooded:app --loop {loop} --http {LOOPS[loop]} --log-level warning"
-    processes = [
-        stack.enter_context(
-            ChildProcess(
-                [sys.executable, *words.split(), "--port", str(port)], environment=told, directory=PROJECT
-            )
-        )
-        for port in ports
-    ]
+    processes = []
+    for port, core in zip(ports, (OWN_CORE, OTHER_CORES), strict=True):
+        command = [sys.executable, *words.split(), "--port", str(port)]
+        os.sched_setaffinity(0, core)
+        process = ChildProcess(command, environment=told, directory=PROJECT)
+        processes.append(stack.enter_context(process))
     deadline_s = time.monotonic() + 20
     for port in ports:
         while True:
@@ -236,17 +248,15 @@ def p99_ms(latencies_s: list[float]) -> float:
 
 
 class Bench:
-    """Calm clients, and floods beside them."""
+    """Calm clients of one replica, and a flood beside them."""
 
-    def __init__(
-        self, flooded: int, observer: int, process: ChildProcess, seconds: float, rounds: int
-    ) -> None:
+    def __init__(self, flooded: int, observer: int, process: ChildProcess, seconds: float) -> None:
         self._flooded, self._observer, self._pids = flooded, observer, tree(process.pid)
-        self._seconds, self._rounds = seconds, rounds
+        self._seconds = seconds
         self._latencies_s: list[float] = []
 
-    async def run(self, kinds: list[str], counts: list[int]) -> list[Row]:
-        """Measure each flood; calm before each."""
+    async def run(self, kind: str, count: int, path: str) -> Row:
+        """Measure a flood; calm before it."""
         loop = asyncio.get_running_loop()
         for number in range(CALM):
             _, client = await loop.create_connection(
@@ -256,47 +266,44 @@ class Bench:
             )
             await client.accepted
         await self._ask("/watch")
-        rows = []
-        for kind in kinds:
-            for count in counts:
-                for path, where in (("/flood", "registered"), ("/door", "not accepted")):
-                    rounds = [await self._measure(kind, count, path, where) for _ in range(self._rounds)]
-                    rows.append(sorted(rounds, key=lambda row: row.ratio)[self._rounds // 2])
-                    print(rows[-1], flush=True)
-        return rows
+        return await self._measure(kind, count, path)
 
-    async def _measure(self, kind: str, count: int, path: str, where: str) -> Row:
-        calm_ms = await self._listen()
+    async def _measure(self, kind: str, count: int, path: str) -> Row:
+        calm_ms, _ = await self._listen()
         before, state = rss_bytes(self._pids), json.loads(await self._ask("/state"))
         attack = multiprocessing.Process(target=flood, args=(self._flooded, kind, count, path), daemon=True)
         attack.start()
         try:
             await asyncio.sleep(1.0)
             await self._ask("/state")  # the turn in which twenty connections were made does not count
-            shown: list[int] = []
-            flooded_ms = await self._listen(shown)
+            flooded_ms, shown = await self._listen()
             held = rss_bytes(self._pids)
             after = json.loads(await self._ask("/state"))
         finally:
             attack.kill()
             attack.join()
-        await asyncio.sleep(2.0)
         return Row(
-            kind, count, where, flooded_ms, calm_ms, after["longest_turn_ms"], (held - before) / count / 1e6,
-            min(shown), after["leases_refused"] - state["leases_refused"],
+            kind, count, PATHS[path], flooded_ms, calm_ms, after["longest_turn_ms"], (held - before) / count / 1e6,
+            shown, after["leases_refused"] - state["leases_refused"],
         )  # fmt: skip
 
-    async def _listen(self, shown: list[int] | None = None) -> float:
+    async def _listen(self) -> tuple[float, int]:
+        """Return p99 of the echoes, and how many calm clients the other replica has shown at least."""
         self._latencies_s.clear()
-        end_s = time.monotonic() + self._seconds
+        shown, end_s = [], time.monotonic() + self._seconds
         while time.monotonic() < end_s:
             await asyncio.sleep(0.5)
-            if shown is not None:
-                shown.append(int(await asyncio.to_thread(get, self._observer, "/online?prefix=calm-")))
-        return p99_ms(self._latencies_s)
+            shown.append(int(await asyncio.to_thread(get, self._observer, "/online?prefix=calm-")))
+        return p99_ms(self._latencies_s), min(shown)
 
     async def _ask(self, path: str) -> str:
         return await asyncio.to_thread(get, self._flooded, path)
+
+
+def measure(loop: str, kind: str, count: int, path: str, seconds: float) -> Row:
+    """Measure a flood of replicas of its own: what a former flood has left in the kernel is still parsed."""
+    with ExitStack() as stack, replicas(stack, loop) as (flooded, observer, process), first():
+        return uvloop.run(Bench(flooded, observer, process, seconds).run(kind, count, path))
 
 
 def main() -> None:
@@ -311,11 +318,9 @@ def main() -> None:
     raise_file_limit(8192)
     for loop in options.loop or LOOPS:
         print(f"\n{loop}\n\n{HEAD}", flush=True)
-        with ExitStack() as stack, replicas(stack, loop) as (flooded, observer, process):
-            if not measure_first():
-                print("latencies include waiting for a core: run as root", file=sys.stderr)
-            bench = Bench(flooded, observer, process, options.seconds, options.rounds)
-            uvloop.run(bench.run(options.kind or list(KINDS), options.connections or list(COUNTS)))
+        for kind, count, path in product(options.kind or KINDS, options.connections or COUNTS, PATHS):
+            rounds = [measure(loop, kind, count, path, options.seconds) for _ in range(options.rounds)]
+            print(sorted(rounds, key=lambda row: row.ratio)[options.rounds // 2], flush=True)
 
 
 if __name__ == "__main__":

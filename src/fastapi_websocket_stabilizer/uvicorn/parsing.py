@@ -16,7 +16,7 @@ from ..wire import frames
 SLICE_BYTES = 32_768
 """Largest content that is inflated at once: 0.1 ms."""
 END_OF_BLOCK = b"\0\0\xff\xff"
-"""What a sender omits at the end of a compressed message (RFC 7692, section 7.2.1)."""
+"""Bytes that a sender omits at the end of a compressed message (RFC 7692, section 7.2.1)."""
 
 
 class FrameReader(StreamReader):

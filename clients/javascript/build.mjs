@@ -1,10 +1,12 @@
-// Builds what is published, beside the types: one file for `import` and one for `require`.
-import { cpSync, readFileSync } from "node:fs";
+// Builds what is published, beside the types: one file for `import` and one for `require` of each entry.
+import { cpSync, readFileSync, readdirSync } from "node:fs";
 import { gzipSync } from "node:zlib";
 import { build } from "esbuild";
 
-const options = { entryPoints: ["src/client.js"], bundle: true, minify: true, target: "es2022" };
-await build({ ...options, format: "esm", outfile: "dist/client.js" });
-await build({ ...options, format: "cjs", outfile: "dist/client.cjs" });
-for (const name of ["client", "errors", "frames", "machine"]) cpSync(`dist/${name}.d.ts`, `dist/${name}.d.cts`);
-console.log(`dist/client.js: ${gzipSync(readFileSync("dist/client.js"), { level: 9 }).length} bytes, minified and gzipped`);
+const options = { bundle: true, minify: true, target: "es2022" };
+for (const name of ["client", "testing"]) {
+  await build({ ...options, entryPoints: [`src/${name}.js`], format: "esm", outfile: `dist/${name}.js` });
+  await build({ ...options, entryPoints: [`src/${name}.js`], format: "cjs", outfile: `dist/${name}.cjs` });
+  console.log(`dist/${name}.js: ${gzipSync(readFileSync(`dist/${name}.js`), { level: 9 }).length} bytes, minified and gzipped`);
+}
+for (const name of readdirSync("dist")) if (name.endsWith(".d.ts")) cpSync(`dist/${name}`, `dist/${name.replace(/ts$/, "cts")}`);

@@ -141,6 +141,8 @@ export function connect(url, options = {}) {
       sockets.delete(generation);
       run((now) => machine.closed(now, generation, code, reason));
     };
+    // Node 20 sends no close event for a socket that could not be opened. ws throws an error without a handler.
+    socket.onerror = () => socket.readyState || run((now) => machine.closed(now, generation, 1006, ""));
   };
   /** @type {(generation: number, isRenewal: boolean) => Promise<void>} */
   const authorize = async (generation, isRenewal) => {

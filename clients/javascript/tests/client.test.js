@@ -51,6 +51,30 @@ test("the mailbox is marked up to the first message whose handler has not return
   client.close();
 });
 
+test("a socket that could not be opened is followed by another one, also without a close event", async () => {
+  class Refused {
+    readyState = 0;
+    constructor() {
+      queueMicrotask(() => this.onerror?.({}));
+    }
+    close() {}
+  }
+  const client = connect("ws://localhost/ws", { WebSocket: Refused });
+  const statuses = [];
+  client.on("status", ({ to, closeCode }) => statuses.push([to, closeCode]));
+  await pause(1);
+  assert.deepEqual(statuses, [["connecting", 0], ["waiting", 1006]]);
+  client.close();
+});
+
+test("a socket has a handler of errors also when it was abandoned: ws would throw them", async () => {
+  const { client, socket } = await connected();
+  client.reconnect();
+  assert.equal(socket.readyState, 3);
+  socket.onerror();
+  client.close();
+});
+
 test("no name of a room is special", async () => {
   const { client, socket } = await connected();
   const seen = [];

@@ -1,4 +1,3 @@
-"use client";
 // Hooks for React. The application makes the client, outside of its components: `connect` opens a socket.
 
 import * as React from "react";

@@ -55,7 +55,7 @@ THIS_PROCESS = ("--rcfile=/dev/null", "--branch", "--parallel-mode", f"--source=
 """The settings of coverage in pyproject.toml, without the patch for child processes."""
 CLIENT_PROCESS = (*THIS_PROCESS[:-1], f"--source={PACKAGE}_client")
 """The same for the Python client."""
-TOGETHER = ("-m", "not alone")
+TOGETHER = ("-m", "not alone and not later")
 CONTRACT = ("tests/contract", "tests/faults")
 FIRST, SECOND = ("-m", "not later"), ("-m", "later")
 OTHER_ROWS = "redis-7 or redis-6 or unix or tls or debian or classic or rights"
@@ -175,6 +175,7 @@ def plan(pythons: Sequence[str]) -> Plan:
             Lane("oldest releases", (*MODULE, "tests.floors")),
             *(Lane(f"python {release}", (*MODULE, "tests.pythons", release)) for release in pythons),
             _pytest("later schedules", "tests/simulation", *SECOND),
+            _pytest("later faults", "tests/integration", *SECOND),
             Lane("suite of uvicorn", (*MODULE, "tests.suites", "uvicorn", "--loops", "asyncio")),
             Lane("suite of autobahn", (*MODULE, "tests.suites", "autobahn", "--quick")),
         ],

@@ -20,7 +20,7 @@ TESTS = sorted(
 PLAN = plan(pythons=[])
 FIRST_JOB = [*PLAN.idle, *PLAN.together, *PLAN.alone]
 ALONE = re.compile(r"^(@|pytestmark = )pytest\.mark\.alone", re.MULTILINE)
-LATER = re.compile(r"^@pytest\.mark\.later", re.MULTILINE)
+LATER = re.compile(r"pytest\.mark\.later")
 
 
 def lane(name: str, code: str = "") -> Lane:
@@ -54,9 +54,12 @@ def test_tests_that_need_the_machine_are_in_one_lane_of_the_quiet_stage(file: st
 def test_tests_of_the_second_job_are_in_a_lane_of_it_and_in_no_other() -> None:
     files = {file for file in TESTS if LATER.search((PROJECT / file).read_text())}
     commands = {each.name: " ".join(each.command) for each in PLAN.lanes()}
-    assert {name for name, command in commands.items() if "-m later" in command} == {"later schedules"}
-    assert {name for name, command in commands.items() if "-m not later" in command} == {"simulation"}
-    assert files == {"tests/simulation/test_simulation.py"}
+    second = [command for name, command in commands.items() if "-m later" in command]
+    assert files == {"tests/simulation/test_simulation.py", "tests/integration/test_react_example.py"}
+    for file in files:
+        (first,) = lanes_of(file, is_alone=False)
+        assert "not later" in commands[first]
+        assert sum(f" {Path(file).parent} " in command for command in second) == 1
 
 
 def test_two_lanes_share_the_contracts_and_leave_none_out() -> None:

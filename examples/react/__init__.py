@@ -1,0 +1,1 @@
+"""A board of notes with hooks for React: ``app.py`` and the page in ``src``."""

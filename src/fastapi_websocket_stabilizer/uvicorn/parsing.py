@@ -9,7 +9,7 @@ from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPe
 from websockets.frames import Frame, Opcode
 from websockets.protocol import Protocol
 from websockets.streams import StreamReader
-from websockets.typing import ExtensionParameter
+from websockets.typing import BytesLike, ExtensionParameter
 
 from ..wire import frames
 
@@ -68,7 +68,7 @@ class SlicedDeflate(PerMessageDeflate):
 
     has_more: bool = False
     is_last: bool = False
-    _input: memoryview = memoryview(b"")
+    _rest: memoryview = memoryview(b"")
 
     def decode(self, frame: Frame, *, max_size: int | None = None) -> Frame:
         """Return a frame with the first slice of its content. Its limit is left to the caller of ``inflate``."""
@@ -82,8 +82,8 @@ class SlicedDeflate(PerMessageDeflate):
         else:
             self.decoder = zlib.decompressobj(wbits=-self.remote_max_window_bits)
         self.decode_cont_data, self.is_last = not frame.fin, frame.fin
-        self._input = memoryview(bytes(frame.data) + END_OF_BLOCK if frame.fin else frame.data)
-        frame.data, frame.rsv1 = self.inflate(), False
+        data = frame.data
+        frame.data, frame.rsv1 = self._inflate(bytes(data) + END_OF_BLOCK if frame.fin else data), False
         return frame
 
     def inflate(self) -> bytes:
@@ -92,14 +92,20 @@ class SlicedDeflate(PerMessageDeflate):
         Raises:
             ProtocolError: The frame is no deflated data.
         """
-        decoder, given = self.decoder, self._input[:SLICE_BYTES]
+        return self._inflate(self._rest)
+
+    def _inflate(self, data: BytesLike) -> bytes:
+        decoder = self.decoder
+        given = data if len(data) <= SLICE_BYTES else memoryview(data)[:SLICE_BYTES]
         try:
             content = decoder.decompress(given, SLICE_BYTES)
         except zlib.error as error:
             raise ProtocolError("decompression failed") from error
-        self._input = self._input[len(given) - len(decoder.unconsumed_tail) :]
-        self.has_more = bool(self._input) or len(content) == SLICE_BYTES
-        if not self.has_more and self.is_last:
+        used = len(given) - len(decoder.unconsumed_tail)
+        self.has_more = used < len(data) or len(content) == SLICE_BYTES
+        if self.has_more:
+            self._rest = memoryview(data)[used:]
+        elif self.is_last:
             del self.decoder  # 7 KiB
         return content
 

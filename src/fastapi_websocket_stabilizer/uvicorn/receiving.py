@@ -3,7 +3,7 @@
 import asyncio
 import select
 from io import BytesIO
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from uvicorn._types import ASGIReceiveEvent
 from uvicorn.config import Config
@@ -48,7 +48,6 @@ class ReceivingProtocol(WebSocketsSansIOProtocol, asyncio.BufferedProtocol):
 
     # Attributes of uvicorn's class that are used here.
     conn: Any
-    frames: list[bytes]
     queue: asyncio.Queue[ASGIReceiveEvent]
     read_paused: bool
     handshake_complete: bool
@@ -73,6 +72,7 @@ class ReceivingProtocol(WebSocketsSansIOProtocol, asyncio.BufferedProtocol):
         self._is_full = True  # the application must first accept the socket or take a message
         self._is_waiting = False  # for a later turn of the event loop
         self._is_heavy = False  # the last part overdrew a turn, or had almost no content (control frames)
+        self._is_inflating = False  # a part of the last frame is still to be inflated
         self._is_accepted = self._has_peer_gone = self._is_refused = False
         self._fragments = 0
         self._carried = 0  # bytes received so far of an incomplete message
@@ -158,7 +158,7 @@ class ReceivingProtocol(WebSocketsSansIOProtocol, asyncio.BufferedProtocol):
         """Parse the next part of the received data, and charge this turn of the event loop."""
         self._is_waiting = self._is_heavy = False
         if self._reader is not None and not self._is_full:
-            frames = self._parse(self._reader, b"")
+            frames = self._inflate_on(self._reader) if self._is_inflating else self._parse(self._reader, b"")
             self._intake.spend(frames + MESSAGE_COST * self._is_full)
 
     def resume_reading(self, *, soon: bool = False) -> None:
@@ -216,23 +216,21 @@ class ReceivingProtocol(WebSocketsSansIOProtocol, asyncio.BufferedProtocol):
         has_unparsed = self._reader is not None and bool(self._reader.buffer)
         return self._last is not None or has_unparsed or self._is_inflating
 
-    @property
-    def _is_inflating(self) -> bool:
-        """Whether a part of the last frame is still to be inflated."""
-        return self._deflate is not None and self._deflate.has_more
-
     def _parse(self, reader: FrameReader, data: bytes) -> int:
         """Parse up to the next message, within this socket's share of the turn. Return the number of frames."""
         parsed, carried = 0, self._carried
         while self._may_parse and not self._is_full:
-            if parsed == self.frames_at_once or (parsed and self._is_inflating):
+            if parsed == self.frames_at_once or self._is_inflating:
                 is_empty = self._carried - carried < parsed * BYTES_PER_FRAGMENT
                 self._is_heavy |= is_empty and not self._has_hung_up
                 self._read_later()
                 return parsed
-            if not self._parse_frame(reader, data):
-                break
-            parsed, data = parsed + 1, b""
+            reader.may_begin = reader.is_between_frames
+            super().data_received(data)
+            data = b""
+            if not reader.is_between_frames:
+                break  # the rest of the frame has not arrived
+            parsed += 1
             if not reader.buffer and not self._is_inflating:
                 break
         else:
@@ -244,14 +242,21 @@ class ReceivingProtocol(WebSocketsSansIOProtocol, asyncio.BufferedProtocol):
             self._read_on()
         return parsed
 
-    def _parse_frame(self, reader: FrameReader, data: bytes) -> bool:
-        """Parse a frame, or the next slice of the last one. Return whether all of it has arrived."""
-        if self._is_inflating:
-            self._inflate_on()
-            return True
-        reader.may_begin = reader.is_between_frames
-        super().data_received(data)
-        return reader.is_between_frames
+    def _inflate_on(self, reader: FrameReader) -> int:
+        """Inflate the next slice of the last frame. Return the number of frames, of which a slice is one."""
+        deflate = cast("SlicedDeflate", self._deflate)
+        try:
+            content = deflate.inflate()
+        except ProtocolError as error:
+            self._is_inflating = False
+            self._refuse(CloseCode.PROTOCOL_ERROR, str(error))
+            return 1
+        self._is_inflating = deflate.has_more
+        self._append(content, is_end=deflate.is_last and not deflate.has_more)
+        if not self._is_inflating:
+            return 1 + self._parse(reader, b"")
+        self._read_later()
+        return 1
 
     @property
     def _has_hung_up(self) -> bool:
@@ -297,74 +302,60 @@ class ReceivingProtocol(WebSocketsSansIOProtocol, asyncio.BufferedProtocol):
     # Otherwise an idle socket would keep its last message in memory.
 
     def handle_text(self, event: Frame) -> None:
-        self._begin_message(event, "text")
+        self.curr_msg_data_type = "text"
+        self._take(event)
 
     def handle_bytes(self, event: Frame) -> None:
-        self._begin_message(event, "bytes")
+        self.curr_msg_data_type = "bytes"
+        self._take(event)
 
     def handle_cont(self, event: Frame) -> None:
-        if self.close_sent:
-            return
         self._fragments += 1
         most = max(LEAST_MAX_FRAGMENTS, self._max_message_size // BYTES_PER_FRAGMENT)
-        if self._fragments >= most:  # the first frame is not counted here
-            self._refuse(close_codes.POLICY_VIOLATION, f"more than {most} fragments")
-            return
-        self._append(event.data, is_end=event.fin and not self._is_inflating)
-        event.data = b""
-
-    def _begin_message(self, event: Frame, kind: Literal["text", "bytes"]) -> None:
-        self.curr_msg_data_type, self.frames, self._carried = kind, [], 0
-        self._append(event.data, is_end=event.fin and not self._is_inflating)
-        event.data = b""
-
-    def _inflate_on(self) -> None:
-        """Inflate the next slice of the last frame."""
-        deflate = cast("SlicedDeflate", self._deflate)
-        try:
-            content = deflate.inflate()
-        except ProtocolError as error:
-            deflate.has_more = False
-            self._refuse(CloseCode.PROTOCOL_ERROR, str(error))
+        if self._fragments < most or self.close_sent:  # the first frame is not counted here
+            self._take(event)
         else:
-            self._append(content, is_end=deflate.is_last and not deflate.has_more)
+            self._refuse(close_codes.POLICY_VIOLATION, f"more than {most} fragments")
+
+    def _take(self, event: Frame) -> None:
+        if self._deflate is not None:
+            self._is_inflating = self._deflate.has_more
+        content, event.data = event.data, b""
+        self._append(content, is_end=event.fin and not self._is_inflating)
 
     def _append(self, content: BytesLike, *, is_end: bool) -> None:
         """Add content to the message, charge this turn with it, and give the whole message to the application."""
-        self._carried += len(content)
+        size = self._carried + len(content)
         if cost := len(content) // BYTES_PER_FRAME:
             self._intake.spend(cost)
-            self._is_heavy = self._carried > HEAVY_BYTES
+            self._is_heavy = size > HEAVY_BYTES
         if self.close_sent:
             return  # too late for the application; reading continues up to the peer's close frame
-        if not self.frames:
-            self.frames.append(bytes(content))
+        if self._max_message_size and size > self._max_message_size:
+            limit = self._max_message_size
+            reason = f"{size} bytes, the limit is {limit}" if is_end else f"more than {limit} bytes"
+            self._refuse(close_codes.TOO_LARGE, reason)
+        elif is_end and self._parts is None:
+            self._give(content)
         else:
             # A list would take 60 bytes for each empty fragment. The content of a BytesIO becomes bytes without a
             # copy, which would take 0.7 ms for 1 MiB.
-            if self._parts is None:
-                self._parts = BytesIO()
-                self._parts.write(self.frames[0])
+            self._parts = self._parts or BytesIO()
             self._parts.write(content)
-        if is_end:
-            self._fragments = 0
-            self.send_receive_event_to_app()
-        elif self._max_message_size and self._carried > self._max_message_size:
-            self._refuse(close_codes.TOO_LARGE, f"more than {self._max_message_size} bytes")
+            self._carried = size
+            if is_end:
+                message = self._parts.getvalue()
+                self._parts, self._carried, self._fragments = None, 0, 0
+                self._give(message)
 
-    def send_receive_event_to_app(self) -> None:
-        data = self.frames[0] if self._parts is None else self._parts.getvalue()
-        self.frames, self._parts, self._carried = [], None, 0
-        if self._max_message_size and len(data) > self._max_message_size:
-            reason = f"{len(data)} bytes, the limit is {self._max_message_size}"
-            self._refuse(close_codes.TOO_LARGE, reason)
-        elif self.curr_msg_data_type == "bytes":
-            self._receive({"type": "websocket.receive", "bytes": data})
-        else:
-            try:
-                self._receive({"type": "websocket.receive", "text": data.decode()})
-            except UnicodeDecodeError:  # uvicorn would log a traceback for each such message
-                self._refuse(close_codes.INVALID_DATA, "text is not UTF-8")
+    def _give(self, message: BytesLike) -> None:
+        if self.curr_msg_data_type == "bytes":
+            self._receive({"type": "websocket.receive", "bytes": bytes(message)})
+            return
+        try:
+            self._receive({"type": "websocket.receive", "text": str(message, "utf-8")})
+        except UnicodeDecodeError:  # uvicorn would log a traceback for each such message
+            self._refuse(close_codes.INVALID_DATA, "text is not UTF-8")
 
     def _receive(self, event: ASGIReceiveEvent) -> None:
         self._is_full = True

@@ -2,7 +2,8 @@
 
 A lane is one command with an output of its own. Most tests wait most of the time, so lanes share the cores. Tests
 with the marker ``alone`` measure time or memory, and run when the other lanes have ended. What only computes runs in
-the time that the others leave. The second job repeats what the first has tried, elsewhere or with more values.
+the time that the others leave. The second job repeats what the first has tried, elsewhere or with more values, and
+computes what only a change of an algorithm breaks.
 ``docs/decisions/0022-checks-run-in-lanes.md`` has the reasons.
 """
 
@@ -153,16 +154,12 @@ def plan(pythons: Sequence[str]) -> Plan:
             Lane("types", (*MODULE, "mypy")),
             Lane("public types", (*MODULE, "pyright", "--verifytypes", PACKAGE, "--ignoreexternal")),
             _measured("simulation", "tests/simulation", *FIRST, *PATIENT),
-            # Traced, these would compute for minutes.
-            _pytest("model", "tests/model", *PATIENT),
-            _pytest("client schedules", CLIENT_SCHEDULES, "clients/javascript/tests", *PATIENT),
         ],
         together=[
             *integration[:2],
             _measured("wire", "tests/wire", *TOGETHER),
             *integration[2:],
             *own_lanes,
-            _pytest("contract of others", *CONTRACT, "-k", OTHER_ROWS),
             _measured("contract", *CONTRACT, "-k", f"not ({OTHER_ROWS})"),
             _measured("unit", "tests/unit", "tests/compat"),
             _measured("client", *client_files, source=CLIENT_PROCESS),
@@ -174,6 +171,11 @@ def plan(pythons: Sequence[str]) -> Plan:
         second_job=[
             Lane("oldest releases", (*MODULE, "tests.floors")),
             *(Lane(f"python {release}", (*MODULE, "tests.pythons", release)) for release in pythons),
+            _pytest("contract of others", *CONTRACT, "-k", OTHER_ROWS),
+            _pytest("later wire", "tests/wire", "-m", "later and not alone"),
+            # Traced, these would compute for minutes.
+            _pytest("model", "tests/model"),
+            _pytest("client schedules", CLIENT_SCHEDULES, "clients/javascript/tests"),
             _pytest("later schedules", "tests/simulation", *SECOND),
             _pytest("later faults", "tests/integration", *SECOND),
             Lane("suite of uvicorn", (*MODULE, "tests.suites", "uvicorn", "--loops", "asyncio")),

@@ -18,7 +18,6 @@ TESTS = sorted(
     for path in PROJECT.glob(pattern)
 )
 PLAN = plan(pythons=[])
-FIRST_JOB = [*PLAN.idle, *PLAN.together, *PLAN.alone]
 ALONE = re.compile(r"^(@|pytestmark = )pytest\.mark\.alone", re.MULTILINE)
 LATER = re.compile(r"pytest\.mark\.later")
 
@@ -28,12 +27,12 @@ def lane(name: str, code: str = "") -> Lane:
 
 
 def lanes_of(file: str, *, is_alone: bool) -> list[str]:
-    """Return the lanes of the first job that run the tests of a file which are, or are not, to run alone."""
+    """Return the lanes that run the tests of a file which are, or are not, to run alone, but not those of "later"."""
     found = []
-    for each in FIRST_JOB:
+    for each in PLAN.lanes():
         _, _, arguments = " ".join(each.command).partition(" pytest ")
         marker = "not alone" if "-m not alone" in arguments else "alone" if "-m alone" in arguments else ""
-        if f"-k {lanes.OTHER_ROWS}" in arguments:
+        if f"-k {lanes.OTHER_ROWS}" in arguments or "-m later" in arguments:
             continue  # the rest of another lane
         is_of_file = any(file == word or file.startswith(f"{word}/") for word in arguments.split())
         if is_of_file and marker in ("", "alone" if is_alone else "not alone"):
@@ -63,7 +62,7 @@ def test_tests_of_the_second_job_are_in_a_lane_of_it_and_in_no_other() -> None:
 
 
 def test_two_lanes_share_the_contracts_and_leave_none_out() -> None:
-    commands = {each.name: each.command for each in FIRST_JOB}
+    commands = {each.name: each.command for each in PLAN.lanes()}
     assert commands["contract"][-4:] == (*lanes.CONTRACT, "-k", f"not ({lanes.OTHER_ROWS})")
     assert commands["contract of others"][-4:] == (*lanes.CONTRACT, "-k", lanes.OTHER_ROWS)
 

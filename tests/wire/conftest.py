@@ -5,7 +5,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.wire.servers import BOTH_LOOPS, Fleet, Row, Server
+from tests.wire.servers import ASYNCIO, UVLOOP, Fleet, Row, Server
+
+ROWS = [
+    pytest.param(UVLOOP, id=UVLOOP.name),
+    pytest.param(ASYNCIO, id=ASYNCIO.name, marks=pytest.mark.later),
+]
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +27,7 @@ def _clean_logs(fleet: Fleet) -> Iterator[None]:
     fleet.check_logs()
 
 
-@pytest.fixture(params=BOTH_LOOPS, ids=lambda row: row.name)
+@pytest.fixture(params=ROWS)
 def row(request: pytest.FixtureRequest) -> Row:
     """Each event loop, with one of the two HTTP parsers."""
     chosen: Row = request.param

@@ -311,3 +311,15 @@ async def test_the_page_names_the_library_and_links_to_its_home(demo: Demo, brow
     await expect(about).to_be_in_viewport(ratio=1)
     link = nora.page.get_by_role("link", name="fastapi-websocket-stabilizer")
     await expect(link).to_have_attribute("href", PROJECT["urls"]["Homepage"])
+
+
+async def test_the_page_connects_with_the_client_that_its_replica_serves(
+    demo: Demo, browser: Browser
+) -> None:
+    nora = await Tab.open(browser, demo.urls[0], "Nora")
+    assert 'import { connect } from "/stabilizer/client.js";' in await nora.page.content()
+    assert "new WebSocket" not in await nora.page.content()
+    loaded = await nora.page.evaluate(
+        "performance.getEntriesByType('resource').map(({ name }) => new URL(name).pathname)"
+    )
+    assert "/stabilizer/client.js" in loaded

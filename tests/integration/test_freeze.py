@@ -153,7 +153,7 @@ async def test_a_sweep_whose_sweeper_is_killed_half_way_is_finished_by_another(
     for survivor in survivors:
         survivor.on_presence(lambda event: heard.append(event.event_id))
         await survivor.start()
-    await eventually(lambda: not keys_with(managers.url, ghost.node), 20, what="swept to the end")
+    await eventually(lambda: not keys_with(managers.url, ghost.node), 60, what="swept to the end")
     await eventually(lambda: sum(counter(survivor, "nodes_swept") for survivor in survivors) >= 1)
     expected = {f"{visit_of(f'{ghost.node}.{number}')}:left" for number in range(len(names))}
     of_ghost = [event_id for event_id in heard if event_id in expected]

@@ -202,7 +202,7 @@ export function createServer({
     handshakes.push({ url, token, cursor });
     const found = refusal ?? identify({ url, token });
     if ("code" in found) return socket.end(found.code, found.reason);
-    const { id: client = "ann", rooms: own = rooms, metadata = null } = found, sid = `s${++lastSession}`;
+    const { id: client = "ann", rooms: own = rooms, metadata = {} } = found, sid = `s${++lastSession}`;
     const former = sessions.get(cursor?.s);
     sessions.delete(cursor?.s);
     const session = { rooms: [...new Set([...own, ...former?.rooms ?? []])], handled: former?.handled ?? 0 };
@@ -389,6 +389,7 @@ export function createServer({
       if (!sockets.delete(this)) return;
       this.readyState = 3;
       if (this.connection) leave(this.connection);
+      if (code === 1006) this.onerror?.({ type: "error" });
       this.onclose?.({ type: "close", code, reason, wasClean: code !== 1006 });
     }
   }

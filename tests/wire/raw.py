@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from enum import IntEnum
 
-ANSWER_S = 10.0
+ANSWER_S = 30.0
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 DEFLATE_TAIL = b"\x00\x00\xff\xff"
 RSV1 = 4

@@ -1,13 +1,16 @@
 // The client of an application: carries out what the machine decides, with sockets, timers and the events of the page.
 
 import { StabilizerError } from "./errors.js";
+import { demand } from "./frames.js";
 import { createMachine } from "./machine.js";
+import { LONGEST_SLEEP, SAVE_INTERVAL } from "./numbers.js";
 
 export { StabilizerError };
 
 /** @typedef {import("./frames.js").Failure} Failure */
 /** @typedef {import("./frames.js").Log} Log */
 /** @typedef {import("./machine.js").Action} Action */
+/** @typedef {import("./machine.js").Effects} Effects */
 /** @typedef {import("./machine.js").Status} Status */
 /** @typedef {import("./machine.js").StatusChange} StatusChange */
 /**
@@ -42,34 +45,38 @@ export { StabilizerError };
  * @property {number} [maxWaiting] Messages that wait while a room is reloaded; 1,000 by default.
  */
 
-/** Longest time between two looks at the clock, which show that the system was asleep. */
-const LONGEST_SLEEP = 10_000;
-const SAVE_INTERVAL = 200;
-
 /** @type {(error: unknown) => void} An error of a handler is reported, and changes nothing else. */
-const report = (error) => globalThis.reportError ? globalThis.reportError(error) : console.error(error);
-
-/** @type {() => () => number} A clock that goes on while the system sleeps, and does not go back. */
-const createClock = () => {
-  let last = 0, offset = 0;
-  return () => {
-    const time = Date.now() + offset;
-    if (time < last) offset += last - time;
-    return last = Math.max(time, last);
-  };
-};
+const report = (error) => (globalThis.reportError ?? console.error)(error);
 
 /**
- * Handlers of one log.
+ * Handlers of one log, or of what no room handles.
  *
  * @typedef {object} Handlers
- * @property {Set<Handler<Message>>} messages
- * @property {Set<Handler<Lost>>} losses
- * @property {Set<Handler<Map<string, any>>>} presences
+ * @property {Set<Handler<Message>>} message
+ * @property {Set<Handler<Lost>>} lost
+ * @property {Set<Handler<Map<string, any>>>} presence
+ * @property {Set<Handler<StatusChange>>} status
  * @property {((lost: Lost) => unknown) | undefined} reload
  * @property {Message[] | null} waiting Messages that wait while the application reloads.
  * @property {Lost | null} again The loss after which it must reload once more.
  */
+/** @type {() => Handlers} */
+const createHandlers = () => ({
+  message: new Set(), lost: new Set(), presence: new Set(), status: new Set(), reload: undefined, waiting: null, again: null,
+});
+/** @type {<A>(handlers: Set<Handler<A>>, value: A) => Promise<unknown>[]} */
+const call = (handlers, value) => [...handlers].map(async (handler) => {
+  try {
+    await handler(value);
+  } catch (error) {
+    report(error);
+  }
+});
+/** @type {<A>(handlers: Set<Handler<A>>, handler: Handler<A>) => Unsubscribe} */
+const subscribe = (handlers, handler) => {
+  handlers.add(handler);
+  return () => void handlers.delete(handler);
+};
 
 /**
  * Connect to an endpoint of fastapi-websocket-stabilizer. The client comes back by itself, and misses nothing.
@@ -77,18 +84,12 @@ const createClock = () => {
  * @param {string | URL} url `wss://…`, or relative to the page.
  * @param {ConnectOptions} [options]
  */
-export function connect(url, options = {}) {
-  const {
-    auth, storage, storageKey = `stabilizer:${url}`, WebSocket = globalThis.WebSocket, maxWaiting = 1_000, ...bounds
-  } = options;
-  const address = new URL(url, globalThis.location?.href);
+export function connect(url, {
+  auth, storage, storageKey = `stabilizer:${url}`, WebSocket = globalThis.WebSocket, maxWaiting = 1_000, ...bounds
+} = {}) {
+  const page = /** @type {any} */ (globalThis), address = new URL(url, page.location?.href);
   address.protocol = address.protocol.replace("http", "ws");
-  if (!WebSocket) throw new StabilizerError("invalid", "this platform has no WebSocket: pass one as the option WebSocket");
-  const clock = createClock();
-  const machine = createMachine({
-    ...bounds, random: Math.random, hasAuth: auth !== undefined, canRenew: typeof auth === "function",
-    saved: storage?.getItem(storageKey) ?? null,
-  });
+  demand(WebSocket, "no WebSocket here: pass one as an option");
 
   /** @type {Map<number, WebSocket>} */
   const sockets = new Map();
@@ -99,268 +100,226 @@ export function connect(url, options = {}) {
   let timer;
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   let saver;
-
-  // Events of the machine.
-
-  /** @type {(event: (now: number) => Action[]) => void} Pass an event to the machine, and carry out its actions. */
-  const run = (event) => {
-    queue.push(...event(clock()));
-    if (isBusy) return; // a handler called: its actions follow behind those under way
-    isBusy = true;
-    for (let action; action = queue.shift();) carryOut(action);
-    isBusy = false;
-    clearTimeout(timer);
-    const wait = machine.timerAt() - clock();
-    if (wait < Infinity) timer = setTimeout(() => run(machine.timer), Math.min(Math.max(wait, 0), LONGEST_SLEEP));
-    if (storage) saver ??= setTimeout(save, SAVE_INTERVAL);
-  };
-  const save = () => {
-    clearTimeout(saver);
-    saver = undefined;
-    try {
-      storage?.setItem(storageKey, machine.save());
-    } catch (error) {
-      report(error); // the store is full, say
-    }
-  };
-  /** @type {(generation: number, items: string[]) => void} */
-  const dial = (generation, items) => {
-    /** @type {WebSocket} */
-    let socket;
-    try {
-      socket = new WebSocket(address.href, items);
-    } catch (error) {
-      queueMicrotask(() => run((now) => machine.closed(now, generation, 1006, `${error}`)));
-      return;
-    }
-    sockets.set(generation, socket);
-    socket.binaryType = "arraybuffer";
-    socket.onopen = () => run((now) => machine.opened(now, generation, socket.protocol));
-    socket.onmessage = ({ data }) => run((now) => machine.frame(now, generation, data));
-    socket.onclose = ({ code, reason }) => {
-      sockets.delete(generation);
-      run((now) => machine.closed(now, generation, code, reason));
-    };
-    // Node 20 sends no close event for a socket that could not be opened. ws throws an error without a handler.
-    socket.onerror = () => socket.readyState || run((now) => machine.closed(now, generation, 1006, ""));
-  };
-  /** @type {(generation: number, isRenewal: boolean) => Promise<void>} */
-  const authorize = async (generation, isRenewal) => {
-    try {
-      const token = await (typeof auth === "function" ? auth() : auth);
-      if (typeof token !== "string") throw new TypeError(`auth returned ${token}, and not a string`);
-      run((now) => (isRenewal ? machine.renew : machine.authorized)(now, generation, token));
-    } catch (error) {
-      report(error);
-      if (!isRenewal) run((now) => machine.unauthorized(now, generation, `no token: ${error}`));
-    }
-  };
+  let time = 0, wall = Date.now();
 
   // The application.
 
   /** @type {Map<Log, Handlers>} */
   const logs = new Map();
-  /** @type {Set<Handler<StatusChange>>} */
-  const statuses = new Set();
+  const others = createHandlers();
   /** @type {Map<string, (data: any, context: { signal: AbortSignal }) => unknown>} */
   const requests = new Map();
   /** @type {Map<string, AbortController>} */
   const answering = new Map();
-  /** @type {Map<unknown, (error: unknown, value?: any) => void>} Calls without an outcome. */
-  const pending = new Map();
+  /** Ends when the handlers of all messages of the mailbox so far have returned. */
+  let mail = Promise.resolve();
 
-  /** @type {() => Handlers} */
-  const createHandlers = () => ({
-    messages: new Set(), losses: new Set(), presences: new Set(), reload: undefined, waiting: null, again: null,
-  });
   /** @type {(log: Log) => Handlers} */
   const handlersOf = (log) => {
     const handlers = logs.get(log) ?? createHandlers();
     logs.set(log, handlers);
     return handlers;
   };
-  /** Handlers of what no room handles. */
-  const others = createHandlers();
-  /** @type {<A>(handlers: Set<Handler<A>>, value: A) => Promise<unknown>[]} */
-  const call = (handlers, value) =>
-    [...handlers].map(async (handler) => handler(value)).map((result) => result.catch(report));
-  /** @type {<A>(handlers: Set<Handler<A>>, handler: Handler<A>) => Unsubscribe} */
-  const subscribe = (handlers, handler) => {
-    handlers.add(handler);
-    return () => void handlers.delete(handler);
-  };
-  /** @type {{ id: number, isHandled: boolean }[]} What came of the mailbox since the first message whose handlers have not returned. */
-  const mail = [];
-  /** @type {(log: Log, id: number, results: Promise<unknown>[]) => Promise<void>} Mark the mailbox up to that message. */
-  const markBehind = async (log, id, results) => {
-    if (log !== 0 || !id) return;
-    const item = { id, isHandled: false };
-    mail.push(item);
-    await Promise.all(results);
-    item.isHandled = true;
-    const first = mail.findIndex(({ isHandled }) => !isHandled), count = first < 0 ? mail.length : first;
-    const last = mail.splice(0, count).pop();
-    if (last) run((now) => machine.handled(now, last.id));
+  /** @type {(event: "message" | "lost", value: Message | Lost, id: number) => void} Call the handlers of a log. Mark the mailbox when they have returned. */
+  const dispatch = (event, value, id) => {
+    const own = logs.get(value.log)?.[event];
+    const results = call(/** @type {Set<Handler<any>>} */ (own?.size ? own : others[event]), value);
+    if (value.log === 0 && id) mail = Promise.all([mail, ...results]).then(() => run(machine._handled, id));
   };
   /** @type {(message: Message) => void} */
-  const deliver = (message) => {
-    const own = logs.get(message.log);
-    markBehind(message.log, message.id, call(own?.messages.size ? own.messages : others.messages, message));
-  };
+  const deliver = (message) => dispatch("message", message, message.id);
   /** @type {(handlers: Handlers, lost: Lost) => Promise<void>} Later messages wait. If too many do, reload once more. */
   const reload = async (handlers, lost) => {
     handlers.waiting = [];
-    /** @type {Lost | null} */
-    let current = lost;
-    while (current) {
+    handlers.again = lost;
+    while (handlers.again) {
+      const current = handlers.again;
       handlers.again = null;
       try {
         await handlers.reload?.(current);
       } catch (error) {
         report(error);
       }
-      current = handlers.again;
     }
     const waiting = handlers.waiting;
     handlers.waiting = null;
     waiting.forEach(deliver);
   };
 
-  /** @type {(action: Action) => void} */
-  const carryOut = (action) => {
-    switch (action[0]) {
-      case "authorize":
-        return void authorize(action[1], action[2]);
-      case "dial":
-        return dial(action[1], action[2]);
-      case "send": {
-        const socket = sockets.get(action[1]);
-        if (socket?.readyState === 1) socket.send(action[2]);
-        return;
+  // What the machine decides.
+
+  /** @type {Effects} */
+  const effects = {
+    async _authorize(generation, isRenewal) {
+      try {
+        const token = await (typeof auth === "function" ? auth() : auth);
+        if (typeof token !== "string") throw new TypeError(`auth returned ${token}, not a string`);
+        run(isRenewal ? machine._renew : machine._authorized, generation, token);
+      } catch (error) {
+        report(error);
+        if (!isRenewal) run(machine._unauthorized, generation, `no token: ${error}`);
       }
-      case "close":
-      case "abandon": {
-        const socket = sockets.get(action[1]);
-        sockets.delete(action[1]);
-        if (socket) {
-          socket.onopen = socket.onmessage = socket.onclose = null;
-          socket.close(1000);
-        }
-        return;
+    },
+    _dial(generation, items) {
+      try {
+        const socket = new WebSocket(address.href, items);
+        sockets.set(generation, socket);
+        socket.binaryType = "arraybuffer";
+        socket.onopen = () => run(machine._opened, generation, socket.protocol);
+        socket.onmessage = ({ data }) => run(machine._frame, generation, data);
+        socket.onclose = ({ code, reason }) => {
+          sockets.delete(generation);
+          run(machine._closed, generation, code, reason);
+        };
+        // Node 20 sends no close event for a socket that could not be opened. ws throws an error without a handler.
+        socket.onerror = () => socket.readyState || run(machine._closed, generation, 1006, "");
+      } catch (error) {
+        queueMicrotask(() => run(machine._closed, generation, 1006, `${error}`));
       }
-      case "message": {
-        const [, log, id, data] = action, handlers = logs.get(log), message = { log, id, data };
-        if (!handlers?.waiting) return deliver(message);
-        handlers.waiting.push(message);
-        if (handlers.waiting.length > maxWaiting) {
-          handlers.waiting = [];
-          handlers.again = { log, top: id, code: "limit" };
-        }
-        return;
-      }
-      case "lost": {
-        const [, log, top, code] = action, handlers = logs.get(log), lost = { log, top, code };
-        markBehind(log, top, call(handlers?.losses.size ? handlers.losses : others.losses, lost));
-        if (!handlers?.reload) return;
-        if (!handlers.waiting) return void reload(handlers, lost);
+    },
+    _send(generation, frame) {
+      const socket = sockets.get(generation);
+      if (socket?.readyState === 1) socket.send(frame);
+    },
+    _close(generation) {
+      sockets.get(generation)?.close(1000);
+      sockets.delete(generation);
+    },
+    _message(log, id, data) {
+      const handlers = logs.get(log), message = { log, id, data };
+      if (!handlers?.waiting) return deliver(message);
+      if (handlers.waiting.push(message) > maxWaiting) {
         handlers.waiting = [];
-        handlers.again = lost;
-        return;
+        handlers.again = { log, top: id, code: "limit" };
       }
-      case "settle": {
-        const [, key, error, value] = action;
-        return pending.get(key)?.(error, value);
+    },
+    _lost(log, top, code) {
+      const handlers = logs.get(log), lost = { log, top, code };
+      dispatch("lost", lost, top);
+      if (!handlers?.reload) return;
+      if (!handlers.waiting) return reload(handlers, lost);
+      handlers.waiting = [];
+      handlers.again = lost;
+    },
+    _settle: (settle, error, value) => settle(error, value),
+    async _asked(generation, n, name, data) {
+      const key = `${generation} ${n}`, controller = new AbortController(), handler = requests.get(name);
+      answering.set(key, controller);
+      /** @type {any} */
+      let result;
+      /** @type {Failure | null} */
+      let failure = null;
+      const fail = (/** @type {unknown} */ error) => {
+        report(error);
+        failure = { code: "failed", message: "the handler failed" };
+      };
+      try {
+        demand(handler, `no handler for ${name}`, "not_found");
+        result = await handler(data, { signal: controller.signal });
+      } catch (error) {
+        if (error instanceof StabilizerError) failure = error;
+        else fail(error);
       }
-      case "asked":
-        return void answer(action[1], action[2], action[3], action[4]);
-      case "unasked":
-        return answering.get(`${action[1]} ${action[2]}`)?.abort();
-      case "presence":
-        return void call(handlersOf(action[1]).presences, action[2]);
-      case "status":
-        return void call(statuses, action[1]);
-    }
+      answering.delete(key);
+      const answer = () => run(machine._answer, generation, n, failure, result);
+      try {
+        answer();
+      } catch (error) { // the result is no JSON
+        fail(error);
+        answer();
+      }
+    },
+    _unasked: (generation, n) => answering.get(`${generation} ${n}`)?.abort(),
+    _room() {},
+    _presence: (room, members) => call(handlersOf(room).presence, members),
+    _status: (change) => call(others.status, change),
   };
-  /** @type {(generation: number, n: number, name: string, data: any) => Promise<void>} */
-  const answer = async (generation, n, name, data) => {
-    const key = `${generation} ${n}`, controller = new AbortController(), handler = requests.get(name);
-    answering.set(key, controller);
-    /** @type {any} */
-    let result = null;
-    /** @type {Failure | null} */
-    let failure = handler ? null : { code: "not_found", message: `no handler for ${name}` };
+  const machine = createMachine(effects, {
+    ...bounds, _random: Math.random, _hasAuth: auth !== undefined, _canRenew: typeof auth === "function",
+    _saved: storage?.getItem(storageKey),
+  });
+
+  /** A clock that goes on while the system sleeps, and does not go back. */
+  const clock = () => {
+    const before = wall;
+    wall = Date.now();
+    return time += Math.max(0, wall - before);
+  };
+  /** @type {<A extends any[]>(event: (...parameters: A) => unknown, ...parameters: A) => void} Pass an event to the machine, and carry out its actions. */
+  const run = (event, ...parameters) => {
+    queue.push(...machine._handle(clock(), event, ...parameters));
+    if (isBusy) return; // a handler called: its actions follow behind those under way
+    isBusy = true;
+    for (let action; action = queue.shift();) action[0](...action.slice(1));
+    isBusy = false;
+    clearTimeout(timer);
+    const wait = machine._timerAt() - clock();
+    if (wait < Infinity) timer = setTimeout(run, Math.min(Math.max(wait, 0), LONGEST_SLEEP), machine._timer);
+    if (storage) saver ??= setTimeout(save, SAVE_INTERVAL);
+  };
+  const save = () => {
+    clearTimeout(saver);
+    saver = undefined;
     try {
-      result = await handler?.(data, { signal: controller.signal }) ?? null;
+      storage?.setItem(storageKey, machine._save());
     } catch (error) {
-      const isMeant = error instanceof StabilizerError;
-      if (!isMeant) report(error);
-      failure = isMeant ? error : { code: "failed", message: "the handler failed" };
-    }
-    answering.delete(key);
-    try {
-      run((now) => machine.answer(now, generation, n, result, failure));
-    } catch (error) { // the result is no JSON
-      report(error);
-      run((now) => machine.answer(now, generation, n, null, { code: "failed", message: "the handler failed" }));
+      report(error); // the store is full, say
     }
   };
-  /** @type {(begin: (now: number, key: object) => Action[], signal?: AbortSignal) => Promise<any>} */
-  const callMachine = (begin, signal) =>
+  /** @type {<A extends any[]>(event: (key: any, timeout: number, ...parameters: A) => unknown, options: CallOptions, ...parameters: A) => Promise<any>} */
+  const ask = (event, { timeout = 10_000, signal }, ...parameters) =>
     new Promise((resolve, reject) => {
       signal?.throwIfAborted();
-      const key = {}, abort = () => {
-        run((now) => machine.cancel(now, key));
-        pending.get(key)?.(signal?.reason);
-      };
-      pending.set(key, (error, value) => {
-        pending.delete(key);
+      /** @type {(error: unknown, value?: any) => void} */
+      const settle = (error, value) => {
         signal?.removeEventListener("abort", abort);
         if (error) reject(error);
         else resolve(value);
-      });
+      };
+      const abort = () => {
+        run(machine._cancel, settle);
+        reject(signal?.reason);
+      };
       signal?.addEventListener("abort", abort);
       try {
-        run((now) => begin(now, key));
+        run(event, settle, timeout, ...parameters);
       } catch (error) {
-        pending.get(key)?.(error);
+        settle(error);
       }
     });
 
   // The page.
 
-  const target = /** @type {any} */ (globalThis);
-  /** @type {[target: any, event: string, handler: (event: any) => void][]} */
+  /** @type {[target: any, event: string, handler: () => void][]} */
   const listeners = [
-    [target, "online", () => run(machine.online)],
-    [target, "offline", () => run(machine.offline)],
-    [target, "pagehide", () => (run(machine.hide), save())],
-    [target, "pageshow", () => run(machine.show)],
-    [target.document, "resume", () => run(machine.wake)],
-    [target.document, "visibilitychange", () =>
-      target.document.hidden ? (run(machine.flush), save()) : run(machine.wake)],
-  ];
+    [page, "online", machine._online], [page, "offline", machine._offline], [page, "pagehide", machine._hide],
+    [page, "pageshow", machine._show], [page.document, "resume", machine._wake], [page.document, "visibilitychange", machine._wake],
+  ].map(([target, event, handle]) => [target, event, () => {
+    run(handle);
+    save();
+  }]);
   const listen = (/** @type {"addEventListener" | "removeEventListener"} */ how) => {
     for (const [target, event, handler] of listeners) target?.[how]?.(event, handler);
   };
   listen("addEventListener");
-  queueMicrotask(() => run(machine.start));
+  queueMicrotask(() => run(machine._start));
 
   return {
     /** @type {Status} */
     get status() {
-      return machine.status();
+      return machine._now();
     },
     /** The id that the server has given this client, "" before the first connection. */
     get id() {
-      return machine.clientId();
+      return machine._clientId();
     },
     /** The rooms of the connection. */
     get rooms() {
-      return [...machine.rooms()];
+      return [...machine._rooms()];
     },
     /** Why the client has ended, if the application has not closed it. */
     get error() {
-      return machine.error();
+      return machine._error();
     },
     /**
      * Call a function with each message that no room handles, with each loss or change of the state.
@@ -369,8 +328,8 @@ export function connect(url, options = {}) {
      *   & ((event: "lost", handler: Handler<Lost>) => Unsubscribe)
      *   & ((event: "status", handler: Handler<StatusChange>) => Unsubscribe)}
      */
-    on: (/** @type {string} */ event, /** @type {Handler<any>} */ handler) =>
-      subscribe(/** @type {Set<Handler<any>>} */ (event === "status" ? statuses : event === "lost" ? others.losses : others.messages), handler),
+    on: (/** @type {"message" | "lost" | "status"} */ event, /** @type {Handler<any>} */ handler) =>
+      subscribe(/** @type {Set<Handler<any>>} */ (others[event]), handler),
     /**
      * Handlers of a room. It joins nothing: that is for `join`, or for the server.
      *
@@ -383,22 +342,20 @@ export function connect(url, options = {}) {
       handlers.reload = reload ?? handlers.reload;
       return {
         name,
-        on: (/** @type {Handler<Message>} */ handler) => subscribe(handlers.messages, handler),
-        onLost: (/** @type {Handler<Lost>} */ handler) => subscribe(handlers.losses, handler),
+        on: (/** @type {Handler<Message>} */ handler) => subscribe(handlers.message, handler),
+        onLost: (/** @type {Handler<Lost>} */ handler) => subscribe(handlers.lost, handler),
         /** Call a function with all members, metadata by client id, whenever they change. */
         presence(/** @type {Handler<Map<string, any>>} */ handler) {
-          const unsubscribe = subscribe(handlers.presences, handler);
-          run((now) => machine.watch(now, name));
+          const unsubscribe = subscribe(handlers.presence, handler);
+          run(machine._watch, name);
           return () => {
             unsubscribe();
-            if (!handlers.presences.size) run((now) => machine.unwatch(now, name));
+            if (!handlers.presence.size) run(machine._unwatch, name);
           };
         },
         /** Join the room, also on the next connections. */
-        join: ({ timeout = 10_000, signal } = /** @type {CallOptions} */ ({})) =>
-          callMachine((now, key) => machine.move(now, key, "join", name, now + timeout), signal),
-        leave: ({ timeout = 10_000, signal } = /** @type {CallOptions} */ ({})) =>
-          callMachine((now, key) => machine.move(now, key, "leave", name, now + timeout), signal),
+        join: (/** @type {CallOptions} */ options = {}) => ask(machine._move, options, "join", name),
+        leave: (/** @type {CallOptions} */ options = {}) => ask(machine._move, options, "leave", name),
       };
     },
     /**
@@ -409,10 +366,8 @@ export function connect(url, options = {}) {
      * @param {CallOptions & { confirm?: boolean }} [options]
      * @returns {Promise<void>}
      */
-    async send(data, { confirm = false, timeout = 30_000, signal } = {}) {
-      if (!confirm) return run((now) => machine.send(now, data));
-      await callMachine((now, key) => machine.confirm(now, key, data, now + timeout), signal);
-    },
+    send: async (data, { confirm = false, timeout = 30_000, signal } = {}) =>
+      confirm ? ask(machine._confirm, { timeout, signal }, data) : run(machine._transmit, data),
     /**
      * Ask the server. Without a connection, the request waits for one.
      *
@@ -421,8 +376,7 @@ export function connect(url, options = {}) {
      * @param {CallOptions} [options]
      * @returns {Promise<any>}
      */
-    request: (name, data = null, { timeout = 10_000, signal } = {}) =>
-      callMachine((now, key) => machine.request(now, key, name, data, now + timeout), signal),
+    request: (name, data = null, options = {}) => ask(machine._request, options, name, data),
     /**
      * Answer requests of the server. A StabilizerError that the handler throws is answered with its code.
      *
@@ -437,11 +391,11 @@ export function connect(url, options = {}) {
     /** Drop the connection and connect at once, also if the server has ended the client. */
     reconnect() {
       listen("addEventListener");
-      run(machine.reconnect);
+      run(machine._reconnect);
     },
     /** End the client. Calls without an outcome are rejected. */
     close() {
-      run(machine.close);
+      run(machine._end);
       listen("removeEventListener");
       clearTimeout(timer);
       if (storage) save();

@@ -6,14 +6,15 @@
  * application of the server, or of its library, such as "not_found".
  */
 export class StabilizerError extends Error {
+  name = "StabilizerError";
+
   /**
    * @param {string} code
    * @param {string} message
-   * @param {{ retry?: boolean, closeCode?: number, cause?: unknown }} [more] `retry`: the same call may succeed later.
+   * @param {{ retry?: boolean, closeCode?: number }} [more] `retry`: the same call may succeed later.
    */
-  constructor(code, message, { retry = false, closeCode, cause } = {}) {
-    super(message, { cause });
-    this.name = "StabilizerError";
+  constructor(code, message, { retry = false, closeCode } = {}) {
+    super(message);
     this.code = code;
     this.retry = retry;
     this.closeCode = closeCode;

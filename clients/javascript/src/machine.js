@@ -1,16 +1,21 @@
 // The machine of a client: events in, actions out. It has no socket, no clock and no chance of its own. Times are
 // milliseconds of a clock that does not go back. It may be called while earlier actions are carried out; its actions
 // then follow behind the earlier ones.
+//
+// Its state is variables instead of objects, and what it shares with the shell alone begins with "_", because the build
+// shortens both.
 
 import { StabilizerError } from "./errors.js";
-import { LAST_NUMBER, encode, isLog, message, read, requestName, roomName, sizeOf, utf8 } from "./frames.js";
+import { demand, encode, isLog, message, read, sizeOf, utf8 } from "./frames.js";
+import { AFTER_LIVE, ANSWERED, ASKED_AGAIN, ATTEMPT, AUTHORIZING, BROKEN, DIALED, FIRST_DELAY, GRACE, KEYS, LATE, LONGEST_DELAY, LONGEST_HINT, MARK_EVERY, MARK_INTERVAL, MAX_OPEN, MAX_WAITING, OPEN, PATIENCE, PATIENCE_AFTER_SLEEP, REPLACED, SETTLED, UNAUTHORIZED } from "./numbers.js";
+
+const SUBPROTOCOL = "stabilizer.v1", NEVER = Infinity;
 
 /** @typedef {import("./frames.js").Failure} Failure */
 /** @typedef {import("./frames.js").Frame} Frame */
 /** @typedef {import("./frames.js").Hi} Hi */
 /** @typedef {import("./frames.js").Log} Log */
 /** @typedef {import("./frames.js").LostLog} LostLog */
-/** @typedef {import("./frames.js").Member} Member */
 /** @typedef {import("./frames.js").Positions} Positions */
 /** @typedef {"idle" | "connecting" | "catching-up" | "live" | "waiting" | "offline" | "closed"} Status */
 
@@ -28,75 +33,46 @@ import { LAST_NUMBER, encode, isLog, message, read, requestName, roomName, sizeO
  */
 
 /**
- * Sockets have numbers, called generations. Events of former ones change nothing.
+ * What the machine decides. Sockets have numbers, called generations. Events of former ones change nothing.
  *
- * @typedef {[action: "authorize", generation: number, isRenewal: boolean]
- *   | [action: "dial", generation: number, items: string[]] | [action: "send", generation: number, frame: Frame]
- *   | [action: "close" | "abandon", generation: number]
- *   | [action: "message", log: Log, id: number, data: any] | [action: "lost", log: Log, top: number, code: string]
- *   | [action: "settle", key: unknown, error: StabilizerError | null, value: any]
- *   | [action: "asked", generation: number, n: number, name: string, data: any]
- *   | [action: "unasked", generation: number, n: number]
- *   | [action: "room", room: string, isMember: boolean, error: StabilizerError | null]
- *   | [action: "presence", room: string, members: Map<string, any>] | [action: "status", change: StatusChange]} Action
+ * @typedef {object} Effects
+ * @property {(generation: number, isRenewal: boolean) => unknown} _authorize
+ * @property {(generation: number, items: string[]) => unknown} _dial
+ * @property {(generation: number, frame: Frame) => unknown} _send
+ * @property {(generation: number) => unknown} _close Close a socket, and wait for no event of it.
+ * @property {(log: Log, id: number, data: any) => unknown} _message
+ * @property {(log: Log, top: number, code: string) => unknown} _lost
+ * @property {(key: any, error: StabilizerError | null, value: any) => unknown} _settle
+ * @property {(generation: number, n: number, name: string, data: any) => unknown} _asked
+ * @property {(generation: number, n: number) => unknown} _unasked
+ * @property {(room: string, isMember: boolean, error: StabilizerError | null) => unknown} _room
+ * @property {(room: string, members: Map<string, any>) => unknown} _presence
+ * @property {(change: StatusChange) => unknown} _status
  */
+/** @typedef {[effect: (...parameters: any) => unknown, ...parameters: any]} Action An effect and what it is called with. */
 
 /** @typedef {{ do: "retry" | "renew" | "stop" | "ignore", after: number | null, by: string }} Reaction */
 /**
- * A connection before `hi`.
+ * What waits for an answer: a request, a join, a leave, newer credentials, or a message that is to be confirmed: its verb
+ * is "". Without a key it is the client's own, or nobody waits for it. `n` is its number, 0 before it is sent for the
+ * first time.
  *
- * @typedef {{ generation: number, deadline: number, isDialed: boolean, isOpen: boolean, cursor: string, isLater: boolean }} Attempt
- */
-/**
- * A connection after `hi`. `mayReplaceItself`: an attempt beside it has failed. Its session is unknown, and may yet take
- * the place of this connection.
- *
- * @typedef {{ generation: number, silence: number, heard: number, probeEnds: number, awaitsOutcome: boolean,
- *   liveSince: number, handoverAt: number, mayReplaceItself: boolean }} Link
- */
-/**
- * A request of this client, or a call of its own: without a key. `n` is 0 until it is sent.
- *
- * @typedef {{ key: unknown, verb: "request" | "join" | "leave" | "auth", subject: string, frame: string, deadline: number, n: number }} Call
- */
-/**
- * A message that is kept until it is confirmed. `n` is 0 until it is sent.
- *
- * @typedef {{ key: unknown, data: Frame, size: number, deadline: number, n: number, isSettled: boolean }} Unconfirmed
+ * @typedef {{ key: any, verb: "q" | "join" | "leave" | "auth" | "", subject: string, ends: number, write: (n: number) => Frame,
+ *   size: number, n: number, isSent: boolean }} Call
  */
 /** @typedef {{ v: number, isWatched: boolean, members: Map<string, any>, pages: Map<string, any>, pagesOf: number, asked: number }} Presence */
 
 /**
  * @typedef {object} Options
- * @property {() => number} random Numbers from 0 up to 1.
- * @property {boolean} [hasAuth] Each attempt begins with getting credentials.
- * @property {boolean} [canRenew] Newer credentials can be had.
- * @property {string | null} [saved] What an earlier page has saved.
+ * @property {() => number} _random Numbers from 0 up to 1.
+ * @property {boolean} [_hasAuth] Each attempt begins with getting credentials.
+ * @property {boolean} [_canRenew] Newer credentials can be had.
+ * @property {string | null} [_saved] What an earlier page has saved.
+ * @property {number} [_maxHeld] Frames of the old socket that wait until the next socket is ready.
  * @property {number} [maxMessageBytes] Longest message or request that is sent.
  * @property {number} [maxUnconfirmed] Messages that are kept until they are confirmed.
  * @property {number} [maxUnconfirmedBytes] Their data in bytes.
- * @property {number} [maxHeld] Frames of the old socket that wait until the next socket is ready.
  */
-
-const SUBPROTOCOL = "stabilizer.v1";
-/** Close codes: ended without a close frame; credentials refused; another connection of this client. */
-const BROKEN = 1006, UNAUTHORIZED = 4401, REPLACED = 4500;
-/** Milliseconds of an attempt; of the delays after failed ones, with full jitter; of the longest hint of a server. */
-const ATTEMPT = 10_000, FIRST_DELAY = 500, LONGEST_DELAY = 20_000, LONGEST_HINT = 300_000;
-/** Longest delay after the drop of a connection that was live for `SETTLED`. */
-const AFTER_LIVE = 1_000, SETTLED = 5_000;
-/** Silence beyond the interval of the server's signs of life; then the time for an answer, shorter after a sleep. */
-const GRACE = 10_000, PATIENCE = 5_000, PATIENCE_AFTER_SLEEP = 2_000;
-/** A timer that is later than this shows that the machine was asleep. */
-const LATE = 5_000;
-/** Requests in flight in each direction; calls that wait, and the time for the answer to a call of the client's own. */
-const MAX_OPEN = 64, MAX_WAITING = 1024, ANSWERED = 30_000;
-/** Messages to several rooms that are remembered, so that each is given to the application once. */
-const KEYS = 256;
-/** Messages of the mailbox, or time, after which the server is told that they were handled. */
-const MARK_EVERY = 64, MARK_INTERVAL = 1_000;
-/** Time after which a change of presence that does not follow is a reason to ask once more. */
-const ASKED_AGAIN = 5_000;
 
 /**
  * The reaction to a close code. Unknown codes are judged by their range.
@@ -115,18 +91,17 @@ export function react(code, reason, own = []) {
     // a text for people
   }
   const hint = value?.reconnect_in_ms, by = `${value?.by ?? ""}`;
-  const hasHint = [1012, 1013, 4029].includes(code) && typeof hint === "number" && hint >= 0;
-  const mayReturn = code < 2000 ? ![1003, 1007, 1008, 1009].includes(code) : [3, 4].includes(Math.floor(code / 500) / 2);
+  const mayReturn = code < 2000 ? ![1003, 1007, 1008, 1009].includes(code) : code >= 3000 && code % 1000 < 500 && code < 5000;
   return {
     do: code === REPLACED && own.includes(by) ? "ignore" : code === UNAUTHORIZED ? "renew" : mayReturn ? "retry" : "stop",
-    after: hasHint ? Math.min(hint, LONGEST_HINT) : null,
+    after: [1012, 1013, 4029].includes(code) && typeof hint === "number" && hint >= 0 ? Math.min(hint, LONGEST_HINT) : null,
     by,
   };
 }
 
 /** @type {(text: string) => string} UTF-8 in base64url without padding: a browser refuses "=". */
 const coded = (text) =>
-  btoa(String.fromCharCode(...utf8(text))).replace(/[+/=]/g, (found) => found === "+" ? "-" : found === "/" ? "_" : "");
+  btoa(String.fromCharCode(...utf8(text))).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
 
 /**
  * The items of `Sec-WebSocket-Protocol`, and whether the cursor must be the first frame.
@@ -137,45 +112,37 @@ const coded = (text) =>
  * @returns {[items: string[], isLater: boolean]}
  */
 export function offer(cursor, token, later) {
-  const items = [SUBPROTOCOL];
+  const items = [SUBPROTOCOL], size = () => `${items}`.length + items.length - 1, limit = 4096;
   if (token !== null) items.push(`${SUBPROTOCOL}.auth.${coded(token)}`);
-  const size = () => items.join(", ").length, limit = 4096;
   if (cursor) {
-    items.push(`${SUBPROTOCOL}.resume.`);
+    const at = items.push(`${SUBPROTOCOL}.resume.`) - 1;
     later ||= size() + Math.ceil(sizeOf(cursor) * 4 / 3) > limit;
-    items.push(items.pop() + (later ? "later" : coded(cursor)));
+    items[at] += later ? "later" : coded(cursor);
   }
-  if (size() > limit) {
-    throw new StabilizerError("closed", `the token makes a header of ${size()} bytes, the limit is ${limit}: use a cookie or a ticket in the URL`);
-  }
+  demand(size() <= limit, `a header of ${size()} bytes is longer than ${limit}: use a cookie or a ticket in the URL`, "closed");
   return [items, !!cursor && later];
 }
 
-/** @param {Options} options */
-export function createMachine({
-  random, hasAuth = false, canRenew = hasAuth, saved = null, maxMessageBytes = 1_000_000, maxUnconfirmed = 1_000,
-  maxUnconfirmedBytes = 1_048_576, maxHeld = 10_000,
+/**
+ * @param {Effects} effects
+ * @param {Options} options
+ */
+export function createMachine(effects, {
+  _random, _hasAuth = false, _canRenew = _hasAuth, _saved = null, _maxHeld = 10_000, maxMessageBytes = 1_000_000,
+  maxUnconfirmed = 1_000, maxUnconfirmedBytes = 1_048_576,
 }) {
   /** The time of the event that is handled. */
   let now = 0;
   /** @type {Action[]} */
   let actions = [];
-  /** @type {(...action: Action) => void} */
+  /** @type {<A extends any[]>(effect: (...parameters: A) => unknown, ...parameters: A) => void} */
   const emit = (...action) => void actions.push(action);
 
-  let generation = 0;
-  /** @type {Attempt | null} */
-  let attempt = null;
-  /** @type {Link | null} */
-  let link = null;
-  /** @type {[kind: string, value: any][] | null} Frames of the old socket while an attempt is under way. */
-  let held = null;
-  let dialAt = Infinity;
-  /** @type {boolean | null} null: an attempt will show. */
-  let isOnline = null;
-  let isStarted = false, isClosed = false;
-  /** @type {string | null} The session that has replaced the old socket while an attempt is under way. */
-  let replacedBy = null;
+  /** @type {"idle" | "" | "closed"} "" while it runs. */
+  let rest = "idle";
+  let dialAt = NEVER;
+  /** Whether the system has a network: 1, or -1 if not. 0: an attempt will show. */
+  let network = 0;
   let failures = 0, failuresBeforeHi = 0, refusals = 0;
   let clientId = "", cause = "", closeCode = 0;
   /** @type {StabilizerError | null} */
@@ -183,17 +150,33 @@ export function createMachine({
   /** @type {Status} */
   let told = "idle";
 
+  // A connection before `hi`. `attempt` is its generation, 0 without one.
+
+  let generation = 0, attempt = 0, attemptEnds = NEVER, stage = AUTHORIZING, attemptCursor = "", isLater = false;
+  /** @type {[kind: string, value: any][] | null} Frames of the old socket while an attempt is under way. */
+  let held = null;
+  /** @type {string | null} The session that has replaced the old socket while an attempt is under way. */
+  let replacedBy = null;
+
+  // A connection after `hi`. `link` is its generation, 0 without one.
+
+  let link = 0, silence = 0, silentAt = NEVER, probeEnds = NEVER, awaitsOutcome = false, liveSince = NEVER;
+  let handoverAt = NEVER, renewAt = NEVER;
+  /** An attempt beside it has failed. Its session is unknown, and may yet take the place of this connection. */
+  let mayReplaceItself = false;
+
   const fail = (/** @type {string} */ code, /** @type {string} */ text, closeCode = 0, retry = false) =>
     new StabilizerError(code, text, { closeCode, retry });
-  const closedByApplication = fail("closed", "the client was closed by the application");
+  /** @type {(x: Failure | null | undefined) => StabilizerError | null} */
+  const failed = (x) => x ? fail(x.code, x.message, 0, x.retry === true) : null;
+  const closedByApplication = fail("closed", "closed by the application");
 
   /** @type {() => Status} */
   const status = () =>
-    !isStarted ? "idle"
-      : isClosed ? "closed"
-      : link ? link.liveSince < Infinity ? "live" : "catching-up"
+    rest ? rest
+      : link ? liveSince < NEVER ? "live" : "catching-up"
       : attempt ? "connecting"
-      : isOnline === false ? "offline" : "waiting";
+      : network < 0 ? "offline" : "waiting";
 
   // Positions: what the next cursor says.
 
@@ -207,61 +190,41 @@ export function createMachine({
 
   /** @type {(log: Log, id: number | null | undefined) => unknown} Ids are not compared: after a failover of Redis they can be smaller. */
   const move = (log, id) => id == null ? positions.delete(log) : positions.set(log, id);
+  /** @type {(value: Positions) => [log: Log, id: number | null | undefined][]} */
+  const named = ({ at, all, box }) => [...Object.entries(at), [1, all], [0, box]];
   /** @type {(value: Positions) => void} */
-  const moveAll = ({ at, all, box }) => {
-    for (const room in at) move(room, at[room]);
-    if (all != null) move(1, all);
-    if (box != null) move(0, box);
+  const moveAll = (value) => {
+    for (const [log, id] of named(value)) if (id !== undefined) move(log, id);
   };
-  /** @type {(rows: LostLog[]) => void} */
+  /** @type {(rows: LostLog[]) => void} Rows of logs that a later release has are left out. */
   const lose = (rows) => {
-    const known = rows.filter(([log]) => isLog(log)); // a later release may have others
-    for (const [log, top] of known) move(log, top);
-    for (const [log, top, code] of known) emit("lost", log, top, code);
-  };
-  const cursor = () => {
-    const [session] = sessions.slice(-1);
-    if (session === undefined) return "";
-    let rooms = "", others = "";
-    for (const [log, id] of positions) {
-      if (log === 0) others += `,"box":${id}`;
-      else if (log === 1) others = `,"all":${id}${others}`;
-      else rooms += `${rooms && ","}${JSON.stringify(log)}:${id}`;
+    for (const [log, top, code] of rows) {
+      if (isLog(log)) {
+        move(log, top);
+        emit(effects._lost, log, top, code);
+      }
     }
-    return `{"s":${JSON.stringify(session)},"t":${heardTo},"at":{${rooms}}${others}}`;
   };
-  /** @type {(hi: Hi, hadCursor: boolean) => void} Replace the positions, and tell which logs lost continuity. */
-  const startFrom = (hi, hadCursor) => {
-    const rows = [...hi.lost ?? []];
-    if (hadCursor && hi.re == null) { // the cursor was removed on the way
-      /** @type {(log: Log, id: number | null | undefined) => void} */
-      const compare = (log, id) => {
-        if (id != null && (positions.get(log) ?? id) !== id && !rows.some((row) => row[0] === log)) rows.push([log, id, "unknown"]);
-      };
-      for (const room in hi.at) compare(room, hi.at[room]);
-      compare(1, hi.all);
-      compare(0, hi.box);
-    }
-    sessions = [...sessions, hi.sid].slice(-16);
-    heardTo = hi.t;
-    move(0, null);
-    move(1, null);
-    moveAll(hi);
-    lose(rows);
-  };
+  const cursor = () =>
+    sessions[0] === undefined ? "" : JSON.stringify({
+      s: sessions.at(-1), t: heardTo, at: Object.fromEntries([...positions].filter(([log]) => `${log}` === log)),
+      all: positions.get(1), box: positions.get(0),
+    });
   try {
-    const [{ s, t, ...rest }, known] = JSON.parse(saved ?? "");
+    const [{ s, t, ...rest }, known] = JSON.parse(_saved ?? "");
     moveAll(rest);
-    [sessions, heardTo, keys] = [[s], t, known];
+    sessions = [s];
+    heardTo = t;
+    keys = known;
   } catch {
     // nothing was saved, or by another release
   }
 
-  // Calls. Each has one outcome: "settle", or `cancel`.
+  // Calls. Each has one outcome: `_settle`, or `_cancel`.
 
   /** @type {Call[]} In their order, those that wait and those in flight. */
   let calls = [];
-  let lastNumber = 0;
+  let lastNumber = 0, nextMessage = 1;
   /** @type {Set<string>} */
   let rooms = new Set();
   /** @type {Set<string>} Rooms that the application joined by itself. */
@@ -271,118 +234,90 @@ export function createMachine({
 
   /** @type {(frame: Frame) => void} */
   const send = (frame) => {
-    if (link) emit("send", link.generation, frame);
+    if (link) emit(effects._send, link, frame);
   };
   /** @type {(call: Call, why?: StabilizerError | null, value?: any) => void} */
   const settle = ({ key, verb, subject }, why = null, value = null) => {
-    if (key !== undefined) emit("settle", key, why, value);
+    if (key) emit(effects._settle, key, why, value);
     else if (verb === "join" && why) {
       wanted.delete(subject);
-      emit("room", subject, false, why);
+      emit(effects._room, subject, false, why);
     }
   };
-  const sendCalls = () => {
-    let open = calls.filter(({ n }) => n).length;
+  const flush = () => {
+    let open = calls.filter(({ verb, isSent }) => verb && isSent).length;
     for (const call of calls) {
-      if (link && !call.n && open++ < MAX_OPEN) {
-        call.n = ++lastNumber;
-        send(call.verb === "request" ? `{"q":${call.n},${call.frame}}` : `{${call.frame},"q":${call.n}}`);
+      if (link && !call.isSent && (!call.verb || open++ < MAX_OPEN)) {
+        call.isSent = true;
+        call.n = call.verb ? ++lastNumber : call.n || nextMessage++;
+        send(call.write(call.n));
       }
     }
   };
-  /** @type {(key: unknown, verb: Call["verb"], subject: string, frame: string, deadline: number) => void} */
-  const add = (key, verb, subject, frame, deadline) => {
-    if (calls.filter(({ n }) => !n).length >= MAX_WAITING) throw fail("limit", `${MAX_WAITING} requests wait to be sent`, 0, true);
-    calls.push({ key, verb, subject, frame, deadline, n: 0 });
-    sendCalls();
+  /** @type {(key: any, verb: Call["verb"], subject: string, timeout: number, write: (n: number) => Frame, size?: number) => void} */
+  const add = (key, verb, subject, timeout, write, size = 0) => {
+    if (verb && calls.filter(({ verb, isSent }) => verb && !isSent).length >= MAX_WAITING) throw fail("limit", `${MAX_WAITING} requests wait`, 0, true);
+    calls.push({ key, verb, subject, ends: now + timeout, write, size, n: 0, isSent: false });
+    flush();
   };
-  /** @type {(verb: "join" | "leave" | "auth", subject: string, key?: unknown, deadline?: number) => void} */
-  const addShort = (verb, subject, key, deadline = now + ANSWERED) =>
-    add(key, verb, subject, `"${verb}":${JSON.stringify(subject)}`, deadline);
-  /** @type {(fits: (call: Call) => unknown, why?: StabilizerError) => void} Remove calls, and tell the server to stop. */
+  /** @type {(verb: "join" | "leave" | "auth", subject: string, key?: any, timeout?: number) => void} */
+  const addShort = (verb, subject, key, timeout = ANSWERED) =>
+    add(key, verb, subject, timeout, (n) => `{"${verb}":${JSON.stringify(subject)},"q":${n}}`);
+  /** @type {(fits: (call: Call) => unknown, why?: StabilizerError) => void} End calls, and tell the server to stop. */
   const withdraw = (fits, why) => {
-    const found = calls.filter(fits);
-    calls = calls.filter((call) => !found.includes(call));
-    for (const call of found) {
-      if (call.n) send(`{"c":${call.n}}`);
+    calls = calls.filter((call) => {
+      if (!fits(call)) return true;
+      if (call.verb && call.isSent) send(`{"c":${call.n}}`);
       if (why) settle(call, why);
-    }
-    sendCalls();
+      call.key = null;
+      call.ends = NEVER;
+      return !call.verb && call.n; // the numbers of messages have no gaps
+    });
+    flush();
   };
-
-  // Confirmed messages. The numbers of a session have no gaps, so a message with a number stays until it is confirmed.
-
-  /** @type {Unconfirmed[]} */
-  let unconfirmed = [];
-  /** The first ones were sent on this connection. */
-  let sent = 0;
-  let nextNumber = 1;
-
-  const sendMessages = () => {
-    for (; link && sent < unconfirmed.length; sent++) {
-      const item = unconfirmed[sent];
-      item.n ||= nextNumber++;
-      send(message(item.data, item.n));
-    }
+  /** @type {(call: Call, why?: StabilizerError | null, value?: any) => void} */
+  const finish = (call, why, value) => {
+    calls.splice(calls.indexOf(call), 1);
+    settle(call, why, value);
   };
-  /** @type {(item: Unconfirmed, why?: StabilizerError | null) => void} */
-  const confirm = (item, why = null) => {
-    if (!item.isSettled) emit("settle", item.key, why, null);
-    item.isSettled = true;
+  /** @type {(number: number, x?: Failure | null) => void} The server has handled messages. */
+  const handledTo = (number, x) => {
+    for (const call of calls.filter(({ verb, n }) => !verb && n && n <= number)) finish(call, call.n === number ? failed(x) : null);
   };
-  /** @type {(number: number, why?: (item: Unconfirmed) => StabilizerError | null) => void} The server has handled messages. */
-  const handledTo = (number, why) => {
-    const count = unconfirmed.filter(({ n }) => n && n <= number).length;
-    sent = Math.max(0, sent - count);
-    for (const item of unconfirmed.splice(0, count)) confirm(item, why?.(item));
+  /** @type {(content: any) => string} */
+  const json = (content) => {
+    const data = encode(content, maxMessageBytes);
+    demand(typeof data === "string", "a request is JSON, not bytes");
+    return data;
   };
-  const dropSettled = () => {
-    unconfirmed = unconfirmed.filter(({ n, isSettled }) => n || !isSettled);
+  /** @type {(room: string) => void} */
+  const checkRoom = (room) => {
+    demand(
+      typeof room === "string" && room && sizeOf(room) <= 512 && encode(room) && !/\p{Cc}/u.test(room),
+      `${room}: a room has 1 to 512 bytes of UTF-8, without control characters`,
+    );
   };
 
   // Presence of rooms, and marks of the mailbox.
 
   /** @type {Map<string, Presence>} */
   const presences = new Map();
-  let mark = 0, marked = 0, markedAt = -Infinity;
-  /** The time to renew the credentials. */
-  let renewAt = Infinity;
+  let mark = 0, marked = 0, markedAt = -NEVER;
 
-  /** @type {(room: string, presence: Presence) => void} */
-  const ask = (room, presence) => {
-    presence.asked = now;
-    send(`{"p":${JSON.stringify(room)},"v":${presence.v}}`);
+  const ask = (/** @type {string} */ room, presence = presences.get(room)) => {
+    if (presence?.isWatched && rooms.has(room)) {
+      presence.asked = now;
+      send(`{"p":${JSON.stringify(room)},"v":${presence.v}}`);
+    }
   };
   /** @type {(presence: Presence) => void} No other page of the snapshot comes. */
   const endPages = (presence) => {
     presence.pages = new Map();
-    presence.pagesOf = presence.asked = -Infinity;
+    presence.pagesOf = presence.asked = -NEVER;
   };
   /** @type {(room: string, presence: Presence) => void} */
   const show = (room, { isWatched, members }) => {
-    if (isWatched) emit("presence", room, new Map(members));
-  };
-  /** @type {(frame: any) => void} */
-  const present = ({ p: room, v, from = v - 1, more, "=": page, "+": arrived, "-": gone }) => {
-    const presence = presences.get(room);
-    if (!presence) return;
-    if (page) {
-      if (presence.pagesOf !== v) presence.pages = new Map();
-      presence.pagesOf = v;
-      for (const [id, metadata] of page) presence.pages.set(id, metadata);
-      if (more) return;
-      presence.members = presence.pages;
-      endPages(presence);
-    } else if (from !== presence.v) {
-      if (presence.isWatched && now - presence.asked >= ASKED_AGAIN) ask(room, presence);
-      return;
-    } else {
-      for (const id of gone ?? []) presence.members.delete(id);
-      for (const [id, metadata] of arrived ?? []) presence.members.set(id, metadata);
-      presence.asked = -Infinity;
-    }
-    presence.v = v;
-    show(room, presence);
+    if (isWatched) emit(effects._presence, room, new Map(members));
   };
   const sendMark = (atOnce = false) => {
     if (link && mark && (atOnce || marked >= MARK_EVERY || now >= markedAt + MARK_INTERVAL)) {
@@ -393,67 +328,45 @@ export function createMachine({
   };
   /** @type {(seconds: any) => void} Newer credentials are sent after 80 % of their life. */
   const renewBefore = (seconds) => {
-    renewAt = canRenew && typeof seconds === "number" ? now + seconds * 800 : Infinity;
+    renewAt = _canRenew && seconds > 0 ? now + seconds * 800 : NEVER;
   };
 
   // Connections.
 
-  /** @type {(hi: Hi) => void} Send what waits for a connection. */
-  const startTraffic = (hi) => {
-    rooms = new Set(Object.keys(hi.at));
-    if (hi.n != null) {
-      handledTo(hi.n);
-      nextNumber = Math.max(hi.n, ...unconfirmed.map(({ n }) => n)) + 1;
-    } else {
-      unconfirmed = unconfirmed.filter(({ isSettled }) => !isSettled);
-      for (const item of unconfirmed) item.n = 0;
-      nextNumber = 1;
-    }
-    renewBefore(hi.exp);
-    sendMessages();
-    sendCalls();
-    for (const [room, presence] of presences) {
-      endPages(presence);
-      if (!presence.isWatched) presences.delete(room);
-      else if (rooms.has(room)) ask(room, presence);
-    }
-  };
   /** End the connection. Calls whose effect may have happened end with it; joins and leaves are sent again. */
   const endLink = () => {
-    if (!link) return;
-    for (const n of asked) emit("unasked", link.generation, n);
+    if (link) emit(effects._close, link);
+    for (const n of asked) emit(effects._unasked, link, n);
     asked.clear();
-    link = null;
-    sent = 0;
-    renewAt = Infinity;
-    const isOver = (/** @type {Call} */ { n, verb }) => n && (verb === "request" || verb === "auth");
-    withdraw(isOver, fail("interrupted", "the connection ended before the answer came"));
-    for (const call of calls) call.n = 0;
+    link = 0;
+    silentAt = probeEnds = handoverAt = renewAt = NEVER;
+    withdraw(({ isSent, verb }) => isSent && (verb === "q" || verb === "auth"), fail("interrupted", "the connection ended before an answer came"));
+    for (const call of calls) call.isSent = false;
   };
-  /** @type {Record<string, (frame: any, link: Link) => void>} What a connection does with a frame. Other kinds are ignored. */
+  /** @type {Record<string, (frame: any) => void>} What a connection does with a frame. Other kinds are ignored. */
   const HANDLERS = {
-    // Positions move before the application is told, because it may end the connection.
+    // @ts-expect-error: without inherited keys, since a later kind may be called "constructor"
+    __proto__: null,
     "["([id, log, data, key]) {
       if (!isLog(log)) return;
       if (id) move(log, id);
       if (key && keys.includes(key)) return;
       if (key) keys = [...keys, key].slice(-KEYS);
-      emit("message", log, id, data);
+      emit(effects._message, log, id, data);
     },
     at: moveAll,
     lost: ({ lost }) => lose(lost),
     in({ in: room, at }) {
       move(room, at);
       rooms.add(room);
-      emit("room", room, true, null);
-      const presence = presences.get(room);
-      if (presence?.isWatched) ask(room, presence);
+      emit(effects._room, room, true, null);
+      ask(room);
     },
     out({ out: room }) {
       move(room, null);
       rooms.delete(room);
       wanted.delete(room);
-      emit("room", room, false, null);
+      emit(effects._room, room, false, null);
       const presence = presences.get(room);
       if (presence) {
         presence.v = 0;
@@ -462,16 +375,34 @@ export function createMachine({
         show(room, presence);
       }
     },
-    p: present,
-    live(_, link) {
-      if (link.liveSince < Infinity || link.awaitsOutcome) return;
-      link.liveSince = now;
-      for (const room of wanted) { // the server does not know them any more
-        if (!rooms.has(room) && !calls.some(({ verb, subject }) => verb === "join" && subject === room)) addShort("join", room);
+    p({ p: room, v, from = v - 1, more, "=": page, "+": arrived, "-": gone }) {
+      const presence = presences.get(room);
+      if (!presence) return;
+      if (page) {
+        if (presence.pagesOf !== v) presence.pages = new Map();
+        presence.pagesOf = v;
+        for (const [id, metadata] of page) presence.pages.set(id, metadata);
+        if (more) return;
+        presence.members = presence.pages;
+        endPages(presence);
+      } else if (from !== presence.v) {
+        if (now - presence.asked >= ASKED_AGAIN) ask(room);
+        return;
+      } else {
+        for (const id of gone ?? []) presence.members.delete(id);
+        for (const [id, metadata] of arrived ?? []) presence.members.set(id, metadata);
+        presence.asked = -NEVER;
       }
+      presence.v = v;
+      show(room, presence);
     },
-    re(_, link) {
-      link.awaitsOutcome = false;
+    live() {
+      if (liveSince < NEVER || awaitsOutcome) return;
+      liveSince = now;
+      for (const room of wanted) if (!rooms.has(room)) addShort("join", room); // the server does not know it any more
+    },
+    re() {
+      awaitsOutcome = false;
     },
     t({ t }) {
       heardTo = t;
@@ -481,417 +412,405 @@ export function createMachine({
       if (!attempt) dial();
     },
     a({ a, d = null, x }) {
-      const call = calls.find(({ n }) => n === a);
+      const call = calls.find(({ verb, n, isSent }) => verb && isSent && n === a);
       if (!call) return;
-      calls.splice(calls.indexOf(call), 1);
+      const { verb, subject } = call;
       if (!x) {
-        if (call.verb === "join") wanted.add(call.subject);
-        if (call.verb === "leave") wanted.delete(call.subject);
-        if (call.verb === "auth") renewBefore(d?.exp);
+        if (verb === "join") wanted.add(subject);
+        if (verb === "leave") wanted.delete(subject);
+        if (verb === "auth") renewBefore(d?.exp);
       }
-      settle(call, x ? fail(x.code, x.message, 0, x.retry === true) : null, d);
-      sendCalls();
+      finish(call, failed(x), d);
+      flush();
     },
-    n({ n, x }) {
-      if (sent) {
-        handledTo(Math.min(n, unconfirmed[sent - 1].n), (item) => x && item.n === n ? fail(x.code, x.message, 0, x.retry === true) : null);
-      }
-    },
-    q({ q, m, d = null }, link) {
+    n: ({ n, x }) => handledTo(n, x),
+    q({ q, m, d = null }) {
       if (asked.has(q)) return;
       if (asked.size >= MAX_OPEN) return send(`{"a":${q},"x":{"code":"limit","message":"too many requests","retry":true}}`);
       asked.add(q);
-      emit("asked", link.generation, q, m, d);
+      emit(effects._asked, link, q, m, d);
     },
-    c({ c }, link) {
-      if (asked.delete(c)) emit("unasked", link.generation, c);
+    c({ c }) {
+      if (asked.delete(c)) emit(effects._unasked, link, c);
     },
   };
   /** Kinds of frames that move positions. During a drain they wait for the next socket, which may replay them. */
   const HELD = ["[", "at", "lost", "in", "out", "p"];
-
-  /** @type {(frame: [kind: string, value: any], link: Link) => void} */
-  const take = (frame, link) => {
-    const [kind, value] = frame;
-    if (held && HELD.includes(kind)) {
-      held.push(frame);
-      if (held.length > maxHeld) giveUp("too many frames came before the next socket was ready");
-    } else if (Object.hasOwn(HANDLERS, kind)) {
-      HANDLERS[kind](value, link);
-    }
-  };
   /** Take the held frames: no connection follows that replays them. */
   const release = () => {
     const frames = held ?? [];
     held = null;
-    for (const [kind, value] of frames) HANDLERS[kind](value, /** @type {Link} */ (link));
+    for (const [kind, value] of frames) HANDLERS[kind](value);
   };
 
   // Attempts.
 
-  const pause = () => random() * AFTER_LIVE;
+  const pause = () => _random() * AFTER_LIVE;
   /** @type {(after: number | null) => void} */
   const dialLater = (after) => {
-    dialAt = now + (after ?? random() * Math.min(LONGEST_DELAY, FIRST_DELAY * 2 ** Math.min(failures++, 10)));
+    dialAt = now + (after ?? _random() * Math.min(LONGEST_DELAY, FIRST_DELAY * 2 ** failures++));
   };
-  /** @type {(reaction: Reaction["do"]) => boolean} A second refusal of credentials in a row is final. */
-  const isHopeless = (reaction) => reaction === "renew" ? !canRenew || ++refusals > 1 : reaction === "stop";
-  /** @type {Reaction} */
-  const RETRY = { do: "retry", after: null, by: "" };
+  /** @type {(reaction: Reaction["do"]) => boolean} Stop if no other attempt may follow, as after a second refusal of credentials in a row. */
+  const stops = (reaction) => {
+    const isOver = reaction === "renew" ? !_canRenew || ++refusals > 1 : reaction === "stop";
+    if (isOver) stop(errorOf(closeCode, cause));
+    return isOver;
+  };
 
   /** During a drain, the connection goes on beside the attempt. */
   const dial = () => {
-    dialAt = Infinity;
-    if (link) link.handoverAt = Infinity;
-    attempt = { generation: ++generation, deadline: now + ATTEMPT, isDialed: false, isOpen: false, cursor: "", isLater: false };
-    if (hasAuth) emit("authorize", generation, false);
-    else openSocket(attempt, null);
+    dialAt = handoverAt = NEVER;
+    attempt = ++generation;
+    attemptEnds = now + ATTEMPT;
+    stage = AUTHORIZING;
+    if (_hasAuth) emit(effects._authorize, attempt, false);
+    else openSocket(null);
   };
-  /** @type {(attempt: Attempt, token: string | null) => void} Take the cursor. From now on, frames that move positions wait. */
-  const openSocket = (attempt, token) => {
-    attempt.cursor = cursor();
+  /** @type {(token: string | null) => void} Take the cursor. From now on, frames that move positions wait. */
+  const openSocket = (token) => {
+    attemptCursor = cursor();
     let items;
     try {
-      [items, attempt.isLater] = offer(attempt.cursor, token, failuresBeforeHi > 0);
+      [items, isLater] = offer(attemptCursor, token, failuresBeforeHi > 0);
     } catch (error) {
       return stop(/** @type {StabilizerError} */ (error));
     }
-    attempt.isDialed = true;
-    attempt.deadline = now + ATTEMPT;
+    stage = DIALED;
+    attemptEnds = now + ATTEMPT;
     if (link) held = [];
-    emit("dial", attempt.generation, items);
+    emit(effects._dial, attempt, items);
   };
   const begin = () => {
-    isStarted = true;
-    isClosed = false;
-    error = isOnline = replacedBy = null;
-    failures = failuresBeforeHi = refusals = closeCode = 0;
-    cause = "";
+    rest = cause = "";
+    error = null;
+    network = failures = failuresBeforeHi = refusals = closeCode = 0;
     dial();
   };
-  const abandonAttempt = () => {
-    if (attempt) emit("abandon", attempt.generation);
-    attempt = replacedBy = null;
+  const endAttempt = () => {
+    if (attempt) emit(effects._close, attempt);
+    attempt = 0;
+    attemptEnds = NEVER;
+    replacedBy = null;
     release();
   };
-  /** @type {(why: string) => void} */
-  const giveUp = (why) => {
-    if (attempt) emit("abandon", attempt.generation);
-    refused(RETRY, why);
-  };
-  /** @type {(reaction: Reaction, why: string, code?: number) => void} The attempt ended before `hi`. */
-  const refused = (reaction, why, code = BROKEN) => {
-    const wasDialed = attempt?.isDialed;
-    attempt = replacedBy = null;
+  /** @type {(why: string, code?: number, reason?: string) => void} The attempt ended before `hi`. */
+  const refused = (why, code = BROKEN, reason = "") => {
+    const { do: reaction, after } = react(code, reason, sessions);
     cause = why;
     closeCode = code;
-    release();
+    endAttempt();
     if (link) {
-      link.handoverAt = now + pause();
-      link.mayReplaceItself ||= !!wasDialed;
-    } else if (isHopeless(reaction.do)) {
-      stop(errorOf(code, why));
-    } else {
-      failuresBeforeHi += +(reaction.after === null);
-      dialLater(reaction.after);
+      handoverAt = now + pause();
+      mayReplaceItself ||= stage > AUTHORIZING;
+    } else if (!stops(reaction)) {
+      failuresBeforeHi += +(after === null);
+      dialLater(after);
     }
   };
-  /** @type {(hi: Hi, found: Attempt) => void} The held frames are replayed, or their logs are lost. */
-  const greet = (hi, found) => {
-    const by = replacedBy;
-    attempt = held = replacedBy = null;
-    if (by !== null && by !== hi.sid) {
-      emit("close", found.generation);
-      return stop(errorOf(REPLACED, ""));
-    }
-    hangUpLink();
+  /** @type {(hi: Hi) => void} The held frames are replayed, or their logs are lost. */
+  const greet = (hi) => {
+    held = null;
+    if (replacedBy !== null && replacedBy !== hi.sid) return stop(errorOf(REPLACED, ""));
+    const of = attempt;
+    attempt = 0;
+    endAttempt();
+    endLink();
     failuresBeforeHi = refusals = closeCode = 0;
     cause = "";
     clientId = hi.id;
-    link = {
-      generation: found.generation, silence: hi.ping * 1000 + GRACE, heard: now, probeEnds: Infinity,
-      awaitsOutcome: hi.re === "later", liveSince: Infinity, handoverAt: Infinity, mayReplaceItself: false,
-    };
-    startFrom(hi, !!found.cursor);
-    startTraffic(hi);
+    link = of;
+    silence = hi.ping * 1000 + GRACE;
+    silentAt = now + silence;
+    awaitsOutcome = hi.re === "later";
+    liveSince = NEVER;
+    mayReplaceItself = false;
+
+    // Replace the positions, and tell which logs lost continuity.
+    const lost = [...hi.lost ?? []];
+    for (const [log, id] of named(hi)) {
+      const isCursorGone = attemptCursor && hi.re == null; // it was removed on the way
+      if (isCursorGone && id != null && (positions.get(log) ?? id) !== id && !lost.some((row) => row[0] === log)) lost.push([log, id, "unknown"]);
+      move(log, id);
+    }
+    sessions = [...sessions, hi.sid].slice(-16);
+    heardTo = hi.t;
+    lose(lost);
+
+    // Send what waits for a connection.
+    rooms = new Set(Object.keys(hi.at));
+    if (hi.n == null) {
+      calls = calls.filter(({ verb, key }) => verb || key);
+      for (const call of calls) if (!call.verb) call.n = 0;
+      nextMessage = 1;
+    } else {
+      handledTo(hi.n);
+      nextMessage = Math.max(hi.n, ...calls.map(({ verb, n }) => verb ? 0 : n)) + 1;
+    }
+    renewBefore(hi.exp);
+    flush();
+    for (const [room, presence] of presences) {
+      endPages(presence);
+      if (presence.isWatched) ask(room);
+      else presences.delete(room);
+    }
   };
 
   // Ends.
 
-  /** @type {(reaction: Reaction, why: string, code?: number, isFault?: boolean) => void} The connection ended. */
-  const dropped = (reaction, why, code = BROKEN, isFault = false) => {
-    const { mayReplaceItself, liveSince } = /** @type {Link} */ (link);
+  /** @type {(why: string, isFault?: boolean, code?: number, reason?: string) => void} The connection ended. */
+  const dropped = (why, isFault = false, code = BROKEN, reason = "") => {
+    const isReplaced = code === REPLACED && !mayReplaceItself;
+    const { do: reaction, after, by } = react(code === REPLACED && mayReplaceItself ? BROKEN : code, reason, sessions);
     cause = why;
     closeCode = code;
     endLink();
-    if (code === REPLACED && mayReplaceItself) {
-      reaction = RETRY;
-    } else if (code === REPLACED && attempt?.isDialed) {
-      replacedBy = reaction.by; // perhaps by the attempt: its `hi` will tell
-      return;
+    if (isReplaced && attempt && stage > AUTHORIZING) {
+      replacedBy = by; // perhaps by the attempt: its `hi` will tell
+    } else if (!stops(reaction) && !attempt) {
+      const isSettled = now - liveSince >= SETTLED;
+      if (isSettled) failures = 0;
+      dialLater(isSettled && !isFault ? after ?? pause() : after);
     }
-    if (isHopeless(reaction.do)) return stop(errorOf(code, why));
-    if (attempt) return;
-    const isSettled = now - liveSince >= SETTLED;
-    if (isSettled) failures = 0;
-    dialLater(isSettled && !isFault ? reaction.after ?? pause() : reaction.after);
-  };
-  const abandonLink = (/** @type {string} */ why, isFault = false) => {
-    if (link) emit("abandon", link.generation);
-    dropped(RETRY, why, BROKEN, isFault);
   };
   /** Ping a server that is silent. Only timestamps count, because timers may be late. */
   const check = (slept = false) => {
-    if (!link) return;
-    if (now >= link.probeEnds) {
-      abandonLink("the server sent nothing, and did not answer a ping");
-    } else if (link.probeEnds === Infinity && now >= link.heard + link.silence) {
-      link.probeEnds = now + (slept ? PATIENCE_AFTER_SLEEP : PATIENCE);
+    if (now >= probeEnds) {
+      dropped("no answer to a ping");
+    } else if (now >= silentAt) {
+      silentAt = NEVER;
+      probeEnds = now + (slept ? PATIENCE_AFTER_SLEEP : PATIENCE);
       send('{"ping":1}');
     }
   };
   /** @type {(code: number, why: string) => StabilizerError} */
   const errorOf = (code, why) =>
-    code === UNAUTHORIZED ? fail("unauthorized", `${why}: auth must be a function that gets new credentials`, code)
-      : code === REPLACED ? fail("replaced", "a newer connection of this client took the place", code)
+    code === UNAUTHORIZED ? fail("unauthorized", `${why}: auth must get new credentials`, code)
+      : code === REPLACED ? fail("replaced", "replaced by a newer connection of this client", code)
       : fail("closed", why, code);
-  const hangUpLink = () => {
-    if (link) emit("close", link.generation);
-    endLink();
-  };
   const hangUp = () => {
-    dialAt = Infinity;
-    abandonAttempt();
-    hangUpLink();
+    dialAt = NEVER;
+    endAttempt();
+    endLink();
   };
   /** @type {(why: StabilizerError) => void} */
   const stop = (why) => {
     hangUp();
-    isClosed = true;
+    rest = "closed";
     error = why === closedByApplication ? null : why;
     cause = why.message;
     withdraw(() => true, why);
-    for (const item of unconfirmed) confirm(item, why);
-    unconfirmed = [];
+    calls = [];
   };
-  const isRunning = () => isStarted && !isClosed;
 
   // Times.
 
   const timerAt = () =>
-    Math.min(
-      dialAt, renewAt, link && mark ? markedAt + MARK_INTERVAL : Infinity, attempt ? attempt.deadline : Infinity,
-      link ? Math.min(link.probeEnds < Infinity ? link.probeEnds : link.heard + link.silence, link.handoverAt) : Infinity,
-      ...[...calls, ...unconfirmed.filter(({ isSettled }) => !isSettled)].map(({ deadline }) => deadline),
-    );
+    Math.min(dialAt, attemptEnds, silentAt, probeEnds, handoverAt, renewAt, link && mark ? markedAt + MARK_INTERVAL : NEVER, ...calls.map(({ ends }) => ends));
   const tick = (slept = now - timerAt() > LATE) => {
-    if (attempt && now >= attempt.deadline) {
-      giveUp(`${attempt.isOpen ? "hi" : attempt.isDialed ? "a socket" : "a token"} did not come in ${ATTEMPT} ms`);
-    }
+    if (now >= attemptEnds) refused(`no ${["token", "socket", "hi"][stage]} in ${ATTEMPT} ms`);
     check(slept);
-    if (now >= dialAt || (link && !attempt && now >= link.handoverAt)) dial();
-    withdraw(({ deadline }) => deadline <= now, fail("timeout", "no answer in time"));
-    for (const item of unconfirmed) if (item.deadline <= now) confirm(item, fail("timeout", "no confirmation in time"));
-    dropSettled();
+    if (now >= dialAt || (!attempt && now >= handoverAt)) dial();
+    withdraw(({ ends }) => ends <= now, fail("timeout", "no answer in time"));
     sendMark();
-    if (now >= renewAt && link) {
-      renewAt = Infinity;
-      emit("authorize", link.generation, true);
+    if (now >= renewAt) {
+      renewAt = NEVER;
+      emit(effects._authorize, link, true);
     }
   };
 
-  /** @type {<A extends any[]>(handle: (...parameters: A) => unknown) => (time: number, ...parameters: A) => Action[]} */
-  const event = (handle) => (time, ...parameters) => {
-    now = time;
-    handle(...parameters);
-    const to = status();
-    if (to !== told) {
-      const retryIn = dialAt < Infinity ? Math.max(0, dialAt - now) : null;
-      emit("status", { from: told, to, cause, closeCode, attempt: failures, retryIn, error });
-      told = to;
-    }
-    const found = actions;
-    actions = [];
-    return found;
+  /** Begin a call of the application. */
+  const allow = () => {
+    if (rest === "closed") throw error ?? closedByApplication;
+    check();
   };
-  /** @type {<A extends any[]>(handle: (...parameters: A) => void) => (time: number, ...parameters: A) => Action[]} It throws a StabilizerError if it cannot even begin. */
-  const call = (handle) =>
-    event((...parameters) => {
-      if (isClosed) throw error ?? closedByApplication;
-      check();
-      handle(...parameters);
-    });
 
   return {
-    status,
-    cursor,
-    timerAt,
-    rooms: () => rooms,
+    /** @type {<A extends any[]>(time: number, event: (...parameters: A) => unknown, ...parameters: A) => Action[]} Handle an event. A call throws a StabilizerError if it cannot even begin. */
+    _handle(time, event, ...parameters) {
+      now = time;
+      event(...parameters);
+      const to = status();
+      if (to !== told) {
+        const retryIn = dialAt < NEVER ? Math.max(0, dialAt - now) : null;
+        emit(effects._status, { from: told, to, cause, closeCode, attempt: failures, retryIn, error });
+        told = to;
+      }
+      const found = actions;
+      actions = [];
+      return found;
+    },
+    _now: status,
+    _cursor: cursor,
+    _timerAt: timerAt,
+    _rooms: () => rooms,
     /** The id that the server has given this client, "" before the first connection. */
-    clientId: () => clientId,
+    _clientId: () => clientId,
     /** Why the client has ended, if the application has not closed it. */
-    error: () => error,
+    _error: () => error,
     /** A text from which a later page continues, "" before the first connection. */
-    save: () => sessions.length ? `[${cursor()},${JSON.stringify(keys)}]` : "",
+    _save: () => sessions.length ? `[${cursor()},${JSON.stringify(keys)}]` : "",
 
     // The system, and what the application wants.
 
-    start: event(() => isRunning() || begin()),
+    _start: () => rest && begin(),
     /** Drop the connection, and connect at once. */
-    reconnect: event(() => {
-      if (isRunning()) hangUp();
+    _reconnect() {
+      hangUp();
       begin();
-    }),
-    close: event(() => {
-      if (!isRunning()) return;
+    },
+    _end() {
+      if (rest) return;
       sendMark(true);
       stop(closedByApplication);
-    }),
+    },
     /** The system has no network: close the socket, and try nothing. */
-    offline: event(() => {
-      if (isOnline !== false && isRunning()) {
+    _offline() {
+      if (network >= 0 && !rest) {
         hangUp();
-        cause = "the system has no network";
+        cause = "no network";
       }
-      isOnline = false;
-    }),
+      network = -1;
+    },
     /** The system has a network: dial at once, also if a dial is under way. */
-    online: event(() => {
-      const wasOnline = isOnline;
-      isOnline = true;
-      if (wasOnline || !isRunning()) return;
+    _online() {
+      const wasOnline = network > 0;
+      network = 1;
+      if (wasOnline || rest) return;
       if (link) return check(true);
-      abandonAttempt();
+      endAttempt();
       dial();
-    }),
+    },
     /** The page may not run for long: close the socket, and keep the cursor. */
-    hide: event(() => {
+    _hide() {
       sendMark(true);
-      if (isRunning()) hangUp();
-    }),
+      hangUp();
+    },
     /** The page runs again: dial at once. */
-    show: event(() => {
-      if (isRunning() && !link && !attempt && isOnline !== false) dial();
-    }),
-    /** Tell the server at once what was handled. */
-    flush: event(() => sendMark(true)),
-    /** Check all times, because the system may have slept. */
-    wake: event(() => tick(true)),
+    _show() {
+      if (!rest && !link && !attempt && network >= 0) dial();
+    },
+    /** Check all times, because the system may have slept or may be about to, and tell the server what was handled. */
+    _wake() {
+      sendMark(true);
+      tick(true);
+    },
     /** Do what is due. It may be called at any time. */
-    timer: event(() => tick()),
+    _timer: () => tick(),
 
     // Credentials and sockets.
 
-    authorized: event((/** @type {number} */ of, /** @type {string | null} */ token) => {
-      if (attempt?.generation === of && !attempt.isDialed) openSocket(attempt, token);
-    }),
-    unauthorized: event((/** @type {number} */ of, /** @type {string} */ why) => {
-      if (attempt?.generation === of) refused(RETRY, why);
-    }),
-    renew: event((/** @type {number} */ of, /** @type {string} */ token) => {
-      if (link?.generation === of) addShort("auth", token);
-    }),
-    opened: event((/** @type {number} */ of, /** @type {string} */ subprotocol) => {
-      if (attempt?.generation !== of) return emit("abandon", of);
+    _authorized(/** @type {number} */ of, /** @type {string | null} */ token) {
+      if (attempt === of && stage === AUTHORIZING) openSocket(token);
+    },
+    _unauthorized(/** @type {number} */ of, /** @type {string} */ why) {
+      if (attempt === of) refused(why);
+    },
+    _renew(/** @type {number} */ of, /** @type {string} */ token) {
+      if (link === of) addShort("auth", token);
+    },
+    _opened(/** @type {number} */ of, /** @type {string} */ subprotocol) {
+      if (attempt !== of) return emit(effects._close, of);
       if (subprotocol !== SUBPROTOCOL) {
-        return stop(fail("incompatible", `the server selected ${subprotocol || "no subprotocol"} instead of ${SUBPROTOCOL}: use an endpoint of the library, and upgrade all replicas first`));
+        return stop(fail("incompatible", `the server selected "${subprotocol}", not ${SUBPROTOCOL}: upgrade all replicas first`));
       }
-      attempt.isOpen = true;
-      if (attempt.isLater) emit("send", of, `{"resume":${attempt.cursor}}`);
-    }),
+      stage = OPEN;
+      if (isLater) emit(effects._send, of, `{"resume":${attemptCursor}}`);
+    },
     /** With 1006 if it could not be opened. */
-    closed: event((/** @type {number} */ of, /** @type {number} */ code, /** @type {string} */ reason) => {
-      const reaction = react(code, reason, sessions), why = `close code ${code}${reason && `: ${reason}`}`;
-      if (attempt?.generation === of) refused(reaction, attempt.isOpen || code !== BROKEN ? why : "no connection", code);
-      else if (link?.generation === of) dropped(reaction, why, code);
-    }),
-    frame: event((/** @type {number} */ of, /** @type {string | ArrayBuffer} */ data) => {
-      const first = attempt?.generation === of && attempt.isOpen ? attempt : null;
-      if (!first && link?.generation !== of) return;
+    _closed(/** @type {number} */ of, /** @type {number} */ code, /** @type {string} */ reason) {
+      const why = `close code ${code}${reason && `: ${reason}`}`;
+      if (attempt === of) refused(stage === OPEN || code !== BROKEN ? why : "no connection", code, reason);
+      else if (link === of) dropped(why, false, code, reason);
+    },
+    _frame(/** @type {number} */ of, /** @type {string | ArrayBuffer} */ data) {
+      const isFirst = attempt === of && stage === OPEN;
+      if (!isFirst && link !== of) return;
       try {
         const frame = read(data), [kind, value] = frame;
-        if (link && !first) {
-          link.heard = now;
-          link.probeEnds = Infinity;
-          take(frame, link);
+        if (!isFirst) {
+          silentAt = now + silence;
+          probeEnds = NEVER;
+          if (held && HELD.includes(kind)) {
+            if (held.push(frame) > _maxHeld) refused("too many frames came before hi");
+          } else {
+            HANDLERS[kind]?.(value);
+          }
         } else if (kind !== "hi") {
-          giveUp(`the first frame is not hi: ${kind}`);
+          refused(`${kind} came before hi`);
         } else if (value.hi.v !== 1) {
-          stop(fail("incompatible", `the server speaks version ${value.hi.v} of ${SUBPROTOCOL}: upgrade the client`));
-        } else if (first) {
-          greet(value.hi, first);
+          stop(fail("incompatible", `the server has version ${value.hi.v} of ${SUBPROTOCOL}: upgrade the client`));
+        } else {
+          greet(value.hi);
         }
       } catch (error) {
         const why = /** @type {Error} */ (error).message;
-        if (first) giveUp(why);
-        else abandonLink(why, true);
+        if (isFirst) refused(why);
+        else dropped(why, true);
       }
-    }),
+    },
 
     // Calls of the application.
 
-    send: call((/** @type {any} */ data) => {
+    _transmit(/** @type {any} */ data) {
+      allow();
       const encoded = encode(data, maxMessageBytes);
-      if (!link) throw fail("not-connected", "no connection is open: wait for it, or send with confirm", 0, true);
+      if (!link) throw fail("not-connected", "no connection: wait for it, or send with confirm", 0, true);
       send(message(encoded));
-    }),
+    },
     /** Send until it is confirmed, also on the next connections. */
-    confirm: call((/** @type {unknown} */ key, /** @type {any} */ content, /** @type {number} */ deadline) => {
-      const data = encode(content, maxMessageBytes), size = sizeOf(data);
-      const bytes = unconfirmed.reduce((sum, item) => sum + item.size, size);
-      if (unconfirmed.length >= maxUnconfirmed || bytes > maxUnconfirmedBytes || nextNumber > LAST_NUMBER) {
-        throw fail("limit", `more than maxUnconfirmed=${maxUnconfirmed} or maxUnconfirmedBytes=${maxUnconfirmedBytes} are unconfirmed`, 0, true);
+    _confirm(/** @type {any} */ key, /** @type {number} */ timeout, /** @type {any} */ content) {
+      allow();
+      const data = encode(content, maxMessageBytes), size = sizeOf(data), all = calls.filter(({ verb }) => !verb);
+      if (all.length >= maxUnconfirmed || all.reduce((sum, item) => sum + item.size, size) > maxUnconfirmedBytes || nextMessage >= 2 ** 32) {
+        throw fail("limit", `more than maxUnconfirmed=${maxUnconfirmed} or maxUnconfirmedBytes=${maxUnconfirmedBytes}: wait for confirmations`, 0, true);
       }
-      unconfirmed.push({ key, data, size, deadline, n: 0, isSettled: false });
-      sendMessages();
-    }),
-    request: call((/** @type {unknown} */ key, /** @type {string} */ name, /** @type {any} */ content, /** @type {number} */ deadline) => {
-      const data = encode(content, maxMessageBytes);
-      if (typeof data !== "string") throw fail("invalid", "the data of a request is JSON, not bytes");
-      add(key, "request", name, `"m":${requestName(name)},"d":${data}`, deadline);
-    }),
+      add(key, "", "", timeout, (n) => message(data, n), size);
+    },
+    _request(/** @type {any} */ key, /** @type {number} */ timeout, /** @type {string} */ name, /** @type {any} */ content) {
+      allow();
+      const data = json(content), length = typeof name === "string" && [...name].length;
+      demand(length && length <= 128, `${name}: a request has 1 to 128 characters`);
+      const head = json(name);
+      add(key, "q", "", timeout, (n) => `{"q":${n},"m":${head},"d":${data}}`);
+    },
     /** Join or leave a room. */
-    move: call((/** @type {unknown} */ key, /** @type {"join" | "leave"} */ verb, /** @type {string} */ room, /** @type {number} */ deadline) => {
-      roomName(room);
-      addShort(verb, room, key, deadline);
+    _move(/** @type {any} */ key, /** @type {number} */ timeout, /** @type {"join" | "leave"} */ verb, /** @type {string} */ room) {
+      allow();
+      checkRoom(room);
+      addShort(verb, room, key, timeout);
       if (verb === "leave") wanted.delete(room);
-    }),
+    },
     /** Forget a call or a message. It may be carried out all the same. */
-    cancel: event((/** @type {unknown} */ key) => {
-      withdraw((call) => call.key === key);
-      for (const item of unconfirmed) item.isSettled ||= item.key === key;
-      dropSettled();
-    }),
+    _cancel: (/** @type {any} */ key) => withdraw((call) => call.key === key),
     /** Answer a request of the server, if it still waits. */
-    answer: event((/** @type {number} */ of, /** @type {number} */ n, /** @type {any} */ content, /** @type {Failure | null} */ failure) => {
-      if (link?.generation !== of || !asked.has(n)) return;
+    _answer(/** @type {number} */ of, /** @type {number} */ n, /** @type {Failure | null} */ failure, /** @type {any} */ result) {
+      if (link !== of || !asked.has(n)) return;
       const data = failure
-        ? `"x":${JSON.stringify({ code: failure.code.slice(0, 128), message: failure.message.slice(0, 1024), retry: !!failure.retry })}`
-        : `"d":${encode(content, maxMessageBytes)}`;
+        ? `"x":${json({ code: failure.code.slice(0, 128), message: [...failure.message].slice(0, 1024).join(""), retry: failure.retry })}`
+        : `"d":${json(result ?? null)}`;
       asked.delete(n);
       send(`{"a":${n},${data}}`);
-    }),
+    },
     /** The application has handled a message of the mailbox. */
-    handled: event((/** @type {number} */ id) => {
+    _handled(/** @type {number} */ id) {
       mark = id;
       marked++;
       sendMark();
-    }),
-    watch: event((/** @type {string} */ room) => {
-      roomName(room);
-      const known = presences.get(room);
-      const presence = known ?? { v: 0, isWatched: false, members: new Map(), pages: new Map(), pagesOf: -Infinity, asked: -Infinity };
+    },
+    _watch(/** @type {string} */ room) {
+      checkRoom(room);
+      const presence = presences.get(room) ?? { v: 0, isWatched: false, members: new Map(), pages: new Map(), pagesOf: -NEVER, asked: -NEVER };
       const wasWatched = presence.isWatched;
       presence.isWatched = true;
       presences.set(room, presence);
       if (presence.v) show(room, presence);
-      if (rooms.has(room) && !wasWatched) ask(room, presence);
-    }),
-    unwatch: event((/** @type {string} */ room) => {
+      if (!wasWatched) ask(room);
+    },
+    _unwatch(/** @type {string} */ room) {
       const presence = presences.get(room);
       if (!presence?.isWatched) return;
       presence.isWatched = false;
       if (rooms.has(room)) send(`{"p":${JSON.stringify(room)},"v":null}`);
-    }),
+    },
   };
 }

@@ -1,7 +1,7 @@
 // Runs a machine for another process: one JSON event a line in, one JSON line of actions and state out.
 // It asks for chance in between: `{"chance":true}` is answered with a number.
 import { readSync, writeSync } from "node:fs";
-import { createMachine } from "../src/machine.js";
+import { namedMachine } from "./machines.js";
 
 let rest = "";
 const chunk = Buffer.alloc(65_536);
@@ -32,13 +32,14 @@ let machine;
 for (;;) {
   const [name, ...parameters] = line();
   if (name === "create") {
-    machine = createMachine({ random, ...parameters[0] });
+    machine = namedMachine({ _random: random, ...parameters[0] });
     write({ actions: [] });
     continue;
   }
   let actions = [], error = null;
   try {
-    actions = machine[name](...parameters.map((value) => value?.hex === undefined ? value : new Uint8Array(Buffer.from(value.hex, "hex")).buffer));
+    const [now, ...others] = parameters;
+    actions = machine.tell(name, now, ...others.map((value) => value?.hex === undefined ? value : new Uint8Array(Buffer.from(value.hex, "hex")).buffer));
   } catch (thrown) {
     error = thrown;
   }

@@ -61,7 +61,7 @@ class JavaScriptMachine:
     def __init__(self, node: Node, chance: Callable[[], float], options: Options) -> None:
         self._node, self._chance = node, chance
         self.status, self.cursor, self.timer_at = Status.IDLE, None, None
-        self._node.call(chance, "create", {"hasAuth": options.has_auth, "maxHeld": options.max_held})
+        self._node.call(chance, "create", {"_hasAuth": options.has_auth, "_maxHeld": options.max_held})
 
     def _do(self, name: str, now_s: float, *parameters: Any) -> list[do.Action]:
         answer = self._node.call(self._chance, name, now_s * 1000, *map(_sent, parameters))
@@ -74,19 +74,28 @@ class JavaScriptMachine:
     def __getattr__(self, name: str) -> Callable[..., list[do.Action]]:
         return lambda *parameters: self._do(name, parameters[-1], *parameters[:-1])
 
+    def send(self, data: Data, now_s: float) -> list[do.Action]:
+        return self._do("transmit", now_s, data)
+
+    def close(self, now_s: float) -> list[do.Action]:
+        return self._do("end", now_s)
+
+    def answer(self, generation: int, number: int, data: Data, error: Any, now_s: float) -> list[do.Action]:
+        return self._do("answer", now_s, generation, number, error, data)
+
     def confirm(self, key: Hashable, data: Data, deadline_s: float, now_s: float) -> list[do.Action]:
-        return self._do("confirm", now_s, key, data, deadline_s * 1000)
+        return self._do("confirm", now_s, key, (deadline_s - now_s) * 1000, data)
 
     def request(
         self, key: Hashable, name: str, data: Data, deadline_s: float, now_s: float
     ) -> list[do.Action]:
-        return self._do("request", now_s, key, name, data, deadline_s * 1000)
+        return self._do("request", now_s, key, (deadline_s - now_s) * 1000, name, data)
 
     def join(self, key: Hashable, room: str, deadline_s: float, now_s: float) -> list[do.Action]:
-        return self._do("move", now_s, key, "join", room, deadline_s * 1000)
+        return self._do("move", now_s, key, (deadline_s - now_s) * 1000, "join", room)
 
     def leave(self, key: Hashable, room: str, deadline_s: float, now_s: float) -> list[do.Action]:
-        return self._do("move", now_s, key, "leave", room, deadline_s * 1000)
+        return self._do("move", now_s, key, (deadline_s - now_s) * 1000, "leave", room)
 
 
 def _sent(value: Any) -> Any:
@@ -122,7 +131,6 @@ _ACTIONS: dict[str, Callable[..., do.Action]] = {
     "dial": lambda generation, items: do.Dial(generation, tuple(items)),
     "send": lambda generation, frame: do.Send(generation, _data(frame)),
     "close": do.Close,
-    "abandon": do.Abandon,
     "message": lambda log, id_, data: do.Deliver(Message(log, id_, _data(data))),
     "lost": lambda log, top, code: do.Deliver(Lost(log, top, code)),
     "settle": lambda key, error, value: do.Settle(key, value, _error(error)),

@@ -1,50 +1,48 @@
 // Rules of the machine that random schedules meet too seldom.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { createMachine } from "../src/machine.js";
-
-const RANDOM = () => 0.5;
+import { namedMachine } from "./machines.js";
 
 /** Open the socket of a generation, and let the server say hi. Return the actions of both. */
 function greet(machine, now, generation, hi = {}) {
   const whole = { v: 1, id: "ann", sid: `s${generation}`, t: 5, ping: 25, pong: false, at: { a: 1 }, ...hi };
   return [
-    ...machine.opened(now, generation, "stabilizer.v1"),
-    ...machine.frame(now, generation, JSON.stringify({ hi: whole })),
+    ...machine.tell("opened", now, generation, "stabilizer.v1"),
+    ...machine.tell("frame", now, generation, JSON.stringify({ hi: whole })),
   ];
 }
 /** A client that was live on its first socket, and dials the second one. */
 function returning() {
-  const machine = createMachine({ random: RANDOM });
-  machine.start(0);
+  const machine = namedMachine();
+  machine.tell("start", 0);
   greet(machine, 0, 1);
-  machine.frame(0, 1, '{"live":0}');
+  machine.tell("frame", 0, 1, '{"live":0}');
   return machine;
 }
 function dropped(machine) {
-  machine.closed(10_000, 1, 1006, "");
-  return machine.timer(11_000);
+  machine.tell("closed", 10_000, 1, 1006, "");
+  return machine.tell("timer", 11_000);
 }
 const frames = (actions) => actions.filter(([action]) => action === "send").map(([, , frame]) => frame);
 
 test("a room that the application joined is joined again if the server does not know it", () => {
   const machine = returning();
-  machine.move(1, "call", "join", "b", 1_000);
-  machine.frame(2, 1, '{"in":"b","at":3}');
-  machine.frame(2, 1, '{"a":1,"d":null}');
+  machine.tell("move", 1, "call", 1_000, "join", "b");
+  machine.tell("frame", 2, 1, '{"in":"b","at":3}');
+  machine.tell("frame", 2, 1, '{"a":1,"d":null}');
   dropped(machine);
   greet(machine, 11_000, 2, { re: true });
-  assert.deepEqual(frames(machine.frame(11_000, 2, '{"live":0}')), ['{"join":"b","q":2}']);
+  assert.deepEqual(frames(machine.tell("frame", 11_000, 2, '{"live":0}')), ['{"join":"b","q":2}']);
 });
 
 test("a resume that was put off is live after its outcome", () => {
   const machine = returning();
   dropped(machine);
   greet(machine, 11_000, 2, { re: "later" });
-  machine.frame(11_000, 2, '{"live":0}');
+  machine.tell("frame", 11_000, 2, '{"live":0}');
   assert.equal(machine.status(), "catching-up");
-  machine.frame(11_000, 2, '{"re":true}');
-  machine.frame(11_000, 2, '{"live":0}');
+  machine.tell("frame", 11_000, 2, '{"re":true}');
+  machine.tell("frame", 11_000, 2, '{"live":0}');
   assert.equal(machine.status(), "live");
 });
 

@@ -2,8 +2,9 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
-import { encode, isLog, message, read, requestName, roomName } from "../src/frames.js";
-import { createMachine, offer, react } from "../src/machine.js";
+import { encode, isLog, message, read } from "../src/frames.js";
+import { offer, react } from "../src/machine.js";
+import { namedMachine } from "./machines.js";
 
 const rows = (file) => JSON.parse(readFileSync(new URL(`../../../protocol/vectors/${file}`, import.meta.url), "utf8"));
 const bytes = (hex) => Uint8Array.from(Buffer.from(hex, "hex"));
@@ -75,10 +76,10 @@ for (const row of rows("cursors.json")) {
   test(`cursor is written: ${row.name}`, () => {
     const { session, t, rooms, everybody, mailbox } = row.cursor;
     const hi = { v: 1, id: "ann", sid: session, t, ping: 25, pong: false, at: rooms, all: everybody, box: mailbox };
-    const machine = createMachine({ random: () => 0 });
-    machine.start(0);
-    machine.opened(0, 1, "stabilizer.v1");
-    machine.frame(0, 1, JSON.stringify({ hi }));
+    const machine = namedMachine();
+    machine.tell("start", 0);
+    machine.tell("opened", 0, 1, "stabilizer.v1");
+    machine.tell("frame", 0, 1, JSON.stringify({ hi }));
     assert.equal(machine.cursor(), content(row));
   });
 }
@@ -103,12 +104,15 @@ for (const row of rows("client_malformed.json")) {
   });
 }
 test("names that the server would refuse are not sent", () => {
+  const move = (room) => namedMachine().tell("move", 0, "call", 1, "join", room);
   for (const room of ["", "x".repeat(513), "ü".repeat(257), "a\nb", "\u009f", "\ud83e", 5, undefined]) {
-    assert.throws(() => roomName(room), { code: "invalid" });
+    assert.throws(() => move(room), { code: "invalid" });
   }
-  for (const name of ["", "x".repeat(129), "\udd8a", null]) assert.throws(() => requestName(name), { code: "invalid" });
-  assert.equal(roomName("日本"), '"日本"');
-  assert.equal(requestName("🦊".repeat(128)).length, 258);
+  const request = (name) => namedMachine().tell("request", 0, "call", 1, name, null);
+  for (const name of ["", "x".repeat(129), "\udd8a", null]) assert.throws(() => request(name), { code: "invalid" });
+  assert.throws(() => namedMachine().tell("request", 0, "call", 1, "x", new Uint8Array(1)), { code: "invalid" });
+  move("日本");
+  request("🦊".repeat(128));
 });
 test("data without JSON is not sent", () => {
   for (const data of [undefined, () => 1, Symbol("x")]) assert.throws(() => encode(data, 100), { code: "invalid" });
@@ -122,5 +126,5 @@ test("a cursor that makes the header too long is sent later", () => {
   const [items, isLater] = offer("x".repeat(longest), null, false);
   assert.deepEqual([items.join(", ").length, isLater], [4096, false]);
   assert.deepEqual(offer("x".repeat(longest + 1), null, false), [["stabilizer.v1", "stabilizer.v1.resume.later"], true]);
-  assert.throws(() => offer("", "x".repeat(4096), false), /the limit is 4096/);
+  assert.throws(() => offer("", "x".repeat(4096), false), /longer than 4096/);
 });

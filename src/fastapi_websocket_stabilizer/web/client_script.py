@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 
 from ..__about__ import __version__
 
-MODULES = ("errors", "frames", "machine", "client")
+MODULES = ("errors", "numbers", "frames", "machine", "client")
 """In the order in which they need one another."""
 _PACKAGED = Path(__file__).parent / "client"
 _SOURCES = Path(__file__).parents[3] / "clients" / "javascript" / "src"

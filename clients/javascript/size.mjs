@@ -1,0 +1,24 @@
+// How an entry is built, and the bytes of the client: `node size.mjs` ends with 1 if there are more than LIMIT.
+import { fileURLToPath } from "node:url";
+import { gzipSync } from "node:zlib";
+import { build } from "esbuild";
+
+/** Bytes of the ES module, minified and gzipped. */
+const LIMIT = 7_800;
+
+/** Names that only modules of the client use are shortened. Names that frames or applications use are not. */
+export async function bundle(name, format) {
+  const { outputFiles: [{ text }] } = await build({
+    entryPoints: [fileURLToPath(new URL(`src/${name}.js`, import.meta.url))], external: ["react"], format, bundle: true, minify: true,
+    mangleProps: /^_|^(verb|subject|isSent|isRepeated|isWatched|pagesOf)$/, target: "es2022", write: false,
+  });
+  return text;
+}
+/** @type {(text: string) => number} */
+export const sizeOf = (text) => gzipSync(text, { level: 9 }).length;
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  const size = sizeOf(await bundle("client", "esm"));
+  console.log(`${size} bytes minified and gzipped, the limit is ${LIMIT}`);
+  process.exitCode = +(size > LIMIT);
+}

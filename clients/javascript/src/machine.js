@@ -58,7 +58,7 @@ const SUBPROTOCOL = "stabilizer.v1", NEVER = Infinity;
  * first time.
  *
  * @typedef {{ key: any, verb: "q" | "join" | "leave" | "auth" | "", subject: string, ends: number, write: (n: number) => Frame,
- *   size: number, n: number, isSent: boolean }} Call
+ *   size: number, n: number, isSent: boolean, isRepeated: boolean }} Call
  */
 /** @typedef {{ v: number, isWatched: boolean, members: Map<string, any>, pages: Map<string, any>, pagesOf: number, asked: number }} Presence */
 
@@ -249,6 +249,7 @@ export function createMachine(effects, {
     for (const call of calls) {
       if (link && !call.isSent && (!call.verb || open++ < MAX_OPEN)) {
         call.isSent = true;
+        call.isRepeated = !!call.n;
         call.n = call.verb ? ++lastNumber : call.n || nextMessage++;
         send(call.write(call.n));
       }
@@ -257,7 +258,7 @@ export function createMachine(effects, {
   /** @type {(key: any, verb: Call["verb"], subject: string, timeout: number, write: (n: number) => Frame, size?: number) => void} */
   const add = (key, verb, subject, timeout, write, size = 0) => {
     if (verb && calls.filter(({ verb, isSent }) => verb && !isSent).length >= MAX_WAITING) throw fail("limit", `${MAX_WAITING} requests wait`, 0, true);
-    calls.push({ key, verb, subject, ends: now + timeout, write, size, n: 0, isSent: false });
+    calls.push({ key, verb, subject, ends: now + timeout, write, size, n: 0, isSent: false, isRepeated: false });
     flush();
   };
   /** @type {(verb: "join" | "leave" | "auth", subject: string, key?: any, timeout?: number) => void} */
@@ -415,6 +416,7 @@ export function createMachine(effects, {
       const call = calls.find(({ verb, n, isSent }) => verb && isSent && n === a);
       if (!call) return;
       const { verb, subject } = call;
+      if (verb === "leave" && call.isRepeated && x?.code === "not_found") x = null; // the former connection has left it
       if (!x) {
         if (verb === "join") wanted.add(subject);
         if (verb === "leave") wanted.delete(subject);

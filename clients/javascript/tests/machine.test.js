@@ -53,3 +53,15 @@ test("logs that go on elsewhere are lost if the cursor was removed on the way", 
   assert.deepEqual(actions.filter(([action]) => action === "lost"), [["lost", "a", 9, "unknown"]]);
   assert.equal(JSON.parse(machine.cursor()).at.a, 9);
 });
+
+test("a leave that was carried out is done, although its answer was lost", () => {
+  const machine = returning();
+  machine.tell("move", 1, "call", 30_000, "leave", "a");
+  dropped(machine);
+  assert.deepEqual(frames(greet(machine, 11_000, 2, { re: true, at: {} })), ['{"leave":"a","q":2}']);
+  const missing = '{"a":2,"x":{"code":"not_found","message":"the connection is not in this room"}}';
+  assert.deepEqual(machine.tell("frame", 11_000, 2, missing), [["settle", "call", null, null]]);
+  machine.tell("move", 12_000, "again", 30_000, "leave", "a");
+  const [[, , error]] = machine.tell("frame", 12_000, 2, missing.replace("2", "3"));
+  assert.equal(error.code, "not_found");
+});

@@ -180,6 +180,7 @@ def plan(pythons: Sequence[str]) -> Plan:
             _pytest("later faults", "tests/integration", *SECOND),
             Lane("suite of uvicorn", (*MODULE, "tests.suites", "uvicorn", "--loops", "asyncio")),
             Lane("suite of autobahn", (*MODULE, "tests.suites", "autobahn", "--quick")),
+            Lane("npm", (*MODULE, "tests.npm")),
         ],
     )
 

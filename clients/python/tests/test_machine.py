@@ -524,6 +524,17 @@ def test_room_that_was_left_is_not_joined_again() -> None:
     assert driver.close(1006).wait(1).live(2, re=True).sent == []
 
 
+def test_leave_that_was_carried_out_is_done_although_its_answer_was_lost() -> None:
+    missing = {"code": "not_found", "message": "the connection is not in this room"}
+    driver = Driver().live()
+    driver.run(driver.machine.leave, "lost", "a", 60.0).close(1006)
+    assert driver.wait(1).live(2, re=True).sent == [{"leave": "a", "q": 2}]
+    assert driver.frame({"a": 2, "x": missing}, generation=2).of(do.Settle) == [do.Settle("lost")]
+    driver.run(driver.machine.leave, "first", "a", 60.0).frame({"a": 3, "x": missing}, generation=2)
+    (settled,) = driver.of(do.Settle)
+    assert isinstance(settled.error, RequestFailedError)
+
+
 def test_credentials_are_renewed_before_they_expire() -> None:
     driver = Driver(has_auth=True, can_renew=True)
     driver.run(driver.machine.authorized, 1, "t").live(exp=10).wait(8)

@@ -1,7 +1,7 @@
 """Requests of this client to the server."""
 
 from collections.abc import Hashable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from . import writing
@@ -34,6 +34,8 @@ class Call:
     subject: str
     deadline_s: float
     data: Data = None
+    is_repeated: bool = False
+    """It was sent on an earlier connection, which may have carried it out."""
 
     def frame(self, number: int) -> str | bytes:
         match self.kind:
@@ -99,7 +101,7 @@ class Calls:
     def interrupt(self) -> list[Call]:
         """End the connection. Return the calls that end with it; the others wait for the next one."""
         calls, self._open, self._numbers = list(self._open.values()), {}, {}
-        again = {call.key: call for call in calls if call.kind in REPEATED}
+        again = {call.key: replace(call, is_repeated=True) for call in calls if call.kind in REPEATED}
         self._waiting = again | self._waiting
         return [call for call in calls if call.kind not in REPEATED]
 

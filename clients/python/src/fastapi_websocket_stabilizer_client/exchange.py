@@ -150,9 +150,12 @@ class Exchange:
         call = self._calls.answered(answer.number)
         if call is None:
             return
-        if answer.error is None:
+        error = answer.error
+        if call.kind is Kind.LEAVE and call.is_repeated and error is not None and error.code == "not_found":
+            error = None  # the former connection has left the room
+        if error is None:
             self._succeeded(call, answer.data, now_s)
-        self._settle(call, answer.data, answer.error)
+        self._settle(call, answer.data, error)
         self._send(self._calls.ready())
 
     def _succeeded(self, call: Call, data: Data, now_s: float) -> None:

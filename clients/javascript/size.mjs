@@ -2,9 +2,10 @@
 import { fileURLToPath } from "node:url";
 import { gzipSync } from "node:zlib";
 import { build } from "esbuild";
+import { minify } from "terser";
 
 /** Bytes of the ES module, minified and gzipped. */
-const LIMIT = 7_800;
+const LIMIT = 7_600;
 
 /** Names that only modules of the client use are shortened. Names that frames or applications use are not. */
 export async function bundle(name, format) {
@@ -12,7 +13,9 @@ export async function bundle(name, format) {
     entryPoints: [fileURLToPath(new URL(`src/${name}.js`, import.meta.url))], external: ["react"], format, bundle: true, minify: true,
     mangleProps: /^_|^(verb|subject|isSent|isRepeated|isWatched|pagesOf)$/, target: "es2022", write: false,
   });
-  return text;
+  // It knows more equivalent forms than esbuild, and finds 3 % in what esbuild has minified.
+  const { code } = await minify(text, { module: true, ecma: 2022, toplevel: true, format: { ecma: 2022 } });
+  return code;
 }
 /** @type {(text: string) => number} */
 export const sizeOf = (text) => gzipSync(text, { level: 9 }).length;

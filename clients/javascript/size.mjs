@@ -1,11 +1,11 @@
-// How an entry is built, and the bytes of the client: `node size.mjs` ends with 1 if there are more than LIMIT.
+// How an entry is built, and its bytes: `node size.mjs` ends with 1 if an entry has more than its limit.
 import { fileURLToPath } from "node:url";
 import { gzipSync } from "node:zlib";
 import { build } from "esbuild";
 import { minify } from "terser";
 
-/** Bytes of the ES module, minified and gzipped. */
-const LIMIT = 7_600;
+/** Bytes of ES modules, minified and gzipped. */
+const LIMITS = { client: 7_600, react: 1_000 };
 
 /** Names that only modules of the client use are shortened. Names that frames or applications use are not. */
 export async function bundle(name, format) {
@@ -21,7 +21,9 @@ export async function bundle(name, format) {
 export const sizeOf = (text) => gzipSync(text, { level: 9 }).length;
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
-  const size = sizeOf(await bundle("client", "esm"));
-  console.log(`${size} bytes minified and gzipped, the limit is ${LIMIT}`);
-  process.exitCode = +(size > LIMIT);
+  for (const [name, limit] of Object.entries(LIMITS)) {
+    const size = sizeOf(await bundle(name, "esm"));
+    console.log(`${name}: ${size} bytes minified and gzipped, the limit is ${limit}`);
+    process.exitCode ||= +(size > limit);
+  }
 }

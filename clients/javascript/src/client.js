@@ -302,7 +302,7 @@ export function connect(url, {
     for (const [target, event, handler] of listeners) target?.[how]?.(event, handler);
   };
   listen("addEventListener");
-  queueMicrotask(() => run(machine._start));
+  queueMicrotask(() => machine._now() === "idle" && run(machine._start));
 
   return {
     /** @type {Status} */

@@ -661,7 +661,7 @@ export function createMachine(effects, {
       begin();
     },
     _end() {
-      if (rest) return;
+      if (rest === "closed") return;
       sendMark(true);
       stop(closedByApplication);
     },

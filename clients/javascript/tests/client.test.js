@@ -150,6 +150,15 @@ test("a call has one outcome", async () => {
   await assert.rejects(client.request("echo"), { code: "closed" });
 });
 
+test("a client that is closed at once never connects", async () => {
+  Socket.all = [];
+  const client = connect("ws://localhost/ws", { WebSocket: Socket });
+  client.close();
+  await pause(1);
+  assert.deepEqual([client.status, Socket.all.length], ["closed", 0]);
+  client.close();
+});
+
 test("a client that was closed connects again if it is asked to", async () => {
   const { client } = await connected();
   client.close();

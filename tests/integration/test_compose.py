@@ -21,7 +21,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from fastapi_websocket_stabilizer import WebSocketConfig, WebSocketConnectionManager
 from tests.support import http
-from tests.support.nginx import nginx_command, wait_for_listener
+from tests.support.nginx import balancer, nginx_command, wait_for_listener
 from tests.support.process import ChildProcess, free_port
 from tests.support.waiting import eventually
 
@@ -195,17 +195,7 @@ class Balanced:
         return ChildProcess([sys.executable, "-m", "uvicorn"], environment=environment, directory=PROJECT)
 
     def _nginx(self) -> list[str]:
-        return nginx_command(self._directory, self._relocated((COMPOSE / "nginx.conf").read_text()))
-
-    def _relocated(self, text: str) -> str:
-        """Change addresses and paths, and nothing else."""
-        moves = {f"server {name}:8000": f"server 127.0.0.1:{port}" for name, port in self._ports.items()}
-        moves |= {"listen 8080": f"listen 127.0.0.1:{self.port}", "pid /tmp/": "pid ./"}
-        moves |= {"/dev/stderr": "./error.log", "/dev/stdout": "./access.log"}
-        for old, new in moves.items():
-            assert text.count(old) == 1, f"nginx.conf should say {old!r} once"
-            text = text.replace(old, new)
-        return text
+        return nginx_command(self._directory, balancer(self.port, self._ports))
 
 
 async def hear(client: ClientConnection, message: dict[str, str]) -> None:

@@ -2,12 +2,14 @@
 
 import shutil
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 
 from tests.support.process import ChildProcess
 from tests.support.requirements import missing
 from tests.support.waiting import eventually_sync
 
+BALANCER = Path(__file__).parents[2] / "compose" / "nginx.conf"
 _TEMPORARY = "".join(
     f"{kind}_temp_path ./{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 )
@@ -22,6 +24,18 @@ def nginx_command(directory: Path, configuration: str) -> list[str]:
     # Without a master process, because its workers would outlive it after a kill.
     directives = "daemon off; master_process off;"
     return [binary, "-p", str(directory), "-c", str(file), "-g", directives]
+
+
+def balancer(port: int, replicas: Mapping[str, int]) -> str:
+    """Return ``compose/nginx.conf`` with other addresses and paths, and with nothing else changed."""
+    text = BALANCER.read_text()
+    moves = {f"server {name}:8000": f"server 127.0.0.1:{there}" for name, there in replicas.items()}
+    moves |= {"listen 8080": f"listen 127.0.0.1:{port}", "pid /tmp/": "pid ./"}
+    moves |= {"/dev/stderr": "./error.log", "/dev/stdout": "./access.log"}
+    for old, new in moves.items():
+        assert text.count(old) == 1, f"nginx.conf should say {old!r} once"
+        text = text.replace(old, new)
+    return text
 
 
 def wait_for_listener(child: ChildProcess, port: int) -> None:

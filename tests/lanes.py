@@ -38,6 +38,8 @@ SLOW_FILES_S = {
     "test_sessions": 125,
     "test_topologies": 115,
     "test_servers_smoke": 62,
+    "test_browser_faults": 100,
+    "test_client_kills": 45,
     "test_cluster_changes": 50,
     "test_startup": 49,
     "test_redis_away": 42,

@@ -17,7 +17,11 @@ from tests.support.forked import ForkedServer
 from tests.support.process import free_port
 from tests.support.waiting import eventually
 
-HISTORY = {"chat": History(), "chat:short": History(messages=3)}
+HISTORY = {
+    "chat": History(),
+    "chat:short": History(messages=3),
+    "long:": History(messages=100_000, bytes=16_777_216, seconds=3_600),
+}
 SETTINGS: dict[str, Any] = {
     "history": HISTORY,
     "mailbox": Mailbox(),
@@ -28,12 +32,11 @@ SETTINGS: dict[str, Any] = {
 
 
 class Replica:
-    """A uvicorn process with the library's WebSocket class."""
+    """A uvicorn process with the library's WebSocket class. ``settings`` are further ``WS_…`` variables."""
 
-    def __init__(self, url: str, namespace: str) -> None:
+    def __init__(self, url: str, namespace: str, **settings: str) -> None:
         self.port = free_port()
-        command = f"uvicorn tests.integration.client_app:app --port {self.port} --log-level warning"
-        settings = {
+        self._environment = {
             "WS_REDIS_URL": url,
             "WS_NAMESPACE": namespace,
             "WS_HISTORY": json.dumps({prefix: asdict(bounds) for prefix, bounds in HISTORY.items()}),
@@ -42,9 +45,15 @@ class Replica:
             "WS_LEASE_TTL_S": "1.5",
             "WS_RENEW_INTERVAL_S": "0.4",
             "WS_MAX_CONNECTIONS_PER_CLIENT": "1",
+            **settings,
         }
+        self.start()
+
+    def start(self) -> None:
+        """Start the process, or another one in its place."""
+        command = f"uvicorn tests.integration.client_app:app --port {self.port} --log-level warning"
         self.process = ForkedServer(
-            [sys.executable, "-m", *command.split()], environment=settings, directory=PROJECT
+            [sys.executable, "-m", *command.split()], environment=self._environment, directory=PROJECT
         )
 
     async def ready(self) -> None:

@@ -132,7 +132,7 @@ async def test_page_that_is_reloaded_goes_on_where_it_was(
 ) -> None:
     await endpoints[0].ready()
     async with door(endpoints[0]) as opened:
-        page = await show(browser, opened, "name=ann&room=chat&stored=1")
+        page = await show(browser, opened, "name=ann&room=chat&stored=all")
         sent, is_over = 0, asyncio.Event()
 
         async def publish() -> None:

@@ -1,0 +1,1 @@
+"""Servers that number their messages, each on two replicas and one that only sends."""

@@ -224,7 +224,8 @@ class Group:
         With ``outgoing``, frames for native sockets are only collected there.
         """
         if (copied := self.broadcasts[0].copied) is not None:
-            targets = [connection for connection in targets if connection not in copied]
+            copy = self.broadcasts[0].message
+            targets = [each for each in targets if each not in copied and not _puts_off(each, copy)]
             copied.update(targets)
         loop = running_loop()
         now_s, excluded, frames, reached = loop.time(), self._excluded, self.frames, 0
@@ -305,6 +306,20 @@ class Group:
             broadcast.outcome.succeeded += self._reached
             tell(broadcast)
         return self._written
+
+
+def _puts_off(connection: Connection, copy: Encoded) -> bool:
+    """Whether a copy of a message to several rooms stays in its log, because those before it do in another one.
+
+    Otherwise the copy in the other log would come so late that the client has forgotten this one.
+    """
+    return (
+        connection.session is not None
+        and copy.address.previous > 0
+        and connection.loop is running_loop()
+        and connection.session.following.is_behind
+        and connection.session.following.stop(copy.address.log, copy.address.previous)
+    )
 
 
 def _targets(broadcast: Broadcast, shard: Shard) -> Iterable[Connection]:

@@ -345,10 +345,13 @@ class Feed(Generic[M]):
 
     def far_behind(self, member: M) -> Cursor | None:
         """Return the position of a slow member for which the log must be read, while no other one lacks anything."""
+        is_told = self._held or self.missed(member) is not None
+        return None if is_told else self._lagging.get(member)
+
+    def missed(self, member: M) -> Sequence[LogEntry] | None:
+        """Return what a slow member lacks of what this node has delivered; None if the ring does not tell."""
         position = self._lagging.get(member)
-        if position is None or self._held or not position.id or self._ring.after(position.id) is not None:
-            return None
-        return position
+        return self._ring.after(position.id) if position is not None and position.id else None
 
     def drained(self, member: M) -> Sequence[Action]:
         """Let a slow member in again: its socket is writable."""

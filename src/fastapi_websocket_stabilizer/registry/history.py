@@ -40,7 +40,7 @@ from .logs import (
     to_deliver,
 )
 from .members import Members
-from .parts import go_on
+from .parts import CatchUp
 from .redis_time import WholeTime
 from .starts import start_of
 from .state import NodeState
@@ -68,6 +68,7 @@ class History:
 
     Attributes:
         members: The members of all logs.
+        catch_up: Feeds members again that were let out of logs.
         agreed: The policy, as the registry has agreed on it.
         policy: The messages that this node stores.
     """
@@ -79,6 +80,7 @@ class History:
         self.policy: Policy = self.agreed.policy
         self._logs: OrderedDict[Channel, Log] = OrderedDict()  # the one that was active last is the last
         self._reading = asyncio.Semaphore(READS)
+        self.catch_up: CatchUp = CatchUp(state, self.members, self._logs.get, self._reads, self._act)
         self._unread: dict[Connection, Channel] = {}  # whose place in their mailbox is not known yet
         self._bytes = 0
         self._compared_at_s = 0.0
@@ -124,6 +126,9 @@ class History:
         """Return what this node holds of logs now."""
         queued = sum(log.feed.queued_bytes for log in self._logs.values())
         return Held(len(self._logs), self._bytes, queued, self.members.waiting)
+
+    def _reads(self) -> asyncio.Semaphore:
+        return self._reading
 
     # Rooms and the bus
 
@@ -209,24 +214,18 @@ class History:
         if position is not None:
             await self._keeping.note_position(connection, channel.room, position)
 
-    def stop(self, connection: Connection, name: ForClient, position: int) -> bool:
-        """Let a slow member out of a log of which it was sent everything up to ``position``.
+    def stop(self, connection: Connection, name: ForClient, position: Cursor) -> bool:
+        """Let a member out of a log of which it was sent everything up to ``position``, until ``catch_up.go_on``.
 
-        Its outbox is not filled with what the log has. Return False if there is no such log.
+        It is too slow, and the log has what would fill its outbox, or it waits for other logs. Return False if there
+        is no such log.
         """
         log = self._logs.get(channel_to(connection.client_id, name))
         if log is None or connection not in self._state.shards:
             return False
-        self._state.counters.history_stops += 1
         self.members.stop(connection, log.channel)
-        log.feed.lag(connection, Cursor(position, position))
+        log.feed.lag(connection, position)
         return True
-
-    def go_on(self, connection: Connection) -> None:
-        """Feed a slow member again, because it has read everything that it was sent."""
-        for channel in self.members.go_on(connection):
-            if (log := self._logs.get(channel)) is not None:
-                go_on(self._state, self.members, self._reading, log, connection, self._act)
 
     def detach(self, connection: Connection, channels: Iterable[Channel]) -> None:
         """Forget a member of logs: it has left, or has ended."""

@@ -19,7 +19,7 @@ from ..wire.channels import ALL, Channel
 from ..wire.envelopes import CONNECTION, Envelope
 from ..wire.messages import Address, Encoded
 from .feed import Joined, Lost
-from .logs import channel_to, for_client, held_in
+from .logs import ForClient, channel_to, for_client, held_in
 from .opening import TOLD_AFTER_S, Skipped
 from .state import NodeState
 
@@ -48,7 +48,7 @@ class Members:
     def __init__(self, state: NodeState) -> None:
         self._state = state
         self._waiting: dict[tuple[Connection, Channel], Waiting] = {}
-        self._behind: dict[Connection, set[Channel]] = {}  # slow members, until their socket is emptied
+        self._behind: dict[Connection, set[Channel]] = {}  # logs that slow members were let out of
         self._skipped: dict[Channel, Skipped[Connection]] = {}
         self._telling_on: asyncio.AbstractEventLoop | None = None  # with a timer that tells positions
         self._shown: OrderedDict[tuple[Channel, int], Encoded] = OrderedDict()
@@ -63,27 +63,32 @@ class Members:
         return is_fed
 
     def stop(self, connection: Connection, channel: Channel) -> None:
-        """Note a member that reads too slowly. It is no target of its log any more, until ``go_on``."""
+        """Let a member out of its log until ``go_on``. It reads too slowly, or other logs must answer first."""
         self._state.shards.hold(connection, held_in(channel), is_behind=True)
         self._behind.setdefault(connection, set()).add(channel)
         self._waiting.pop((connection, channel), None)  # it was sent a part of what it has missed
 
-    def go_on(self, connection: Connection) -> Iterable[Channel]:
-        """Return the logs of a member whose socket is emptied. It waits for their answers now."""
-        channels = self._behind.pop(connection, ())
-        for channel in channels:
-            self._waiting[connection, channel] = Waiting()
-        return channels
+    def behind(self, connection: Connection) -> Iterable[Channel]:
+        """Return the logs that a member was let out of."""
+        return tuple(self._behind.get(connection, ()))
+
+    def go_on(self, connection: Connection, channel: Channel) -> None:
+        """Let a member wait for the answer of a log that it was let out of."""
+        self._let_go_on(connection, channel)
+        self._waiting[connection, channel] = Waiting()
+
+    def _let_go_on(self, connection: Connection, channel: Channel) -> None:
+        if (behind := self._behind.get(connection)) is not None:
+            behind.discard(channel)
+            if not behind:
+                del self._behind[connection]
 
     def left(self, connection: Connection, channel: Channel) -> None:
         """Forget a member."""
         waiting = self._waiting.pop((connection, channel), None)
         if waiting is not None and waiting.is_fed is not None and not waiting.is_fed.done():
             waiting.is_fed.set_result(None)
-        if (behind := self._behind.get(connection)) is not None:
-            behind.discard(channel)
-            if not behind:
-                del self._behind[connection]
+        self._let_go_on(connection, channel)
         if channel in self._skipped:
             self._skipped[channel].left(connection)
 
@@ -124,15 +129,16 @@ class Members:
         if waiting.refusal:
             joined = joined._replace(entries=(), code=waiting.refusal)
         entries = [each for each in joined.entries if each.id > waiting.since]
-        connection.session.following.fed(for_client(channel), joined._replace(entries=entries))
+        is_cut = len(entries) < len(joined.entries)
+        connection.session.following.fed(for_client(channel), joined._replace(entries=entries), is_cut=is_cut)
 
-    def part(self, connection: Connection, channel: Channel, entries: Sequence[LogEntry]) -> bool:
+    def part(self, connection: Connection, missed: Sequence[tuple[ForClient, LogEntry]]) -> bool:
         """Give a slow member the next part of what it missed. Return False if it is too slow for that, too.
 
-        It stays out of the fan-out, so nothing else of this log is on its way to it.
+        It stays out of the fan-out, so nothing else of these logs is on its way to it.
         """
         session = connection.session
-        return session is not None and session.following.part(for_client(channel), entries)
+        return session is not None and session.following.part(missed)
 
     def lost(self, channel: Channel, lost: Lost) -> None:
         """Tell the members of a log that they have lost continuity."""

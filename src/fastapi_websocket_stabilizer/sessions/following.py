@@ -30,6 +30,8 @@ MAX_SPENT = 1000
 """Rooms that a connection has left and that are remembered. With more, no room is new to it: see ``is_new``."""
 NONE: frozenset[Log] = frozenset()
 """The sets of all idle connections. One of its own would take 216 bytes, and a connection has three."""
+OTHERS_S = 5.0
+"""Seconds that the answer of a room behind the first frame waits for those of other rooms."""
 UNREADABLE = Cursor("", 0)
 """A cursor whose positions are unknown, because it cannot be read. No cursor of a client has an empty ``s``."""
 
@@ -49,8 +51,16 @@ class FollowingNode(Protocol):
         """Send a slow connection no more of a log, until ``go_on``. Return False if there is no such log."""
         ...
 
+    def put_off(self, connection: Connection, log: Log, position: feed.Cursor) -> bool:
+        """Send a connection no more of a log behind a position, until ``go_on``."""
+        ...
+
+    def is_behind(self, connection: Connection) -> bool:
+        """Whether a connection lacks messages of logs that it is sent after ``go_on``."""
+        ...
+
     def go_on(self, connection: Connection) -> None:
-        """Send a connection what it has missed of logs while it was slow."""
+        """Send a connection what it has missed of the logs that were stopped or put off."""
         ...
 
 
@@ -80,8 +90,8 @@ class Following:
     """
 
     __slots__ = (
-        "_begins", "_connection", "_cursor", "_fed", "_has_forgotten", "_is_marked", "_is_whole", "_late", "_node",
-        "_owed", "_owes_outcome", "_record", "_replayed", "_spent",
+        "_answered", "_begins", "_connection", "_cursor", "_fed", "_has_forgotten", "_is_marked", "_is_patient",
+        "_is_whole", "_late", "_node", "_owed", "_owes_outcome", "_record", "_replayed", "_spent",
     )  # fmt: skip
 
     def __init__(
@@ -91,6 +101,8 @@ class Following:
         self._fed: dict[Log, Joined] = {}  # answers of logs, until the first frame
         self._late = NONE  # logs that have not answered yet
         self._owed = NONE  # those of them that the first frame could not tell
+        self._answered = NONE  # owed rooms that have answered, and wait for the others
+        self._is_patient = True  # rooms wait for others
         self._owes_outcome = False
         self._begins: dict[Log, int] = {}  # positions before messages that a new client receives
         self._is_marked = False  # that of the mailbox is where the client said that it was
@@ -190,19 +202,22 @@ class Following:
             {log: None if position is None else feed.Cursor(position) for log, position in known.items()}, fed
         )
 
-    def fed(self, log: Log, joined: Joined) -> None:
-        """Take what the client missed of a log. Its messages follow from now on."""
+    def fed(self, log: Log, joined: Joined, *, is_cut: bool = False) -> None:
+        """Take what the client missed of a log. Its messages follow from now on.
+
+        ``is_cut``: The log has older entries behind the position of the client, which it may not see.
+        """
         self._late = without(self._late, log)
         if log in self._begins and not self._may_lose(log):
             joined = joined._replace(code="")  # a client that has nothing loses nothing
         if self._record.has_begun:
-            self._continue(log, joined)
+            self._continue(log, joined, is_cut=is_cut)
         elif self._cursor is UNREADABLE:
             self._fed[log] = joined._replace(entries=(), code=Lost.UNKNOWN)
         else:
             self._fed[log] = joined
 
-    def _continue(self, log: Log, joined: Joined) -> None:
+    def _continue(self, log: Log, joined: Joined, *, is_cut: bool) -> None:
         """Tell the client of a log that has answered after the first frame."""
         is_forgotten, is_known = self._may_have_forgotten(log), log not in self._begins
         if is_forgotten:
@@ -216,7 +231,38 @@ class Following:
         elif isinstance(log, str):
             continues = first.continues if is_known else None
             self._send(frames.joined(log, first.at[log], False if is_forgotten else continues))
-        self._replay(log, joined.entries)
+        if joined.code or is_cut or not self._waits(log, first.at[log]):
+            self._replay(log, joined.entries)
+
+    def _waits(self, log: Log, position: int) -> bool:
+        """Put a room off that has answered, until the others have that the first frame could not tell.
+
+        Then they are merged by id. Otherwise a message to several rooms would come again so late that the client has
+        forgotten it.
+        """
+        if log not in self._owed or not isinstance(log, str) or not position:
+            return False
+        others = self._unanswered - {log}
+        if not (self._is_patient and others) and not self.is_behind:
+            return False
+        t_us = 0 if self._cursor is None else self._cursor.t_ms * 1000
+        if not self._node.put_off(self._connection, log, feed.Cursor(position, max(position, t_us))):
+            return False
+        if others and not self._answered:
+            self._connection.loop.call_later(OTHERS_S, self._wait_no_longer)
+        self._answered |= {log}
+        self.go_on()
+        return True
+
+    @property
+    def _unanswered(self) -> frozenset[Log]:
+        """The rooms that the first frame could not tell, and that have not answered since."""
+        return frozenset(log for log in self._owed - self._answered if isinstance(log, str))
+
+    def _wait_no_longer(self) -> None:
+        """Go on with the rooms that have answered. Those that have not hold the others no longer."""
+        self._is_patient = False
+        self.go_on()
 
     def caught_up(self, log: Log, joined: Joined) -> None:
         """Take what the client has missed of a log while it was slow. Its messages follow from now on."""
@@ -226,20 +272,31 @@ class Following:
 
     def _replay(self, log: Log, missed: Sequence[LogEntry]) -> None:
         """Send what the client has missed of a log, as much as it reads. Another answer has the rest."""
-        if self.part(log, missed):
-            self._owed = without(self._owed, log)
+        if self.part([(log, entry) for entry in missed]):
+            self._owes_no_more(log)
             self._tell_outcome()
 
-    def part(self, log: Log, missed: Sequence[LogEntry]) -> bool:
-        """Send a part of what the client has missed of a log. Return False if it does not read all of it now."""
-        entries, replay = [(log, entry) for entry in missed], []
-        for each in self._node.replayed(self._connection, self._record.formers, entries):
+    def _owes_no_more(self, log: Log) -> None:
+        self._owed, self._answered = without(self._owed, log), without(self._answered, log)
+        if self._answered:  # those that have waited for it
+            self.go_on()
+
+    def part(self, missed: Sequence[tuple[Log, LogEntry]]) -> bool:
+        """Send a part of what the client has missed of logs. Return False if it does not read all of it now.
+
+        Each log that was sent something is stopped then.
+        """
+        replay: list[Encoded] = []
+        for each in self._node.replayed(self._connection, self._record.formers, missed):
             replay.append(each)
             self._replayed += 1
             self._connection.push(each)
             if self._connection.falls_behind(each):
+                for log, position in {sent.address.log: sent.address.id for sent in replay}.items():
+                    if log != each.address.log:
+                        self.stop(log, position)
                 return False
-        for moved in _moved_by(entries, replay):
+        for moved in _moved_by(missed, replay):
             self._connection.push(moved)
         return True
 
@@ -247,9 +304,15 @@ class Following:
         """Let the slow client out of a log of which it was sent everything up to ``position``."""
         return self._node.stop(self._connection, log, position)
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether the client lacks messages of logs that it was let out of."""
+        return self._node.is_behind(self._connection)
+
     def go_on(self) -> None:
-        """Let the client in again to all logs that it was too slow for."""
-        self._node.go_on(self._connection)
+        """Let the client in again to all logs that it was let out of, unless some wait for the answers of others."""
+        if not (self._is_patient and self._answered and self._unanswered):
+            self._node.go_on(self._connection)
 
     def _may_have_forgotten(self, log: Log) -> bool:
         """Whether the cursor may have had a position of this log that is not known here."""
@@ -274,7 +337,7 @@ class Following:
         if len(self._spent) <= MAX_SPENT or self._position(room) is not None:  # a client may leave any number
             self._spent |= {room}
         self._late = without(self._late, room)
-        self._owed = without(self._owed, room)
+        self._owes_no_more(room)
         self._fed.pop(room, None)
         self._begins.pop(room, None)
         self._tell_outcome()

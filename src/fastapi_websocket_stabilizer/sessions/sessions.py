@@ -11,6 +11,7 @@ from ..exceptions import LOSSES, ClientInputError, ConnectionNotFoundError
 from ..local.connection import Connection, OpenSession
 from ..local.lifecycle import Ended
 from ..names import ConnectionId
+from ..registry import feed
 from ..registry.hooks import Hooks
 from ..registry.registration import Succession
 from ..registry.registry import Registry
@@ -149,11 +150,21 @@ class Sessions:
 
     def stop(self, connection: Connection, log: Log, position: int) -> bool:
         """Send a slow connection no more of a log, until ``go_on``. Return False if there is no such log."""
+        is_stopped = self.put_off(connection, log, feed.Cursor(position, position))
+        self.counters.history_stops += is_stopped
+        return is_stopped
+
+    def put_off(self, connection: Connection, log: Log, position: feed.Cursor) -> bool:
+        """Send a connection no more of a log behind a position, until ``go_on``."""
         return self.registry.history.stop(connection, log, position)
 
+    def is_behind(self, connection: Connection) -> bool:
+        """Whether a connection lacks messages of logs that it is sent after ``go_on``."""
+        return bool(self.registry.history.members.behind(connection))
+
     def go_on(self, connection: Connection) -> None:
-        """Send a connection what it has missed of logs while it was slow."""
-        self.registry.history.go_on(connection)
+        """Send a connection what it has missed of the logs that were stopped or put off."""
+        self.registry.history.catch_up.go_on(connection)
 
     def whole_ms(self) -> int:
         """The time in ms, by Redis' clock, up to which this node has received everything; 0 if it is not known."""

@@ -1,7 +1,7 @@
 """What a client is told of the logs of its connection, in the order in which it must be told."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -11,11 +11,18 @@ from fastapi_websocket_stabilizer.backends.log_ports import LogEntry
 from fastapi_websocket_stabilizer.local.connection import Connection
 from fastapi_websocket_stabilizer.models import ResumeOutcome
 from fastapi_websocket_stabilizer.names import ConnectionId, NodeId
+from fastapi_websocket_stabilizer.registry import feed
 from fastapi_websocket_stabilizer.registry.feed import Joined
 from fastapi_websocket_stabilizer.registry.registration import Succession
 from fastapi_websocket_stabilizer.runtime.metrics import Counters
 from fastapi_websocket_stabilizer.sessions import following
-from fastapi_websocket_stabilizer.sessions.following import UNREADABLE, Beginning, Following, Log
+from fastapi_websocket_stabilizer.sessions.following import (
+    OTHERS_S,
+    UNREADABLE,
+    Beginning,
+    Following,
+    Log,
+)
 from fastapi_websocket_stabilizer.wire.client_frames import EVERYBODY, LostLog, Positions
 from fastapi_websocket_stabilizer.wire.client_frames import Lost as LostCode
 from fastapi_websocket_stabilizer.wire.cursors import Cursor
@@ -30,6 +37,9 @@ EXCLUDED = 99
 class Node:
     def __init__(self) -> None:
         self.counters = Counters()
+        self.behind: dict[Log, feed.Cursor] = {}
+        self.went_on: list[Log] = []
+        self.stopped: list[tuple[Log, int]] = []
 
     def replayed(
         self, connection: Connection, former: Iterable[ConnectionId], missed: Iterable[tuple[Log, Any]]
@@ -38,10 +48,19 @@ class Node:
         return [encode("x", 100).addressed(Address(log, entry.id)) for log, entry in meant]
 
     def stop(self, connection: Connection, log: Log, position: int) -> bool:
-        raise AssertionError("the connection of these tests is not slow by itself")
+        self.stopped.append((log, position))
+        return True
+
+    def put_off(self, connection: Connection, log: Log, position: feed.Cursor) -> bool:
+        self.behind[log] = position
+        return True
+
+    def is_behind(self, connection: Connection) -> bool:
+        return bool(self.behind)
 
     def go_on(self, connection: Connection) -> None:
-        raise AssertionError("the connection of these tests is not slow by itself")
+        self.went_on += self.behind
+        self.behind.clear()
 
 
 class World:
@@ -50,8 +69,12 @@ class World:
     def __init__(self, cursor: Cursor | None, *rooms: str) -> None:
         self.pushed: list[Encoded] = []
         self.reads = 1000  # messages that the client reads before it is behind
+        self.timers: list[tuple[float, Callable[[], None]]] = []
         connection: Any = SimpleNamespace(
-            rooms=set(rooms), push=self.pushed.append, falls_behind=lambda _: len(self.pushed) >= self.reads
+            rooms=set(rooms),
+            push=self.pushed.append,
+            falls_behind=lambda _: len(self.pushed) >= self.reads,
+            loop=SimpleNamespace(call_later=lambda delay_s, act: self.timers.append((delay_s, act))),
         )
         self.rooms, self.node, self.record = connection.rooms, Node(), Succession("s2")
         self.following = Following(self.node, cast("Connection", connection), self.record, cursor)
@@ -170,10 +193,72 @@ def test_logs_that_answer_later_are_told_before_the_outcome(code: str) -> None:
     assert (beginning.outcome, beginning.lost, beginning.replay) == ("later", [], [])
     assert beginning.positions == Positions({"lobby": 10, "new": None}, everybody=7)
     missed = [[11, "lobby", "x"], [12, "lobby", "x"]]
-    first = world.fed("lobby", 12, *(() if code else (11, 12)), code=code)
-    assert first == ([{"lost": [["lobby", 12, "hole"]]}] if code else missed)
-    assert world.fed("new", 9) == [{"at": {"new": 9}}]
+    if code:
+        assert world.fed("lobby", 12, code=code) == [{"lost": [["lobby", 12, "hole"]]}]
+        assert world.fed("new", 9) == [{"at": {"new": 9}}]
+    else:
+        assert world.fed("lobby", 12, 11, 12) == []
+        assert world.fed("new", 9) == [{"at": {"new": 9}}]
+        assert world.node.went_on == ["lobby", "new"]
+        assert world.caught_up("lobby", 12, 11, 12) == missed
+        assert world.caught_up("new", 9) == []
     assert world.fed(EVERYBODY, 8, 8)[-3:] == [[8, 1, "x"], {"re": not code}, {"live": 1 if code else 3}]
+
+
+def test_rooms_that_answer_later_wait_for_one_another_for_a_while() -> None:
+    world = World(Cursor("s1", 5, {"a": 10, "b": 20_000, "c": 30}), "a", "b", "c")
+    world.awaits("a", "b", "c")
+    world.begin()
+    assert (world.fed("a", 12, 11, 12), world.fed("b", 20_001, 20_001)) == ([], [])
+    assert world.node.behind == {"a": feed.Cursor(10, 5000), "b": feed.Cursor(20_000, 20_000)}
+    world.following.go_on()  # its socket was emptied
+    assert world.node.went_on == []
+    ((delay_s, wait_no_longer),) = world.timers
+    assert delay_s == OTHERS_S
+    wait_no_longer()
+    assert world.node.went_on == ["a", "b"]
+    assert world.caught_up("a", 12, 11, 12) == [[11, "a", "x"], [12, "a", "x"]]
+    assert world.caught_up("b", 20_001, 20_001) == [[20_001, "b", "x"]]
+    assert world.fed("c", 31, 31) == [[31, "c", "x"], {"re": True}, {"live": 4}]
+
+
+def test_room_that_answers_while_others_still_go_on_goes_on_with_them() -> None:
+    world = World(Cursor("s1", 5, {"a": 10, "b": 20}), "a", "b")
+    world.awaits("a", "b")
+    world.begin()
+    world.fed("a", 12, 11, 12)
+    world.timers[0][1]()
+    world.node.behind["a"] = feed.Cursor(11)  # its client is too slow
+    assert world.fed("b", 21, 21) == []
+    assert world.node.went_on == ["a", "a", "b"]
+
+
+def test_room_that_is_left_holds_no_other_one() -> None:
+    world = World(Cursor("s1", 5, {"a": 10, "b": 20}), "a", "b")
+    world.awaits("a", "b")
+    world.begin()
+    world.fed("a", 12, 11, 12)
+    world.leave("b")
+    assert world.node.went_on == ["a"]
+
+
+def test_room_with_entries_that_the_client_may_not_see_is_not_read_again() -> None:
+    world = World(Cursor("s1", 5, {"a": 10, "b": 20}), "a", "b")
+    world.awaits("a", "b")
+    world.begin()
+    entry = LogEntry(12, Envelope(NodeId("n"), 12, 0, Kind.BROADCAST), 10)
+    world.following.fed("a", Joined("member", [entry], 12), is_cut=True)
+    assert world.got() == [[12, "a", "x"]]
+
+
+def test_slow_client_is_stopped_in_each_log_that_it_was_sent() -> None:
+    world = World(CURSOR, "lobby", "new")
+    world.begin()
+    world.reads = 3
+    entries = [LogEntry(id_, Envelope(NodeId("n"), id_, 0, Kind.BROADCAST), 10) for id_ in range(11, 15)]
+    assert not world.following.part(list(zip(["lobby", "new", "lobby", "new"], entries, strict=True)))
+    assert [frame[:2] for frame in world.got()] == [[11, "lobby"], [12, "new"], [13, "lobby"]]
+    assert world.node.stopped == [("new", 12)], "that of the last one is stopped by the connection"
 
 
 def test_room_that_is_left_before_its_late_answer_is_not_waited_for() -> None:

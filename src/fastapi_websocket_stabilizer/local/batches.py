@@ -185,7 +185,7 @@ FramesBySocket: TypeAlias = defaultdict[Connection, list[bytes]]
 class Group:
     """Consecutive broadcasts for the same sockets, written together."""
 
-    __slots__ = ("_excluded", "_reached", "_written", "broadcasts", "frames", "size")
+    __slots__ = ("_excluded", "_reached", "_written", "broadcasts", "dropped", "frames", "size", "stopped")
 
     def __init__(self, broadcast: Broadcast) -> None:
         self.broadcasts: list[Broadcast] = [broadcast]
@@ -194,6 +194,8 @@ class Group:
         self._excluded: set[str] = (
             broadcast.partly_excluded()
         )  # clients with a socket that does not get all of it
+        self.stopped: tuple[Connection, ...] = ()  # members of a log that are let out of it within this group
+        self.dropped = 0  # volatile messages that they miss of this group
         self._reached = 0  # sockets that got all of it
         self._written = 0  # messages, on all native sockets
 
@@ -224,8 +226,7 @@ class Group:
         With ``outgoing``, frames for native sockets are only collected there.
         """
         if (copied := self.broadcasts[0].copied) is not None:
-            copy = self.broadcasts[0].message
-            targets = [each for each in targets if each not in copied and not _puts_off(each, copy)]
+            targets = [each for each in targets if each not in copied and not self._is_put_off(each)]
             copied.update(targets)
         loop = running_loop()
         now_s, excluded, frames, reached = loop.time(), self._excluded, self.frames, 0
@@ -270,7 +271,16 @@ class Group:
                 connection.used_at_s = now_s
                 broadcast.outcome.add(connection, broadcast.message, loop)
                 if connection.falls_behind(broadcast.message):
+                    self.stopped += (connection,)
+                    rest = self.broadcasts[self.broadcasts.index(broadcast) + 1 :]
+                    self.dropped += _volatile_for(connection, rest)
                     return
+
+    def _is_put_off(self, connection: Connection) -> bool:
+        is_put_off = _puts_off(connection, self.broadcasts[0].message)
+        if is_put_off:
+            self.stopped += (connection,)
+        return is_put_off
 
     def _write_part(self, connection: Connection, outgoing: "FramesBySocket | None", now_s: float) -> None:
         broadcasts = []
@@ -320,6 +330,21 @@ def _puts_off(connection: Connection, copy: Encoded) -> bool:
         and connection.session.following.is_behind
         and connection.session.following.stop(copy.address.log, copy.address.previous)
     )
+
+
+def missed_since(groups: Iterable[Group]) -> int:
+    """Return how many volatile messages of a batch are not sent to members that it has let out of their logs."""
+    missed, stopped = 0, defaultdict[tuple[str, ...], list[Connection]](list)
+    for group in groups:
+        rooms = group.broadcasts[0].rooms
+        missed += group.dropped
+        missed += sum(_volatile_for(each, group.broadcasts) for each in stopped.get(rooms, ()))
+        stopped[rooms] += group.stopped
+    return missed
+
+
+def _volatile_for(connection: Connection, broadcasts: Iterable[Broadcast]) -> int:
+    return sum(not each.message.address.id and not each.excludes(connection) for each in broadcasts)
 
 
 def _targets(broadcast: Broadcast, shard: Shard) -> Iterable[Connection]:

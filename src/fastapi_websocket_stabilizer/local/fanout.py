@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from ..runtime.gc_pauses import gc_paused
 from ..runtime.loops import running_loop
 from ..runtime.metrics import Counters, Stopwatch
-from .batches import Broadcast, DirectMessages, FramesBySocket, Group, tell
+from .batches import Broadcast, DirectMessages, FramesBySocket, Group, missed_since, tell
 from .connection import Connection
 from .shards import Shard, Shards
 
@@ -119,6 +119,8 @@ class FanOut:
             if shard.held:
                 self._counters.messages_dropped += sum(group.missed(shard) for group in groups)
             await (self._write(groups[0], shard) if len(groups) == 1 else self._join(groups, shard))
+        if any(group.stopped for group in groups):
+            self._counters.messages_dropped += missed_since(groups)
 
     async def _deliver(self, direct: DirectMessages) -> None:
         for size in direct.push(self._shards):

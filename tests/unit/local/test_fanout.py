@@ -16,6 +16,7 @@ from fastapi_websocket_stabilizer.local.shards import Shards
 from fastapi_websocket_stabilizer.names import ConnectionId
 from fastapi_websocket_stabilizer.runtime.metrics import Counters, Stopwatch
 from fastapi_websocket_stabilizer.wire.frames import COMPRESS_FROM_BYTES
+from fastapi_websocket_stabilizer.wire.messages import Address, Encoded
 from tests.unit.fakes import Node, Socket, connect, text, turns
 from tests.unit.native_sockets import FakeNativeSocket, websocket_on
 
@@ -657,3 +658,40 @@ async def test_parts_of_a_message_are_in_one_batch_whatever_their_size(
         world.shards.join(connection, there)
     await turns(200)
     assert [len(native.writes) for native in natives] == [1] * 40
+
+
+# Members of logs that read too slowly
+
+
+@pytest.mark.usefixtures("worker")
+async def test_volatile_messages_behind_the_entry_that_stops_a_slow_member_are_counted(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def falls_behind(connection: Connection, message: Encoded) -> bool:
+        is_behind = connection.client_id == "slow" and message.address.id > 0
+        if is_behind:
+            world.shards.hold(connection, "lobby", is_behind=True)
+        return is_behind
+
+    monkeypatch.setattr(Connection, "falls_behind", falls_behind)
+    for client_id in ("slow", "quick"):
+        world.add(client_id, "lobby", "other")
+
+    def submit(name: str, room: str, id_: int = 0, **options: Any) -> None:
+        message = text(name).addressed(Address(room, id_))
+        world.fan_out.submit(Broadcast(message, (room,), done=world.outcomes.append, **options))
+
+    submit("before", "lobby")
+    submit("entry", "lobby", 1)
+    submit("behind", "lobby")
+    submit("not for it", "lobby", exclude=frozenset({"slow"}))
+    submit("entry behind", "lobby", 2)
+    submit("in another room", "other")
+    submit("behind as well", "lobby")
+    await turns()
+    assert world.sockets["slow"].sent == ["before", "entry", "in another room"]
+    assert len(world.sockets["quick"].sent) == 7
+    assert world.counters.messages_dropped == 2
+    submit("in the next batch", "lobby")
+    await turns()
+    assert world.counters.messages_dropped == 3

@@ -12,7 +12,7 @@ from functools import partial
 
 from ..close_codes import NO_STATUS, fitting
 from ..runtime.loops import running_loop
-from ..wire.messages import WITH_ADDRESS, Encoded
+from ..wire.messages import WITH_ADDRESS, Encoded, Series, each_of
 from .lifecycle import HOPELESS, Ended, denial, patience_s
 from .outbox import Outbox, Put
 from .phase import (
@@ -176,7 +176,7 @@ class SocketWriter:
         elif self.phase is ENDED_EARLY:
             self.phase = ENDED
 
-    def begin(self, frames: Iterable[Encoded]) -> bool:
+    def begin(self, frames: Iterable[Encoded | Series]) -> bool:
         """Open a socket that has a session: write ``frames``, and then what was pushed before.
 
         They do not count as bytes of the outbox, because they are shared, and written as fast as the peer reads.
@@ -184,7 +184,7 @@ class SocketWriter:
         """
         if self.phase is not CONNECTING:
             return False
-        first, native = deque(frames), self._transport.native
+        first, native = tuple(frames), self._transport.native
         if (
             native is None
             or not native.is_open
@@ -192,7 +192,7 @@ class SocketWriter:
             or self._outbox
             or sum(frame.size for frame in first) > AT_ONCE_BYTES
         ):
-            self._first = first
+            self._first = deque(each_of(first))
             self._proceed()
             return True
         self._proceed()

@@ -16,8 +16,9 @@ from ..local.connection import Connection
 from ..names import ConnectionId
 from ..runtime.loops import running_loop
 from ..wire.channels import ALL, Channel
+from ..wire.client_frames import MAILBOX
 from ..wire.envelopes import CONNECTION, Envelope
-from ..wire.messages import Address, Encoded
+from ..wire.messages import Address, Encoded, Series
 from .feed import Joined, Lost
 from .logs import ForClient, channel_to, for_client, held_in
 from .opening import TOLD_AFTER_S, Skipped
@@ -25,6 +26,10 @@ from .state import NodeState
 
 SHOWN_BYTES = 4 * 1024 * 1024
 """Bytes of messages of replays that are kept encoded for the next client. The oldest are dropped."""
+REPLAYS = 32
+"""Replays that are kept for the next client that has missed the same. The one that was made first is dropped."""
+REPLAY_BYTES = 16 * 1024
+"""Bytes of a replay up to which it is kept."""
 
 
 class Waiting(NamedTuple):
@@ -53,6 +58,7 @@ class Members:
         self._telling_on: asyncio.AbstractEventLoop | None = None  # with a timer that tells positions
         self._shown: OrderedDict[tuple[Channel, int], Encoded] = OrderedDict()
         self._shown_bytes = 0
+        self._replays: OrderedDict[tuple[str | Literal[0, 1], int, int], _Replay] = OrderedDict()
 
     def wait(
         self, connection: Connection, channel: Channel, since: int, refusal: str
@@ -128,7 +134,9 @@ class Members:
             waiting.is_fed.set_result(joined.position)
         if waiting.refusal:
             joined = joined._replace(entries=(), code=waiting.refusal)
-        entries = [each for each in joined.entries if each.id > waiting.since]
+        entries = joined.entries
+        if waiting.since:  # else the list stays the one that others have, too
+            entries = [each for each in entries if each.id > waiting.since]
         is_cut = len(entries) < len(joined.entries)
         connection.session.following.fed(for_client(channel), joined._replace(entries=entries), is_cut=is_cut)
 
@@ -239,6 +247,30 @@ class Members:
             counters.history_replayed_bytes += entry.size
             yield self.shown(channel, entry)
 
+    def replay(
+        self,
+        connection: Connection,
+        former: Iterable[ConnectionId],
+        missed: Sequence[tuple[str | Literal[0, 1], LogEntry]],
+    ) -> Series:
+        """Return the same as ``replayed``. After a loss of many sockets, many clients have missed the same."""
+        if not missed:
+            return NOTHING
+        (log, first), (_, last) = missed[0], missed[-1]
+        name = log, first.id, last.id
+        found = self._replays.get(name)
+        # A failover may give an id to another entry. The entries between two that are kept do not change.
+        if found is not None and found.is_of(missed):
+            self._state.counters.history_replayed += len(missed)
+            self._state.counters.history_replayed_bytes += found.bytes
+            return found.series
+        series = Series(list(self.replayed(connection, former, missed)))
+        if series.size <= REPLAY_BYTES and _is_for_all(missed):
+            self._replays[name] = _Replay(first, last, sum(entry.size for _, entry in missed), series)
+            if len(self._replays) > REPLAYS:
+                self._replays.popitem(last=False)
+        return series
+
     def shown(self, channel: Channel, entry: LogEntry) -> Encoded:
         """Return an entry as a message of a replay, encoded once for all clients that return."""
         name = channel, entry.id
@@ -249,6 +281,33 @@ class Members:
             while self._shown_bytes > SHOWN_BYTES:
                 self._shown_bytes -= self._shown.popitem(last=False)[1].size
         return found
+
+
+class _Replay(NamedTuple):
+    """All that was missed in one log between two entries, which is the same for all clients.
+
+    Attributes:
+        bytes: Bytes of the entries.
+    """
+
+    first: LogEntry
+    last: LogEntry
+    bytes: int
+    series: Series
+
+    def is_of(self, missed: Sequence[tuple[str | Literal[0, 1], LogEntry]]) -> bool:
+        """Whether these are the entries. Those of other logs in between would be more."""
+        is_same = missed[0][1] is self.first and missed[-1][1] is self.last
+        return is_same and len(missed) == len(self.series.messages)
+
+
+NOTHING = Series(())
+
+
+def _is_for_all(missed: Sequence[tuple[str | Literal[0, 1], LogEntry]]) -> bool:
+    """Whether entries are of one log that several clients have, and exclude none of them."""
+    log = missed[0][0]
+    return log != MAILBOX and all(each == log and not entry.envelope.exclude for each, entry in missed)
 
 
 def _addressed(channel: Channel, entry: LogEntry) -> Encoded:

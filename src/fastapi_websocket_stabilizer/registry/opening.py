@@ -10,7 +10,7 @@ by id. With one server that is the order of publication, because the ids are tim
 client returns with what it has received, and not with what was only on its way.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import merge
 from typing import Any, Generic, TypeVar
@@ -42,11 +42,12 @@ def hello(cursors: Mapping[L, Cursor | None], answers: Mapping[L, Joined]) -> He
     """Return the first frames. ``cursors`` has a position or None for each log that has answered."""
     lost = [(log, answer.position, answer.code) for log, answer in answers.items() if answer.code]
     is_resumed = any(cursor is not None for cursor in cursors.values())
+    missed = [[(log, entry) for entry in answer.entries] for log, answer in answers.items() if answer.entries]
     return Hello(
         {log: _start(cursors[log], answer) for log, answer in answers.items()},
         lost,
         not lost if is_resumed else None,
-        list(merge(*(_missed(log, answer) for log, answer in answers.items()), key=_id)),
+        _merged(missed),
     )
 
 
@@ -57,8 +58,9 @@ def _start(cursor: Cursor | None, answer: Joined) -> int:
     return cursor.id if answer.entries else max(cursor.id, answer.position)
 
 
-def _missed(log: L, answer: Joined) -> Iterator[tuple[L, LogEntry]]:
-    return ((log, entry) for entry in answer.entries)
+def _merged(missed: Sequence[list[tuple[L, LogEntry]]]) -> list[tuple[L, LogEntry]]:
+    """Return what was missed in several logs, by id. One log is the usual case."""
+    return missed[0] if len(missed) == 1 else list(merge(*missed, key=_id))
 
 
 def _id(missed: tuple[Any, Any]) -> int:

@@ -20,7 +20,7 @@ from ..runtime.metrics import Counters
 from ..wire import client_frames as frames
 from ..wire.client_frames import EVERYBODY, MAILBOX, Lost, LostLog, Positions
 from ..wire.cursors import Cursor
-from ..wire.messages import ControlFrame, Encoded
+from ..wire.messages import ControlFrame, Encoded, Series
 
 Log = ForClient
 """A room, ``MAILBOX`` or ``EVERYBODY``."""
@@ -45,6 +45,12 @@ class FollowingNode(Protocol):
         self, connection: Connection, former: Iterable[ConnectionId], missed: Iterable[tuple[Log, Any]]
     ) -> Iterable[Encoded]:
         """Yield the entries of a replay that are meant for a connection, which had the ids ``former`` before."""
+        ...
+
+    def replay(
+        self, connection: Connection, former: Iterable[ConnectionId], missed: Sequence[tuple[Log, Any]]
+    ) -> Series:
+        """Return the same as ``replayed``, for a connection that is sent all of it now."""
         ...
 
     def stop(self, connection: Connection, log: Log, position: int) -> bool:
@@ -76,7 +82,7 @@ class Beginning:
     outcome: bool | Literal["later"] | None
     lost: Sequence[LostLog]
     positions: Positions
-    replay: Sequence[Encoded]
+    replay: Sequence[Encoded | Series]
 
 
 class Following:
@@ -128,18 +134,18 @@ class Following:
         self._owes_outcome = bool(self._owed) and self._cursor is not None
         lost = [LostLog(log, top, Lost(code)) for log, top, code in first.lost]
         self._is_whole = self._is_whole and not lost
-        replay = list(self._node.replayed(self._connection, self._record.formers, first.replay))
-        self._replayed = len(replay)
+        replay = self._node.replay(self._connection, self._record.formers, first.replay)
+        self._replayed = len(replay.messages)
         known = {log: position for log in self._owed if (position := self._position(log)) is not None}
         self._node.counters.resumes_later += self._owes_outcome
         if self._cursor is not None and not self._owed:
             self._count_outcome()
-        end = [] if self._owes_outcome else [ControlFrame(frames.live(len(replay)))]
+        end = [] if self._owes_outcome else [ControlFrame(frames.live(self._replayed))]
         beginning = Beginning(
             None if self._cursor is None else "later" if self._owed else self._is_whole,
             lost if self._cursor is not None else tuple(row for row in lost if self._may_lose(row.log)),
             positions({**known, **first.at}, dict.fromkeys(sorted(self._connection.rooms))),
-            [*replay, *_moved_by(first.replay, replay), *end],
+            [replay, *_moved_by(first.replay, replay.messages), *end],
         )
         self._keep_unused()
         return beginning
@@ -372,8 +378,10 @@ def positions(at: Mapping[Log, int], rooms: Mapping[str, int | None] | None = No
     return Positions({**(rooms or {}), **named}, at.get(EVERYBODY), at.get(MAILBOX))
 
 
-def _moved_by(missed: Iterable[tuple[Log, LogEntry]], replay: Sequence[Encoded]) -> list[ControlFrame]:
+def _moved_by(missed: Sequence[tuple[Log, LogEntry]], replay: Sequence[Encoded]) -> list[ControlFrame]:
     """Return the frame for positions behind entries of a replay that are not meant for the client."""
+    if len(missed) == len(replay):  # the usual case
+        return []
     ends = {log: entry.id for log, entry in missed}
     reached = {each.address.log: each.address.id for each in replay}
     moved = {log: end for log, end in ends.items() if reached.get(log) != end}

@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -36,7 +36,7 @@ from ..wire.client_input import (
     Watch,
 )
 from ..wire.cursors import Cursor
-from ..wire.messages import Encoded
+from ..wire.messages import Encoded, Series
 from .exchange import Identify, refusal
 from .following import Log
 from .session import Act, Session
@@ -147,6 +147,12 @@ class Sessions:
     ) -> Iterable[Encoded]:
         """Yield the entries of a replay that are meant for a connection, which had the ids ``former`` before."""
         return self.registry.history.members.replayed(connection, former, missed)
+
+    def replay(
+        self, connection: Connection, former: Iterable[ConnectionId], missed: Sequence[tuple[Log, Any]]
+    ) -> Series:
+        """Return the same as ``replayed``, for a connection that is sent all of it now."""
+        return self.registry.history.members.replay(connection, former, missed)
 
     def stop(self, connection: Connection, log: Log, position: int) -> bool:
         """Send a slow connection no more of a log, until ``go_on``. Return False if there is no such log."""

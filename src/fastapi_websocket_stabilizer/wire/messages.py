@@ -1,6 +1,7 @@
 """Messages for sockets: each message of the application is encoded once for all its sockets."""
 
 import json
+from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
 from typing import Any, Literal, NamedTuple
 
@@ -140,6 +141,36 @@ class ControlFrame(Encoded):
 
     def _with_address(self) -> str | bytes:
         return self.payload
+
+
+class Series:
+    """Messages that several sockets are sent, one after the other. Their frames are joined once for all of them.
+
+    Attributes:
+        messages: The messages.
+        size: Bytes of their payloads.
+    """
+
+    __slots__ = ("_joined", "messages", "size")
+
+    def __init__(self, messages: Sequence[Encoded]) -> None:
+        self.messages: Sequence[Encoded] = messages
+        self.size: int = sum([message.size for message in messages])
+        self._joined: dict[int, bytes] = {}
+
+    def frame(self, window_bits: int) -> bytes:
+        """Return the frames of all messages. For ``window_bits`` see ``Encoded.frame``."""
+        joined = self._joined.get(window_bits)
+        if joined is None:
+            joined = b"".join([message.frame(window_bits) for message in self.messages])
+            self._joined[window_bits] = joined
+        return joined
+
+
+def each_of(messages: Iterable[Encoded | Series]) -> Iterator[Encoded]:
+    """Yield the messages, and those of each series."""
+    for each in messages:
+        yield from each.messages if isinstance(each, Series) else (each,)
 
 
 def _event(payload: str | bytes) -> dict[str, Any]:

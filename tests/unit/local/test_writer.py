@@ -16,7 +16,7 @@ from fastapi_websocket_stabilizer.local.sends import DROPPED, SendLimiter
 from fastapi_websocket_stabilizer.local.transport import NativeSocket, Observer
 from fastapi_websocket_stabilizer.local.writer import SocketWriter
 from fastapi_websocket_stabilizer.names import ConnectionId
-from fastapi_websocket_stabilizer.wire.messages import WITH_ADDRESS, Encoded
+from fastapi_websocket_stabilizer.wire.messages import WITH_ADDRESS, Encoded, Series
 from tests.unit.fakes import text
 
 FIRST = ("first of all", "first but one", "last of the first")
@@ -70,7 +70,7 @@ class Peer:
             raise self.error
         if b"first" in data:
             assert not self.written
-            self.opening.append(data)
+            self.opening += [data] * data.count(b"first")  # several may be joined
         else:
             assert len(self.opening) == (len(FIRST) if self.bits else 0), (
                 "the first frames precede all others"
@@ -284,7 +284,8 @@ class Writing(RuleBasedStateMachine):
             if self.has_session:
                 is_connecting = self.writer.phase is Phase.CONNECTING
                 has_failed = is_connecting and self.peer.error is not None and self.peer.native is not None
-                begun = self.writer.begin(map(text, FIRST))
+                first, *rest = map(text, FIRST)
+                begun = self.writer.begin([first, Series(rest)])
                 assert begun is is_connecting or (has_failed and not begun)
                 self.has_begun |= is_connecting
             else:

@@ -31,7 +31,7 @@ from fastapi_websocket_stabilizer.wire.client_frames import EVERYBODY, MAILBOX, 
 from fastapi_websocket_stabilizer.wire.client_input import ClientFrame, Message, Request
 from fastapi_websocket_stabilizer.wire.cursors import Cursor
 from fastapi_websocket_stabilizer.wire.frames import TEXT, frame
-from fastapi_websocket_stabilizer.wire.messages import Address, Encoded
+from fastapi_websocket_stabilizer.wire.messages import Address, Encoded, Series
 from tests.support.waiting import eventually
 from tests.unit.fakes import Node, text
 from tests.unit.native_sockets import FakeNativeSocket, websocket_on
@@ -77,6 +77,9 @@ class SessionNode:
             for log, entry in missed
             if entry.envelope != "excluded"
         ]
+
+    def replay(self, connection: Connection, former: Any, missed: Any) -> Series:
+        return Series(self.replayed(connection, former, missed))
 
     def stop(self, connection: Connection, log: Any, position: int) -> bool:
         self.stopped.append((log, position))

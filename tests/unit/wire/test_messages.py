@@ -20,6 +20,7 @@ from fastapi_websocket_stabilizer.wire.messages import (
     ControlFrame,
     Encoded,
     Form,
+    Series,
     encode,
 )
 from fastapi_websocket_stabilizer.wire.own_json import encode_json
@@ -284,3 +285,15 @@ def test_control_frame_has_no_address() -> None:
     frame = ControlFrame('{"live":0}')
     assert frame.frame(WITH_ADDRESS) == frames.frame(frames.TEXT, b'{"live":0}')
     assert frame.asgi_with_address == frame.asgi
+
+
+# Series
+
+
+@pytest.mark.parametrize("window_bits", [0, 12, WITH_ADDRESS, WITH_ADDRESS + 12])
+def test_frames_of_a_series_are_those_of_its_messages_and_are_joined_once(window_bits: int) -> None:
+    messages = [encode("x" * size, LIMIT).addressed(Address("lobby", size)) for size in (1, 2000)]
+    series = Series(messages)
+    assert series.frame(window_bits) == b"".join(message.frame(window_bits) for message in messages)
+    assert series.frame(window_bits) is series.frame(window_bits)
+    assert series.size == 2001

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any
 
 from ...runtime.loops import running_loop
@@ -70,6 +71,12 @@ def _pack(arguments: Iterable[Argument]) -> bytes:
     return b"".join(pieces)
 
 
+@cache
+def _calls(script: Script) -> tuple[bytes, bytes]:
+    """Return the begin of a call of a script, in full and by its hash. The source has some thousand bytes."""
+    return _pack(("EVAL", script.source)), _pack(("EVALSHA", script.sha))
+
+
 def join(batch: list[Command]) -> bytes:
     """Return the bytes of a batch. A script is sent in full at its first use in the batch, then by its hash.
 
@@ -82,7 +89,8 @@ def join(batch: list[Command]) -> bytes:
         script, count, call = command.script, command.count, b""
         if script is not None:
             count += 2
-            call = _pack(("EVALSHA", script.sha) if script.sha in sent else ("EVAL", script.source))
+            in_full, by_hash = _calls(script)
+            call = by_hash if script.sha in sent else in_full
             if command.slot is None:
                 sent.add(script.sha)
         if command.asks is not None:

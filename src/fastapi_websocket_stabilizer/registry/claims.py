@@ -2,11 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 from .. import close_codes
 from ..backends.ports import Claim, Claimed, IndexEntry, Removed, succession
@@ -17,6 +17,7 @@ from ..models import PresenceEvent
 from ..names import ConnectionId, NodeId, node_of
 from ..runtime.logs import Occasionally
 from ..runtime.loops import running_loop
+from ..runtime.tasks import together
 from ..wire.client_frames import replaced_reason
 from ..wire.cursors import MAX_SESSION_CHARACTERS
 from ..wire.envelopes import Envelope
@@ -39,7 +40,6 @@ MAX_UNRELEASED = 100_000
 
 Report = Coroutine[Any, Any, None]
 """The rest of a release: the hooks, which may be slow, and then the removal from the index."""
-T = TypeVar("T")
 End = Callable[[Connection, Ended, int, str], Coroutine[Any, Any, None]]
 WINDOW_S = 60.0
 """Seconds in which displacements are counted."""
@@ -271,7 +271,7 @@ class Claims:
         """
         try:
             self._state.check_reachable()
-            undone = await _together([self._undo(line) for line in lines])
+            undone = await together([self._undo(line) for line in lines])
         except (*LOSSES, asyncio.CancelledError):
             self.remember_unreleased(lines)
             raise
@@ -328,7 +328,7 @@ class Claims:
                 if each.event is not None:
                     await self._reports.follow(each.line, each.event)
             settled = [each for each in undone if each.kinds]
-            await _together([self._reports.confirm(each.line, *each.kinds) for each in settled])
+            await together([self._reports.confirm(each.line, *each.kinds) for each in settled])
             over = [line for line in lines if not self._is_back(line)]
             await self._state.backend.nodes.forget(node_of(lines[0].connection_id), over)
         except (*LOSSES, asyncio.CancelledError):
@@ -444,10 +444,3 @@ class _Undone:
     def kinds(self) -> list[str]:
         """Kinds of the notes that the store may remove."""
         return ["joined"] * bool(self.removed.joined) + ["left"] * self.removed.was_there
-
-
-async def _together(coroutines: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """Run coroutines concurrently. A single one, the usual case, costs no task."""
-    if len(coroutines) == 1:
-        return [await coroutines[0]]
-    return await asyncio.gather(*coroutines)

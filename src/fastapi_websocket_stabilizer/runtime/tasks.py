@@ -3,8 +3,8 @@
 import asyncio
 import contextvars
 import logging
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
 
 from ..exceptions import LOSSES
 from .logs import Occasionally
@@ -12,6 +12,14 @@ from .loops import running_loop
 
 LAST_WORDS_S = 1.0
 """Seconds to wait for a cancelled task; application code may swallow the cancellation."""
+T = TypeVar("T")
+
+
+async def together(coroutines: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """Run coroutines concurrently. A single one, the usual case, costs no task."""
+    if len(coroutines) <= 1:
+        return [await each for each in coroutines]
+    return await asyncio.gather(*coroutines)
 
 
 class Tasks:

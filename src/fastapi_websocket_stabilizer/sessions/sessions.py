@@ -1,6 +1,5 @@
 """The sessions of a node: creates one for each socket of ``stabilizer.v1``, with what the node knows."""
 
-import asyncio
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -13,10 +12,11 @@ from ..local.lifecycle import Ended
 from ..names import ConnectionId
 from ..registry import feed
 from ..registry.hooks import Hooks
+from ..registry.logs import name_of
 from ..registry.registration import Succession
 from ..registry.registry import Registry
 from ..runtime.metrics import Counters
-from ..runtime.tasks import Tasks
+from ..runtime.tasks import Tasks, together
 from ..wire import client_frames as frames
 from ..wire.channels import ALL
 from ..wire.client_frames import Fault
@@ -95,12 +95,13 @@ class Sessions:
         Raises:
             ConnectionNotFoundError: The connection ended before its first frame.
         """
-        # Together, because each of them may wait for Redis.
-        await asyncio.gather(
-            self.registry.history.attach(connection, ALL),
-            self.registry.mailboxes.attach(connection),
-            *(self.registry.rooms.join(connection, room, keeps=False) for room in rooms),
-        )
+        registry = self.registry
+        begun = [registry.rooms.join(connection, room, keeps=False) for room in rooms]
+        if registry.history.policy.bounds(name_of(ALL)) is not None:
+            begun.append(registry.history.attach(connection, ALL))
+        if registry.mailboxes.bounds is not None:
+            begun.append(registry.mailboxes.attach(connection))
+        await together(begun)  # because each of them may wait for Redis
         await self.registry.rooms.restore(connection, self._may_enter)
         session = connection.session
         if (

@@ -200,7 +200,7 @@ class History:
         if start.cursor is not None:
             count_return(self._state.counters, actions)
         self._act(log, actions)
-        if self._state.is_away:
+        if self._state.is_away or is_fed.done():
             return
         with suppress(TimeoutError):
             async with asyncio.timeout(self._state.config.redis_timeout_s):

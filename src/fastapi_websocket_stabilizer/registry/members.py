@@ -22,6 +22,7 @@ from ..wire.messages import Address, Encoded, Series
 from .feed import Joined, Lost
 from .logs import ForClient, channel_to, for_client, held_in
 from .opening import TOLD_AFTER_S, Skipped
+from .registration import registration_of
 from .state import NodeState
 
 SHOWN_BYTES = 4 * 1024 * 1024
@@ -119,7 +120,11 @@ class Members:
 
     def joined(self, channel: Channel, joined: Joined) -> None:
         """Give a member what it missed, and the messages of its log from then on."""
-        self._in_turn(partial(self._let_in, channel, joined))
+        session = registration_of(joined.member).session
+        if self._state.fan_out.is_idle and session is not None and not session.has_begun:
+            self._let_in(channel, joined)  # its turn is now. Nothing is sent before the first frame
+        else:
+            self._in_turn(partial(self._let_in, channel, joined))
 
     def _let_in(self, channel: Channel, joined: Joined) -> None:
         connection = joined.member

@@ -1,4 +1,4 @@
-"""Replays: what clients that come back are sent of their logs."""
+"""Members of logs: when they are let in, and what clients that come back are sent."""
 
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -6,10 +6,14 @@ from typing import Any, Literal
 import pytest
 
 from fastapi_websocket_stabilizer.backends.log_ports import LogEntry
+from fastapi_websocket_stabilizer.local.batches import DirectMessages
 from fastapi_websocket_stabilizer.names import NodeId
 from fastapi_websocket_stabilizer.registry import members
+from fastapi_websocket_stabilizer.registry.feed import Joined
 from fastapi_websocket_stabilizer.registry.members import Members
+from fastapi_websocket_stabilizer.registry.registration import Registration, Succession
 from fastapi_websocket_stabilizer.runtime.metrics import Counters
+from fastapi_websocket_stabilizer.wire.channels import Channel
 from fastapi_websocket_stabilizer.wire.client_frames import EVERYBODY, MAILBOX
 from fastapi_websocket_stabilizer.wire.envelopes import Envelope, Kind
 from fastapi_websocket_stabilizer.wire.messages import Form, Series
@@ -32,6 +36,36 @@ class World:
     def replay_of(self, client_id: str, *missed: tuple[Log, LogEntry]) -> Series:
         connection: Any = SimpleNamespace(client_id=client_id, connection_id=f"n.{client_id}")
         return self.members.replay(connection, (), missed)
+
+
+class Member:
+    def __init__(self, session: Any, registration: Registration) -> None:
+        self.session, self.registration = session, registration
+
+
+@pytest.mark.parametrize(
+    ("is_idle", "has_begun", "is_let_in"),
+    [(True, False, True), (False, False, False), (True, True, False)],
+)
+async def test_member_is_let_in_at_once_if_nothing_is_before_it_and_nothing_is_sent(
+    is_idle: bool, has_begun: bool, is_let_in: bool
+) -> None:
+    submitted: list[DirectMessages] = []
+    fan_out = SimpleNamespace(is_idle=is_idle, submit=submitted.append)
+    state: Any = SimpleNamespace(fan_out=fan_out, shards=SimpleNamespace(release=lambda *_: None))
+    fed: list[Log] = []
+    following = SimpleNamespace(fed=lambda log, _: fed.append(log))
+    record, room = Succession("s1"), Channel("room", "lobby")
+    record.has_begun = has_begun
+    connection: Any = Member(SimpleNamespace(following=following), Registration(0, record))
+    waiting = Members(state)
+    is_fed = waiting.wait(connection, room, 0, "")
+    waiting.joined(room, Joined(connection, (), 7))
+    assert (is_fed.done(), fed == ["lobby"], submitted == []) == (is_let_in, is_let_in, is_let_in)
+    for work in submitted:
+        assert work.done is not None
+        work.done(work.outcome)
+    assert (await is_fed, fed) == (7, ["lobby"])
 
 
 def entry(id_: int, *exclude: str, text: str = "") -> LogEntry:

@@ -10,7 +10,14 @@ import pytest
 import redis.asyncio
 
 from fastapi_websocket_stabilizer import WebSocketConfig
-from fastapi_websocket_stabilizer.backends.ports import Backend, Claim, IndexEntry, Removed, succession
+from fastapi_websocket_stabilizer.backends.ports import (
+    Backend,
+    Claim,
+    IndexEntry,
+    Removed,
+    SessionName,
+    succession,
+)
 from fastapi_websocket_stabilizer.backends.redis import RedisBackend
 from fastapi_websocket_stabilizer.names import ConnectionId, NodeId, visit_of
 from fastapi_websocket_stabilizer.runtime.metrics import Counters
@@ -332,6 +339,20 @@ async def test_visit_goes_on_when_a_connection_is_superseded(backend: Backend) -
     assert (after.visit, after.first) == (before.visit, False)
     assert not (await backend.presence.release("alice", ConnectionId("n1.1"))).left
     assert (await backend.presence.release("alice", ConnectionId("n2.1"))).left == before.visit
+
+
+async def test_claim_shows_whether_the_client_may_have_left_a_session(backend: Backend) -> None:
+    presence, session = backend.presence, SessionName("alice", "s1", ConnectionId("n1.1"))
+    assert not (await presence.claim(continued("n1.1", "s1", top=9))).has_left
+    assert not (await presence.claim(continued("n2.1", "s2", "s1", top=9))).has_left
+    assert not (await presence.claim_if_free(continued("n2.2", "s3", "s1", top=9))).has_left
+    await backend.sessions.begin(session)
+    assert (await presence.claim(continued("n2.3", "s4", "s1", top=9))).has_left
+    claimed = await presence.claim_if_free(continued("n2.4", "s5", "s1", top=9))
+    assert (claimed.has_left, set(claimed.superseded)) == (True, {"n1.1"})
+    assert not (await presence.claim(continued("n2.5", "s6", top=9))).has_left, "it continues none"
+    await backend.sessions.release(session, 0)
+    assert not (await presence.claim(continued("n2.6", "s7", "s1", top=9))).has_left
 
 
 async def test_session_that_no_connection_has_supersedes_nothing(backend: Backend) -> None:

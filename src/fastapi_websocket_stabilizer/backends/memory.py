@@ -225,7 +225,8 @@ class MemoryBackend:
             if is_superseded:
                 ranked.remove(claim.connection_id)
             others = (*ranked[claim.top :], *[claim.connection_id] * is_superseded)
-            return Claimed(stamp, joined in self._hub.unreported, others, visit, former_ids)
+            has_left = claim.former != "" and claim.client_id in self._hub.sessions
+            return Claimed(stamp, joined in self._hub.unreported, others, visit, former_ids, has_left)
 
     def _drop(self, entries: dict[ConnectionId, Entry], connection_id: ConnectionId) -> Entry | None:
         self._hub.sids.pop(connection_id, None)

@@ -117,6 +117,7 @@ class Claimed:
             no connection left.
         superseded: Connections of the former session. They have the lowest ranks, count in no limit, and are not in
             ``others``.
+        has_left: The client has sessions, so the ``former`` one may be there. False if none can be taken over.
     """
 
     stamp: int
@@ -124,6 +125,7 @@ class Claimed:
     others: tuple[ConnectionId, ...]
     visit: str = ""
     superseded: tuple[ConnectionId, ...] = ()
+    has_left: bool = False
 
 
 @dataclass(frozen=True, slots=True)

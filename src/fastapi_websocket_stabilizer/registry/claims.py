@@ -146,6 +146,7 @@ class Claims:
         if registration.session is not None:
             registration.session.superseded = claimed.superseded
             registration.session.follows(*claimed.superseded)
+            registration.session.gone_at_s = None if claimed.has_left else running_loop().time()
         if connection.connection_id == place.connection_id:
             registration.visit = claimed.visit
 

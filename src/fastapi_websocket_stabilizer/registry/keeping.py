@@ -3,13 +3,16 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 
-from ..backends.ports import KeptRoom, SessionName
+from ..backends.ports import KeptRoom, KeptSession, SessionName
 from ..exceptions import LOSSES
 from ..local.connection import Connection
 from ..names import node_of
+from ..runtime.loops import running_loop
 from .registration import Succession, registration_of
 from .state import NodeState
 
+FRESH_S = 0.05
+"""Seconds after a claim in which its answer counts. Later, the former connection may have begun to keep a session."""
 MAX_UNGIVEN = 100_000
 """Names of sessions that wait for the return of Redis. More clients find no session when they come back."""
 
@@ -37,13 +40,19 @@ class Keeping:
     async def take(self, connection: Connection) -> None:
         """Take over the session that a new connection continues, if there is one.
 
+        Most clients that come back have left none. Their claim has shown that, and this costs no command.
+
         Raises:
             BackendUnavailableError: Redis did not answer.
         """
         session = registration_of(connection).session
         if session is not None and session.is_owed:
-            self._state.check_reachable()
-            session.is_taken = await self._take(connection, session, None)
+            kept = None
+            if not _is_gone(session):
+                self._state.check_reachable()
+                kept = await self._ask(connection, session, None)
+            await self._got(connection, session, kept)
+            session.is_taken = kept is not None
 
     async def take_later(self, connection: Connection) -> None:
         """Take over a session for which Redis could not be asked at the connect.
@@ -56,11 +65,14 @@ class Keeping:
         """
         session = registration_of(connection).session
         if session is not None and session.is_owed:
-            await self._take(connection, session, session.mark)
+            await self._got(connection, session, await self._ask(connection, session, session.mark))
 
-    async def _take(self, connection: Connection, session: Succession, mark: int | None) -> bool:
+    async def _ask(self, connection: Connection, session: Succession, mark: int | None) -> KeptSession | None:
         name = self._name(connection, session)
-        kept = await self._store.take(session.former, name, self._state.session_ttl_ms, mark=mark)
+        return await self._store.take(session.former, name, self._state.session_ttl_ms, mark=mark)
+
+    async def _got(self, connection: Connection, session: Succession, kept: KeptSession | None) -> None:
+        """Note the outcome of a takeover, and hold the session."""
         session.is_owed = False
         self._state.counters.sessions_taken += kept is not None
         self._state.counters.sessions_gone += kept is None
@@ -75,7 +87,6 @@ class Keeping:
         if connection in self._unwritten:  # a room that was joined in the meantime
             await self.again(connection)
             self._unwritten.discard(connection)
-        return kept is not None
 
     async def revoked(self, connection: Connection, kept: Iterable[str]) -> list[str]:
         """Return those of the rooms ``kept`` of a session that were removed from it elsewhere, and forget them.
@@ -288,6 +299,11 @@ def _known(kept: Mapping[str, KeptRoom]) -> tuple[dict[str, bool], dict[str, int
     """Return who entered rooms, and the positions at which the client became a member, as far as both are known."""
     entered = {room: found.by_client for room, found in kept.items() if found.by_client is not None}
     return entered, {room: found.since for room, found in kept.items() if found.since is not None}
+
+
+def _is_gone(session: Succession) -> bool:
+    """Whether the claim has just shown that the former session is not kept."""
+    return session.gone_at_s is not None and running_loop().time() - session.gone_at_s < FRESH_S
 
 
 def _is_owed(connection: Connection) -> bool:

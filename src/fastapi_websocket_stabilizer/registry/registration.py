@@ -22,6 +22,7 @@ class Succession:
         superseded: Connections of the former session, which are closed once the client has its first frame.
         formers: Connections that had the session before. Entries that exclude one of them are not for this one.
         is_owed: The former session was not asked for yet, or Redis did not answer.
+        gone_at_s: Monotonic time at which a claim has shown that the former session is not kept; None if none has.
         has_begun: The client has its first frame.
         is_taken: The former session was found, and this one continues it.
         is_kept: The store has the session.
@@ -32,8 +33,8 @@ class Succession:
     """
 
     __slots__ = (
-        "former", "formers", "has_begun", "is_kept", "is_owed", "is_taken", "mark", "rooms", "sid", "since",
-        "superseded",
+        "former", "formers", "gone_at_s", "has_begun", "is_kept", "is_owed", "is_taken", "mark", "rooms",
+        "sid", "since", "superseded",
     )  # fmt: skip
 
     def __init__(self, sid: str, former: str = "") -> None:
@@ -42,6 +43,7 @@ class Succession:
         self.superseded: tuple[ConnectionId, ...] = ()
         self.formers: tuple[ConnectionId, ...] = ()
         self.is_owed: bool = bool(self.former)
+        self.gone_at_s: float | None = None
         self.has_begun: bool = False
         self.is_taken: bool = False
         self.is_kept: bool = False

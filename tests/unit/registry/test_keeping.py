@@ -1,6 +1,8 @@
 """What is kept of a session, and what the next connection gets of it."""
 
 import asyncio
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -11,6 +13,9 @@ from fastapi_websocket_stabilizer import (
     PresenceEvent,
     WebSocketConfig,
 )
+from fastapi_websocket_stabilizer.backends.ports import KeptSession, SessionName
+from fastapi_websocket_stabilizer.names import ConnectionId
+from fastapi_websocket_stabilizer.registry import keeping
 from fastapi_websocket_stabilizer.testing import MemoryCluster, MemoryManager
 from tests.unit.registry.sessions import connect, kept_rooms
 
@@ -68,6 +73,36 @@ async def test_session_without_content_costs_no_command() -> None:
         await client.connection.close()
         await cluster.quiet()
         assert manager.link.hub.sessions == {}
+
+
+@pytest.mark.parametrize(("pause_s", "asks"), [(0.0, 0), (1.0, 1)])
+async def test_client_that_has_left_no_session_is_asked_for_none_just_after_its_claim(
+    monkeypatch: pytest.MonkeyPatch, pause_s: float, asks: int
+) -> None:
+    monkeypatch.setattr(keeping, "FRESH_S", 0.5)
+    async with MemoryCluster(1, QUIET) as cluster:
+        (manager,) = cluster.managers
+        held, former = manager.registry.keeping, SessionName("bob", "s1", ConnectionId("n.1"))
+        await manager.link.sessions.begin(former)
+        calls: list[str] = []
+        take = held._store.take
+
+        async def count(sid: str, *arguments: Any, **named: Any) -> KeptSession | None:
+            calls.append(sid)
+            return await take(sid, *arguments, **named)
+
+        monkeypatch.setattr(held, "_store", SimpleNamespace(take=count))
+        await (await connect(manager, "s1")).connection.close()
+        client = await connect(manager, "s2", "s1", begins=False)
+        assert (calls, client.session.is_owed, client.session.is_taken) == ([], False, False)
+        client.session.is_owed = True
+        assert client.session.gone_at_s is not None
+        client.session.gone_at_s -= pause_s
+        await held.take(client.connection)
+        assert len(calls) == asks, "a hook that took long may have run since the claim"
+        await connect(manager, "s9", "s1", "bob")
+        assert calls[asks:] == ["s1"]
+        assert manager.statistics().counters["sessions_gone"] == 2
 
 
 async def test_room_that_was_left_does_not_come_back() -> None:

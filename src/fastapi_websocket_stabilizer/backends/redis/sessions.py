@@ -22,14 +22,9 @@ class RedisSessions:
     async def take(
         self, former: str, session: SessionName, ttl_ms: int, *, mark: int | None = None
     ) -> KeptSession | None:
-        key = self._key(session)
-        if former != session.sid:  # a client that comes back: most have left nothing, which costs no script
-            count = self._pipeline.send("HLEN", *key, idempotent=True)
-            if not await self._reader.reply(count, 1):
-                return None
         found: list[bytes] = await self._pipeline.call(
             scripts.SESSION_TAKE,
-            key,
+            self._key(session),
             former,
             session.sid,
             session.connection_id,

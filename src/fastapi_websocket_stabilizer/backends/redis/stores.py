@@ -110,13 +110,15 @@ class RedisPresence:
         if not self._pipeline.is_ordered:
             await line.is_written()
         keys = [self._keys.client(claim.client_id), self._keys.unreported(claim.client_id)]
+        if claim.sid:
+            keys.append(self._keys.sessions(claim.client_id))
         reply: list[bytes] = await self._pipeline.call(script, keys, *arguments, idempotent=True)
         await line.is_written()
         stamp, joined, visit, *rest = reply
-        superseded = int(rest.pop(0)) if claim.sid else 0
+        has_left, superseded = (int(rest.pop(0)), int(rest.pop(0))) if claim.sid else (0, 0)
         others = [ConnectionId(other.decode()) for other in rest]
         former, outranked = tuple(others[:superseded]), tuple(others[superseded:])
-        return Claimed(int(stamp), bool(int(joined)), outranked, visit.decode(), former)
+        return Claimed(int(stamp), bool(int(joined)), outranked, visit.decode(), former, bool(has_left))
 
 
 class RedisRooms:

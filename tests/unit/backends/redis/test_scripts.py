@@ -33,12 +33,12 @@ def test_script_has_at_most_40_lines_behind_its_header(file: Path) -> None:
     assert len(file.read_text().splitlines()) - len(header(file)) <= 40
 
 
-LIMITS = {"log": 235, "mailbox": 40, "session": 290, "presence": 125, "": 350}
+LIMITS = {"log": 235, "mailbox": 40, "session": 305, "presence": 125, "": 350}
 """Lines of the scripts for logs, for mailboxes, for sessions, for presence, and of all others."""
 
 
 @pytest.mark.parametrize(("subject", "limit"), LIMITS.items())
-def test_all_scripts_together_have_at_most_1040_lines(subject: str, limit: int) -> None:
+def test_all_scripts_together_have_at_most_1055_lines(subject: str, limit: int) -> None:
     others = tuple(other for other in LIMITS if other != subject) if not subject else ()
     files = [file for file in [*FILES, *SHARED] if file.stem.startswith(subject)]
     files = [file for file in files if not others or not file.stem.startswith(others)]

@@ -1,6 +1,7 @@
 -- session_claim: as client_claim, for a connection with a session. It supersedes the connection of the former session.
 -- KEYS[1]  client hash: connection_id -> "<stamp> <visit> <entry>", in which the entry begins with the two sids
 -- KEYS[2]  unconfirmed events: "<connection_id>:<kind>" -> visit
+-- KEYS[3]  sessions of the client, as in session_begin
 -- ARGV[1]  connection_id
 -- ARGV[2]  limit of connections of the client; those that are superseded do not count
 -- ARGV[3]  stamp of an earlier claim of the same socket; 0 for none; -µs that a first claim has waited
@@ -9,8 +10,9 @@
 -- ARGV[6]  visit to continue if the client has no connection, or "" to begin one
 -- ARGV[7]  sid
 -- ARGV[8]  sid of the session that it continues, or ""
--- Returns  {stamp, 1 if the visit began with it and that is unconfirmed else 0, visit, number of superseded,
---          superseded connection_id, ..., outranked connection_id, ...}
+-- Returns  {stamp, 1 if the visit began with it and that is unconfirmed else 0, visit, 1 if the client may have left the
+--          session that it continues else 0, number of superseded, superseded connection_id, ..., outranked
+--          connection_id, ...}
 local ranked, superseded, taken, highest, stamp, visit = {}, {}, {}, 0, tonumber(ARGV[3]), nil
 local fields, is_superseded, is_repeated = redis.pcall('HGETALL', KEYS[1]), false, false
 if fields.err then redis.call('UNLINK', KEYS[1]) end -- not a hash: a foreign key
@@ -39,7 +41,8 @@ local text, visit, begun = enter(KEYS[1], ARGV[1], stamp, visit, ARGV[6], ARGV[5
 
 taken[stamp] = true
 local ids = demote(KEYS[1], superseded, taken)
-local answer = {text, noted(KEYS[2], ARGV[1] .. ':joined', begun) and 1 or 0, visit, #ids, unpack(ids)}
+local first, left = noted(KEYS[2], ARGV[1] .. ':joined', begun) and 1 or 0, has_left(KEYS[3], ARGV[8])
+local answer = {text, first, visit, left, #ids, unpack(ids)}
 ranked[#ranked + 1] = {ARGV[1], is_superseded and 0 or stamp}
 table.sort(ranked, function(a, b) return a[2] > b[2] end)
 local top = is_superseded and math.min(tonumber(ARGV[2]), #ranked - 1) or tonumber(ARGV[2])

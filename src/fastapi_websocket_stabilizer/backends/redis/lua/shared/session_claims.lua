@@ -3,6 +3,12 @@ local function sids_of(value)
   return string.match(value, '^%d+ %x+ {"session":"([%w_-]+)","former":"([%w_-]*)"')
 end
 
+-- Return 1 if a client has sessions, of which the former one may be one, else 0.
+local function has_left(key, former)
+  if former == '' then return 0 end
+  return redis.pcall('HLEN', key) == 0 and 0 or 1 -- an error: a foreign key, which a takeover replaces
+end
+
 -- Return the lowest stamp that is not taken.
 local function lowest(taken)
   local stamp = 1

@@ -186,6 +186,21 @@ async def test_release_that_is_repeated_has_the_same_answer_until_that_is_confir
     assert gone == [Removed(was_there=False, joined="", left="")]
 
 
+async def test_beginnings_of_many_visits_and_stays_are_confirmed_together(backend: Backend) -> None:
+    names = [f"client {number}" for number in range(20)]
+    claims = [
+        replace(claim(f"n1.{number}"), client_id=name, entry=b"{}") for number, name in enumerate(names)
+    ]
+    visits = [IndexEntry(each.connection_id, each.client_id, None) for each in claims]
+    stays = [replace(visit, room=f"room {number % 3}", stay=7) for number, visit in enumerate(visits)]
+    assert all([(await backend.presence.claim(each)).first for each in claims])
+    assert all([await backend.rooms.join(stay) for stay in stays])
+    await backend.presence.begun([*visits[1:], *stays[1:]])
+    firsts = [(await backend.presence.claim(each)).first for each in claims]
+    joined = [await backend.rooms.join(stay) for stay in stays]
+    assert firsts == joined == [True] + [False] * 19, "the first ones were not confirmed"
+
+
 async def test_release_that_is_repeated_is_not_the_last_because_the_client_left_meanwhile(
     backend: Backend,
 ) -> None:

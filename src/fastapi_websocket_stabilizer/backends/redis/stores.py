@@ -90,6 +90,12 @@ class RedisPresence:
         by_key: dict[str, list[str]] = {}
         for place in places:
             by_key.setdefault(self._noted_in(place), []).append(place.event("joined"))
+        if self._pipeline.is_ordered:  # one server, so one script for all slots
+            arguments: list[Argument] = []
+            for events in by_key.values():
+                arguments += (len(events), *events)
+            await self._pipeline.call(scripts.PRESENCE_CONFIRM, by_key, *arguments, idempotent=True)
+            return
         await asyncio.gather(
             *(self._pipeline.send("HDEL", key, *events, idempotent=True) for key, events in by_key.items())
         )

@@ -54,7 +54,7 @@ async def test_member_is_let_in_at_once_if_nothing_is_before_it_and_nothing_is_s
     fan_out = SimpleNamespace(is_idle=is_idle, submit=submitted.append)
     state: Any = SimpleNamespace(fan_out=fan_out, shards=SimpleNamespace(release=lambda *_: None))
     fed: list[Log] = []
-    following = SimpleNamespace(fed=lambda log, _: fed.append(log))
+    following = SimpleNamespace(fed=lambda log, *_, **__: fed.append(log))
     record, room = Succession("s1"), Channel("room", "lobby")
     record.has_begun = has_begun
     connection: Any = Member(SimpleNamespace(following=following), Registration(0, record))

@@ -195,7 +195,7 @@ class Group:
             broadcast.partly_excluded()
         )  # clients with a socket that does not get all of it
         self.stopped: tuple[Connection, ...] = ()  # members of a log that are let out of it within this group
-        self.dropped = 0  # volatile messages that they miss of this group
+        self.dropped: int = 0  # volatile messages that they miss of this group
         self._reached = 0  # sockets that got all of it
         self._written = 0  # messages, on all native sockets
 

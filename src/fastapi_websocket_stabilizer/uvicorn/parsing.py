@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Generator, Sequence
+from typing import Any
 
 from websockets.exceptions import NegotiationError, ProtocolError
 from websockets.extensions import Extension
@@ -65,6 +66,10 @@ class SlicedDeflate(PerMessageDeflate):
         has_more: Whether ``inflate`` has more content of the last frame.
         is_last: Whether that frame ends its message.
     """
+
+    # Attributes of the class of websockets that are used here.
+    decode_cont_data: bool
+    decoder: Any
 
     has_more: bool = False
     is_last: bool = False

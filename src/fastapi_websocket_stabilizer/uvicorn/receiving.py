@@ -3,7 +3,7 @@
 import asyncio
 import select
 from io import BytesIO
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from uvicorn._types import ASGIReceiveEvent
 from uvicorn.config import Config
@@ -48,6 +48,7 @@ class ReceivingProtocol(WebSocketsSansIOProtocol, asyncio.BufferedProtocol):
 
     # Attributes of uvicorn's class that are used here.
     conn: Any
+    curr_msg_data_type: Literal["text", "bytes"]
     queue: asyncio.Queue[ASGIReceiveEvent]
     read_paused: bool
     handshake_complete: bool

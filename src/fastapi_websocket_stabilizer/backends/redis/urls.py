@@ -10,7 +10,9 @@ User and password are those of the Redis servers. The query has redis-py's optio
 Sentinels as ``sentinel_username`` and ``sentinel_password``.
 """
 
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from inspect import signature
 from pathlib import Path
@@ -126,9 +128,12 @@ def _options(url: str) -> dict[str, Any]:
 
 
 def _several(url: str, shown: str) -> Location:
-    scheme, kind = urlsplit(url).scheme.split("+")
-    parts = urlsplit(url)
-    credentials, _, hosts = parts.netloc.rpartition("@")
+    schemes, _, rest = url.partition("://")
+    scheme, kind = schemes.lower().split("+")
+    netloc = re.split("[/?#]", rest, maxsplit=1)[0]
+    # Newer releases of urlsplit accept brackets only around the whole host, and not in one of several.
+    parts = urlsplit(f"{scheme}://hosts{rest.removeprefix(netloc)}")
+    credentials, _, hosts = netloc.rpartition("@")
     path = [piece for piece in parts.path.split("/") if piece]
     query = "&".join(
         pair for pair in parts.query.split("&") if pair and pair.partition("=")[0] not in _SENTINEL_OPTIONS
@@ -179,7 +184,10 @@ class TlsConnection(SSLConnection):
         writer = self._writer
         await super().disconnect(*args, **kwargs)
         if writer is not None:
-            writer.transport.abort()  # else it stays open until the peer's TLS close
+            with suppress(
+                AttributeError
+            ):  # the first releases of Python 3.11, of a transport that is already closed
+                writer.transport.abort()  # else it stays open until the peer's TLS close
 
 
 def make_connection(options: Mapping[str, Any]) -> Connection:

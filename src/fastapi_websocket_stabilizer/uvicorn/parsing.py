@@ -103,7 +103,7 @@ class SlicedDeflate(PerMessageDeflate):
         decoder = self.decoder
         given = data if len(data) <= SLICE_BYTES else memoryview(data)[:SLICE_BYTES]
         try:
-            content = decoder.decompress(given, SLICE_BYTES)
+            content: bytes = decoder.decompress(given, SLICE_BYTES)
         except zlib.error as error:
             raise ProtocolError("decompression failed") from error
         used = len(given) - len(decoder.unconsumed_tail)

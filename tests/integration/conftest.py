@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -11,6 +12,9 @@ from tests.integration import client_replicas
 from tests.integration.cluster import Managers, Replica, first_row
 from tests.support.servers import RedisServer
 from tests.support.waiting import eventually
+
+if TYPE_CHECKING:
+    from playwright.async_api import Browser
 
 REPLICAS = 3
 
@@ -79,3 +83,12 @@ def endpoints(redis_url: str, namespace: str) -> Iterator[list[client_replicas.R
 async def publisher(managers: Managers) -> WebSocketConnectionManager:
     """A manager of the registry of ``endpoints``, without clients."""
     return await managers.start(**client_replicas.SETTINGS)
+
+
+@pytest.fixture
+async def browser() -> "AsyncIterator[Browser]":
+    """A Chromium of this test alone."""
+    from tests.integration.demo_support import running_browser
+
+    async with running_browser() as browser:
+        yield browser

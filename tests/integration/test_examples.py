@@ -14,8 +14,9 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
+from tests.integration.example_support import running_example
 from tests.support import http
-from tests.support.process import ChildProcess, free_port
+from tests.support.process import ChildProcess
 from tests.support.waiting import eventually, eventually_sync
 
 PROJECT = Path(__file__).parents[2]
@@ -29,9 +30,9 @@ BEARER = {"Authorization": "Bearer ada-secret"}
 class Example:
     """An example that runs in a uvicorn of its own."""
 
-    def __init__(self, process: ChildProcess, port: int) -> None:
+    def __init__(self, process: ChildProcess, url: str) -> None:
         self.process = process
-        self.http_url, self.ws_url = f"http://127.0.0.1:{port}", f"ws://127.0.0.1:{port}"
+        self.http_url, self.ws_url = url, f"ws{url.removeprefix('http')}"
 
     def connect(self, path: str, **options: Any) -> connect:
         return connect(f"{self.ws_url}/{path}", proxy=None, **options)
@@ -45,15 +46,8 @@ class Example:
 
 @contextmanager
 def running(name: str, environment: dict[str, str]) -> Iterator[Example]:
-    port = free_port()
-    command = [sys.executable, "-m", "uvicorn", f"examples.{name}:app", "--port", str(port)]
-    with ChildProcess(command, environment=environment, directory=PROJECT) as process:
-        example = Example(process, port)
-        eventually_sync(
-            lambda: not process.is_running or example.get("docs").is_success, 60.0, f"answer of {name}"
-        )
-        assert process.is_running, process.output
-        yield example
+    with running_example(name, environment=environment) as (process, url):
+        yield Example(process, url)
 
 
 @contextmanager

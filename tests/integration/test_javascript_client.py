@@ -1,23 +1,14 @@
 """The JavaScript client in a real browser: a page without a build step, and replicas in processes."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
-import pytest
 from playwright.async_api import Browser, Page
 
 from fastapi_websocket_stabilizer import WebSocketConnectionManager
 from tests.integration.client_replicas import Door, Replica, door
-from tests.integration.demo_support import running_browser
 from tests.support import http
 from tests.support.waiting import eventually
-
-
-@pytest.fixture
-async def browser() -> AsyncIterator[Browser]:
-    async with running_browser() as browser:
-        yield browser
 
 
 async def show(browser: Browser, opened: Door, query: str) -> Page:

@@ -4,19 +4,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import httpx2
 import pytest
 from playwright.async_api import Browser, Page, expect
 
-from tests.integration.demo_support import running_browser
-from tests.support import http
-from tests.support.process import ChildProcess, free_port
+from tests.integration.example_support import running_example
 from tests.support.requirements import missing
-from tests.support.waiting import eventually_sync
 
 PROJECT = Path(__file__).parents[2]
 CLIENT, EXAMPLE = Path("clients/javascript"), Path("examples/react")
@@ -59,36 +53,11 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@contextmanager
-def running(root: Path, **environment: str) -> Iterator[int]:
-    """Run the example, and return its port."""
-    port = free_port()
-    command = [sys.executable, "-m", "uvicorn", "examples.react.app:app", "--port", str(port)]
-    environment |= {"PYTHONPATH": os.pathsep.join([str(root), *sys.path])}
-    with ChildProcess(command, environment=environment, directory=root) as process:
-
-        def is_ready() -> bool:
-            assert process.is_running, process.output
-            try:
-                return http.get(f"http://127.0.0.1:{port}/readyz").is_success
-            except httpx2.TransportError:
-                return False
-
-        eventually_sync(is_ready, 60.0, "an answer of the example")
-        yield port
-
-
-@pytest.fixture
-async def browser() -> AsyncIterator[Browser]:
-    async with running_browser() as browser:
-        yield browser
-
-
-async def visit(browser: Browser, port: int, name: str) -> Page:
+async def visit(browser: Browser, url: str, name: str) -> Page:
     page = await (await browser.new_context()).new_page()
     page.set_default_timeout(PATIENCE_MS)
     page.on("pageerror", lambda error: pytest.fail(f"{name}: {error}"))
-    await page.goto(f"http://127.0.0.1:{port}/?name={name}")
+    await page.goto(f"{url}/?name={name}")
     await expect(page.get_by_label("Status")).to_have_text("live", timeout=PATIENCE_MS)
     return page
 
@@ -107,10 +76,11 @@ async def shows(page: Page, label: str, *texts: str) -> None:
 
 
 async def test_people_share_a_board_and_see_each_other(built: Path, browser: Browser) -> None:
-    with running(built) as port:
-        ann = await visit(browser, port, "ann")
+    environment = {"PYTHONPATH": os.pathsep.join([str(built), *sys.path])}
+    with running_example("react.app", environment=environment, directory=built) as (_, url):
+        ann = await visit(browser, url, "ann")
         await add(ann, "milk")
-        bob = await visit(browser, port, "bob")
+        bob = await visit(browser, url, "bob")
         await shows(bob, "Notes", "milk")
         await shows(ann, "People", "ann", "bob")
         await add(bob, "bread")

@@ -2,49 +2,19 @@
 
 import os
 import signal
-import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 from examples.stream.app import SENTENCES
 from playwright.async_api import Browser, Page
 
-from tests.integration.demo_support import running_browser
-from tests.support import http
-from tests.support.process import ChildProcess, free_port
-from tests.support.waiting import eventually, eventually_sync
+from tests.integration.example_support import running_example
+from tests.support.waiting import eventually
 
 PROJECT = Path(__file__).parents[2]
 ANSWER_S = 60.0
 WHOLE = " ".join(f"{number}. why?" for number in range(1, SENTENCES + 1))
-
-
-@contextmanager
-def running(*options: str, **environment: str) -> Iterator[str]:
-    """Run the example, and return its URL."""
-    url = f"http://127.0.0.1:{(port := free_port())}"
-    command = [sys.executable, "-m", "uvicorn", "examples.stream.app:app", "--port", str(port), *options]
-    with ChildProcess(command, environment=environment, directory=PROJECT) as process:
-
-        def is_ready() -> bool:
-            assert process.is_running, process.output
-            try:
-                return http.get(f"{url}/readyz").is_success
-            except httpx2.TransportError:
-                return False
-
-        eventually_sync(is_ready, 60.0, "an answer of the example")
-        yield url
-
-
-@pytest.fixture
-async def browser() -> AsyncIterator[Browser]:
-    async with running_browser() as browser:
-        yield browser
 
 
 async def question(page: Page) -> dict[str, Any]:
@@ -93,7 +63,7 @@ async def test_answer_is_whole_although_its_replicas_are_killed_and_the_page_is_
     redis_url: str, namespace: str, browser: Browser
 ) -> None:
     registry = {"WS_REDIS_URL": redis_url, "WS_NAMESPACE": namespace, "TOKENS_PER_SECOND": "10"}
-    with running("--workers", "2", **registry) as url:
+    with running_example("stream.app", "--workers", "2", environment=registry) as (_, url):
         page = await ask(browser, url)
         process = await grows(page)
         os.kill(process, signal.SIGKILL)
@@ -106,7 +76,7 @@ async def test_answer_is_whole_although_its_replicas_are_killed_and_the_page_is_
 
 
 async def test_answer_in_memory_is_whole_although_the_page_is_reloaded(browser: Browser) -> None:
-    with running(TOKENS_PER_SECOND="20") as url:
+    with running_example("stream.app", environment={"TOKENS_PER_SECOND": "20"}) as (_, url):
         page = await ask(browser, url)
         process = await grows(page)
         for _ in range(3):

@@ -184,10 +184,10 @@ class TlsConnection(SSLConnection):
         writer = self._writer
         await super().disconnect(*args, **kwargs)
         if writer is not None:
-            with suppress(
-                AttributeError
-            ):  # the first releases of Python 3.11, of a transport that is already closed
-                writer.transport.abort()  # else it stays open until the peer's TLS close
+            # Else it stays open until the peer's TLS close. The first releases of Python 3.11 raise here if it is
+            # already closed.
+            with suppress(AttributeError):
+                writer.transport.abort()
 
 
 def make_connection(options: Mapping[str, Any]) -> Connection:

@@ -200,6 +200,23 @@ async def test_compressed_message_may_be_fragmented(server: Server, way: str, cl
         assert await client.message() == content
 
 
+async def test_messages_of_many_slices_arrive_in_order(server: Server, way: str, client_id: str) -> None:
+    contents = [FAR * 200, "short", FAR * 60, "", FAR * 500]
+    async with server.connected(f"{way}/{client_id}", offering("permessage-deflate")) as client:
+        client.send(*(Frame(Op.TEXT, deflated(content.encode(), 12), rsv=RSV1) for content in contents))
+        assert [await client.message() for _ in contents] == contents
+
+
+async def test_broken_data_far_behind_the_start_closes_with_1002(
+    server: Server, way: str, client_id: str
+) -> None:
+    broken = deflated(FAR.encode() * 100, 12) + b"\xff" * 9
+    async with server.connected(f"{way}/{client_id}", offering("permessage-deflate")) as client:
+        client.send(Frame(Op.TEXT, broken, rsv=RSV1))
+        assert (await client.ending())[0] == 1002
+    await server.left(client_id)
+
+
 async def test_empty_compressed_message_is_empty(server: Server, way: str, client_id: str) -> None:
     async with server.connected(f"{way}/{client_id}", offering("permessage-deflate")) as client:
         for payload in (deflated(b""), b"\x00", b"\x02\x00"):

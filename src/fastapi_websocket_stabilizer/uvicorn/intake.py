@@ -13,7 +13,7 @@ MESSAGE_COST = 4
 """Additional frames that a message counts as, because the application handles it in the same turn."""
 PAUSE_PER_FRAME_S = 0.0001
 """Seconds of pause after a part of a heavy socket, per frame of its cost. That is ten times the parsing time, so
-heavy sockets together take a tenth of the time. A message of 1 MiB is inflated in one piece, in 2 ms."""
+heavy sockets together take a tenth of the time. A message of 1 MiB is inflated within 30 ms."""
 READ_BYTES = 32_768
 """Bytes of one read on asyncio. Its unparsed rest stays in memory. uvloop reads 250 KiB into a buffer of its own."""
 
@@ -82,13 +82,16 @@ class Intake:
         self._arrived.append(socket)
         self._schedule()
 
-    def wait(self, socket: Reads, *, heavy: bool = False) -> None:
-        """Call ``socket.parse_on`` once, in a later turn."""
+    def wait(self, socket: Reads, *, heavy: bool = False, first: bool = False) -> None:
+        """Call ``socket.parse_on`` once, in a later turn. With ``first``, no other heavy socket comes before it."""
         if not heavy:
             self._waiting.append(socket)
             self._schedule()
             return
-        self._heavy.append(socket)
+        if first:
+            self._heavy.appendleft(socket)
+        else:
+            self._heavy.append(socket)
         if not self._is_pausing:
             self._is_pausing = True
             self._loop.call_soon(self._continue_heavy)

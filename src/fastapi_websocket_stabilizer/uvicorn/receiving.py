@@ -157,9 +157,13 @@ class ReceivingProtocol(WebSocketsSansIOProtocol, asyncio.BufferedProtocol):
 
     def parse_on(self) -> None:
         """Parse the next part of the received data, and charge this turn of the event loop."""
+        was_heavy = self._is_heavy
         self._is_waiting = self._is_heavy = False
         if self._reader is not None and not self._is_full:
-            frames = self._inflate_on(self._reader) if self._is_inflating else self._parse(self._reader, b"")
+            if self._is_inflating:
+                frames = self._inflate_on(self._reader, first=was_heavy)
+            else:
+                frames = self._parse(self._reader, b"")
             self._intake.spend(frames + MESSAGE_COST * self._is_full)
 
     def resume_reading(self, *, soon: bool = False) -> None:
@@ -243,8 +247,12 @@ class ReceivingProtocol(WebSocketsSansIOProtocol, asyncio.BufferedProtocol):
             self._read_on()
         return parsed
 
-    def _inflate_on(self, reader: FrameReader) -> int:
-        """Inflate the next slice of the last frame. Return the number of frames, of which a slice is one."""
+    def _inflate_on(self, reader: FrameReader, *, first: bool) -> int:
+        """Inflate the next slice of the last frame. Return the number of frames, of which a slice is one.
+
+        With ``first``, the slice after it comes before other heavy sockets. So one long message after the other is
+        inflated, and only one is in memory. A message that has just become long waits behind the others.
+        """
         deflate = cast("SlicedDeflate", self._deflate)
         try:
             content = deflate.inflate()
@@ -256,7 +264,7 @@ class ReceivingProtocol(WebSocketsSansIOProtocol, asyncio.BufferedProtocol):
         self._append(content, is_end=deflate.is_last and not deflate.has_more)
         if not self._is_inflating:
             return 1 + self._parse(reader, b"")
-        self._read_later()
+        self._read_later(first=first)
         return 1
 
     @property
@@ -275,13 +283,12 @@ class ReceivingProtocol(WebSocketsSansIOProtocol, asyncio.BufferedProtocol):
             return False
         return not self.close_sent if self._has_peer_gone else not self.transport.is_closing()
 
-    def _read_later(self) -> None:
+    def _read_later(self, *, first: bool = False) -> None:
         """Stop reading. Parsing continues in a later turn, or when the application has taken its message."""
         self._pause()
         if not self._is_full and not self._is_waiting:
             self._is_waiting = True
-            # One long message after the other is inflated, so that only one is in memory.
-            self._intake.wait(self, heavy=self._is_heavy, first=self._is_inflating)
+            self._intake.wait(self, heavy=self._is_heavy, first=first)
             for observer in self._observers:
                 observer.deferred()
 
@@ -329,7 +336,8 @@ class ReceivingProtocol(WebSocketsSansIOProtocol, asyncio.BufferedProtocol):
         size = self._carried + len(content)
         if cost := len(content) // BYTES_PER_FRAME:
             self._intake.spend(cost)
-            self._is_heavy = size > HEAVY_BYTES
+        if size > HEAVY_BYTES:  # also if its last slice is empty
+            self._is_heavy = True
         if self.close_sent:
             return  # too late for the application; reading continues up to the peer's close frame
         if self._max_message_size and size > self._max_message_size:

@@ -87,6 +87,9 @@ async def test_pings_without_end_are_answered_in_bounded_memory(
     server: Server, way: str, client_id: str
 ) -> None:
     """A client that pings and does not read the pongs makes the server buffer them."""
+    async with server.connected(f"{way}/first-{client_id}") as client:
+        await client.say("a server's first client takes 1 MiB for code and arenas")
+    await server.left(f"first-{client_id}")
     before_mib = server.memory_mib()
     held_mib: list[float] = []
 

@@ -2,8 +2,8 @@
 
 A lane is one command with an output of its own. Most tests wait most of the time, so lanes share the cores. Tests
 with the marker ``alone`` measure time or memory, and run when the other lanes have ended. What only computes runs in
-the time that the others leave. The second job repeats what the first has tried, elsewhere or with more values, and
-computes what only a change of an algorithm breaks.
+the time that the others leave. The second job repeats what the first has tried, elsewhere (on other servers, in
+browsers) or with more values. It computes what only a change of an algorithm breaks, and ends with chaos.
 ``docs/decisions/0022-checks-run-in-lanes.md`` has the reasons.
 """
 
@@ -26,20 +26,29 @@ from tests.pythons import other_pythons
 
 PROJECT = Path(__file__).parents[1]
 PACKAGE = "fastapi_websocket_stabilizer"
-SLOTS = 3
-"""Lanes beside one another. With more of them, tests wait for a core instead of for a server."""
+SLOTS = 4
+"""Lanes beside one another. Three use both cores for three quarters of the time."""
 LIMIT_S = 1500.0
 """Longest time of a lane in seconds; several times the usual time of all."""
 CLIENT_SCHEDULES = "clients/python/tests/test_schedules.py"
 INTEGRATION_LANES = 3
-OWN_LANES = ("test_drain_processes", "test_demo_page", "test_demo")
+OWN_LANES = ("test_drain_processes", "test_demo")
 """Files of tests/integration with a lane of their own, where coverage of child processes is measured, too."""
+DEMO_PAGE = "test_demo_page"
+"""The same in the second job."""
+ELSEWHERE = (
+    "test_topologies",
+    "test_history_topologies",
+    "test_servers_smoke",
+    "test_browser_faults",
+    "test_client_kills",
+    "test_stream_example",
+    "test_benchmarks",
+    "test_benchmark_browsers",
+)
+"""Files of tests/integration that repeat others on other servers or in a browser. They are in the second job."""
 SLOW_FILES_S = {
     "test_sessions": 125,
-    "test_topologies": 115,
-    "test_servers_smoke": 62,
-    "test_browser_faults": 100,
-    "test_client_kills": 45,
     "test_cluster_changes": 50,
     "test_startup": 49,
     "test_redis_away": 42,
@@ -47,7 +56,6 @@ SLOW_FILES_S = {
     "test_presence_events": 28,
     "test_freeze": 27,
     "test_faults": 26,
-    "test_benchmarks": 40,
     "test_invariants": 20,
 }
 """Seconds that the slowest files of tests/integration take, by which they are distributed. They need not be exact."""
@@ -89,10 +97,12 @@ class Plan:
     together: Sequence[Lane]
     alone: Sequence[Lane]
     second_job: Sequence[Lane]
-    """Other Pythons, other releases of what we depend on, and foreign suites."""
+    """Other Pythons, servers and browsers, other releases of what we depend on, and foreign suites."""
+    last: Sequence[Lane]
+    """What strains the machine and repeats others."""
 
     def lanes(self) -> list[Lane]:
-        return [*self.idle, *self.together, *self.alone, *self.second_job]
+        return [*self.idle, *self.together, *self.alone, *self.second_job, *self.last]
 
     def only(self, names: Sequence[str]) -> "Plan":
         """Return the plan with the named lanes only, or with those of a group: "integration" has several."""
@@ -100,7 +110,7 @@ class Plan:
         def chosen(lanes: Sequence[Lane]) -> list[Lane]:
             return [lane for lane in lanes if lane.name in names or lane.name.split()[0] in names]
 
-        return Plan(*map(chosen, (self.idle, self.together, self.alone, self.second_job)))
+        return Plan(*map(chosen, (self.idle, self.together, self.alone, self.second_job, self.last)))
 
 
 def distribute(files: Iterable[str], lanes: int) -> list[list[str]]:
@@ -143,10 +153,11 @@ def plan(pythons: Sequence[str]) -> Plan:
         path.stem: str(path.relative_to(PROJECT)) for path in PROJECT.glob("tests/integration/test_*.py")
     }
     client_files = sorted(_files("clients/python/tests") - {CLIENT_SCHEDULES})
-    own_lanes = [
+    *own_lanes, demo_page = (
         _measured(name.removeprefix("test_"), files.pop(name), *TOGETHER, with_children=True)
-        for name in OWN_LANES
-    ]
+        for name in (*OWN_LANES, DEMO_PAGE)
+    )
+    elsewhere = [files.pop(name) for name in ELSEWHERE]
     integration = [
         _measured(f"integration {number}", *chosen, *TOGETHER)
         for number, chosen in enumerate(distribute(files.values(), INTEGRATION_LANES), start=1)
@@ -155,24 +166,22 @@ def plan(pythons: Sequence[str]) -> Plan:
         idle=[
             Lane("types", (*MODULE, "mypy")),
             Lane("public types", (*MODULE, "pyright", "--verifytypes", PACKAGE, "--ignoreexternal")),
-            _measured("simulation", "tests/simulation", *FIRST, *PATIENT),
+            _pytest("simulation", "tests/simulation", *FIRST, *PATIENT),
         ],
         together=[
-            *integration[:2],
-            _measured("wire", "tests/wire", *TOGETHER),
-            *integration[2:],
+            *integration,
+            _measured("unit", "tests/unit", "tests/compat"),
+            _pytest("wire", "tests/wire", *TOGETHER),  # its servers are processes that are not measured
             *own_lanes,
             _measured("contract", *CONTRACT, "-k", f"not ({OTHER_ROWS})"),
-            _measured("unit", "tests/unit", "tests/compat"),
             _measured("client", *client_files, source=CLIENT_PROCESS),
         ],
-        alone=[
-            _pytest("chaos", "tests/chaos", "-n", "3", "--dist", "worksteal"),
-            _pytest("alone", "tests/integration", "tests/wire", "-m", "alone"),
-        ],
+        alone=[_pytest("alone", "tests/integration", "tests/wire", "-m", "alone")],
         second_job=[
             Lane("oldest releases", (*MODULE, "tests.floors")),
+            _measured("elsewhere", *elsewhere, *TOGETHER),
             *(Lane(f"python {release}", (*MODULE, "tests.pythons", release)) for release in pythons),
+            demo_page,
             _pytest("contract of others", *CONTRACT, "-k", OTHER_ROWS),
             _pytest("later wire", "tests/wire", "-m", "later and not alone"),
             # Traced, these would compute for minutes.
@@ -184,6 +193,7 @@ def plan(pythons: Sequence[str]) -> Plan:
             Lane("suite of autobahn", (*MODULE, "tests.suites", "autobahn", "--quick")),
             Lane("npm", (*MODULE, "tests.npm")),
         ],
+        last=[_pytest("chaos", "tests/chaos", "-n", "3", "--dist", "worksteal")],
     )
 
 
@@ -262,7 +272,8 @@ async def run(chosen: Plan, directory: Path) -> list[Result]:
     async with asyncio.TaskGroup() as tasks:
         prefix = IDLE if shutil.which(IDLE[0]) else ("nice", "-n", "19")
         computing = tasks.create_task(runner.run(chosen.idle, len(chosen.idle) or 1, prefix))
-        for stage, slots in ((chosen.together, SLOTS), (chosen.alone, 1), (chosen.second_job, SLOTS)):
+        stages = (chosen.together, SLOTS), (chosen.alone, 1), (chosen.second_job, SLOTS), (chosen.last, 1)
+        for stage, slots in stages:
             if not any(result.code for result in runner.results):
                 await runner.run(stage, slots)
                 print(f"---- after {time.monotonic() - began_s:.0f} s", flush=True)

@@ -37,7 +37,7 @@ from tests.simulation.world import World, simulate
 pytestmark = pytest.mark.timeout(1500)
 
 SCHEDULES = 10_000
-FIRST = 2_000
+FIRST = 500
 """Number of schedules that the first job of CI tries. The second job tries the others."""
 PARTS = 8
 GARBAGE = 50_000

@@ -77,7 +77,7 @@ def test_files_that_are_named_as_slow_exist() -> None:
 
 
 def test_files_are_distributed_by_what_they_take() -> None:
-    files = ["tests/integration/test_topologies.py", *(f"tests/integration/test_{n}.py" for n in range(15))]
+    files = ["tests/integration/test_sessions.py", *(f"tests/integration/test_{n}.py" for n in range(15))]
     first, second = distribute(files, 2)
     assert sorted(first + second) == sorted(files)
     assert first == files[:1]
@@ -94,7 +94,7 @@ def test_other_pythons_get_what_these_tests_need() -> None:
 
 
 def a_plan(**stages: list[Lane]) -> Plan:
-    return Plan(**{"idle": [], "together": [], "alone": [], "second_job": []} | stages)
+    return Plan(**{"idle": [], "together": [], "alone": [], "second_job": [], "last": []} | stages)
 
 
 def names_of_run(chosen: Plan, directory: Path) -> dict[str, bool]:
@@ -103,10 +103,9 @@ def names_of_run(chosen: Plan, directory: Path) -> dict[str, bool]:
 
 
 def test_every_lane_of_a_plan_runs(tmp_path: Path) -> None:
-    chosen = a_plan(
-        idle=[lane("i")], together=[lane("a"), lane("b")], alone=[lane("c")], second_job=[lane("d")]
-    )
-    assert names_of_run(chosen, tmp_path) == dict.fromkeys("iabcd", True)
+    stages = {"idle": "i", "together": "ab", "alone": "c", "second_job": "d", "last": "e"}
+    chosen = a_plan(**{stage: [lane(name) for name in names] for stage, names in stages.items()})
+    assert names_of_run(chosen, tmp_path) == dict.fromkeys("iabcde", True)
 
 
 def test_after_a_stage_with_a_failure_no_other_begins(tmp_path: Path) -> None:

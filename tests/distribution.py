@@ -21,7 +21,8 @@ CLIENT = "fastapi_websocket_stabilizer_client"
 SOURCES = {PACKAGE: PROJECT / "src", CLIENT: PROJECT / "clients" / "python" / "src"}
 """The folder of each package that has a wheel of its own."""
 SCRIPTS = PROJECT / "clients" / "javascript" / "src"
-"""The modules that the wheel of the server has in ``web/client``."""
+FOR_BUNDLERS = {"react.js", "testing.js"}
+"""Modules of them that the wheel of the server does not have in ``web/client``: the route does not serve them."""
 TOP_LEVEL = {
     *("pyproject.toml", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE", "PKG-INFO"),
     *("src", "tests", "examples", "compose", "benchmarks", "docs", "clients", "protocol"),
@@ -41,10 +42,10 @@ def package_files(package: str = PACKAGE) -> set[str]:
     source = SOURCES[package]
     files = (file for file in (source / package).rglob("*") if file.is_file())
     found = {str(file.relative_to(source)) for file in files if "__pycache__" not in file.parts}
-    scripts = (
-        {f"{PACKAGE}/web/client/{file.name}" for file in SCRIPTS.iterdir()} if package == PACKAGE else set()
-    )
-    return found | scripts
+    if package == PACKAGE:
+        served = {file.name for file in SCRIPTS.iterdir()} - FOR_BUNDLERS
+        found |= {f"{PACKAGE}/web/client/{name}" for name in served}
+    return found
 
 
 def problems_of_wheel(names: Iterable[str], package: set[str], name: str = PACKAGE) -> list[str]:

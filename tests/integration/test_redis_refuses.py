@@ -84,7 +84,7 @@ async def test_what_is_refused_between_two_beats_is_made_good(
         assert await client_ids(near) == {"leaves", "stays", "new", "other"}
         members = (await near.room_members("room")).members
         assert sorted(member.client_id for member in members) == ["new", "other", "stays"]
-        return await near.room_count("room") == 3
+        return await near.room_count("room") == 3 and await not_degraded(near)
 
     await eventually(is_whole, 10)
     assert not await near.is_connected("goes")

@@ -24,6 +24,7 @@ PARTITIONS = 256
 
 # C0, DEL, C1 and lone surrogates (which have no UTF-8): they would corrupt logs, terminals and keys.
 _FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def check_client_id(client_id: object) -> str:
@@ -58,6 +59,11 @@ def check_each(value: str | Iterable[str] | None, check: Callable[[object], str]
 def as_list(value: Iterable[str]) -> list[str]:
     """Return one name or several as a list. A string is one name."""
     return [value] if isinstance(value, str) else list(value)
+
+
+def has_utf8(text: str) -> bool:
+    """Whether a text can be encoded: it has no lone surrogate."""
+    return _SURROGATE.search(text) is None
 
 
 def _check(what: str, name: object) -> str:

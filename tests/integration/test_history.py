@@ -146,7 +146,7 @@ async def test_caller_decides_whether_a_message_is_stored(managers: Managers) ->
     ):
         with pytest.raises(ConfigurationError, match="history"):
             await here.broadcast("x", **wrong)
-    for key in ("", 7, "x" * 513):
+    for key in ("", 7, "x" * 513, "a\ud800"):
         with pytest.raises(ConfigurationError, match="key must be a string of 1 to 512"):
             await here.broadcast("x", room="chat:1", key=key)  # type: ignore[arg-type]  # that is the test
     with pytest.raises(ConfigurationError, match="store is False"):

@@ -303,7 +303,7 @@ async def test_wrong_call_is_refused_and_nothing_is_stored(managers: Managers) -
             await plain.manager.delete_mailbox("ann")
         with pytest.raises(MessageError, match="the limit is 262144"):
             await store(here, "x" * 262_144)
-        for key in ("", "x" * 513):
+        for key in ("", "x" * 513, "a\ud800"):
             with pytest.raises(ConfigurationError, match="key must be a string of 1 to 512"):
                 await store(here, "1", key=key)
         client = await ann().open(here)

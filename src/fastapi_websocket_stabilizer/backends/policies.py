@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Self
 
 from ..config import WebSocketConfig
 from ..exceptions import ConfigurationError
+from ..names import has_utf8
 from ..retention import NOTHING, History, Mailbox, stored
 from .log_ports import LogBounds, LogKind, LogName
 
@@ -163,8 +164,10 @@ class Target(NamedTuple):
 
 
 def _check(targets: Sequence[Target], *, store: bool | None, key: str | None) -> None:
-    if key is not None and (not isinstance(key, str) or not 1 <= len(key) <= MAX_KEY):
-        raise ConfigurationError(f"key must be a string of 1 to {MAX_KEY} characters, got {str(key)[:80]!r}")
+    if key is not None and not _is_key(key):
+        raise ConfigurationError(
+            f"key must be a string of 1 to {MAX_KEY} characters without lone surrogates, got {str(key)[:80]!r}"
+        )
     if not store and key is None:
         return
     what = "store=True" if store else "a key"
@@ -173,6 +176,10 @@ def _check(targets: Sequence[Target], *, store: bool | None, key: str | None) ->
     for log, bounds in targets:
         if bounds is None:
             raise ConfigurationError(f"{what} needs {_MISSING[log.kind].format(log.name)}")
+
+
+def _is_key(key: object) -> bool:
+    return isinstance(key, str) and 1 <= len(key) <= MAX_KEY and has_utf8(key)
 
 
 REMEDY = (

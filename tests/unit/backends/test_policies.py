@@ -106,8 +106,9 @@ def test_mailbox_is_that_of_the_client_or_is_missed_by_name() -> None:
     assert POLICY.box("ann", store=True, key=None) == (LogName(LogKind.BOX, "ann"), POLICY.mailbox)
     with pytest.raises(ConfigurationError, match="needs a mailbox for client 'ann': set mailbox"):
         Policy().box("ann", store=True, key=None)
-    with pytest.raises(ConfigurationError, match="key must be a string of 1 to 512"):
-        POLICY.box("ann", store=True, key="")
+    for key in ("", "a\ud800"):
+        with pytest.raises(ConfigurationError, match="key must be a string of 1 to 512"):
+            POLICY.box("ann", store=True, key=key)
     with pytest.raises(ConfigurationError, match="a key needs a message that is stored"):
         POLICY.box("ann", store=False, key="order-42")
 

@@ -341,7 +341,8 @@ async def test_list_expires_before_its_meta(backend: Backend) -> None:
     found = await backend.logs.read(LOBBY)
     assert found.meta is not None
     assert (found.meta.top, found.meta.base, found.last) == (stored.entry,) * 3
-    assert (await store(backend, LOBBY, "2"))[0].previous == stored.entry
+    (newest,) = await store(backend, LOBBY, "2")
+    assert (newest.previous, newest.trimmed) == (stored.entry, Trimmed(age=1))
     found = await backend.logs.read(LOBBY)
     assert bodies(found.entries) == ["2"]
     assert found.meta is not None

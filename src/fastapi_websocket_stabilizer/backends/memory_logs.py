@@ -40,7 +40,11 @@ RETRY_SLACK_US = 1_000_000
 
 @dataclass(slots=True)
 class Log:
-    """One log. ``expires_us`` and ``touched_us`` are those of the list, ``forgotten_us`` that of the meta."""
+    """One log. ``expires_us`` and ``touched_us`` are those of the list, ``forgotten_us`` that of the meta.
+
+    Attributes:
+        expired: Entries that have expired since the last append, which reports them.
+    """
 
     entries: list[LogEntry] = field(default_factory=list)
     top: int = 0
@@ -52,16 +56,19 @@ class Log:
     expires_us: int = 0
     forgotten_us: int = 0
     mark: int = 0
+    expired: int = 0
 
     def expire(self, now_us: int) -> None:
         """Drop all entries if the list has expired."""
         if self.entries and self.expires_us <= now_us:
+            expired = len(self.entries)
             self.clear()
+            self.expired = expired
 
     def clear(self) -> None:
         """Drop all entries; the ids go on."""
         self.entries.clear()
-        self.base, self.bytes, self.touched_us = self.top, 0, 0
+        self.base, self.bytes, self.touched_us, self.expired = self.top, 0, 0, 0
 
     def push(self, entry: LogEntry) -> None:
         """Add the newest entry."""
@@ -160,6 +167,8 @@ class MemoryLogs:
         previous, entry = log.top, max(now_us, log.top + 1)
         log.push(LogEntry(entry, append.envelope, size))
         trimmed = log.trim(append.bounds, now_us)
+        if log.expired:
+            trimmed, log.expired = trimmed._replace(age=trimmed.age + log.expired), 0
         log.touch(append.bounds, now_us)
         if append.key:
             content.once[append.log, append.key] = entry, now_us + ONCE_LASTS_S * 1_000_000

@@ -25,7 +25,7 @@ while KEYS[k] do
       entries[i] = struct.pack('>I8', start + i - 1) .. ARGV[a + 1 + i]
       size = size + #entries[i]
     end
-    local is_there, refused = push(key, count, entries)
+    local is_there, refused = push(key, count, entries, dropped)
     if refused then return refused end
     if not is_there then base, bytes, count, touched = top > 0 and top or start - 1, 0, 0, 0 end
     if count == 0 then first = start end

@@ -22,7 +22,7 @@ for i = 5, heard > top and #ARGV or 0 do
   before = id_of(ARGV[i])
 end
 if tail[1] and before == heard then
-  local is_there, refused = push(key, count, tail)
+  local is_there, refused = push(key, count, tail, {0, 0, 0})
   if refused then return refused end
   -- Without a meta, a client may have been told that the log is empty. So it does not begin with these entries.
   if not is_there or top == 0 then base, bytes, count = top > 0 and top or id_of(tail[1]) - 1, 0, 0 end

@@ -26,11 +26,14 @@ local function is_same(entry, data, length)
   return string.sub(entry, 9, 8 + length) == string.sub(data, 1, length)
 end
 
--- Append entries; return whether the list was the log's, or Redis' error. A list of another origin is replaced.
-local function push(key, count, entries)
+-- Append entries; return whether the list was the log's, or an error. Another's is replaced, an expired one counted.
+local function push(key, count, entries, dropped)
   local length = redis.pcall('RPUSH', key, unpack(entries))
   if length == count + #entries then return true end
-  if length == #entries then return false end -- the list had expired
+  if length == #entries then -- the list had expired
+    dropped[3] = dropped[3] + count
+    return false
+  end
   if type(length) == 'table' and not string.find(length.err, '^WRONGTYPE') then return false, length end
   redis.call('UNLINK', key)
   redis.call('RPUSH', key, unpack(entries))

@@ -23,7 +23,7 @@ from .models import (
     Sent,
     ShutdownReport,
 )
-from .names import NodeId, as_list, check_client_id, check_each, check_room
+from .names import NodeId, as_list, check_client_id, check_each, check_room, has_utf8
 from .registry.hooks import HookDecorators, OnMessage
 from .registry.registry import Registry
 from .registry.state import NodeState
@@ -461,7 +461,7 @@ class WebSocketConnectionManager(HookDecorators):
         ``before=page.cursor``.
 
         Raises:
-            ConfigurationError: There is no history for the room, or for everybody.
+            ConfigurationError: There is no history for the room, or for everybody. Or ``limit`` is no whole number.
             InvalidCursorError: ``before`` is not the cursor of a page (a ``ValueError``).
             BackendUnavailableError: Redis did not answer.
         """
@@ -684,8 +684,8 @@ def _exclusions_of(connections: Connection | str | Iterable[Connection | str] | 
 def _id_of(connection: Connection | str) -> str:
     if isinstance(connection, Connection):
         return connection.connection_id
-    if isinstance(connection, str):
+    if isinstance(connection, str) and has_utf8(connection):
         return connection
     raise InvalidNameError(
-        f"exclude_connection must be a Connection or its connection_id, got {type(connection).__name__}"
+        f"exclude_connection must be a Connection or its connection_id, got {connection!r:.200}"
     )

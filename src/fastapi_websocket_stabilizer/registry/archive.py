@@ -26,9 +26,11 @@ class Archive:
         """Return the newest entries of a room, or with "" of everybody, with ids below ``before``.
 
         Raises:
-            ConfigurationError: The room has no history.
+            ConfigurationError: The room has no history, or ``limit`` is no whole number.
             InvalidCursorError: ``before`` is not an id.
         """
+        if type(limit) is not int:
+            raise ConfigurationError(f"limit must be a whole number of messages, got {limit!r:.80}")
         log = self._checked(_log_of(room))
         if before is not None and (type(before) is not int or before < 1):
             raise InvalidCursorError(f"before must be the cursor of a page or None, got {str(before)[:80]!r}")

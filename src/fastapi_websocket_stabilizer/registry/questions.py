@@ -20,7 +20,7 @@ from ..exceptions import (
 )
 from ..local.connection import Connection, Session
 from ..local.requests import FirstAnswer, Resolve, Unanswered
-from ..names import NodeId
+from ..names import NodeId, has_utf8
 from ..runtime.loops import running_loop
 from ..wire.client_input import MAX_NAME_CHARACTERS, Answer, ErrorAnswer
 from ..wire.envelopes import Envelope
@@ -124,13 +124,14 @@ class Questions:
         """Return a question whose parts are checked.
 
         Raises:
-            InvalidNameError: ``name`` is no text of 1 to 128 characters.
+            InvalidNameError: ``name`` is no text of 1 to 128 characters without lone surrogates.
             ConfigurationError: ``timeout_s`` is not a positive number.
             MessageError: ``data`` cannot be encoded, or is too long.
         """
-        if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME_CHARACTERS:
+        if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME_CHARACTERS or not has_utf8(name):
             raise InvalidNameError(
-                f"the name of a request must be a text of 1 to {MAX_NAME_CHARACTERS} characters, got {name!r:.200}"
+                f"the name of a request must be a text of 1 to {MAX_NAME_CHARACTERS} characters "
+                f"without lone surrogates, got {name!r:.200}"
             )
         if not isinstance(timeout_s, int | float) or not 0 < timeout_s < float("inf"):
             raise ConfigurationError(f"timeout must be a positive number of seconds, got {timeout_s!r}")

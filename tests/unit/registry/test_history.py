@@ -3,7 +3,7 @@
 import asyncio
 import json
 from base64 import urlsafe_b64encode
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,9 +13,11 @@ from fastapi.testclient import TestClient
 
 from fastapi_websocket_stabilizer import (
     BackendUnavailableError,
+    ConfigurationError,
     Connection,
     History,
     Identity,
+    InvalidNameError,
     Mailbox,
     MessageError,
     WebSocketConfig,
@@ -318,6 +320,24 @@ async def test_excluded_connection_is_found_without_a_walk_over_all(monkeypatch:
             await manager.broadcast("hello", room="chat:1", exclude_connection=excluded)
             await cluster.quiet()
         assert (texts(ann), texts(bob), walks) == ([], ["hello"], [])
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        (lambda manager: manager.broadcast("x", exclude_connection="a\ud800"), InvalidNameError),
+        (lambda manager: manager.request("ann", "\ud800"), InvalidNameError),
+        (lambda manager: manager.history("chat:1", limit=2.5), ConfigurationError),
+    ],
+)
+async def test_argument_that_could_not_be_sent_is_refused_by_name(
+    call: Callable[[WebSocketConnectionManager], Awaitable[object]], error: type[Exception]
+) -> None:
+    async with MemoryCluster(1, CONFIG) as cluster:
+        (manager,) = cluster.managers
+        await cluster.connect(manager, "ann", rooms=["chat:1"])
+        with pytest.raises(error):
+            await call(manager)
 
 
 def texts(socket: FakeWebSocket) -> list[str]:

@@ -270,6 +270,7 @@ export function connect(url, {
   const ask = (event, { timeout = 10_000, signal }, ...parameters) =>
     new Promise((resolve, reject) => {
       signal?.throwIfAborted();
+      demand(timeout === +timeout, `timeout=${timeout} is no number`); // the next timer would have no time
       /** @type {(error: unknown, value?: any) => void} */
       const settle = (error, value) => {
         signal?.removeEventListener("abort", abort);

@@ -200,3 +200,14 @@ test("a page that was stored goes on where it was", async () => {
   assert.deepEqual(cursor, { s: "s1", t: 1, at: { others: 1, chat: 9 }, box: 0 });
   later.client.close();
 });
+
+test("a timeout that is no number is refused, since the client could not come back without timers", async () => {
+  const { client, socket } = await connected();
+  for (const timeout of [NaN, "10s", "5000", null]) {
+    await assert.rejects(client.send("x", { confirm: true, timeout }), { code: "invalid", message: `timeout=${timeout} is no number` });
+  }
+  socket.onclose({ code: 1012, reason: '{"reconnect_in_ms":0}' });
+  await pause(20);
+  assert.equal(client.status, "live");
+  client.close();
+});

@@ -212,10 +212,10 @@ export function createMachine(effects, {
     });
   try {
     const [{ s, t, ...rest }, known] = JSON.parse(_saved ?? "");
+    keys = [...known];
     moveAll(rest);
     sessions = [s];
     heardTo = t;
-    keys = known;
   } catch {
     // nothing was saved, or by another release
   }

@@ -211,3 +211,14 @@ test("a timeout that is no number is refused, since the client could not come ba
   assert.equal(client.status, "live");
   client.close();
 });
+
+for (const text of ["[]", '[{"s":"s0","t":1,"at":{}}]', '[{"s":"s0","t":1,"at":{"chat":1}},null]', '[{"s":"s0","t":1,"at":{"chat":1}},{}]']) {
+  test(`a damaged store is no store: ${text}`, async () => {
+    const { client, socket } = await connected({ storage: { getItem: () => text, setItem() {} } });
+    const seen = [];
+    client.on("message", ({ data }) => seen.push(data));
+    socket.feed([5, "chat", "x", "u1"]);
+    assert.deepEqual([client.status, socket.items, seen], ["live", ["stabilizer.v1"], ["x"]]);
+    client.close();
+  });
+}

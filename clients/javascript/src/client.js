@@ -144,6 +144,7 @@ export function connect(url, {
     const waiting = handlers.waiting;
     handlers.waiting = null;
     waiting.forEach(deliver);
+    save();
   };
 
   // What the machine decides.
@@ -260,6 +261,7 @@ export function connect(url, {
   const save = () => {
     clearTimeout(saver);
     saver = undefined;
+    if ([...logs.values()].some(({ waiting }) => waiting)) return; // the next page must load it as well
     try {
       storage?.setItem(storageKey, machine._save());
     } catch (error) {

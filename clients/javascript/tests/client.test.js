@@ -222,3 +222,22 @@ for (const text of ["[]", '[{"s":"s0","t":1,"at":{}}]', '[{"s":"s0","t":1,"at":{
     client.close();
   });
 }
+
+test("a page that is left while it reloads a room is followed by one that is told of the loss", async () => {
+  const stored = new Map();
+  const storage = { getItem: (key) => stored.get(key) ?? null, setItem: (key, value) => stored.set(key, value) };
+  const { client, socket } = await connected({ storage });
+  const position = () => JSON.parse([...stored.values()][0])[0].at.chat;
+  let loaded;
+  client.room("chat", { reload: () => new Promise((resolve) => (loaded = resolve)) });
+  socket.feed([5, "chat", "five"]);
+  await pause(250);
+  socket.feed({ lost: [["chat", 7, "trimmed"]] });
+  socket.feed([8, "chat", "eight"]);
+  await pause(250);
+  assert.equal(position(), 5);
+  loaded();
+  await pause(1);
+  assert.equal(position(), 8);
+  client.close();
+});

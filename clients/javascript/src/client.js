@@ -370,7 +370,7 @@ export function connect(url, {
      * @returns {Promise<void>}
      */
     send: async (data, { confirm = false, timeout = 30_000, signal } = {}) =>
-      confirm ? ask(machine._confirm, { timeout, signal }, data) : run(machine._transmit, data),
+      confirm ? ask(machine._confirm, { timeout, signal }, data) : (signal?.throwIfAborted(), run(machine._transmit, data)),
     /**
      * Ask the server. Without a connection, the request waits for one.
      *

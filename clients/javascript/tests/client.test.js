@@ -241,3 +241,13 @@ test("a page that is left while it reloads a room is followed by one that is tol
   assert.equal(position(), 8);
   client.close();
 });
+
+test("a signal that was aborted stops each call", async () => {
+  const { client, socket } = await connected();
+  const signal = AbortSignal.abort();
+  for (const call of [client.send("x", { signal }), client.send("x", { confirm: true, signal }), client.request("echo", 1, { signal })]) {
+    await assert.rejects(call, { name: "AbortError" });
+  }
+  assert.deepEqual(socket.sent, []);
+  client.close();
+});

@@ -122,10 +122,15 @@ export const sizeOf = (data) => (typeof data === "string" ? utf8(data) : data).l
  * @throws {StabilizerError} "invalid": it is no JSON, too large or too deep.
  */
 export function encode(data, maxBytes = Infinity) {
-  /** @type {Frame} */
-  const frame = ArrayBuffer.isView(data) || data instanceof ArrayBuffer
-    ? new Uint8Array(/** @type {any} */ (data).buffer ?? data, /** @type {any} */ (data).byteOffset, data.byteLength).slice()
-    : JSON.stringify(data);
+  /** @type {Frame | undefined} */
+  let frame;
+  try {
+    frame = ArrayBuffer.isView(data) || data instanceof ArrayBuffer
+      ? new Uint8Array(/** @type {any} */ (data).buffer ?? data, /** @type {any} */ (data).byteOffset, data.byteLength).slice()
+      : JSON.stringify(data);
+  } catch (error) {
+    demand(0, `${error}`);
+  }
   demand(frame !== undefined, `${typeof data} has no JSON`);
   demand(sizeOf(frame) <= maxBytes, `${sizeOf(frame)} bytes are more than maxMessageBytes=${maxBytes}`);
   let depth = 1, count = 1, isText = false; // the first one is the object of the frame

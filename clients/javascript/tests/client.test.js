@@ -251,3 +251,13 @@ test("a signal that was aborted stops each call", async () => {
   assert.deepEqual(socket.sent, []);
   client.close();
 });
+
+test("data that JSON refuses is invalid", async () => {
+  const { client } = await connected(), circle = {};
+  circle.circle = circle;
+  for (const data of [1n, circle]) {
+    await assert.rejects(client.send(data), { name: "StabilizerError", code: "invalid" });
+    await assert.rejects(client.request("echo", data), { name: "StabilizerError", code: "invalid" });
+  }
+  client.close();
+});

@@ -144,6 +144,22 @@ async def test_handler_that_raises_does_not_stop_the_next(caplog: pytest.LogCapt
         assert "bad luck" in caplog.text
 
 
+async def test_handler_that_raises_does_not_keep_the_message_from_the_others(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    seen = []
+
+    def fail(message: Message) -> None:
+        raise ValueError("bad luck")
+
+    async with scripted() as server, connected(server) as (client, peer):
+        client.on(fail)
+        client.on(lambda message: seen.append(message.data))
+        await peer.send([1, "a", 1])
+        await eventually(lambda: seen == [1])
+        assert "bad luck" in caplog.text
+
+
 async def test_handler_may_close_the_client() -> None:
     async with scripted() as server, connected(server) as (client, peer):
 

@@ -96,16 +96,18 @@ class Dispatcher:
             self._calls -= 1
 
     async def _call(self, handlers: Sequence[Handler], event: Any) -> None:
-        try:
-            for handler in handlers:
+        is_handled = True
+        for handler in handlers:
+            try:
                 result = handler(event)
                 if inspect.isawaitable(result):
                     await result
-        except Exception:  # a handler of the application may raise anything
-            logger.exception("a handler raised an exception for %r", event)
-        else:
-            if isinstance(event, Message | Lost):  # no change of the state, of a room or of presence
-                self._handled(event)
+            except Exception:  # a handler of the application may raise anything
+                is_handled = False
+                logger.exception("a handler raised an exception for %r", event)
+        # No change of the state, of a room or of presence is handled.
+        if is_handled and isinstance(event, Message | Lost):
+            self._handled(event)
 
     def _wake(self) -> None:
         """Wake all that wait for a change."""

@@ -516,6 +516,17 @@ async def test_function_for_credentials_may_fail_and_is_called_again(
         assert "no identity provider" in caplog.text
 
 
+@pytest.mark.parametrize("token", [None, 5, b"token"])
+async def test_function_for_credentials_must_return_a_string(token: Any) -> None:
+    async def get_token() -> Any:
+        return token
+
+    async with scripted() as server:
+        with pytest.raises(NotConnectedError, match=f"auth returned {token!r}, not a string"):
+            async with Client(server.url, proxy=None, auth=get_token, open_timeout=0.2):
+                pass
+
+
 async def test_function_for_credentials_that_never_returns_does_not_keep_the_client() -> None:
     started = asyncio.Event()
 

@@ -139,6 +139,8 @@ class Runner:
         assert self._auth is not None
         try:
             token = self._auth if isinstance(self._auth, str) else await self._auth()
+            if not isinstance(token, str):
+                raise TypeError(f"auth returned {token!r}, not a string")
         except Exception as error:  # noqa: BLE001 - a function of the application may raise anything
             logger.warning("auth raised an exception, so there are no credentials", exc_info=True)
             if not is_renewal:

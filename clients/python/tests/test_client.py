@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+import signal
 import ssl
+import sys
 from base64 import urlsafe_b64decode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -624,3 +626,38 @@ async def test_close_ends_calls_that_wait(caplog: pytest.LogCaptureFixture) -> N
         with pytest.raises(ClosedError, match="closed by the application"):
             await sending
     assert "closed, was live: the client was closed by the application" in caplog.text
+
+
+WORKER = """
+import asyncio, signal, sys
+from contextlib import suppress
+
+from fastapi_websocket_stabilizer_client import Client
+
+
+async def work():
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asyncio.current_task().cancel)
+    async with Client(sys.argv[1], proxy=None) as client:
+        async for event in client:
+            pass
+
+
+with suppress(asyncio.CancelledError):
+    asyncio.run(work())
+"""
+
+
+async def test_worker_that_is_terminated_says_goodbye() -> None:
+    async with scripted() as server:
+        worker = await asyncio.create_subprocess_exec(sys.executable, "-c", WORKER, server.url)
+        try:
+            peer = await server.greeted()
+            await peer.send([1, "a", "live"])
+            worker.send_signal(signal.SIGTERM)
+            assert await peer.ended() == 1000
+            async with asyncio.timeout(10):
+                assert await worker.wait() == 0
+        finally:
+            if worker.returncode is None:
+                worker.kill()
+                await worker.wait()

@@ -1,0 +1,197 @@
+// What broke other clients: one test for each rule that a client must survive.
+import assert from "node:assert/strict";
+import { afterEach, test } from "node:test";
+import { setTimeout as pause } from "node:timers/promises";
+import { connect } from "../src/client.js";
+
+/** A socket without a network. The test sends what the server would send. */
+class Socket {
+  constructor(url, items) {
+    Object.assign(this, { url, items, readyState: 0, protocol: "stabilizer.v1", sent: [], closes: 0 });
+    Socket.all.push(this);
+    queueMicrotask(() => this.readyState || this.open());
+  }
+  open() {
+    this.readyState = 1;
+    this.onopen?.();
+    this.feed({ hi: { v: 1, id: "ann", sid: "s", t: 1, ping: 25, pong: false, at: { chat: 0 }, box: 0, ...Socket.hi } }, { live: 0 });
+  }
+  feed(...frames) {
+    for (const frame of frames) this.onmessage?.({ data: JSON.stringify(frame) });
+  }
+  send(frame) {
+    this.sent.push(JSON.parse(frame));
+  }
+  close() {
+    this.readyState = 3;
+    this.closes++;
+  }
+  drop(code = 1006) {
+    this.readyState = 3;
+    this.onclose?.({ code, reason: "" });
+  }
+  /** The cursor that the handshake offers, or undefined. */
+  get cursor() {
+    const coded = this.items.find((item) => item.startsWith("stabilizer.v1.resume."))?.slice(21);
+    return coded && JSON.parse(Buffer.from(coded, "base64url").toString());
+  }
+}
+
+let client;
+afterEach(() => client.close());
+
+async function connected(options = {}, hi = {}) {
+  Object.assign(Socket, { all: [], hi });
+  client = connect("ws://localhost/ws", { WebSocket: Socket, ...options });
+  await pause(1);
+  return { socket: Socket.all[0], seen: [] };
+}
+
+test("a handler that closes the client is the last that is called", async () => {
+  const { socket, seen } = await connected();
+  client.room("chat").on(({ data }) => {
+    seen.push(data);
+    if (data === 2) client.close();
+  });
+  socket.feed([1, "chat", 1], [2, "chat", 2], [3, "chat", 3]);
+  await pause(1);
+  assert.deepEqual([seen, client.status], [[1, 2], "closed"]);
+});
+
+test("a handler that reconnects sees each message once, and none of the old socket afterwards", async () => {
+  const { socket, seen } = await connected();
+  client.room("chat").on(({ data }) => {
+    seen.push(data);
+    if (data === 2) client.reconnect();
+  });
+  Socket.hi = { re: true, at: { chat: 2 } };
+  socket.feed([1, "chat", 1], [2, "chat", 2], [3, "chat", "of the old socket"]);
+  await pause(1);
+  const [, next] = Socket.all;
+  next.feed([3, "chat", 3]);
+  assert.deepEqual(seen, [1, 2, 3]);
+});
+
+test("the position moves before the handler runs: a reconnect inside it does not ask for that message", async () => {
+  const { socket } = await connected();
+  client.room("chat").on(() => client.reconnect());
+  socket.feed([7, "chat", "once"]);
+  await pause(1);
+  assert.equal(Socket.all[1].cursor.at.chat, 7);
+});
+
+test("a handler that leaves its room is not called again", async () => {
+  const { socket, seen } = await connected();
+  const room = client.room("chat");
+  const end = room.on(({ data }) => {
+    seen.push(data);
+    end();
+    room.leave().catch(() => {});
+  });
+  socket.feed([1, "chat", 1], [2, "chat", 2]);
+  assert.deepEqual(seen, [1]);
+});
+
+test("a handler may join another room", async () => {
+  const { socket, seen } = await connected();
+  client.room("chat").on(async () => {
+    await client.room("other").join();
+    seen.push("joined");
+  });
+  socket.feed([1, "chat", 1]);
+  const { q } = socket.sent.at(-1);
+  socket.feed({ a: q, d: 0 });
+  await pause(1);
+  assert.deepEqual(seen, ["joined"]);
+});
+
+test("frames of a socket that was abandoned are ignored", async () => {
+  const { socket, seen } = await connected();
+  client.on("message", ({ data }) => seen.push(data));
+  client.reconnect();
+  await pause(1);
+  socket.feed([9, "chat", "late"]);
+  Socket.all[1].feed([1, "chat", "live"]);
+  assert.deepEqual(seen, ["live"]);
+});
+
+test("a close event that comes twice leads to one attempt", async () => {
+  const { socket } = await connected();
+  socket.drop();
+  socket.drop();
+  client.reconnect();
+  await pause(1);
+  assert.equal(Socket.all.length, 2);
+  assert.equal(client.status, "live");
+});
+
+test("a close event that never comes keeps nobody waiting", async () => {
+  const { socket } = await connected();
+  client.reconnect();
+  await pause(1);
+  assert.deepEqual([socket.closes, Socket.all.length, client.status], [1, 2, "live"]);
+});
+
+test("a token that comes after close opens no socket", async () => {
+  let give;
+  await connected({ auth: () => new Promise((resolve) => (give = resolve)) });
+  client.close();
+  give("late");
+  await pause(1);
+  assert.deepEqual([Socket.all.length, client.status], [0, "closed"]);
+});
+
+test("reconnect after the end connects again", async () => {
+  const { socket } = await connected();
+  socket.drop(4500);
+  assert.deepEqual([client.status, client.error.code], ["closed", "replaced"]);
+  client.reconnect();
+  await pause(1);
+  assert.deepEqual([client.status, client.error], ["live", null]);
+});
+
+test("ids are numbers up to 2^53", async () => {
+  const { socket, seen } = await connected();
+  client.on("message", ({ id }) => seen.push(id));
+  socket.feed([2 ** 53 - 1, "chat", "far"]);
+  assert.deepEqual(seen, [Number.MAX_SAFE_INTEGER]);
+});
+
+test("a resume without a message is whole: nothing is told as lost", async () => {
+  const { socket, seen } = await connected();
+  client.on("lost", (lost) => seen.push(lost));
+  Socket.hi = { re: true };
+  socket.drop();
+  client.reconnect();
+  await pause(1);
+  assert.deepEqual([seen, client.status], [[], "live"]);
+});
+
+test("a request that timed out keeps nothing, and its late answer changes nothing", async () => {
+  const { socket } = await connected();
+  await assert.rejects(client.request("slow", 1, { timeout: 5 }), { code: "timeout" });
+  const { q } = socket.sent.find((frame) => frame.m === "slow");
+  socket.feed({ a: q, d: "late" });
+  assert.equal(client.status, "live");
+});
+
+test("networks that toggle lead to one connection", async () => {
+  const listeners = {};
+  Object.assign(globalThis, {
+    addEventListener: (event, handler) => (listeners[event] = handler),
+    removeEventListener: () => {},
+  });
+  try {
+    await connected();
+    for (let time = 0; time < 5; time++) {
+      listeners.offline();
+      listeners.online();
+    }
+    await pause(700);
+    assert.equal(client.status, "live");
+    assert.equal(Socket.all.filter(({ readyState }) => readyState === 1).length, 1);
+  } finally {
+    delete globalThis.addEventListener;
+    delete globalThis.removeEventListener;
+  }
+});

@@ -465,6 +465,32 @@ async def test_url_of_something_else_is_refused() -> None:
         Client("http://localhost")
 
 
+@pytest.mark.parametrize("bound", [0, -1, 2.5, "5", True])
+@pytest.mark.parametrize(
+    "name",
+    ["max_message_bytes", "max_frame_bytes", "max_waiting", "max_unconfirmed", "max_unconfirmed_bytes"],
+)
+def test_bound_that_would_stop_the_client_is_refused(name: str, bound: Any) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be a whole number above 0, got {bound!r}"):
+        Client("ws://localhost", **{name: bound})
+
+
+@pytest.mark.parametrize("auth", [5, b"token"])
+def test_auth_that_is_no_token_is_refused_before_the_first_attempt(auth: Any) -> None:
+    with pytest.raises(TypeError, match="auth must be a token or an async function"):
+        Client("ws://localhost", auth=auth)
+
+
+def test_function_of_the_wrong_kind_is_refused() -> None:
+    client = Client("ws://localhost")
+
+    async def waits(_: Any) -> None: ...
+
+    tell: Any = waits
+    with pytest.raises(TypeError, match="without async"):
+        client.on_status(tell)
+
+
 async def test_credentials_are_got_before_each_attempt() -> None:
     tokens = iter(("YQ", "Yg"))
 

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from inspect import iscoroutinefunction
 from ssl import SSLContext
 from types import TracebackType
 from typing import Literal, Self
@@ -57,7 +58,8 @@ class Client:
         max_unconfirmed_bytes: Their data in bytes.
 
     Raises:
-        ValueError: The URL is none of a WebSocket.
+        ValueError: The URL is none of a WebSocket, or a bound is no whole number above 0.
+        TypeError: ``auth`` is neither a token nor a function.
     """
 
     def __init__(
@@ -79,6 +81,18 @@ class Client:
             parse_uri(url)
         except InvalidURI as error:
             raise ValueError(f"url must be ws://… or wss://…: {error}") from None
+        if auth is not None and not isinstance(auth, str) and not callable(auth):
+            raise TypeError(f"auth must be a token or an async function that returns one, got {auth!r:.80}")
+        bounds = {
+            "max_message_bytes": max_message_bytes,
+            "max_frame_bytes": max_frame_bytes,
+            "max_waiting": max_waiting,
+            "max_unconfirmed": max_unconfirmed,
+            "max_unconfirmed_bytes": max_unconfirmed_bytes,
+        }
+        for name, bound in bounds.items():
+            if type(bound) is not int or bound < 1:
+                raise ValueError(f"{name} must be a whole number above 0, got {bound!r:.80}")
         options = Options(
             has_auth=auth is not None,
             can_renew=auth is not None and not isinstance(auth, str),
@@ -184,7 +198,13 @@ class Client:
         return register
 
     def on_status(self, handler: StatusHandler) -> StatusHandler:
-        """Call a function at once when the state changes. It must not wait."""
+        """Call a function at once when the state changes. It must not wait.
+
+        Raises:
+            TypeError: It is an async function, which nothing would wait for.
+        """
+        if iscoroutinefunction(handler):
+            raise TypeError(f"on_status needs a function without async, got {handler!r:.80}")
         self._statuses.append(handler)
         return handler
 

@@ -21,9 +21,17 @@ CONVERSATIONS = [
 async def test_conversation_gets_its_recorded_answer(
     server: Server, path: str, client_id: str, vector: Vector
 ) -> None:
-    async with server.connected(f"{path}/{client_id}", OFFER if vector.deflate else None) as client:
-        await client.write_pieces(vector.send)
-        messages, pongs, code = await answers(client, vector)
+    for _ in range(5):
+        async with server.connected(f"{path}/{client_id}", OFFER if vector.deflate else None) as client:
+            try:
+                await client.write_pieces(vector.send)
+            except ConnectionError:
+                assert vector.close
+                continue  # refused before all was written: the kernel drops the close frame as well
+            messages, pongs, code = await answers(client, vector)
+            break
+    else:
+        pytest.fail("the server reset five connections")
     assert pongs == vector.pongs
     if not vector.close:
         assert (messages, code) == (vector.messages, 1000)

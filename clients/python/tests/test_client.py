@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import signal
 import ssl
 import sys
@@ -675,7 +676,9 @@ with suppress(asyncio.CancelledError):
 
 async def test_worker_that_is_terminated_says_goodbye() -> None:
     async with scripted() as server:
-        worker = await asyncio.create_subprocess_exec(sys.executable, "-c", WORKER, server.url)
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+        command = sys.executable, "-c", WORKER, server.url
+        worker = await asyncio.create_subprocess_exec(*command, env=environment)
         try:
             peer = await server.greeted()
             await peer.send([1, "a", "live"])

@@ -176,7 +176,7 @@ def plan(pythons: Sequence[str]) -> Plan:
             _measured("contract", *CONTRACT, "-k", f"not ({OTHER_ROWS})"),
             _measured("client", *client_files, source=CLIENT_PROCESS),
         ],
-        alone=[_pytest("alone", "tests/integration", "tests/wire", "-m", "alone")],
+        alone=[_pytest("alone", "tests/integration", "tests/wire", "-m", "alone and not later")],
         second_job=[
             Lane("oldest releases", (*MODULE, "tests.floors")),
             _measured("elsewhere", *elsewhere, *TOGETHER),
@@ -188,12 +188,15 @@ def plan(pythons: Sequence[str]) -> Plan:
             _pytest("model", "tests/model"),
             _pytest("client schedules", CLIENT_SCHEDULES, "clients/javascript/tests"),
             _pytest("later schedules", "tests/simulation", *SECOND),
-            _pytest("later faults", "tests/integration", *SECOND),
+            _pytest("later faults", "tests/integration", "-m", "later and not alone"),
             Lane("suite of uvicorn", (*MODULE, "tests.suites", "uvicorn", "--loops", "asyncio")),
             Lane("suite of autobahn", (*MODULE, "tests.suites", "autobahn", "--quick")),
             Lane("npm", (*MODULE, "tests.npm")),
         ],
-        last=[_pytest("chaos", "tests/chaos", "-n", "3", "--dist", "worksteal")],
+        last=[
+            _pytest("chaos", "tests/chaos", "-n", "3", "--dist", "worksteal"),
+            _pytest("later alone", "tests/integration", "-m", "later and alone"),
+        ],
     )
 
 

@@ -63,6 +63,7 @@ async def lists(manager: WebSocketConnectionManager, wanted: int) -> bool:
 
 
 @pytest.mark.alone
+@pytest.mark.later
 async def test_ten_thousand_connections_are_back_within_ten_seconds_beside_traffic(
     own_managers: Managers, server: RedisServer, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,7 +20,7 @@ from tests.integration.travellers import Balancer, Traveller, codes, peak_per_s,
 from tests.support.process import ChildProcess, free_port
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.alone
+pytestmark = [pytest.mark.alone, pytest.mark.later]
 
 PROJECT = Path(__file__).parents[2]
 CLIENTS = 3_000

@@ -32,9 +32,9 @@ LIMIT_S = 1500.0
 """Longest time of a lane in seconds; several times the usual time of all."""
 CLIENT_SCHEDULES = "clients/python/tests/test_schedules.py"
 INTEGRATION_LANES = 3
-OWN_LANES = ("test_drain_processes", "test_demo")
-"""Files of tests/integration with a lane of their own, where coverage of child processes is measured, too."""
-DEMO_PAGE = "test_demo_page"
+OWN_LANE = "test_drain_processes"
+"""A file of tests/integration with a lane of its own, where coverage of child processes is measured, too."""
+DEMO_LANES = ("test_demo", "test_demo_page")
 """The same in the second job."""
 ELSEWHERE = (
     "test_topologies",
@@ -153,9 +153,9 @@ def plan(pythons: Sequence[str]) -> Plan:
         path.stem: str(path.relative_to(PROJECT)) for path in PROJECT.glob("tests/integration/test_*.py")
     }
     client_files = sorted(_files("clients/python/tests") - {CLIENT_SCHEDULES})
-    *own_lanes, demo_page = (
+    own_lane, *demo_lanes = (
         _measured(name.removeprefix("test_"), files.pop(name), *TOGETHER, with_children=True)
-        for name in (*OWN_LANES, DEMO_PAGE)
+        for name in (OWN_LANE, *DEMO_LANES)
     )
     elsewhere = [files.pop(name) for name in ELSEWHERE]
     integration = [
@@ -172,7 +172,7 @@ def plan(pythons: Sequence[str]) -> Plan:
             *integration,
             _measured("unit", "tests/unit", "tests/compat"),
             _pytest("wire", "tests/wire", *TOGETHER),  # its servers are processes that are not measured
-            *own_lanes,
+            own_lane,
             _measured("contract", *CONTRACT, "-k", f"not ({OTHER_ROWS})"),
             _measured("client", *client_files, source=CLIENT_PROCESS),
         ],
@@ -181,7 +181,7 @@ def plan(pythons: Sequence[str]) -> Plan:
             Lane("oldest releases", (*MODULE, "tests.floors")),
             _measured("elsewhere", *elsewhere, *TOGETHER),
             *(Lane(f"python {release}", (*MODULE, "tests.pythons", release)) for release in pythons),
-            demo_page,
+            *demo_lanes,
             _pytest("contract of others", *CONTRACT, "-k", OTHER_ROWS),
             _pytest("later wire", "tests/wire", "-m", "later and not alone"),
             # Traced, these would compute for minutes.

@@ -89,7 +89,7 @@ export function connect(url, {
 } = {}) {
   const page = /** @type {any} */ (globalThis), address = new URL(url, page.location?.href);
   address.protocol = address.protocol.replace("http", "ws");
-  demand(WebSocket, "no WebSocket here: pass one as an option");
+  demand(WebSocket, "no WebSocket: pass it as option");
 
   /** @type {Map<number, WebSocket>} */
   const sockets = new Map();
@@ -147,7 +147,18 @@ export function connect(url, {
     save();
   };
 
+  const load = () => {
+    try {
+      return storage?.getItem(storageKey);
+    } catch (error) {
+      report(error); // the page may not use the store
+    }
+  };
+
   // What the machine decides.
+
+  /** @type {(generation: number, error: unknown) => void} A socket cannot be opened, or not be written to. */
+  const broken = (generation, error) => queueMicrotask(() => run(machine._closed, generation, 1006, `${error}`));
 
   /** @type {Effects} */
   const effects = {
@@ -173,14 +184,18 @@ export function connect(url, {
           run(machine._closed, generation, code, reason);
         };
         // Node 20 sends no close event for a socket that could not be opened. ws throws an error without a handler.
-        socket.onerror = () => socket.readyState || run(machine._closed, generation, 1006, "");
+        socket.onerror = () => socket.readyState || broken(generation, "");
       } catch (error) {
-        queueMicrotask(() => run(machine._closed, generation, 1006, `${error}`));
+        broken(generation, error);
       }
     },
     _send(generation, frame) {
       const socket = sockets.get(generation);
-      if (socket?.readyState === 1) socket.send(frame);
+      try {
+        if (socket?.readyState === 1) socket.send(frame);
+      } catch (error) {
+        broken(generation, error);
+      }
     },
     _close(generation) {
       sockets.get(generation)?.close(1000);
@@ -237,7 +252,7 @@ export function connect(url, {
   };
   const machine = createMachine(effects, {
     ...bounds, _random: Math.random, _hasAuth: auth !== undefined, _canRenew: typeof auth === "function",
-    _saved: storage?.getItem(storageKey),
+    _saved: load(),
   });
 
   /** A clock that goes on while the system sleeps, and does not go back. */
@@ -331,8 +346,10 @@ export function connect(url, {
      *   & ((event: "lost", handler: Handler<Lost>) => Unsubscribe)
      *   & ((event: "status", handler: Handler<StatusChange>) => Unsubscribe)}
      */
-    on: (/** @type {"message" | "lost" | "status"} */ event, /** @type {Handler<any>} */ handler) =>
-      subscribe(/** @type {Set<Handler<any>>} */ (others[event]), handler),
+    on(/** @type {"message" | "lost" | "status"} */ event, /** @type {Handler<any>} */ handler) {
+      demand(others[event], `no event ${event}`);
+      return subscribe(/** @type {Set<Handler<any>>} */ (others[event]), handler);
+    },
     /**
      * Handlers of a room. It joins nothing: that is for `join`, or for the server.
      *

@@ -119,7 +119,7 @@ export function offer(cursor, token, later) {
     later ||= size() + Math.ceil(sizeOf(cursor) * 4 / 3) > limit;
     items[at] += later ? "later" : coded(cursor);
   }
-  demand(size() <= limit, `a header of ${size()} bytes is longer than ${limit}: use a cookie or a ticket in the URL`, "closed");
+  demand(size() <= limit, `a header of ${size()} bytes is longer than ${limit}: use a cookie or a ticket`, "closed");
   return [items, !!cursor && later];
 }
 
@@ -129,8 +129,9 @@ export function offer(cursor, token, later) {
  */
 export function createMachine(effects, {
   _random, _hasAuth = false, _canRenew = _hasAuth, _saved = null, _maxHeld = 10_000, maxMessageBytes = 1_000_000,
-  maxUnconfirmed = 1_000, maxUnconfirmedBytes = 1_048_576,
+  maxUnconfirmed = 1_000, maxUnconfirmedBytes = 1_048_576, ...unknown
 }) {
+  for (const name in unknown) demand(0, `no option ${name}`);
   /** The time of the event that is handled. */
   let now = 0;
   /** @type {Action[]} */

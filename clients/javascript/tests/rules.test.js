@@ -197,3 +197,40 @@ test("networks that toggle lead to one connection", LIMIT, async () => {
     delete globalThis.removeEventListener;
   }
 });
+
+test("a socket that cannot be written to is replaced", LIMIT, async () => {
+  const { socket } = await connected();
+  socket.send = () => {
+    throw new Error("broken");
+  };
+  client.send("lost").catch(() => {});
+  while (Socket.all.length < 2 || client.status !== "live") await pause(1);
+  assert.equal(socket.closes, 1);
+  await client.send("heard");
+  assert.deepEqual(Socket.all[1].sent.at(-1), { m: "heard" });
+});
+
+test("a store that may not be read does not stop the client", async () => {
+  const reported = [];
+  globalThis.reportError = (error) => reported.push(error.message);
+  try {
+    await connected({
+      storage: {
+        getItem() {
+          throw new Error("denied");
+        },
+        setItem() {},
+      },
+    });
+    assert.deepEqual([client.status, reported], ["live", ["denied"]]);
+  } finally {
+    delete globalThis.reportError;
+  }
+});
+
+test("a wrong name of an event or an option is an error that has it", async () => {
+  await connected();
+  assert.throws(() => client.on("mesage", () => {}), { code: "invalid", message: "no event mesage" });
+  const misnamed = { WebSocket: Socket, maxWating: 5 };
+  assert.throws(() => connect("ws://localhost/ws", misnamed), { code: "invalid", message: "no option maxWating" });
+});

@@ -70,6 +70,14 @@ RESUMES = {
         "continue; messages that could not be stored raise",
         (Step(FAULT_S, "freeze redis", lasts_s=3.0),),
     ),
+    "resume-while-redis-is-away": Resume(
+        "All clients lose their network for 1.5 s, and come back while Redis is frozen for 4 s",
+        "continue when Redis is back; messages that could not be stored raise",
+        (
+            Step(FAULT_S, "freeze redis", lasts_s=4.0),
+            *(Step(FAULT_S, "go away", follower=n, lasts_s=1.5) for n in range(FOLLOWERS)),
+        ),
+    ),
     "resume-redis-stale": Resume(
         "Redis comes back without its last 0.5 s, as after a failover",
         "continue if a replica has the lost entries, otherwise `lost`",

@@ -30,9 +30,9 @@ from .retention import History, Mailbox, read_histories, read_history, read_mail
 log: logging.Logger = logging.getLogger(__name__)
 
 MIN_KEY_BYTES = 32
+"""Minimum length of a secret in ``envelope_keys``, in bytes."""
 CURSOR_BYTES = 1 << 16
 """Least ``max_message_size`` without a warning, if clients return with positions."""
-"""Minimum length of a secret in ``envelope_keys``, in bytes."""
 PositiveFloat = Annotated[float, Gt(0)]
 FiniteFloat = Annotated[float, Gt(0), AllowInfNan(False)]
 PositiveInt = Annotated[int, Gt(0)]

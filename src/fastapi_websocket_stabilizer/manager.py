@@ -30,6 +30,7 @@ from .registry.state import NodeState
 from .registry.statistics import snapshot
 from .runtime.logs import manager_logger
 from .runtime.metrics import Statistics
+from .runtime.seconds import positive_seconds
 from .sessions.sessions import Sessions
 from .streams.stream import Stream
 from .uvicorn.redaction import tokens_redacted
@@ -320,7 +321,7 @@ class WebSocketConnectionManager(HookDecorators):
                 "refuse". With ``outcome_unknown`` it may have been stored. Repeat it with a ``key`` to store it once.
         """
         name, encoded = check_client_id(client_id), self._encode(message)
-        _check_confirm(confirm)
+        confirm = None if confirm is None else positive_seconds("confirm", confirm)
         if store or key is not None:
             return await self._registry.broadcasts.to_mailbox(name, encoded, confirm, store=store, key=key)
         return await self._registry.outbound.to_client(name, encoded, confirm)
@@ -391,7 +392,7 @@ class WebSocketConnectionManager(HookDecorators):
                 it with a ``key`` to store it once in each.
         """
         encoded = self._encode(message)
-        _check_confirm(confirm)
+        confirm = None if confirm is None else positive_seconds("confirm", confirm)
         exclude, rooms = check_each(exclude_client or None, check_client_id), check_each(room, check_room)
         exclude += _exclusions_of(exclude_connection)
         if room is not None and not rooms:
@@ -589,8 +590,11 @@ class WebSocketConnectionManager(HookDecorators):
 
         Raises:
             InvalidCursorError: ``cursor`` belongs to no page (a ``ValueError``).
+            ConfigurationError: ``limit`` is no whole number.
         """
         self._check_readable()
+        if type(limit) is not int:
+            raise ConfigurationError(f"limit must be a whole number of members, got {limit!r:.80}")
         return await self._registry.directory.room_members(check_room(room), max(1, limit), cursor)
 
     async def room_count(self, room: str) -> int:
@@ -656,17 +660,6 @@ class WebSocketConnectionManager(HookDecorators):
             ConfigurationError: ``authorize`` is no function that takes a room.
         """
         return history_router(self._registry, self.history, authorize)
-
-
-def _check_confirm(confirm: object) -> None:
-    """Check ``confirm``.
-
-    Raises:
-        ConfigurationError: ``confirm`` is neither None nor a positive, finite number of seconds.
-    """
-    if confirm is None or (isinstance(confirm, int | float) and 0 < confirm < float("inf")):
-        return
-    raise ConfigurationError(f"confirm must be a positive number of seconds or None, got {confirm!r}")
 
 
 def _exclusions_of(connections: Connection | str | Iterable[Connection | str] | None) -> list[str]:

@@ -98,8 +98,9 @@ def _is_known(cursor: int, read: LogRead) -> bool:
 def _has_begun_since(cursor: int, read: LogRead) -> bool:
     """Whether the log was empty at the time of the cursor, and has dropped nothing since then.
 
-    An entry that was published later would have kept the meta, and with it the knowledge of what was dropped.
+    An entry that was published later would have kept the meta, and with it the knowledge of what was dropped. Without
+    a meta, the next entry gets the time as its id. So a cursor ahead of the clock would hide it from the client.
     """
     if read.meta is None:
-        return True
+        return cursor <= read.at_us
     return read.meta.base == 0 and all(cursor < entry.id for entry in read.entries)

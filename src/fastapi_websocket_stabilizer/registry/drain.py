@@ -5,11 +5,12 @@ import random
 from contextlib import suppress
 
 from .. import close_codes
-from ..exceptions import LOSSES, ConfigurationError
+from ..exceptions import LOSSES
 from ..local.connection import Connection
 from ..local.lifecycle import Ended
 from ..models import ShutdownReport
 from ..runtime.loops import running_loop
+from ..runtime.seconds import positive_seconds
 from ..wire.client_frames import wait_reason
 from .connections import Connections
 from .directory import Directory
@@ -50,8 +51,7 @@ class Drain:
         Raises:
             ConfigurationError: ``over_s`` is not a positive number.
         """
-        if not 0 < over_s < float("inf"):
-            raise ConfigurationError(f"over must be a positive number of seconds, got {over_s!r}")
+        over_s = positive_seconds("over", over_s)
         began_s = running_loop().time()
         self._state.is_draining = True
         if self._task is None or self._task.done():

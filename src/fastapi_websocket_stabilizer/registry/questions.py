@@ -9,7 +9,6 @@ from typing import Any
 
 from ..exceptions import (
     LOSSES,
-    ConfigurationError,
     ConnectionNotFoundError,
     InvalidNameError,
     MessageError,
@@ -22,6 +21,7 @@ from ..local.connection import Connection, Session
 from ..local.requests import FirstAnswer, Resolve, Unanswered
 from ..names import NodeId, has_utf8
 from ..runtime.loops import running_loop
+from ..runtime.seconds import positive_seconds
 from ..wire.client_input import MAX_NAME_CHARACTERS, Answer, ErrorAnswer
 from ..wire.envelopes import Envelope
 from ..wire.own_json import encode_json
@@ -133,14 +133,13 @@ class Questions:
                 f"the name of a request must be a text of 1 to {MAX_NAME_CHARACTERS} characters "
                 f"without lone surrogates, got {name!r:.200}"
             )
-        if not isinstance(timeout_s, int | float) or not 0 < timeout_s < float("inf"):
-            raise ConfigurationError(f"timeout must be a positive number of seconds, got {timeout_s!r}")
+        seconds = positive_seconds("timeout", timeout_s)
         if isinstance(data, bytes | bytearray | memoryview):
             raise MessageError("a request carries JSON, not bytes: send bytes as a message")
         text, limit = encode_json(data, "data of the request"), self._state.config.max_message_size
         if len(text) > limit:
             raise MessageError(f"data of the request has {len(text)} bytes, max_message_size is {limit}")
-        return Question(name, text.decode(), float(timeout_s))
+        return Question(name, text.decode(), seconds)
 
     async def ask(self, client_id: str, question: Question) -> Any:
         """Return the first answer of a client.

@@ -93,6 +93,13 @@ def test_log_without_meta_has_had_nothing_since_a_recent_time() -> None:
     assert resumed(0, RECENT, read()) == missed()
 
 
+@pytest.mark.parametrize("ahead_us", [0, 1])
+def test_log_without_meta_continues_no_cursor_that_is_ahead_of_the_clock(ahead_us: int) -> None:
+    """Redis' clock was stepped back, or a promoted server has a slow one: the next entry will have a lower id."""
+    expected = Lost("unknown") if ahead_us else missed()
+    assert resumed(NOW + ahead_us, NOW + ahead_us, read()) == expected
+
+
 def test_log_that_began_after_the_cursor_is_missed_as_a_whole() -> None:
     assert resumed(0, RECENT, read(8, 9, meta=LogMeta(9))) == missed(8, 9)
     assert resumed(5, RECENT, read(8, 9, meta=LogMeta(9))) == missed(8, 9)

@@ -84,7 +84,8 @@ class WebSocketConnectionManager(HookDecorators):
     async def graceful_shutdown(self, timeout: float = 30.0) -> ShutdownReport:
         """Close all sockets with 1001 within ``timeout`` seconds, release their entries and leave the registry.
 
-        If Redis does not answer, the shutdown takes longer by at most about twice ``redis_timeout_s``. Afterwards
+        If Redis does not answer, or hooks of ``on_presence`` are slow, the shutdown takes longer by at most about
+        twice ``redis_timeout_s``. Another replica reports the presence events for which there was no time. Afterwards
         ``connect`` raises ``ShutdownError`` until ``start()`` is called again.
         """
         try:

@@ -20,9 +20,13 @@ from tests.integration.cluster import (
     knows,
     register,
 )
+from tests.integration.test_faults import proxied
 from tests.integration.test_invariants import Ghost, noting
+from tests.support.proxy import TcpProxy
 from tests.support.waiting import eventually
 
+SHUTDOWN_S = 15.0
+"""A shutdown that waits for each answer of Redis for as long as it may takes about three."""
 CROWD = [f"client {number}" for number in range(20)]
 OUTAGES: list[Callable[[RedisServer], None]] = [RedisServer.flush, RedisServer.restart_empty]
 
@@ -215,6 +219,58 @@ async def test_shutdown_that_cuts_slow_hooks_short_leaves_the_rest_to_a_survivor
     node.on_presence(slowly)
     await node.graceful_shutdown(0.2)
     await eventually(lambda: told(events) == once("left", "room_left"), 10 * LEASE_S, what="each left once")
+
+
+async def test_shutdown_does_not_wait_for_slow_hooks_of_releases_that_redis_had_not_answered(
+    own_managers: Managers, server: RedisServer
+) -> None:
+    """They are left to a survivor. Otherwise each of the crowd would delay the shutdown by one hook."""
+    events: list[PresenceEvent] = []
+    survivor = await own_managers.start()
+    survivor.on_presence(events.append)
+
+    async def slowly(event: PresenceEvent) -> None:
+        events.append(event)
+        await asyncio.sleep(2 * SHUTDOWN_S / len(CROWD))
+
+    async with TcpProxy("127.0.0.1", server.port) as proxy:
+        node = await own_managers.start(**proxied(proxy))
+        node.on_presence(lambda event: None)
+        for name in CROWD:
+            await join(node, name, "room")
+        node.on_presence(slowly)
+        proxy.blackhole()
+        shutdown = asyncio.create_task(node.graceful_shutdown(0.2))
+        pending = node._registry.claims._unreleased
+        await eventually(lambda: len(pending) == 2 * len(CROWD), what="no release was answered")
+        proxy.resume()
+        async with asyncio.timeout(SHUTDOWN_S):
+            await shutdown
+    await eventually(lambda: told(events) == once("left", "room_left"), 30 * LEASE_S, what="each left once")
+    await asyncio.sleep(2 * LEASE_S)
+    assert told(events) == once("left", "room_left")
+
+
+async def test_hook_that_hangs_does_not_stop_the_releases_that_redis_had_not_answered(
+    own_managers: Managers, server: RedisServer
+) -> None:
+    observer = await own_managers.start()
+    async with TcpProxy("127.0.0.1", server.port) as proxy:
+        node = await own_managers.start(**proxied(proxy))
+        for name in ("alice", "bob"):
+            await join(node, name)
+
+        async def hangs(_: PresenceEvent) -> None:
+            await asyncio.Event().wait()
+
+        node.on_presence(hangs)
+        for name in ("alice", "bob"):
+            proxy.cut()
+            await node.disconnect(name)
+            await eventually(lambda: bool(node._registry.claims._unreleased), what="the release has failed")
+            proxy.resume()
+            await knows(observer, *{"alice", "bob"} - {"alice", name})
+        await node.graceful_shutdown(0.2)
 
 
 async def test_without_hooks_what_began_is_confirmed_with_the_next_beat(

@@ -38,7 +38,7 @@ MAX_UNRELEASED = 100_000
 """Releases kept while Redis is unavailable. Older ones are left to the sweep after the end of this node."""
 
 
-Report = Coroutine[Any, Any, None]
+Report = Coroutine[Any, Any, bool]
 """The rest of a release: the hooks, which may be slow, and then the removal from the index."""
 End = Callable[[Connection, Ended, int, str], Coroutine[Any, Any, None]]
 WINDOW_S = 60.0
@@ -322,19 +322,21 @@ class Claims:
         (entries,) = await self._state.backend.presence.entries([line.client_id])
         return all(entry.visit != line.visit for entry in entries)
 
-    async def _report(self, lines: list[IndexEntry], undone: "list[_Undone]") -> None:
-        """Run the hooks, then remove notes and index lines. A sweeper repeats both if this node dies in a hook."""
+    async def _report(self, lines: list[IndexEntry], undone: "list[_Undone]") -> bool:
+        """Run the hooks, then remove notes and index lines. A sweeper repeats both if this node dies in a hook.
+
+        Return False if events are left to a sweeper, because the shutdown has no time for their hooks.
+        """
         try:
-            for each in undone:
-                if each.event is not None:
-                    await self._reports.follow(each.line, each.event)
-            settled = [each for each in undone if each.kinds]
+            untold = [each.line for each in undone if not await self._reports.follow(each.line, each.event)]
+            settled = [each for each in undone if each.kinds and each.line not in untold]
             await together([self._reports.confirm(each.line, *each.kinds) for each in settled])
-            over = [line for line in lines if not self._is_back(line)]
+            over = [line for line in lines if line not in untold and not self._is_back(line)]
             await self._state.backend.nodes.forget(node_of(lines[0].connection_id), over)
         except (*LOSSES, asyncio.CancelledError):
             self.remember_unreleased(lines)
             raise
+        return not untold
 
     def _is_back(self, line: IndexEntry) -> bool:
         """Whether the connection joined the room again while the hooks of its leave ran."""
@@ -399,22 +401,26 @@ class Claims:
         registration.entered.pop(room, None)
         return line
 
-    async def release_pending(self) -> None:
-        """Try all pending releases and confirmations again.
+    async def release_pending(self) -> "list[asyncio.Task[bool]]":
+        """Try all pending releases and confirmations again. Return the reports of the releases, as by ``release``.
+
+        They are tasks, so that a hook that hangs does not stop the repair of the registry.
 
         Raises:
             BackendUnavailableError: Redis does not answer. The rest stays pending.
         """
         await self._reports.repeat_confirmations()
+        reports = []
         while lines := list(islice(self._unreleased.values(), BATCH)):
             by_node: dict[NodeId, list[IndexEntry]] = {}
             for line in lines:
                 by_node.setdefault(node_of(line.connection_id), []).append(line)
             for of_one_node in by_node.values():
                 report = await self.release(of_one_node)
+                reports.append(self._state.tasks.spawn(report, "report"))
                 for line in of_one_node:
                     self._unreleased.pop(line.event("left"), None)
-                await report
+        return reports
 
     async def repeat_evicts(self) -> None:
         """Send the pending evicts again. An evict is pending until the entry of its connection is gone."""

@@ -317,7 +317,7 @@ class Connections:
         )
         return is_closed
 
-    async def _unhurried(self, hooks: Sized, coroutine: Coroutine[Any, Any, None]) -> None:
+    async def _unhurried(self, hooks: Sized, coroutine: Coroutine[Any, Any, object]) -> None:
         """Wait for the application's hooks for at most ``close_timeout_s``. Slow hooks continue in the background."""
         if not hooks:
             await coroutine

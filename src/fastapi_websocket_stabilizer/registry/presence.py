@@ -72,7 +72,8 @@ class Reports:
         return task
 
     async def _joined(self, place: IndexEntry) -> None:
-        await self.report(joined(place))
+        if not await self.report(joined(place)):
+            return
         try:
             await self.confirm(place, "joined")
         except LOSSES:
@@ -82,20 +83,28 @@ class Reports:
         """Whether this process reports, or has reported, that a visit or a stay began."""
         return place.event("joined") in self._joining or joined(place).event_id in self._begun
 
-    async def follow(self, place: IndexEntry, event: PresenceEvent) -> None:
-        """Report the next event of a place after its "joined" event."""
+    async def follow(self, place: IndexEntry, event: PresenceEvent | None) -> bool:
+        """Report the next event of a place after its "joined" event. Return whether none is left to a sweeper."""
+        if event is None:
+            return True
         if (joining := self._joining.get(place.event("joined"))) is not None:
             await asyncio.wait([joining])
-        await self.report(event)
+        return await self.report(event)
 
-    async def report(self, event: PresenceEvent) -> None:
-        """Run the hooks, unless they were run before: a repeated release and a sweep find the same event."""
+    async def report(self, event: PresenceEvent) -> bool:
+        """Run the hooks, unless they were run before: a repeated release and a sweep find the same event.
+
+        Return False if the shutdown has no time left for them. A sweeper reports the event then.
+        """
         if event.event_id in self._begun:
-            return
+            return True
+        if self._state.is_out_of_time:
+            return False
         self._begun[event.event_id] = None
         if len(self._begun) > REMEMBERED_EVENTS:
             self._begun.popitem(last=False)
         await self._state.hooks.run(self._state.hooks.on_presence, event)
+        return True
 
     async def confirm(self, place: IndexEntry, *kinds: str) -> None:
         """Confirm to the store that the application has received the events."""

@@ -176,6 +176,23 @@ class Recovery:
             self._must_tidy = False
         await self._inspection.inspect()
 
+    async def release_rest(self) -> bool:
+        """Release what the closes of a shutdown have left, and run hooks for at most ``redis_timeout_s``.
+
+        Return False if events are left to the sweeper of this node.
+
+        Raises:
+            BackendUnavailableError: Redis does not answer.
+        """
+        reports = await self._claims.release_pending()
+        await self._state.tasks.settle(self._state.config.redis_timeout_s)
+        cut_short = [report for report in reports if report.cancelled()]
+        if cut_short:  # their lines are pending again
+            self._state.is_out_of_time = True
+            reports = [*set(reports).difference(cut_short), *await self._claims.release_pending()]
+            await self._state.tasks.settle(self._state.config.redis_timeout_s)
+        return all(report.done() and not report.cancelled() and report.result() for report in reports)
+
     async def _compare(self) -> None:
         self._must_compare = False  # first: a new gap is another reason
         try:

@@ -285,7 +285,7 @@ class Registry:
             # may have left connections, whose claims Redis has executed under its id.
             self.recovery.rename()
         self.state.loop, self.state.thread = running_loop(), threading.get_ident()
-        self._is_stopping = self.state.is_closed = self.state.is_draining = False
+        self._is_stopping = self.state.is_closed = self.state.is_draining = self.state.is_out_of_time = False
         try:
             await self._join_others()
         except BaseException:
@@ -383,9 +383,9 @@ class Registry:
         self.history.close()
         self.state.is_away = False  # try once more, even if the last beat failed
         with suppress(*LOSSES):  # another node sweeps the rest by the index, so remove the entries first
-            await self.claims.release_pending()
-            # Last, because other nodes may still send requests to this one.
-            await self.lease.retire(self.state.node_id)
+            # Last, because other nodes may still send requests to this one. Not if a sweeper has something to report.
+            if await self.recovery.release_rest():
+                await self.lease.retire(self.state.node_id)
         await self.state.backend.stop()
         self.state.subscribed.clear()
         self.state.boxes.clear()

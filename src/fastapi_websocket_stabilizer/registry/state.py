@@ -100,6 +100,7 @@ class NodeState:
         self.served: Served = Served()
         self.is_closed: bool = False  # shut down, and not started again
         self.is_draining: bool = False  # new clients are rejected
+        self.is_out_of_time: bool = False  # the shutdown starts no more hooks of presence
         self.has_met_sessions: bool = False  # a client offered stabilizer.v1, so messages need an address
         self.is_distributed: bool = is_distributed
         self.degrades: bool = self.is_distributed and config.on_backend_loss == "degrade"

@@ -34,6 +34,8 @@ from .manager import WebSocketConnectionManager
 from .models import (
     BroadcastResult,
     BusGap,
+    CloseCause,
+    ClosedConnection,
     CompressionMode,
     HistoryEntry,
     HistoryPage,
@@ -85,6 +87,8 @@ __all__ = [
     "HistoryEntry",
     "HistoryPage",
     "NodeInfo",
+    "CloseCause",
+    "ClosedConnection",
     "Statistics",
     # Errors
     "WebSocketStabilizerError",

@@ -40,7 +40,7 @@ class CloseCode(IntEnum):
     """The server process ends."""
 
     NO_STATUS = 1005, AGAIN
-    """A close frame without a code, or a peer that vanished. Never sent."""
+    """A close frame without a code. Never sent. Some servers report it for a peer that vanished, too."""
 
     ABNORMAL = 1006, AGAIN
     """The TCP connection ended without a close frame. Never sent."""

@@ -266,6 +266,8 @@ class WebSocketConfig:
     """Whether and how many messages to one client Redis keeps, of those sent with ``store=True``; None for none."""
     session_ttl_s: FiniteFloat = 120.0
     """Seconds after its connection for which a session of ``stabilizer.v1`` can be continued."""
+    closed_log_size: PositiveInt = 1000
+    """Number of ended connections of this node that ``recently_closed`` returns."""
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:

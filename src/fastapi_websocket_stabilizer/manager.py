@@ -14,6 +14,7 @@ from .exceptions import BroadcastFailedError, ConfigurationError, ConnectionNotF
 from .local.connection import REQUEST_TIMEOUT_S, Connection
 from .models import (
     BroadcastResult,
+    ClosedConnection,
     HistoryPage,
     Identity,
     Message,
@@ -629,6 +630,10 @@ class WebSocketConnectionManager(HookDecorators):
     def get_memory_usage(self) -> dict[str, int | float]:
         """Return ``total_memory`` and ``per_connection_average`` in bytes, and ``connection_count``."""
         return self._registry.connections.budget.usage()
+
+    def recently_closed(self) -> list[ClosedConnection]:
+        """Return the last ``closed_log_size`` connections of this replica that ended, the newest first."""
+        return self._state.ends.last()
 
     def statistics(self) -> Statistics:
         """Return a snapshot of all counters and bounds."""

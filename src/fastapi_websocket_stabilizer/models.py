@@ -300,6 +300,80 @@ class ResumeOutcome:
     has_session: bool
 
 
+class CloseCause(Enum):
+    """Why a connection ended. Each end has exactly one cause.
+
+    Its value is the label of metrics, logs and tools, and stays the same in later releases.
+    """
+
+    PEER_CLOSED = "peer_closed"
+    """The client sent a close frame. With code 1005 it may have vanished, on servers that report that so."""
+    PEER_GONE = "peer_gone"
+    """The TCP connection ended without a close frame."""
+    RELEASED = "released"
+    """The application closed it: its handler returned, or called ``connection.close``."""
+    HANDLER_ERROR = "handler_error"
+    """The handler of the application raised, or ended without releasing its connection."""
+    REPLACED = "replaced"
+    """A newer connection of its client took its place."""
+    KICKED = "kicked"
+    """``manager.disconnect`` was called for its client, on this or another replica."""
+    OVER_LIMIT = "over_limit"
+    """Its client had more connections than ``max_connections_per_client`` after an outage of Redis."""
+    EVICTED = "evicted"
+    """``max_total_memory`` was reached."""
+    EXPIRED = "expired"
+    """The credentials of the client had expired."""
+    TOO_LARGE = "too_large"
+    """The client sent more than ``max_message_size`` in one message."""
+    PROTOCOL_ERROR = "protocol_error"
+    """The client broke a rule of WebSocket or of ``stabilizer.v1``."""
+    TIMED_OUT = "timed_out"
+    """Nothing came from the client within ``heartbeat_timeout`` after a ping."""
+    SLOW = "slow"
+    """The client did not read: its outbox was full, or a write took longer than ``write_timeout_s``."""
+    WRITE_FAILED = "write_failed"
+    """A write raised although the client had not gone."""
+    DRAINED = "drained"
+    """The replica was drained."""
+    SHUTDOWN = "shutdown"
+    """The replica was shut down."""
+
+    @property
+    def is_by_client(self) -> bool:
+        """Whether the client ended it, or vanished."""
+        return self in (CloseCause.PEER_CLOSED, CloseCause.PEER_GONE)
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedConnection:
+    """A connection that has ended.
+
+    Attributes:
+        node: The node that held it.
+        at: The time of its end, UTC, by the clock of that node.
+        cause: Why it ended.
+        code: The close code of the side that ended it. 1006 if the client vanished.
+        reason: The reason of that close frame.
+        error: What was wrong with the socket; "" for nothing.
+        lasted_s: Seconds since its registration.
+        silent_s: Seconds since the last frame of the client, pongs included.
+        queued_bytes: Bytes that waited in its outbox when it ended.
+    """
+
+    client_id: str
+    connection_id: ConnectionId
+    node: NodeId
+    at: datetime
+    cause: CloseCause
+    code: int
+    reason: str
+    error: str
+    lasted_s: float
+    silent_s: float
+    queued_bytes: int
+
+
 @dataclass(frozen=True, slots=True)
 class BusGap:
     """A time without a working subscription. Messages of other nodes in this time are lost for this node.

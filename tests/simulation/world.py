@@ -109,8 +109,21 @@ class World:
         await asyncio.sleep(max(0.0, start_s + LASTS_S - self.loop.now_s))
         await self._settle()
         await self._check()
+        self._check_ends()
         await self._end()
         return self.violations
+
+    def _check_ends(self) -> None:
+        """Check that each connection that was opened is open, or has one end with one cause."""
+        for node in self.seats:
+            statistics = node.manager.statistics()
+            counters, open_now = statistics.counters, statistics.connections
+            opened, closed = counters["connections_opened"], counters["connections_closed"]
+            if not opened - open_now == closed == sum(statistics.closed.values()):
+                self.violations.append(
+                    f"ends: {node.name} has opened {opened}, closed {closed}, and holds {open_now}: "
+                    f"{statistics.closed}"
+                )
 
     async def _begin_to_follow(self) -> None:
         # To a client that comes before, a quiet log cannot prove that it had nothing: see ``registry/continuity``.

@@ -8,9 +8,9 @@ from typing import Any
 
 from fastapi_websocket_stabilizer.config import WebSocketConfig
 from fastapi_websocket_stabilizer.local.connection import Connection
-from fastapi_websocket_stabilizer.local.lifecycle import Ended
+from fastapi_websocket_stabilizer.local.lifecycle import OF_WRITES, Ended
 from fastapi_websocket_stabilizer.local.sends import SendLimiter
-from fastapi_websocket_stabilizer.models import Message
+from fastapi_websocket_stabilizer.models import CloseCause, Message
 from fastapi_websocket_stabilizer.names import ConnectionId
 from fastapi_websocket_stabilizer.runtime.metrics import Counters
 from fastapi_websocket_stabilizer.runtime.tasks import Tasks
@@ -85,7 +85,7 @@ class Node:
         self.streams = Streams(Tasks(logging.getLogger()), Counters(), lambda: self.config.max_message_size)
         self.written = 0
         self.lost_connections: list[tuple[str, Ended, str]] = []
-        self.ended: list[tuple[str, Ended, int, str]] = []
+        self.ended: list[tuple[str, CloseCause, int, str]] = []
         self.dropped_messages = 0
         self.refused_codes: list[int] = []
         self.pauses = self.deferrals = 0
@@ -113,18 +113,19 @@ class Node:
         self.pauses += 1
 
     def lost(self, connection: Connection, why: Ended, error: str) -> None:
-        if connection.end(why, error):
+        if connection.end(OF_WRITES[why], error):
             self.lost_connections.append((connection.client_id, why, error))
 
     def gone(self, connection: Connection, error: str) -> None:
-        self.lost(connection, Ended.GONE, error)
+        if connection.end(CloseCause.PEER_GONE, error):
+            self.lost_connections.append((connection.client_id, Ended.GONE, error))
 
     def deferred(self) -> None:
         self.deferrals += 1
 
-    async def end(self, connection: Connection, why: Ended, code: int, reason: str) -> None:
-        if connection.end(why):
-            self.ended.append((connection.client_id, why, code, reason))
+    async def end(self, connection: Connection, cause: CloseCause, code: int, reason: str) -> None:
+        if connection.end(cause):
+            self.ended.append((connection.client_id, cause, code, reason))
 
     async def join_room(self, connection: Connection, room: str) -> None:
         self.room_calls.append(("join", room))

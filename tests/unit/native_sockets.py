@@ -11,7 +11,7 @@ from typing import cast
 from starlette.types import Message as AsgiEvent
 from starlette.websockets import WebSocket, WebSocketState
 
-from fastapi_websocket_stabilizer.close_codes import NO_STATUS
+from fastapi_websocket_stabilizer.close_codes import ABNORMAL
 from fastapi_websocket_stabilizer.local.connection import Connection
 from fastapi_websocket_stabilizer.local.lifecycle import Limits
 from fastapi_websocket_stabilizer.local.native import EXTENSION
@@ -95,7 +95,7 @@ class FakeNativeSocket(CoalescedWrites):
             self._unread.extend({"type": "websocket.receive", "text": message} for message in messages)
             self._hand_over()
 
-    def leave(self, code: int = NO_STATUS, reason: str = "") -> None:
+    def leave(self, code: int = ABNORMAL, reason: str = "") -> None:
         """Have the peer close, or answer the close frame."""
         if self._is_lost:
             return

@@ -473,6 +473,35 @@ async def count_received(client_id: str) -> int:
     return received[client_id]
 
 
+@app.get("/ends/{client_id}")
+async def ends_of(client_id: str) -> list[str]:
+    """Tell why the connections of a client ended, the newest first."""
+    return [
+        f"{each.cause.value} {each.code}" for each in manager.recently_closed() if each.client_id == client_id
+    ]
+
+
+@app.websocket("/raising/{client_id}")
+async def raising(websocket: WebSocket, client_id: str) -> None:
+    async with manager.connection(websocket, client_id) as connection:
+        async for message in connection:
+            raise ValueError(f"asked for by {message!r}")
+
+
+@app.websocket("/raising-classic/{client_id}")
+async def raising_classic(websocket: WebSocket, client_id: str) -> None:
+    await websocket.accept()
+    await manager.connect(client_id, websocket)
+    raise ValueError(f"asked for by {await websocket.receive_text()!r}")
+
+
+@app.websocket("/returning/{client_id}")
+async def returning(websocket: WebSocket, client_id: str) -> None:
+    async with manager.connection(websocket, client_id) as connection:
+        async for _ in connection:
+            break
+
+
 @app.get("/statistics")
 async def statistics() -> dict[str, Any]:
     return asdict(manager.statistics())

@@ -47,6 +47,9 @@ class Recorder:
     def hung_up(self, code: int, reason: str) -> None:
         self.noted.append("hung up")
 
+    def closes(self, code: int, reason: str) -> None:
+        self.noted.append("closes")
+
     async def too_large(self, size: int, limit: int) -> None:
         self.noted.append("too large")
 

@@ -357,7 +357,7 @@ async def test_end_of_the_peer_comes_behind_its_messages(line: Line) -> None:
     line.native.resume_reading()
     await eventually(lambda: line.inbox.events == ["1", "2"])
     line.native.resume_reading()
-    await eventually(lambda: line.inbox.events == ["1", "2", "1005"])
+    await eventually(lambda: line.inbox.events == ["1", "2", "1006"])
     await gone(line)
     assert "cut" in line.noted
 
@@ -373,7 +373,7 @@ async def test_messages_that_arrived_before_the_end_still_wait_for_the_applicati
     line.native.resume_reading()
     await eventually(lambda: line.inbox.events == ["1", "2"])
     line.native.resume_reading()
-    await eventually(lambda: line.inbox.events == ["1", "2", "1005"])
+    await eventually(lambda: line.inbox.events == ["1", "2", "1006"])
 
 
 @on()

@@ -3,29 +3,27 @@
 import asyncio
 import math
 import random
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Protocol, cast
 
 from starlette.requests import HTTPConnection
 
 from .. import close_codes
 from ..exceptions import ConnectionNotFoundError
-from ..models import Message, ResumeOutcome
+from ..models import CloseCause, Message
 from ..names import ConnectionId
 from ..runtime.loops import running_loop
 from ..streams.stream import Stream, Streams
-from ..wire.client_frames import Fault
-from ..wire.client_input import Message as ClientMessage
 from ..wire.messages import Encoded
 from .heartbeat import Heartbeat
-from .lifecycle import Ended, check_alive
+from .lifecycle import ENDED, Ended, check_alive
 from .native import NativeTransport, open_transport
 from .outbox import is_behind
 from .phase import Phase, WriterOwner
-from .requests import Resolve
 from .sends import Sent, settled
+from .session import Session
 from .transport import Events, NativeSocket, Transport, handshake_of, is_accepted
 from .writer import SocketWriter
 
@@ -64,7 +62,7 @@ class Owner(WriterOwner, Protocol):
         """End the connection now: its socket is closed. Called on its own loop."""
         ...
 
-    async def end(self, connection: "Connection", why: Ended, code: int, reason: str) -> None:
+    async def end(self, connection: "Connection", cause: CloseCause, code: int, reason: str) -> None:
         """End the connection, close its socket and release it."""
         ...
 
@@ -91,50 +89,6 @@ class Owner(WriterOwner, Protocol):
         ...
 
 
-class Following(Protocol):
-    """The logs of a connection of ``stabilizer.v1``. See ``sessions.following``."""
-
-    def cursor(self, log: str | Literal[0, 1]) -> tuple[int, int] | None: ...
-    def is_new(self, log: str | Literal[0, 1]) -> bool: ...
-    def begins_at(self, log: str | Literal[0, 1], position: int | None, *, is_owed: bool = False) -> None: ...
-    def fed(self, log: str | Literal[0, 1], joined: Any, *, is_cut: bool = False) -> None: ...
-    def lost(self, log: str | Literal[0, 1], position: int, code: str) -> None: ...
-    def moved(self, log: str | Literal[0, 1], position: int) -> None: ...
-    def stop(self, log: str | Literal[0, 1], position: int) -> bool: ...
-    def go_on(self) -> None: ...
-    def outcome(self) -> ResumeOutcome | None: ...
-    def caught_up(self, log: str | Literal[0, 1], joined: Any) -> None: ...
-
-    def part(self, missed: Sequence[Any]) -> bool: ...
-    @property
-    def is_behind(self) -> bool: ...
-
-
-class Session(Protocol):
-    """The part of a connection that only sockets of ``stabilizer.v1`` have. See ``sessions.session``."""
-
-    @property
-    def reads_ahead(self) -> bool: ...
-    @property
-    def following(self) -> Following: ...
-    def begin(self) -> bool: ...
-    def read(self, data: str | bytes) -> ClientMessage | None: ...
-    async def next_message(self) -> ClientMessage | None: ...
-    def is_new(self, message: ClientMessage) -> bool: ...
-    def handled(self, message: ClientMessage, fault: Fault | None = None) -> None: ...
-    def failed(self) -> None: ...
-    def joined(self, room: str) -> None: ...
-    def left(self, room: str) -> None: ...
-    def restore(self) -> None: ...
-    def ask(self) -> None: ...
-    def look(self, now_s: float, round_s: float) -> None: ...
-    def go(self, in_ms: int) -> None: ...
-    def closing(self, code: int, reason: str) -> tuple[int, str]: ...
-    def ended(self) -> None: ...
-    def request(self, name: str, text: str, resolve: Resolve, deadline_s: float) -> int | None: ...
-    def withdraw(self, number: int) -> None: ...
-
-
 OpenSession = Callable[["Connection"], Session]
 
 
@@ -156,7 +110,7 @@ class Connection:
     """
 
     __slots__ = (
-        "__weakref__", "_handshake", "_owner", "_transport", "_was_asked", "_was_closed", "_websocket",
+        "__weakref__", "_cause", "_handshake", "_owner", "_transport", "_was_asked", "_was_closed", "_websocket",
         "client_id", "closed_with", "connection_id", "expires_at_s", "heartbeat", "loop", "metadata", "opened_at_s",
         "registration", "rooms", "session", "since", "state", "used_at_s", "user_data", "writer",
     )  # fmt: skip
@@ -191,6 +145,7 @@ class Connection:
         self._owner = owner
         self._websocket = websocket
         self._handshake: HTTPConnection | None = None  # of a parked socket
+        self._cause: CloseCause | None = None
         self._was_asked = False  # by a JSON ping
         self._was_closed = False  # by the application
         has_session = open_session is not None
@@ -257,9 +212,7 @@ class Connection:
             ConfigurationError: ``code`` may not be sent.
         """
         close_codes.check(code)
-        self._was_closed = True
-        self.read_out()
-        await self._owner.end(self, Ended.RELEASED, code, reason)
+        await self.release(CloseCause.RELEASED, code, reason)
 
     async def join(self, room: str) -> None:
         """Join a room. Every message published to it after this returns is received.
@@ -314,7 +267,18 @@ class Connection:
         """
         return self._handshake if self.is_parked else handshake_of(self._websocket)
 
+    @property
+    def cause(self) -> CloseCause | None:
+        """Why the connection has ended; None before that. It is settled when ``on_disconnect`` runs."""
+        return None if self.ended is None else self._cause
+
     # Called by the node
+
+    async def release(self, cause: CloseCause, code: int, reason: str) -> None:
+        """Close the socket for its handler, which has ended or has asked for it."""
+        self._was_closed = True
+        self.read_out()
+        await self._owner.end(self, cause, code, reason)
 
     async def next_frame(self) -> str | bytes | None:
         """Return what the client sends next, or None if nothing more goes to the application."""
@@ -422,18 +386,22 @@ class Connection:
         """Take another id. Only the tables that list the connection call this."""
         self.connection_id = connection_id
 
-    def end(self, why: Ended, error: str = "") -> bool:
+    def end(self, cause: CloseCause, error: str = "") -> bool:
         """Accept no more messages, for this reason. Return False if the connection had ended before."""
-        has_ended = self.writer.end(why, error)
-        if has_ended and self.session is not None:
+        if not self.writer.end(ENDED[cause], error):
+            return False
+        self._cause = self._cause or cause
+        if self.session is not None:
             self.session.ended()
-        return has_ended
+        return True
+
+    def closing(self, code: int, reason: str) -> tuple[int, str]:
+        """Return the close code and reason that are sent: a socket of ``stabilizer.v1`` has others for some."""
+        return (code, reason) if self.session is None else self.session.closing(code, reason)
 
     async def finish(self, code: int, reason: str, patience_s: float = 0.0) -> bool:
         """Close the socket of a connection that has ended. See ``SocketWriter.finish``."""
-        if self.session is not None:
-            code, reason = self.session.closing(code, reason)
-        return await self.writer.finish(code, reason, patience_s)
+        return await self.writer.finish(*self.closing(code, reason), patience_s)
 
     async def wait_closed(self) -> None:
         """Wait for a close that has begun elsewhere. A handler that returns sooner makes the server close first."""
@@ -506,8 +474,16 @@ class Connection:
         self.heartbeat.heard(now_s)
 
     def hung_up(self, code: int, reason: str) -> None:
-        self.closed_with = (code, reason)
+        if self.ended is None or self.ended is Ended.GONE:  # otherwise it is the echo of our close
+            self.closed_with = (code, reason)
+            if self._cause in (None, CloseCause.PEER_GONE):
+                is_gone = code == close_codes.ABNORMAL
+                self._cause = CloseCause.PEER_GONE if is_gone else CloseCause.PEER_CLOSED
         self._read_out_unless_ahead()
+
+    def closes(self, code: int, reason: str) -> None:
+        if self.ended is None:
+            self.closed_with, self._cause = (code, reason), self._cause or CloseCause.RELEASED
 
     def gone(self, error: str) -> None:
         if self.ended is None:
@@ -521,6 +497,8 @@ class Connection:
             self.read_out()
 
     def abandoned(self) -> None:
+        if self.ended is None:  # neither the client nor the handler has closed it
+            self._cause = self._cause or CloseCause.HANDLER_ERROR
         self.gone("the application has ended")
         self.read_out()
 
@@ -528,10 +506,11 @@ class Connection:
         self._owner.deferred()
 
     def refused(self, code: int) -> None:
+        is_too_large = code == close_codes.TOO_LARGE
+        self._cause = self._cause or (CloseCause.TOO_LARGE if is_too_large else CloseCause.PROTOCOL_ERROR)
         self._owner.refused(code)
 
     async def too_large(self, size: int, limit: int) -> None:
-        self._owner.refused(close_codes.TOO_LARGE)
-        await self._owner.end(
-            self, Ended.EVICTED, close_codes.TOO_LARGE, f"{size} bytes, the limit is {limit}"
-        )
+        self.refused(close_codes.TOO_LARGE)
+        reason = f"{size} bytes, the limit is {limit}"
+        await self._owner.end(self, CloseCause.TOO_LARGE, close_codes.TOO_LARGE, reason)

@@ -6,7 +6,7 @@ from typing import Literal, Protocol
 
 from .. import close_codes
 from ..exceptions import ConnectionNotFoundError, ConnectionTimeoutError, SlowConsumerError
-from ..models import JSON
+from ..models import JSON, CloseCause
 from ..names import ConnectionId
 from .outbox import Policy
 
@@ -28,6 +28,28 @@ class Ended(Enum):
     """Closed by the memory limit, by ``disconnect`` on another node, or for exceeding ``max_message_size``."""
     SHUTDOWN = "shutdown"
 
+
+ENDED = {
+    CloseCause.PEER_CLOSED: Ended.GONE,
+    CloseCause.PEER_GONE: Ended.GONE,
+    CloseCause.RELEASED: Ended.RELEASED,
+    CloseCause.HANDLER_ERROR: Ended.RELEASED,
+    CloseCause.REPLACED: Ended.REPLACED,
+    CloseCause.KICKED: Ended.EVICTED,
+    CloseCause.OVER_LIMIT: Ended.EVICTED,
+    CloseCause.EVICTED: Ended.EVICTED,
+    CloseCause.EXPIRED: Ended.EVICTED,
+    CloseCause.TOO_LARGE: Ended.EVICTED,
+    CloseCause.PROTOCOL_ERROR: Ended.EVICTED,
+    CloseCause.TIMED_OUT: Ended.TIMED_OUT,
+    CloseCause.SLOW: Ended.SLOW,
+    CloseCause.WRITE_FAILED: Ended.FAILED,
+    CloseCause.DRAINED: Ended.SHUTDOWN,
+    CloseCause.SHUTDOWN: Ended.SHUTDOWN,
+}
+"""How an end is treated, by its cause."""
+OF_WRITES = {Ended.SLOW: CloseCause.SLOW, Ended.FAILED: CloseCause.WRITE_FAILED}
+"""Causes of the ends that a write finds out."""
 
 HOPELESS = (Ended.FAILED, Ended.GONE, Ended.SLOW)
 """Reasons after which nothing more can be written."""

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from .. import close_codes
+from ..models import CloseCause
 from ..runtime.loops import running_loop
 from ..runtime.metrics import Counters
 from ..wire.messages import Encoded, encode
 from .connection import Connection
 from .heartbeat import Liveness
-from .lifecycle import Ended, Limits
+from .lifecycle import Limits
 from .shards import Shard, Shards
 
 LONGEST_ROUND_S = 2.0
@@ -26,7 +27,7 @@ class Pinger:
         shards: Shards,
         limits: Callable[[], Limits],
         counters: Counters,
-        expire: Callable[[Connection, Ended, int, str], None],
+        expire: Callable[[Connection, CloseCause, int, str], None],
     ) -> None:
         self._shards, self._limits, self._counters, self._expire = shards, limits, counters, expire
 
@@ -65,9 +66,8 @@ class Pinger:
         now_s = running_loop().time()
         for connection in [each for each in shard.connections.values() if each.expires_at_s <= now_s]:
             self._counters.credentials_expired += 1
-            self._expire(
-                connection, Ended.EVICTED, close_codes.UNAUTHENTICATED, "the credentials have expired"
-            )
+            reason = "the credentials have expired"
+            self._expire(connection, CloseCause.EXPIRED, close_codes.UNAUTHENTICATED, reason)
 
     def _look_at(self, shard: Shard) -> None:
         limits = self._limits()
@@ -89,4 +89,5 @@ class Pinger:
                 self._ask(connection)
             elif verdict is Liveness.DEAD:
                 self._counters.heartbeat_timeouts += 1
-                self._expire(connection, Ended.TIMED_OUT, close_codes.HEARTBEAT_TIMEOUT, "heartbeat timeout")
+                code = close_codes.HEARTBEAT_TIMEOUT
+                self._expire(connection, CloseCause.TIMED_OUT, code, "heartbeat timeout")

@@ -149,6 +149,10 @@ class Observer(Protocol):
         """The application has read the end of the socket."""
         ...
 
+    def closes(self, code: int, reason: str) -> None:
+        """The application closes the socket itself, below this library."""
+        ...
+
     async def too_large(self, size: int, limit: int) -> None:
         """A message over the limit arrived: close with 1009."""
         ...
@@ -474,7 +478,9 @@ class AsgiTransport(_WithoutNative):
         if self._closed and kind != "websocket.close":
             await self._refuse()
         if kind == "websocket.close":
-            await self.close(event.get("code", close_codes.NORMAL), event.get("reason") or "")
+            code, reason = event.get("code", close_codes.NORMAL), event.get("reason") or ""
+            self._observer.closes(code, reason)
+            await self.close(code, reason)
             return
         if kind == "websocket.send" and self._has_session:
             self._observer.sent(_message(event))  # with its address, and behind the first frame

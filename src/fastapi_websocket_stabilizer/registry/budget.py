@@ -8,14 +8,13 @@ from typing import Any
 from .. import close_codes
 from ..exceptions import LOSSES, ConnectionNotFoundError, MemoryLimitExceededError
 from ..local.connection import Connection
-from ..local.lifecycle import Ended
-from ..models import MemoryEvictionPolicy
+from ..models import CloseCause, MemoryEvictionPolicy
 from .directory import Directory
 from .eviction import EvictionOrder, measure
 from .registration import registration_of
 from .state import NodeState
 
-End = Callable[[Connection, Ended, int, str], Awaitable[None]]
+End = Callable[[Connection, CloseCause, int, str], Awaitable[None]]
 
 
 class Budget:
@@ -110,7 +109,7 @@ class Budget:
                     f"{self.total_bytes} + {more} bytes are over max_total_memory={limit}, nothing can be evicted"
                 )
             self._state.counters.connections_evicted_for_memory += 1
-            await self._end(victim, Ended.EVICTED, close_codes.TRY_AGAIN_LATER, "memory limit reached")
+            await self._end(victim, CloseCause.EVICTED, close_codes.TRY_AGAIN_LATER, "memory limit reached")
 
     def _next_victim(self, keep: Connection | None) -> Connection | None:
         is_lru = self._state.config.memory_eviction_policy is MemoryEvictionPolicy.LRU

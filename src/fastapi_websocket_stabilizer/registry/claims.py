@@ -12,8 +12,7 @@ from .. import close_codes
 from ..backends.ports import Claim, Claimed, IndexEntry, Removed, succession
 from ..exceptions import LOSSES, BackendUnavailableError, ConnectionLimitExceededError, MessageError
 from ..local.connection import Connection
-from ..local.lifecycle import Ended
-from ..models import PresenceEvent
+from ..models import CloseCause, PresenceEvent
 from ..names import ConnectionId, NodeId, node_of
 from ..runtime.logs import Occasionally
 from ..runtime.loops import running_loop
@@ -40,7 +39,7 @@ MAX_UNRELEASED = 100_000
 
 Report = Coroutine[Any, Any, bool]
 """The rest of a release: the hooks, which may be slow, and then the removal from the index."""
-End = Callable[[Connection, Ended, int, str], Coroutine[Any, Any, None]]
+End = Callable[[Connection, CloseCause, int, str], Coroutine[Any, Any, None]]
 WINDOW_S = 60.0
 """Seconds in which displacements are counted."""
 AT_MOST = 5
@@ -129,7 +128,7 @@ class Claims:
         counted = [entry.connection_id for entry in entries if node_of(entry.connection_id) in live]
         if len(counted) > top and self._state.config.on_client_overflow == "reject":
             reason = str(self.is_full(client_id, len(counted) - 1))
-            end = self.end(connection, Ended.EVICTED, close_codes.CloseCode.CONFLICT, reason)
+            end = self.end(connection, CloseCause.OVER_LIMIT, close_codes.CONFLICT, reason)
             self._state.tasks.spawn(end, "full")
         else:
             await self.displace(client_id, tuple(counted[top:]), sid_of(connection))
@@ -252,7 +251,7 @@ class Claims:
         else:
             code, reason = self._state.config.displaced_code, REPLACED
             self._contests.displaced(connection.client_id, code)
-        await self.end(connection, Ended.REPLACED, code, reason)
+        await self.end(connection, CloseCause.REPLACED, code, reason)
 
     def on_evict(self, envelope: Envelope) -> None:
         """Close a connection that another node's claim outranks."""

@@ -12,9 +12,9 @@ from ..exceptions import (
     ShutdownError,
 )
 from ..local.connection import Connection, OpenSession
-from ..local.lifecycle import HOPELESS, Ended
+from ..local.lifecycle import ENDED, HOPELESS, OF_WRITES, Ended
 from ..local.sends import SendLimiter
-from ..models import Message, as_metadata
+from ..models import CloseCause, ClosedConnection, Message, as_metadata
 from ..names import ConnectionId
 from ..runtime.logs import EVENTS, Occasionally, StructuredLogger, manager_logger
 from ..streams.stream import Streams
@@ -172,15 +172,11 @@ class Connections:
             await self._claim(connection, websocket)
             if state.is_draining:  # since a moment ago
                 await self._refuse(websocket, open_session)
-            state.counters.connections_opened += 1
             self._events.log_connection("connected", client_id, connection_id=connection.connection_id)
             await state.hooks.run(state.hooks.on_connect, connection)
+            state.counters.connections_opened += 1
         except BaseException:
-            state.counters.connections_rejected += 1
-            self._forget(connection, Ended.RELEASED)
-            # The pipeline executes it after the claim, so it also undoes a claim whose outcome is unknown.
-            state.tasks.spawn(self._release(connection, connection.connection_id), "release")
-            connection.let_go()
+            self._undo(connection)
             raise
         finally:
             error = self._connecting.pop(connection)
@@ -188,6 +184,17 @@ class Connections:
             self.gone(connection, error)
         self._check_running(is_ended=connection.ended is Ended.SHUTDOWN)
         return connection
+
+    def _undo(self, connection: Connection) -> None:
+        """Release a connection whose registration has failed, and give its socket back."""
+        is_rejected = self._forget(connection, CloseCause.RELEASED)
+        self._state.counters.connections_rejected += is_rejected
+        self._state.counters.connections_opened += (
+            not is_rejected
+        )  # it was ended elsewhere, where that is counted
+        # The pipeline executes it after the claim, so it also undoes a claim whose outcome is unknown.
+        self._state.tasks.spawn(self._release(connection, connection.connection_id), "release")
+        connection.let_go()
 
     @staticmethod
     def _check_running(*, is_ended: bool) -> None:
@@ -222,51 +229,51 @@ class Connections:
 
     # Disconnect
 
-    async def end(self, connection: Connection, why: Ended, code: int, reason: str) -> None:
+    async def end(self, connection: Connection, cause: CloseCause, code: int, reason: str) -> None:
         """Close a socket and release it, or wait for a close in progress. A cancelled caller cancels neither."""
-        if self._forget(connection, why):
+        if self._forget(connection, cause):
             wind_up = self._wind_up(connection, connection.connection_id, code, reason)
             await asyncio.shield(self._state.tasks.spawn(wind_up, f"close-{connection.connection_id}"))
         else:
             await connection.wait_closed()
 
     async def close(
-        self, connection: Connection, why: Ended, code: int, reason: str, patience_s: float
+        self, connection: Connection, cause: CloseCause, code: int, reason: str, patience_s: float
     ) -> bool:
         """Close a socket and release it; return whether the close completed in time. False if it had ended before."""
-        if not self._forget(connection, why):
+        if not self._forget(connection, cause):
             return False
         return await self._wind_up(connection, connection.connection_id, code, reason, patience_s)
 
     def lost(self, connection: Connection, why: Ended, error: str) -> None:
         """Remove a socket that failed from all tables now. Close and release it in the background."""
+        cause = OF_WRITES[why]
         if why is Ended.SLOW:
             self._state.counters.slow_consumers += connection.ended is None
-            self._expire(connection, why, close_codes.SLOW_CONSUMER, "slow consumer", error)
+            self._expire(connection, cause, close_codes.SLOW_CONSUMER, "slow consumer", error)
         elif connection.session is None:
-            self._expire(connection, why, close_codes.NORMAL, "normal closure", error)
+            self._expire(connection, cause, close_codes.NORMAL, "normal closure", error)
         else:  # not NORMAL, after which a client of stabilizer.v1 stays away
-            self._expire(connection, why, close_codes.INTERNAL_ERROR, "a write failed", error)
+            self._expire(connection, cause, close_codes.INTERNAL_ERROR, "a write failed", error)
 
     def gone(self, connection: Connection, error: str) -> None:
         """Remove and release a connection whose socket is closed. ``on_disconnect`` runs after its last message."""
         if connection in self._connecting:
             self._connecting[connection] = error  # connect() calls this again at its end
-        elif self._forget(connection, Ended.GONE, error):
+        elif self._forget(connection, CloseCause.PEER_GONE, error):
             connection_id = connection.connection_id
             wind_up = self._wind_up(connection, connection_id, close_codes.ABNORMAL, error)
             task = self._state.tasks.spawn(wind_up, f"close-{connection_id}")
             self._leaving.add(connection)
             task.add_done_callback(lambda _: self._leaving.discard(connection))
 
-    def expire(self, connection: Connection, why: Ended, code: int, reason: str) -> None:
+    def expire(self, connection: Connection, cause: CloseCause, code: int, reason: str) -> None:
         """Remove a socket from all tables now. Close it soon, at most ``max_concurrent_cleanup`` at a time."""
-        self._expire(connection, why, code, reason, "")
+        self._expire(connection, cause, code, reason, "")
 
-    def _expire(self, connection: Connection, why: Ended, code: int, reason: str, error: str) -> None:
-        if not self._forget(connection, why, error):
+    def _expire(self, connection: Connection, cause: CloseCause, code: int, reason: str, error: str) -> None:
+        if not self._forget(connection, cause, error):
             return
-        self._events.log_connection(why.value, connection.client_id, error=error or reason)
         self._to_close.append((connection, code, reason))
         if self._closers < self._state.config.max_concurrent_cleanup:
             self._closers += 1
@@ -280,10 +287,10 @@ class Connections:
     def _closer_ended(self, _: "asyncio.Task[None]") -> None:
         self._closers -= 1
 
-    def _forget(self, connection: Connection, why: Ended, error: str = "") -> bool:
-        if connection.session is not None and connection.ended is None and why not in HOPELESS:
+    def _forget(self, connection: Connection, cause: CloseCause, error: str = "") -> bool:
+        if connection.session is not None and connection.ended is None and ENDED[cause] not in HOPELESS:
             self._history.members.ends(connection)
-        if not connection.end(why, error):
+        if not connection.end(cause, error):
             return False
         self._state.shards.remove(connection)
         if connection.session is not None:
@@ -303,19 +310,31 @@ class Connections:
         reason: str,
         patience_s: float = 0.0,
     ) -> bool:
-        state = self._state
-        state.counters.connections_closed += 1
+        state, queued_bytes = self._state, connection.writer.queued_bytes
+        code, reason = connection.closing(code, reason)
         release = state.tasks.spawn(self._release(connection, connection_id), "release")
-        is_closed = await self._finish(connection, code, reason, patience_s)
+        try:
+            is_closed = await self._finish(connection, code, reason, patience_s)
+        finally:  # only now it is known whether the client had sent a close frame
+            code, reason = connection.closed_with or (code, reason)
+            closed = state.ends.note(connection, connection_id, code, reason, queued_bytes)
         state.counters.close_timeouts += not is_closed
         await release
-        lasted_s = round(connection.loop.time() - connection.opened_at_s, 3)
-        self._events.log_connection("disconnected", connection.client_id, duration_seconds=lasted_s)
+        self._log(closed)
         hooks = state.hooks.on_disconnect
-        await self._unhurried(
-            hooks, state.hooks.run(hooks, connection, *(connection.closed_with or (code, reason)))
-        )
+        await self._unhurried(hooks, state.hooks.run(hooks, connection, code, reason))
         return is_closed
+
+    def _log(self, closed: ClosedConnection) -> None:
+        self._events.log_connection(
+            "disconnected",
+            closed.client_id,
+            cause=closed.cause.value,
+            code=closed.code,
+            duration_seconds=closed.lasted_s,
+            silent_seconds=closed.silent_s,
+            error=closed.error,
+        )
 
     async def _unhurried(self, hooks: Sized, coroutine: Coroutine[Any, Any, object]) -> None:
         """Wait for the application's hooks for at most ``close_timeout_s``. Slow hooks continue in the background."""
@@ -353,9 +372,9 @@ class Connections:
         except LOSSES as error:
             self._trouble.log("not released yet", connection_id=connection_id, error=str(error))
 
-    async def close_all(self, why: Ended, code: int, reason: str, timeout_s: float) -> tuple[int, int]:
+    async def close_all(self, cause: CloseCause, code: int, reason: str, timeout_s: float) -> tuple[int, int]:
         """End every connection; return how many sockets closed and how many failed to within ``timeout_s``."""
-        connections = [connection for connection in self._state.shards if self._forget(connection, why)]
+        connections = [connection for connection in self._state.shards if self._forget(connection, cause)]
         for connection in tuple(self._leaving):
             with suppress(RuntimeError):  # its loop is closed
                 connection.loop.call_soon_threadsafe(connection.abort)
@@ -373,6 +392,7 @@ class Connections:
             for worker in late:
                 worker.cancel()
         for connection in waiting:  # no time is left for a close, but presence must be correct
+            self._state.ends.note(connection, connection.connection_id, code, reason, 0)
             connection.let_go()
             self._state.tasks.spawn(self._release(connection, connection.connection_id), "release")
         return sum(outcomes), len(connections) - sum(outcomes)

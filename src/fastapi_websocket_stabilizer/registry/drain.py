@@ -7,8 +7,7 @@ from contextlib import suppress
 from .. import close_codes
 from ..exceptions import LOSSES
 from ..local.connection import Connection
-from ..local.lifecycle import Ended
-from ..models import ShutdownReport
+from ..models import CloseCause, ShutdownReport
 from ..runtime.loops import running_loop
 from ..runtime.seconds import positive_seconds
 from ..wire.client_frames import wait_reason
@@ -212,7 +211,7 @@ class Drain:
             return
         patience_s = self._ends_at_s - running_loop().time()
         reason, code = wait_reason(self._pace.reconnect_in_ms()), close_codes.SERVICE_RESTART
-        if await self._connections.close(connection, Ended.SHUTDOWN, code, reason, patience_s):
+        if await self._connections.close(connection, CloseCause.DRAINED, code, reason, patience_s):
             self._closed += 1
             self._state.counters.connections_drained += 1
         else:

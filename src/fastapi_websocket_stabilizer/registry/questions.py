@@ -17,8 +17,9 @@ from ..exceptions import (
     RequestUnsupportedError,
     WrongEventLoopError,
 )
-from ..local.connection import Connection, Session
+from ..local.connection import Connection
 from ..local.requests import FirstAnswer, Resolve, Unanswered
+from ..local.session import Session
 from ..names import NodeId, has_utf8
 from ..runtime.loops import running_loop
 from ..runtime.seconds import positive_seconds

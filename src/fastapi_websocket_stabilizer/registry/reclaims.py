@@ -9,7 +9,7 @@ from .. import close_codes
 from ..backends.ports import IndexEntry
 from ..exceptions import ConnectionLimitExceededError
 from ..local.connection import Connection
-from ..local.lifecycle import Ended
+from ..models import CloseCause
 from ..names import ConnectionId, node_of
 from ..runtime.loops import running_loop
 from .claims import Claims
@@ -154,7 +154,8 @@ class Reclaims:
             try:
                 is_outranked = await self._claim(connection, former)
             except ConnectionLimitExceededError as error:
-                end = self._claims.end(connection, Ended.EVICTED, close_codes.TRY_AGAIN_LATER, str(error))
+                code = close_codes.TRY_AGAIN_LATER
+                end = self._claims.end(connection, CloseCause.OVER_LIMIT, code, str(error))
                 self._state.tasks.spawn(end, "full")
                 return
             self._claimed[connection] = connection_id

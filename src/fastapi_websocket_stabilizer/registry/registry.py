@@ -20,9 +20,8 @@ from ..exceptions import (
     WrongEventLoopError,
 )
 from ..local.connection import Connection
-from ..local.lifecycle import Ended
 from ..local.pinger import Pinger
-from ..models import ShutdownReport
+from ..models import CloseCause, ShutdownReport
 from ..runtime.loops import running_loop
 from ..runtime.metrics import Counters
 from ..wire.channels import Channel
@@ -197,8 +196,8 @@ class Registry:
     def _flush(self) -> None:
         self.outbound.flush()
 
-    async def _end(self, connection: Connection, why: Ended, code: int, reason: str) -> None:
-        await self.connections.end(connection, why, code, reason)
+    async def _end(self, connection: Connection, cause: CloseCause, code: int, reason: str) -> None:
+        await self.connections.end(connection, cause, code, reason)
 
     async def _leave(self, connection: Connection, room: str) -> None:
         await self.rooms.leave(connection, room)
@@ -354,7 +353,7 @@ class Registry:
         self.state.is_closed = True
         left_s = max(0.0, timeout_s - (running_loop().time() - began_s))
         closed, failed = await self.connections.close_all(
-            Ended.SHUTDOWN, close_codes.GOING_AWAY, CLOSED_REASON, left_s
+            CloseCause.SHUTDOWN, close_codes.GOING_AWAY, CLOSED_REASON, left_s
         )
         left_s = timeout_s - (running_loop().time() - began_s)
         await self.state.tasks.settle(

@@ -7,7 +7,7 @@ from typing import Any
 
 from .. import close_codes, exceptions
 from ..exceptions import LOSSES, BackendUnavailableError, ConnectionNotFoundError, WebSocketStabilizerError
-from ..local.lifecycle import Ended
+from ..models import CloseCause
 from ..names import NodeId, check_room
 from ..wire.envelopes import Envelope
 from .connections import Connections
@@ -138,8 +138,8 @@ class Requests:
                 case "leave":
                     await self._rooms.leave(connection, request["room"])
                 case "close":
-                    why = Ended.EVICTED
-                    await self._connections.end(connection, why, request["code"], request["reason"])
+                    cause = CloseCause.KICKED
+                    await self._connections.end(connection, cause, request["code"], request["reason"])
         return len(connections)
 
     async def ask(self, nodes: list[NodeId], client_id: str, request: dict[str, Any]) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..backends.revocations import Revocation
 from ..local.connection import Connection
-from ..local.lifecycle import Ended
+from ..models import CloseCause
 from ..names import ConnectionId
 from ..runtime.loops import running_loop
 from .registration import registration_of
@@ -23,7 +23,7 @@ DRIFT_S = 1.0
 """Seconds by which two clocks may drift apart between two comparisons."""
 
 Leave = Callable[[Connection, str], Awaitable[None]]
-Expire = Callable[[Connection, Ended, int, str], None]
+Expire = Callable[[Connection, CloseCause, int, str], None]
 
 
 def revocation_of(request: dict[str, Any]) -> Revocation | None:
@@ -95,7 +95,7 @@ class Revocations:
                 await self._take_room(connection, revocation.room, now_s - age_s)
             elif revocation.connection_id in ids and connection.opened_at_s < now_s - age_s:
                 self._state.counters.revocations_missed += 1
-                self._expire(connection, Ended.EVICTED, revocation.code, revocation.reason)
+                self._expire(connection, CloseCause.KICKED, revocation.code, revocation.reason)
 
     async def _take_room(self, connection: Connection, room: str, at_s: float) -> None:
         if room in connection.rooms and registration_of(connection).entered_at_s(room) < at_s:

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from ..backends.log_ports import LogStore
 from ..exceptions import LOSSES
-from ..local.connection import Connection, Following
+from ..local.connection import Connection
+from ..local.session import Following
 from ..retention import History, history_of
 from ..wire.channels import Channel
 from .feed import Cursor

@@ -24,6 +24,7 @@ from ..wire.channels import Channel
 from ..wire.outgoing import Outgoing
 from ..wire.own_json import encode_json
 from ..wire.sequences import SequenceTracker
+from .ends import Ends
 from .hooks import Hooks
 from .in_flight import InFlight
 from .replies import PendingReplies
@@ -76,6 +77,7 @@ class NodeState:
         self.stopwatch: Stopwatch = Stopwatch()
         self.bus_lag: Stopwatch = Stopwatch()
         self.gc_pauses: GcPauses = GcPauses()
+        self.ends: Ends = Ends(self.counters, lambda: self.config.closed_log_size)
         self.tasks: Tasks = Tasks(log)
         self.streams: Streams = Streams(self.tasks, self.counters, lambda: self.config.max_message_size)
         self.hooks: Hooks = Hooks(self.counters, log)

@@ -37,6 +37,9 @@ def snapshot(state: NodeState, history: History, keeping: Keeping) -> Statistics
         history_members_waiting=held.waiting,
         sessions=sum(connection.session is not None for connection in state.shards),
         sessions_unwritten=keeping.unwritten,
+        closed=dict(state.ends.causes),
+        close_codes_sent=dict(state.ends.sent),
+        close_codes_received=dict(state.ends.received),
     )
 
 

@@ -281,6 +281,9 @@ class Statistics:
         history_members_waiting: Members that wait for the answer of a log, each once for each log.
         sessions: Current number of sockets of ``stabilizer.v1``.
         sessions_unwritten: Sessions with changes that Redis did not accept. Each beat writes them again.
+        closed: Ended connections by ``CloseCause``. Their sum is ``counters["connections_closed"]``.
+        close_codes_sent: The close codes that this node chose, by code, or "other" for those of the application.
+        close_codes_received: The close codes of clients, by code or "other"; 1006 for clients that vanished.
     """
 
     node_id: str
@@ -302,6 +305,9 @@ class Statistics:
     history_members_waiting: int
     sessions: int
     sessions_unwritten: int
+    closed: dict[str, int]
+    close_codes_sent: dict[str, int]
+    close_codes_received: dict[str, int]
 
 
 def totals(counters: Counters) -> dict[str, int]:

@@ -6,8 +6,8 @@ from typing import Any, Protocol
 from .. import close_codes
 from ..exceptions import ClientInputError
 from ..local.connection import Connection
-from ..local.lifecycle import Ended
 from ..local.requests import Resolve
+from ..models import CloseCause
 from ..registry.hooks import FAILED
 from ..registry.registration import Succession
 from ..wire import client_frames as frames
@@ -48,7 +48,7 @@ class Node(ExchangeNode, FollowingNode, Protocol):
         """Join the rooms of the former session in the background."""
         ...
 
-    def expire(self, connection: Connection, why: Ended, code: int, reason: str) -> None:
+    def expire(self, connection: Connection, cause: CloseCause, code: int, reason: str) -> None:
         """End the connection now, and close its socket soon."""
         ...
 
@@ -219,7 +219,7 @@ class Session:
         except ClientInputError as error:
             self._node.counters.client_frames_invalid += 1
             reason = frames.input_reason(error.code)
-            self._node.expire(self._connection, Ended.EVICTED, close_codes.INVALID_INPUT, reason)
+            self._node.expire(self._connection, CloseCause.PROTOCOL_ERROR, close_codes.INVALID_INPUT, reason)
         return None
 
     @property

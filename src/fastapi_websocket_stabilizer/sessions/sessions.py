@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from ..config import WebSocketConfig
 from ..exceptions import LOSSES, ClientInputError, ConnectionNotFoundError
 from ..local.connection import Connection, OpenSession
-from ..local.lifecycle import Ended
+from ..models import CloseCause
 from ..names import ConnectionId
 from ..registry import feed
 from ..registry.hooks import Hooks
@@ -177,9 +177,9 @@ class Sessions:
         """The time in ms, by Redis' clock, up to which this node has received everything; 0 if it is not known."""
         return self.registry.history.whole_us() // 1000
 
-    def expire(self, connection: Connection, why: Ended, code: int, reason: str) -> None:
+    def expire(self, connection: Connection, cause: CloseCause, code: int, reason: str) -> None:
         """End the connection now, and close its socket soon."""
-        self.registry.connections.expire(connection, why, code, reason)
+        self.registry.connections.expire(connection, cause, code, reason)
 
     def _watch(self, session: Session, frame: Watch) -> None:
         is_allowed = self.registry.watching.watch(session.connection, frame.room, frame.version)

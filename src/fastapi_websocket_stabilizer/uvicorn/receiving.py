@@ -199,8 +199,7 @@ class ReceivingProtocol(WebSocketsSansIOProtocol, asyncio.BufferedProtocol):
         self.stop_keepalive()
         self.connections.discard(self)
         if self._last is None:
-            code = close_codes.NO_STATUS if self.handshake_complete else close_codes.ABNORMAL
-            self._last = {"type": "websocket.disconnect", "code": code}
+            self._last = {"type": "websocket.disconnect", "code": close_codes.ABNORMAL}
         self._has_peer_gone = self.handshake_complete = self.disconnected = True
         self.writable.set()
         if self.close_timer is not None:

@@ -24,7 +24,7 @@ from ..exceptions import (
 )
 from ..local.connection import Connection
 from ..local.transport import is_accepted
-from ..models import Identity, as_metadata
+from ..models import CloseCause, Identity, as_metadata
 from ..names import check_client_id, check_each, check_room
 from ..registry.hooks import OnMessage, Receiver, check_hook, name_of
 from ..registry.refusals import UNREACHABLE, turn_away
@@ -37,6 +37,9 @@ from .handshake import INTERNAL_ERROR
 
 _unstarted = Occasionally(get_logger("routes"))
 
+SHUTDOWN = CloseCause.SHUTDOWN, close_codes.GOING_AWAY, "server shutdown"
+FAILED = CloseCause.HANDLER_ERROR, *INTERNAL_ERROR
+"""How the connection of a handler is closed that was cancelled, or that raised."""
 RETRY_AFTER_S = 5
 """Seconds in the ``Retry-After`` header of a refusal."""
 
@@ -54,7 +57,7 @@ async def connected(
     newcomer = await handshake.accept(sessions, websocket, identify) if has_session else None
     connection, rooms = await _register(sessions.registry, websocket, identity, newcomer)
     code: int = close_codes.NORMAL
-    reason = "normal closure"
+    cause, reason = CloseCause.RELEASED, "normal closure"
     has_begun = False
     try:
         if newcomer is not None:
@@ -71,13 +74,13 @@ async def connected(
             raise WebSocketDisconnect(code, reason) from error
         if not _is_the_end_of(connection, error):
             is_cancelled = isinstance(error, asyncio.CancelledError)
-            code, reason = (close_codes.GOING_AWAY, "server shutdown") if is_cancelled else INTERNAL_ERROR
+            cause, code, reason = SHUTDOWN if is_cancelled else FAILED
             if connection.session is not None and not is_cancelled:
                 connection.session.failed()
             raise
     finally:
         if not connection.is_parked:
-            await connection.close(code, reason)
+            await connection.release(cause, code, reason)
 
 
 async def _register(

@@ -10,7 +10,8 @@ from starlette.types import Message as AsgiEvent
 from starlette.websockets import WebSocket
 
 from .. import close_codes
-from ..local.connection import Connection, Session
+from ..local.connection import Connection
+from ..local.session import Session
 from ..local.transport import NativeSocket
 from ..models import Identity
 from ..names import check_client_id

@@ -22,6 +22,7 @@ from fastapi_websocket_stabilizer.exceptions import (
 from fastapi_websocket_stabilizer.local.connection import Connection
 from fastapi_websocket_stabilizer.local.lifecycle import Ended
 from fastapi_websocket_stabilizer.local.sends import settled
+from fastapi_websocket_stabilizer.models import CloseCause
 from tests.unit.fakes import Clock, Node, Socket, connect, text, turns
 
 
@@ -232,7 +233,7 @@ async def test_connection_that_ends_early_and_is_accepted_before_its_close_gets_
     socket = Waiting()
     connection = connect(socket=socket.websocket)
     connection.push(text("last words"))
-    connection.end(Ended.REPLACED)
+    connection.end(CloseCause.REPLACED)
     await socket.websocket.accept()
     assert await connection.finish(1000, "reconnected")
     assert [event["type"] for event in socket.events] == [
@@ -244,7 +245,7 @@ async def test_connection_that_ends_before_accept_is_denied_at_once_whatever_wai
     websocket = Waiting().websocket
     connection = connect(socket=websocket)
     connection.push(text("welcome"))
-    connection.end(Ended.REPLACED)
+    connection.end(CloseCause.REPLACED)
     assert await asyncio.wait_for(connection.finish(1000, "reconnected"), 1)
     with pytest.raises(HTTPException, match="409: a newer connection of client 'alice' took over"):
         await websocket.accept()
@@ -273,7 +274,7 @@ async def test_connection_that_ends_behind_the_gate_still_gets_what_was_queued()
     connect("a", first, node).push(text("x"))
     waiter = connect("b", second, node)
     waiter.push(text("last words"))
-    waiter.end(Ended.RELEASED)
+    waiter.end(CloseCause.RELEASED)
     assert await waiter.finish(1000, "bye")
     assert (second.sent, second.closes) == (["last words"], [(1000, "bye")])
 
@@ -295,17 +296,17 @@ async def test_send_that_fails_says_why() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ended", "error"),
+    ("cause", "error"),
     [
-        (Ended.TIMED_OUT, ConnectionTimeoutError),
-        (Ended.SLOW, SlowConsumerError),
-        (Ended.RELEASED, ConnectionNotFoundError),
-        (Ended.REPLACED, ConnectionNotFoundError),
+        (CloseCause.TIMED_OUT, ConnectionTimeoutError),
+        (CloseCause.SLOW, SlowConsumerError),
+        (CloseCause.RELEASED, ConnectionNotFoundError),
+        (CloseCause.REPLACED, ConnectionNotFoundError),
     ],
 )
-async def test_send_and_join_after_the_end_raise_why(ended: Ended, error: type[Exception]) -> None:
+async def test_send_and_join_after_the_end_raise_why(cause: CloseCause, error: type[Exception]) -> None:
     connection = connect()
-    connection.end(ended)
+    connection.end(cause)
     with pytest.raises(error):
         await connection.send("hi")
     with pytest.raises(error):
@@ -319,7 +320,7 @@ async def test_rooms_and_closing_are_the_nodes_business() -> None:
     await connection.leave("x")
     await connection.close()
     assert node.room_calls == [("join", "x"), ("leave", "x")]
-    assert node.ended == [("alice", Ended.RELEASED, 1000, "normal closure")]
+    assert node.ended == [("alice", CloseCause.RELEASED, 1000, "normal closure")]
 
 
 async def test_connection_shows_who_it_is() -> None:
@@ -349,7 +350,7 @@ async def test_iteration_ends_when_the_connection_was_ended() -> None:
     heard = []
     async for message in connection:
         heard.append(message)
-        connection.end(Ended.REPLACED)
+        connection.end(CloseCause.REPLACED)
     assert heard == ["a"]
 
 
@@ -367,7 +368,7 @@ async def test_message_over_the_limit_is_counted_and_ends_the_connection() -> No
     await connect(node=node).too_large(11, 10)
     assert (node.refused_codes, node.ended) == (
         [1009],
-        [("alice", Ended.EVICTED, 1009, "11 bytes, the limit is 10")],
+        [("alice", CloseCause.TOO_LARGE, 1009, "11 bytes, the limit is 10")],
     )
 
 
@@ -386,7 +387,7 @@ async def test_finish_writes_what_is_queued_and_then_closes() -> None:
     connection = connect(socket=socket)
     for message in "ab":
         connection.push(text(message))
-    connection.end(Ended.RELEASED)
+    connection.end(CloseCause.RELEASED)
     closing = asyncio.create_task(connection.finish(1001, "bye"))
     await turns()
     assert socket.closes == []
@@ -395,14 +396,14 @@ async def test_finish_writes_what_is_queued_and_then_closes() -> None:
     assert (socket.sent, socket.closes) == (["a", "b"], [(1001, "bye")])
 
 
-@pytest.mark.parametrize("ended", [Ended.FAILED, Ended.SLOW])
-async def test_finish_of_a_socket_that_failed_writes_nothing_more(ended: Ended) -> None:
+@pytest.mark.parametrize("cause", [CloseCause.WRITE_FAILED, CloseCause.SLOW])
+async def test_finish_of_a_socket_that_failed_writes_nothing_more(cause: CloseCause) -> None:
     socket = Socket()
     socket.stall()
     connection = connect(socket=socket)
     for message in "ab":
         connection.push(text(message))
-    connection.end(ended)
+    connection.end(cause)
     assert await connection.finish(4008, "slow consumer")
     socket.may_send.set()
     await turns()
@@ -416,7 +417,7 @@ async def test_finish_gives_up_at_its_deadline(stalls: str) -> None:
     connection = connect(socket=socket, node=node)
     connection.push(text("a"))
     connection.push(text("b"))
-    connection.end(Ended.RELEASED)
+    connection.end(CloseCause.RELEASED)
     closing = asyncio.create_task(connection.finish(1000, "bye"))
     await turns()
     clock.advance(2.1)
@@ -457,7 +458,7 @@ async def test_message_that_closing_dropped_was_not_written() -> None:
     connection.push(text("a"))
     written = asyncio.create_task(connection.writer.drained())
     await turns()
-    connection.end(Ended.RELEASED)
+    connection.end(CloseCause.RELEASED)
     closing = asyncio.create_task(connection.finish(1000, "bye"))
     await turns()
     clock.advance(2.1)
@@ -470,7 +471,7 @@ async def test_let_go_leaves_the_socket_open_and_writes_nothing_more() -> None:
     socket.stall()
     connection = connect(socket=socket)
     connection.push(text("a"))
-    connection.end(Ended.RELEASED)
+    connection.end(CloseCause.RELEASED)
     connection.let_go()
     socket.may_send.set()
     await turns()
@@ -482,7 +483,7 @@ async def test_cancelled_writer_gives_its_place_in_the_gate_back() -> None:
     socket.stall()
     connection = connect(socket=socket, node=node)
     connection.push(text("a"))
-    connection.end(Ended.RELEASED)
+    connection.end(CloseCause.RELEASED)
     connection.let_go()
     await turns()
     assert node.limiter.is_open()
@@ -491,7 +492,7 @@ async def test_cancelled_writer_gives_its_place_in_the_gate_back() -> None:
 async def test_drained_tells_that_nothing_is_left_or_why_it_never_will() -> None:
     connection = connect()
     assert await connection.writer.drained() is None
-    connection.end(Ended.EVICTED)
+    connection.end(CloseCause.EVICTED)
     assert await connection.writer.drained() == "connection has ended: evicted"
 
 

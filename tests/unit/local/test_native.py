@@ -8,6 +8,7 @@ from starlette.websockets import WebSocket
 
 from fastapi_websocket_stabilizer.local.lifecycle import Ended
 from fastapi_websocket_stabilizer.local.native import NativeTransport, open_transport
+from fastapi_websocket_stabilizer.models import CloseCause
 from fastapi_websocket_stabilizer.wire.frames import COMPRESS_FROM_BYTES
 from tests.support.waiting import eventually
 from tests.unit.fakes import Clock, Node, text, turns
@@ -129,7 +130,7 @@ async def test_close_goes_behind_the_outbox() -> None:
     connection = connect_native(native=native)
     native.stall()
     connection.push(text("last"))
-    connection.end(Ended.RELEASED)
+    connection.end(CloseCause.RELEASED)
     closing = asyncio.create_task(connection.finish(1000, "bye"))
     await turns()
     assert native.writes == []
@@ -144,7 +145,7 @@ async def test_close_of_a_slow_consumer_says_so_at_once_and_is_aborted_when_it_d
     clock, native = Clock(), FakeNativeSocket()
     connection = connect_native(native=native, node=Node(close_timeout_s=5.0))
     native.stall()
-    connection.end(Ended.SLOW)
+    connection.end(CloseCause.SLOW)
     closing = asyncio.create_task(connection.finish(4008, "slow consumer"))
     await turns()
     assert (native.writes, native.was_aborted) == ([close_frame(4008, "slow consumer")], False)
@@ -158,7 +159,7 @@ async def test_outbox_that_is_not_written_in_time_ends_in_an_abort() -> None:
     connection = connect_native(native=native, node=node)
     native.stall()
     connection.push(text("never"))
-    connection.end(Ended.RELEASED)
+    connection.end(CloseCause.RELEASED)
     assert not await connection.finish(1000, "bye")
     assert (native.writes, native.was_aborted) == ([], True)
 
@@ -183,7 +184,7 @@ async def test_parked_connection_lets_go_of_its_websocket() -> None:
     events: list[Any] = []
     connection.park(Inbox())
     connection.push(text("hi"))
-    connection.end(Ended.RELEASED)
+    connection.end(CloseCause.RELEASED)
     assert await connection.finish(1000, "bye")
     assert await connection.finish(1000, "bye"), "a second close has nothing to do"
     assert (connection.is_parked, native.writes) == (True, [*frames("hi"), close_frame(1000, "bye")])

@@ -87,6 +87,9 @@ class Server:
     def hung_up(self, code: int, reason: str) -> None:
         self.told.append(("hung up", code, reason))
 
+    def closes(self, code: int, reason: str) -> None:
+        self.told.append(("closes", code, reason))
+
     async def too_large(self, size: int, limit: int) -> None:
         self.told.append(("too large", size, limit))
 

@@ -9,7 +9,7 @@ from fastapi_websocket_stabilizer.backends.memory import MemoryBackend, MemoryHu
 from fastapi_websocket_stabilizer.config import WebSocketConfig
 from fastapi_websocket_stabilizer.exceptions import MemoryLimitExceededError
 from fastapi_websocket_stabilizer.local.connection import Connection
-from fastapi_websocket_stabilizer.local.lifecycle import Ended
+from fastapi_websocket_stabilizer.models import CloseCause
 from fastapi_websocket_stabilizer.registry.budget import Budget
 from fastapi_websocket_stabilizer.registry.eviction import measure
 from fastapi_websocket_stabilizer.registry.registration import Registration, registration_of
@@ -28,13 +28,13 @@ class World:
         config, log = WebSocketConfig(**settings), logging.getLogger("budget")
         self.state = NodeState(config, log, memory_of, is_distributed=False)
         self.budget = Budget(self.state, self.end)
-        self.ended: list[tuple[str, Ended, int]] = []
+        self.ended: list[tuple[str, CloseCause, int]] = []
 
-    async def end(self, connection: Connection, why: Ended, code: int, reason: str) -> None:
-        connection.end(why)
+    async def end(self, connection: Connection, cause: CloseCause, code: int, reason: str) -> None:
+        connection.end(cause)
         self.state.shards.remove(connection)
         self.budget.remove(connection)
-        self.ended.append((connection.client_id, why, code))
+        self.ended.append((connection.client_id, cause, code))
 
     async def add(self, client_id: str, opened_at_s: float = 0.0, **metadata: Any) -> Connection:
         size = await self.budget.admit(client_id, metadata)
@@ -63,7 +63,7 @@ async def test_sum_follows_what_comes_changes_and_goes() -> None:
     alice, bob = await world.add("alice", name="Alice"), await world.add("bob")
     await world.budget.set_user_data(alice, "score", 10**30)
     assert world.budget.total_bytes == world.measured()
-    await world.end(bob, Ended.RELEASED, 1000, "")
+    await world.end(bob, CloseCause.RELEASED, 1000, "")
     assert world.budget.total_bytes == world.measured() == registration_of(alice).size
 
 
@@ -113,7 +113,7 @@ async def test_policy_says_who_gives_way(policy: str, order: list[str]) -> None:
     await world.add("e", 11.0)
     assert world.evicted == order
     assert world.state.counters.connections_evicted_for_memory == 2
-    assert world.ended[0][1:] == (Ended.EVICTED, 1013)
+    assert world.ended[0][1:] == (CloseCause.EVICTED, 1013)
 
 
 async def test_nobody_gives_way_without_need() -> None:
@@ -170,6 +170,6 @@ async def test_data_changed_in_place_is_seen_by_the_next_measurement() -> None:
 async def test_connection_that_ended_meanwhile_is_not_counted_again() -> None:
     world = World()
     alice = await world.add("a")
-    await world.end(alice, Ended.RELEASED, 1000, "")
+    await world.end(alice, CloseCause.RELEASED, 1000, "")
     await world.budget.set_user_data(alice, "key", "x")
     assert world.budget.total_bytes == 0

@@ -10,8 +10,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 
 from fastapi_websocket_stabilizer import ConfigurationError, Connection, WebSocketConnectionManager
-from fastapi_websocket_stabilizer.local.lifecycle import Ended
-from fastapi_websocket_stabilizer.models import PresenceEvent
+from fastapi_websocket_stabilizer.models import CloseCause, PresenceEvent
 from fastapi_websocket_stabilizer.names import ConnectionId, NodeId
 from fastapi_websocket_stabilizer.registry.hooks import (
     Failures,
@@ -200,7 +199,7 @@ async def test_cancellation_of_whoever_runs_the_hook_is_not(hooks: Hooks, counte
 
 async def test_hook_that_finds_its_connection_over_has_not_failed(hooks: Hooks, counters: Counters) -> None:
     connection = connect()
-    connection.end(Ended.RELEASED)
+    connection.end(CloseCause.RELEASED)
     await hooks.call(lambda held: held.send("too late"), connection)
     assert counters.hooks_failed == 0
     other = connect("other")

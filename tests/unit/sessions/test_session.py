@@ -18,6 +18,7 @@ from fastapi_websocket_stabilizer.local.connection import Connection
 from fastapi_websocket_stabilizer.local.lifecycle import Ended
 from fastapi_websocket_stabilizer.local.native import JOINED_BYTES
 from fastapi_websocket_stabilizer.local.requests import Unanswered
+from fastapi_websocket_stabilizer.models import CloseCause
 from fastapi_websocket_stabilizer.names import ConnectionId
 from fastapi_websocket_stabilizer.registry.feed import Joined
 from fastapi_websocket_stabilizer.registry.hooks import FAILED, Hooks
@@ -48,7 +49,7 @@ class SessionNode:
         self.hooks, self.tasks = Hooks(self.counters, log), Tasks(log)
         self.config = WebSocketConfig(heartbeat_interval=10.0, max_message_size=1 << 16)
         self.acted: list[ClientFrame] = []
-        self.ended: list[tuple[Ended, int, str]] = []
+        self.ended: list[tuple[CloseCause, int, str]] = []
         self.stopped: list[tuple[Any, int]] = []
         self.goes_on = 0
         self.ms = 1_764_396_000_000
@@ -101,9 +102,9 @@ class SessionNode:
     def restore(self, connection: Connection) -> None:
         raise AssertionError("no session is taken over later here")
 
-    def expire(self, connection: Connection, why: Ended, code: int, reason: str) -> None:
-        if connection.end(why):
-            self.ended.append((why, code, reason))
+    def expire(self, connection: Connection, cause: CloseCause, code: int, reason: str) -> None:
+        if connection.end(cause):
+            self.ended.append((cause, code, reason))
 
 
 class World:
@@ -218,7 +219,7 @@ async def test_session_that_was_taken_over_continues_its_numbers() -> None:
 
 async def test_session_of_an_ended_connection_does_not_begin() -> None:
     world = World(begins=False)
-    world.connection.end(Ended.REPLACED)
+    world.connection.end(CloseCause.REPLACED)
     assert not world.session.begin()
     assert await world.got() == []
 
@@ -472,7 +473,7 @@ async def test_idle_session_takes_less_than_a_kilobyte() -> None:
 
 async def test_first_request_to_a_client_that_has_ended_ends_at_once() -> None:
     world, outcomes = World(), list[Any]()
-    world.connection.end(Ended.SHUTDOWN)
+    world.connection.end(CloseCause.SHUTDOWN)
 
     world.session.request("confirm", "1", outcomes.append, 60.0)
 

@@ -7,7 +7,8 @@ import pytest
 
 from fastapi_websocket_stabilizer.exceptions import ConnectionNotFoundError
 from fastapi_websocket_stabilizer.local.connection import Connection
-from fastapi_websocket_stabilizer.local.lifecycle import Ended
+from fastapi_websocket_stabilizer.local.lifecycle import ENDED, Ended
+from fastapi_websocket_stabilizer.models import CloseCause
 from fastapi_websocket_stabilizer.web import handlers
 from tests.unit.fakes import connect
 
@@ -64,28 +65,29 @@ async def test_task_of_a_handler_means_the_socket_of_the_handler() -> None:
 
 
 @pytest.mark.parametrize(
-    "ended", [Ended.REPLACED, Ended.TIMED_OUT, Ended.SLOW, Ended.EVICTED, Ended.SHUTDOWN]
+    "cause", [cause for cause in CloseCause if ENDED[cause] not in (Ended.RELEASED, Ended.FAILED)]
 )
-async def test_end_by_others_is_quiet_once(ended: Ended) -> None:
+async def test_end_by_others_is_quiet_once(cause: CloseCause) -> None:
     connection = connect()
-    connection.end(ended)
+    connection.end(cause)
     handlers.remember(REGISTRY, connection)
     handlers.check_ended(connection)
     with pytest.raises(ConnectionNotFoundError, match="'alice' is not connected"):
         handlers.check_ended(connection)
 
 
-@pytest.mark.parametrize("ended", [Ended.RELEASED, Ended.FAILED])
-async def test_end_by_the_handler_or_by_a_failed_send_is_an_error(ended: Ended) -> None:
+@pytest.mark.parametrize("cause", [CloseCause.RELEASED, CloseCause.HANDLER_ERROR, CloseCause.WRITE_FAILED])
+async def test_end_by_the_handler_or_by_a_failed_send_is_an_error(cause: CloseCause) -> None:
     connection = connect()
-    connection.end(ended)
+    connection.end(cause)
     handlers.remember(REGISTRY, connection)
     with pytest.raises(ConnectionNotFoundError):
         handlers.check_ended(connection)
 
 
-def test_every_way_to_end_is_either_quiet_or_an_error() -> None:
-    assert len(Ended) == 8
+def test_every_cause_has_a_way_to_end_that_is_either_quiet_or_an_error() -> None:
+    assert set(ENDED) == set(CloseCause)
+    assert set(ENDED.values()) == set(Ended)
 
 
 def live_and_ended(count: int) -> tuple[Connection, list[Connection]]:
@@ -94,7 +96,7 @@ def live_and_ended(count: int) -> tuple[Connection, list[Connection]]:
     handlers.remember(REGISTRY, live)
     ended = [connect(f"client {number}") for number in range(count)]
     for connection in ended:
-        connection.end(Ended.REPLACED)
+        connection.end(CloseCause.REPLACED)
         handlers.remember(REGISTRY, connection)
     return live, ended
 

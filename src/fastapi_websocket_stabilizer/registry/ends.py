@@ -1,0 +1,69 @@
+"""Why connections of this node ended: counts by cause and code, and the last ends in full."""
+
+from collections import Counter, deque
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from ..close_codes import CloseCode
+from ..local.connection import Connection
+from ..models import CloseCause, ClosedConnection
+from ..names import ConnectionId, node_of
+from ..runtime.metrics import Counters
+
+OTHER = "other"
+"""Label of close codes outside the table. Clients choose codes, so each must not have a count of its own."""
+_SENT = frozenset(int(code) for code in CloseCode) | {1011}
+_RECEIVED = frozenset((1000, 1001, 1002, 1005, 1006, 1007, 1008, 1009, 1011, 1012, 1013))
+
+
+class Ends:
+    """The ends of this node's connections.
+
+    Attributes:
+        causes: Number of ends by cause. Their sum is ``connections_closed``.
+        sent: Number of close codes that this node chose, by code or ``other``.
+        received: The same for codes of clients; 1006 is a client that vanished.
+    """
+
+    def __init__(self, counters: Counters, kept: Callable[[], int]) -> None:
+        self._counters, self._kept = counters, kept
+        self._last: deque[ClosedConnection] = deque()
+        self.causes: dict[str, int] = {cause.value: 0 for cause in CloseCause}
+        self.sent: Counter[str] = Counter()
+        self.received: Counter[str] = Counter()
+
+    def note(
+        self,
+        connection: Connection,
+        connection_id: ConnectionId,
+        code: int,
+        reason: str,
+        queued_bytes: int,
+    ) -> ClosedConnection:
+        """Count an end whose cause is settled, and keep it as one of the last ``closed_log_size``."""
+        cause, now_s = connection.cause or CloseCause.RELEASED, connection.loop.time()
+        self._counters.connections_closed += 1
+        self.causes[cause.value] += 1
+        codes, known = (self.received, _RECEIVED) if cause.is_by_client else (self.sent, _SENT)
+        codes[str(code) if code in known else OTHER] += 1
+        closed = ClosedConnection(
+            client_id=connection.client_id,
+            connection_id=connection_id,
+            node=node_of(connection_id),
+            at=datetime.now(UTC),
+            cause=cause,
+            code=code,
+            reason=reason,
+            error=connection.writer.error,
+            lasted_s=round(now_s - connection.opened_at_s, 3),
+            silent_s=round(now_s - connection.heartbeat.heard_at_s, 3),
+            queued_bytes=queued_bytes,
+        )
+        self._last.append(closed)
+        while len(self._last) > self._kept():
+            self._last.popleft()
+        return closed
+
+    def last(self) -> list[ClosedConnection]:
+        """Return the last ends, the newest first."""
+        return list(reversed(self._last))

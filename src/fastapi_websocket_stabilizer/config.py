@@ -266,6 +266,10 @@ class WebSocketConfig:
     """Whether and how many messages to one client Redis keeps, of those sent with ``store=True``; None for none."""
     session_ttl_s: FiniteFloat = 120.0
     """Seconds after its connection for which a session of ``stabilizer.v1`` can be continued."""
+    scrape_group: Annotated[str, MinLen(1)] | None = None
+    """Name of the processes that one scrape of ``metrics_router`` shows; None for the workers of a server."""
+    metrics_secret: Annotated[str, MinLen(16)] | None = field(default=None, repr=False)
+    """Bearer token of ``GET /metrics``, at least 16 characters. With None, forwarded requests are refused."""
     closed_log_size: PositiveInt = 1000
     """Number of ended connections of this node that ``recently_closed`` returns."""
 

@@ -10,7 +10,12 @@ from fastapi import APIRouter, FastAPI, WebSocket
 
 from . import close_codes
 from .config import WebSocketConfig
-from .exceptions import BroadcastFailedError, ConfigurationError, ConnectionNotFoundError, InvalidNameError
+from .exceptions import (
+    LOSSES,
+    BroadcastFailedError,
+    ConfigurationError,
+    ConnectionNotFoundError,
+)
 from .local.connection import REQUEST_TIMEOUT_S, Connection
 from .models import (
     BroadcastResult,
@@ -24,7 +29,9 @@ from .models import (
     Sent,
     ShutdownReport,
 )
-from .names import NodeId, as_list, check_client_id, check_each, check_room, has_utf8
+from .names import NodeId, as_list, check_client_id, check_each, check_room
+from .observe.prometheus import Collector
+from .registry.exclusions import exclusions_of
 from .registry.hooks import HookDecorators, OnMessage
 from .registry.registry import Registry
 from .registry.state import NodeState
@@ -41,7 +48,7 @@ from .web.faults import fault_of
 from .web.health import health_router
 from .web.histories import Authorize, history_router
 from .web.lifespan import announce, install_protocol, shut_down_in_time
-from .wire.envelopes import CONNECTION
+from .web.metrics import Scope, collector, metrics_router
 from .wire.messages import Encoded, encode
 
 Identify = Callable[..., Identity | Awaitable[Identity]]
@@ -81,6 +88,8 @@ class WebSocketConnectionManager(HookDecorators):
         if await self._registry.start():
             self._while_started.enter_context(tokens_redacted())
             announce(self._state)
+            with suppress(*LOSSES):  # each beat publishes
+                await self._registry.telemetry.publish()
 
     async def graceful_shutdown(self, timeout: float = 30.0) -> ShutdownReport:
         """Close all sockets with 1001 within ``timeout`` seconds, release their entries and leave the registry.
@@ -396,7 +405,7 @@ class WebSocketConnectionManager(HookDecorators):
         encoded = self._encode(message)
         confirm = None if confirm is None else positive_seconds("confirm", confirm)
         exclude, rooms = check_each(exclude_client or None, check_client_id), check_each(room, check_room)
-        exclude += _exclusions_of(exclude_connection)
+        exclude += exclusions_of(exclude_connection)
         if room is not None and not rooms:
             return BroadcastResult(0, 0, 0)  # an empty list of rooms has no members
         try:
@@ -631,6 +640,29 @@ class WebSocketConnectionManager(HookDecorators):
         """Return ``total_memory`` and ``per_connection_average`` in bytes, and ``connection_count``."""
         return self._registry.connections.budget.usage()
 
+    def metrics_router(self) -> APIRouter:
+        """Return a router with ``GET /metrics`` for Prometheus: ``app.include_router(manager.metrics_router())``.
+
+        Each scrape shows all workers of the server, whichever answers. ``docs/metrics.md`` lists the metrics.
+        Requests that came through a proxy get 403, unless ``metrics_secret`` is set and sent.
+
+        Raises:
+            ConfigurationError: ``prometheus-client`` is not installed, which the extra ``prometheus`` does.
+        """
+        return metrics_router(self._registry)
+
+    def prometheus_collector(self, scope: Scope = "host") -> Collector:
+        """Return a collector for a ``CollectorRegistry`` of the application.
+
+        ``"host"`` has the workers of this server, ``"node"`` only this process, and ``"cluster"`` all nodes, for a
+        scraper that cannot find them. Do not sum the last one over several targets. ``"host"`` and ``"cluster"`` must
+        be collected in another thread than that of the event loop, as a ``def`` endpoint does.
+
+        Raises:
+            ConfigurationError: ``scope`` is unknown, or ``prometheus-client`` is not installed.
+        """
+        return collector(self._registry, scope)
+
     def recently_closed(self) -> list[ClosedConnection]:
         """Return the last ``closed_log_size`` connections of this replica that ended, the newest first."""
         return self._state.ends.last()
@@ -666,25 +698,3 @@ class WebSocketConnectionManager(HookDecorators):
             ConfigurationError: ``authorize`` is no function that takes a room.
         """
         return history_router(self._registry, self.history, authorize)
-
-
-def _exclusions_of(connections: Connection | str | Iterable[Connection | str] | None) -> list[str]:
-    """Return the exclusions of an envelope for connections or their ids.
-
-    Raises:
-        InvalidNameError: One is neither a connection nor a string.
-    """
-    if connections is None:
-        return []
-    each = [connections] if isinstance(connections, Connection | str) else connections
-    return [CONNECTION + _id_of(connection) for connection in each]
-
-
-def _id_of(connection: Connection | str) -> str:
-    if isinstance(connection, Connection):
-        return connection.connection_id
-    if isinstance(connection, str) and has_utf8(connection):
-        return connection
-    raise InvalidNameError(
-        f"exclude_connection must be a Connection or its connection_id, got {connection!r:.200}"
-    )

@@ -60,6 +60,7 @@ def test_tests_of_the_second_job_are_in_a_lane_of_it_and_in_no_other() -> None:
         "test_browser_faults",
         "test_rolling_restart",
         "test_return",
+        "test_causes",
     }
     for file in files:
         (first,) = lanes_of(file, is_alone=False)

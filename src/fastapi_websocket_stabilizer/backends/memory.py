@@ -6,12 +6,10 @@ One lock makes each operation atomic, as a script on Redis is.
 
 import asyncio
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 from ..names import ConnectionId, NodeId, node_of, visit_of
@@ -20,33 +18,18 @@ from ..runtime.metrics import Counters
 from ..wire.channels import ALL, INBOX, Channel, box_of
 from ..wire.envelopes import Envelope, Part
 from ..wire.tokens import sha1
+from . import memory_clock
 from .memory_logs import MemoryLogContent, MemoryLogs
 from .memory_revocations import MemoryRevocations
 from .memory_rooms import MemoryRooms
 from .memory_rosters import MemoryRosters, ShownRoom
 from .memory_sessions import Held, MemorySessions
+from .memory_workers import Groups, MemoryWorkers
 from .ports import Claim, Claimed, Entry, IndexEntry, Listening, Receive, Removed, Renewal, former_in
 from .revocations import Revocation
 
 MAX_TOKENS = 1_000_000
 """Maximum number of unused reconnect tokens; the oldest is evicted."""
-
-
-def ahead_us() -> int:
-    """Return the µs by which wall time is ahead of the monotonic clock.
-
-    The process may pause between the two clocks, which makes the difference larger. So the smallest of three counts.
-    """
-
-    def difference() -> int:
-        monotonic_us = time.monotonic_ns() // 1000
-        return int(datetime.now(UTC).timestamp() * 1_000_000) - monotonic_us
-
-    return min(difference() for _ in range(3))
-
-
-AHEAD_US: int = ahead_us()
-"""As it was when the process started. Steps of wall time since then do not matter."""
 
 
 class MemoryHub:
@@ -72,17 +55,17 @@ class MemoryHub:
         self.sessions: dict[str, dict[str, Held]] = {}
         self.shown: dict[str, ShownRoom] = {}
         self.revoked: dict[str, dict[Revocation, int]] = {}
+        self.workers: Groups = {}
 
     def now_us(self) -> int:
-        """Microseconds of the clock of every id, expiry and stamp.
-
-        It is wall time at the start of the process, and monotonic from then on. So ids are later than those of the
-        process before, also if that ran on a machine that had been up for longer.
-        """
-        return AHEAD_US + time.monotonic_ns() // 1000
+        """Microseconds of the clock of every id, expiry and stamp."""
+        return memory_clock.now_us()
 
     def now_ms(self) -> int:
         return self.now_us() // 1000
+
+    def is_live(self, node: NodeId) -> bool:
+        return self.leases.get(node, 0) > self.now_ms()
 
 
 class MemoryBackend:
@@ -101,6 +84,7 @@ class MemoryBackend:
             hub.shown, hub.lock, hub.now_us, self._publish, self._write_index
         )
         self.revocations: MemoryRevocations = MemoryRevocations(hub.revoked, hub.lock, hub.now_us, counters)
+        self.workers: MemoryWorkers = MemoryWorkers(hub.workers, hub.lock, hub.is_live)
         hub.listeners[node] = (receive, self._subscribed)
 
     async def start(self, node: NodeId) -> None:

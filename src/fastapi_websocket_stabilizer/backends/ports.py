@@ -15,6 +15,7 @@ from ..wire.envelopes import Envelope
 from .log_ports import LogStore
 from .revocations import RevocationStore
 from .rosters import RosterStore
+from .workers import WorkerStore
 
 SESSION = "\0"
 """Begin of a name in the index that is no room's, because no room has this character."""
@@ -514,6 +515,9 @@ class Backend(Protocol):
 
     @property
     def revocations(self) -> RevocationStore: ...
+
+    @property
+    def workers(self) -> WorkerStore: ...
 
     async def start(self, node: NodeId) -> None:
         """Connect and subscribe to every node's channel and to ``node``'s inbox.

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 
 from ..runtime.gc_pauses import gc_paused
 from ..runtime.loops import running_loop
-from ..runtime.metrics import Counters, Stopwatch
+from ..runtime.metrics import Counters, Histogram
 from .batches import Broadcast, DirectMessages, FramesBySocket, Group, missed_since, tell
 from .connection import Connection
 from .shards import Shard, Shards
@@ -28,8 +28,8 @@ SLICE_WRITES = 256
 class FanOut:
     """Processes work in order. Without a running worker, ``submit`` processes it at once."""
 
-    def __init__(self, shards: Shards, counters: Counters, stopwatch: Stopwatch | None) -> None:
-        self._shards, self._counters, self._stopwatch = shards, counters, stopwatch
+    def __init__(self, shards: Shards, counters: Counters, durations: Histogram | None) -> None:
+        self._shards, self._counters, self._durations = shards, counters, durations
         self._queue: deque[Broadcast | DirectMessages] = deque()
         self._wanted = asyncio.Event()
         self._room_for_more = asyncio.Event()
@@ -108,8 +108,8 @@ class FanOut:
             with gc_paused():
                 await (self._deliver(work) if isinstance(work, DirectMessages) else self._broadcast(work))
         finally:
-            if self._stopwatch is not None:
-                self._stopwatch.add(time.perf_counter() - began_s)
+            if self._durations is not None:
+                self._durations.add(time.perf_counter() - began_s)
             self._is_busy = False
             for done in [work] if isinstance(work, DirectMessages) else work:
                 self._finish(done)
@@ -169,8 +169,8 @@ class FanOut:
                 self._counters.messages_dropped += group.missed(shard)
                 group.write(group.targets(shard))
             self._counters.messages_sent += group.finish()
-        if self._stopwatch is not None:
-            self._stopwatch.add(time.perf_counter() - began_s)
+        if self._durations is not None:
+            self._durations.add(time.perf_counter() - began_s)
 
     def _finish(self, done: Broadcast | DirectMessages | Group) -> None:
         self.queued_bytes -= done.size

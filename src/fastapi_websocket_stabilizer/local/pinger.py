@@ -20,7 +20,11 @@ LONGEST_ROUND_S = 2.0
 
 
 class Pinger:
-    """Checks every connection several times per interval, shard by shard. Does not wait for any socket."""
+    """Checks every connection several times per interval, shard by shard. Does not wait for any socket.
+
+    Attributes:
+        outboxes: Bytes in all outboxes, and in the largest one, as of the last round.
+    """
 
     def __init__(
         self,
@@ -30,16 +34,21 @@ class Pinger:
         expire: Callable[[Connection, CloseCause, int, str], None],
     ) -> None:
         self._shards, self._limits, self._counters, self._expire = shards, limits, counters, expire
+        self.outboxes: tuple[int, int] = 0, 0
 
     async def run(self) -> None:
         """Check all connections in rounds until cancelled."""
         while True:
             # All shards in one round: answers that arrive together cause fewer wake-ups of the loop.
             await asyncio.sleep(self._round_s())
+            total_bytes = largest_bytes = 0
             for shard in self._shards.shards:
                 self._end_expired(shard)
+                waiting = [connection.writer.queued_bytes for connection in shard.connections.values()]
+                total_bytes, largest_bytes = total_bytes + sum(waiting), max(waiting, default=largest_bytes)
                 self._look_at(shard)
                 await asyncio.sleep(0)
+            self.outboxes = total_bytes, largest_bytes
 
     def _round_s(self) -> float:
         limits = self._limits()

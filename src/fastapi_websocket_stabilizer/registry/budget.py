@@ -75,6 +75,12 @@ class Budget:
         await self._make_room(size - registration_of(connection).size, keep=connection)
         self._resize(connection, size)
 
+    async def run(self) -> None:
+        """Measure all connections every ``memory_check_interval``, until cancelled."""
+        while True:
+            await asyncio.sleep(self._state.config.memory_check_interval)
+            await self.measure_all()
+
     async def measure_all(self) -> None:
         """Measure all connections, because the application may change values in place. Evict some if necessary."""
         for number, connection in enumerate(self._state.shards):

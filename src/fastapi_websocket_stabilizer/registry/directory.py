@@ -107,6 +107,12 @@ class Directory:
         live = await self._lease.live_among(list(counts))
         return sum(count for node, count in counts.items() if node in live)
 
+    async def groups(self) -> dict[NodeId, str]:
+        """Return the group of every node that holds a lease. See ``NodeState.group``."""
+        nodes = await self._lease.all_live()
+        infos = await self._state.backend.nodes.infos(nodes)
+        return {node: group_of(info) for node, (info, _) in zip(nodes, infos, strict=True)}
+
     async def nodes(self) -> list[NodeInfo]:
         """Return every node that holds a lease."""
         node_ids = await self._lease.all_live()
@@ -133,6 +139,14 @@ def node_info(node: NodeId, info: bytes, connections: int) -> NodeInfo | None:
     except FOREIGN:
         return None
     return NodeInfo(node, name, version, started, connections, is_draining)
+
+
+def group_of(info: bytes | None) -> str:
+    """Return the group of a node; "" if its description is malformed, or of a release without groups."""
+    try:
+        return str(read_object(info or b"")["group"])
+    except FOREIGN:
+        return ""
 
 
 def read_object(data: bytes) -> dict[str, Any]:

@@ -4,16 +4,17 @@ from collections import Counter, deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from ..close_codes import CloseCode
+from ..close_codes import ABNORMAL, INTERNAL_ERROR, NO_STATUS, CloseCode
 from ..local.connection import Connection
 from ..models import CloseCause, ClosedConnection
 from ..names import ConnectionId, node_of
-from ..runtime.metrics import Counters
+from ..runtime.metrics import Counters, Histograms, Timing
 
 OTHER = "other"
 """Label of close codes outside the table. Clients choose codes, so each must not have a count of its own."""
-_SENT = frozenset(int(code) for code in CloseCode) | {1011}
-_RECEIVED = frozenset((1000, 1001, 1002, 1005, 1006, 1007, 1008, 1009, 1011, 1012, 1013))
+SENT = tuple(sorted({*map(int, CloseCode), INTERNAL_ERROR} - {NO_STATUS, ABNORMAL}))
+RECEIVED = (1000, 1001, 1002, 1005, 1006, 1007, 1008, 1009, 1011, 1012, 1013)
+"""Close codes that have a count of their own."""
 
 
 class Ends:
@@ -25,8 +26,8 @@ class Ends:
         received: The same for codes of clients; 1006 is a client that vanished.
     """
 
-    def __init__(self, counters: Counters, kept: Callable[[], int]) -> None:
-        self._counters, self._kept = counters, kept
+    def __init__(self, counters: Counters, histograms: Histograms, kept: Callable[[], int]) -> None:
+        self._counters, self._histograms, self._kept = counters, histograms, kept
         self._last: deque[ClosedConnection] = deque()
         self.causes: dict[str, int] = {cause.value: 0 for cause in CloseCause}
         self.sent: Counter[str] = Counter()
@@ -44,8 +45,11 @@ class Ends:
         cause, now_s = connection.cause or CloseCause.RELEASED, connection.loop.time()
         self._counters.connections_closed += 1
         self.causes[cause.value] += 1
-        codes, known = (self.received, _RECEIVED) if cause.is_by_client else (self.sent, _SENT)
+        codes, known = (self.received, RECEIVED) if cause.is_by_client else (self.sent, SENT)
         codes[str(code) if code in known else OTHER] += 1
+        histograms, lasted_s = self._histograms, now_s - connection.opened_at_s
+        by = histograms.connections_by_client if cause.is_by_client else histograms.connections_by_server
+        by.add(lasted_s)
         closed = ClosedConnection(
             client_id=connection.client_id,
             connection_id=connection_id,
@@ -55,7 +59,7 @@ class Ends:
             code=code,
             reason=reason,
             error=connection.writer.error,
-            lasted_s=round(now_s - connection.opened_at_s, 3),
+            lasted_s=round(lasted_s, 3),
             silent_s=round(now_s - connection.heartbeat.heard_at_s, 3),
             queued_bytes=queued_bytes,
         )
@@ -63,6 +67,15 @@ class Ends:
         while len(self._last) > self._kept():
             self._last.popleft()
         return closed
+
+    def durations(self) -> Timing:
+        """Return how long all connections were open that have ended."""
+        client, server = (
+            each.snapshot()
+            for each in (self._histograms.connections_by_client, self._histograms.connections_by_server)
+        )
+        total_s, max_s = client.total_s + server.total_s, max(client.max_s, server.max_s)
+        return Timing(client.count + server.count, total_s, max_s)
 
     def last(self) -> list[ClosedConnection]:
         """Return the last ends, the newest first."""

@@ -18,6 +18,7 @@ from .peers import Agreement, Deadlines
 from .reclaims import Reclaims
 from .state import NodeState
 from .sweep import Sweeper
+from .telemetry import Telemetry
 from .tokens import Tokens
 from .watching import Watching
 
@@ -37,11 +38,12 @@ class Recovery:
         watching: Watching,
         sweeper: Sweeper,
         history: History,
+        telemetry: Telemetry,
         degrading: DegradingBus | None,
     ) -> None:
         self._state, self._lease, self._claims, self._reclaims = state, lease, claims, reclaims
         self._tokens, self._keeping, self._history, self._degrading = tokens, keeping, history, degrading
-        self._watching = watching
+        self._watching, self._telemetry = watching, telemetry
         self.sweeper: Sweeper = sweeper
         self._inspection = Inspection(state, lease, claims, reclaims)
         self._agreement = Agreement(state)
@@ -108,6 +110,7 @@ class Recovery:
         self._must_share_secret |= not self._tokens.is_shared_as(renewal.secret)
         self._reclaims.revocations.meet(renewal.now_ms / 1000)
         self._state.tasks.spawn(self._catch_up(), "catch-up")
+        self._state.tasks.spawn(self._telemetry.publish(), "statistics")
         self._history.beat()
         self._agreement.meet(renewal.live)
         self._deadlines.look(renewal.live)

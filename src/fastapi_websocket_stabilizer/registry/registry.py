@@ -22,6 +22,7 @@ from ..exceptions import (
 from ..local.connection import Connection
 from ..local.pinger import Pinger
 from ..models import CloseCause, ShutdownReport
+from ..runtime import loop_lag
 from ..runtime.loops import running_loop
 from ..runtime.metrics import Counters
 from ..wire.channels import Channel
@@ -52,6 +53,7 @@ from .showing import Showing
 from .state import NodeState
 from .successions import Successions
 from .sweep import Sweeper
+from .telemetry import Telemetry
 from .tokens import Tokens
 from .watching import Watching
 
@@ -128,6 +130,7 @@ class Registry:
         self.user_data: UserData = UserData(state, budget, self.directory)
         self.drain: Drain = Drain(state, self.connections, self.directory, lease)
         self._pinger = Pinger(state.shards, self.connections.limits, state.counters, self.connections.expire)
+        self.telemetry: Telemetry = Telemetry(state, lease, self.directory, self._pinger, self.unready)
         self._compose_receivers(inboxes, reclaims, Sweeper(state, reports), degrading)
 
     def _compose_reclaims(self, inboxes: Inboxes, reports: Reports) -> Reclaims:
@@ -167,6 +170,7 @@ class Registry:
             watching=self.watching,
             sweeper=sweeper,
             history=self.history,
+            telemetry=self.telemetry,
             degrading=degrading,
         )
 
@@ -183,7 +187,7 @@ class Registry:
             pause=state.fan_out.pause,
             flush_earlier_sends=self._flush,
             opened_at=state.shards.opened_at,
-            heard_after=state.bus_lag.add,
+            heard_after=state.histograms.bus_lag.add,
         )
         return open_backend(state.config, watcher, state.counters)
 
@@ -315,7 +319,8 @@ class Registry:
         services: dict[str, Callable[[], Awaitable[None]]] = {
             "fan-out": lambda: self.state.fan_out.run(self.lease.gate.obstacle),
             "heartbeats": self._pinger.run,
-            "memory-check": self._check_memory,
+            "memory-check": self.connections.budget.run,
+            "loop-lag": lambda: loop_lag.watch(self.state.histograms.event_loop_lag),
         }
         if self.state.is_distributed:
             services["lease"] = lambda: self.lease.run(self.recovery)
@@ -338,11 +343,6 @@ class Registry:
             except Exception:
                 self.state.log.exception("service failed, starting it again: %s", name)
                 await asyncio.sleep(1)
-
-    async def _check_memory(self) -> None:
-        while True:
-            await asyncio.sleep(self.state.config.memory_check_interval)
-            await self.connections.budget.measure_all()
 
     async def stop(self, timeout_s: float) -> ShutdownReport:
         """Reject new connections, close and release all, and disconnect from Redis, within about ``timeout_s``."""

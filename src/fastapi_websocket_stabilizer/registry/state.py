@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import secrets
 import socket
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from ..local.sends import SendLimiter
 from ..local.shards import Shards
 from ..names import ConnectionId, NodeId
 from ..runtime.gc_pauses import GcPauses
-from ..runtime.metrics import Counters, Stopwatch
+from ..runtime.metrics import Counters, Histograms
 from ..runtime.tasks import Tasks
 from ..streams.stream import Streams
 from ..wire.channels import Channel
@@ -74,16 +75,15 @@ class NodeState:
         self.config: WebSocketConfig = config
         self.log: logging.Logger = log
         self.counters: Counters = Counters()
-        self.stopwatch: Stopwatch = Stopwatch()
-        self.bus_lag: Stopwatch = Stopwatch()
+        self.histograms: Histograms = Histograms()
         self.gc_pauses: GcPauses = GcPauses()
-        self.ends: Ends = Ends(self.counters, lambda: self.config.closed_log_size)
+        self.ends: Ends = Ends(self.counters, self.histograms, lambda: self.config.closed_log_size)
         self.tasks: Tasks = Tasks(log)
         self.streams: Streams = Streams(self.tasks, self.counters, lambda: self.config.max_message_size)
         self.hooks: Hooks = Hooks(self.counters, log)
         self.shards: Shards = Shards(config.num_shards)
         self.fan_out: FanOut = FanOut(
-            self.shards, self.counters, self.stopwatch if config.enable_metrics else None
+            self.shards, self.counters, self.histograms.fan_out if config.enable_metrics else None
         )
         self.limiter: SendLimiter = SendLimiter(lambda: self.config.max_concurrent_broadcast)
         self.in_flight: InFlight = InFlight(self.fan_out.submit)
@@ -124,10 +124,24 @@ class NodeState:
                 "started": self.started.timestamp(),
                 "draining": self.is_draining,
                 "application": self.served.application,
+                "group": self.group,
                 "settings": self.config.shared(),
             },
             "node info",
         )
+
+    @property
+    def version(self) -> str:
+        """The release of this library."""
+        return __about__.__version__
+
+    @property
+    def group(self) -> str:
+        """The processes that are scraped as one: those that serve one application on one port of one host."""
+        if self.config.scrape_group is not None:
+            return self.config.scrape_group
+        process = os.getppid() if (self.served.workers or 1) > 1 else os.getpid()
+        return f"{socket.gethostname()}:{process}"
 
     def is_subscribed(self, channel: Channel) -> bool:
         """Whether what is published to a channel that is no inbox comes back to this node."""

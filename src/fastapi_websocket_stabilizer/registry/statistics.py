@@ -27,9 +27,11 @@ def snapshot(state: NodeState, history: History, keeping: Keeping) -> Statistics
         unheard_bytes=state.in_flight.bytes,
         bus_connected=state.backend.is_connected,
         counters=totals(state.counters),
-        limits=_limits(state.config),
-        fan_out_seconds=state.stopwatch.snapshot(),
-        bus_lag_seconds=state.bus_lag.snapshot(),
+        limits=limits_of(state.config),
+        fan_out_seconds=state.histograms.fan_out.snapshot(),
+        event_loop_lag_seconds=state.histograms.event_loop_lag.snapshot(),
+        connection_seconds=state.ends.durations(),
+        bus_lag_seconds=state.histograms.bus_lag.snapshot(),
         garbage_collection_seconds=state.gc_pauses.snapshot(),
         history_logs=held.logs,
         history_bytes=held.bytes,
@@ -43,7 +45,8 @@ def snapshot(state: NodeState, history: History, keeping: Keeping) -> Statistics
     )
 
 
-def _limits(config: WebSocketConfig) -> dict[str, int | float | None]:
+def limits_of(config: WebSocketConfig) -> dict[str, int | float | None]:
+    """Return the configured and the fixed bounds by name; None for those that are off."""
     names = [setting.name for setting in fields(config)]
     limits = {n: getattr(config, n) for n in names if n.startswith("max_") or n.endswith(("_s", "_size"))}
     return limits | {

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from .metrics import Stopwatch, Timing
+from .metrics import COLLECTION_S, Histogram, Timing
 
 OLDEST_GENERATION = 2
 """Generation of full collections. They take hundreds of milliseconds with thousands of connections."""
@@ -28,7 +28,7 @@ class GcPauses:
     """Duration of the full collections of this process between ``start`` and ``stop``."""
 
     def __init__(self) -> None:
-        self._pauses = Stopwatch()
+        self._pauses = Histogram(COLLECTION_S)
         self._began_s = 0.0
 
     def start(self) -> None:

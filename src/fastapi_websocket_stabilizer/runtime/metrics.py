@@ -1,5 +1,7 @@
 """Counters of events and of reached bounds. Always on; plain integers."""
 
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
 
@@ -238,23 +240,57 @@ class Timing:
     max_s: float = 0.0
 
 
-class Stopwatch:
-    """Running count, sum and maximum of durations."""
+class Histogram:
+    """Running count, sum and maximum of durations, and how many were at most as long as each bound.
 
-    __slots__ = ("_count", "_max", "_total")
+    Adding one takes 0.3 µs, so it is for batches, closes and beats, and never for single sends.
 
-    def __init__(self) -> None:
-        self._count, self._total, self._max = 0, 0.0, 0.0
+    Attributes:
+        counts: Number of durations in each bucket: up to the first bound, up to the second, …, and longer ones.
+        total_s: Their sum in seconds.
+    """
+
+    __slots__ = ("_max_s", "bounds_s", "counts", "total_s")
+
+    def __init__(self, bounds_s: Sequence[float]) -> None:
+        self.bounds_s: tuple[float, ...] = tuple(bounds_s)
+        self.counts: list[int] = [0] * (len(self.bounds_s) + 1)
+        self.total_s: float = 0.0
+        self._max_s = 0.0
 
     def add(self, seconds: float) -> None:
         """Add one duration."""
-        self._count += 1
-        self._total += seconds
-        self._max = max(self._max, seconds)
+        self.counts[bisect_left(self.bounds_s, seconds)] += 1
+        self.total_s += seconds
+        if seconds > self._max_s:
+            self._max_s = seconds
 
     def snapshot(self) -> Timing:
         """Return the count, sum and maximum so far."""
-        return Timing(self._count, self._total, self._max)
+        return Timing(sum(self.counts), self.total_s, self._max_s)
+
+
+class Histograms:
+    """The durations that one node measures. The bounds are part of the names that dashboards rely on."""
+
+    def __init__(self) -> None:
+        self.fan_out: Histogram = Histogram(FAN_OUT_S)
+        self.bus_lag: Histogram = Histogram(BUS_LAG_S)
+        self.event_loop_lag: Histogram = Histogram(LOOP_LAG_S)
+        self.connections_by_client: Histogram = Histogram(CONNECTION_S)
+        self.connections_by_server: Histogram = Histogram(CONNECTION_S)
+
+    def by_name(self) -> dict[str, Histogram]:
+        """Return all of them by name."""
+        return dict(vars(self))
+
+
+FAN_OUT_S = (50e-6, 100e-6, 250e-6, 500e-6, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
+BUS_LAG_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+LOOP_LAG_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
+CONNECTION_S = (1, 10, 60, 300, 1800, 3600, 14_400, 43_200, 86_400)
+COLLECTION_S = (0.001, 0.01, 0.1, 1)
+"""Bounds of buckets in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +309,8 @@ class Statistics:
         counters: All totals by name.
         limits: All configured bounds by name.
         fan_out_seconds: Duration of fan-outs, if ``enable_metrics`` is set.
+        event_loop_lag_seconds: How much later than asked for the event loop has continued, looked at twice a second.
+        connection_seconds: How long the connections were open that have ended.
         bus_lag_seconds: Time from publishing a canary until it comes back on the bus, measured once a beat.
         garbage_collection_seconds: Full collections of this process since ``start``; none falls into a fan-out.
         history_logs: Logs with members on this node: of rooms, and of everybody.
@@ -297,6 +335,8 @@ class Statistics:
     counters: dict[str, int]
     limits: dict[str, int | float | None]
     fan_out_seconds: Timing
+    event_loop_lag_seconds: Timing
+    connection_seconds: Timing
     bus_lag_seconds: Timing
     garbage_collection_seconds: Timing
     history_logs: int

@@ -21,6 +21,7 @@ from ..backends.ports import (
 )
 from ..backends.revocations import RevocationStore
 from ..backends.rosters import RosterStore
+from ..backends.workers import WorkerStore
 from ..config import WebSocketConfig
 from ..exceptions import BackendUnavailableError
 from ..names import NodeId
@@ -89,6 +90,7 @@ class MemoryLink:
         self.sessions: SessionStore = self._port(self._backend.sessions)
         self.rosters: RosterStore = self._port(self._backend.rosters)
         self.revocations: RevocationStore = self._port(self._backend.revocations)
+        self.workers: WorkerStore = self._port(self._backend.workers)
         self.queued_bytes: int = 0
         self._gaps = 0
 

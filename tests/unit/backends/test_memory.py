@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastapi_websocket_stabilizer.backends import memory
+from fastapi_websocket_stabilizer.backends import memory, memory_clock
 from fastapi_websocket_stabilizer.backends.log_ports import LogKind, LogName
 from fastapi_websocket_stabilizer.backends.memory import MemoryBackend, MemoryHub
 from fastapi_websocket_stabilizer.backends.ports import Claim, Claimed, IndexEntry
@@ -138,7 +138,7 @@ async def test_repeated_claim_keeps_its_rank_below_a_newer_socket() -> None:
 async def test_stamps_grow_though_the_clock_stands_still_or_steps_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(memory, "AHEAD_US", 0)
+    monkeypatch.setattr(memory_clock, "AHEAD_US", 0)
     store, stamps = backend(), []
     for number, now_ns in enumerate([5_000_000, 5_000_000, 1_000_000]):
         monkeypatch.setattr(time, "monotonic_ns", lambda now_ns=now_ns: now_ns)
@@ -153,13 +153,13 @@ def start_process(monkeypatch: pytest.MonkeyPatch, running_s: int) -> None:
     """Begin again on a machine that has been up for ``running_s``."""
     clock_ns, began_ns = MONOTONIC_NS, MONOTONIC_NS() - running_s * 1_000_000_000
     monkeypatch.setattr(time, "monotonic_ns", lambda: clock_ns() - began_ns)
-    monkeypatch.setattr(memory, "AHEAD_US", memory.ahead_us())
+    monkeypatch.setattr(memory_clock, "AHEAD_US", memory_clock.ahead_us())
 
 
 def test_pause_between_two_clocks_does_not_put_the_ids_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
-    before_us, clock_ns, pauses_ns = memory.ahead_us(), MONOTONIC_NS, [0, 5_000_000_000, 0]
+    before_us, clock_ns, pauses_ns = memory_clock.ahead_us(), MONOTONIC_NS, [0, 5_000_000_000, 0]
     monkeypatch.setattr(time, "monotonic_ns", lambda: clock_ns() - pauses_ns.pop())
-    assert abs(memory.ahead_us() - before_us) < 1_000_000
+    assert abs(memory_clock.ahead_us() - before_us) < 1_000_000
 
 
 async def test_cursor_from_a_machine_that_has_been_up_for_longer_is_lost(

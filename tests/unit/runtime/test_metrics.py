@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from fastapi_websocket_stabilizer.runtime.metrics import Counters, Stopwatch, Timing, totals
+from fastapi_websocket_stabilizer.runtime.metrics import Counters, Histogram, Timing, totals
 
 
 def test_every_counter_begins_at_nothing() -> None:
@@ -38,19 +38,26 @@ def test_misspelt_counter_is_an_error() -> None:
         Counters().broadcast = 1  # type: ignore[attr-defined]
 
 
-def test_stopwatch_keeps_count_sum_and_maximum() -> None:
-    stopwatch = Stopwatch()
+def test_histogram_keeps_count_sum_and_maximum() -> None:
+    durations = Histogram((1,))
     for seconds in (0.5, 2.0, 1.0):
-        stopwatch.add(seconds)
-    assert stopwatch.snapshot() == Timing(count=3, total_s=3.5, max_s=2.0)
+        durations.add(seconds)
+    assert durations.snapshot() == Timing(count=3, total_s=3.5, max_s=2.0)
 
 
-def test_stopwatch_that_never_ran_is_all_zero() -> None:
-    assert Stopwatch().snapshot() == Timing(0, 0.0, 0.0)
+def test_bucket_has_what_is_at_most_its_bound() -> None:
+    durations = Histogram((0.1, 1))
+    for seconds in (0.0, 0.1, 0.1000001, 1.0, 1.5, 99.0):
+        durations.add(seconds)
+    assert durations.counts == [2, 2, 2]
+
+
+def test_histogram_that_never_ran_is_all_zero() -> None:
+    assert Histogram(()).snapshot() == Timing(0, 0.0, 0.0)
 
 
 def test_snapshot_does_not_change_any_more() -> None:
-    stopwatch = Stopwatch()
-    before = stopwatch.snapshot()
-    stopwatch.add(1.0)
+    durations = Histogram((1,))
+    before = durations.snapshot()
+    durations.add(1.0)
     assert before == Timing()

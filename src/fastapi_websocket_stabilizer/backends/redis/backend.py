@@ -19,6 +19,7 @@ from .sessions import RedisSessions
 from .stores import RedisNodes, RedisPresence, RedisRooms, RedisTokens
 from .topology import topology_at
 from .urls import parse
+from .workers import RedisWorkers
 
 
 class RedisBackend:
@@ -76,6 +77,7 @@ class RedisBackend:
         self.nodes: RedisNodes = RedisNodes(keys, pipeline, self._leases, reader, clock)
         self.sessions: RedisSessions = RedisSessions(keys, pipeline, reader, self._counters)
         self.revocations: RedisRevocations = RedisRevocations(keys, pipeline, reader, self._counters)
+        self.workers: RedisWorkers = RedisWorkers(keys, pipeline, reader)
         publish_command = self._topology.publish_command
         self.rosters: RedisRosters = RedisRosters(keys, pipeline, reader, publish_command, signer)
         self.logs: RedisLogs = RedisLogs(

@@ -34,6 +34,10 @@ class Keys:
     def info(self, node: NodeId) -> str:
         return f"{self._ns}:{{nodes}}:info:{node}"
 
+    def workers(self, group: str) -> str:
+        """Hash of the workers of one server, with what each has published of itself."""
+        return f"{self._ns}:{{nodes}}:workers:{group}"
+
     def connections(self, node: NodeId) -> str:
         """Index: connection_id -> client_id."""
         return f"{self._ns}:{{{node}}}:connections"

@@ -1,0 +1,231 @@
+"""The values that a node publishes of itself with each beat, and reads of the others of its group.
+
+A scrape reaches one process of several behind one port. It must show them all, and no value may be lower than the one
+that another process has shown before. So all values are those that were published last, the own ones included.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from ..exceptions import LOSSES
+from ..local.pinger import Pinger
+from ..names import NodeId
+from ..runtime.metrics import totals
+from ..wire.own_json import encode_json
+from .directory import Directory
+from .lease import Lease
+from .state import NodeState
+
+FOREIGN = (ValueError, TypeError, KeyError, AttributeError)
+"""Errors about what another release has published."""
+MAX_TOTAL = 2.0**63
+"""Larger values are of no release of this library."""
+FRESH_BEATS = 3
+"""Beats for which published values are shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The values of one node at one moment.
+
+    Attributes:
+        worker: Its number in its group; -1 if it has none.
+        node: Its node_id.
+        name: Its display name.
+        version: The release of this library.
+        at_s: The time by its own clock, in seconds since 1970.
+        totals: Counters. They go on from those of the last process with the same number, and never go back.
+        gauges: Present values.
+        histograms: Durations: their number in each bucket, and their sum in seconds.
+    """
+
+    worker: int
+    node: NodeId
+    name: str
+    version: str
+    at_s: float
+    totals: Mapping[str, int]
+    gauges: Mapping[str, float]
+    histograms: Mapping[str, tuple[list[int], float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Scrape:
+    """The content of one scrape.
+
+    Attributes:
+        samples: One of each node.
+        missing: Nodes that should be there: workers of this server that have published nothing, or nodes whose values
+            cannot be read.
+    """
+
+    samples: list[Sample]
+    missing: int
+
+
+class Telemetry:
+    """Publishes the values of this node, and reads those of others."""
+
+    def __init__(
+        self,
+        state: NodeState,
+        lease: Lease,
+        directory: Directory,
+        pinger: Pinger,
+        unready: Callable[[], str | None],
+    ) -> None:
+        self._state, self._lease, self._directory, self._pinger = state, lease, directory, pinger
+        self._unready = unready
+        self._holder = NodeId("")
+        self._number = -1
+        self._published: Sample | None = None
+        self._before: tuple[Mapping[str, int], Mapping[str, tuple[list[int], float]]] = {}, {}
+
+    async def publish(self) -> None:
+        """Publish the present values.
+
+        Raises:
+            BackendUnavailableError: Redis does not answer.
+        """
+        if not self._state.is_distributed:
+            return
+        store, node, group = self._state.backend.workers, self._state.node_id, self._state.group
+        if self._holder != node:
+            number, body = await store.take(group, node)
+            if number != self._number:  # otherwise it is what this process has published itself
+                before = _read(number, NodeId(""), body)
+                self._before = (before.totals, before.histograms) if before else ({}, {})
+            self._holder, self._number = node, number
+        if self._number >= 0:
+            sample = self.own()
+            told = {name: found for name, found in asdict(sample).items() if name not in ("worker", "node")}
+            await store.publish(group, self._number, node, encode_json(told, "statistics"))
+            self._published = sample
+
+    def own(self) -> Sample:
+        """Return the present values of this node."""
+        state, (total_bytes, largest_bytes) = self._state, self._pinger.outboxes
+        ends = (("closed", state.ends.causes), ("sent", state.ends.sent), ("received", state.ends.received))
+        counts = {name: count for name, count in totals(state.counters).items() if count}
+        for kind, found in ends:
+            counts |= {f"{kind}:{label}": count for label, count in found.items() if count}
+        histograms = {
+            name: (histogram.counts, histogram.total_s)
+            for name, histogram in state.histograms.by_name().items()
+            if any(histogram.counts)
+        }
+        before, durations_before = self._before
+        return Sample(
+            worker=self._number,
+            node=state.node_id,
+            name=state.name,
+            version=state.version,
+            at_s=datetime.now(UTC).timestamp(),
+            totals={
+                name: counts.get(name, 0) + before.get(name, 0) for name in counts.keys() | before.keys()
+            },
+            gauges={
+                "connections": len(state.shards),
+                "rooms": len(state.shards.rooms),
+                "outbox_bytes": total_bytes,
+                "outbox_largest_bytes": largest_bytes,
+                "fan_out_queued_bytes": state.fan_out.queued_bytes,
+                "redis_queued_bytes": state.backend.queued_bytes,
+                "unheard_bytes": state.in_flight.bytes,
+                "bus_connected": int(state.backend.is_connected),
+                "ready": int(self._unready() is None),
+                "draining": int(state.is_draining),
+                "redis_away": int(state.is_away),
+            },
+            histograms={
+                name: _sum(histograms.get(name), durations_before.get(name))
+                for name in histograms.keys() | durations_before.keys()
+            },
+        )
+
+    async def of_host(self) -> Scrape:
+        """Return the values of all workers of this server; only the own ones if Redis does not answer."""
+        expected = self._state.served.workers or 1
+        if not self._state.is_distributed or self._number < 0:
+            return Scrape([self.own()], expected - 1)
+        try:
+            found = await self._of_groups([self._state.group])
+        except LOSSES:
+            found = [] if self._published is None else [self._published]
+        samples = [sample for sample in found if self._is_fresh(sample)]
+        if not any(sample.node == self._state.node_id for sample in samples):
+            samples.append(self.own())
+        return Scrape(sorted(samples, key=lambda sample: sample.worker), max(0, expected - len(samples)))
+
+    def _is_fresh(self, sample: Sample) -> bool:
+        """Whether a worker of this host has published it lately. After an outage, older ones would go back."""
+        age_s = datetime.now(UTC).timestamp() - sample.at_s
+        return age_s < FRESH_BEATS * self._state.config.renew_interval_s
+
+    async def of_cluster(self) -> Scrape:
+        """Return the values of all live nodes.
+
+        Raises:
+            BackendUnavailableError: Redis does not answer.
+        """
+        if not self._state.is_distributed:
+            return await self.of_host()
+        nodes = await self._directory.groups()
+        samples = await self._of_groups(dict.fromkeys(nodes.values()))
+        return Scrape(samples, max(0, len(nodes) - len(samples)))
+
+    async def _of_groups(self, groups: Iterable[str]) -> list[Sample]:
+        found = []
+        for group in groups:
+            held = await self._state.backend.workers.read(group)
+            live = await self._lease.live_among(node for node, _ in held.values())
+            found += [_read(number, *entry) for number, entry in held.items() if entry[0] in live]
+        samples = [sample for sample in found if sample is not None]
+        self._state.counters.redis_malformed += len(found) - len(samples)
+        return samples
+
+
+def _read(worker: int, node: NodeId, body: bytes) -> Sample | None:
+    """Return what a node has published, or None if it is not of this form."""
+    try:
+        found: dict[str, Any] = json.loads(body)
+        durations = {
+            str(name): ([_count(each) for each in counts], _number(total_s))
+            for name, (counts, total_s) in found["histograms"].items()
+        }
+        return Sample(
+            worker,
+            node,
+            str(found["name"]),
+            str(found["version"]),
+            _number(found["at_s"]),
+            {str(name): _count(value) for name, value in found["totals"].items()},
+            {str(name): _number(value) for name, value in found["gauges"].items()},
+            durations,
+        )
+    except FOREIGN:
+        return None
+
+
+def _count(value: object) -> int:
+    if type(value) is not int or not 0 <= value < MAX_TOTAL:
+        raise ValueError(f"{value!r:.80} is no total")
+    return value
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < MAX_TOTAL:
+        raise ValueError(f"{value!r:.80} is no value")
+    return value
+
+
+def _sum(*each: tuple[list[int], float] | None) -> tuple[list[int], float]:
+    """Return the sum of durations. Those with other buckets, of another release, are left out."""
+    (counts, total_s), *others = [one for one in each if one is not None]
+    for more, seconds in others:
+        if len(more) == len(counts):
+            counts, total_s = [a + b for a, b in zip(counts, more, strict=True)], total_s + seconds
+    return list(counts), total_s

@@ -1,0 +1,27 @@
+"""An application whose metrics a test scrapes."""
+
+import os
+
+from fastapi import FastAPI
+
+from fastapi_websocket_stabilizer import Connection, Identity, WebSocketConfig, WebSocketConnectionManager
+
+manager = WebSocketConnectionManager(WebSocketConfig.from_env())
+app = FastAPI(lifespan=manager.lifespan)
+app.include_router(manager.router)
+app.include_router(manager.metrics_router())
+
+
+async def echo(connection: Connection, message: str | bytes) -> None:
+    await connection.join(str(message))
+    await connection.send(message)
+
+
+@manager.websocket(app, "/ws/{client_id:path}", on_message=echo)
+def identify(client_id: str) -> Identity:
+    return Identity(client_id)
+
+
+@app.get("/pid")
+async def pid() -> int:
+    return os.getpid()

@@ -1,0 +1,280 @@
+"""What a scrape of Prometheus shows: every worker, whichever answers, and no series of anybody's choice."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import aiohttp
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
+from prometheus_client.parser import text_string_to_metric_families
+from yarl import URL
+
+from fastapi_websocket_stabilizer import ConfigurationError, WebSocketConfig, WebSocketConnectionManager
+from fastapi_websocket_stabilizer.testing import RedisServer
+from tests.integration.cluster import PROJECT, Managers, register
+from tests.support.process import ChildProcess, free_port
+from tests.support.waiting import eventually, eventually_sync
+
+LEASE_S = 2.0
+HOSTILE = ['"} 1 forged{x="', "x" * 500, "{}", "\\", "a b", "日本", "stabilizer_connections 9"]
+Series = tuple[str, tuple[tuple[str, str], ...]]
+
+
+def series_of(text: str) -> dict[Series, float]:
+    """Return every value of a scrape by name and labels."""
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def value(scrape: dict[Series, float], name: str, **labels: str) -> float:
+    """Return the sum of a metric over all series with these labels."""
+    return sum(
+        number
+        for (found, has), number in scrape.items()
+        if found == name and labels.items() <= dict(has).items()
+    )
+
+
+def workers_in(scrape: dict[Series, float]) -> set[str]:
+    return {dict(labels)["worker"] for name, labels in scrape if name == "stabilizer_connections"}
+
+
+class Site:
+    """A server with several workers, and what scrapes of it have shown."""
+
+    def __init__(self, process: ChildProcess, port: int) -> None:
+        self.process, self.port = process, port
+        self.highest: dict[Series, float] = {}
+
+    async def get(self, path: str, **headers: str) -> tuple[int, str]:
+        """Return status and body, on a connection of its own: the kernel chooses the worker."""
+        async with aiohttp.ClientSession() as http, http.get(self.url(path), headers=headers) as response:
+            return response.status, await response.text()
+
+    def url(self, path: str, scheme: str = "http") -> str:
+        return f"{scheme}://127.0.0.1:{self.port}/{path}"
+
+    async def scrape(self) -> dict[Series, float]:
+        """Return a scrape, none of whose totals is lower than one that was shown before."""
+        status, text = await self.get("metrics")
+        assert status == 200, text
+        found = series_of(text)
+        for series, number in found.items():
+            if series[0].endswith(("_total", "_bucket", "_count", "_sum")):
+                assert number >= self.highest.get(series, 0), f"{series} went back"
+                self.highest[series] = number
+        return found
+
+    async def pids(self, count: int) -> set[int]:
+        found: set[int] = set()
+
+        async def are_all() -> bool:
+            found.add(int((await self.get("pid"))[1]))
+            return len(found) >= count
+
+        await eventually(are_all, 30, what=f"{count} workers answer")
+        return found
+
+    @asynccontextmanager
+    async def client(self, client_id: str) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+        url = URL(self.url("ws/", "ws")) / client_id
+        async with aiohttp.ClientSession() as http, http.ws_connect(url) as socket:
+            yield socket
+
+
+@contextmanager
+def serving(url: str, namespace: str, workers: int, **settings: str) -> Iterator[Site]:
+    port = free_port()
+    environment = {
+        "WS_REDIS_URL": url, "WS_NAMESPACE": namespace, "WS_LEASE_TTL_S": f"{LEASE_S}",
+        "WS_RENEW_INTERVAL_S": "0.5", **settings,
+    }  # fmt: skip
+    command = [sys.executable, "-m", "uvicorn", "tests.integration.metrics_app:app", "--port", str(port)]
+    command += ["--workers", str(workers), "--log-level", "warning"] if workers > 1 else []
+    with ChildProcess(command, environment=environment, directory=PROJECT) as process:
+        eventually_sync(lambda: _is_ready(port), 40, what="the server is ready")
+        yield Site(process, port)
+
+
+def _is_ready(port: int) -> bool:
+    from urllib.request import urlopen
+
+    with urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as response:
+        return bool(response.status == 200)
+
+
+async def test_each_scrape_shows_all_workers_and_no_series_goes_back(redis_url: str, namespace: str) -> None:
+    """Also when a worker is killed, and another one takes its number."""
+    with serving(redis_url, namespace, workers=4) as site:
+        pids = await site.pids(4)
+
+        async def shows_all() -> bool:
+            return workers_in(await site.scrape()) == {"0", "1", "2", "3"}
+
+        await eventually(shows_all, 20, what="a scrape shows four workers")
+        await asyncio.gather(*(visit(site, f"client {number}") for number in range(20)))
+
+        async def has_all_visits() -> bool:
+            scrape = await site.scrape()
+            assert workers_in(scrape) == {"0", "1", "2", "3"}
+            return (
+                value(scrape, "stabilizer_connections_opened_total") == 20
+                and value(scrape, "stabilizer_connections_closed_total", cause="peer_closed") == 20
+                and value(scrape, "stabilizer_connection_duration_seconds_count", cause_class="client") == 20
+            )
+
+        await eventually(has_all_visits, 20, what="the visits of all workers are counted")
+        for _ in range(20):
+            assert workers_in(await site.scrape()) == {"0", "1", "2", "3"}
+        os.kill(min(pids), signal.SIGKILL)
+
+        async def is_replaced() -> bool:
+            now = {int((await site.get("pid"))[1]) for _ in range(8)}
+            return bool(now - pids)
+
+        await eventually(is_replaced, 40, what="uvicorn has started another worker")
+        await visit(site, "somebody")
+
+        async def is_whole() -> bool:
+            scrape = await site.scrape()
+            has_all = len(workers_in(scrape)) == 4 and value(scrape, "stabilizer_scrape_missing_workers") == 0
+            return has_all and value(scrape, "stabilizer_connections_opened_total") == 21
+
+        await eventually(is_whole, 10 * LEASE_S, what="four workers again, with the totals of the killed one")
+
+
+async def visit(site: Site, client_id: str) -> None:
+    async with site.client(client_id) as socket:
+        await socket.send_str("hello")
+        assert await socket.receive_str() == "hello"
+
+
+async def test_no_name_code_or_address_makes_a_series(redis_url: str, namespace: str) -> None:
+    with serving(redis_url, namespace, workers=1) as site:
+        await visit(site, "usual")
+        before = set(await site.scrape())
+        for number, name in enumerate(HOSTILE):
+            async with site.client(f"{number}-{name}") as socket:
+                await socket.send_str(f"{number}-{name}")
+                await socket.receive()
+                await socket.close(code=3000 + number, message=name.encode()[:100])
+        await eventually(lambda: _has_ended(site, 1 + len(HOSTILE)), 20, what="all have ended")
+        assert set(await site.scrape()) == before
+
+
+async def _has_ended(site: Site, count: int) -> bool:
+    return value(await site.scrape(), "stabilizer_connections_closed_total") == count
+
+
+async def test_scraper_gets_open_metrics_if_it_asks_for_them(redis_url: str, namespace: str) -> None:
+    with serving(redis_url, namespace, workers=1) as site:
+        _, text = await site.get("metrics", Accept="application/openmetrics-text; version=1.0.0")
+        names = {family.name for family in open_metrics(text)}  # type: ignore[no-untyped-call]  # it has no types
+        assert {
+            "stabilizer_connections",
+            "stabilizer_connections_closed",
+            "stabilizer_bus_lag_seconds",
+        } <= names
+
+
+@pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded", "X-Real-IP", "Via"])
+async def test_metrics_are_not_shown_through_a_proxy(redis_url: str, namespace: str, header: str) -> None:
+    with serving(redis_url, namespace, workers=1) as site:
+        status, text = await site.get("metrics", **{header: "for=203.0.113.7"})
+        assert (status, "metrics_secret" in text) == (403, True)
+
+
+async def test_secret_opens_and_closes_the_metrics(redis_url: str, namespace: str) -> None:
+    secret = "a secret of the scrapers"
+    with serving(redis_url, namespace, workers=1, WS_METRICS_SECRET=secret) as site:
+        through_a_proxy = {"X-Forwarded-For": "203.0.113.7"}
+        answers = [
+            (await site.get("metrics", **headers))[0]
+            for headers in (
+                {},
+                {"Authorization": "Bearer wrong"},
+                {"Authorization": f"Basic {secret}"},
+                {"Authorization": f"bearer {secret}", **through_a_proxy},
+            )
+        ]
+        assert answers == [403, 403, 403, 200]
+
+
+def collected(manager: WebSocketConnectionManager, scope: Any) -> dict[Series, float]:
+    registry = CollectorRegistry()
+    registry.register(manager.prometheus_collector(scope))
+    return series_of(generate_latest(registry).decode())
+
+
+async def test_collector_of_the_cluster_has_every_node(managers: Managers) -> None:
+    nodes = await managers.start_many(2)
+    for node in nodes:
+        await register(node, "ada")
+        await node._registry.telemetry.publish()
+    scrape = await asyncio.to_thread(collected, nodes[0], "cluster")
+    assert workers_in(scrape) == {node.statistics().node_id for node in nodes}
+    assert value(scrape, "stabilizer_connections_opened_total") == 2
+
+
+async def test_collector_of_a_node_needs_no_redis(own_managers: Managers, server: RedisServer) -> None:
+    node = await own_managers.start()
+    await register(node, "ada")
+    server.kill()
+    assert value(collected(node, "node"), "stabilizer_connections") == 1
+    scrape = await asyncio.to_thread(collected, node, "cluster")
+    assert (value(scrape, "stabilizer_connections"), value(scrape, "stabilizer_scrape_missing_workers")) == (
+        1,
+        1,
+    )
+
+
+async def test_collector_that_would_block_the_event_loop_says_what_to_do(managers: Managers) -> None:
+    node = await managers.start()
+    with pytest.raises(RuntimeError, match="metrics_router"):
+        collected(node, "host")
+
+
+def test_unknown_scope_is_an_error_that_has_it() -> None:
+    with pytest.raises(ConfigurationError, match="scope must be one of host, node, cluster, got 'pod'"):
+        WebSocketConnectionManager(WebSocketConfig()).prometheus_collector("pod")  # type: ignore[arg-type]
+
+
+async def test_what_others_have_written_there_is_left_out_and_counted(
+    own_managers: Managers, server: RedisServer
+) -> None:
+    node = await own_managers.start()
+    telemetry = node._registry.telemetry
+    await telemetry.publish()
+    (key,) = server.client().scan_iter("*:workers:*")
+    for number, body in enumerate(
+        ["", "[]", "{", '{"totals": {"x": -1}}', '{"totals": 5, "gauges": {}}'], start=1
+    ):
+        server.client().hset(key, str(number), f"{node.statistics().node_id} {body}")
+    before = node.statistics().counters["redis_malformed"]
+    scrape = await telemetry.of_host()
+    assert [sample.worker for sample in scrape.samples] == [0]
+    assert node.statistics().counters["redis_malformed"] == before + 5
+
+
+async def test_beat_has_at_most_two_kilobytes_of_statistics(
+    own_managers: Managers, server: RedisServer
+) -> None:
+    node = await own_managers.start(enable_metrics=True)
+    state = node._state
+    for name in vars(type(state.counters))["__slots__"]:
+        setattr(state.counters, name, 1 if hash(name) % 3 else 0)
+    for histogram in state.histograms.by_name().values():
+        for bound in histogram.bounds_s:
+            histogram.add(bound)
+    await node._registry.telemetry.publish()
+    (key,) = server.client().scan_iter("*:workers:*")
+    assert len(server.client().hget(key, "0") or b"") <= 2048

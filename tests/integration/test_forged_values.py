@@ -15,7 +15,7 @@ from fastapi_websocket_stabilizer import (
     WebSocketStabilizerError,
 )
 from fastapi_websocket_stabilizer.backends.redis.keys import Keys
-from fastapi_websocket_stabilizer.cli.drain import Operator
+from fastapi_websocket_stabilizer.cli.operator import Operator
 from fastapi_websocket_stabilizer.names import NodeId
 from fastapi_websocket_stabilizer.registry.registration import registration_of
 from fastapi_websocket_stabilizer.wire.envelopes import Envelope, Kind, pack

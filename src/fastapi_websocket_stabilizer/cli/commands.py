@@ -1,10 +1,15 @@
 """The commands of ``stabilizer``. Each imports its modules when it runs, because their extras are optional."""
 
 import asyncio
+import json
 import os
 import sys
+from dataclasses import asdict
 from importlib.util import find_spec
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+if TYPE_CHECKING:
+    from .check import Report
 
 _INSTALL = "pip install 'fastapi-websocket-stabilizer[%s]'"
 
@@ -64,7 +69,8 @@ def drain(
     """
     from ..config import WebSocketConfig
     from ..exceptions import WebSocketStabilizerError
-    from .drain import RemoteError, run_drain
+    from .drain import run_drain
+    from .operator import RemoteError
 
     given = {"WS_REDIS_URL": redis_url, "WS_NAMESPACE": namespace}
     try:
@@ -73,6 +79,59 @@ def drain(
         asyncio.run(run_drain(config, node, over_s, typer.echo))
     except (RemoteError, WebSocketStabilizerError) as error:
         _fail(str(error))
+
+
+Over = Annotated[float, typer.Option(min=0.1, help="Seconds between the two looks; a beat is 3.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Url = Annotated[str | None, typer.Option(help="The registry's Redis; WS_REDIS_URL unless given.")]
+Namespace = Annotated[str | None, typer.Option(help="WS_NAMESPACE unless given.")]
+
+
+@app.command()
+def check(
+    over: Over = 7.0, as_json: AsJson = False, redis_url: Url = None, namespace: Namespace = None
+) -> None:
+    """Say what is wrong with a registry. Needs only Redis.
+
+    The exit code is that of monitoring plugins: 0 for nothing, 1 for a warning, 2 for a problem that cannot wait,
+    3 if Redis cannot be asked.
+    """
+    report = _look(over, redis_url, namespace, unknown=3)
+    typer.echo(json.dumps(report.as_dict(), indent=1) if as_json else report.as_text())
+    raise typer.Exit(report.exit_code)
+
+
+@app.command()
+def nodes(
+    over: Over = 3.5, as_json: AsJson = False, redis_url: Url = None, namespace: Namespace = None
+) -> None:
+    """List the live nodes of a registry, with their connections and rates. Needs only Redis."""
+    report = _look(over, redis_url, namespace, unknown=1)
+    shown = [asdict(node) for node in report.nodes]
+    typer.echo(json.dumps(shown, indent=1) if as_json else report.nodes_as_text())
+
+
+def _look(over_s: float, redis_url: str | None, namespace: str | None, *, unknown: int) -> "Report":
+    from ..config import WebSocketConfig
+    from ..exceptions import WebSocketStabilizerError
+    from .check import look
+    from .operator import RemoteError
+
+    given = {"WS_REDIS_URL": redis_url, "WS_NAMESPACE": namespace}
+    try:
+        config = WebSocketConfig.from_env(os.environ | {name: text for name, text in given.items() if text})
+        return asyncio.run(look(config, over_s))
+    except (RemoteError, WebSocketStabilizerError) as error:
+        typer.echo(f"stabilizer: {error}", err=True)
+        raise typer.Exit(unknown) from None
+
+
+@app.command()
+def alerts() -> None:
+    """Print the alerts of Prometheus, as a file of rules."""
+    from ..observe.rules import as_yaml
+
+    typer.echo(as_yaml(), nl=False)
 
 
 @app.command()

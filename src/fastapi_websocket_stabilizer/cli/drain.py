@@ -1,80 +1,18 @@
 """``stabilizer drain``: requests the drain of a node over Redis and shows its progress."""
 
 import asyncio
-import json
 from collections.abc import Callable
 
-from ..backends.redis.keys import Keys
-from ..backends.redis.publisher import Publisher
-from ..backends.redis.reading import Reader
-from ..backends.redis.stores import RedisNodes
 from ..config import WebSocketConfig
 from ..models import NodeInfo
 from ..names import NodeId
-from ..registry.directory import node_info
 from ..runtime.loops import running_loop
-from ..runtime.metrics import Counters
+from .operator import Operator, RemoteError
 
 LOOK_EVERY_S = 0.5
 """Seconds between two polls of the node."""
 PATIENCE_S = 5.0
 """Seconds that a node gets beyond the drain window, to respond and to release its connections."""
-
-
-class RemoteError(Exception):
-    """The node does not exist, or did not carry out the request."""
-
-
-class Operator(Publisher):
-    """A publisher that can also list the nodes and request a drain. It holds no lease, so it is not listed."""
-
-    def __init__(self, config: WebSocketConfig) -> None:
-        if config.redis_url is None:
-            raise RemoteError("no Redis URL: give --redis-url, or set WS_REDIS_URL")
-        super().__init__(
-            config.redis_url,
-            namespace=config.namespace,
-            timeout_s=config.redis_timeout_s,
-            envelope_keys=config.envelope_keys,
-        )
-        reader = Reader(Counters())
-        self._nodes = RedisNodes(Keys(config.namespace), self._pipeline, self._pipeline, reader)
-
-    async def nodes(self) -> list[NodeInfo]:
-        """Return all live nodes."""
-        await self._start()
-        live = sorted(await self._nodes.live())
-        infos = await self._nodes.infos(live)
-        shown = [node_info(node, info, n) for node, (info, n) in zip(live, infos, strict=True) if info]
-        return [info for info in shown if info is not None]
-
-    async def find(self, name: str) -> NodeInfo:
-        """Return the live node with this node_id, or the only one with this name.
-
-        Raises:
-            RemoteError: No node, or more than one, has this name.
-        """
-        nodes = await self.nodes()
-        found = [n for n in nodes if n.node_id == name] or [n for n in nodes if n.name == name]
-        if len(found) == 1:
-            return found[0]
-        listed = "".join(f"\n  {n.node_id}  {n.name}  {n.connections} connections" for n in found or nodes)
-        if found:
-            raise RemoteError(f"{len(found)} nodes are called {name!r}; give the node_id of one:{listed}")
-        raise RemoteError(f"no live node is called {name!r}; there are {len(nodes)}:{listed}")
-
-    async def ask_to_drain(self, node: NodeId, over_s: float) -> None:
-        """Publish a drain request to the node's inbox.
-
-        Raises:
-            RemoteError: The node is not subscribed to its inbox.
-        """
-        body = json.dumps({"do": "drain", "over_s": float(over_s)})
-        envelope = self._outgoing.request(node, body)
-        if not await self._bus.publish_node(node, envelope):
-            raise RemoteError(
-                f"node {node} holds its lease but is not subscribed: it may be frozen or cut off from Redis"
-            )
 
 
 async def run_drain(config: WebSocketConfig, name: str, over_s: float, say: Callable[[str], None]) -> None:

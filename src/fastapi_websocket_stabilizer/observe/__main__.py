@@ -1,7 +1,10 @@
-"""``python -m fastapi_websocket_stabilizer.observe`` prints the table of metrics as Markdown."""
+"""``python -m fastapi_websocket_stabilizer.observe`` prints a part of the documentation as Markdown.
+
+It is the table of metrics, or with the argument ``rules`` the sections of the run book.
+"""
 
 import sys
 
-from .catalog import as_markdown
+from . import catalog, rules
 
-sys.stdout.write(as_markdown())
+sys.stdout.write(rules.as_markdown() if sys.argv[1:] == ["rules"] else catalog.as_markdown())

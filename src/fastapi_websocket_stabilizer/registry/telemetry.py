@@ -5,11 +5,12 @@ that another process has shown before. So all values are those that were publish
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from ..backends.workers import WorkerStore
 from ..exceptions import LOSSES
 from ..local.pinger import Pinger
 from ..names import NodeId
@@ -107,7 +108,7 @@ class Telemetry:
 
     def own(self) -> Sample:
         """Return the present values of this node."""
-        state, (total_bytes, largest_bytes) = self._state, self._pinger.outboxes
+        state = self._state
         ends = (("closed", state.ends.causes), ("sent", state.ends.sent), ("received", state.ends.received))
         counts = {name: count for name, count in totals(state.counters).items() if count}
         for kind, found in ends:
@@ -127,24 +128,30 @@ class Telemetry:
             totals={
                 name: counts.get(name, 0) + before.get(name, 0) for name in counts.keys() | before.keys()
             },
-            gauges={
-                "connections": len(state.shards),
-                "rooms": len(state.shards.rooms),
-                "outbox_bytes": total_bytes,
-                "outbox_largest_bytes": largest_bytes,
-                "fan_out_queued_bytes": state.fan_out.queued_bytes,
-                "redis_queued_bytes": state.backend.queued_bytes,
-                "unheard_bytes": state.in_flight.bytes,
-                "bus_connected": int(state.backend.is_connected),
-                "ready": int(self._unready() is None),
-                "draining": int(state.is_draining),
-                "redis_away": int(state.is_away),
-            },
+            gauges=self._gauges(),
             histograms={
                 name: _sum(histograms.get(name), durations_before.get(name))
                 for name in histograms.keys() | durations_before.keys()
             },
         )
+
+    def _gauges(self) -> dict[str, float]:
+        state, (total_bytes, largest_bytes) = self._state, self._pinger.outboxes
+        gauges: dict[str, float] = {
+            "connections": len(state.shards),
+            "rooms": len(state.shards.rooms),
+            "outbox_bytes": total_bytes,
+            "outbox_largest_bytes": largest_bytes,
+            "fan_out_queued_bytes": state.fan_out.queued_bytes,
+            "redis_queued_bytes": state.backend.queued_bytes,
+            "unheard_bytes": state.in_flight.bytes,
+            "bus_connected": int(state.backend.is_connected),
+            "ready": int(self._unready() is None),
+            "draining": int(state.is_draining),
+            "redis_away": int(state.is_away),
+        }
+        limit = state.config.max_connections
+        return gauges if limit is None else {**gauges, "max_connections": limit}
 
     async def of_host(self) -> Scrape:
         """Return the values of all workers of this server; only the own ones if Redis does not answer."""
@@ -178,14 +185,28 @@ class Telemetry:
         return Scrape(samples, max(0, len(nodes) - len(samples)))
 
     async def _of_groups(self, groups: Iterable[str]) -> list[Sample]:
-        found = []
-        for group in groups:
-            held = await self._state.backend.workers.read(group)
-            live = await self._lease.live_among(node for node, _ in held.values())
-            found += [_read(number, *entry) for number, entry in held.items() if entry[0] in live]
-        samples = [sample for sample in found if sample is not None]
-        self._state.counters.redis_malformed += len(found) - len(samples)
+        samples, malformed = await read_groups(self._state.backend.workers, groups, self._lease.live_among)
+        self._state.counters.redis_malformed += malformed
         return samples
+
+
+async def read_groups(
+    store: WorkerStore,
+    groups: Iterable[str],
+    live_among: Callable[[Iterable[NodeId]], Awaitable[set[NodeId]]],
+) -> tuple[list[Sample], int]:
+    """Return what the live nodes of groups have published last, and how many values are malformed.
+
+    Raises:
+        BackendUnavailableError: Redis does not answer.
+    """
+    found: list[Sample | None] = []
+    for group in groups:
+        held = await store.read(group)
+        live = await live_among(node for node, _ in held.values())
+        found += [_read(number, *entry) for number, entry in held.items() if entry[0] in live]
+    samples = [sample for sample in found if sample is not None]
+    return samples, len(found) - len(samples)
 
 
 def _read(worker: int, node: NodeId, body: bytes) -> Sample | None:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from fastapi_websocket_stabilizer import WebSocketConfig, WebSocketConnectionManager
 from fastapi_websocket_stabilizer.cli.check import look
 from fastapi_websocket_stabilizer.cli.operator import Operator
+from fastapi_websocket_stabilizer.observe import rules
 from fastapi_websocket_stabilizer.observe.rules import Look, problems
 from fastapi_websocket_stabilizer.runtime.loops import running_loop
 from fastapi_websocket_stabilizer.testing import RedisServer
@@ -182,9 +184,23 @@ async def test_problem_is_printed_with_its_meaning_and_advice(
     assert problem["severity"] == "warn"
 
 
-async def test_alerts_are_printed_as_they_are_documented(namespace: str) -> None:
+async def test_files_for_prometheus_and_grafana_are_written(tmp_path: Path) -> None:
+    code, output, _ = await export(tmp_path / "new" / "monitoring")
+    written = sorted(str(path) for path in (tmp_path / "new" / "monitoring").iterdir())
+    assert (code, sorted(output.split())) == (0, written)
+    assert (tmp_path / "new" / "monitoring" / "prometheus-rules.yaml").read_text() == rules.as_yaml()
+
+
+async def test_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    code, output, errors = await export(tmp_path / "file")
+    assert (code, output, str(tmp_path / "file") in errors) == (1, "", True)
+
+
+async def export(directory: Path) -> tuple[int, str, str]:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "fastapi_websocket_stabilizer.cli", "alerts", stdout=asyncio.subprocess.PIPE
-    )
-    output, _ = await process.communicate()
-    assert (process.returncode, b"StabilizerNodeDeaf" in output) == (0, True)
+        sys.executable, "-m", "fastapi_websocket_stabilizer.cli", "dashboards", "export", str(directory),
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    output, errors = await process.communicate()
+    return process.returncode or 0, output.decode(), errors.decode()

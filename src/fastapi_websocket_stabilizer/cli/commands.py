@@ -6,6 +6,7 @@ import os
 import sys
 from dataclasses import asdict
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ except ImportError:
     raise SystemExit(f"stabilizer needs typer: {_INSTALL % 'cli'}") from None
 
 app: typer.Typer = typer.Typer(no_args_is_help=True, add_completion=False)
+dashboards: typer.Typer = typer.Typer(no_args_is_help=True, help="Files for Prometheus and Grafana.")
+app.add_typer(dashboards, name="dashboards")
 
 
 @app.callback()
@@ -126,12 +129,23 @@ def _look(over_s: float, redis_url: str | None, namespace: str | None, *, unknow
         raise typer.Exit(unknown) from None
 
 
-@app.command()
-def alerts() -> None:
-    """Print the alerts of Prometheus, as a file of rules."""
-    from ..observe.rules import as_yaml
+@dashboards.command()
+def export(
+    directory: Annotated[
+        Path, typer.Argument(help="Where the files are written; it is made if it is missing.")
+    ],
+) -> None:
+    """Write the alerts of Prometheus and the dashboard of Grafana."""
+    from ..observe import dashboard, rules
 
-    typer.echo(as_yaml(), nl=False)
+    files = {"prometheus-rules.yaml": rules.as_yaml(), "grafana-dashboard.json": dashboard.as_json() + "\n"}
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            (directory / name).write_text(text)
+            typer.echo(directory / name)
+    except OSError as error:
+        _fail(f"{directory}: {error.strerror or error}")
 
 
 @app.command()

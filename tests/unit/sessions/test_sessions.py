@@ -171,7 +171,10 @@ def test_excluded_client_is_told_its_position_soon(world: World, monkeypatch: py
             assert at > before
             before = at
         world.store("chat:1", "for all")
-        assert json.loads(socket.receive_text())[0] > before
+        frame = json.loads(socket.receive_text())
+        while isinstance(frame, dict):  # on a slow machine each of the two entries has told a position
+            frame = json.loads(socket.receive_text())
+        assert frame[0] > before
 
 
 def test_excluded_client_is_told_its_positions_before_an_orderly_end(

@@ -48,6 +48,15 @@ async def test_number_of_a_dead_node_goes_to_its_successor_with_what_it_has_publ
     assert await backend.workers.read("host:1") == {0: (B, b'{"total": 12}')}
 
 
+async def test_number_that_is_given_back_leaves_nothing(backend: Backend) -> None:
+    await lease(backend, A, B)
+    await backend.workers.take("host:1", A)
+    await backend.workers.publish("host:1", 0, A, b'{"total": 12}')
+    await backend.workers.give_back("host:1", 0)
+    assert await backend.workers.read("host:1") == {}
+    assert await backend.workers.take("host:1", B) == (0, b"")
+
+
 @pytest.mark.parametrize("group", AWKWARD_NAMES)
 async def test_any_group_is_read_as_it_was_published(backend: Backend, group: str) -> None:
     await lease(backend, A, B)

@@ -141,9 +141,15 @@ def _file_of(task: "asyncio.Task[Any]") -> str:
 
 
 def keys_with(url: str, text: str) -> list[str]:
-    """Return the keys that have ``text`` in their name, or in their content."""
+    """Return the keys that have ``text`` in their name, or in their content.
+
+    What a dead worker has published stays for its successor, so the content of these keys does not count.
+    """
     with redis.Redis.from_url(url, decode_responses=True, encoding_errors="replace") as client:
-        return [key for key in client.scan_iter(count=1000) if text in key or text in _content(client, key)]
+        keys = list(client.scan_iter(count=1000))
+        return [
+            key for key in keys if text in key or (":workers:" not in key and text in _content(client, key))
+        ]
 
 
 def _content(client: redis.Redis, key: str) -> str:

@@ -10,7 +10,11 @@ KEPT = ["storing-parked", "storing-served", "storing-loop", "storing-classic"]
 
 
 @pytest.fixture(
-    params=[UVLOOP, pytest.param(ASYNCIO, marks=pytest.mark.later), STOCK_ROW, HYPERCORN, GRANIAN],
+    params=[
+        UVLOOP,
+        STOCK_ROW,
+        *(pytest.param(row, marks=pytest.mark.later) for row in (ASYNCIO, HYPERCORN, GRANIAN)),
+    ],
     ids=lambda row: str(row.name),
 )
 def any_server(fleet: Fleet, request: pytest.FixtureRequest) -> Server:

@@ -32,6 +32,10 @@ class MemoryWorkers:
         with self._lock:
             self._groups.setdefault(group, {})[number] = node, body
 
+    async def give_back(self, group: str, number: int) -> None:
+        with self._lock:
+            self._groups.get(group, {}).pop(number, None)
+
     async def read(self, group: str) -> dict[int, tuple[NodeId, bytes]]:
         with self._lock:
             return dict(self._groups.get(group, {}))

@@ -28,6 +28,10 @@ class WorkerStore(Protocol):
         """Publish what others read of this node."""
         ...
 
+    async def give_back(self, group: str, number: int) -> None:
+        """Remove what the holder of a number has published, because it ends in order."""
+        ...
+
     async def read(self, group: str) -> dict[int, tuple[NodeId, bytes]]:
         """Return the last holder of each number, which may be dead, and what it has published."""
         ...

@@ -384,6 +384,7 @@ class Registry:
         with suppress(*LOSSES):  # another node sweeps the rest by the index, so remove the entries first
             # Last, because other nodes may still send requests to this one. Not if a sweeper has something to report.
             if await self.recovery.release_rest():
+                await self.telemetry.retire()
                 await self.lease.retire(self.state.node_id)
         await self.state.backend.stop()
         self.state.subscribed.clear()

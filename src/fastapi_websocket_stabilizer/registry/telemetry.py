@@ -106,6 +106,17 @@ class Telemetry:
             await store.publish(group, self._number, node, encode_json(told, "statistics"))
             self._published = sample
 
+    async def retire(self) -> None:
+        """Give the number back, and let totals begin at zero if this process starts again.
+
+        Raises:
+            BackendUnavailableError: Redis does not answer. The values are forgotten after an hour.
+        """
+        if self._number >= 0:
+            number, self._number = self._number, -1
+            self._holder, self._before, self._published = NodeId(""), ({}, {}), None
+            await self._state.backend.workers.give_back(self._state.group, number)
+
     def own(self) -> Sample:
         """Return the present values of this node."""
         state = self._state

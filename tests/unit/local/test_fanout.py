@@ -14,7 +14,7 @@ from fastapi_websocket_stabilizer.local.fanout import FanOut
 from fastapi_websocket_stabilizer.local.lifecycle import Ended
 from fastapi_websocket_stabilizer.local.shards import Shards
 from fastapi_websocket_stabilizer.names import ConnectionId
-from fastapi_websocket_stabilizer.runtime.metrics import Counters, Stopwatch
+from fastapi_websocket_stabilizer.runtime.metrics import Counters, Histogram
 from fastapi_websocket_stabilizer.wire.frames import COMPRESS_FROM_BYTES
 from fastapi_websocket_stabilizer.wire.messages import Address, Encoded
 from tests.unit.fakes import Node, Socket, connect, text, turns
@@ -27,14 +27,14 @@ class World:
 
     shards: Shards = field(default_factory=lambda: Shards(4))
     counters: Counters = field(default_factory=Counters)
-    stopwatch: Stopwatch = field(default_factory=Stopwatch)
+    durations: Histogram = field(default_factory=lambda: Histogram((1,)))
     sockets: dict[str, Socket] = field(default_factory=dict)
     connections: dict[str, Connection] = field(default_factory=dict)
     node: Node = field(default_factory=Node)
     outcomes: list[Outcome] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.fan_out = FanOut(self.shards, self.counters, self.stopwatch)
+        self.fan_out = FanOut(self.shards, self.counters, self.durations)
 
     def add(self, client_id: str, *rooms: str, socket: Any = None) -> None:
         self.sockets[client_id] = socket or Socket()
@@ -336,7 +336,7 @@ async def test_duration_of_each_fan_out_is_measured(world: World) -> None:
     await turns()
     world.submit("2")
     await turns()
-    assert world.stopwatch.snapshot().count == 2
+    assert world.durations.snapshot().count == 2
 
 
 async def test_durations_are_not_measured_unless_asked(world: World) -> None:
@@ -346,7 +346,7 @@ async def test_durations_are_not_measured_unless_asked(world: World) -> None:
     await turns()
     fan_out.submit(Broadcast(text("hi")))
     await turns()
-    assert (fan_out.queued_bytes, world.stopwatch.snapshot().count) == (0, 0)
+    assert (fan_out.queued_bytes, world.durations.snapshot().count) == (0, 0)
     task.cancel()
 
 

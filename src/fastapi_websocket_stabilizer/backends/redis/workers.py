@@ -29,6 +29,11 @@ class RedisWorkers:
         await self._pipeline.send("PEXPIRE", key, 1000 * KEPT_S, idempotent=True)
         await written
 
+    async def give_back(self, group: str, number: int) -> None:
+        key = self._keys.workers(group)
+        self._pipeline.separate(key)
+        await self._pipeline.send("HDEL", key, number, idempotent=True)
+
     async def read(self, group: str) -> dict[int, tuple[NodeId, bytes]]:
         call = self._pipeline.send("HGETALL", self._keys.workers(group), idempotent=True)
         flat: list[bytes] = await self._reader.reply(call, [])

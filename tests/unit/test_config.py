@@ -52,6 +52,9 @@ NEW: dict[str, tuple[Any, Any]] = {  # default, and another value
     "history_for_all": (None, History(seconds=7)),
     "mailbox": (None, Mailbox(seconds=7)),
     "session_ttl_s": (120.0, 5.0),
+    "scrape_group": (None, "web"),
+    "metrics_secret": (None, "sixteen characters"),
+    "closed_log_size": (1000, 5),
 }
 
 INVALID: list[tuple[str, Any]] = [
@@ -104,6 +107,9 @@ INVALID: list[tuple[str, Any]] = [
     ("mailbox", True),
     ("mailbox", "{}}"),
     ("session_ttl_s", 0),
+    ("closed_log_size", 0),
+    ("metrics_secret", "short"),
+    ("scrape_group", ""),
 ]
 
 

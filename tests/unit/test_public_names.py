@@ -10,6 +10,7 @@ PUBLIC = [
     "Connection", "Stream", "Identity", "BroadcastResult", "Published", "Sent", "ShutdownReport", "PresenceEntry",
     "PresenceEvent",
     "BusGap", "ResumeOutcome", "RoomMember", "RoomPage", "HistoryEntry", "HistoryPage", "NodeInfo", "Statistics",
+    "CloseCause", "ClosedConnection",
     "WebSocketStabilizerError", "ConnectionNotFoundError", "InvalidNameError", "InvalidCursorError",
     "ConnectionLimitExceededError", "ConnectionTimeoutError", "SlowConsumerError",
     "MemoryLimitExceededError", "MessageError", "BroadcastFailedError",

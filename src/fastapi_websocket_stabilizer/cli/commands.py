@@ -96,8 +96,8 @@ def check(
 ) -> None:
     """Say what is wrong with a registry. Needs only Redis.
 
-    The exit code is that of monitoring plugins: 0 for nothing, 1 for a warning, 2 for a problem that cannot wait,
-    3 if Redis cannot be asked.
+    The exit codes are those of monitoring plugins. 0 is for nothing, 1 for a warning, 2 for a problem that cannot
+    wait, and 3 if Redis cannot be asked.
     """
     report = _look(over, redis_url, namespace, unknown=3)
     typer.echo(json.dumps(report.as_dict(), indent=1) if as_json else report.as_text())

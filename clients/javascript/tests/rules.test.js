@@ -230,7 +230,7 @@ test("a store that may not be read does not stop the client", async () => {
 
 test("a wrong name of an event or an option is an error that has it", async () => {
   await connected();
-  assert.throws(() => client.on("mesage", () => {}), { code: "invalid", message: "no event mesage" });
+  assert.throws(() => client.on("messages", () => {}), { code: "invalid", message: "no event messages" });
   const misnamed = { WebSocket: Socket, maxWating: 5 };
   assert.throws(() => connect("ws://localhost/ws", misnamed), { code: "invalid", message: "no option maxWating" });
 });

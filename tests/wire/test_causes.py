@@ -109,7 +109,9 @@ async def test_handler_that_raises(any_server: Server, client_id: str, route: st
         client.send_text(client_id)
         await client.rest()
     assert (await why(any_server, client_id)).split()[0] == "handler_error"
-    any_server.forgive(f"asked for by '{client_id}'")
+    expected = f"asked for by '{client_id}'"
+    await eventually(lambda: expected in any_server.process.output, what="the error is in the log")
+    any_server.forgive(expected)
 
 
 async def test_handler_that_returns(any_server: Server, client_id: str) -> None:

@@ -63,7 +63,7 @@ def main(release: str, arguments: list[str]) -> int:
         subprocess.run([found, "-m", "venv", directory], check=True)
         python = str(Path(directory, "bin", "python"))
         install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
-        subprocess.run([*install, "-e", f"{PROJECT}[demo]", *requirements()], check=True)
+        subprocess.run([*install, "-e", f"{PROJECT}[demo,prometheus]", *requirements()], check=True)
         command = [python, "-m", "pytest", *OPTIONS, *(arguments or TESTS)]
         return subprocess.run(command, cwd=PROJECT).returncode
 

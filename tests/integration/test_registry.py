@@ -14,6 +14,7 @@ from fastapi_websocket_stabilizer import (
     ConnectionNotFoundError,
     InvalidNameError,
     InvalidTokenError,
+    NotStartedError,
     PresenceEvent,
     Publisher,
     RoomMember,
@@ -649,3 +650,18 @@ async def test_real_clients_on_three_replicas_reach_each_other(replicas: list[Re
 
 async def members_are(replica: Replica, *wanted: str) -> bool:
     return bool(await replica.call("room_members", room="r-room") == list(wanted))
+
+
+async def test_client_is_refused_until_the_start_has_a_lease(
+    own_managers: Managers, server: RedisServer
+) -> None:
+    """If the node died now, no sweep would find what it has entered."""
+    node = own_managers.make()
+    server.freeze()
+    starting = asyncio.create_task(node.start())
+    await eventually(lambda: node._state.loop is not None, what="the start is under way")
+    with pytest.raises(NotStartedError, match=r"start\(\) has not returned yet"):
+        await register(node, "ann")
+    server.thaw()
+    await starting
+    await register(node, "ann")

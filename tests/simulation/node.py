@@ -32,10 +32,6 @@ KEPT = {"k": History(messages=3, seconds=60)}
 Note = Callable[[str, PresenceEvent], None]
 
 
-async def _nothing() -> None:
-    """Publish nothing."""
-
-
 class SimManager(WebSocketConnectionManager):
     """A manager on a simulated link."""
 
@@ -45,8 +41,6 @@ class SimManager(WebSocketConnectionManager):
 
     async def start(self) -> None:
         """Join the registry, without the search for the server of this process, which takes long."""
-        # What metrics show is tested with real processes. Its commands would change the schedule of every seed.
-        self._registry.telemetry.publish = _nothing  # type: ignore[method-assign]  # of this manager only
         await self._registry.start()
 
     def _make_registry(self) -> Registry:

@@ -177,6 +177,7 @@ class World:
             if session is None:
                 socket.connection = await node.manager.connect(socket.client, websocket)
             else:
+                node.manager.registry.check_usable()
                 connections = node.manager.registry.connections
                 socket.connection = await connections.connect(socket.client, websocket, None, session=session)
         except BaseException:

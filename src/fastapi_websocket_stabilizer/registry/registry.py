@@ -76,7 +76,7 @@ class Registry:
         if open_backend is None and config.redis_url is not None:
             open_backend = RedisBackend
         self._services: list[asyncio.Task[None]] = []
-        self._is_stopping = False
+        self._is_stopping = self._is_joining = False
         is_shared = open_backend is not None
         state = NodeState(config, log, partial(self._open, open_backend), is_distributed=is_shared)
         backend = state.backend
@@ -213,7 +213,8 @@ class Registry:
 
         Raises:
             ShutdownError: After ``graceful_shutdown`` and before the next ``start``.
-            NotStartedError: Distributed, and ``start`` was not awaited yet.
+            NotStartedError: Distributed, and ``start`` has not returned yet. No sweep finds what a node has entered
+                without a lease.
             WrongEventLoopError: Distributed, and started on another event loop.
         """
         if self.state.is_closed:
@@ -221,6 +222,8 @@ class Registry:
         if self.state.is_distributed and self.state.loop is not running_loop():
             self.check_reachable()
             self._check_loop()
+        if self._is_joining:
+            raise NotStartedError("start() has not returned yet: await it before the first call")
 
     def check_reachable(self) -> None:
         """Check that the store can be used, from any thread.
@@ -265,12 +268,6 @@ class Registry:
         # No other node could reach its clients, although they would look connected.
         return "the bus is deaf: nothing of other nodes arrives" if self.state.backend.is_deaf else None
 
-    def degraded(self) -> str | None:
-        """Return the limitation of a node that is ready, or None if there is none."""
-        if self.state.is_away or not self.state.backend.is_connected:
-            return "no Redis: only clients of this node are reached"
-        return None
-
     async def start(self) -> bool:
         """Connect, take a lease, and start the services; return False if that was done on this loop before.
 
@@ -295,11 +292,13 @@ class Registry:
             self.state.loop = None
             await self.state.backend.stop()
             raise
+        finally:
+            self._is_joining = False
         self._start_services()
         return True
 
     async def _join_others(self) -> None:
-        state, self.state.is_away = self.state, False
+        state, self.state.is_away, self._is_joining = self.state, False, True
         try:
             await state.backend.start(state.node_id)
             await self.history.begin()

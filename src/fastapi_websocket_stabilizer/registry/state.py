@@ -168,6 +168,12 @@ class NodeState:
         if self.is_away:
             raise BackendUnavailableError("Redis does not answer")
 
+    def degraded(self) -> str | None:
+        """Return the limitation of a node that is ready, or None if there is none."""
+        if self.is_away or not self.backend.is_connected:
+            return "no Redis: only clients of this node are reached"
+        return None
+
     def rename(self, *, has_lapsed: bool = False) -> None:
         """Take a new node_id. With ``has_lapsed``, a sweeper reports the events of the present one."""
         self.former_ids = [*self.former_ids, self.node_id][-FORMER_IDS:]

@@ -40,7 +40,7 @@ def health_router(registry: Registry) -> APIRouter:
             "protocol": state.served.protocol,
             "workers": state.served.workers,
         }
-        lacking = registry.degraded()
+        lacking = state.degraded()
         return status if lacking is None else {**status, "degraded": lacking}
 
     _add_drain_route(router, registry)

@@ -48,6 +48,14 @@ async def test_number_of_a_dead_node_goes_to_its_successor_with_what_it_has_publ
     assert await backend.workers.read("host:1") == {0: (B, b'{"total": 12}')}
 
 
+async def test_number_of_a_process_that_has_ended_is_free_before_its_lease_lapses(backend: Backend) -> None:
+    await lease(backend, A, B, C)
+    await backend.workers.take("host:1", A)
+    await backend.workers.take("host:1", B)
+    await backend.workers.publish("host:1", 1, B, b'{"total": 12}')
+    assert await backend.workers.take("host:1", C, [B, NodeId("unknown")]) == (1, b'{"total": 12}')
+
+
 async def test_number_that_is_given_back_leaves_nothing(backend: Backend) -> None:
     await lease(backend, A, B)
     await backend.workers.take("host:1", A)

@@ -1,12 +1,13 @@
 """What a scrape of Prometheus shows: every worker, whichever answers, and no series of anybody's choice."""
 
 import asyncio
+import json
 import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any
 
 import aiohttp
@@ -16,13 +17,19 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 from yarl import URL
 
-from fastapi_websocket_stabilizer import ConfigurationError, WebSocketConfig, WebSocketConnectionManager
+from fastapi_websocket_stabilizer import (
+    BackendUnavailableError,
+    ConfigurationError,
+    WebSocketConfig,
+    WebSocketConnectionManager,
+)
 from fastapi_websocket_stabilizer.testing import RedisServer
 from tests.integration.cluster import PROJECT, Managers, register
 from tests.support.process import ChildProcess, free_port
 from tests.support.waiting import eventually, eventually_sync
 
-LEASE_S = 2.0
+LEASE_S = 20.0
+"""A worker that replaces a killed one has started long before the lease of that lapses, as with the default."""
 HOSTILE = ['"} 1 forged{x="', "x" * 500, "{}", "\\", "a b", "日本", "stabilizer_connections 9"]
 Series = tuple[str, tuple[tuple[str, str], ...]]
 
@@ -150,7 +157,7 @@ async def test_each_scrape_shows_all_workers_and_no_series_goes_back(redis_url: 
             has_all = len(workers_in(scrape)) == 4 and value(scrape, "stabilizer_scrape_missing_workers") == 0
             return has_all and value(scrape, "stabilizer_connections_opened_total") == 21
 
-        await eventually(is_whole, 10 * LEASE_S, what="four workers again, with the totals of the killed one")
+        await eventually(is_whole, 20, what="four workers again, with the totals of the killed one")
 
 
 async def visit(site: Site, client_id: str) -> None:
@@ -260,10 +267,27 @@ async def test_what_others_have_written_there_is_left_out_and_counted(
         ["", "[]", "{", '{"totals": {"x": -1}}', '{"totals": 5, "gauges": {}}'], start=1
     ):
         server.client().hset(key, str(number), f"{node.statistics().node_id} {body}")
+    long = json.dumps(asdict(telemetry.own()) | {"totals": {f"x{number}": 1 for number in range(5_000)}})
+    server.client().hset(key, "6", f"{node.statistics().node_id} {long}")
+    for field in ("256", "-1", "1e3", "9" * 400):
+        server.client().hset(key, field, f"{node.statistics().node_id} {{}}")
     before = node.statistics().counters["redis_malformed"]
     scrape = await telemetry.of_host()
     assert [sample.worker for sample in scrape.samples] == [0]
-    assert node.statistics().counters["redis_malformed"] == before + 5
+    assert node.statistics().counters["redis_malformed"] == before + 6
+
+
+async def test_foreign_key_is_replaced(own_managers: Managers, server: RedisServer) -> None:
+    node = await own_managers.start()
+    telemetry = node._registry.telemetry
+    await telemetry.publish()
+    (key,) = server.client().scan_iter("*:workers:*")
+    server.client().set(key, "foreign")
+    await telemetry.publish()
+    await telemetry.publish()
+    assert [sample.node for sample in (await telemetry.of_host()).samples] == [node.statistics().node_id]
+    server.client().set(key, "foreign")
+    assert await node._state.backend.workers.take(node._state.group, node._state.node_id) == (0, b"")
 
 
 async def test_beat_has_at_most_two_kilobytes_of_statistics(
@@ -279,3 +303,14 @@ async def test_beat_has_at_most_two_kilobytes_of_statistics(
     await node._registry.telemetry.publish()
     (key,) = server.client().scan_iter("*:workers:*")
     assert len(server.client().hget(key, "0") or b"") <= 2048
+
+
+async def test_nothing_is_published_while_redis_is_away(own_managers: Managers, server: RedisServer) -> None:
+    """Otherwise a start without Redis would wait for a second time limit."""
+    node = await own_managers.start(log_level="CRITICAL")
+    server.kill()
+    await eventually(lambda: node._state.is_away, what="the node has noticed")
+    before = node.statistics().counters["redis_commands"]
+    with pytest.raises(BackendUnavailableError):
+        await node._registry.telemetry.publish()
+    assert node.statistics().counters["redis_commands"] == before

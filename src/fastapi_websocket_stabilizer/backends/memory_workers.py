@@ -1,6 +1,6 @@
 """Workers in one process."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -18,12 +18,12 @@ class MemoryWorkers:
     ) -> None:
         self._groups, self._lock, self._is_live = groups, lock, is_live
 
-    async def take(self, group: str, node: NodeId) -> tuple[int, bytes]:
+    async def take(self, group: str, node: NodeId, dead: Collection[NodeId] = ()) -> tuple[int, bytes]:
         with self._lock:
             held = self._groups.setdefault(group, {})
             for number in range(MAX_WORKERS):
                 holder, body = held.get(number, (NodeId(""), b""))
-                if holder == node or not self._is_live(holder):
+                if holder in (node, *dead) or not self._is_live(holder):
                     held[number] = node, body
                     return number, body
         return -1, b""

@@ -4,6 +4,7 @@ A group has numbers from 0. A live process holds one, and its successor gets the
 a label of metrics that does not multiply when processes are replaced.
 """
 
+from collections.abc import Collection
 from typing import Protocol
 
 from ..names import NodeId
@@ -17,10 +18,11 @@ KEPT_S = 3600
 class WorkerStore(Protocol):
     """The numbers of groups, and what their holders have published last."""
 
-    async def take(self, group: str, node: NodeId) -> tuple[int, bytes]:
+    async def take(self, group: str, node: NodeId, dead: Collection[NodeId] = ()) -> tuple[int, bytes]:
         """Take the lowest number that no live node holds. Return it, and what its last holder has published.
 
-        The number is -1 if ``MAX_WORKERS`` live nodes hold one each.
+        ``dead`` are nodes whose process is known to have ended, although they still have a lease. The number is -1 if
+        ``MAX_WORKERS`` live nodes hold one each.
         """
         ...
 

@@ -45,7 +45,7 @@ class Pinger:
             for shard in self._shards.shards:
                 self._end_expired(shard)
                 waiting = [connection.writer.queued_bytes for connection in shard.connections.values()]
-                total_bytes, largest_bytes = total_bytes + sum(waiting), max(waiting, default=largest_bytes)
+                total_bytes, largest_bytes = total_bytes + sum(waiting), max([largest_bytes, *waiting])
                 self._look_at(shard)
                 await asyncio.sleep(0)
             self.outboxes = total_bytes, largest_bytes

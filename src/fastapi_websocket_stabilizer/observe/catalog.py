@@ -130,10 +130,6 @@ _GAUGES = (
 )
 
 
-def _histogram(name: str, text: str, bounds_s: tuple[float, ...], label: str = "", **sources: str) -> Metric:
-    return Metric(name, "histogram", text, sources, label, bounds_s)
-
-
 _HISTOGRAMS = (
     Metric("fan_out_seconds", "histogram", "Duration of fan-outs, if enable_metrics is set.",
            {"": "fan_out"}, bounds_s=FAN_OUT_S),
@@ -141,8 +137,8 @@ _HISTOGRAMS = (
            {"": "bus_lag"}, bounds_s=BUS_LAG_S),
     Metric("event_loop_lag_seconds", "histogram", "How much later than asked for the event loop has continued.",
            {"": "event_loop_lag"}, bounds_s=LOOP_LAG_S),
-    _histogram("connection_duration_seconds", "How long connections were open, by who has ended them.",
-               CONNECTION_S, "cause_class", client="connections_by_client", server="connections_by_server"),
+    Metric("connection_duration_seconds", "histogram", "How long connections were open, by who has ended them.",
+           {"client": "connections_by_client", "server": "connections_by_server"}, "cause_class", CONNECTION_S),
 )  # fmt: skip
 METRICS: tuple[Metric, ...] = (*_GAUGES, _BY_CAUSE, *_CODES, *BY_EVENT, *_COUNTERS, *_HISTOGRAMS)
 """All metrics of one node."""

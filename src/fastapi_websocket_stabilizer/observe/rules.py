@@ -33,10 +33,17 @@ class Finding:
 
 
 class Look:
-    """Two looks at all nodes of a registry, ``seconds`` apart. A node that has come in between counts from zero."""
+    """Two looks at all nodes of a registry, ``seconds`` apart.
+
+    A node that has come in between counts from zero. If it has taken the number of one that is gone, it counts from
+    the totals that it goes on from.
+    """
 
     def __init__(self, before: Sequence[Sample], now: Sequence[Sample], seconds: float) -> None:
-        self._before: dict[NodeId, Sample] = {sample.node: sample for sample in before}
+        known, living = {each.node: each for each in before}, {each.node for each in now}
+        gone = {(each.name, each.worker): each for each in before if each.node not in living}
+        found = ((each.node, known.get(each.node) or gone.get((each.name, each.worker))) for each in now)
+        self._before: dict[NodeId, Sample] = {node: former for node, former in found if former is not None}
         self.nodes: Sequence[Sample] = now
         self.seconds: float = max(seconds, 1e-3)
 

@@ -60,7 +60,7 @@ class Ends:
             reason=reason,
             error=connection.writer.error,
             lasted_s=round(lasted_s, 3),
-            silent_s=round(now_s - connection.heartbeat.heard_at_s, 3),
+            silent_s=round(min(lasted_s, now_s - connection.heartbeat.heard_at_s), 3),
             queued_bytes=queued_bytes,
         )
         self._last.append(closed)

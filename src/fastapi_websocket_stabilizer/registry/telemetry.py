@@ -5,6 +5,7 @@ that another process has shown before. So all values are those that were publish
 """
 
 import json
+import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ from ..backends.workers import WorkerStore
 from ..exceptions import LOSSES
 from ..local.pinger import Pinger
 from ..names import NodeId
+from ..runtime.loops import running_loop
 from ..runtime.metrics import totals
 from ..wire.own_json import encode_json
 from .directory import Directory
@@ -24,6 +26,10 @@ FOREIGN = (ValueError, TypeError, KeyError, AttributeError)
 """Errors about what another release has published."""
 MAX_TOTAL = 2.0**63
 """Larger values are of no release of this library."""
+MAX_BODY_BYTES = 16 * 1024
+"""Longer values are of no release either. They would be added to the own totals, and published again."""
+OWN_LASTS_S = 1.0
+"""Seconds for which own values are shown that were not published. To render them takes 5 ms."""
 FRESH_BEATS = 3
 """Beats for which published values are shown."""
 
@@ -35,6 +41,7 @@ class Sample:
     Attributes:
         worker: Its number in its group; -1 if it has none.
         node: Its node_id.
+        pid: Its process, on its host.
         name: Its display name.
         version: The release of this library.
         at_s: The time by its own clock, in seconds since 1970.
@@ -45,6 +52,7 @@ class Sample:
 
     worker: int
     node: NodeId
+    pid: int
     name: str
     version: str
     at_s: float
@@ -83,6 +91,7 @@ class Telemetry:
         self._holder = NodeId("")
         self._number = -1
         self._published: Sample | None = None
+        self._shown: tuple[float, Sample] | None = None
         self._before: tuple[Mapping[str, int], Mapping[str, tuple[list[int], float]]] = {}, {}
 
     async def publish(self) -> None:
@@ -93,9 +102,10 @@ class Telemetry:
         """
         if not self._state.is_distributed:
             return
+        self._state.check_reachable()
         store, node, group = self._state.backend.workers, self._state.node_id, self._state.group
         if self._holder != node:
-            number, body = await store.take(group, node)
+            number, body = await store.take(group, node, await self._ended())
             if number != self._number:  # otherwise it is what this process has published itself
                 before = _read(number, NodeId(""), body)
                 self._before = (before.totals, before.histograms) if before else ({}, {})
@@ -105,6 +115,18 @@ class Telemetry:
             told = {name: found for name, found in asdict(sample).items() if name not in ("worker", "node")}
             await store.publish(group, self._number, node, encode_json(told, "statistics"))
             self._published = sample
+
+    async def _ended(self) -> list[NodeId]:
+        """Return the nodes of this server whose process has ended.
+
+        A supervisor starts a successor before their lease lapses. A group with a name of its own may span hosts, on
+        which the same pid is another process.
+        """
+        if self._state.config.scrape_group is not None:
+            return []
+        held = (await self._state.backend.workers.read(self._state.group)).values()
+        samples = [_read(-1, node, body) for node, body in held]
+        return [sample.node for sample in samples if sample is not None and not _is_running(sample.pid)]
 
     async def retire(self) -> None:
         """Give the number back, and let totals begin at zero if this process starts again.
@@ -123,7 +145,8 @@ class Telemetry:
         ends = (("closed", state.ends.causes), ("sent", state.ends.sent), ("received", state.ends.received))
         counts = {name: count for name, count in totals(state.counters).items() if count}
         for kind, found in ends:
-            counts |= {f"{kind}:{label}": count for label, count in found.items() if count}
+            # A copy, because a collector may be in another thread.
+            counts |= {f"{kind}:{label}": count for label, count in dict(found).items() if count}
         histograms = {
             name: (histogram.counts, histogram.total_s)
             for name, histogram in state.histograms.by_name().items()
@@ -133,6 +156,7 @@ class Telemetry:
         return Sample(
             worker=self._number,
             node=state.node_id,
+            pid=os.getpid(),
             name=state.name,
             version=state.version,
             at_s=datetime.now(UTC).timestamp(),
@@ -168,15 +192,26 @@ class Telemetry:
         """Return the values of all workers of this server; only the own ones if Redis does not answer."""
         expected = self._state.served.workers or 1
         if not self._state.is_distributed or self._number < 0:
-            return Scrape([self.own()], expected - 1)
+            return Scrape([self._present()], expected - 1)
         try:
             found = await self._of_groups([self._state.group])
         except LOSSES:
             found = [] if self._published is None else [self._published]
         samples = [sample for sample in found if self._is_fresh(sample)]
         if not any(sample.node == self._state.node_id for sample in samples):
-            samples.append(self.own())
+            samples.append(self._present())
         return Scrape(sorted(samples, key=lambda sample: sample.worker), max(0, expected - len(samples)))
+
+    def _present(self) -> Sample:
+        """Return own values that are at most ``OWN_LASTS_S`` old."""
+        now_s = running_loop().time()
+        if (
+            self._shown is None
+            or now_s - self._shown[0] >= OWN_LASTS_S
+            or self._shown[1].node != self._state.node_id
+        ):
+            self._shown = now_s, self.own()
+        return self._shown[1]
 
     def _is_fresh(self, sample: Sample) -> bool:
         """Whether a worker of this host has published it lately. After an outage, older ones would go back."""
@@ -223,6 +258,8 @@ async def read_groups(
 def _read(worker: int, node: NodeId, body: bytes) -> Sample | None:
     """Return what a node has published, or None if it is not of this form."""
     try:
+        if len(body) > MAX_BODY_BYTES:
+            return None
         found: dict[str, Any] = json.loads(body)
         durations = {
             str(name): ([_count(each) for each in counts], _number(total_s))
@@ -231,6 +268,7 @@ def _read(worker: int, node: NodeId, body: bytes) -> Sample | None:
         return Sample(
             worker,
             node,
+            _count(found["pid"]),
             str(found["name"]),
             str(found["version"]),
             _number(found["at_s"]),
@@ -240,6 +278,16 @@ def _read(worker: int, node: NodeId, body: bytes) -> Sample | None:
         )
     except FOREIGN:
         return None
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # of another user, or no pid
+        return True
+    return True
 
 
 def _count(value: object) -> int:

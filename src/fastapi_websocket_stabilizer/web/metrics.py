@@ -10,7 +10,7 @@ from fastapi import APIRouter, HTTPException, Request, Response
 
 from ..exceptions import LOSSES, ConfigurationError
 from ..observe import prometheus
-from ..observe.prometheus import Collector, Exposition
+from ..observe.prometheus import Collector, Exposition, Page
 from ..registry.registry import Registry
 from ..registry.statistics import limits_of
 from ..registry.telemetry import Scrape
@@ -32,15 +32,13 @@ def metrics_router(registry: Registry) -> APIRouter:
         ConfigurationError: ``prometheus_client`` is not installed.
     """
     prometheus.check_installed()
-    router = APIRouter()
+    router, page = APIRouter(), Page()
 
     @router.get("/metrics", include_in_schema=False)
     async def metrics(request: Request) -> Response:
         _check_caller(request, registry.state.config.metrics_secret)
         scrape = await registry.telemetry.of_host()
-        text, content_type = prometheus.render(
-            scrape, _exposition(registry), request.headers.get("accept", "")
-        )
+        text, content_type = page.render(scrape, _exposition(registry), request.headers.get("accept", ""))
         return Response(text, headers={"Content-Type": content_type, "Cache-Control": "no-store"})
 
     return router

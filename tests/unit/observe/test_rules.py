@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def sample(node: str = "a", more: Mapping[str, int] = {}, **changes: Any) -> Sam
         **changes.pop("histograms", {}),
     }
     return Sample(
-        0, NodeId(node), f"web-{node}", changes.get("version", "2.0.0"), 0.0, totals, gauges, histograms
+        0, NodeId(node), 1, f"web-{node}", changes.get("version", "2.0.0"), 0.0, totals, gauges, histograms
     )
 
 
@@ -116,8 +117,21 @@ def test_problem_names_its_node_and_the_values() -> None:
 
 
 def test_node_that_has_just_come_counts_from_zero() -> None:
-    newcomer = Sample(0, NodeId("n"), "web-n", "2.0.0", 0.0, {"hooks_failed": 2}, GAUGES, {})
+    newcomer = Sample(0, NodeId("n"), 1, "web-n", "2.0.0", 0.0, {"hooks_failed": 2}, GAUGES, {})
     assert [problem.rule.name for problem in problems(Look([], [newcomer], SECONDS))] == ["HookFailing"]
+
+
+def test_successor_of_a_dead_worker_counts_from_the_totals_that_it_goes_on_from() -> None:
+    """Otherwise all that the dead one has ever counted would look like a trouble of now."""
+    dead = sample("a")
+    successor = replace(sample("a", _sum(HEALTHY, {"hooks_failed": 1})), node=NodeId("z"))
+    (problem,) = problems(Look([dead, sample("b")], [successor, healthy("b")], SECONDS))
+    assert problem.finding.what == "hooks of the application raised 1 exception"
+    # but not from those of a node that is still there
+    both = Look([dead], [dead, replace(successor, totals={"hooks_failed": 2})], SECONDS)
+    assert [found.finding.what for found in problems(both)] == [
+        "hooks of the application raised 2 exceptions"
+    ]
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)

@@ -70,6 +70,31 @@ async def test_an_end_says_how_long_it_was_open_and_silent_and_what_was_queued()
     assert closed.queued_bytes > 0
 
 
+async def test_outboxes_are_summed_and_the_largest_is_found_in_any_shard() -> None:
+    node = manager(heartbeat_interval=0.1, heartbeat_timeout=60.0, num_shards=4)
+    await node.start()
+    sizes = {f"client {number}": 100 * (1 + number % 7) for number in range(20)}
+    for name, size in sizes.items():
+        connection = await register(node, name, StalledSocket())
+        for message in ("written", "x" * size):
+            connection.push(text(message))
+    queued = [connection.writer.queued_bytes for connection in node._state.shards]
+
+    def gauges() -> tuple[float, float]:
+        found = node._registry.telemetry.own().gauges
+        return found["outbox_bytes"], found["outbox_largest_bytes"]
+
+    await eventually(lambda: gauges() == (sum(queued), max(queued)), what="the sums of a round")
+    await node.graceful_shutdown(0.0)
+
+
+async def test_client_that_said_nothing_was_silent_for_as_long_as_it_was_there() -> None:
+    node = manager()
+    await (await register(node, "ada")).close()
+    (closed,) = node.recently_closed()
+    assert closed.silent_s == closed.lasted_s
+
+
 async def evicted(node: WebSocketConnectionManager) -> None:
     await register(node, "ada", notes="x" * 1000)
     await register(node, "bob", notes="x" * 1000)

@@ -1,12 +1,17 @@
 """The route of the metrics: who may see them, and what it says without the extra."""
 
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from fastapi_websocket_stabilizer import ConfigurationError, WebSocketConfig, WebSocketConnectionManager
+from fastapi_websocket_stabilizer.observe.prometheus import Exposition
+from fastapi_websocket_stabilizer.registry import telemetry
+from fastapi_websocket_stabilizer.registry.telemetry import Scrape
 
 SECRET = "a secret of the scrapers"
 
@@ -27,6 +32,32 @@ def test_metrics_are_text_that_no_cache_keeps() -> None:
     assert answer.headers["content-type"].startswith("text/plain")
     assert 'stabilizer_connections{registry="chat",worker="0"} 0.0' in answer.text
     assert 'stabilizer_scrape_missing_workers{registry="chat"} 0.0' in answer.text
+
+
+@pytest.mark.parametrize("accept", ["", "application/openmetrics-text; version=1.0.0"])
+def test_flood_of_scrapes_is_rendered_once(monkeypatch: pytest.MonkeyPatch, accept: str) -> None:
+    """A stranger who reaches the port may ask as often as he likes."""
+    rendered: list[Scrape] = []
+    families = Exposition.families
+
+    def counted(self: Exposition, scrape: Scrape) -> Iterator[Any]:
+        rendered.append(scrape)
+        return families(self, scrape)
+
+    monkeypatch.setattr(Exposition, "families", counted)
+    monkeypatch.setattr(telemetry, "OWN_LASTS_S", 60.0)
+    client = client_of(manager())
+    texts = {client.get("/metrics", headers={"Accept": accept}).content for _ in range(20)}
+    assert (len(texts), len(rendered)) == (1, 1)
+
+
+def test_own_values_are_shown_anew_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(telemetry, "OWN_LASTS_S", 0.0)
+    node = manager()
+    client = client_of(node)
+    assert "stabilizer_hooks_failed_total{" in (before := client.get("/metrics").text)
+    node._state.counters.hooks_failed += 1
+    assert client.get("/metrics").text != before
 
 
 @pytest.mark.parametrize("header", ["Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Via"])

@@ -22,6 +22,7 @@ def identify(client_id: str) -> Identity:
     return Identity(client_id)
 
 
-@app.get("/pid")
-async def pid() -> int:
-    return os.getpid()
+@app.get("/who")
+async def who() -> tuple[int, str]:
+    """Return the pid and the node_id of the worker that answers."""
+    return os.getpid(), manager.statistics().node_id

@@ -1,5 +1,6 @@
 """Counts by cause and code, and the last ends: exact, bounded, and without a label that a client chooses."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -70,14 +71,15 @@ async def test_an_end_says_how_long_it_was_open_and_silent_and_what_was_queued()
     assert closed.queued_bytes > 0
 
 
-async def test_outboxes_are_summed_and_the_largest_is_found_in_any_shard() -> None:
+@pytest.mark.parametrize("shard", range(4))
+async def test_outboxes_are_summed_and_the_largest_is_found_in_any_shard(shard: int) -> None:
     node = manager(heartbeat_interval=0.1, heartbeat_timeout=60.0, num_shards=4)
     await node.start()
-    sizes = {f"client {number}": 100 * (1 + number % 7) for number in range(20)}
-    for name, size in sizes.items():
-        connection = await register(node, name, StalledSocket())
-        for message in ("written", "x" * size):
+    for number in range(20):
+        connection = await register(node, f"client {number}", StalledSocket())
+        for message in ("written", "x" * 100):
             connection.push(text(message))
+    next(iter(node._state.shards.shards[shard].connections.values())).push(text("x" * 1000))
     queued = [connection.writer.queued_bytes for connection in node._state.shards]
 
     def gauges() -> tuple[float, float]:
@@ -86,6 +88,21 @@ async def test_outboxes_are_summed_and_the_largest_is_found_in_any_shard() -> No
 
     await eventually(lambda: gauges() == (sum(queued), max(queued)), what="the sums of a round")
     await node.graceful_shutdown(0.0)
+
+
+class HangingSocket(Socket):
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        await asyncio.Event().wait()
+
+
+async def test_shutdown_without_time_for_a_close_counts_it_as_well() -> None:
+    node = manager(max_concurrent_cleanup=1, close_timeout_s=60.0)
+    await node.start()
+    for name in ("ada", "bob", "cy"):
+        await register(node, name, HangingSocket())
+    await node.graceful_shutdown(0.0)
+    assert sorted(ends(node)) == [(name, "shutdown", 1001) for name in ("ada", "bob", "cy")]
+    assert node.statistics().counters["connections_closed"] == 3
 
 
 async def test_client_that_said_nothing_was_silent_for_as_long_as_it_was_there() -> None:

@@ -198,6 +198,8 @@ class History:
     """Messages whose call failed. They may have been sent, and may arrive late."""
     alone: list[str] = field(default_factory=list)
     """Broadcasts that a process may have delivered to its own clients without Redis, in another order."""
+    unheard: list[list[str | int]] = field(default_factory=list)
+    """Log and id of each message that no replica received from Redis. Only a simulation knows that."""
     leftovers: list[str] = field(default_factory=list)
     """Keys in Redis after every replica had stopped."""
 

@@ -170,18 +170,21 @@ def missing(
 def _is_unheard(history: History, log: str, at_s: float, id_: int) -> bool:
     """Whether Redis has lost an entry that reached no follower (docs/design.md, "History on a node")."""
     was_lost = any(f.kind in STALE and f.began_s <= at_s <= f.ended_s for f in history.faults)
-    was_lost = was_lost or _was_heard_by_none(history, log, at_s)
+    was_lost = was_lost or _was_heard_by_none(history, log, at_s, id_)
     heard = (heard for follower in history.followers for heard in _entries(follower))
     return was_lost and not any((each.log, each.id) == (log, id_) for each in heard)
 
 
-def _was_heard_by_none(history: History, log: str, at_s: float) -> bool:
-    """Whether Redis lost a message of a mailbox while the replica of its client was separated from Redis.
+def _was_heard_by_none(history: History, log: str, at_s: float, id_: int) -> bool:
+    """Whether Redis lost a message while each replica that is subscribed to its log was separated from Redis.
 
-    No other replica is subscribed to the mailbox. So none can put the message back, or knows of the loss.
+    So none can put the message back, or knows of the loss. Of a mailbox, that is the replica of its client. Whether a
+    replica has received a message of a room is known in a simulation only.
     """
     if not log.startswith(mailbox_of("")):
-        return False
+        return [log, id_] in history.unheard and any(
+            f.kind in EMPTIED and f.ended_s >= at_s for f in history.faults
+        )
     lost_s = min((f.ended_s for f in history.faults if f.kind in EMPTIED and f.ended_s >= at_s), default=0.0)
     return any(f.kind in SEPARATED and f.began_s <= lost_s and f.ended_s >= at_s for f in history.faults)
 

@@ -297,3 +297,15 @@ def test_message_of_a_mailbox_that_its_replica_could_not_receive_is_lost_with_re
     assert broken(history) == {"caught up"}
     history.faults.append(Fault("cut", "n1", 21.5, 22.5))
     assert broken(history) == set()
+
+
+def test_message_of_a_room_that_no_replica_received_is_lost_with_redis() -> None:
+    history = sound()
+    history.stored.append(Stored(message("kept", LOBBY, "n1", 77), {LOBBY: at(22)}))
+    assert broken(history) == {"caught up"}
+    history.unheard = [[LOBBY, at(22)]]
+    assert broken(history) == {"caught up"}
+    history.faults.append(Fault("restart empty", "redis", 24.0, 24.5))
+    assert broken(history) == set()
+    history.unheard = []
+    assert broken(history) == {"caught up"}

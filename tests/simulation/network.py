@@ -27,6 +27,8 @@ class SimHub(SharedHub):
     def __init__(self, loop: VirtualLoop) -> None:
         super().__init__()
         self._loop, self.ahead_s = loop, 0.0
+        self.heard: set[tuple[str, int]] = set()
+        """Room and id of each stored message that the bus brought to a node."""
 
     def now_us(self) -> int:
         return int((self._loop.now_s + self.ahead_s) * 1_000_000)
@@ -51,7 +53,7 @@ class SimLink(MemoryLink):
         counters: Counters,
     ) -> None:
         super().__init__(hub, config, watcher, counters)
-        self._rng = rng
+        self._rng, self._heard = rng, hub.heard
         self._loop: Any = asyncio.get_running_loop()
         self._home = contextvars.copy_context()  # the context of the node, which makes its link
         self._world = contextvars.Context()
@@ -184,6 +186,8 @@ class SimLink(MemoryLink):
 
     def _arrived(self, life: int, channel: Channel, envelope: Envelope, size: int) -> None:
         if life == self._bus_life:
+            if envelope.entry is not None:
+                self._heard.add((channel.room, envelope.entry[0]))
             self._watcher.receive(channel, envelope, size)
 
     # Faults: called in the context of the world, and noticed by callbacks in that of the node

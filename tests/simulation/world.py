@@ -500,6 +500,8 @@ class World:
             follower.record.is_live = follower.is_live
             if not follower.is_live:
                 self._violated("live", f"{follower.name} is not connected")
+        stored = [item for each in self.told.stored for item in each.ids.items()]
+        self.told.unheard = [[log, id_] for log, id_ in stored if (log, id_) not in self.hub.heard]
         for name, check in logs.CHECKS.items() if self.followers else ():
             self.violations += [f"{name}: {what}" for what in check(self.told)]
 

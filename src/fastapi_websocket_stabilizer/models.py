@@ -375,6 +375,57 @@ class ClosedConnection:
 
 
 @dataclass(frozen=True, slots=True)
+class ConnectionView:
+    """An open connection, as its node shows it to operators: nothing of its messages, metadata or address.
+
+    Attributes:
+        node: The node that holds it.
+        open_s: Seconds since its registration.
+        silent_s: Seconds since the last frame of the client, pongs included.
+        ping_s: Seconds that the last answer to a ping took; None before the first.
+        queued_bytes: Bytes in its outbox.
+        queued_limit: ``outbox_size`` of its node. More bytes close the connection, or are dropped.
+        is_behind: Whether it reads too slowly, so that stored messages wait for it in their log.
+        is_asked: Whether a ping has no answer yet.
+        is_parked: Whether it has no task.
+        protocol: ``stabilizer.v1``; "" for a plain socket.
+        expires_s: Seconds until its credentials expire; None if they never do.
+        rooms: The first 20 of its rooms, in alphabetical order.
+        room_count: Number of its rooms.
+    """
+
+    client_id: str
+    connection_id: ConnectionId
+    node: NodeId
+    open_s: float
+    silent_s: float
+    ping_s: float | None
+    queued_bytes: int
+    queued_limit: int
+    is_behind: bool
+    is_asked: bool
+    is_parked: bool
+    protocol: str
+    expires_s: float | None
+    rooms: tuple[str, ...]
+    room_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class RoomView:
+    """A room with members on one node.
+
+    Attributes:
+        node: The node.
+        connections: Number of its members there.
+    """
+
+    room: str
+    node: NodeId
+    connections: int
+
+
+@dataclass(frozen=True, slots=True)
 class BusGap:
     """A time without a working subscription. Messages of other nodes in this time are lost for this node.
 

@@ -140,7 +140,8 @@ async def test_commands_show_nodes_and_problems(
     code, output, _ = await run("nodes", "--over", "0.2", url=server.url, namespace=namespace)
     head, *rows = output.splitlines()
     assert head.split() == [
-        "NODE", "NAME", "W", "VERSION", "CONNS", "ROOMS", "OPEN/S", "CLOSE/S", "OUT/S", "OUTBOX", "STATE"
+        "NODE", "NAME", "W", "VERSION", "CONNS", "LOAD", "ROOMS", "OPEN/S", "CLOSE/S", "OUT/S", "OUTBOX", "LOOP",
+        "BUS", "STATE",
     ]  # fmt: skip
     assert {row.split()[0] for row in rows} == set(shown)
 

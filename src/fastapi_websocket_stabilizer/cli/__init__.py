@@ -1,3 +1,7 @@
 """The command line, ``stabilizer``. Needs the extra ``cli``; ``stabilizer demo`` needs ``demo``."""
 
-from .commands import app as app
+from .program import app as app  # first, because it says what to install
+
+# isort: split
+from . import commands as commands
+from . import operating as operating

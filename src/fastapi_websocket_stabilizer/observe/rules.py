@@ -64,14 +64,32 @@ class Look:
 
     def slower(self, node: Sample, name: str, bound_s: float) -> tuple[int, int]:
         """Return how many of the new durations were longer than a bound of the histogram, and how many there were."""
+        counts = self._new(node, name)
+        return sum(counts[_METRICS[name].bounds_s.index(bound_s) + 1 :]), sum(counts)
+
+    def quantile(self, node: Sample, name: str, share: float) -> float | None:
+        """Return the bound in seconds that a share of the new durations did not exceed; None if there are none.
+
+        Durations beyond the last bound count as infinite.
+        """
+        counts, seen = self._new(node, name), 0
+        for count, bound_s in zip(counts, (*_METRICS[name].bounds_s, float("inf")), strict=True):
+            seen += count
+            if count and seen >= share * sum(counts):
+                return bound_s
+        return None
+
+    def _new(self, node: Sample, name: str) -> list[int]:
+        """Return the number of new durations in each bucket of a histogram."""
         metric = _METRICS[name]
         (source,) = metric.sources.values()
         empty = [0] * (len(metric.bounds_s) + 1)
         before = self._before.get(node.node)
         then = empty if before is None else before.histograms.get(source, (empty, 0.0))[0]
         now = node.histograms.get(source, (empty, 0.0))[0]
-        counts = [max(0, a - b) for a, b in zip(now, then, strict=False)]
-        return sum(counts[metric.bounds_s.index(bound_s) + 1 :]), sum(counts)
+        if not len(now) == len(then) == len(empty):  # of another release
+            return empty
+        return [max(0, a - b) for a, b in zip(now, then, strict=True)]
 
     def gauges(self, name: str) -> list[float]:
         """Return a gauge of all nodes."""

@@ -175,6 +175,7 @@ class Connections:
             self._events.log_connection("connected", client_id, connection_id=connection.connection_id)
             await state.hooks.run(state.hooks.on_connect, connection)
             state.counters.connections_opened += 1
+            state.tail.opened(connection)
         except BaseException:
             self._undo(connection)
             raise
@@ -321,6 +322,7 @@ class Connections:
         state.counters.close_timeouts += not is_closed
         await release
         self._log(closed)
+        self._state.tail.closed(closed)
         hooks = state.hooks.on_disconnect
         await self._unhurried(hooks, state.hooks.run(hooks, connection, code, reason))
         return is_closed

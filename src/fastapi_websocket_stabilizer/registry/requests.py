@@ -1,8 +1,9 @@
-"""Requests between nodes: join, leave, close and ask for the sockets of a client, and drain for a node."""
+"""Requests between nodes, and of operators: what to do with the sockets of a client, and what to show of a node."""
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from functools import partial
 from typing import Any
 
 from .. import close_codes, exceptions
@@ -19,6 +20,7 @@ from .replies import is_outcome, is_value
 from .revocations import Revocations
 from .rooms import Rooms
 from .state import NodeState
+from .views import Question, Views, as_answer, question_in
 
 Note = Callable[[str, dict[str, Any]], Awaitable[bool | None]]
 _ERRORS: dict[str, type[WebSocketStabilizerError]] = {
@@ -43,14 +45,23 @@ def parse(body: str | bytes) -> dict[str, Any]:
             return {"do": "ask", "question": foreign_question(name, data, within_s)}
         case {"do": "withdraw", "ask": int(ask)}:
             return {"do": "withdraw", "ask": ask}
-        case {"do": "close", "code": int(code), "reason": str(reason), **others}:
-            only = others.get("connection_id")
-            if only is None or isinstance(only, str):
-                close_codes.check(code)
-                return {"do": "close", "code": code, "reason": reason, "connection_id": only}
-            raise ValueError(f"connection_id must be a string, got {only!r}"[:200])
+        case {"do": "show"} as request:
+            return {"do": "show", "question": question_in(request)}
+        case {"do": "watch"}:
+            return {"do": "watch"}
+        case {"do": "close" | "disconnect" as do, "code": int(code), "reason": str(reason), **others}:
+            return {"do": do, "code": code, "reason": reason, "connection_id": _only(code, others)}
         case request:
             raise ValueError(f"unknown request {request!r}"[:200])
+
+
+def _only(code: int, others: Mapping[Any, Any]) -> str | None:
+    """Return the only connection that a close is for; None for all of its client. Check the close code."""
+    only = others.get("connection_id")
+    if only is not None and not isinstance(only, str):
+        raise ValueError(f"connection_id must be a string, got {only!r}"[:200])
+    close_codes.check(code)
+    return only
 
 
 class Requests:
@@ -70,10 +81,10 @@ class Requests:
     ) -> None:
         self._state, self._replies, self._inboxes, self._directory = state, state.replies, inboxes, directory
         self._connections, self._rooms, self._drain = connections, rooms, drain
-        self._questions, self._revocations = questions, revocations
+        self._questions, self._revocations, self._views = questions, revocations, Views(state)
 
-    async def act(self, client_id: str, request: dict[str, Any]) -> None:
-        """Execute a request for every connection of a client, or for one of them, on all nodes.
+    async def act(self, client_id: str, request: dict[str, Any]) -> int:
+        """Execute a request for every connection of a client, or for one of them, on all nodes; return their number.
 
         What a leave or a close takes from a client is noted, for nodes that cannot be reached. A client that is away
         has sessions, from which it is removed as well.
@@ -82,20 +93,19 @@ class Requests:
             ConnectionNotFoundError: The client is not connected, and has no session to change.
             BackendUnavailableError: Another node did not answer in time.
         """
-        touched = await asyncio.gather(
+        outcomes = await asyncio.gather(
             self._noted(self._revocations.note, client_id, request),
             self._noted(self._change_sessions, client_id, request),
             self._act_elsewhere(client_id, request),
             self.act_here(client_id, request),
             return_exceptions=True,
         )
-        for error in touched:
-            if isinstance(error, BaseException):
-                raise error
+        touched = [*map(_or_raise, outcomes)]
         if not any(touched):
             only = request.get("connection_id")
             lacks = "is not connected" if only is None else f"has no connection {only!r}"
             raise ConnectionNotFoundError(f"client {client_id!r} {lacks}")
+        return sum(touched[2:])
 
     async def _noted(self, note: Note, client_id: str, request: dict[str, Any]) -> bool:
         """Note what is taken from a client. The command is queued before its connections are asked for."""
@@ -175,15 +185,38 @@ class Requests:
                 self._questions.ask_for(envelope, request["question"])
             case "withdraw":
                 self._questions.withdraw_for(envelope, request["ask"])
+            case "show":
+                self._serve(envelope, self._shown(request["question"]))
+            case "watch":
+                self._serve(envelope, self._watched(envelope))
+            case "disconnect":  # of an operator, who may ask any node
+                self._serve(envelope, self.act(client_id, request | {"do": "close"}))
             case _:
-                self._state.tasks.spawn(self._serve(envelope, client_id, request), "serve")
+                self._serve(envelope, self.act_here(client_id, request))
 
-    async def _serve(self, envelope: Envelope, client_id: str, request: dict[str, Any]) -> None:
+    def _serve(self, envelope: Envelope, act: Coroutine[Any, Any, Any]) -> None:
+        self._state.tasks.spawn(self._reply(envelope, act), "serve")
+
+    async def _reply(self, envelope: Envelope, act: Coroutine[Any, Any, Any]) -> None:
         try:
-            outcome: Any = await self.act_here(client_id, request)
+            outcome = await act
         except WebSocketStabilizerError as error:
             outcome = _packed(error)
         await self._inboxes.reply(envelope.sender, envelope.ask, outcome)
+
+    async def _shown(self, question: Question) -> dict[str, Any]:
+        return as_answer(question, await self._views.answer(question))
+
+    async def _watched(self, envelope: Envelope) -> dict[str, Any]:
+        watcher = envelope.sender, envelope.ask
+        self._state.tail.watch(watcher, partial(self._inboxes.reply, *watcher))
+        return {"events": [], "dropped": 0}
+
+
+def _or_raise(outcome: int | BaseException) -> int:
+    if isinstance(outcome, BaseException):
+        raise outcome
+    return int(outcome)
 
 
 def _touched(answer: Any) -> int:

@@ -29,6 +29,7 @@ from .ends import Ends
 from .hooks import Hooks
 from .in_flight import InFlight
 from .replies import PendingReplies
+from .tail import Tail
 
 FORMER_IDS = 8
 """Number of remembered former ids of this process."""
@@ -79,6 +80,7 @@ class NodeState:
         self.gc_pauses: GcPauses = GcPauses()
         self.ends: Ends = Ends(self.counters, self.histograms, lambda: self.config.closed_log_size)
         self.tasks: Tasks = Tasks(log)
+        self.tail: Tail = Tail(self.tasks, lambda: self.is_closed)
         self.streams: Streams = Streams(self.tasks, self.counters, lambda: self.config.max_message_size)
         self.hooks: Hooks = Hooks(self.counters, log)
         self.shards: Shards = Shards(config.num_shards)

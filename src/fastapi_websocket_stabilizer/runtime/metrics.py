@@ -143,6 +143,9 @@ class Counters:
     mailbox_marks_refused: int = counter(
         "Acknowledgements of clients of messages that their mailbox has never had."
     )
+    views_refused: int = counter(
+        "Questions of operators that were refused, because four others were answered."
+    )
     hooks_failed: int = counter("Exceptions raised by hooks of the application.")
     bus_messages: int = counter("Envelopes received from the bus.")
     bus_malformed: int = counter(

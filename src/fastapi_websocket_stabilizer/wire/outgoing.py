@@ -21,6 +21,11 @@ class Outgoing:
         self._sender = sender
         self._sequencer = Sequencer()
 
+    @property
+    def sender(self) -> NodeId:
+        """The sender. Replies go to its inbox."""
+        return self._sender
+
     def rename(self, sender: NodeId) -> None:
         """Use another sender from now on. The numbers continue."""
         self._sender = sender

@@ -10,7 +10,7 @@ from fastapi_websocket_stabilizer.cli.check import Report, ShownNode, ShownProbl
 from fastapi_websocket_stabilizer.observe.rules import as_yaml
 from fastapi_websocket_stabilizer.testing import free_port
 
-NODE = ShownNode("a1b2", "web-1", 0, "2.0.0", True, False, 12, 3, 0.5, 0.25, 90.0, 512)
+NODE = ShownNode("a1b2", "web-1", 0, "2.0.0", True, False, 12, 3, 0.5, 0.25, 90.0, 512, 1.6, 0.005)
 PROBLEM = ShownProblem(
     "BusLost", "warn", "a1b2", "web-1", "3 envelopes missing", "Messages are lost.", "Look."
 )
@@ -75,5 +75,7 @@ def test_nodes_are_a_table() -> None:
     waiting = ShownNode("e5f6", "web-3", 0, "2.0.0", False, False, 0, 0, 0.0, 0.0, 0.0, 0)
     head, *rows = Report("fws", [NODE, draining, waiting], []).nodes_as_text().splitlines()
     assert head.split()[:4] == ["NODE", "NAME", "W", "VERSION"]
-    assert [row.split()[-1] for row in rows] == ["ready", "draining", "ready"]
-    assert rows[0].split() == ["a1b2", "web-1", "0", "2.0.0", "12", "3", "0.5", "0.2", "90.0", "512", "ready"]
+    assert [row.split("  ")[-1] for row in rows] == ["ready", "draining", "not ready"]
+    assert rows[0].split() == [
+        "a1b2", "web-1", "0", "2.0.0", "12", "1.60", "3", "0.5", "0.2", "90.0", "512", "B", "<5ms", "-", "ready"
+    ]  # fmt: skip

@@ -50,8 +50,8 @@ async def test_operator_closes_a_client_and_is_told_of_it(node: WebSocketConnect
         told = operator.tail()
         first = await anext(told)  # the node has confirmed that it is watched
         assert first == {"events": [], "dropped": 0}
-        assert await operator.disconnect("ada", 4500, "bye") == 1
+        assert await operator.disconnect("ada", 4510, "bye") == 1
         (event,) = (await anext(told))["events"]
         assert (event["kind"], event["client_id"], event["cause"]) == ("closed", "ada", "kicked")
         await told.aclose()
-    assert socket.closed_with == (4500, "bye")
+    assert socket.closed_with == (4510, "bye")

@@ -164,12 +164,14 @@ async def test_client_is_closed_on_every_node(
     assert "give --yes" in errors
     assert ada.is_open
     assert await commands.run("kick", "ada", "--yes", "--reason", "spam") == (0, "ada: 1 closed\n", "")
-    assert (ada.closed_with, bob.is_open) == ((4500, "spam"), True)
+    assert (ada.closed_with, bob.is_open) == ((4510, "spam"), True)
     assert await commands.json("kick", "bob", "--yes", "--code", "4001") == {"client_id": "bob", "closed": 1}
     assert bob.closed_with == (4001, "closed by an operator")
     assert nodes[1].statistics().closed["kicked"] == 1
     code, _, errors = await commands.run("kick", "ada", "--yes")
     assert (code, errors) == (1, "stabilizer: client 'ada' is not connected\n")
+    code, _, errors = await commands.run("kick", "a\tda", "--yes")
+    assert (code, errors.startswith("stabilizer: client_id")) == (1, True)
     code, _, errors = await commands.run("kick", "ada", "--yes", "--code", "1005")
     assert (code, errors.startswith("stabilizer: ")) == (1, True)
 
@@ -237,7 +239,7 @@ async def test_signed_registry_answers_an_operator_with_the_key_only(own_manager
     assert (shown.rows, list(shown.silent)) == ([], [node._state.node_id])
     async with Operator(stranger) as operator:
         with pytest.raises(RemoteError, match="did not answer"):
-            await operator.disconnect("ada", 4500, "stranger")
+            await operator.disconnect("ada", 4510, "stranger")
     assert node._state.shards.has_client("ada")
 
 

@@ -12,6 +12,7 @@ import typer
 from .program import AsJson, Namespace, Url, app, fail, on_registry
 
 if TYPE_CHECKING:
+    from ..config import WebSocketConfig
     from ..registry.views import Question
     from .looks import Shown
 
@@ -164,7 +165,9 @@ def tail(
 def kick(
     client: Annotated[str, typer.Argument(help="The id of a client.")],
     connection: Annotated[str | None, typer.Option(help="Only this connection_id.")] = None,
-    code: Annotated[int, typer.Option(help="Close code; 4500: do not come back.")] = 4500,
+    code: Annotated[
+        int, typer.Option(help="Close code. 4510 asks a client of stabilizer.v1 not to come back, 1012 does.")
+    ] = 4510,
     reason: Annotated[str, typer.Option(help="Reason of the close frame.")] = "closed by an operator",
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: AsJson = False,
@@ -172,16 +175,18 @@ def kick(
     namespace: Namespace = None,
 ) -> None:
     """Disconnect a client, as manager.disconnect does."""
-    from .kick import run_kick
+    from .operator import Operator
+
+    async def disconnect(config: "WebSocketConfig") -> int:
+        async with Operator(config) as operator:
+            return await operator.disconnect(client, code, reason, connection)
 
     if not yes:
         if not sys.stdin.isatty():
             fail("this closes connections: give --yes where nobody can be asked", 2)
-        typer.confirm(f"Close all connections of {client!r}?" if connection is None else
-                      f"Close {connection!r} of {client!r}?", abort=True)  # fmt: skip
-    count = on_registry(
-        lambda config: run_kick(config, client, code, reason, connection), redis_url, namespace
-    )
+        what = "all connections" if connection is None else repr(connection)
+        typer.confirm(f"Close {what} of {client!r}?", abort=True)
+    count = on_registry(disconnect, redis_url, namespace)
     typer.echo(_json({"client_id": client, "closed": count}) if as_json else f"{client}: {count} closed")
 
 

@@ -7,6 +7,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
+from .. import close_codes
 from ..backends.redis.bus import EnvelopeReader
 from ..backends.redis.guard import Guard
 from ..backends.redis.ports import Listener, Subscription
@@ -17,7 +18,7 @@ from ..backends.redis.stores import RedisNodes, RedisPresence
 from ..backends.redis.workers import RedisWorkers
 from ..config import WebSocketConfig
 from ..models import NodeInfo
-from ..names import ConnectionId, NodeId, node_of
+from ..names import ConnectionId, NodeId, check_client_id, node_of
 from ..registry.directory import FOREIGN, group_of, node_info
 from ..registry.replies import PendingReplies
 from ..registry.tail import LASTS_S
@@ -196,8 +197,10 @@ class Operator(Publisher):
         """Return the connections of a client that Redis lists, with their nodes, the newest first.
 
         Raises:
+            InvalidNameError: The name is illegal.
             BackendUnavailableError: Redis did not answer.
         """
+        check_client_id(client_id)
         await self._start()
         (entries,) = await self._presence.entries([client_id])
         return [(node_of(entry.connection_id), entry.connection_id) for entry in entries]
@@ -208,9 +211,12 @@ class Operator(Publisher):
         """Have a node disconnect a client, as ``manager.disconnect``; return the number of closed connections.
 
         Raises:
+            InvalidNameError, ConfigurationError: The name is illegal, or the code may not be sent.
             RemoteError: There is no live node, none answered, or the client is not connected.
             BackendUnavailableError: Redis did not answer.
         """
+        check_client_id(client_id)
+        close_codes.check(code)
         live = [info.node_id for info in await self.nodes()]
         holders = [node for node, _ in await self.listed(client_id) if node in live]
         node = next(iter([*holders, *live]), None)

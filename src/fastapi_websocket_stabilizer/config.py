@@ -270,6 +270,8 @@ class WebSocketConfig:
     """Name of the processes that one scrape of ``metrics_router`` shows; None for the workers of a server."""
     metrics_secret: Annotated[str, MinLen(16)] | None = field(default=None, repr=False)
     """Bearer token of ``GET /metrics``, at least 16 characters. With None, forwarded requests are refused."""
+    admin_secret: Annotated[str, MinLen(16)] | None = field(default=None, repr=False)
+    """Bearer token of ``manager.admin_router()``, at least 16 characters. With None, only this machine may look."""
     closed_log_size: PositiveInt = 1000
     """Number of ended connections of this node that ``recently_closed`` returns."""
 
@@ -387,7 +389,7 @@ def _from_text(name: str, text: str) -> object:
 
 
 def _shown(name: str, value: object) -> str:
-    if name in ("token_secret", "drain_secret"):
+    if name.endswith("_secret"):
         return f"{len(str(value))} characters"
     if name == "envelope_keys":
         keys = value.split(",") if isinstance(value, str) else value

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, suppress
-from functools import cached_property
 from typing import Any, Literal, Self, overload
 
 from fastapi import APIRouter, FastAPI, WebSocket
@@ -30,7 +29,6 @@ from .models import (
     ShutdownReport,
 )
 from .names import NodeId, as_list, check_client_id, check_each, check_room
-from .observe.prometheus import Collector
 from .registry.exclusions import exclusions_of
 from .registry.hooks import HookDecorators, OnMessage
 from .registry.registry import Registry
@@ -43,18 +41,15 @@ from .sessions.sessions import Sessions
 from .streams.stream import Stream
 from .uvicorn.redaction import tokens_redacted
 from .web import handlers, routes, serving
-from .web.client_script import add_client_script_route
 from .web.faults import fault_of
-from .web.health import health_router
-from .web.histories import Authorize, history_router
 from .web.lifespan import announce, install_protocol, shut_down_in_time
-from .web.metrics import Scope, collector, metrics_router
+from .web.routers import Routers
 from .wire.messages import Encoded, encode
 
 Identify = Callable[..., Identity | Awaitable[Identity]]
 
 
-class WebSocketConnectionManager(HookDecorators):
+class WebSocketConnectionManager(HookDecorators, Routers):
     """Registers WebSockets, and sends to clients, rooms or all connections on any replica.
 
     Without ``redis_url`` it works in one process and needs no ``start()``. With ``redis_url``, all replicas with the
@@ -69,7 +64,8 @@ class WebSocketConnectionManager(HookDecorators):
         self._state: NodeState = self._registry.state
         self._sessions = Sessions(self._registry, fault_of)
         self._while_started = ExitStack()
-        super().__init__(self._state.hooks)
+        HookDecorators.__init__(self, self._state.hooks)
+        Routers.__init__(self, self._registry, self.history, self.broadcast)
 
     def _make_registry(self) -> Registry:
         return Registry(self.config, self._log)
@@ -640,29 +636,6 @@ class WebSocketConnectionManager(HookDecorators):
         """Return ``total_memory`` and ``per_connection_average`` in bytes, and ``connection_count``."""
         return self._registry.connections.budget.usage()
 
-    def metrics_router(self) -> APIRouter:
-        """Return a router with ``GET /metrics`` for Prometheus: ``app.include_router(manager.metrics_router())``.
-
-        Each scrape shows all workers of the server, whichever answers. ``docs/metrics.md`` lists the metrics.
-        Requests that came through a proxy get 403, unless ``metrics_secret`` is set and sent.
-
-        Raises:
-            ConfigurationError: ``prometheus-client`` is not installed, which the extra ``prometheus`` does.
-        """
-        return metrics_router(self._registry)
-
-    def prometheus_collector(self, scope: Scope = "host") -> Collector:
-        """Return a collector for a ``CollectorRegistry`` of the application.
-
-        ``"host"`` has the workers of this server, ``"node"`` only this process, and ``"cluster"`` all nodes, for a
-        scraper that cannot find them. Do not sum the last one over several targets. ``"host"`` and ``"cluster"`` must
-        be collected in another thread than that of the event loop, as a ``def`` endpoint does.
-
-        Raises:
-            ConfigurationError: ``scope`` is unknown, or ``prometheus-client`` is not installed.
-        """
-        return collector(self._registry, scope)
-
     def recently_closed(self) -> list[ClosedConnection]:
         """Return the last ``closed_log_size`` connections of this replica that ended, the newest first."""
         return self._state.ends.last()
@@ -670,31 +643,3 @@ class WebSocketConnectionManager(HookDecorators):
     def statistics(self) -> Statistics:
         """Return a snapshot of all counters and bounds."""
         return snapshot(self._state, self._registry.history, self._registry.keeping)
-
-    # Routes
-
-    @cached_property
-    def router(self) -> APIRouter:
-        """A router for load balancers, deploy scripts and pages.
-
-        ``GET /livez``, ``GET /readyz``, ``POST /drain``, and ``GET /stabilizer/client.js``, the JavaScript client.
-        """
-        router = health_router(self._registry)
-        add_client_script_route(router)
-        return router
-
-    def history_router(self, authorize: Authorize) -> APIRouter:
-        """Return a router with ``GET /history/{room}``, so that pages can load older messages.
-
-        >>> async def may_read(room: str, user: Annotated[User, Depends(signed_in)]) -> None:
-        ...     if room not in user.rooms:
-        ...         raise HTTPException(403)
-        >>> app.include_router(manager.history_router(may_read))
-
-        ``authorize`` is a FastAPI dependency with a parameter ``room``. It raises an ``HTTPException``, or returns
-        False, if the caller may not read the room. The query has ``limit`` (1 to 100, by default 50) and ``before``.
-
-        Raises:
-            ConfigurationError: ``authorize`` is no function that takes a room.
-        """
-        return history_router(self._registry, self.history, authorize)

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from fastapi_websocket_stabilizer import WebSocketConfig, WebSocketConnectionManager
-from fastapi_websocket_stabilizer.cli.looks import explain, look
 from fastapi_websocket_stabilizer.cli.operator import Operator
+from fastapi_websocket_stabilizer.observe.looking import explain, look
 from fastapi_websocket_stabilizer.registry.views import OfConnections
 from tests.integration.cluster import Socket, join, register
 from tests.support.requirements import missing
@@ -33,9 +33,10 @@ async def node(url: str, namespace: str) -> AsyncIterator[WebSocketConnectionMan
 
 async def test_node_answers_an_operator(node: WebSocketConnectionManager) -> None:
     await join(node, "ada", "lobby")
-    shown = await look(node.config, OfConnections(room="lobby"), lambda view: view.open_s)
+    async with Operator(node.config) as operator:
+        shown = await look(operator, OfConnections(room="lobby"), lambda view: view.open_s)
+        found = await explain(operator, "ada")
     assert ([view.client_id for view in shown.rows], shown.silent) == (["ada"], {})
-    found = await explain(node.config, "ada")
     assert (len(found.connections), found.ghosts, found.verdict) == (
         1,
         [],

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from fastapi_websocket_stabilizer import WebSocketConnectionManager
-from fastapi_websocket_stabilizer.cli.looks import explain, look
+from fastapi_websocket_stabilizer import WebSocketConfig, WebSocketConnectionManager
 from fastapi_websocket_stabilizer.cli.operator import Operator, RemoteError
+from fastapi_websocket_stabilizer.observe.explaining import Explained
+from fastapi_websocket_stabilizer.observe.looking import Shown, explain, look
 from fastapi_websocket_stabilizer.registry.views import OfClosed, OfConnections
 from fastapi_websocket_stabilizer.testing import RedisServer
 from tests.integration.cluster import Managers, join, register
@@ -42,6 +43,16 @@ class Commands:
         return json.loads(output)
 
 
+async def connections(config: WebSocketConfig) -> Shown:
+    async with Operator(config) as operator:
+        return await look(operator, OfConnections(), lambda view: view.open_s)
+
+
+async def explained(config: WebSocketConfig, client_id: str) -> Explained:
+    async with Operator(config) as operator:
+        return await explain(operator, client_id)
+
+
 @pytest.fixture
 def commands(server: RedisServer, namespace: str) -> Commands:
     return Commands(server.url, namespace)
@@ -57,6 +68,7 @@ async def test_connections_of_all_nodes_are_listed(
 ) -> None:
     await join(nodes[0], "ada", "lobby")
     await join(nodes[1], "bob", "lobby", "den")
+    nodes[0]._state.shards.of_client("ada")[0].opened_at_s -= 60
     found = await commands.json("conns")
     assert {row["client_id"]: (row["node"], row["rooms"]) for row in found["rows"]} == {
         "ada": (nodes[0]._state.node_id, ["lobby"]),
@@ -150,7 +162,7 @@ async def test_connection_that_only_redis_knows_is_a_ghost(
 ) -> None:
     connection = await register(nodes[0], "ada")
     nodes[0]._state.shards.remove(connection)
-    found = await explain(nodes[1].config, "ada")
+    found = await explained(nodes[1].config, "ada")
     assert (found.connections, found.ghosts) == ([], [connection.connection_id])
     nodes[0]._state.shards.add(connection)
 
@@ -217,11 +229,11 @@ async def test_node_that_does_not_answer_is_named(
 ) -> None:
     nodes = await own_managers.start_many(2, redis_timeout_s=0.5)
     await join(nodes[0], "ada")
-    monkeypatch.setattr(nodes[1]._registry.requests._views, "answer", _never)
-    shown = await look(nodes[0].config, OfConnections(), lambda view: view.open_s)
+    monkeypatch.setattr(nodes[1]._registry.requests.views, "answer", _never)
+    shown = await connections(nodes[0].config)
     assert [view.client_id for view in shown.rows] == ["ada"]
     assert shown.silent == {nodes[1]._state.node_id: "no answer within 0.5 s"}
-    found = await explain(nodes[0].config, "ada")
+    found = await explained(nodes[0].config, "ada")
     assert found.verdict[-1].endswith("(no answer within 0.5 s), so what it holds is not known.")
 
 
@@ -232,10 +244,10 @@ async def _never(_: Any) -> Any:
 async def test_signed_registry_answers_an_operator_with_the_key_only(own_managers: Managers) -> None:
     node = await own_managers.start(envelope_keys=(KEY,), log_level="CRITICAL")
     await join(node, "ada")
-    shown = await look(node.config, OfConnections(), lambda view: view.open_s)
+    shown = await connections(node.config)
     assert ([view.client_id for view in shown.rows], shown.silent) == (["ada"], {})
     stranger = own_managers.config(redis_timeout_s=0.5)
-    shown = await look(stranger, OfConnections(), lambda view: view.open_s)
+    shown = await connections(stranger)
     assert (shown.rows, list(shown.silent)) == ([], [node._state.node_id])
     async with Operator(stranger) as operator:
         with pytest.raises(RemoteError, match="did not answer"):

@@ -54,6 +54,7 @@ NEW: dict[str, tuple[Any, Any]] = {  # default, and another value
     "session_ttl_s": (120.0, 5.0),
     "scrape_group": (None, "web"),
     "metrics_secret": (None, "sixteen characters"),
+    "admin_secret": (None, "sixteen characters"),
     "closed_log_size": (1000, 5),
 }
 
@@ -109,6 +110,7 @@ INVALID: list[tuple[str, Any]] = [
     ("session_ttl_s", 0),
     ("closed_log_size", 0),
     ("metrics_secret", "short"),
+    ("admin_secret", "short"),
     ("scrape_group", ""),
 ]
 
@@ -450,6 +452,8 @@ def test_config_shows_neither_password_nor_secret(text: str) -> None:
         {"envelope_keys": ["hunter2"]},
         {"envelope_keys": [b"hunter2"]},
         {"drain_secret": "hunter2"},
+        {"metrics_secret": "hunter2"},
+        {"admin_secret": "hunter2"},
     ],
 )
 def test_error_repeats_no_secret(settings: dict[str, Any]) -> None:

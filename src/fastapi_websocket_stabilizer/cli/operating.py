@@ -13,8 +13,9 @@ from .program import AsJson, Namespace, Url, app, fail, on_registry
 
 if TYPE_CHECKING:
     from ..config import WebSocketConfig
+    from ..observe.explaining import Explained
+    from ..observe.looking import Shown
     from ..registry.views import Question
-    from .looks import Shown
 
 Over = Annotated[float, typer.Option(min=0.1, help="Seconds between the two looks; a beat is 3.")]
 Limit = Annotated[int, typer.Option(min=1, max=500, help="Rows to show.")]
@@ -80,7 +81,8 @@ def conns(
     namespace: Namespace = None,
 ) -> None:
     """List open connections, with what waits for them and when they were heard."""
-    from .looks import ORDERS, connections_as_text
+    from ..observe.looking import ORDERS
+    from .rows import connections_as_text
 
     question = _question("connections", client=client, room=room, state=state, order=sort, limit=limit)
     shown = _look(question, ORDERS.get(sort, ORDERS["age"]), node, redis_url, namespace)
@@ -97,12 +99,16 @@ def rooms(
     namespace: Namespace = None,
 ) -> None:
     """List the rooms with the most connections."""
+    from ..observe import looking
     from ..registry.views import OfRooms
-    from .looks import rooms as ask
-    from .looks import rooms_as_text
+    from .operator import Operator
+    from .rows import rooms_as_text
 
-    question = OfRooms(prefix, limit)
-    shown = on_registry(lambda config: ask(config, question, node), redis_url, namespace)
+    async def ask(config: "WebSocketConfig") -> "Shown":
+        async with Operator(config) as operator:
+            return await looking.rooms(operator, OfRooms(prefix, limit), await operator.those(node))
+
+    shown = on_registry(ask, redis_url, namespace)
     _print(shown, rooms_as_text(shown), as_json=as_json)
 
 
@@ -117,7 +123,7 @@ def closed(
     namespace: Namespace = None,
 ) -> None:
     """List the last connections that have ended, and why. Nodes that have gone take theirs with them."""
-    from .looks import closed_as_text
+    from .rows import closed_as_text
 
     question = _question("closed", client=client, cause=cause, limit=limit)
     shown = _look(question, lambda end: end.at, node, redis_url, namespace)
@@ -132,11 +138,15 @@ def explain(
     namespace: Namespace = None,
 ) -> None:
     """Say what is known of one client: its connections, how the last ones ended, and what is wrong."""
-    from .looks import explain as ask
-    from .looks import explained_as_dict
+    from ..observe import looking
+    from .operator import Operator
 
-    found = on_registry(lambda config: ask(config, client), redis_url, namespace)
-    typer.echo(_json(explained_as_dict(found)) if as_json else found.as_text())
+    async def ask(config: "WebSocketConfig") -> "Explained":
+        async with Operator(config) as operator:
+            return await looking.explain(operator, client)
+
+    found = on_registry(ask, redis_url, namespace)
+    typer.echo(_json(looking.explained_as_dict(found)) if as_json else found.as_text())
     if found.silent:
         raise typer.Exit(1)
 
@@ -233,9 +243,14 @@ def _look(
     redis_url: str | None,
     namespace: str | None,
 ) -> "Shown":
-    from .looks import look
+    from ..observe import looking
+    from .operator import Operator
 
-    return on_registry(lambda config: look(config, question, order, node), redis_url, namespace)
+    async def ask(config: "WebSocketConfig") -> "Shown":
+        async with Operator(config) as operator:
+            return await looking.look(operator, question, order, await operator.those(node))
+
+    return on_registry(ask, redis_url, namespace)
 
 
 def _print(shown: "Shown", text: str, *, as_json: bool) -> None:

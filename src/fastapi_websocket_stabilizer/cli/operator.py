@@ -2,10 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import suppress
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from .. import close_codes
 from ..backends.redis.bus import EnvelopeReader
@@ -19,36 +18,18 @@ from ..backends.redis.workers import RedisWorkers
 from ..config import WebSocketConfig
 from ..models import NodeInfo
 from ..names import ConnectionId, NodeId, check_client_id, node_of
-from ..registry.directory import FOREIGN, group_of, node_info
+from ..registry.directory import group_of, node_info
 from ..registry.replies import PendingReplies
-from ..registry.tail import LASTS_S
+from ..registry.tail import followed
 from ..registry.telemetry import Sample, read_groups
-from ..registry.views import Found, Question, found_in, request_of
-from ..runtime.loops import running_loop
+from ..registry.views import Answered, Question, answered, is_answer, request_of
 from ..runtime.metrics import Counters
 from ..wire.channels import Channel
 from ..wire.envelopes import Envelope, Kind
 
-ASK_AGAIN_S = LASTS_S / 3
-"""Seconds after which nodes that are watched are asked again, because each of them stops by itself."""
-MAX_TOLD = 1000
-"""Messages of nodes that may wait until they are printed. More are dropped."""
-
 
 class RemoteError(Exception):
     """The node does not exist, or did not carry out the request."""
-
-
-class Answered(NamedTuple):
-    """The answers of nodes to one question.
-
-    Attributes:
-        found: What each node has found.
-        silent: Why there is no answer of the other nodes.
-    """
-
-    found: dict[NodeId, Found]
-    silent: dict[NodeId, str]
 
 
 class Operator(Publisher):
@@ -72,7 +53,6 @@ class Operator(Publisher):
         self._channels = self._open_channels(counters)
         self._is_listening = False
         self._replies = PendingReplies()
-        self._tails: dict[int, Callable[[Any], None]] = {}
 
     def _open_channels(self, counters: Counters) -> Subscription:
         """Create the connection on which answers arrive."""
@@ -84,11 +64,8 @@ class Operator(Publisher):
 
     def _received(self, _: Channel, envelope: Envelope, size: int) -> None:
         with suppress(ValueError, TypeError, RecursionError):  # a stranger may have sent it
-            answer = json.loads(envelope.body) if envelope.kind is Kind.REPLY else None
-            if (take := self._tails.get(envelope.ask)) is not None:
-                take(answer)
-            else:
-                self._replies.resolve(envelope.ask, envelope.sender, answer)
+            if envelope.kind is Kind.REPLY:
+                self._replies.resolve(envelope.ask, envelope.sender, json.loads(envelope.body))
 
     async def _listen(self) -> None:
         await self._start()
@@ -113,6 +90,10 @@ class Operator(Publisher):
         infos = await self._nodes.infos(live)
         shown = [node_info(node, info, n) for node, (info, n) in zip(live, infos, strict=True) if info]
         return [info for info in shown if info is not None]
+
+    async def those(self, name: str | None) -> list[NodeInfo]:
+        """Return all live nodes, or the one that ``find`` finds."""
+        return await self.nodes() if name is None else [await self.find(name)]
 
     async def find(self, name: str) -> NodeInfo:
         """Return the live node with this node_id, or the only one with this name.
@@ -166,19 +147,7 @@ class Operator(Publisher):
         """
         asked = list(nodes)
         answers = await self._answers({node: node for node in asked}, request_of(question), self._timeout_s)
-        found, silent = dict[NodeId, Found](), dict[NodeId, str]()
-        for node in asked:
-            match answers.get(node):
-                case None:
-                    silent[node] = f"no answer within {self._timeout_s:g} s"
-                case [_, text, _]:
-                    silent[node] = str(text)
-                case answer:
-                    try:
-                        found[node] = found_in(question, answer)
-                    except FOREIGN:
-                        silent[node] = "its answer is not one of this release"
-        return Answered(found, silent)
+        return answered(question, asked, answers, self._timeout_s)
 
     async def _answers(
         self, targets: Mapping[NodeId, str], request: dict[str, Any], timeout_s: float
@@ -186,7 +155,7 @@ class Operator(Publisher):
         """Send a request to nodes, each about a target, and return the answers that arrive in time."""
         await self._listen()
         body = json.dumps(request)
-        with self._replies.opened(lambda answer: isinstance(answer, dict | list | int)) as ask:
+        with self._replies.opened(is_answer) as ask:
             calls = [
                 self._bus.publish_node(node, self._outgoing.request(target, body, ask))
                 for node, target in targets.items()
@@ -232,33 +201,17 @@ class Operator(Publisher):
                 raise RemoteError(str(text))
         raise RemoteError(f"node {node} did not answer, so it is not known whether {client_id!r} was closed")
 
-    async def tail(self) -> AsyncGenerator[dict[str, Any], None]:
+    def tail(self) -> AsyncGenerator[dict[str, Any], None]:
         """Yield messages of all nodes, each with the events since the last one, until the caller ends.
-
-        Nodes that join are asked within ``ASK_AGAIN_S``.
 
         Raises:
             BackendUnavailableError: Redis did not answer.
         """
+        return followed(self._replies, self._watch_all)
+
+    async def _watch_all(self, ask: int) -> None:
         await self._listen()
-        told: asyncio.Queue[Any] = asyncio.Queue(MAX_TOLD)
         body = json.dumps({"do": "watch"})
-        with self._replies.opened(lambda _: True) as ask:
-            self._tails[ask] = partial(_put, told)
-            try:
-                while True:
-                    for info in await self.nodes():
-                        await self._bus.publish_node(
-                            info.node_id, self._outgoing.request(info.node_id, body, ask)
-                        )
-                    asked_at_s = running_loop().time()
-                    while (left_s := asked_at_s + ASK_AGAIN_S - running_loop().time()) > 0:
-                        with suppress(TimeoutError):
-                            yield await asyncio.wait_for(told.get(), left_s)
-            finally:
-                del self._tails[ask]
-
-
-def _put(told: "asyncio.Queue[Any]", message: Any) -> None:
-    with suppress(asyncio.QueueFull):  # the terminal is slower than the nodes
-        told.put_nowait(message)
+        for info in await self.nodes():
+            request = self._outgoing.request(info.node_id, body, ask)
+            await self._bus.publish_node(info.node_id, request)

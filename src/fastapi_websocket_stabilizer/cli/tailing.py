@@ -5,8 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ..config import WebSocketConfig
+from ..observe.text import counted, duration, printable
 from .operator import Operator
-from .tables import counted, duration, printable
 
 
 async def run_tail(
@@ -26,21 +26,12 @@ async def run_tail(
     async with Operator(config) as operator:
         names = {str(info.node_id): info.name for info in await operator.nodes()}
         async for message in operator.tail():
-            events, dropped = _read(message)
-            for event in events:
+            for event in message["events"]:
                 if client in (None, event.get("client_id")) and kind in (None, event.get("kind")):
                     say(json.dumps(event) if as_json else _line(event, names))
-            if dropped:
+            if dropped := message["dropped"]:
                 missed = {"kind": "dropped", "count": dropped}
                 say(json.dumps(missed) if as_json else f"… {counted(dropped, 'event')} not shown")
-
-
-def _read(message: Any) -> tuple[list[dict[str, Any]], int]:
-    """Return the events in a message of a node, and how many it has left out. A stranger may have sent it."""
-    match message:
-        case {"events": [*events], "dropped": int(dropped)}:
-            return [event for event in events if isinstance(event, dict)], dropped
-    return [], 0
 
 
 def _line(event: dict[str, Any], names: dict[str, str]) -> str:

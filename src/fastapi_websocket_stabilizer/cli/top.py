@@ -12,10 +12,11 @@ from rich.live import Live
 from rich.text import Text
 
 from ..config import WebSocketConfig
+from ..observe.report import Report, ShownNode
+from ..observe.text import counted, size
 from ..runtime.loops import running_loop
-from .check import Report, ShownNode, looks
+from .check import looks
 from .operator import Operator
-from .tables import counted, size
 
 ORDERS: dict[str, Callable[[ShownNode], float]] = {
     "c": lambda node: node.connections,

@@ -12,6 +12,7 @@ from ..local.fanout import QUEUE_LIMIT_BYTES
 from ..names import NodeId
 from ..registry.telemetry import Sample
 from .catalog import METRICS, Metric
+from .text import counted
 
 Severity = Literal["page", "warn"]
 _METRICS: Mapping[str, Metric] = {metric.name: metric for metric in METRICS}
@@ -70,10 +71,10 @@ class Look:
     def quantile(self, node: Sample, name: str, share: float) -> float | None:
         """Return the bound in seconds that a share of the new durations did not exceed; None if there are none.
 
-        Durations beyond the last bound count as infinite.
+        It is the last bound if they were longer than that.
         """
-        counts, seen = self._new(node, name), 0
-        for count, bound_s in zip(counts, (*_METRICS[name].bounds_s, float("inf")), strict=True):
+        counts, seen, bounds_s = self._new(node, name), 0, _METRICS[name].bounds_s
+        for count, bound_s in zip(counts, (*bounds_s, bounds_s[-1]), strict=True):
             seen += count
             if count and seen >= share * sum(counts):
                 return bound_s
@@ -120,11 +121,6 @@ class Rule:
     meaning: str
     advice: str
     check: Check
-
-
-def counted(count: float, thing: str) -> str:
-    """Return a number with its noun: "1 node", "2 nodes"."""
-    return f"{count:.0f} {thing}" + ("" if count == 1 else "s")
 
 
 def _each(find: Callable[[Look, Sample], str]) -> Check:
@@ -202,7 +198,11 @@ def _trouble(look: Look) -> str:
 
 def _slow(look: Look, node: Sample) -> str:
     rate = look.rate(node, "connections_closed_total", "slow")
-    return f"{rate:.1f} slow clients a second are closed" if rate > 0.001 * node.gauges["connections"] else ""
+    return (
+        f"{rate:.1f} slow clients a second are closed"
+        if rate > 0.001 * node.gauges.get("connections", 0)
+        else ""
+    )
 
 
 def _loop(look: Look, node: Sample) -> str:
@@ -221,13 +221,16 @@ def _bus_lag(look: Look, node: Sample) -> str:
 
 
 def _full(look: Look, node: Sample) -> str:
-    limit, connections = node.gauges.get("max_connections"), node.gauges["connections"]
+    limit, connections = node.gauges.get("max_connections"), node.gauges.get("connections", 0)
     is_near = limit is not None and connections > 0.85 * limit
     return f"{connections:.0f} of max_connections={limit:.0f} are open" if is_near else ""
 
 
 def _backlog(look: Look, node: Sample) -> str:
-    queued, paused = node.gauges["fan_out_queued_bytes"], look.increase(node, "bus_events_total", "paused")
+    queued, paused = (
+        node.gauges.get("fan_out_queued_bytes", 0),
+        look.increase(node, "bus_events_total", "paused"),
+    )
     if queued > 0.5 * QUEUE_LIMIT_BYTES:
         return f"{queued / 1e6:.0f} MB wait for their fan-out"
     return f"reading from the bus was paused ({counted(paused, 'time')})" if paused else ""

@@ -52,6 +52,7 @@ from .rooms import Rooms
 from .showing import Showing
 from .state import NodeState
 from .successions import Successions
+from .survey import Survey
 from .sweep import Sweeper
 from .telemetry import Telemetry
 from .tokens import Tokens
@@ -148,15 +149,13 @@ class Registry:
         """Create the parts that react to the bus and to beats."""
         state = self.state
         self.requests: Requests = Requests(
-            state,
-            inboxes,
-            directory=self.directory,
-            connections=self.connections,
-            rooms=self.rooms,
+            state, inboxes, directory=self.directory, connections=self.connections, rooms=self.rooms,
+            drain=self.drain, questions=self.questions, revocations=reclaims.revocations,
+        )  # fmt: skip
+        self.survey: Survey = Survey(
+            state, inboxes, directory=self.directory, telemetry=self.telemetry, requests=self.requests,
             drain=self.drain,
-            questions=self.questions,
-            revocations=reclaims.revocations,
-        )
+        )  # fmt: skip
         acts = {Kind.EVICT: self.successions.on_evict, Kind.REQUEST: self.requests.on_request}
         acts[Kind.PRESENCE] = self.watching.on_change
         self.inbound: Inbound = Inbound(state, inboxes, self.history, acts)

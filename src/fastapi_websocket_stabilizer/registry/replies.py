@@ -19,11 +19,13 @@ class Answers:
 
     Attributes:
         validate: Function that returns whether a value has the form of an answer. Other values are rejected.
-        take: Function that gets each answer when it arrives.
+        take: Function that gets the first answer of each node when it arrives.
+        repeats: Whether ``take`` gets the later ones of a node, too. None of them is kept then.
     """
 
     validate: Callable[[Any], bool]
     take: Callable[[NodeId, Any], None] | None = None
+    repeats: bool = False
     expected: int | None = None
     by_node: dict[NodeId, Any] = field(default_factory=dict)
     complete: asyncio.Event = field(default_factory=asyncio.Event)
@@ -40,18 +42,28 @@ class PendingReplies:
         self._open: dict[int, Answers] = {}
         self._last = 0
 
-    def open(self, validate: Callable[[Any], bool], take: Callable[[NodeId, Any], None] | None = None) -> int:
+    def open(
+        self,
+        validate: Callable[[Any], bool],
+        take: Callable[[NodeId, Any], None] | None = None,
+        *,
+        repeats: bool = False,
+    ) -> int:
         """Return the number of a new question, to be opened before the send: an answer may arrive during it."""
         self._last += 1
-        self._open[self._last] = Answers(validate, take)
+        self._open[self._last] = Answers(validate, take, repeats)
         return self._last
 
     @contextmanager
     def opened(
-        self, validate: Callable[[Any], bool], take: Callable[[NodeId, Any], None] | None = None
+        self,
+        validate: Callable[[Any], bool],
+        take: Callable[[NodeId, Any], None] | None = None,
+        *,
+        repeats: bool = False,
     ) -> Iterator[int]:
         """``open`` a question, and ``close`` it at the end of the block."""
-        ask = self.open(validate, take)
+        ask = self.open(validate, take, repeats=repeats)
         try:
             yield ask
         finally:
@@ -67,10 +79,11 @@ class PendingReplies:
         if answers is not None:
             if not answers.validate(answer):
                 raise ValueError("answer of a wrong form")
-            is_first = node not in answers.by_node
-            answers.by_node[node] = answer
-            answers.check()
-            if is_first and answers.take is not None:
+            is_taken = answers.repeats or node not in answers.by_node
+            if not answers.repeats:
+                answers.by_node[node] = answer
+                answers.check()
+            if is_taken and answers.take is not None:
                 answers.take(node, answer)
 
     async def gather(self, ask: int, expected: int, timeout_s: float) -> dict[NodeId, Any]:

@@ -81,7 +81,8 @@ class Requests:
     ) -> None:
         self._state, self._replies, self._inboxes, self._directory = state, state.replies, inboxes, directory
         self._connections, self._rooms, self._drain = connections, rooms, drain
-        self._questions, self._revocations, self._views = questions, revocations, Views(state)
+        self._questions, self._revocations = questions, revocations
+        self.views: Views = Views(state)
 
     async def act(self, client_id: str, request: dict[str, Any]) -> int:
         """Execute a request for every connection of a client, or for one of them, on all nodes; return their number.
@@ -205,7 +206,7 @@ class Requests:
         await self._inboxes.reply(envelope.sender, envelope.ask, outcome)
 
     async def _shown(self, question: Question) -> dict[str, Any]:
-        return as_answer(question, await self._views.answer(question))
+        return as_answer(question, await self.views.answer(question))
 
     async def _watched(self, envelope: Envelope) -> dict[str, Any]:
         watcher = envelope.sender, envelope.ask

@@ -4,7 +4,8 @@ Without watchers it costs nothing. A watcher repeats its question, or the node s
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -15,11 +16,16 @@ from ..models import ClosedConnection
 from ..names import ConnectionId, NodeId, node_of
 from ..runtime.loops import running_loop
 from ..runtime.tasks import Tasks
+from .replies import PendingReplies
 
 LASTS_S = 30.0
 """Seconds for which a node tells a watcher that does not ask again."""
 MAX_WATCHERS = 4
 """Watchers of one node. More are refused."""
+ASK_AGAIN_S = LASTS_S / 3
+"""Seconds after which a watcher asks all nodes again."""
+MAX_WAITING = 1000
+"""Messages of nodes that may wait until a watcher takes them. More are dropped."""
 TELL_S = 0.25
 """Seconds between two messages to a watcher."""
 MAX_TOLD = 50
@@ -28,6 +34,40 @@ MAX_TOLD = 50
 Tell = Callable[[dict[str, Any]], Awaitable[None]]
 Watcher = tuple[NodeId, int]
 """The operator, and the number of its question."""
+
+
+def is_told(message: Any) -> bool:
+    """Whether a message has the form of one to a watcher. A stranger may have sent it."""
+    match message:
+        case {"events": [*events], "dropped": int()}:
+            return all(isinstance(event, dict) for event in events)
+    return isinstance(message, list)  # an error
+
+
+async def followed(
+    replies: PendingReplies, watch_all: Callable[[int], Awaitable[None]]
+) -> AsyncGenerator[dict[str, Any], None]:
+    """Yield the messages of all nodes until the caller ends. Nodes that join are asked within ``ASK_AGAIN_S``.
+
+    Args:
+        replies: Where the messages arrive.
+        watch_all: Function that asks all nodes; it gets the number of the question.
+    """
+    told: asyncio.Queue[Any] = asyncio.Queue(MAX_WAITING)
+
+    def put(_: NodeId, message: Any) -> None:
+        with suppress(asyncio.QueueFull):  # the reader is slower than the nodes
+            told.put_nowait(message)
+
+    with replies.opened(is_told, put, repeats=True) as ask:
+        while True:
+            await watch_all(ask)
+            until_s = running_loop().time() + ASK_AGAIN_S
+            while (left_s := until_s - running_loop().time()) > 0:
+                with suppress(TimeoutError):
+                    message = await asyncio.wait_for(told.get(), left_s)
+                    if isinstance(message, dict):
+                        yield message
 
 
 @dataclass(slots=True)
@@ -56,6 +96,16 @@ class Tail:
         """Number of watchers."""
         return len(self._waiting)
 
+    def check_room(self) -> None:
+        """Check that one more may watch.
+
+        Raises:
+            RequestFailedError: There are ``MAX_WATCHERS`` already. The code is "limit".
+        """
+        if len(self._waiting) >= MAX_WATCHERS:
+            text = f"{MAX_WATCHERS} operators watch this node already: end one of them, or wait {LASTS_S:g} s"
+            raise RequestFailedError(text, code="limit", message=text, retry=True)
+
     def watch(self, watcher: Watcher, tell: Tell) -> None:
         """Tell a watcher, for ``LASTS_S`` from now on, what happens.
 
@@ -66,9 +116,7 @@ class Tail:
         if watcher in self._waiting:
             self._waiting[watcher].until_s = until_s
             return
-        if len(self._waiting) >= MAX_WATCHERS:
-            text = f"{MAX_WATCHERS} operators watch this node already: end one of them, or wait {LASTS_S:g} s"
-            raise RequestFailedError(text, code="limit", message=text, retry=True)
+        self.check_room()
         self._waiting[watcher] = _Waiting(until_s)
         self._tasks.spawn(self._tell(watcher, tell), "tell-a-watcher")
 

@@ -6,17 +6,18 @@ Another node or ``stabilizer`` on the command line asks, over the bus. An answer
 import asyncio
 import heapq
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from pydantic import TypeAdapter
 
 from ..exceptions import RequestFailedError
 from ..local.connection import Connection
 from ..models import CloseCause, ClosedConnection, ConnectionView, RoomView
-from ..names import node_of
+from ..names import NodeId, node_of
+from .replies import is_outcome
 from .state import NodeState
 
 MAX_ROWS = 500
@@ -103,6 +104,18 @@ class Found:
     count: int
 
 
+class Answered(NamedTuple):
+    """The answers of nodes to one question.
+
+    Attributes:
+        found: What each node has found.
+        silent: Why there is no answer of the other nodes.
+    """
+
+    found: dict[NodeId, Found]
+    silent: dict[NodeId, str]
+
+
 def request_of(question: Question) -> dict[str, Any]:
     """Return a question as the request to another node."""
     kind = next(name for name, each in KINDS.items() if isinstance(question, each))
@@ -128,14 +141,30 @@ def as_answer(question: Question, found: Found) -> dict[str, Any]:
     return {"rows": _ROWS[type(question)].dump_python(found.rows, mode="json"), "count": found.count}
 
 
-def found_in(question: Question, answer: dict[str, Any]) -> Found:
-    """Return what another node has found.
+def is_answer(answer: Any) -> bool:
+    """Whether another node's answer has the form of one: what it has found, or an error."""
+    return isinstance(answer, dict) or is_outcome(answer)
 
-    Raises:
-        ValueError: The answer is malformed.
-    """
-    rows = _ROWS[type(question)].validate_python(answer["rows"])
-    return Found(rows, int(answer["count"]))
+
+def answered(
+    question: Question, asked: Iterable[NodeId], answers: Mapping[NodeId, Any], timeout_s: float
+) -> Answered:
+    """Return what nodes have found, and why others are silent. A stranger may have sent an answer."""
+    found, silent = dict[NodeId, Found](), dict[NodeId, str]()
+    for node in asked:
+        match answers.get(node):
+            case None:
+                silent[node] = f"no answer within {timeout_s:g} s"
+            case {"rows": rows, "count": int(count)}:
+                try:
+                    found[node] = Found(_ROWS[type(question)].validate_python(rows), count)
+                except ValueError:
+                    silent[node] = "its answer is not one of this release"
+            case [_, text, _]:
+                silent[node] = str(text)
+            case _:
+                silent[node] = "its answer is not one of this release"
+    return Answered(found, silent)
 
 
 class Views:

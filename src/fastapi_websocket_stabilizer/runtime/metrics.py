@@ -143,6 +143,9 @@ class Counters:
     mailbox_marks_refused: int = counter(
         "Acknowledgements of clients of messages that their mailbox has never had."
     )
+    admin_refused: int = counter(
+        "Requests to the admin routes that were refused: a wrong secret, from elsewhere, or too many of these."
+    )
     views_refused: int = counter(
         "Questions of operators that were refused, because four others were answered."
     )

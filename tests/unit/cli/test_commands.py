@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fastapi_websocket_stabilizer.cli import app
-from fastapi_websocket_stabilizer.cli.check import Report, ShownNode, ShownProblem
+from fastapi_websocket_stabilizer.observe.report import Report, ShownNode, ShownProblem
 from fastapi_websocket_stabilizer.observe.rules import as_yaml
 from fastapi_websocket_stabilizer.testing import free_port
 

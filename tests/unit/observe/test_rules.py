@@ -170,3 +170,10 @@ def test_promtool_accepts_the_rules(tmp_path: Path) -> None:
 def test_run_book_has_every_rule() -> None:
     """``python -m fastapi_websocket_stabilizer.observe rules`` prints these sections."""
     assert as_markdown() in PAGE.read_text()
+
+
+def test_node_of_a_release_with_other_values_is_looked_at() -> None:
+    bare = Sample(0, NodeId("a1b2"), 1, "web-1", "9.9.9", 0.0, {}, {}, {"event_loop_lag": ([1, 2], 0.1)})
+    look = Look([bare], [bare], 3.0)
+    assert [problem.rule.name for problem in problems(look)] == []
+    assert look.quantile(bare, "event_loop_lag_seconds", 0.99) is None

@@ -1,6 +1,7 @@
 """What a node shows to operators: filtered, ordered, bounded, and in turns of the event loop."""
 
 import asyncio
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from fastapi_websocket_stabilizer import (
     WebSocketConfig,
     WebSocketConnectionManager,
 )
+from fastapi_websocket_stabilizer.names import NodeId
 from fastapi_websocket_stabilizer.registry.views import (
     MAX_AT_ONCE,
     MAX_ROWS,
@@ -22,13 +24,16 @@ from fastapi_websocket_stabilizer.registry.views import (
     OfRooms,
     Question,
     Views,
+    answered,
     as_answer,
-    found_in,
+    is_answer,
     question_in,
     request_of,
 )
 from tests.integration.cluster import StalledSocket, register
 from tests.support.waiting import eventually
+
+NODE = NodeId("a1b2")
 
 
 def node(**settings: Any) -> WebSocketConnectionManager:
@@ -178,7 +183,9 @@ async def test_question_and_answer_survive_the_way_to_another_node(question: Que
     await (await register(manager, "ada")).join("game:1")
     await (await register(manager, "ada")).close()
     found = await ask(manager, replace(question, limit=7))
-    assert found_in(question, as_answer(question, found)) == found
+    answer = json.loads(json.dumps(as_answer(question, found)))
+    assert is_answer(answer)
+    assert answered(question, [NODE], {NODE: answer}, 3.0).found == {NODE: found}
 
 
 @pytest.mark.parametrize(
@@ -196,3 +203,18 @@ async def test_question_and_answer_survive_the_way_to_another_node(question: Que
 def test_question_of_a_stranger_is_malformed(request_: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"nothing is known of|validation error"):
         question_in(request_)
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (None, "no answer within 3 s"),
+        (["RequestFailedError", "busy", {}], "busy"),
+        ({"rows": [{"client_id": "ada"}], "count": 1}, "its answer is not one of this release"),
+        ({"rows": 1, "count": 1}, "its answer is not one of this release"),
+        ({"count": 1}, "its answer is not one of this release"),
+        (7, "its answer is not one of this release"),
+    ],
+)
+def test_node_without_an_answer_is_silent(answer: Any, why: str) -> None:
+    assert answered(OfConnections(), [NODE], {NODE: answer}, 3.0).silent == {NODE: why}

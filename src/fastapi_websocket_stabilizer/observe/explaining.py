@@ -1,4 +1,4 @@
-"""``stabilizer explain``: what is known of one client, and what it means. Pure."""
+"""The state of one client in sentences. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from datetime import datetime
 
 from ..models import CloseCause, ClosedConnection, ConnectionView
 from ..names import ConnectionId, NodeId
-from .tables import counted, duration, printable, size
+from .text import counted, duration, printable, size
 
 MEANINGS: Mapping[CloseCause, str] = {
     CloseCause.PEER_CLOSED: "The client closed it.",

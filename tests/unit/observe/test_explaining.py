@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from fastapi_websocket_stabilizer import CloseCause
-from fastapi_websocket_stabilizer.cli.explain import MEANINGS, Explained
 from fastapi_websocket_stabilizer.models import ClosedConnection, ConnectionView
 from fastapi_websocket_stabilizer.names import ConnectionId, NodeId
+from fastapi_websocket_stabilizer.observe.explaining import MEANINGS, Explained
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 NODE = NodeId("a1b2")

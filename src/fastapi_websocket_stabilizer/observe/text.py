@@ -1,4 +1,4 @@
-"""Text for terminals: tables, durations and sizes, and names that cannot change the terminal."""
+"""Text for people: tables, durations, sizes and numbers, and names that cannot change a terminal."""
 
 from collections.abc import Sequence
 
@@ -44,6 +44,6 @@ def size(count: float) -> str:
     return f"{count:.0f} B"
 
 
-def counted(count: int, thing: str) -> str:
+def counted(count: float, thing: str) -> str:
     """Return a number with its noun: "1 node", "2 nodes"."""
-    return f"{count:,} {thing}" + ("" if count == 1 else "s")
+    return f"{count:,.0f} {thing}" + ("" if count == 1 else "s")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fastapi_websocket_stabilizer.cli.tables import counted, duration, printable, size, table
+from fastapi_websocket_stabilizer.observe.text import counted, duration, printable, size, table
 
 
 @pytest.mark.parametrize(

@@ -625,7 +625,7 @@ class World:
     async def _clear_away(self) -> None:
         """Cancel the tasks of crashed nodes. This is not part of the simulation."""
         for node in self.crashed:
-            node.manager.registry._is_stopping = True  # otherwise cancelled services count as failed
+            node.manager.registry._services.is_stopping = True  # otherwise cancelled services count as failed
         tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()

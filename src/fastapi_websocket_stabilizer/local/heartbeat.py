@@ -20,20 +20,33 @@ class Heartbeat:
         ping_s: Seconds from the last ping to the next inbound frame; None before the first.
     """
 
-    __slots__ = ("_asked_at_s", "active_at_s", "heard_at_s", "ping_s")
+    __slots__ = ("_asked_at_s", "_is_measured", "active_at_s", "heard_at_s", "ping_s")
 
     def __init__(self, now_s: float) -> None:
         self.active_at_s: float = now_s
         self.heard_at_s: float = now_s
         self.ping_s: float | None = None
+        self._is_measured = True
         self._asked_at_s: float | None = None  # time of the first ping after the last inbound frame
 
     def heard(self, now_s: float) -> None:
         """Note an inbound frame."""
         self.active_at_s = self.heard_at_s = now_s
         if self._asked_at_s is not None:
-            self.ping_s = now_s - self._asked_at_s
+            self.ping_s, self._is_measured = now_s - self._asked_at_s, False
             self._asked_at_s = None
+
+    def rest(self, now_s: float) -> None:
+        """Take the peer for alive, although nothing is read from it."""
+        self.active_at_s = self.heard_at_s = now_s
+        self._asked_at_s = None
+
+    def take_ping(self) -> float | None:
+        """Return ``ping_s`` once after each ping; None if it was returned before."""
+        if self._is_measured:
+            return None
+        self._is_measured = True
+        return self.ping_s
 
     def asked(self, now_s: float) -> None:
         """Note a ping that is sent for another reason than the silence of the peer."""

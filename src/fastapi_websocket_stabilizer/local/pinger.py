@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from .. import close_codes
 from ..models import CloseCause
 from ..runtime.loops import running_loop
-from ..runtime.metrics import Counters
+from ..runtime.metrics import Counters, Histogram
 from ..wire.messages import Encoded, encode
 from .connection import Connection
 from .heartbeat import Liveness
@@ -31,9 +31,11 @@ class Pinger:
         shards: Shards,
         limits: Callable[[], Limits],
         counters: Counters,
+        pings: Histogram,
         expire: Callable[[Connection, CloseCause, int, str], None],
     ) -> None:
         self._shards, self._limits, self._counters, self._expire = shards, limits, counters, expire
+        self._pings = pings
         self.outboxes: tuple[int, int] = 0, 0
 
     async def run(self) -> None:
@@ -85,18 +87,22 @@ class Pinger:
         for connection in tuple(shard.connections.values()):
             if connection.session is not None:
                 connection.session.look(now_s, round_s)
+            if (ping_s := connection.heartbeat.take_ping()) is not None:
+                self._pings.add(ping_s)
             if connection.heartbeat.may_rest(now_s, interval_s):
                 continue
-            verdict = connection.heartbeat.poll(now_s, interval_s, timeout_s)
-            if verdict is Liveness.WAIT:
-                continue
-            if connection.is_deaf:  # nothing is read from it, so its answer may be waiting unread
-                connection.heartbeat.heard(now_s)
-                self._ask(connection)  # a lost peer makes this write fail
-            elif verdict is Liveness.PING:
-                self._counters.heartbeat_pings += 1
-                self._ask(connection)
-            elif verdict is Liveness.DEAD:
-                self._counters.heartbeat_timeouts += 1
-                code = close_codes.HEARTBEAT_TIMEOUT
-                self._expire(connection, CloseCause.TIMED_OUT, code, "heartbeat timeout")
+            self._act(connection, connection.heartbeat.poll(now_s, interval_s, timeout_s), now_s)
+
+    def _act(self, connection: Connection, verdict: Liveness, now_s: float) -> None:
+        if verdict is Liveness.WAIT:
+            return
+        if connection.is_deaf:  # nothing is read from it, so its answer may be waiting unread
+            connection.heartbeat.rest(now_s)
+            self._ask(connection)  # a lost peer makes this write fail
+        elif verdict is Liveness.PING:
+            self._counters.heartbeat_pings += 1
+            self._ask(connection)
+        else:
+            self._counters.heartbeat_timeouts += 1
+            code = close_codes.HEARTBEAT_TIMEOUT
+            self._expire(connection, CloseCause.TIMED_OUT, code, "heartbeat timeout")

@@ -9,9 +9,20 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from ..models import CloseCause
+from ..registry.arrivals import Arrival
 from ..registry.ends import OTHER, RECEIVED, SENT
+from ..registry.hooks import EVENTS
 from ..registry.telemetry import Sample
-from ..runtime.metrics import BUS_LAG_S, CONNECTION_S, FAN_OUT_S, LOOP_LAG_S, Counters
+from ..runtime.metrics import (
+    BUS_LAG_S,
+    CONNECTION_S,
+    FAN_OUT_S,
+    HANDLER_S,
+    HANDSHAKE_S,
+    LOOP_LAG_S,
+    PING_S,
+    Counters,
+)
 
 PREFIX = "stabilizer_"
 Kind = Literal["counter", "gauge", "histogram"]
@@ -86,6 +97,20 @@ BY_EVENT = (
     ),
 )  # fmt: skip
 """Counters that are one metric, by the value of its label."""
+_HANDSHAKES = Metric(
+    "handshakes_total",
+    "counter",
+    "Handshakes, by outcome.",
+    {arrival.value: f"handshake:{arrival.value}" for arrival in Arrival},
+    "result",
+)
+_HOOKS = Metric(
+    "hooks_failed_total",
+    "counter",
+    "Exceptions raised by hooks of the application.",
+    {event: f"hook:{event}" for event in EVENTS},
+    "hook",
+)
 _BY_CAUSE = Metric(
     "connections_closed_total",
     "counter",
@@ -103,7 +128,8 @@ _CODES = (
         {str(code): f"received:{code}" for code in (*RECEIVED, OTHER)}, "code",
     ),
 )  # fmt: skip
-_ELSEWHERE = {"connections_closed"} | {source for metric in BY_EVENT for source in metric.sources.values()}
+_ELSEWHERE = {"connections_closed", "hooks_failed"}
+_ELSEWHERE |= {source for metric in BY_EVENT for source in metric.sources.values()}
 _COUNTERS = tuple(
     Metric(f"{each.name}_total", "counter", _help(each.name), {"": each.name})
     for each in fields(Counters)
@@ -137,10 +163,27 @@ _HISTOGRAMS = (
            {"": "bus_lag"}, bounds_s=BUS_LAG_S),
     Metric("event_loop_lag_seconds", "histogram", "How much later than asked for the event loop has continued.",
            {"": "event_loop_lag"}, bounds_s=LOOP_LAG_S),
+    Metric("handshake_seconds", "histogram", "Registration of a connection: claim, limits and on_connect.",
+           {"": "handshake"}, bounds_s=HANDSHAKE_S),
+    Metric("claim_seconds", "histogram", "Claim of a client in Redis; in one process, its entry in a table.",
+           {"": "claim"}, bounds_s=HANDSHAKE_S),
+    Metric("ping_seconds", "histogram", "Time from a ping of this node to the next frame of the client.",
+           {"": "ping"}, bounds_s=PING_S),
+    Metric("message_handler_seconds", "histogram", "Duration of functions for messages, if enable_metrics is set.",
+           {"": "message_handler"}, bounds_s=HANDLER_S),
     Metric("connection_duration_seconds", "histogram", "How long connections were open, by who has ended them.",
            {"client": "connections_by_client", "server": "connections_by_server"}, "cause_class", CONNECTION_S),
 )  # fmt: skip
-METRICS: tuple[Metric, ...] = (*_GAUGES, _BY_CAUSE, *_CODES, *BY_EVENT, *_COUNTERS, *_HISTOGRAMS)
+METRICS: tuple[Metric, ...] = (
+    *_GAUGES,
+    _HANDSHAKES,
+    _HOOKS,
+    _BY_CAUSE,
+    *_CODES,
+    *BY_EVENT,
+    *_COUNTERS,
+    *_HISTOGRAMS,
+)
 """All metrics of one node."""
 LIMIT = Metric("limit", "gauge", "The bounds in force, by name.", {}, "name")
 MISSING = Metric(

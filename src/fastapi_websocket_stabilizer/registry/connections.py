@@ -190,9 +190,8 @@ class Connections:
         """Release a connection whose registration has failed, and give its socket back."""
         is_rejected = self._forget(connection, CloseCause.RELEASED)
         self._state.counters.connections_rejected += is_rejected
-        self._state.counters.connections_opened += (
-            not is_rejected
-        )  # it was ended elsewhere, where that is counted
+        # Otherwise it was ended elsewhere, where that is counted.
+        self._state.counters.connections_opened += not is_rejected
         # The pipeline executes it after the claim, so it also undoes a claim whose outcome is unknown.
         self._state.tasks.spawn(self._release(connection, connection.connection_id), "release")
         connection.let_go()
@@ -203,9 +202,10 @@ class Connections:
             raise ShutdownError("the manager was shut down while the connection was registered")
 
     async def _claim(self, connection: Connection, websocket: Any) -> None:
-        mailbox = self._mailboxes.entering(connection)
+        mailbox, began_s = self._mailboxes.entering(connection), connection.loop.time()
         try:
             await self.claims.claim(connection)
+            self._state.histograms.claim.add(connection.loop.time() - began_s)
             await self.rooms.take_over(connection)
             if mailbox is not None:
                 await mailbox

@@ -16,7 +16,7 @@ from ..local.connection import Connection
 from ..models import BusGap, PresenceEvent, ResumeOutcome
 from ..runtime.logs import Occasionally
 from ..runtime.loops import running_loop
-from ..runtime.metrics import Counters
+from ..runtime.metrics import Counters, Histogram
 from ..wire.client_frames import Fault
 from ..wire.client_input import MAX_NAME_CHARACTERS
 from ..wire.own_json import encode_json
@@ -39,11 +39,25 @@ FAILED = Fault("failed", "the server could not handle it")
 """Fault of a message or a request whose function raised. Its error goes to the log, and not to the client."""
 
 
-class Hooks:
-    """The hooks that the application registered, in the order of registration."""
+EVENTS = (
+    "on_connect", "on_disconnect", "on_presence", "on_metadata", "on_resume", "on_bus_gap", "on_error", "on_message",
+    "on_join", "on_request",
+)  # fmt: skip
+"""Events that have hooks."""
 
-    def __init__(self, counters: Counters, log: logging.Logger) -> None:
-        self._counters, self._failures = counters, Failures(log)
+
+class Hooks:
+    """The hooks that the application registered, in the order of registration.
+
+    Attributes:
+        failed: Number of exceptions by event. Their sum is ``hooks_failed``.
+        handle: ``call`` for a function for messages, which measures its duration with ``enable_metrics``.
+    """
+
+    def __init__(self, counters: Counters, log: logging.Logger, handled: Histogram | None = None) -> None:
+        self._counters, self._failures, self._handled = counters, Failures(log), handled
+        self.handle: Callable[..., Awaitable[None]] = self.call if handled is None else self._timed
+        self.failed: dict[str, int] = dict.fromkeys(EVENTS, 0)
         self.on_connect: list[OnConnect] = []
         self.on_disconnect: list[OnDisconnect] = []
         self.on_presence: list[OnPresence] = []
@@ -72,6 +86,18 @@ class Hooks:
                 raise
             await self.report(hook, arguments[0] if arguments else None, error)
 
+    async def _timed(self, hook: Callable[..., Any], connection: Connection, message: Any) -> None:
+        began_s = connection.loop.time()
+        try:
+            await self.call(hook, connection, message)
+        finally:
+            self.measure(connection.loop.time() - began_s)
+
+    def measure(self, seconds: float) -> None:
+        """Add the duration of a function for messages, if these are measured."""
+        if self._handled is not None:
+            self._handled.add(seconds)
+
     async def report(self, hook: Callable[..., Any], subject: object, error: BaseException) -> None:
         """Count, log and report an error of a hook, unless it only tells the end of the connection ``subject``."""
         if not _is_end_of(subject, error):
@@ -82,8 +108,18 @@ class Hooks:
         self._counters.messages_unfit += 1
         self._unfit.log(f"a message does not fit {name_of(hook)}, and is not handled: {error}")
 
+    def _event_of(self, hook: Callable[..., Any]) -> str:
+        """Return the event of a hook. Functions for messages may be given with a route."""
+        if hook in (responder.function for responder in self.on_request.values()):
+            return "on_request"
+        found = [event for event in EVENTS[:7] if hook in getattr(self, event)]
+        if hook == self.on_join:
+            found.append("on_join")
+        return found[0] if found else "on_message"
+
     async def _failed(self, hook: Callable[..., Any], subject: object, error: BaseException) -> None:
         self._counters.hooks_failed += 1
+        self.failed[self._event_of(hook)] += 1
         name, connection = name_of(hook), subject if isinstance(subject, Connection) else None
         client_id = subject.client_id if isinstance(subject, Connection | PresenceEvent) else None
         self._failures.log(name, client_id, error)
@@ -115,9 +151,13 @@ class Receiver:
 
         A function that takes any message gets JSON as text, as from a plain socket.
         """
-        return await self._handle(
-            connection, _as_message if self._schema is None else self._schema.convert, data
-        )
+        began_s = connection.loop.time()
+        try:
+            return await self._handle(
+                connection, _as_message if self._schema is None else self._schema.convert, data
+            )
+        finally:
+            self._hooks.measure(connection.loop.time() - began_s)
 
     async def _handle(self, connection: Connection, convert: Callable[[Any], Any], data: Any) -> Fault | None:
         try:

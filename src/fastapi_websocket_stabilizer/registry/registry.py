@@ -1,9 +1,8 @@
 """The composition of a node: creates, starts and stops its parts."""
 
-import asyncio
 import logging
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
@@ -25,6 +24,7 @@ from ..models import CloseCause, ShutdownReport
 from ..runtime import loop_lag
 from ..runtime.loops import running_loop
 from ..runtime.metrics import Counters
+from ..runtime.services import Service, Services
 from ..wire.channels import Channel
 from ..wire.envelopes import Envelope, Kind
 from .archive import Archive
@@ -76,8 +76,8 @@ class Registry:
     ) -> None:
         if open_backend is None and config.redis_url is not None:
             open_backend = RedisBackend
-        self._services: list[asyncio.Task[None]] = []
-        self._is_stopping = self._is_joining = False
+        self._services = Services(log)
+        self._is_joining = False
         is_shared = open_backend is not None
         state = NodeState(config, log, partial(self._open, open_backend), is_distributed=is_shared)
         backend = state.backend
@@ -102,14 +102,8 @@ class Registry:
         reclaims = self._compose_reclaims(inboxes, reports)
         self.watching: Watching = Watching(state)
         self.rooms: Rooms = Rooms(
-            state,
-            bus,
-            self.claims,
-            reclaims,
-            history=self.history,
-            keeping=self.keeping,
-            watching=self.watching,
-        )
+            state, bus, self.claims, reclaims, history=self.history, keeping=self.keeping, watching=self.watching
+        )  # fmt: skip
         self.outbound: Outbound = Outbound(state, bus, lease)
         self.archive: Archive = Archive(state, self.history)
         self.broadcasts: Broadcasts = Broadcasts(state, bus, self.outbound, self.history.policy)
@@ -130,7 +124,13 @@ class Registry:
         )
         self.user_data: UserData = UserData(state, budget, self.directory)
         self.drain: Drain = Drain(state, self.connections, self.directory, lease)
-        self._pinger = Pinger(state.shards, self.connections.limits, state.counters, self.connections.expire)
+        self._pinger = Pinger(
+            state.shards,
+            self.connections.limits,
+            state.counters,
+            state.histograms.ping,
+            self.connections.expire,
+        )
         self.telemetry: Telemetry = Telemetry(state, lease, self.directory, self._pinger, self.unready)
         self._compose_receivers(inboxes, reclaims, Sweeper(state, reports), degrading)
 
@@ -284,7 +284,7 @@ class Registry:
             # may have left connections, whose claims Redis has executed under its id.
             self.recovery.rename()
         self.state.loop, self.state.thread = running_loop(), threading.get_ident()
-        self._is_stopping = self.state.is_closed = self.state.is_draining = self.state.is_out_of_time = False
+        self.state.is_closed = self.state.is_draining = self.state.is_out_of_time = False
         try:
             await self._join_others()
         except BaseException:
@@ -314,7 +314,7 @@ class Registry:
 
     def _start_services(self) -> None:
         self.history.open()
-        services: dict[str, Callable[[], Awaitable[None]]] = {
+        services: dict[str, Service] = {
             "fan-out": lambda: self.state.fan_out.run(self.lease.gate.obstacle),
             "heartbeats": self._pinger.run,
             "memory-check": self.connections.budget.run,
@@ -323,24 +323,7 @@ class Registry:
         if self.state.is_distributed:
             services["lease"] = lambda: self.lease.run(self.recovery)
         self.state.gc_pauses.start()
-        self._services = [asyncio.create_task(self._for_ever(n, run), name=n) for n, run in services.items()]
-
-    async def _for_ever(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
-        """Run a service until the stop. After an error it is restarted, otherwise the lease would lapse."""
-        while True:
-            try:
-                await run()
-            except asyncio.CancelledError:
-                # All services at once: the program ends without a stop.
-                if self._is_stopping or all(service.cancelling() for service in self._services):
-                    raise
-                if (task := asyncio.current_task()) is not None:
-                    task.uncancel()
-                # A timeout in the application's `send`, whose first step ran in this task.
-                self.state.log.error("service was cancelled by a send, starting it again: %s", name)
-            except Exception:
-                self.state.log.exception("service failed, starting it again: %s", name)
-                await asyncio.sleep(1)
+        self._services.start(services)
 
     async def stop(self, timeout_s: float) -> ShutdownReport:
         """Reject new connections, close and release all, and disconnect from Redis, within about ``timeout_s``."""
@@ -362,20 +345,10 @@ class Registry:
         return ShutdownReport(closed, failed, duration_s)
 
     async def _stop_services(self) -> None:
-        self._is_stopping = True
         self.state.gc_pauses.stop()
         loop, self.state.loop = self.state.loop, None
-        if loop is not running_loop():
-            if loop is not None and not loop.is_closed():
-                for service in self._services:
-                    loop.call_soon_threadsafe(service.cancel)
-            self._services.clear()
+        if not await self._services.stop(loop):
             return
-        for service in self._services:
-            service.cancel()
-        if self._services:
-            await asyncio.wait(self._services)
-        self._services.clear()
         self.state.in_flight.give_up()
         self.history.close()
         self.state.is_away = False  # try once more, even if the last beat failed

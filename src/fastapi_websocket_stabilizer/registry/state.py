@@ -25,6 +25,7 @@ from ..wire.channels import Channel
 from ..wire.outgoing import Outgoing
 from ..wire.own_json import encode_json
 from ..wire.sequences import SequenceTracker
+from .arrivals import Arrivals
 from .ends import Ends
 from .hooks import Hooks
 from .in_flight import InFlight
@@ -63,7 +64,16 @@ class NodeState:
         subscribed: Rooms with a confirmed subscription.
         boxes: Clients with a confirmed subscription to their mailbox.
         backend: The stores. To publish, use the bus that the registry gives to each part: it may degrade.
+        is_closed: Whether this node was shut down, and not started again.
+        is_draining: Whether new clients are rejected.
+        is_out_of_time: Whether the shutdown starts no more hooks of presence.
+        has_met_sessions: Whether a client has offered ``stabilizer.v1``, so that messages need an address.
     """
+
+    is_closed: bool = False
+    is_draining: bool = False
+    is_out_of_time: bool = False
+    has_met_sessions: bool = False
 
     def __init__(
         self,
@@ -79,14 +89,17 @@ class NodeState:
         self.histograms: Histograms = Histograms()
         self.gc_pauses: GcPauses = GcPauses()
         self.ends: Ends = Ends(self.counters, self.histograms, lambda: self.config.closed_log_size)
+        self.arrivals: Arrivals = Arrivals()
         self.tasks: Tasks = Tasks(log)
         self.tail: Tail = Tail(self.tasks, lambda: self.is_closed)
         self.streams: Streams = Streams(self.tasks, self.counters, lambda: self.config.max_message_size)
-        self.hooks: Hooks = Hooks(self.counters, log)
-        self.shards: Shards = Shards(config.num_shards)
-        self.fan_out: FanOut = FanOut(
-            self.shards, self.counters, self.histograms.fan_out if config.enable_metrics else None
+        spans = self.histograms
+        handled, fanned_out = (
+            (spans.message_handler, spans.fan_out) if config.enable_metrics else (None, None)
         )
+        self.hooks: Hooks = Hooks(self.counters, log, handled)
+        self.shards: Shards = Shards(config.num_shards)
+        self.fan_out: FanOut = FanOut(self.shards, self.counters, fanned_out)
         self.limiter: SendLimiter = SendLimiter(lambda: self.config.max_concurrent_broadcast)
         self.in_flight: InFlight = InFlight(self.fan_out.submit)
         self.replies: PendingReplies = PendingReplies()
@@ -102,10 +115,6 @@ class NodeState:
         self.loop: asyncio.AbstractEventLoop | None = None  # of start()
         self.thread = 0  # of that loop
         self.served: Served = Served()
-        self.is_closed: bool = False  # shut down, and not started again
-        self.is_draining: bool = False  # new clients are rejected
-        self.is_out_of_time: bool = False  # the shutdown starts no more hooks of presence
-        self.has_met_sessions: bool = False  # a client offered stabilizer.v1, so messages need an address
         self.is_distributed: bool = is_distributed
         self.degrades: bool = self.is_distributed and config.on_backend_loss == "degrade"
         self.is_away: bool = False  # Redis did not answer the last beat

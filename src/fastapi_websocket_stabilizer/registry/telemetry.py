@@ -142,9 +142,15 @@ class Telemetry:
     def own(self) -> Sample:
         """Return the present values of this node."""
         state = self._state
-        ends = (("closed", state.ends.causes), ("sent", state.ends.sent), ("received", state.ends.received))
+        labelled = (
+            ("handshake", state.arrivals.counts),
+            ("hook", state.hooks.failed),
+            ("closed", state.ends.causes),
+            ("sent", state.ends.sent),
+            ("received", state.ends.received),
+        )
         counts = {name: count for name, count in totals(state.counters).items() if count}
-        for kind, found in ends:
+        for kind, found in labelled:
             # A copy, because a collector may be in another thread.
             counts |= {f"{kind}:{label}": count for label, count in dict(found).items() if count}
         histograms = {

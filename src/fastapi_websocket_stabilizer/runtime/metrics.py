@@ -283,6 +283,10 @@ class Histograms:
         self.fan_out: Histogram = Histogram(FAN_OUT_S)
         self.bus_lag: Histogram = Histogram(BUS_LAG_S)
         self.event_loop_lag: Histogram = Histogram(LOOP_LAG_S)
+        self.handshake: Histogram = Histogram(HANDSHAKE_S)
+        self.claim: Histogram = Histogram(HANDSHAKE_S)
+        self.ping: Histogram = Histogram(PING_S)
+        self.message_handler: Histogram = Histogram(HANDLER_S)
         self.connections_by_client: Histogram = Histogram(CONNECTION_S)
         self.connections_by_server: Histogram = Histogram(CONNECTION_S)
 
@@ -294,6 +298,9 @@ class Histograms:
 FAN_OUT_S = (50e-6, 100e-6, 250e-6, 500e-6, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
 BUS_LAG_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 LOOP_LAG_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
+HANDSHAKE_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+PING_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
+HANDLER_S = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5)
 CONNECTION_S = (1, 10, 60, 300, 1800, 3600, 14_400, 43_200, 86_400)
 COLLECTION_S = (0.001, 0.01, 0.1, 1)
 """Bounds of buckets in seconds."""

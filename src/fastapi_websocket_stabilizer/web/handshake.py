@@ -5,8 +5,8 @@ code, on an accepted socket and before the first frame.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from http import HTTPStatus
 from typing import cast
 
@@ -16,8 +16,9 @@ from starlette.types import Message as AsgiEvent
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from .. import close_codes
-from ..exceptions import ClientInputError, DrainingError
+from ..exceptions import ClientInputError, DrainingError, WebSocketStabilizerError
 from ..local.transport import is_accepted
+from ..registry.arrivals import Arrival, Arrivals
 from ..registry.refusals import soon_ms
 from ..sessions.exchange import Identify
 from ..sessions.following import UNREADABLE
@@ -40,6 +41,42 @@ _CODES: dict[int, int] = {
     HTTPStatus.SERVICE_UNAVAILABLE: close_codes.TRY_AGAIN_LATER,
 }
 """Close codes of refusals with these HTTP statuses. Others below 500 are ``FORBIDDEN``."""
+
+
+_ARRIVALS: dict[int, Arrival] = {
+    HTTPStatus.UNAUTHORIZED: Arrival.UNAUTHENTICATED,
+    HTTPStatus.FORBIDDEN: Arrival.FORBIDDEN,
+    HTTPStatus.TOO_MANY_REQUESTS: Arrival.RATE_LIMITED,
+}
+"""Outcomes of handshakes that the application has refused. Others below 500 are ``REFUSED``."""
+
+
+@contextmanager
+def counted(arrivals: Arrivals, websocket: WebSocket) -> Iterator[None]:
+    """Count a handshake that the application refuses within the block. What the manager refuses is counted there."""
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error.__cause__, WebSocketStabilizerError):
+            arrival = _arrival_of(error, is_open=is_accepted(websocket))
+            if arrival is not None:
+                arrivals.note(arrival)
+        raise
+
+
+def _arrival_of(error: Exception, *, is_open: bool) -> Arrival | None:
+    """Return the outcome of a handshake; None for an error of a handler on an open socket."""
+    match error:
+        case HTTPException():
+            other = Arrival.REFUSED if error.status_code < HTTPStatus.INTERNAL_SERVER_ERROR else Arrival.ERROR
+            return _ARRIVALS.get(error.status_code, other)
+        case WebSocketRequestValidationError():
+            return Arrival.INVALID
+        case WebSocketException():
+            return Arrival.INVALID if error.code == close_codes.INVALID_INPUT else Arrival.REFUSED
+        case WebSocketDisconnect():
+            return None
+    return None if is_open else Arrival.ERROR
 
 
 def offered_token(websocket: WebSocket) -> str | None:

@@ -178,6 +178,7 @@ def check_open(registry: Registry) -> None:
         registry.check_usable()
         registry.connections.door.check_open()
     except WebSocketStabilizerError as error:
+        registry.state.arrivals.refused(error)
         raise _refusal(error) from error
 
 
@@ -224,9 +225,11 @@ def add_websocket_route(
             with asked.noting():
                 yield
             return
+        arrivals = sessions.registry.state.arrivals
         async with handshake.refusals(sessions, websocket):
-            await door()
-            yield
+            with handshake.counted(arrivals, websocket):
+                await door()
+                yield
 
     def decorate(identify: Any) -> Any:
         # identify is a dependency, so that FastAPI resolves its parameters.

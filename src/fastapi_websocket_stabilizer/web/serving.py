@@ -10,13 +10,16 @@ from starlette.types import Message as AsgiEvent
 from starlette.websockets import WebSocket
 
 from .. import close_codes
+from ..exceptions import WebSocketStabilizerError
 from ..local.connection import Connection
 from ..local.session import Session
 from ..local.transport import NativeSocket
 from ..models import Identity
 from ..names import check_client_id
+from ..registry.arrivals import Arrival
 from ..registry.hooks import OnMessage, Receiver
 from ..registry.registry import Registry
+from ..runtime.loops import running_loop
 from ..sessions.incoming import Backlog
 from ..sessions.sessions import Newcomer
 from ..wire.client_input import Message as ClientMessage
@@ -27,12 +30,19 @@ async def register(
     registry: Registry, websocket: WebSocket, identity: Identity, newcomer: Newcomer | None = None
 ) -> Connection:
     """Register a socket for the calling handler. Raises the errors of ``WebSocketConnectionManager.connect``."""
-    client_id = check_client_id(identity.client_id)
-    registry.check_usable()
-    record, open_session = newcomer or (None, None)
-    connection = await registry.connections.connect(
-        client_id, websocket, identity.metadata, identity.state, session=record, open_session=open_session
-    )
+    state, began_s = registry.state, running_loop().time()
+    try:
+        client_id = check_client_id(identity.client_id)
+        registry.check_usable()
+        record, open_session = newcomer or (None, None)
+        connection = await registry.connections.connect(
+            client_id, websocket, identity.metadata, identity.state, session=record, open_session=open_session
+        )
+    except WebSocketStabilizerError as error:
+        state.arrivals.refused(error)
+        raise
+    state.arrivals.note(Arrival.ACCEPTED)
+    state.histograms.handshake.add(running_loop().time() - began_s)
     connection.expires(identity.expires_at)
     handlers.remember(registry, connection)
     return connection
@@ -54,7 +64,7 @@ async def serve(registry: Registry, connection: Connection, receiver: Receiver |
     else:
         async for message in connection:
             if handle is not None:
-                await registry.state.hooks.call(handle, connection, message)
+                await registry.state.hooks.handle(handle, connection, message)
 
 
 async def receive(
@@ -107,7 +117,7 @@ class Inbox:
 
     async def _receive(self, message: str | bytes) -> None:
         if self._handle is not None and not self._connection.is_pong(message):
-            await self._registry.state.hooks.call(self._handle, self._connection, message)
+            await self._registry.state.hooks.handle(self._handle, self._connection, message)
 
     async def _hang_up(self, event: AsgiEvent) -> None:
         self._connection.hung_up(event.get("code") or close_codes.NO_STATUS, event.get("reason") or "")

@@ -21,7 +21,7 @@ PAGE = Path(__file__).parents[3] / "docs" / "operating.md"
 SECONDS = 10.0
 BUSY: Mapping[str, int] = {
     "connections_opened": 5_000, "closed:peer_closed": 4_000, "closed:slow": 3, "messages_sent": 10**9,
-    "redis_commands": 10**7, "redis_failures": 12, "bus_gaps": 1, "leases_refused": 1, "hooks_failed": 3,
+    "redis_commands": 10**7, "redis_failures": 12, "bus_gaps": 1, "leases_refused": 1, "hook:on_connect": 3,
     "connections_rejected": 7,
 }  # fmt: skip
 GAUGES: Mapping[str, float] = {
@@ -72,7 +72,7 @@ TROUBLE: dict[str, dict[str, Any]] = {
     "FanOutBacklog": {"gauges": {"fan_out_queued_bytes": 40_000_000}},
     "Imbalance": {"gauges": {"connections": 1_500}},
     "HandshakesRefused": {"more": {"connections_rejected": 3}},
-    "HookFailing": {"more": {"hooks_failed": 1}},
+    "HookFailing": {"more": {"hook:on_connect": 1}},
     "VersionSkew": {"version": "2.1.0"},
 }
 
@@ -117,18 +117,18 @@ def test_problem_names_its_node_and_the_values() -> None:
 
 
 def test_node_that_has_just_come_counts_from_zero() -> None:
-    newcomer = Sample(0, NodeId("n"), 1, "web-n", "2.0.0", 0.0, {"hooks_failed": 2}, GAUGES, {})
+    newcomer = Sample(0, NodeId("n"), 1, "web-n", "2.0.0", 0.0, {"hook:on_connect": 2}, GAUGES, {})
     assert [problem.rule.name for problem in problems(Look([], [newcomer], SECONDS))] == ["HookFailing"]
 
 
 def test_successor_of_a_dead_worker_counts_from_the_totals_that_it_goes_on_from() -> None:
     """Otherwise all that the dead one has ever counted would look like a trouble of now."""
     dead = sample("a")
-    successor = replace(sample("a", _sum(HEALTHY, {"hooks_failed": 1})), node=NodeId("z"))
+    successor = replace(sample("a", _sum(HEALTHY, {"hook:on_connect": 1})), node=NodeId("z"))
     (problem,) = problems(Look([dead, sample("b")], [successor, healthy("b")], SECONDS))
     assert problem.finding.what == "hooks of the application raised 1 exception"
     # but not from those of a node that is still there
-    both = Look([dead], [dead, replace(successor, totals={"hooks_failed": 2})], SECONDS)
+    both = Look([dead], [dead, replace(successor, totals={"hook:on_connect": 2})], SECONDS)
     assert [found.finding.what for found in problems(both)] == [
         "hooks of the application raised 2 exceptions"
     ]

@@ -55,8 +55,8 @@ def test_own_values_are_shown_anew_after_a_while(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(telemetry, "OWN_LASTS_S", 0.0)
     node = manager()
     client = client_of(node)
-    assert "stabilizer_hooks_failed_total{" in (before := client.get("/metrics").text)
-    node._state.counters.hooks_failed += 1
+    assert "stabilizer_views_refused_total{" in (before := client.get("/metrics").text)
+    node._state.counters.views_refused += 1
     assert client.get("/metrics").text != before
 
 

@@ -74,6 +74,15 @@ async def handler_that_raises(node: WebSocketConnectionManager, server: RedisSer
     await eventually(lambda: node.statistics().closed["handler_error"] == 1, what="the end is counted")
 
 
+async def drained_and_not_restarted(node: WebSocketConnectionManager, server: RedisServer) -> None:
+    await register(node, "ann")
+    await node.drain(0.1)
+
+
+async def values_deleted(node: WebSocketConnectionManager, server: RedisServer) -> None:
+    server.client().delete(*server.client().scan_iter("*:workers:*"))
+
+
 FAULTS: dict[str, tuple[Fault, set[str]]] = {
     "none": (no_fault, set()),
     "hook": (hook_that_raises, {"HookFailing"}),
@@ -81,6 +90,8 @@ FAULTS: dict[str, tuple[Fault, set[str]]] = {
     "lease": (lease_deleted, {"LeaseLost"}),
     "forged": (stranger_in_the_channels, {"EnvelopesForged"}),
     "slow": (client_that_does_not_read, {"SlowConsumers"}),
+    "drained": (drained_and_not_restarted, {"DrainStuck"}),
+    "missing": (values_deleted, {"ScrapeIncomplete"}),
     "handler": (handler_that_raises, {"ClosedByTrouble"}),
 }
 
@@ -96,9 +107,11 @@ async def test_fault_is_found_by_its_rule_and_by_no_other(
         await node._registry.telemetry.publish()
         before, began_s = await operator.samples(), running_loop().time()
         await fault(node, server)
-        await node._registry.telemetry.publish()
+        if name != "missing":
+            await node._registry.telemetry.publish()
         seconds = max(3.0, running_loop().time() - began_s)
-        found = problems(Look(before, await operator.samples(), seconds))
+        now = await operator.scrape()
+        found = problems(Look(before, now.samples, seconds, now.missing))
     # A machine that is busy with other tests may keep the event loop from its work.
     assert {problem.rule.name for problem in found} - {"LoopLag", "BusLag"} == expected
 

@@ -25,9 +25,9 @@ async def look(config: WebSocketConfig, over_s: float) -> Report:
 
 async def looks(operator: Operator, namespace: str, every_s: float) -> AsyncGenerator[Report, None]:
     """Look at a registry again and again, and yield what has happened since the look before. Raises as ``look``."""
-    before, began_s = await operator.samples(), running_loop().time()
+    before, began_s = await operator.scrape(), running_loop().time()
     while True:
         await asyncio.sleep(every_s)
-        now, now_s = await operator.samples(), running_loop().time()
-        yield report_of(namespace, Look(before, now, now_s - began_s))
+        now, now_s = await operator.scrape(), running_loop().time()
+        yield report_of(namespace, Look(before.samples, now.samples, now_s - began_s, now.missing))
         before, began_s = now, now_s

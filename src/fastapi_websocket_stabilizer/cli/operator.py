@@ -21,7 +21,7 @@ from ..names import ConnectionId, NodeId, check_client_id, node_of
 from ..registry.directory import group_of, node_info
 from ..registry.replies import PendingReplies
 from ..registry.tail import followed
-from ..registry.telemetry import Sample, read_groups
+from ..registry.telemetry import Sample, Scrape, read_groups
 from ..registry.views import Answered, Question, answered, is_answer, request_of
 from ..runtime.metrics import Counters
 from ..wire.channels import Channel
@@ -111,6 +111,10 @@ class Operator(Publisher):
         raise RemoteError(f"no live node is called {name!r}; there are {len(nodes)}:{listed}")
 
     async def samples(self) -> list[Sample]:
+        """Return the samples of ``scrape``."""
+        return (await self.scrape()).samples
+
+    async def scrape(self) -> Scrape:
         """Return what each live node has published with its last beat.
 
         Raises:
@@ -124,7 +128,8 @@ class Operator(Publisher):
             return set(nodes).intersection(live)
 
         samples, _ = await read_groups(self._workers, groups, live_among)
-        return sorted(samples, key=lambda sample: (sample.name, sample.worker, sample.node))
+        samples.sort(key=lambda sample: (sample.name, sample.worker, sample.node))
+        return Scrape(samples, max(0, len(live) - len(samples)))
 
     async def ask_to_drain(self, node: NodeId, over_s: float) -> None:
         """Publish a drain request to the node's inbox.

@@ -8,7 +8,7 @@ from typing import Literal
 
 from ..models import CloseCause
 from ..names import NodeId
-from ..registry.telemetry import Sample
+from ..registry.telemetry import Sample, Scrape
 from .report import Report, ShownNode, ShownProblem
 from .rules import Look
 
@@ -26,14 +26,14 @@ class Watch:
     def __init__(self) -> None:
         self._looks: deque[tuple[float, Sequence[Sample]]] = deque()
 
-    def look(self, samples: Sequence[Sample], now_s: float) -> Look:
+    def look(self, scrape: Scrape, now_s: float) -> Look:
         """Return the present look, compared with the oldest one of the window; the first one with itself."""
         if not self._looks or now_s - self._looks[-1][0] >= KEEP_EVERY_S:
-            self._looks.append((now_s, samples))
+            self._looks.append((now_s, scrape.samples))
         while len(self._looks) > 1 and self._looks[1][0] <= now_s - WINDOW_S:
             self._looks.popleft()
         began_s, before = self._looks[0]
-        return Look(before, samples, max(LEAST_S, now_s - began_s))
+        return Look(before, scrape.samples, max(LEAST_S, now_s - began_s), scrape.missing)
 
 
 @dataclass(frozen=True, slots=True)

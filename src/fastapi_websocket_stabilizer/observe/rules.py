@@ -34,19 +34,22 @@ class Finding:
 
 
 class Look:
-    """Two looks at all nodes of a registry, ``seconds`` apart.
+    """Two looks at all nodes of a registry, ``seconds`` apart, and the number of live nodes that show nothing.
 
     A node that has come in between counts from zero. If it has taken the number of one that is gone, it counts from
     the totals that it goes on from.
     """
 
-    def __init__(self, before: Sequence[Sample], now: Sequence[Sample], seconds: float) -> None:
+    def __init__(
+        self, before: Sequence[Sample], now: Sequence[Sample], seconds: float, missing: int = 0
+    ) -> None:
         known, living = {each.node: each for each in before}, {each.node for each in now}
         gone = {(each.name, each.worker): each for each in before if each.node not in living}
         found = ((each.node, known.get(each.node) or gone.get((each.name, each.worker))) for each in now)
         self._before: dict[NodeId, Sample] = {node: former for node, former in found if former is not None}
         self.nodes: Sequence[Sample] = now
         self.seconds: float = max(seconds, 1e-3)
+        self.missing: int = missing
 
     def increase(self, node: Sample, name: str, *labels: str) -> int:
         """Return the growth of a counter, summed over values of its label; over all of them if none is given."""
@@ -257,6 +260,15 @@ def _hooks(look: Look, node: Sample) -> str:
     return f"hooks of the application raised {counted(count, 'exception')}" if count else ""
 
 
+def _drained(look: Look, node: Sample) -> str:
+    is_drained = node.gauges.get("draining") and not node.gauges.get("connections")
+    return "it is drained and still runs" if is_drained else ""
+
+
+def _incomplete(look: Look) -> str:
+    return f"{counted(look.missing, 'live node')} without values" if look.missing else ""
+
+
 def _skew(look: Look) -> str:
     versions = sorted({node.version for node in look.nodes})
     return f"releases {' and '.join(versions)} run together" if len(versions) > 1 else ""
@@ -380,6 +392,20 @@ RULES: tuple[Rule, ...] = (
         "Functions of the application raise.",
         "The log of the node names the hook, the client and the error, once a minute.",
         _each(_hooks),
+    ),
+    Rule(
+        "DrainStuck", "warn", "10m",
+        f"{P}draining == 1 and {P}connections == 0",
+        "A node is drained, and takes no clients until it is restarted. The others have its share.",
+        "Restart or stop it. A drain by stabilizer drain or POST /drain does not end the process.",
+        _each(_drained),
+    ),
+    Rule(
+        "ScrapeIncomplete", "warn", "5m",
+        f"{P}scrape_missing_workers > 0",
+        "Some workers or nodes show no values, so sums are too small and their problems are not seen.",
+        "Look for workers without manager.lifespan, for another scrape_group, and for redis_malformed.",
+        _all(_incomplete),
     ),
     Rule(
         "VersionSkew", "warn", "1h",

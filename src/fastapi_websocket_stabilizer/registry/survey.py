@@ -18,7 +18,7 @@ from .inboxes import Inboxes
 from .requests import Requests
 from .state import NodeState
 from .tail import followed
-from .telemetry import Sample, Telemetry
+from .telemetry import Scrape, Telemetry
 from .views import Answered, Question, answered, is_answer, request_of
 
 AWAY = "Redis does not answer, so it cannot be asked"
@@ -49,14 +49,13 @@ class Survey:
             here = node_info(self._state.node_id, self._state.describe(), len(self._state.shards))
             return [] if here is None else [here]
 
-    async def samples(self) -> tuple[list[Sample], int]:
-        """Return what each node has published last, and how many are missing. While Redis is away, as ``nodes``."""
+    async def scrape(self) -> Scrape:
+        """Return what each node has published last. While Redis is away, as ``nodes``."""
         try:
             self._state.check_reachable()
-            scrape = await self._telemetry.of_cluster()
+            return await self._telemetry.of_cluster()
         except LOSSES:
-            return [self._telemetry.own()], 0
-        return scrape.samples, scrape.missing
+            return Scrape([self._telemetry.own()], 0)
 
     async def ask(self, question: Question, nodes: Iterable[NodeId]) -> Answered:
         """Ask nodes what they hold, and wait for the answers up to ``redis_timeout_s``."""

@@ -163,8 +163,8 @@ class Admin:
 
     async def overview(self) -> Overview:
         """Totals, problems, ends by cause, and all nodes."""
-        samples, missing = await self._survey.samples()
-        look, state = self._watch.look(samples, running_loop().time()), self._state
+        scrape, state = await self._survey.scrape(), self._state
+        look = self._watch.look(scrape, running_loop().time())
         report, url = report_of(state.config.namespace, look), state.config.redis_url
         return Overview(
             at=datetime.now(UTC),
@@ -178,7 +178,7 @@ class Admin:
             closed_by_cause=ends_of(look),
             problems=report.problems,
             nodes=report.nodes,
-            missing=missing,
+            missing=scrape.missing,
         )
 
     async def nodes(self) -> list[ShownNode]:
@@ -187,10 +187,10 @@ class Admin:
 
     async def node(self, node_id: str) -> NodeDetails:
         """One node, with all its counters and gauges."""
-        samples, _ = await self._survey.samples()
-        look = self._watch.look(samples, running_loop().time())
+        scrape = await self._survey.scrape()
+        look = self._watch.look(scrape, running_loop().time())
         shown = {node.node_id: node for node in report_of("", look).nodes}
-        for sample in samples:
+        for sample in scrape.samples:
             if sample.node == node_id:
                 return NodeDetails(shown[node_id], dict(sample.totals), dict(sample.gauges))
         raise HTTPException(404, f"no live node has the node_id {node_id!r:.80}")

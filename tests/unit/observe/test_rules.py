@@ -73,13 +73,15 @@ TROUBLE: dict[str, dict[str, Any]] = {
     "Imbalance": {"gauges": {"connections": 1_500}},
     "HandshakesRefused": {"more": {"connections_rejected": 3}},
     "HookFailing": {"more": {"hook:on_connect": 1}},
+    "DrainStuck": {"gauges": {"draining": 1, "connections": 0}},
+    "ScrapeIncomplete": {"missing": 1},
     "VersionSkew": {"version": "2.1.0"},
 }
 
 
-def found(now: list[Sample]) -> set[str]:
+def found(now: list[Sample], missing: int = 0) -> set[str]:
     before = [sample("a"), sample("b"), sample("c")]
-    return {problem.rule.name for problem in problems(Look(before, now, SECONDS))}
+    return {problem.rule.name for problem in problems(Look(before, now, SECONDS, missing))}
 
 
 def healthy(node: str, connections: int = 1_000) -> Sample:
@@ -97,10 +99,10 @@ def test_every_rule_is_tried() -> None:
 @pytest.mark.parametrize("name", TROUBLE)
 def test_trouble_is_found_by_its_own_rule_and_by_no_other(name: str) -> None:
     trouble = dict(TROUBLE[name])
-    more = _sum(HEALTHY, trouble.pop("more", {}))
-    connections = {"NearLimit": 1_700, "Imbalance": 400}.get(name, 1_000)
+    more, missing = _sum(HEALTHY, trouble.pop("more", {})), trouble.pop("missing", 0)
+    connections = {"NearLimit": 1_700, "Imbalance": 400, "DrainStuck": 100}.get(name, 1_000)
     others = [healthy(node, connections) for node in ("b", "c")]
-    assert found([sample("a", more, **trouble), *others]) == {name}
+    assert found([sample("a", more, **trouble), *others], missing) == {name}
 
 
 def _sum(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:

@@ -41,6 +41,7 @@ ELSEWHERE = (
     "test_history_topologies",
     "test_servers_smoke",
     "test_browser_faults",
+    "test_admin_page",
     "test_client_kills",
     "test_stream_example",
     "test_benchmarks",

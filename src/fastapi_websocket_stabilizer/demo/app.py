@@ -60,6 +60,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 app: FastAPI = FastAPI(title="stabilizer demo", lifespan=lifespan)
 app.include_router(manager.router)
+app.include_router(manager.admin_router())  # answers browsers on this machine only
 
 
 class Say(BaseModel):

@@ -14,6 +14,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import Field
 
 from .. import close_codes
+from ..backends.redis.doctor.diagnosis import Level
 from ..backends.redis.doctor.examination import examine
 from ..config import mask_password
 from ..exceptions import ConfigurationError
@@ -41,6 +42,8 @@ Answer = dict[str, Any]
 Limit = Annotated[int, Query(ge=1, le=MAX_ROWS)]
 Name = Annotated[str | None, Query(max_length=512)]
 
+LEVELS = {Level.OK: "ok", Level.NOTE: "note", Level.CHANGE: "error"}
+"""The level of a finding about Redis, as the page colours it."""
 T = TypeVar("T")
 
 audit = get_logger("audit")
@@ -269,7 +272,7 @@ class Admin:
         findings = await examine(url, namespace, timeout_s)
         return [
             {
-                "level": finding.level.value,
+                "level": LEVELS[finding.level],
                 "text": f"{finding.check}{' of ' + finding.server if finding.server else ''}: {finding.found}",
                 "advice": finding.advice,
             }

@@ -13,7 +13,8 @@ from fastapi_websocket_stabilizer import WebSocketConfig, WebSocketConnectionMan
 from fastapi_websocket_stabilizer.cli.check import look
 from fastapi_websocket_stabilizer.cli.operator import Operator
 from fastapi_websocket_stabilizer.observe import rules
-from fastapi_websocket_stabilizer.observe.rules import Look, problems
+from fastapi_websocket_stabilizer.observe.look import Look
+from fastapi_websocket_stabilizer.observe.rules import problems
 from fastapi_websocket_stabilizer.runtime.loops import running_loop
 from fastapi_websocket_stabilizer.testing import RedisServer
 from tests.integration.cluster import Managers, StalledSocket, counter, join, register

@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 from ..config import WebSocketConfig
+from ..observe.look import Look
 from ..observe.report import Report, report_of
-from ..observe.rules import Look
 from ..runtime.loops import running_loop
 from .operator import Operator
 

@@ -9,8 +9,8 @@ from typing import Literal
 from ..models import CloseCause
 from ..names import NodeId
 from ..registry.telemetry import Sample, Scrape
+from .look import Look
 from .report import Report, ShownNode, ShownProblem
-from .rules import Look
 
 WINDOW_S = 60.0
 """Seconds over which rates and problems are measured."""

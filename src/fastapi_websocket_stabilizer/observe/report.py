@@ -3,7 +3,8 @@
 from dataclasses import asdict, dataclass
 
 from ..registry.telemetry import Sample
-from .rules import Look, Problem, Severity, problems
+from .look import Look
+from .rules import Problem, Severity, problems
 from .text import counted, duration, size, table
 
 OK, WARNING, CRITICAL, UNKNOWN = range(4)

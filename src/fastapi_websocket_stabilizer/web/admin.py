@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, fields, is_dataclass
@@ -46,7 +47,7 @@ LEVELS = {Level.OK: "ok", Level.NOTE: "note", Level.CHANGE: "error"}
 """The level of a finding about Redis, as the page colours it."""
 T = TypeVar("T")
 
-audit = get_logger("audit")
+audit: logging.Logger = get_logger("audit")
 
 
 def admin_router(

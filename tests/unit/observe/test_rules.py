@@ -13,7 +13,8 @@ import yaml
 
 from fastapi_websocket_stabilizer.names import NodeId
 from fastapi_websocket_stabilizer.observe.catalog import METRICS, OF_SCRAPE, Metric
-from fastapi_websocket_stabilizer.observe.rules import RULES, Look, Rule, as_markdown, as_yaml, problems
+from fastapi_websocket_stabilizer.observe.look import Look
+from fastapi_websocket_stabilizer.observe.rules import RULES, Rule, as_markdown, as_yaml, problems
 from fastapi_websocket_stabilizer.registry.telemetry import Sample
 from fastapi_websocket_stabilizer.runtime.metrics import BUS_LAG_S, LOOP_LAG_S
 

@@ -66,6 +66,11 @@ def has_utf8(text: str) -> bool:
     return _SURROGATE.search(text) is None
 
 
+def printable(text: str) -> str:
+    """Return text without characters that act on a terminal, or that UTF-8 lacks. Others may have chosen it."""
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
 def _check(what: str, name: object) -> str:
     if not isinstance(name, str):
         raise InvalidNameError(f"{what} must be a string, got {type(name).__name__}: convert it with str()")

@@ -50,7 +50,7 @@ async def test_operator_closes_a_client_and_is_told_of_it(node: WebSocketConnect
     async with Operator(node.config) as operator:
         told = operator.tail()
         first = await anext(told)  # the node has confirmed that it is watched
-        assert first == {"events": [], "dropped": 0}
+        assert first == {"events": [], "dropped": 0, "silent": []}
         assert await operator.disconnect("ada", 4510, "bye") == 1
         (event,) = (await anext(told))["events"]
         assert (event["kind"], event["client_id"], event["cause"]) == ("closed", "ada", "kicked")

@@ -250,9 +250,41 @@ async def test_signed_registry_answers_an_operator_with_the_key_only(own_manager
     shown = await connections(stranger)
     assert (shown.rows, list(shown.silent)) == ([], [node._state.node_id])
     async with Operator(stranger) as operator:
-        with pytest.raises(RemoteError, match="did not answer"):
+        with pytest.raises(RemoteError, match="no node has answered"):
             await operator.disconnect("ada", 4510, "stranger")
     assert node._state.shards.has_client("ada")
+
+
+async def test_client_of_a_deaf_node_is_noted_by_another(
+    own_managers: Managers, monkeypatch: pytest.MonkeyPatch, server: RedisServer
+) -> None:
+    nodes = await own_managers.start_many(2, redis_timeout_s=0.5, log_level="CRITICAL")
+    await join(nodes[0], "ada")
+    monkeypatch.setattr(nodes[0]._registry.inbound, "receive", lambda *_: None)
+    async with Operator(nodes[0].config) as operator:
+        with pytest.raises(RemoteError, match=rf"no answer from \['{nodes[0]._state.node_id}'\]"):
+            await operator.disconnect("ada", 4510, "spam")
+    assert [*server.client().scan_iter("*revo*")]
+
+
+async def test_values_of_strangers_do_not_break_the_commands(
+    nodes: list[WebSocketConnectionManager], commands: Commands, server: RedisServer
+) -> None:
+    for node in nodes:
+        await node._registry.telemetry.publish()
+    client = server.client()
+    keys: list[Any] = [*client.scan_iter("*:workers:*")]
+    held: dict[Any, str] = {key: str(client.hget(key, "0")).partition(" ")[0] for key in keys}
+    for body in ("[" * 5_000, '{"name": "\\ud800"}', "1e999", "null", "{}"):
+        for key, holder in held.items():
+            client.hset(key, "0", f"{holder} {body}")
+        for words in (
+            ("check", "--over", "0.1"),
+            ("nodes", "--over", "0.1"),
+            ("top", "--once", "--every", "0.5"),
+        ):
+            code, _, errors = await commands.run(*words)
+            assert (code in (0, 1, 2), "Traceback" in errors) == (True, False), (words, body, errors)
 
 
 async def test_answers_of_strangers_are_not_taken(own_managers: Managers) -> None:

@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -164,9 +165,11 @@ def tail(
 
     if kind not in (None, "opened", "closed"):
         fail(f"--kind is opened or closed, got {kind!r}", 2)
-    say = typer.echo
+    say, warn = typer.echo, partial(typer.echo, err=True)
     try:
-        on_registry(lambda config: run_tail(config, client, kind, say, as_json=as_json), redis_url, namespace)
+        on_registry(
+            lambda config: run_tail(config, client, kind, say, warn, as_json=as_json), redis_url, namespace
+        )
     except (KeyboardInterrupt, asyncio.CancelledError):
         raise typer.Exit(0) from None
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -16,6 +16,7 @@ from ..backends.redis.reading import Reader
 from ..backends.redis.stores import RedisNodes, RedisPresence
 from ..backends.redis.workers import RedisWorkers
 from ..config import WebSocketConfig
+from ..exceptions import ClientInputError, WebSocketStabilizerError
 from ..models import NodeInfo
 from ..names import ConnectionId, NodeId, check_client_id, node_of
 from ..registry.directory import group_of, node_info
@@ -24,8 +25,12 @@ from ..registry.tail import followed
 from ..registry.telemetry import Sample, Scrape, read_groups
 from ..registry.views import Answered, Question, answered, is_answer, request_of
 from ..runtime.metrics import Counters
+from ..wire import foreign_json
 from ..wire.channels import Channel
 from ..wire.envelopes import Envelope, Kind
+
+TRIES = 3
+"""Nodes that are asked to carry out an order, until one answers."""
 
 
 class RemoteError(Exception):
@@ -63,9 +68,9 @@ class Operator(Publisher):
         return self._topology.channels(listener, canaries)
 
     def _received(self, _: Channel, envelope: Envelope, size: int) -> None:
-        with suppress(ValueError, TypeError, RecursionError):  # a stranger may have sent it
-            if envelope.kind is Kind.REPLY:
-                self._replies.resolve(envelope.ask, envelope.sender, json.loads(envelope.body))
+        with suppress(ValueError, ClientInputError):  # a stranger may have sent it
+            if envelope.kind is Kind.REPLY and isinstance(envelope.body, str):
+                self._replies.resolve(envelope.ask, envelope.sender, foreign_json.load(envelope.body))
 
     async def _listen(self) -> None:
         await self._start()
@@ -192,19 +197,19 @@ class Operator(Publisher):
         check_client_id(client_id)
         close_codes.check(code)
         live = [info.node_id for info in await self.nodes()]
-        holders = [node for node, _ in await self.listed(client_id) if node in live]
-        node = next(iter([*holders, *live]), None)
-        if node is None:
+        holders = {node for node, _ in await self.listed(client_id)}
+        if not live:
             raise RemoteError("there is no live node that could disconnect a client")
         close = {"do": "disconnect", "code": code, "reason": reason, "connection_id": connection_id}
-        # The node waits for other nodes in turn.
-        answer = (await self._answers({node: client_id}, close, 2 * self._timeout_s)).get(node)
-        match answer:
-            case int():
-                return answer
-            case [_, text, _]:
-                raise RemoteError(str(text))
-        raise RemoteError(f"node {node} did not answer, so it is not known whether {client_id!r} was closed")
+        # Others first: a node that holds the client may be the one that is in trouble.
+        for node in sorted(live, key=lambda node: node in holders)[:TRIES]:
+            # The node waits for other nodes in turn.
+            match (await self._answers({node: client_id}, close, 2 * self._timeout_s)).get(node):
+                case int(count):
+                    return count
+                case [_, text, _]:
+                    raise RemoteError(str(text))
+        raise RemoteError(f"no node has answered, so it is not known whether {client_id!r} was closed")
 
     def tail(self) -> AsyncGenerator[dict[str, Any], None]:
         """Yield messages of all nodes, each with the events since the last one, until the caller ends.
@@ -212,11 +217,36 @@ class Operator(Publisher):
         Raises:
             BackendUnavailableError: Redis did not answer.
         """
-        return followed(self._replies, self._watch_all)
+        return followed(self._replies, _Watch(self._tell, self.nodes))
 
-    async def _watch_all(self, ask: int) -> None:
+    async def _tell(self, node: NodeId, request: dict[str, Any], ask: int) -> int:
+        """Send a request to a node; return 1 if it is subscribed to its inbox, else 0."""
         await self._listen()
-        body = json.dumps({"do": "watch"})
-        for info in await self.nodes():
-            request = self._outgoing.request(info.node_id, body, ask)
-            await self._bus.publish_node(info.node_id, request)
+        return await self._bus.publish_node(node, self._outgoing.request(node, json.dumps(request), ask))
+
+
+class _Watch:
+    """A watch of all nodes from outside."""
+
+    def __init__(
+        self,
+        tell: Callable[[NodeId, dict[str, Any], int], Awaitable[int]],
+        nodes: Callable[[], Awaitable[list[NodeInfo]]],
+    ) -> None:
+        self._tell, self._nodes = tell, nodes
+        self._asked: set[NodeId] = set()
+
+    async def begin(self, ask: int) -> list[str]:
+        silent = list[str]()
+        for info in await self._nodes():
+            self._asked.add(info.node_id)
+            if not await self._tell(info.node_id, {"do": "watch"}, ask):
+                silent.append(
+                    f"node {info.name} ({info.node_id}) is not subscribed: it may be frozen or cut off"
+                )
+        return silent
+
+    async def end(self, ask: int) -> None:
+        with suppress(WebSocketStabilizerError):  # they stop by themselves
+            for node in self._asked:
+                await self._tell(node, {"do": "unwatch", "ask": ask}, 0)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Coroutine
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
+from ..names import printable
+
 if TYPE_CHECKING:
     from ..config import WebSocketConfig
 
@@ -51,6 +53,10 @@ def on_registry(
         return asyncio.run(call(config))
     except (RemoteError, WebSocketStabilizerError) as error:
         fail(str(error), failure)
+    except Exception as error:
+        if failure == 1:
+            raise
+        fail(f"{error!r}, which is a defect", failure)  # monitoring must not take it for a warning
 
 
 def require(extra: str, *modules: str) -> None:
@@ -62,5 +68,6 @@ def require(extra: str, *modules: str) -> None:
 
 def fail(message: str, code: int = 1) -> NoReturn:
     """Say on stderr what is wrong, and end the program."""
-    typer.echo(f"stabilizer: {message}", err=True)
+    text = "\n".join(map(printable, message.split("\n")))  # names of nodes are in it
+    typer.echo(f"stabilizer: {text}", err=True)
     raise typer.Exit(code)

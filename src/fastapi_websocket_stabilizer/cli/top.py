@@ -3,7 +3,7 @@
 import asyncio
 import os
 import sys
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from ..config import WebSocketConfig
+from ..names import printable
 from ..observe.report import Report, ShownNode
 from ..observe.text import counted, size
 from ..runtime.loops import running_loop
@@ -38,35 +39,47 @@ async def run_top(
         RemoteError: There is no URL.
         BackendUnavailableError: Redis did not answer.
     """
-    async with Operator(config) as operator, aclosing(looks(operator, config.namespace, every_s)) as reports:
+    async with Operator(config) as operator:
         if is_live:
-            await _show(reports, every_s)
-        else:
+            await _show(operator, config.namespace, every_s)
+            return
+        async with aclosing(looks(operator, config.namespace, every_s)) as reports:
             say(as_text(await anext(reports), "c"))
 
 
-async def _show(reports: AsyncGenerator[Report, None], every_s: float) -> None:
-    keys, order, text = asyncio.Queue[str](), "c", f"the first look takes {every_s:g} s"
+async def _show(operator: Operator, namespace: str, every_s: float) -> None:
+    """Renew the screen with each look and each key. A look that Redis does not answer leaves the last one."""
+    events, order, trouble = asyncio.Queue[str | Report](), "c", ""
     report: Report | None = None
-    with _keys_of_terminal(keys), Live(screen=True, auto_refresh=False) as live:
-        look, key = asyncio.ensure_future(anext(reports)), asyncio.ensure_future(keys.get())
+
+    def warn(text: str) -> None:
+        nonlocal trouble
+        trouble = text
+        events.put_nowait("")
+
+    async def look() -> None:
+        async for found in looks(operator, namespace, every_s, warn):
+            events.put_nowait(found)
+
+    with _keys_of_terminal(events), Live(screen=True, auto_refresh=False) as live:
+        looking = asyncio.ensure_future(look())
+        looking.add_done_callback(lambda _: events.put_nowait(""))
         try:
-            while True:
-                live.update(Text(text, no_wrap=True), refresh=True)
-                await asyncio.wait((look, key), return_when=asyncio.FIRST_COMPLETED)
-                if key.done():
-                    pressed, key = key.result(), asyncio.ensure_future(keys.get())
-                    if pressed in QUIT:
-                        return
-                    order = pressed if pressed in ORDERS else order
-                if look.done():
-                    report, look = look.result(), asyncio.ensure_future(anext(reports))
-                if report is not None:
-                    text = f"{as_text(report, order)}\n\n{KEYS}"
+            while not looking.done():
+                text = f"the first look takes {every_s:g} s" if report is None else as_text(report, order)
+                live.update(
+                    Text("\n".join(filter(None, [trouble, text, "", KEYS])), no_wrap=True), refresh=True
+                )
+                event = await events.get()
+                if isinstance(event, Report):
+                    report, trouble = event, ""
+                elif event in QUIT:
+                    return
+                order = event if isinstance(event, str) and event in ORDERS else order
+            looking.result()
         finally:
-            for task in (look, key):
-                task.cancel()
-            await asyncio.gather(look, key, return_exceptions=True)
+            looking.cancel()
+            await asyncio.wait({looking})
 
 
 def as_text(report: Report, order: str) -> str:
@@ -86,13 +99,15 @@ def as_text(report: Report, order: str) -> str:
         f"{counted(sum(node.connections for node in nodes), 'connection')} (+{opened:,.1f} -{closed:,.1f} a second), "
         f"{sent:,.0f} messages a second, {size(sum(node.outbox_bytes for node in nodes))} in outboxes"
     )
-    found = [f"{each.severity} {each.name} {each.node or ''}: {each.what}" for each in report.problems]
+    found = [
+        printable(f"{each.severity} {each.name} {each.node or ''}: {each.what}") for each in report.problems
+    ]
     table = replace(report, nodes=nodes).nodes_as_text()
     return "\n".join([head, totals, *(found or ["no problem"]), "", table])
 
 
 @contextmanager
-def _keys_of_terminal(keys: "asyncio.Queue[str]") -> Iterator[None]:
+def _keys_of_terminal(events: "asyncio.Queue[str | Report]") -> Iterator[None]:
     """Put each key into a queue when it is pressed. Without POSIX terminals, only Ctrl+C ends the program."""
     if sys.platform == "win32":
         yield
@@ -103,7 +118,7 @@ def _keys_of_terminal(keys: "asyncio.Queue[str]") -> Iterator[None]:
     number, loop = sys.stdin.fileno(), running_loop()
     before = termios.tcgetattr(number)
     tty.setcbreak(number)
-    loop.add_reader(number, _read, number, keys)
+    loop.add_reader(number, _read, number, events)
     try:
         yield
     finally:
@@ -111,7 +126,7 @@ def _keys_of_terminal(keys: "asyncio.Queue[str]") -> Iterator[None]:
         termios.tcsetattr(number, termios.TCSADRAIN, before)
 
 
-def _read(number: int, keys: "asyncio.Queue[str]") -> None:
+def _read(number: int, events: "asyncio.Queue[str | Report]") -> None:
     # Not from sys.stdin, which would keep keys that were pressed together in its buffer.
     for key in os.read(number, 64).decode(errors="ignore"):
-        keys.put_nowait(key)
+        events.put_nowait(key)

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from ..models import CloseCause, ClosedConnection, ConnectionView
-from ..names import ConnectionId, NodeId
-from .text import counted, duration, printable, size
+from ..names import ConnectionId, NodeId, printable
+from .text import counted, duration, size
 
 MEANINGS: Mapping[CloseCause, str] = {
     CloseCause.PEER_CLOSED: "The client closed it.",

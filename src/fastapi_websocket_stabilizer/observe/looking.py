@@ -10,10 +10,9 @@ from typing import Any, Protocol
 from pydantic import TypeAdapter
 
 from ..models import ConnectionView, NodeInfo
-from ..names import ConnectionId, NodeId
+from ..names import ConnectionId, NodeId, printable
 from ..registry.views import MAX_ROWS, Answered, OfClosed, OfConnections, OfRooms, Question
 from .explaining import Explained
-from .text import printable
 
 _EXPLAINED = TypeAdapter(Explained)
 
@@ -40,7 +39,8 @@ class Shown:
 
     Attributes:
         rows: ``ConnectionView``, ``ClosedConnection`` or ``RoomTotal``: as many as were asked for.
-        count: Number of rows that there are.
+        count: Number of rows that there are. Of rooms, it is the least number that there can be.
+        is_partial: Whether nodes have more rooms than they have shown, so that sums may be too small.
         names: Display names of nodes.
         silent: Why nodes have not answered.
     """
@@ -49,11 +49,18 @@ class Shown:
     count: int
     names: dict[NodeId, str]
     silent: dict[NodeId, str]
+    is_partial: bool = False
 
     def as_dict(self) -> dict[str, object]:
         """Return the JSON object of ``--json`` and of the admin routes."""
         rows = [TypeAdapter(type(row)).dump_python(row, mode="json") for row in self.rows]
-        return {"rows": rows, "count": self.count, "silent": self.silent, "names": self.names}
+        return {
+            "rows": rows,
+            "count": self.count,
+            "silent": self.silent,
+            "names": self.names,
+            "is_partial": self.is_partial,
+        }
 
     def name(self, node: NodeId) -> str:
         """Return the display name of a node."""
@@ -62,6 +69,10 @@ class Shown:
     def warnings(self) -> list[str]:
         """Return a line for each node without an answer, and one if rows are left out."""
         lines = [f"node {self.name(node)} ({node}): {why}" for node, why in self.silent.items()]
+        if self.is_partial:
+            lines.append(
+                f"each node has shown its {MAX_ROWS} largest rooms, so sums may be too small: see --prefix"
+            )
         if self.count > len(self.rows):
             lines.append(f"{len(self.rows)} of {self.count:,} are shown: see --limit")
         return list(map(printable, lines))
@@ -70,15 +81,14 @@ class Shown:
 async def look(
     desk: Desk, question: Question, order: Callable[[Any], Any], nodes: Iterable[NodeInfo] | None = None
 ) -> Shown:
-    """Ask all nodes, or some, and return the rows with the most of what ``order`` returns.
+    """Ask all nodes, or some, and return the rows with the most of what ``order`` returns. For rooms, see ``rooms``.
 
     Raises:
         BackendUnavailableError: Redis did not answer.
     """
     names = {info.node_id: info.name for info in (await desk.nodes() if nodes is None else nodes)}
     answered = await desk.ask(question, names)
-    limit = MAX_ROWS * len(names) if isinstance(question, OfRooms) else question.limit
-    return _merged(answered, order, limit, names)
+    return _merged(answered, order, question.limit, names)
 
 
 def _merged(answered: Answered, order: Callable[[Any], Any], limit: int, names: dict[NodeId, str]) -> Shown:
@@ -112,16 +122,18 @@ class RoomTotal:
 async def rooms(desk: Desk, question: OfRooms, nodes: Iterable[NodeInfo] | None = None) -> Shown:
     """Ask all nodes, or some, for their largest rooms, and return those with the most members. Raises as ``look``.
 
-    A room that is not among the 500 largest of a node is counted without its members there.
+    A room that is not among the 500 largest of a node is counted without its members there (``is_partial``).
     """
-    limit, all_of_them = question.limit, OfRooms(question.prefix, MAX_ROWS)
-    found = await look(desk, all_of_them, lambda view: view.connections, nodes)
+    names = {info.node_id: info.name for info in (await desk.nodes() if nodes is None else nodes)}
+    answered = await desk.ask(OfRooms(question.prefix, MAX_ROWS), names)
     members, places = Counter[str](), Counter[str]()
-    for view in found.rows:
+    for view in (view for found in answered.found.values() for view in found.rows):
         members[view.room] += view.connections
         places[view.room] += 1
-    rows = [RoomTotal(room, count, places[room]) for room, count in members.most_common(limit)]
-    return Shown(rows, max(len(members), found.count // max(1, len(found.names))), found.names, found.silent)
+    rows = [RoomTotal(room, count, places[room]) for room, count in members.most_common(question.limit)]
+    counts = [found.count for found in answered.found.values()]
+    is_partial = any(count > MAX_ROWS for count in counts)
+    return Shown(rows, max([len(members), *counts]), names, answered.silent, is_partial)
 
 
 async def explain(desk: Desk, client_id: str) -> Explained:

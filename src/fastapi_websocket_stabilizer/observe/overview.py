@@ -28,6 +28,10 @@ class Watch:
 
     def look(self, scrape: Scrape, now_s: float) -> Look:
         """Return the present look, compared with the oldest one of the window; the first one with itself."""
+        while (
+            self._looks and self._looks[0][0] < now_s - WINDOW_S - 2 * KEEP_EVERY_S
+        ):  # none has looked since
+            self._looks.popleft()
         if not self._looks or now_s - self._looks[-1][0] >= KEEP_EVERY_S:
             self._looks.append((now_s, scrape.samples))
         while len(self._looks) > 1 and self._looks[1][0] <= now_s - WINDOW_S:

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass
 
+from ..names import printable
 from ..registry.telemetry import Sample
 from .look import Look
 from .rules import Problem, Severity, problems
@@ -104,7 +105,7 @@ class Report:
             where = "" if problem.node is None else f" on {problem.node} ({problem.node_id})"
             lines += [f"{problem.severity} {problem.name}{where}: {problem.what}"]
             lines += [f"  {problem.meaning}", f"  {problem.advice}"]
-        return "\n".join(lines)
+        return "\n".join(map(printable, lines))
 
     def nodes_as_text(self) -> str:
         """Return what ``stabilizer nodes`` prints: a table."""

@@ -1,6 +1,8 @@
-"""Text for people: tables, durations, sizes and numbers, and names that cannot change a terminal."""
+"""Text for people: tables, durations, sizes and numbers."""
 
 from collections.abc import Sequence
+
+from ..names import printable
 
 _UNITS = (("d", 86400), ("h", 3600), ("m", 60))
 _SIZES = (("GB", 1_000_000_000), ("MB", 1_000_000), ("kB", 1000))
@@ -14,11 +16,6 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in lines
     )
-
-
-def printable(text: str) -> str:
-    """Return text without characters that act on a terminal. Clients choose reasons, and partly names."""
-    return text if text.isprintable() else repr(text)[1:-1]
 
 
 def duration(seconds: float) -> str:

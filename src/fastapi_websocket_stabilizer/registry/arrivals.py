@@ -2,10 +2,12 @@
 
 from enum import Enum
 from typing import Final
+from weakref import WeakSet
 
 from ..exceptions import (
     LOSSES,
     ConnectionLimitExceededError,
+    ConnectionNotFoundError,
     DrainingError,
     InvalidNameError,
     MemoryLimitExceededError,
@@ -27,7 +29,7 @@ class Arrival(Enum):
     RATE_LIMITED = "rate_limited"
     """The application answered 429."""
     REFUSED = "refused"
-    """The application answered with another status below 500, or with a close code."""
+    """The application answered with another status below 500, or with a close code; or the client was displaced."""
     INVALID = "invalid"
     """A name, the metadata, a parameter, or the subprotocol is not valid."""
     NODE_FULL = "node_full"
@@ -47,6 +49,7 @@ BY_ERROR: Final[tuple[tuple[tuple[type[WebSocketStabilizerError], ...], Arrival]
     ((DrainingError, ShutdownError), Arrival.DRAINING),
     ((MemoryLimitExceededError,), Arrival.NODE_FULL),
     (LOSSES, Arrival.REDIS_AWAY),
+    ((ConnectionNotFoundError,), Arrival.REFUSED),
 )
 """The outcome of each error of this library. Any other is ``ERROR``."""
 
@@ -60,14 +63,21 @@ class Arrivals:
 
     def __init__(self) -> None:
         self.counts: dict[str, int] = {arrival.value: 0 for arrival in Arrival}
+        self._counted = WeakSet[WebSocketStabilizerError]()
 
     def note(self, arrival: Arrival) -> None:
         """Count a handshake."""
         self.counts[arrival.value] += 1
 
     def refused(self, error: WebSocketStabilizerError) -> None:
-        """Count a handshake that this library has refused."""
-        self.note(arrival_of(error))
+        """Count a handshake that this library has refused, once for each error."""
+        if error not in self._counted:
+            self._counted.add(error)
+            self.note(arrival_of(error))
+
+    def has_counted(self, error: object) -> bool:
+        """Whether ``refused`` has counted an error."""
+        return isinstance(error, WebSocketStabilizerError) and error in self._counted
 
 
 def arrival_of(error: WebSocketStabilizerError) -> Arrival:

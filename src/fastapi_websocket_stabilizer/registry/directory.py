@@ -1,14 +1,15 @@
 """Queries of the whole registry: clients, rooms and nodes. Only entries of live nodes are returned."""
 
-import json
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from pydantic_core import from_json
+
 from ..backends.ports import Entry
 from ..exceptions import LOSSES, InvalidCursorError
 from ..models import NodeInfo, PresenceEntry, RoomMember, RoomPage
-from ..names import NodeId, node_of
+from ..names import NodeId, node_of, printable
 from .lease import Lease
 from .state import NodeState
 
@@ -135,7 +136,8 @@ def node_info(node: NodeId, info: bytes, connections: int) -> NodeInfo | None:
     try:
         body = read_object(info)
         started = datetime.fromtimestamp(body["started"], UTC)
-        name, version, is_draining = str(body["name"]), str(body["version"]), bool(body["draining"])
+        name, version = printable(str(body["name"])), printable(str(body["version"]))
+        is_draining = bool(body["draining"])
     except FOREIGN:
         return None
     return NodeInfo(node, name, version, started, connections, is_draining)
@@ -151,7 +153,7 @@ def group_of(info: bytes | None) -> str:
 
 def read_object(data: bytes) -> dict[str, Any]:
     """Return a JSON object. Raise one of ``FOREIGN`` if ``data`` is none."""
-    return _dict(json.loads(data))
+    return _dict(from_json(data, allow_inf_nan=False))
 
 
 def _dict(value: object) -> dict[str, Any]:

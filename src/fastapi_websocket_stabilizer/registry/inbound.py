@@ -1,7 +1,6 @@
 """Received envelopes: passed on by kind. Messages are fanned out, and confirmations sent to the asking node."""
 
 import asyncio
-import json
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -107,7 +106,9 @@ class Inbound:
         act(envelope)
 
     def _resolve(self, envelope: Envelope) -> None:
-        self._state.replies.resolve(envelope.ask, envelope.sender, json.loads(envelope.body))
+        self._state.replies.resolve(
+            envelope.ask, envelope.sender, from_json(envelope.body, allow_inf_nan=False)
+        )
 
     def deliver(self, channel: Channel, envelope: Envelope) -> None:
         """Fan a broadcast out, then confirm to the node that asked, or to the call that waits here."""

@@ -43,12 +43,10 @@ def parse(body: str | bytes) -> dict[str, Any]:
             return {"do": "drain", "over_s": over_s}
         case {"do": "ask", "name": str(name), "within_s": float(within_s), "data": data}:
             return {"do": "ask", "question": foreign_question(name, data, within_s)}
-        case {"do": "withdraw", "ask": int(ask)}:
-            return {"do": "withdraw", "ask": ask}
-        case {"do": "show"} as request:
-            return {"do": "show", "question": question_in(request)}
-        case {"do": "watch"}:
-            return {"do": "watch"}
+        case {"do": "withdraw" | "unwatch" as do, "ask": int(ask)}:
+            return {"do": do, "ask": ask}
+        case {"do": "show" | "watch" as do, **about}:
+            return {"do": do, "question": question_in(about) if do == "show" else None}
         case {"do": "close" | "disconnect" as do, "code": int(code), "reason": str(reason), **others}:
             return {"do": do, "code": code, "reason": reason, "connection_id": _only(code, others)}
         case request:
@@ -190,6 +188,8 @@ class Requests:
                 self._serve(envelope, self._shown(request["question"]))
             case "watch":
                 self._serve(envelope, self._watched(envelope))
+            case "unwatch":
+                self._state.tail.unwatch((envelope.sender, request["ask"]))
             case "disconnect":  # of an operator, who may ask any node
                 self._serve(envelope, self.act(client_id, request | {"do": "close"}))
             case _:

@@ -91,7 +91,7 @@ class NodeState:
         self.ends: Ends = Ends(self.counters, self.histograms, lambda: self.config.closed_log_size)
         self.arrivals: Arrivals = Arrivals()
         self.tasks: Tasks = Tasks(log)
-        self.tail: Tail = Tail(self.tasks, lambda: self.is_closed)
+        self.tail: Tail = Tail(self.tasks, self.counters, lambda: self.is_closed)
         self.streams: Streams = Streams(self.tasks, self.counters, lambda: self.config.max_message_size)
         spans = self.histograms
         handled, fanned_out = (

@@ -5,7 +5,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -21,7 +22,9 @@ from .tail import followed
 from .telemetry import Scrape, Telemetry
 from .views import Answered, Question, answered, is_answer, request_of
 
-AWAY = "Redis does not answer, so it cannot be asked"
+AWAY = "Redis does not answer, so other nodes cannot be asked"
+HERE = NodeId("")
+"""The sender of questions to this node itself, which may get another node_id."""
 
 
 class Survey:
@@ -133,14 +136,44 @@ class Survey:
         Raises:
             RequestFailedError: Too many operators watch this node.
         """
-        return followed(self._state.replies, self._watch_all)
+        return followed(self._state.replies, _Watch(self._state, self._inboxes, self.nodes))
 
-    async def _watch_all(self, ask: int) -> None:
-        own, body = self._state.node_id, json.dumps({"do": "watch"})
-        self._state.tail.watch((own, ask), partial(self._inboxes.reply, own, ask))
+
+class _Watch:
+    """A watch of all nodes through this one."""
+
+    def __init__(
+        self, state: NodeState, inboxes: Inboxes, nodes: Callable[[], Awaitable[list[NodeInfo]]]
+    ) -> None:
+        self._state, self._inboxes, self._nodes = state, inboxes, nodes
+        self._asked: set[NodeId] = set()
+
+    async def begin(self, ask: int) -> list[str]:
+        self._state.tail.watch((HERE, ask), partial(self._hear, ask))
+        body, silent = json.dumps({"do": "watch"}), list[str]()
         try:
-            for info in await self.nodes():
-                if not self._state.is_own(info.node_id):
-                    await self._inboxes.request(info.node_id, info.node_id, body, ask)
+            for info in await self._nodes():
+                node = info.node_id
+                if not self._state.is_own(node):
+                    self._asked.add(node)
+                    if not await self._inboxes.request(node, node, body, ask):
+                        silent.append(
+                            f"node {info.name} ({node}) is not subscribed: it may be frozen or cut off"
+                        )
         except LOSSES:
-            return  # the other nodes are asked again later
+            silent.append(AWAY)  # the other nodes are asked again later
+        return silent
+
+    async def _hear(self, ask: int, message: dict[str, Any]) -> None:
+        self._state.replies.resolve(ask, self._state.node_id, message)
+
+    async def end(self, ask: int) -> None:
+        self._state.tail.unwatch((HERE, ask))
+        # In a task, because the caller may be cancelled.
+        self._state.tasks.spawn(self._end_elsewhere(ask), "end-a-watch")
+
+    async def _end_elsewhere(self, ask: int) -> None:
+        body = json.dumps({"do": "unwatch", "ask": ask})
+        with suppress(*LOSSES):  # they stop by themselves
+            for node in self._asked:
+                await self._inboxes.request(node, node, body, 0)

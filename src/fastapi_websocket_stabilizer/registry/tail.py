@@ -8,13 +8,14 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 from ..exceptions import RequestFailedError
 from ..local.connection import Connection
 from ..models import ClosedConnection
 from ..names import ConnectionId, NodeId, node_of
 from ..runtime.loops import running_loop
+from ..runtime.metrics import Counters
 from ..runtime.tasks import Tasks
 from .replies import PendingReplies
 
@@ -31,43 +32,74 @@ TELL_S = 0.25
 MAX_TOLD = 50
 """Events in one message, which is 200 in a second. Of the others, the number is told."""
 
+OF_EVENT = ("at", "kind", "node", "client_id", "connection_id")
+"""Texts that each event has."""
+
 Tell = Callable[[dict[str, Any]], Awaitable[None]]
 Watcher = tuple[NodeId, int]
 """The operator, and the number of its question."""
+
+
+class Watch(Protocol):
+    """A watch of all nodes."""
+
+    async def begin(self, ask: int) -> list[str]:
+        """Ask all nodes, or ask them again; return why some of them tell nothing."""
+        ...
+
+    async def end(self, ask: int) -> None:
+        """Tell all nodes that the watch is over."""
+        ...
 
 
 def is_told(message: Any) -> bool:
     """Whether a message has the form of one to a watcher. A stranger may have sent it."""
     match message:
         case {"events": [*events], "dropped": int()}:
-            return all(isinstance(event, dict) for event in events)
-    return isinstance(message, list)  # an error
+            return all(map(_is_event, events))
+        case [str(), str(), dict()]:  # an error
+            return True
+    return False
 
 
-async def followed(
-    replies: PendingReplies, watch_all: Callable[[int], Awaitable[None]]
-) -> AsyncGenerator[dict[str, Any], None]:
-    """Yield the messages of all nodes until the caller ends. Nodes that join are asked within ``ASK_AGAIN_S``.
+def _is_event(event: Any) -> bool:
+    return isinstance(event, dict) and all(isinstance(event.get(name), str) for name in OF_EVENT)
 
-    Args:
-        replies: Where the messages arrive.
-        watch_all: Function that asks all nodes; it gets the number of the question.
+
+async def followed(replies: PendingReplies, watch: Watch) -> AsyncGenerator[dict[str, Any], None]:
+    """Yield the messages of all nodes until the caller ends: ``events``, ``dropped``, and ``silent``.
+
+    ``silent`` says why nodes tell nothing, each reason once. Nodes that join are asked within ``ASK_AGAIN_S``.
     """
-    told: asyncio.Queue[Any] = asyncio.Queue(MAX_WAITING)
+    told: asyncio.Queue[dict[str, Any]] = asyncio.Queue(MAX_WAITING)
+    known, missed = set[str](), 0
 
-    def put(_: NodeId, message: Any) -> None:
-        with suppress(asyncio.QueueFull):  # the reader is slower than the nodes
-            told.put_nowait(message)
+    def put(node: NodeId, message: Any) -> None:
+        nonlocal missed
+        try:
+            told.put_nowait(message if isinstance(message, dict) else _silent([f"node {node}: {message[1]}"]))
+        except asyncio.QueueFull:  # the reader is slower than the nodes
+            missed += 1
 
     with replies.opened(is_told, put, repeats=True) as ask:
-        while True:
-            await watch_all(ask)
-            until_s = running_loop().time() + ASK_AGAIN_S
-            while (left_s := until_s - running_loop().time()) > 0:
-                with suppress(TimeoutError):
-                    message = await asyncio.wait_for(told.get(), left_s)
-                    if isinstance(message, dict):
-                        yield message
+        try:
+            while True:
+                reasons = await watch.begin(ask)
+                if new := [reason for reason in reasons if reason not in known]:
+                    yield _silent(new)
+                known = set(reasons)
+                until_s = running_loop().time() + ASK_AGAIN_S
+                while (left_s := until_s - running_loop().time()) > 0:
+                    with suppress(TimeoutError):
+                        message = await asyncio.wait_for(told.get(), left_s)
+                        lost, missed = missed, 0
+                        yield {"silent": [], **message, "dropped": message["dropped"] + lost}
+        finally:
+            await watch.end(ask)
+
+
+def _silent(reasons: list[str]) -> dict[str, Any]:
+    return {"events": [], "dropped": 0, "silent": reasons}
 
 
 @dataclass(slots=True)
@@ -84,11 +116,12 @@ class Tail:
 
     Args:
         tasks: Where its tasks run.
+        counters: The counters of the node.
         is_over: Function that returns whether this node stops.
     """
 
-    def __init__(self, tasks: Tasks, is_over: Callable[[], bool]) -> None:
-        self._tasks, self._is_over = tasks, is_over
+    def __init__(self, tasks: Tasks, counters: Counters, is_over: Callable[[], bool]) -> None:
+        self._tasks, self._counters, self._is_over = tasks, counters, is_over
         self._waiting: dict[Watcher, _Waiting] = {}
 
     @property
@@ -103,6 +136,7 @@ class Tail:
             RequestFailedError: There are ``MAX_WATCHERS`` already. The code is "limit".
         """
         if len(self._waiting) >= MAX_WATCHERS:
+            self._counters.views_refused += 1
             text = f"{MAX_WATCHERS} operators watch this node already: end one of them, or wait {LASTS_S:g} s"
             raise RequestFailedError(text, code="limit", message=text, retry=True)
 
@@ -146,13 +180,20 @@ class Tail:
             else:
                 waiting.dropped += 1
 
+    def unwatch(self, watcher: Watcher) -> None:
+        """Tell a watcher nothing more."""
+        self._waiting.pop(watcher, None)
+
     async def _tell(self, watcher: Watcher, tell: Tell) -> None:
         waiting = self._waiting[watcher]
         try:
             while running_loop().time() < waiting.until_s and not self._is_over():
                 await asyncio.sleep(TELL_S)
+                if self._waiting.get(watcher) is not waiting:
+                    return
                 told, waiting.events, waiting.dropped = (waiting.events, waiting.dropped), [], 0
                 if any(told):
                     await tell({"events": told[0], "dropped": told[1]})
         finally:
-            del self._waiting[watcher]
+            if self._waiting.get(watcher) is waiting:
+                del self._waiting[watcher]

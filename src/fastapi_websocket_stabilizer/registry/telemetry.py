@@ -4,17 +4,18 @@ A scrape reaches one process of several behind one port. It must show them all, 
 that another process has shown before. So all values are those that were published last, the own ones included.
 """
 
-import json
 import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from pydantic_core import from_json
+
 from ..backends.workers import WorkerStore
 from ..exceptions import LOSSES
 from ..local.pinger import Pinger
-from ..names import NodeId
+from ..names import NodeId, printable
 from ..runtime.loops import running_loop
 from ..runtime.metrics import totals
 from ..wire.own_json import encode_json
@@ -266,7 +267,7 @@ def _read(worker: int, node: NodeId, body: bytes) -> Sample | None:
     try:
         if len(body) > MAX_BODY_BYTES:
             return None
-        found: dict[str, Any] = json.loads(body)
+        found: dict[str, Any] = from_json(body, allow_inf_nan=False)
         durations = {
             str(name): ([_count(each) for each in counts], _number(total_s))
             for name, (counts, total_s) in found["histograms"].items()
@@ -275,8 +276,8 @@ def _read(worker: int, node: NodeId, body: bytes) -> Sample | None:
             worker,
             node,
             _count(found["pid"]),
-            str(found["name"]),
-            str(found["version"]),
+            printable(str(found["name"])),
+            printable(str(found["version"])),
             _number(found["at_s"]),
             {str(name): _count(value) for name, value in found["totals"].items()},
             {str(name): _number(value) for name, value in found["gauges"].items()},

@@ -13,10 +13,11 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from pydantic import TypeAdapter
 
-from ..exceptions import RequestFailedError
+from ..exceptions import ClientInputError, RequestFailedError
 from ..local.connection import Connection
 from ..models import CloseCause, ClosedConnection, ConnectionView, RoomView
 from ..names import NodeId, node_of
+from ..wire.foreign_json import check_numbers
 from .replies import is_outcome
 from .state import NodeState
 
@@ -24,6 +25,10 @@ MAX_ROWS = 500
 """Rows of one answer."""
 PER_TURN = 500
 """Rows that are looked at in one turn of the event loop."""
+VIEWS_PER_TURN = 50
+"""Rows that are built in one turn of the event loop."""
+MAX_COUNT = 1 << 53
+"""Larger counts are of no node."""
 MAX_AT_ONCE = 4
 """Questions that are answered at a time. More are refused."""
 SHOWN_ROOMS = 20
@@ -123,7 +128,7 @@ def request_of(question: Question) -> dict[str, Any]:
     return {"do": "show", "what": kind, **asked}
 
 
-def question_in(request: dict[str, Any]) -> Question:
+def question_in(request: Mapping[Any, Any]) -> Question:
     """Return the question in a request.
 
     Raises:
@@ -157,14 +162,25 @@ def answered(
                 silent[node] = f"no answer within {timeout_s:g} s"
             case {"rows": rows, "count": int(count)}:
                 try:
-                    found[node] = Found(_ROWS[type(question)].validate_python(rows), count)
-                except ValueError:
+                    found[node] = _found(question, rows, count)
+                except (ValueError, ClientInputError):
                     silent[node] = "its answer is not one of this release"
             case [_, text, _]:
                 silent[node] = str(text)
             case _:
                 silent[node] = "its answer is not one of this release"
     return Answered(found, silent)
+
+
+def _found(question: Question, rows: Any, count: int) -> Found:
+    """Return what a node has found. Raise an error if a value is out of range."""
+    check_numbers([rows])
+    read: list[Any] = _ROWS[type(question)].validate_python(rows)
+    if not 0 <= count < MAX_COUNT or any(
+        isinstance(row, ClosedConnection) and row.at.tzinfo is None for row in read
+    ):
+        raise ValueError("a number or a time is out of range")
+    return Found(read, count)
 
 
 class Views:
@@ -223,7 +239,12 @@ class Views:
             _ORDERS[question.order],
             limit,
         )
-        return Found([self._view(each) for each in found.rows], found.count)
+        views = list[ConnectionView]()
+        for number, connection in enumerate(found.rows):
+            if number % VIEWS_PER_TURN == VIEWS_PER_TURN - 1:
+                await asyncio.sleep(0)
+            views.append(self._view(connection))
+        return Found(views, found.count)
 
     def _view(self, connection: Connection) -> ConnectionView:
         heartbeat, session, expires_s = connection.heartbeat, connection.session, _expires_s(connection)
@@ -241,7 +262,7 @@ class Views:
             is_parked=connection.is_parked,
             protocol="" if session is None else "stabilizer.v1",
             expires_s=None if math.isinf(expires_s) else round(expires_s, 3),
-            rooms=tuple(sorted(connection.rooms)[:SHOWN_ROOMS]),
+            rooms=tuple(heapq.nsmallest(SHOWN_ROOMS, connection.rooms)),
             room_count=len(connection.rooms),
         )
 

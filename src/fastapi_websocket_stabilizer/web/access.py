@@ -16,7 +16,11 @@ FAILURES = 5
 """Wrong secrets of one address in a minute. Further ones are not compared."""
 ALL_FAILURES = 50
 """Wrong secrets of all addresses in a minute."""
+KNOWN = 16
+"""Addresses with the right secret that are remembered."""
 MINUTE_S = 60.0
+OF_PROXIES = ("cf-connecting-ip", "true-client-ip", "x-client-ip", "x-cluster-client-ip")
+"""Headers of proxies, beside those of ``PROXIED`` and ``X-Forwarded-*``."""
 WRONG = "send admin_secret (WS_ADMIN_SECRET) as Authorization: Bearer <admin_secret>"
 ELSEWHERE = (
     "without admin_secret, the admin routes answer browsers on this machine only, not through a proxy and at a "
@@ -36,22 +40,29 @@ UNGUARDED = (
 class Failures:
     """Wrong secrets of the last minute. Pure: time is a parameter, in seconds.
 
-    It keeps at most ``ALL_FAILURES`` of them, because more are not compared.
+    It keeps at most ``ALL_FAILURES`` of them, because more are not compared, and ``KNOWN`` addresses that had the
+    right one. These are not held up by the failures of others.
     """
 
     def __init__(self) -> None:
         self._last: deque[tuple[float, str]] = deque()
+        self._known: deque[str] = deque(maxlen=KNOWN)
 
     def add(self, address: str, now_s: float) -> None:
         """Note a wrong secret."""
         self._last.append((now_s, address))
+
+    def passed(self, address: str) -> None:
+        """Note that an address had the right secret."""
+        if address not in self._known:
+            self._known.append(address)
 
     def are_too_many(self, address: str, now_s: float) -> bool:
         """Whether a secret of this address is not to be compared now."""
         while self._last and self._last[0][0] <= now_s - MINUTE_S:
             self._last.popleft()
         mine = sum(each == address for _, each in self._last)
-        return mine >= FAILURES or len(self._last) >= ALL_FAILURES
+        return mine >= FAILURES or (len(self._last) >= ALL_FAILURES and address not in self._known)
 
 
 class Access:
@@ -82,30 +93,41 @@ class Access:
         Raises:
             HTTPException: 403 if there is neither a secret nor a dependency, and the caller is elsewhere.
         """
-        if self._secret() is None and not self._is_checked and not _is_on_this_machine(request):
+        if self._is_open_to_this_machine and not _is_on_this_machine(request):
             self._refuse(403, ELSEWHERE)
 
-    async def check(self, request: Request) -> None:
+    def check(self, request: Request) -> None:
         """Allow a caller to look.
 
         Raises:
             HTTPException: 403, or 429 after too many wrong secrets.
         """
         secret = self._secret()
-        if secret is None:
-            await self.check_page(request)
-            return
+        if secret is not None:
+            self._check_secret(request, secret)
+        elif self._is_open_to_this_machine and not (
+            _is_on_this_machine(request) and _is_of_the_page(request)
+        ):
+            self._refuse(403, ELSEWHERE)
+
+    @property
+    def _is_open_to_this_machine(self) -> bool:
+        return self._secret() is None and not self._is_checked
+
+    def _check_secret(self, request: Request, secret: str) -> None:
         address, now_s = request.client.host if request.client else "", time.monotonic()
         if self._failures.are_too_many(address, now_s):
             self._refuse(429, TOO_MANY)
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         is_right = hmac.compare_digest(given.strip().encode("latin-1"), secret.encode())
-        if scheme.lower() != "bearer" or not is_right:
-            if given:  # a page that has no secret yet asks without one
-                self._failures.add(address, now_s)
-            self._refuse(403, WRONG)
+        if scheme.lower() == "bearer" and is_right:
+            self._failures.passed(address)
+            return
+        if given:  # a page that has no secret yet asks without one
+            self._failures.add(address, now_s)
+        self._refuse(403, WRONG)
 
-    async def check_action(self, request: Request) -> None:
+    def check_action(self, request: Request) -> None:
         """Allow a caller to act: another site must not be able to send the request with the user's cookies.
 
         Raises:
@@ -113,8 +135,7 @@ class Access:
         """
         headers = request.headers
         is_json = headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json"
-        is_own = headers.get("sec-fetch-site", "same-origin") in ("same-origin", "none")
-        if not (is_json and is_own and headers.get("x-stabilizer") == "1"):
+        if not (is_json and headers.get("x-stabilizer") == "1" and _is_of_the_page(request)):
             self._refuse(403, UNSAFE)
 
     def _refuse(self, status: int, detail: str) -> None:
@@ -123,8 +144,30 @@ class Access:
 
 
 def _is_on_this_machine(request: Request) -> bool:
-    """Whether a request came directly from this machine, at a name that no other site can have (DNS rebinding)."""
-    host = request.headers.get("host", "").rpartition(":")
-    name = (host[0] if host[2].isdigit() else request.headers.get("host", "")).strip("[]")
-    is_direct = not any(header in request.headers for header in PROXIED)
-    return is_direct and request.client is not None and request.client.host in LOOPBACK and name in LOOPBACK
+    """Whether a request came directly from this machine, at a name that no other site can have (DNS rebinding).
+
+    A proxy shows itself by a header, or by HTTP/1.0 or a connection for one request, as nginx without settings does.
+    """
+    names = request.headers.keys()
+    is_forwarded = any(
+        name in PROXIED or name in OF_PROXIES or name.startswith("x-forwarded-") for name in names
+    )
+    is_for_one = request.headers.get("connection", "").strip().lower() == "close"
+    is_direct = not is_forwarded and not is_for_one and request.scope.get("http_version") != "1.0"
+    is_local = request.client is not None and request.client.host in LOOPBACK
+    return is_direct and is_local and _host_of(request.headers.get("host", "")) in LOOPBACK
+
+
+def _is_of_the_page(request: Request) -> bool:
+    """Whether a browser says that no page of another site has sent the request. Programs say nothing."""
+    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+    if site is not None:
+        return site in ("same-origin", "none")
+    return origin is None or origin.partition("://")[2] == request.headers.get("host")
+
+
+def _host_of(header: str) -> str:
+    """Return the name in a ``Host`` header, without its port."""
+    if header.startswith("["):
+        return header[1:].partition("]")[0]
+    return header.partition(":")[0] if header.count(":") == 1 else header

@@ -3,13 +3,14 @@
 import asyncio
 import json
 import logging
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from fastapi import APIRouter, Body, Depends, HTTPException, Query, Request
+from fastapi import APIRouter, Body, HTTPException, Query, Request
 from fastapi.params import Depends as Dependency
 from fastapi.responses import StreamingResponse
 from pydantic import Field
@@ -18,7 +19,7 @@ from .. import close_codes
 from ..backends.redis.doctor.diagnosis import Level
 from ..backends.redis.doctor.examination import examine
 from ..config import mask_password
-from ..exceptions import ConfigurationError
+from ..exceptions import ConfigurationError, WebSocketStabilizerError
 from ..models import BroadcastResult, CloseCause, NodeInfo
 from ..names import NodeId
 from ..observe import looking
@@ -31,9 +32,12 @@ from ..runtime.logs import get_logger
 from ..runtime.loops import running_loop
 from .access import Access
 from .admin_page import add_page_routes
-from .problems import ProblemRoute
+from .problems import guarded_by
 
 Action = Literal["kick", "drain", "broadcast"]
+EVENTS_LAST_IN_DRAIN_S = 2.0
+QUIET_S = 1.0
+"""Seconds after which a stream without events has an empty line, so that a client that has gone is noticed."""
 EVENTS_LAST_S = 30.0
 """Seconds after which a stream of events ends, and the page asks for the next one."""
 DOCTOR_LASTS_S = 30.0
@@ -76,11 +80,10 @@ def admin_router(
     router = APIRouter(prefix=prefix, dependencies=dependencies, tags=["stabilizer"])
     api = APIRouter(
         prefix="/api",
-        route_class=ProblemRoute,
-        dependencies=[Depends(access.check)],
+        route_class=guarded_by(access),
         include_in_schema=include_in_schema,
     )
-    Admin(registry, broadcast, frozenset(actions)).add_routes(api, access)
+    Admin(registry, broadcast, frozenset(actions)).add_routes(api)
     router.include_router(api)
     add_page_routes(router, access)
     return router
@@ -137,7 +140,7 @@ class Admin:
         self._watch = Watch()
         self._examined: tuple[float, asyncio.Future[list[dict[str, str]]]] | None = None
 
-    def add_routes(self, api: APIRouter, access: Access) -> None:
+    def add_routes(self, api: APIRouter) -> None:
         """Add what shows, and the actions that are allowed. Those that are not do not exist."""
         shows: dict[str, Callable[..., Any]] = {
             "/overview": self.overview,
@@ -161,7 +164,7 @@ class Admin:
         }
         for action in self._actions:
             path, act = acts[action]
-            api.post(path, dependencies=[Depends(access.check_action)])(act)
+            api.post(path)(act)
 
     # What shows
 
@@ -294,18 +297,25 @@ class Admin:
         )
 
     async def _lines(self, is_wanted: Callable[[dict[str, Any]], bool]) -> AsyncIterator[str]:
-        until_s = running_loop().time() + EVENTS_LAST_S
+        state, was_draining = self._state, self._state.is_draining
+        until_s = running_loop().time() + (EVENTS_LAST_IN_DRAIN_S if was_draining else EVENTS_LAST_S)
         async with aclosing(self._survey.tail()) as messages:
-            while (left_s := until_s - running_loop().time()) > 0 and not self._state.is_closed:
-                try:
-                    message = await asyncio.wait_for(anext(messages), left_s)
-                except (TimeoutError, StopAsyncIteration):
-                    return
-                events = [*filter(is_wanted, message["events"])]
-                if message["dropped"]:
-                    events.append({"kind": "dropped", "count": message["dropped"]})
-                if events:
-                    yield "".join(json.dumps(event) + "\n" for event in events)
+            waiting = asyncio.ensure_future(anext(messages))
+            try:
+                while running_loop().time() < until_s and not state.is_closed:
+                    if (
+                        state.is_draining and not was_draining
+                    ):  # a server waits for its responses before it ends
+                        return
+                    done, _ = await asyncio.wait({waiting}, timeout=QUIET_S)
+                    yield _as_lines(waiting.result(), is_wanted) if done else "\n"
+                    if done:
+                        waiting = asyncio.ensure_future(anext(messages))
+            except WebSocketStabilizerError as error:
+                yield json.dumps({"kind": "silent", "text": str(error)}) + "\n"
+            finally:
+                waiting.cancel()
+                await asyncio.wait({waiting})
 
     # What acts
 
@@ -352,11 +362,19 @@ class Admin:
         }
         try:
             result = await act
-        except Exception as error:
+        except BaseException as error:
             audit.warning("admin action failed", extra=extra | {"error": str(error)})
             raise
         audit.warning("admin action", extra=extra | {"result": str(result)})
         return result
+
+
+def _as_lines(message: dict[str, Any], is_wanted: Callable[[dict[str, Any]], bool]) -> str:
+    events = [*filter(is_wanted, message["events"])]
+    if message["dropped"]:
+        events.append({"kind": "dropped", "count": message["dropped"]})
+    events += [{"kind": "silent", "text": text} for text in message["silent"]]
+    return "".join(json.dumps(event) + "\n" for event in events)
 
 
 def _shown(value: Any, *, is_secret: bool) -> Any:
@@ -368,4 +386,5 @@ def _shown(value: Any, *, is_secret: bool) -> Any:
         return {key: _shown(each, is_secret=False) for key, each in value.items()}
     if isinstance(value, tuple):
         return [*value]
-    return value if isinstance(value, str | int | float | None) else str(getattr(value, "value", value))
+    is_json = isinstance(value, str | int | None) or (isinstance(value, float) and math.isfinite(value))
+    return value if is_json else str(getattr(value, "value", value))

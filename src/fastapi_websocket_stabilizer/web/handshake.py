@@ -16,7 +16,7 @@ from starlette.types import Message as AsgiEvent
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from .. import close_codes
-from ..exceptions import ClientInputError, DrainingError, WebSocketStabilizerError
+from ..exceptions import ClientInputError, DrainingError
 from ..local.transport import is_accepted
 from ..registry.arrivals import Arrival, Arrivals
 from ..registry.refusals import soon_ms
@@ -51,13 +51,17 @@ _ARRIVALS: dict[int, Arrival] = {
 """Outcomes of handshakes that the application has refused. Others below 500 are ``REFUSED``."""
 
 
+_BY_CLIENT = (close_codes.INVALID_INPUT, close_codes.HEARTBEAT_TIMEOUT)
+"""Close codes of clients that broke the subprotocol, or did not send their cursor."""
+
+
 @contextmanager
 def counted(arrivals: Arrivals, websocket: WebSocket) -> Iterator[None]:
     """Count a handshake that the application refuses within the block. What the manager refuses is counted there."""
     try:
         yield
     except Exception as error:
-        if not isinstance(error.__cause__, WebSocketStabilizerError):
+        if not (arrivals.has_counted(error) or arrivals.has_counted(error.__cause__)):
             arrival = _arrival_of(error, is_open=is_accepted(websocket))
             if arrival is not None:
                 arrivals.note(arrival)
@@ -73,7 +77,7 @@ def _arrival_of(error: Exception, *, is_open: bool) -> Arrival | None:
         case WebSocketRequestValidationError():
             return Arrival.INVALID
         case WebSocketException():
-            return Arrival.INVALID if error.code == close_codes.INVALID_INPUT else Arrival.REFUSED
+            return Arrival.INVALID if error.code in _BY_CLIENT else Arrival.REFUSED
         case WebSocketDisconnect():
             return None
     return None if is_open else Arrival.ERROR

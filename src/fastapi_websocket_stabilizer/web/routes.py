@@ -90,6 +90,7 @@ async def _register(
         rooms = check_each(identity.rooms, check_room)
         return await serving.register(registry, websocket, identity, newcomer), rooms
     except WebSocketStabilizerError as error:
+        registry.state.arrivals.refused(error)
         if newcomer is not None:
             raise handshake.refusal(_refusal(error)) from error
         if is_accepted(websocket):

@@ -65,7 +65,7 @@ def load(text: str) -> Any:
             _check_depth(value)
         shape = text.encode(errors="replace").translate(_SHAPES)
         if any(part in shape for part in _PERHAPS_TOO_LARGE):
-            _check_numbers(value)
+            check_numbers(value)
     return value
 
 
@@ -84,7 +84,12 @@ def _check_depth(value: Any) -> None:
     raise ClientInputError(f"more than {MAX_DEPTH} arrays and objects inside each other", code="depth")
 
 
-def _check_numbers(value: Any) -> None:
+def check_numbers(value: Any) -> None:
+    """Check the numbers in a value.
+
+    Raises:
+        ClientInputError: One of them is not finite as a 64-bit float (``number``).
+    """
     level: list[Any] = [[value]]
     while level:
         inner: list[Any] = []

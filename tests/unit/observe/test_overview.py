@@ -39,6 +39,16 @@ def test_window_is_the_last_minute() -> None:
     assert len(watch._looks) < 20
 
 
+def test_look_after_a_pause_is_compared_with_itself() -> None:
+    watch = Watch()
+    watch.look(Scrape([NODE], 0), 0.0)
+    watch.look(Scrape([NODE], 0), 30.0)
+    look = watch.look(Scrape(opened(90), 0), 3600.0)
+    assert look.increase(look.nodes[0], "connections_opened_total") == 0
+    look = watch.look(Scrape(opened(390), 0), 3610.0)
+    assert look.all_rate("connections_opened_total") == 30.0
+
+
 def test_totals_and_ends_are_sums_over_nodes() -> None:
     watch, other = Watch(), replace(NODE, node=NodeId("c3d4"), gauges={"connections": 10.0})
     watch.look(Scrape([NODE, other], 0), 0.0)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from fastapi_websocket_stabilizer.observe.text import counted, duration, printable, size, table
+from fastapi_websocket_stabilizer.names import printable
+from fastapi_websocket_stabilizer.observe.text import counted, duration, size, table
 
 
 @pytest.mark.parametrize(

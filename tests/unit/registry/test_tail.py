@@ -8,6 +8,7 @@ import pytest
 from fastapi_websocket_stabilizer import RequestFailedError, WebSocketConfig, WebSocketConnectionManager
 from fastapi_websocket_stabilizer.names import NodeId
 from fastapi_websocket_stabilizer.registry import tail
+from fastapi_websocket_stabilizer.registry.replies import PendingReplies
 from tests.integration.cluster import register
 from tests.support.waiting import eventually
 
@@ -93,13 +94,81 @@ async def test_watcher_that_asks_again_is_told_once(manager: WebSocketConnection
     assert told.events == [("opened", "ada", None)]
 
 
+async def test_watch_that_is_over_frees_its_place_at_once(manager: WebSocketConnectionManager) -> None:
+    told = Told(manager)
+    told.watch()
+    manager._state.tail.unwatch(told.name)
+    assert manager._state.tail.watchers == 0
+    told.watch()
+    await register(manager, "ada")
+    await eventually(lambda: told.events != [], what="the event")
+    await asyncio.sleep(0.05)
+    assert told.events == [("opened", "ada", None)]
+
+
 async def test_too_many_watchers_are_refused(manager: WebSocketConnectionManager) -> None:
     for number in range(tail.MAX_WATCHERS):
         Told(manager, number).watch()
     with pytest.raises(RequestFailedError, match="4 operators watch this node already") as refused:
         Told(manager, 99).watch()
     assert refused.value.code == "limit"
+    assert manager.statistics().counters["views_refused"] == 1
     Told(manager, 0).watch()
+
+
+class Silent:
+    """A watch of nodes that tell nothing, and why."""
+
+    def __init__(self, *reasons: str) -> None:
+        self.reasons, self.asked, self.ended = list(reasons), list[int](), list[int]()
+
+    async def begin(self, ask: int) -> list[str]:
+        self.asked.append(ask)
+        return self.reasons
+
+    async def end(self, ask: int) -> None:
+        self.ended.append(ask)
+
+
+async def test_nodes_that_tell_nothing_are_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tail, "ASK_AGAIN_S", 0.01)
+    replies, watch = PendingReplies(), Silent("node a is not subscribed")
+    messages = tail.followed(replies, watch)
+    assert (await anext(messages))["silent"] == ["node a is not subscribed"]
+    following = asyncio.ensure_future(anext(messages))
+    await eventually(lambda: len(watch.asked) > 3, what="it is asked again")
+    replies.resolve(watch.asked[0], NodeId("b"), ["RequestFailedError", "4 operators watch", {}])
+    assert (await following)["silent"] == ["node b: 4 operators watch"]
+    await messages.aclose()
+    assert watch.ended == watch.asked[:1]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        None,
+        7,
+        {},
+        {"events": [{}], "dropped": 0},
+        {"events": [{"at": 1}], "dropped": 0},
+        {"events": 1, "dropped": 0},
+    ],
+)
+async def test_message_of_a_stranger_is_not_taken(message: Any) -> None:
+    assert not tail.is_told(message)
+
+
+async def test_messages_that_wait_for_a_slow_reader_are_bounded_and_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tail, "MAX_WAITING", 2)
+    replies, watch = PendingReplies(), Silent("begin")
+    messages = tail.followed(replies, watch)
+    await anext(messages)
+    for _ in range(5):
+        replies.resolve(watch.asked[0], NodeId("b"), {"events": [], "dropped": 0})
+    assert [(await anext(messages))["dropped"] for _ in range(2)] == [3, 0]
+    await messages.aclose()
 
 
 async def test_watchers_do_not_delay_a_shutdown(manager: WebSocketConnectionManager) -> None:

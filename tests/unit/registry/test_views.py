@@ -34,6 +34,11 @@ from tests.integration.cluster import StalledSocket, register
 from tests.support.waiting import eventually
 
 NODE = NodeId("a1b2")
+VIEW: dict[str, Any] = {
+    "client_id": "ada", "connection_id": "a1b2.1", "node": "a1b2", "open_s": 1.0, "silent_s": 1.0, "ping_s": None,
+    "queued_bytes": 0, "queued_limit": 1, "is_behind": False, "is_asked": False, "is_parked": False,
+    "protocol": "", "expires_s": None, "rooms": [], "room_count": 0,
+}  # fmt: skip
 
 
 def node(**settings: Any) -> WebSocketConnectionManager:
@@ -214,7 +219,25 @@ def test_question_of_a_stranger_is_malformed(request_: dict[str, Any]) -> None:
         ({"rows": 1, "count": 1}, "its answer is not one of this release"),
         ({"count": 1}, "its answer is not one of this release"),
         (7, "its answer is not one of this release"),
+        ({"rows": [], "count": -1}, "its answer is not one of this release"),
+        ({"rows": [], "count": 10**400}, "its answer is not one of this release"),
+        ({"rows": [VIEW | {"open_s": float("inf")}], "count": 1}, "its answer is not one of this release"),
+        ({"rows": [VIEW | {"queued_bytes": 10**400}], "count": 1}, "its answer is not one of this release"),
     ],
 )
 def test_node_without_an_answer_is_silent(answer: Any, why: str) -> None:
     assert answered(OfConnections(), [NODE], {NODE: answer}, 3.0).silent == {NODE: why}
+
+
+def test_time_without_a_zone_is_no_answer() -> None:
+    end = {
+        "client_id": "ada", "connection_id": "a1b2.1", "node": "a1b2", "at": "2026-01-01T00:00:00", "cause": "slow",
+        "code": 4008, "reason": "", "error": "", "lasted_s": 1.0, "silent_s": 1.0, "queued_bytes": 0,
+    }  # fmt: skip
+    for at, is_found in (("2026-01-01T00:00:00", False), ("2026-01-01T00:00:00Z", True)):
+        found = answered(OfClosed(), [NODE], {NODE: {"rows": [end | {"at": at}], "count": 1}}, 3.0)
+        assert bool(found.found) == is_found
+
+
+def test_usual_answer_is_found() -> None:
+    assert answered(OfConnections(), [NODE], {NODE: {"rows": [VIEW], "count": 1}}, 3.0).silent == {}

@@ -17,8 +17,9 @@ from fastapi_websocket_stabilizer import (
     WebSocketConfig,
     WebSocketConnectionManager,
 )
-from fastapi_websocket_stabilizer.web.access import ALL_FAILURES, FAILURES, Failures
+from fastapi_websocket_stabilizer.web.access import ALL_FAILURES, FAILURES, KNOWN, Failures
 from fastapi_websocket_stabilizer.web.admin import Action
+from fastapi_websocket_stabilizer.web.problems import MAX_BODY_BYTES
 
 SECRET = "a secret of the operators"
 AUTHORIZED = {"Authorization": f"Bearer {SECRET}"}
@@ -83,14 +84,59 @@ def served(node: WebSocketConnectionManager, **options: Any) -> Iterator[TestCli
         ("203.0.113.7", "localhost", {}, 403),
         ("127.0.0.1", "localhost", {"X-Forwarded-For": "127.0.0.1"}, 403),
         ("127.0.0.1", "localhost", {"Forwarded": "for=127.0.0.1"}, 403),
+        ("127.0.0.1", "localhost", {"X-Forwarded-Proto": "https"}, 403),
+        ("127.0.0.1", "localhost", {"CF-Connecting-IP": "203.0.113.7"}, 403),
+        ("127.0.0.1", "localhost", {"Connection": "close"}, 403),
+        ("127.0.0.1", "localhost", {"Connection": "keep-alive"}, 200),
+        ("127.0.0.1", "[::1", {}, 200),
+        ("127.0.0.1", "::1", {}, 200),
+        ("127.0.0.1", "localhost:8000:1", {}, 403),
+        ("127.0.0.1", "", {}, 403),
     ],
 )
 def test_without_a_secret_only_this_machine_may_look(
     address: str, host: str, headers: dict[str, str], status: int
 ) -> None:
-    client = client_of(manager(), address, host)
+    client = client_of(manager(), address)
     for path in (f"{ROOT}/", f"{ROOT}/admin.js", f"{ROOT}/api/overview", f"{ROOT}/api/config"):
-        assert client.get(path, headers=headers).status_code == status, path
+        assert client.get(path, headers={"Host": host, **headers}).status_code == status, path
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Sec-Fetch-Site": "same-origin"}, 200),
+        ({"Sec-Fetch-Site": "none"}, 200),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site"}, 403),
+        ({"Origin": "http://localhost:8000"}, 200),
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+    ],
+)
+def test_page_of_another_site_cannot_read_what_this_machine_may(headers: dict[str, str], status: int) -> None:
+    """An application may allow any origin to read its answers (CORS)."""
+    client = client_of(manager())
+    assert client.get(f"{ROOT}/api/connections", headers=headers).status_code == status
+
+
+async def test_proxy_that_speaks_http_1_0_is_no_browser() -> None:
+    app, status = app_of(manager()), list[int]()
+
+    async def send(message: Any) -> None:
+        status.append(message.get("status", 0))
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b""}
+
+    for version in ("1.0", "1.1"):
+        scope = {
+            "type": "http", "http_version": version, "method": "GET", "path": f"{ROOT}/", "query_string": b"",
+            "root_path": "", "scheme": "http", "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 80),
+            "headers": [(b"host", b"localhost")],
+        }  # fmt: skip
+        await app(scope, receive, send)
+    assert status[::2] == [403, 200]
 
 
 @pytest.mark.parametrize(
@@ -148,7 +194,12 @@ def test_wrong_secrets_are_forgotten_after_a_minute_and_bounded() -> None:
         assert not failures.are_too_many(str(number), 100)
         failures.add(str(number), 100)
     assert failures.are_too_many("a stranger", 101)
+    failures.passed("an operator")
+    assert not failures.are_too_many("an operator", 101)
     assert not failures.are_too_many("a stranger", 161)
+    for number in range(100):
+        failures.passed(str(number))
+    assert len(failures._known) == KNOWN
 
 
 def test_dependencies_of_the_application_check_callers() -> None:
@@ -204,6 +255,41 @@ def test_another_site_cannot_act_for_a_user(headers: dict[str, str], content: st
         answer = client.post(f"{ROOT}/api/{path}", headers=headers, content=content)
         assert (answer.status_code, answer.headers["content-type"]) == (403, "application/problem+json")
     assert node.statistics().counters["admin_refused"] == 3
+
+
+@pytest.mark.parametrize("headers", [{}, {**AUTHORIZED, **ACTING}])
+async def test_body_is_read_after_the_check_and_up_to_a_bound(headers: dict[str, str]) -> None:
+    """FastAPI reads a whole body before it asks dependencies."""
+    app, read, answers = app_of(manager(admin_secret=SECRET), actions=ACTIONS), list[int](), list[int]()
+
+    async def receive() -> Any:
+        read.append(10_000)
+        return {"type": "http.request", "body": b"x" * 10_000, "more_body": True}
+
+    async def send(message: Any) -> None:
+        answers.append(message.get("status", 0))
+
+    scope = {
+        "type": "http", "http_version": "1.1", "method": "POST", "path": f"{ROOT}/api/broadcast",
+        "query_string": b"", "root_path": "", "scheme": "http", "client": ("203.0.113.7", 1),
+        "server": ("127.0.0.1", 80),
+        "headers": [
+            (name.lower().encode(), value.encode())
+            for name, value in {"content-type": "application/json", **headers}.items()
+        ],
+    }  # fmt: skip
+    await app(scope, receive, send)
+    assert answers[0] == (413 if headers else 403)
+    assert sum(read) <= (MAX_BODY_BYTES + 10_000 if headers else 0)
+
+
+@pytest.mark.parametrize("status", [418, 440, 498])
+def test_status_of_a_dependency_stays_as_it_is(status: int) -> None:
+    async def refuse() -> None:
+        raise HTTPException(status, "no")
+
+    answer = client_of(manager(), dependencies=[Depends(refuse)]).get(f"{ROOT}/api/overview")
+    assert (answer.status_code, answer.json()["status"], answer.json()["detail"]) == (status, status, "no")
 
 
 # What is shown
@@ -271,6 +357,16 @@ def test_bad_question_is_a_problem(path: str, status: int, text: str) -> None:
     assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
     found = answer.json()
     assert (found["status"], found["type"], text in found["detail"]) == (status, "about:blank", True), found
+
+
+def test_setting_of_infinity_is_shown_and_no_answer_is_kept() -> None:
+    with served(manager(admin_secret=SECRET, heartbeat_interval=float("inf"))) as client:
+        answer = client.get(f"{ROOT}/api/config")
+    assert answer.json()["settings"]["heartbeat_interval"] == "inf"
+    assert (answer.headers["cache-control"], answer.headers["x-content-type-options"]) == (
+        "no-store",
+        "nosniff",
+    )
 
 
 def test_name_with_a_slash_is_one_name() -> None:

@@ -14,6 +14,7 @@ from fastapi_websocket_stabilizer import (
     DrainingError,
     Identity,
     InvalidNameError,
+    InvalidTokenError,
     MemoryLimitExceededError,
     NotStartedError,
     ShutdownError,
@@ -72,6 +73,42 @@ def test_parameter_that_is_not_valid_is_counted() -> None:
     manager, client = served(identify)
     with client, pytest.raises(WebSocketDisconnect), client.websocket_connect("/ws?number=many"):
         pass
+    assert outcomes(manager) == {"invalid": 1}
+
+
+def test_token_that_is_not_valid_is_counted_although_its_error_is_one_of_this_library() -> None:
+    async def identify() -> Identity:
+        try:
+            raise InvalidTokenError("no such token")
+        except InvalidTokenError as error:
+            raise HTTPException(401) from error
+
+    manager, client = served(identify)
+    with client, pytest.raises(WebSocketDisconnect), client.websocket_connect("/ws"):
+        pass
+    assert outcomes(manager) == {"unauthenticated": 1}
+
+
+def test_room_that_is_not_legal_is_counted() -> None:
+    async def identify() -> Identity:
+        return Identity("ada", rooms=["a\x00b"])
+
+    manager, client = served(identify)
+    with client, pytest.raises(WebSocketDisconnect), client.websocket_connect("/ws"):
+        pass
+    assert outcomes(manager) == {"invalid": 1}
+
+
+def test_broken_subprotocol_is_counted() -> None:
+    manager, client = served(anybody)
+    with (
+        client,
+        client.websocket_connect(
+            "/ws", subprotocols=["stabilizer.v1", "stabilizer.v1.auth.YQ", "stabilizer.v1.auth.Yg"]
+        ) as socket,
+        pytest.raises(WebSocketDisconnect),
+    ):
+        socket.receive_text()
     assert outcomes(manager) == {"invalid": 1}
 
 

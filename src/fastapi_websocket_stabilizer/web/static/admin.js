@@ -433,8 +433,8 @@ function startLive(values, signal, head) {
   const columns = [["Time (UTC)", time], ["Event", ({ kind }) => badge(kind, kind === "opened" && "green")],
     clientColumn, nodeColumn, causeColumn, codeColumn, lastedColumn, idColumn];
   const status = h("p.soft"), list = table("Events, newest first", columns, []), body = list.querySelector("tbody");
-  const rowOf = (line) => h("tr", line.kind !== "dropped" ? cells(columns, line)
-    : h("td.mark", { colspan: columns.length }, `${plural(line.count, "event")} dropped: the stream was too slow.`));
+  const noteOf = ({ kind, count, text }) => kind === "dropped" ? `${plural(count, "event")} dropped: the stream was too slow.` : bdi(text);
+  const rowOf = (line) => h("tr", line.at ? cells(columns, line) : h("td.mark", { colspan: columns.length }, noteOf(line)));
   const note = (text = state) => {
     state = text;
     if (!isPaused) {

@@ -206,7 +206,7 @@ def room_joins_and_leaves(history: History) -> Iterable[str]:
         for event in _told(history, kind).values():
             stays[event.client, event.room] += sign
     for (client, room), more in stays.items():
-        if abs(more) > len(_unknowable(history, client)):
+        if more and abs(more) > len(_unknowable(history, client)):  # which takes a second after half an hour
             yield f"{client} joined {room} {more} times more than it left it"
 
 
@@ -219,26 +219,40 @@ def _told(history: History, kind: str) -> dict[str, Event]:
 def _unknowable(history: History, client: str) -> list[float]:
     """Return the times at which Redis lost the only record of a client's node."""
     sockets = [socket for socket in history.sockets if socket.client == client]
+    absences = [
+        (fault, lasts_s)
+        for fault in history.faults
+        if fault.kind in SEPARATIONS
+        and (lasts_s := _lasts_s(history, fault)) > history.lease_s - history.beat_s
+    ]
     return [
         loss.began_s
         for loss in history.faults
-        if loss.kind in LOSSES and any(_was_absent(history, socket, loss) for socket in sockets)
+        if loss.kind in LOSSES
+        for near in [_near(history, loss, absences)]
+        if any(_was_absent(socket, loss, near) for socket in sockets)
     ]
 
 
-def _was_absent(history: History, socket: Socket, loss: Fault) -> bool:
-    """Whether Redis lost its content while the process of a socket was dead and not swept, or without its lease."""
+def _lasts_s(history: History, fault: Fault) -> float:
+    return history.lease_s if fault.kind == "kill" else fault.ended_s - fault.began_s
+
+
+def _near(
+    history: History, loss: Fault, absences: Iterable[tuple[Fault, float]]
+) -> list[tuple[Fault, float]]:
+    """Return the separations around a loss, with the times at which they begin to count."""
     noticed_s = 2 * history.beat_s + SLACK_S
-    for fault in history.faults:
-        if fault.kind not in SEPARATIONS or fault.target not in {socket.process, "redis"}:
-            continue
-        lasts_s = history.lease_s if fault.kind == "kill" else fault.ended_s - fault.began_s
-        start_s, end_s = fault.began_s - noticed_s, fault.began_s + lasts_s + noticed_s
-        was_there = socket.asked_s <= loss.ended_s and (socket.closed_s or start_s) >= start_s
-        is_long = lasts_s > history.lease_s - history.beat_s
-        if was_there and is_long and start_s <= loss.ended_s and loss.began_s <= end_s:
-            return True
-    return False
+    spans = ((f, f.began_s - noticed_s, f.began_s + lasts_s + noticed_s) for f, lasts_s in absences)
+    return [(f, start_s) for f, start_s, end_s in spans if start_s <= loss.ended_s and loss.began_s <= end_s]
+
+
+def _was_absent(socket: Socket, loss: Fault, near: Iterable[tuple[Fault, float]]) -> bool:
+    """Whether Redis lost its content while the process of a socket was dead and not swept, or without its lease."""
+    return socket.asked_s <= loss.ended_s and any(
+        fault.target in (socket.process, "redis") and (socket.closed_s or start_s) >= start_s
+        for fault, start_s in near
+    )
 
 
 def left_at_all(history: History) -> Iterable[str]:

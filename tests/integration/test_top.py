@@ -110,9 +110,7 @@ async def test_table_stays_while_redis_does_not_answer(
         shown = str(node.statistics().node_id).encode()
         await eventually(lambda: shown in terminal.printed, 20, what="the node is shown")
         server.kill()
-        await eventually(
-            lambda: b"Redis" in terminal.printed, 20, what="the trouble"
-        )
+        await eventually(lambda: b"Redis" in terminal.printed, 20, what="the trouble")
         terminal.printed = b""
         os.write(terminal.mine, b"l")
         await eventually(lambda: shown in terminal.printed, 20, what="the last look is still shown")

@@ -63,7 +63,7 @@ def resumed(cursor: int, t_us: int, read: LogRead, *, is_lasting: bool = True) -
     """Return the outcome of a resume.
 
     Args:
-        cursor: The id of the last entry that the client has seen; 0 if it has seen the log empty.
+        cursor: The id of the last entry that the client has seen, in Redis time; 0 if it has seen the log empty.
         t_us: Redis time up to which the client has seen everything, from the cursor; 0 if it names none.
         read: What the log has. A server may have lost its content, but not single keys.
         is_lasting: False if Redis may evict keys. Then a missing key proves nothing.
@@ -78,7 +78,9 @@ def resumed(cursor: int, t_us: int, read: LogRead, *, is_lasting: bool = True) -
     behind = read.entries[bisect_right(read.entries, cursor, key=entry_id) :]
     if _is_known(cursor, read):
         return Continued(behind)
-    if read.since_us is None or read.since_us >= t_us:
+    # The time is one for all logs of a client. Its last connection may not have been in this log. It may have ended
+    # before the log had answered, or within a replay. So an entry that is older than all of the content decides.
+    if read.since_us is None or read.since_us >= (min(t_us, cursor) if cursor else t_us):
         return Lost("reset")
     if is_lasting and read.at_us - t_us < QUIET_US and _has_begun_since(cursor, read):
         return Continued(behind, is_known=False)

@@ -110,6 +110,16 @@ def test_unknown_cursor_behind_the_first_entry_has_lost() -> None:
     assert resumed(10, RECENT, read(5, 9, meta=LogMeta(9))) == Lost("unknown")
 
 
+def test_entry_older_than_the_content_is_a_reset_whatever_time_the_client_names() -> None:
+    """The time is that of a connection, which may not have been in this log, or whose replay did not end."""
+    began_us = 1_000
+    found = read(1_500, meta=None, since_us=began_us)
+    assert resumed(began_us - 1, RECENT, found) == Lost("reset")
+    assert resumed(began_us, RECENT, found) == Lost("reset")
+    assert resumed(began_us + 1, RECENT, found) == missed(1_500)
+    assert resumed(0, RECENT, found) == missed(1_500)  # it has seen the log empty, by the time alone
+
+
 @pytest.mark.parametrize("since_us", [None, RECENT, NOW])
 @pytest.mark.parametrize("ids", [(), (8,)])
 def test_content_that_began_after_the_cursor_is_a_reset(since_us: int | None, ids: tuple[int, ...]) -> None:

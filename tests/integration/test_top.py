@@ -3,6 +3,7 @@
 import asyncio
 import os
 import pty
+import signal
 import sys
 import termios
 from collections.abc import Iterator
@@ -77,6 +78,26 @@ async def test_table_is_shown_until_q_is_pressed(
             if process.returncode is None:
                 process.kill()
                 await process.wait()
+
+
+async def test_program_ends_when_its_terminal_is_gone(
+    own_managers: Managers, server: RedisServer, namespace: str
+) -> None:
+    node = await own_managers.start()
+    process = None
+    try:
+        with screen() as terminal:
+            process = await asyncio.create_subprocess_exec(
+                *command(server.url, namespace, "--every", "0.5"),
+                stdin=terminal.theirs, stdout=terminal.theirs, env=os.environ | {"TERM": "xterm", "COLUMNS": "200"},
+            )  # fmt: skip
+            shown = str(node.statistics().node_id).encode()
+            await eventually(lambda: shown in terminal.printed, 20, what="the node is shown")
+        assert await asyncio.wait_for(process.wait(), 20) == -signal.SIGHUP
+    finally:
+        if process is not None and process.returncode is None:
+            process.kill()
+            await process.wait()
 
 
 async def test_one_look_is_printed_without_a_terminal(

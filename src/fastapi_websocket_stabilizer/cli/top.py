@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import aclosing, contextmanager
@@ -128,5 +129,14 @@ def _keys_of_terminal(events: "asyncio.Queue[str | Report]") -> Iterator[None]:
 
 def _read(number: int, events: "asyncio.Queue[str | Report]") -> None:
     # Not from sys.stdin, which would keep keys that were pressed together in its buffer.
-    for key in os.read(number, 64).decode(errors="ignore"):
+    try:
+        keys = os.read(number, 64).decode(errors="ignore")
+    except OSError:  # EIO: the terminal is gone
+        keys = ""
+    if not keys:
+        # It stays readable for good, so a top that went on would use a whole core for nothing. Nothing can be
+        # put back, so the program ends as the kernel ends those of a session whose terminal is gone.
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGHUP)
+    for key in keys:
         events.put_nowait(key)

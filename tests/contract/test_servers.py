@@ -191,13 +191,18 @@ def test_a_child_ends_when_the_process_that_started_it_is_killed() -> None:
     )
     with ChildProcess([sys.executable, "-c", program], directory=PROJECT) as parent:
         child = int(eventually_sync(lambda: parent.output.strip(), what="the pid of the child"))
+        # Until then setpriv may not have tied it.
+        eventually_sync(lambda: command_line_of(child).startswith(b"sleep"), what="the start of the child")
         parent.kill()
         eventually_sync(lambda: has_ended(child), what="the end of the child")
 
 
 def has_ended(pid: int) -> bool:
-    command_line = Path(f"/proc/{pid}/cmdline")
-    return not command_line.exists() or not command_line.read_bytes()  # empty: a zombie nobody reaped yet
+    return not Path(f"/proc/{pid}").exists() or not command_line_of(pid)  # empty: a zombie nobody reaped yet
+
+
+def command_line_of(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 async def test_the_proxy_forwards(proxy: TcpProxy) -> None:

@@ -238,7 +238,10 @@ async def storing_loop(websocket: WebSocket, client_id: str) -> None:
 async def storing_classic(websocket: WebSocket, client_id: str) -> None:
     await websocket.accept()
     connection = await manager.connect(client_id, websocket)
-    await manager.join(client_id, client_id)
+    try:
+        await manager.join(client_id, client_id)
+    except ConnectionNotFoundError:
+        return  # the client has left already
     try:
         while True:
             message = await websocket.receive_text()

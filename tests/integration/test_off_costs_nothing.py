@@ -57,6 +57,11 @@ def named(commands: list[str], namespace: str) -> list[str]:
     ]  # what metrics show, with and without a log
 
 
+def in_order_of_connections(commands: list[str]) -> list[str]:
+    """Return the commands on the connection of the bus behind the rest, since two connections have no order."""
+    return sorted(commands, key=lambda command: command.startswith(("SUBSCRIBE", "UNSUBSCRIBE")))
+
+
 async def day(manager: WebSocketConnectionManager, publisher: Publisher) -> None:
     """Do one of each."""
     await manager.start()
@@ -89,7 +94,10 @@ async def commands_of(server: RedisServer, namespace: str, **settings: Any) -> l
 async def test_commands_are_those_of_a_registry_that_knows_no_logs(server: RedisServer) -> None:
     found = await commands_of(server, NAMESPACE)
     assert found.count(ASKS) == 2
-    assert [text for text in found if text != ASKS] == json.loads(VECTORS.read_text())
+    expected = json.loads(VECTORS.read_text())
+    assert in_order_of_connections([text for text in found if text != ASKS]) == in_order_of_connections(
+        expected
+    )
 
 
 async def test_commands_with_a_history_are_others(server: RedisServer) -> None:

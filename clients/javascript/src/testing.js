@@ -216,15 +216,16 @@ export function createServer({
     const attach = (log, from) => {
       const { top, base, code, entries } = logOf(keyOf(log, client));
       if (from == null) return top;
-      if (from > top || (from < base && from !== top)) {
-        lost.push([log, top, from > top ? "unknown" : code]);
+      const isOlder = from > 0 && from < FIRST_ID; // than all that this server has stored
+      if (isOlder || from > top || (from < base && from !== top)) {
+        lost.push([log, top, isOlder ? "reset" : from > top ? "unknown" : code]);
         return top;
       }
       missed.push(...entries.filter(({ id }) => id > from).map((entry) => /** @type {[Log, Entry]} */ ([log, entry])));
       return from;
     };
-    const at = Object.fromEntries(session.rooms.map((room) => [room, isStored(room) ? attach(room, cursor?.at?.[room]) : null]));
     const all = attach(1, cursor?.all), box = attach(0, cursor?.box ?? marks.get(client) ?? 0);
+    const at = Object.fromEntries(session.rooms.map((room) => [room, isStored(room) ? attach(room, cursor?.at?.[room]) : null]));
     const hi = {
       v: 1, id: client, sid, t: Math.floor(lastId / 1_000), ping: 25, pong: false, ...cursor && { re: !lost.length },
       ...former && { n: former.handled }, ...lost.length && { lost }, at, all, box,

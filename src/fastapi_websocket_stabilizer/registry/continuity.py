@@ -59,7 +59,9 @@ def reach_of(read: LogRead) -> int:
     return max(read.last, cut_of(read))
 
 
-def resumed(cursor: int, t_us: int, read: LogRead, *, is_lasting: bool = True) -> Outcome:
+def resumed(
+    cursor: int, t_us: int, read: LogRead, *, is_lasting: bool = True, is_own_time: bool = False
+) -> Outcome:
     """Return the outcome of a resume.
 
     Args:
@@ -67,6 +69,7 @@ def resumed(cursor: int, t_us: int, read: LogRead, *, is_lasting: bool = True) -
         t_us: Redis time up to which the client has seen everything, from the cursor; 0 if it names none.
         read: What the log has. A server may have lost its content, but not single keys.
         is_lasting: False if Redis may evict keys. Then a missing key proves nothing.
+        is_own_time: Whether the time is that of this log, as a node has it. A client names one for all its logs.
     """
     meta = read.meta
     if meta is not None and cursor < meta.reset:
@@ -78,9 +81,10 @@ def resumed(cursor: int, t_us: int, read: LogRead, *, is_lasting: bool = True) -
     behind = read.entries[bisect_right(read.entries, cursor, key=entry_id) :]
     if _is_known(cursor, read):
         return Continued(behind)
-    # The time is one for all logs of a client. Its last connection may not have been in this log. It may have ended
-    # before the log had answered, or within a replay. So an entry that is older than all of the content decides.
-    if read.since_us is None or read.since_us >= (min(t_us, cursor) if cursor else t_us):
+    # The last connection of a client may not have been in this log. It may have ended before the log had answered,
+    # or within a replay. So an entry that is older than all of the content decides.
+    whole_us = t_us if is_own_time or not cursor else min(t_us, cursor)
+    if read.since_us is None or read.since_us >= whole_us:
         return Lost("reset")
     if is_lasting and read.at_us - t_us < QUIET_US and _has_begun_since(cursor, read):
         return Continued(behind, is_known=False)

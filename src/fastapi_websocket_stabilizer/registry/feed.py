@@ -417,8 +417,8 @@ class Feed(Generic[M]):
     def _is_ahead(self, cursor: Cursor, read: LogRead) -> bool:
         return read.meta is not None and self.last is not None and cursor.id > self.last
 
-    def _resumed(self, cursor: Cursor, read: LogRead) -> Outcome:
-        return resumed(cursor.id, cursor.t_us, read, is_lasting=self._is_lasting)
+    def _resumed(self, cursor: Cursor, read: LogRead, *, is_own_time: bool = False) -> Outcome:
+        return resumed(cursor.id, cursor.t_us, read, is_lasting=self._is_lasting, is_own_time=is_own_time)
 
     def _absorb(self, read: LogRead, flight: _Flight, live: Cursor, actions: list[Action]) -> None:
         """Continue LIVE members up to the end of the read, answer those who wait, and drain the queue."""
@@ -451,7 +451,7 @@ class Feed(Generic[M]):
             self.last = self._place(read)
             self._ring.load(read, self.last)
             return [entry for entry in read.entries if entry.id > self.last]
-        outcome = self._resumed(live, read)
+        outcome = self._resumed(live, read, is_own_time=True)
         if isinstance(outcome, Unread):
             return None
         known = max(reach, self.last) if self._heard is None else reach

@@ -118,6 +118,7 @@ def test_entry_older_than_the_content_is_a_reset_whatever_time_the_client_names(
     assert resumed(began_us, RECENT, found) == Lost("reset")
     assert resumed(began_us + 1, RECENT, found) == missed(1_500)
     assert resumed(0, RECENT, found) == missed(1_500)  # it has seen the log empty, by the time alone
+    assert resumed(began_us - 1, RECENT, found, is_own_time=True) == missed(1_500)  # a node has heard the log
 
 
 @pytest.mark.parametrize("since_us", [None, RECENT, NOW])

@@ -203,6 +203,23 @@ def test_new_server_is_told_what_was_heard() -> None:
     assert [e.id for e in asked_for.heard.tail] == [7]
 
 
+def test_members_of_a_quiet_log_are_told_of_no_loss_that_their_node_has_not_had() -> None:
+    """The newest entry is older than the content, but the node has heard the log until later."""
+    content_began_us, heard_until_us = 10, 20
+    emptied = LogRead((), True, None, 0, content_began_us, 30, RUN)
+    for whole_us, actions in ((heard_until_us, ()), (content_began_us, (Lost(0, "reset"),))):
+        feed = flowing(5)
+        feed.interrupted()
+        assert tuple(feed.read_done(token(feed.subscribed(RUN)), emptied, RUN, whole_us)) == actions
+
+
+def test_position_older_than_the_content_is_lost_whatever_time_its_client_names() -> None:
+    feed = flowing(5)
+    emptied = LogRead((), True, None, 0, 10, 30, RUN)
+    answer = feed.read_done(token(feed.attach("ann", Cursor(3, 20))), emptied, RUN, 20)
+    assert answer == [Joined("ann", (), 5, "reset")]
+
+
 def test_loss_is_announced_with_the_position_to_go_on_from() -> None:
     feed = flowing(5)
     actions = feed.read_done(token(feed.entry(entry(9), 8)), read(8, 9, meta=LogMeta(9, base=7)), RUN, 2)

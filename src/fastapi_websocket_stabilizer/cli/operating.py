@@ -3,10 +3,10 @@
 import asyncio
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -14,9 +14,11 @@ from .program import AsJson, Namespace, Url, app, fail, on_registry
 
 if TYPE_CHECKING:
     from ..config import WebSocketConfig
-    from ..observe.explaining import Explained
     from ..observe.looking import Shown
     from ..registry.views import Question
+    from .operator import Operator
+
+T = TypeVar("T")
 
 Over = Annotated[float, typer.Option(min=0.1, help="Seconds between the two looks; a beat is 3.")]
 Limit = Annotated[int, typer.Option(min=1, max=500, help="Rows to show.")]
@@ -102,14 +104,12 @@ def rooms(
     """List the rooms with the most connections."""
     from ..observe import looking
     from ..registry.views import OfRooms
-    from .operator import Operator
     from .rows import rooms_as_text
 
-    async def ask(config: "WebSocketConfig") -> "Shown":
-        async with Operator(config) as operator:
-            return await looking.rooms(operator, OfRooms(prefix, limit), await operator.those(node))
+    async def ask(operator: "Operator") -> "Shown":
+        return await looking.rooms(operator, OfRooms(prefix, limit), await operator.those(node))
 
-    shown = on_registry(ask, redis_url, namespace)
+    shown = _operate(ask, redis_url, namespace)
     _print(shown, rooms_as_text(shown), as_json=as_json)
 
 
@@ -140,13 +140,8 @@ def explain(
 ) -> None:
     """Say what is known of one client: its connections, how the last ones ended, and what is wrong."""
     from ..observe import looking
-    from .operator import Operator
 
-    async def ask(config: "WebSocketConfig") -> "Explained":
-        async with Operator(config) as operator:
-            return await looking.explain(operator, client)
-
-    found = on_registry(ask, redis_url, namespace)
+    found = _operate(lambda operator: looking.explain(operator, client), redis_url, namespace)
     typer.echo(_json(looking.explained_as_dict(found)) if as_json else found.as_text())
     if found.silent:
         raise typer.Exit(1)
@@ -188,18 +183,14 @@ def kick(
     namespace: Namespace = None,
 ) -> None:
     """Disconnect a client, as manager.disconnect does."""
-    from .operator import Operator
-
-    async def disconnect(config: "WebSocketConfig") -> int:
-        async with Operator(config) as operator:
-            return await operator.disconnect(client, code, reason, connection)
-
     if not yes:
         if not sys.stdin.isatty():
             fail("this closes connections: give --yes where nobody can be asked", 2)
         what = "all connections" if connection is None else repr(connection)
         typer.confirm(f"Close {what} of {client!r}?", abort=True)
-    count = on_registry(disconnect, redis_url, namespace)
+    count = _operate(
+        lambda operator: operator.disconnect(client, code, reason, connection), redis_url, namespace
+    )
     typer.echo(_json({"client_id": client, "closed": count}) if as_json else f"{client}: {count} closed")
 
 
@@ -247,13 +238,22 @@ def _look(
     namespace: str | None,
 ) -> "Shown":
     from ..observe import looking
+
+    async def ask(operator: "Operator") -> "Shown":
+        return await looking.look(operator, question, order, await operator.those(node))
+
+    return _operate(ask, redis_url, namespace)
+
+
+def _operate(ask: Callable[["Operator"], Awaitable[T]], redis_url: str | None, namespace: str | None) -> T:
+    """Return the answer of an operator, who is connected while it is asked."""
     from .operator import Operator
 
-    async def ask(config: "WebSocketConfig") -> "Shown":
+    async def connected(config: "WebSocketConfig") -> T:
         async with Operator(config) as operator:
-            return await looking.look(operator, question, order, await operator.those(node))
+            return await ask(operator)
 
-    return on_registry(ask, redis_url, namespace)
+    return on_registry(connected, redis_url, namespace)
 
 
 def _print(shown: "Shown", text: str, *, as_json: bool) -> None:

@@ -268,6 +268,8 @@ class WebSocketConfig:
     """Seconds after its connection for which a session of ``stabilizer.v1`` can be continued."""
     scrape_group: Annotated[str, MinLen(1)] | None = None
     """Name of the processes that one scrape of ``metrics_router`` shows; None for the workers of a server."""
+    enable_otel_metrics: bool = False
+    """Whether the metrics are also instruments of OpenTelemetry. Spans need no setting."""
     metrics_secret: Annotated[str, MinLen(16)] | None = field(default=None, repr=False)
     """Bearer token of ``GET /metrics``, at least 16 characters. With None, forwarded requests are refused."""
     admin_secret: Annotated[str, MinLen(16)] | None = field(default=None, repr=False)

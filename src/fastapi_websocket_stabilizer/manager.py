@@ -29,6 +29,7 @@ from .models import (
     ShutdownReport,
 )
 from .names import NodeId, as_list, check_client_id, check_each, check_room
+from .observe.opentelemetry import export
 from .registry.exclusions import exclusions_of
 from .registry.hooks import HookDecorators, OnMessage
 from .registry.registry import Registry
@@ -37,6 +38,7 @@ from .registry.statistics import snapshot
 from .runtime.logs import manager_logger
 from .runtime.metrics import Statistics
 from .runtime.seconds import positive_seconds
+from .runtime.tracing import sending
 from .sessions.sessions import Sessions
 from .streams.stream import Stream
 from .uvicorn.redaction import tokens_redacted
@@ -63,6 +65,8 @@ class WebSocketConnectionManager(HookDecorators, Routers):
         self._registry: Registry = self._make_registry()
         self._state: NodeState = self._registry.state
         self._sessions = Sessions(self._registry, fault_of)
+        if self.config.enable_otel_metrics:
+            export(self._registry.telemetry, self._state.histograms, self.config.namespace)
         self._while_started = ExitStack()
         HookDecorators.__init__(self, self._state.hooks)
         Routers.__init__(self, self._registry, self.history, self.broadcast)
@@ -329,14 +333,20 @@ class WebSocketConnectionManager(HookDecorators, Routers):
         """
         name, encoded = check_client_id(client_id), self._encode(message)
         confirm = None if confirm is None else positive_seconds("confirm", confirm)
-        if store or key is not None:
-            return await self._registry.broadcasts.to_mailbox(name, encoded, confirm, store=store, key=key)
-        return await self._registry.outbound.to_client(name, encoded, confirm)
+        with sending("client", encoded.size) as encoded.trace:
+            if store or key is not None:
+                return await self._registry.broadcasts.to_mailbox(
+                    name, encoded, confirm, store=store, key=key
+                )
+            return await self._registry.outbound.to_client(name, encoded, confirm)
 
     async def send_to_clients(self, client_ids: Iterable[str], message: Message) -> int:
         """Send one message to several clients; return the number of those reached. Raises as ``send_to_client``."""
         names, encoded = check_each(client_ids, check_client_id), self._encode(message)
-        return sum(await self._registry.outbound.to_clients(names, encoded, None)) if names else 0
+        if not names:
+            return 0
+        with sending("client", encoded.size) as encoded.trace:
+            return sum(await self._registry.outbound.to_clients(names, encoded, None))
 
     async def request(
         self, client_id: str, name: str, data: Any = None, *, timeout: float = REQUEST_TIMEOUT_S
@@ -405,9 +415,10 @@ class WebSocketConnectionManager(HookDecorators, Routers):
         if room is not None and not rooms:
             return BroadcastResult(0, 0, 0)  # an empty list of rooms has no members
         try:
-            result = await self._registry.broadcasts.send(
-                encoded, exclude, rooms, confirm, store=store, key=key
-            )
+            with sending("room" if rooms else "all", encoded.size) as encoded.trace:
+                result = await self._registry.broadcasts.send(
+                    encoded, exclude, rooms, confirm, store=store, key=key
+                )
         except BroadcastFailedError:
             await asyncio.sleep(0)
             raise

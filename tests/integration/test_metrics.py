@@ -23,6 +23,7 @@ from fastapi_websocket_stabilizer import (
     WebSocketConfig,
     WebSocketConnectionManager,
 )
+from fastapi_websocket_stabilizer.backends.redis.keys import Keys
 from fastapi_websocket_stabilizer.testing import RedisServer
 from tests.integration.cluster import PROJECT, Managers, register
 from tests.support.process import ChildProcess, free_port
@@ -294,6 +295,25 @@ async def test_what_others_have_written_there_is_left_out_and_counted(
     scrape = await telemetry.of_host()
     assert [sample.worker for sample in scrape.samples] == [0]
     assert node.statistics().counters["redis_malformed"] == before + 6
+
+
+async def test_values_of_the_process_alone_do_not_go_on_from_those_of_a_dead_worker(
+    own_managers: Managers, server: RedisServer
+) -> None:
+    """OpenTelemetry has them: there, each process is a resource of its own."""
+    first = await own_managers.start(scrape_group="web")
+    await register(first, "alice")
+    await first._registry.telemetry.publish()
+    key = Keys(own_managers.namespace).workers("web")
+    left_behind = server.client().hget(key, "0")
+    assert left_behind is not None
+    await first.graceful_shutdown()
+    server.client().hset(key, "0", left_behind)  # as if it had been killed
+    successor = await own_managers.start(scrape_group="web")
+    await register(successor, "bob")
+    telemetry = successor._registry.telemetry
+    assert telemetry.own().totals["connections_opened"] == 2
+    assert telemetry.own(goes_on=False).totals["connections_opened"] == 1
 
 
 async def test_foreign_key_is_replaced(own_managers: Managers, server: RedisServer) -> None:

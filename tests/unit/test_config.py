@@ -53,6 +53,7 @@ NEW: dict[str, tuple[Any, Any]] = {  # default, and another value
     "mailbox": (None, Mailbox(seconds=7)),
     "session_ttl_s": (120.0, 5.0),
     "scrape_group": (None, "web"),
+    "enable_otel_metrics": (False, True),
     "metrics_secret": (None, "sixteen characters"),
     "admin_secret": (None, "sixteen characters"),
     "closed_log_size": (1000, 5),
@@ -112,6 +113,7 @@ INVALID: list[tuple[str, Any]] = [
     ("metrics_secret", "short"),
     ("admin_secret", "short"),
     ("scrape_group", ""),
+    ("enable_otel_metrics", "perhaps"),
 ]
 
 

@@ -165,6 +165,31 @@ def tell(work: Broadcast | DirectMessages) -> None:
             log.exception("fan-out: a result could not be delivered to its caller")
 
 
+def messages_of(work: "Broadcast | DirectMessages | list[Group]") -> list[Encoded]:
+    """Return the messages of a batch."""
+    if isinstance(work, DirectMessages):
+        return [message for message, _ in work.messages]
+    if isinstance(work, Broadcast):
+        return [work.message]
+    return [broadcast.message for group in work for broadcast in group.broadcasts]
+
+
+def counted(work: "Broadcast | DirectMessages | list[Group]") -> dict[str, int]:
+    """Return the numbers of messages, of sends to sockets, and of failed ones in a batch that is finished."""
+    if isinstance(work, list):
+        parts: list[Broadcast | DirectMessages] = [each for group in work for each in group.broadcasts]
+    else:
+        parts = [work]
+    outcomes = {
+        id(part.outcome): part.outcome for part in parts
+    }.values()  # parts of one message share theirs
+    return {
+        "messages": len(messages_of(work)),
+        "sockets": sum(outcome.total - outcome.excluded for outcome in outcomes),
+        "failed": sum(len(outcome.errors) for outcome in outcomes),
+    }
+
+
 class _Frames(dict[int, bytes]):
     """The joined frames of several messages, by the window bits of the target sockets."""
 

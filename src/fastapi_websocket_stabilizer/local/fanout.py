@@ -13,7 +13,17 @@ from collections.abc import Awaitable, Callable
 from ..runtime.gc_pauses import gc_paused
 from ..runtime.loops import running_loop
 from ..runtime.metrics import Counters, Histogram
-from .batches import Broadcast, DirectMessages, FramesBySocket, Group, missed_since, tell
+from ..runtime.tracing import FanOutSpan
+from .batches import (
+    Broadcast,
+    DirectMessages,
+    FramesBySocket,
+    Group,
+    counted,
+    messages_of,
+    missed_since,
+    tell,
+)
 from .connection import Connection
 from .shards import Shard, Shards
 
@@ -104,6 +114,7 @@ class FanOut:
 
     async def _do(self, work: DirectMessages | list[Group]) -> None:
         began_s, self._is_busy = time.perf_counter(), True
+        span = _span(work)
         try:
             with gc_paused():
                 await (self._deliver(work) if isinstance(work, DirectMessages) else self._broadcast(work))
@@ -113,6 +124,8 @@ class FanOut:
             self._is_busy = False
             for done in [work] if isinstance(work, DirectMessages) else work:
                 self._finish(done)
+            if span is not None:
+                span.end(**counted(work))
 
     async def _broadcast(self, groups: list[Group]) -> None:
         for shard in self._shards.shards:
@@ -159,7 +172,7 @@ class FanOut:
             self._writes_left = SLICE_WRITES
 
     def _do_at_once(self, work: Broadcast | DirectMessages) -> None:
-        began_s = time.perf_counter()
+        began_s, span = time.perf_counter(), _span(work)
         if isinstance(work, DirectMessages):
             list(work.push(self._shards))
             tell(work)
@@ -171,6 +184,8 @@ class FanOut:
             self._counters.messages_sent += group.finish()
         if self._durations is not None:
             self._durations.add(time.perf_counter() - began_s)
+        if span is not None:
+            span.end(**counted(work))
 
     def _finish(self, done: Broadcast | DirectMessages | Group) -> None:
         self.queued_bytes -= done.size
@@ -180,6 +195,12 @@ class FanOut:
             tell(done)
         if self.queued_bytes <= QUEUE_LIMIT_BYTES:
             self._room_for_more.set()
+
+
+def _span(work: Broadcast | DirectMessages | list[Group]) -> FanOutSpan | None:
+    """Begin the span of a batch, if a message of it comes from a sampled span."""
+    contexts = [message.trace for message in messages_of(work) if message.trace]
+    return FanOutSpan.begin(contexts) if contexts else None
 
 
 def _join(groups: list[Group], shard: Shard, part: frozenset[Connection] | None) -> int:

@@ -17,6 +17,7 @@ from ..names import ConnectionId, NodeId, node_of
 from ..runtime.logs import Occasionally
 from ..runtime.loops import running_loop
 from ..runtime.tasks import together
+from ..runtime.tracing import step
 from ..wire.client_frames import replaced_reason
 from ..wire.cursors import MAX_SESSION_CHARACTERS
 from ..wire.envelopes import Envelope
@@ -110,7 +111,8 @@ class Claims:
         """
         self._state.check_reachable()
         place = IndexEntry(connection.connection_id, connection.client_id, None)
-        claimed = await self.enter(connection)
+        with step("claim"):
+            claimed = await self.enter(connection)
         self.entered(connection, place, claimed)
         if claimed.first:
             await self._reported(place)

@@ -79,7 +79,7 @@ class Direct:
         size, batch = part_size(message, client_ids), self._batch
         if batch is None or not batch.has_room(len(client_ids), size):
             batch = self._open()
-        return batch.add(Part(list(client_ids), message.form, message.payload, ask), size)
+        return batch.add(Part.of(message, client_ids, ask), size)
 
     def _open(self) -> DirectBatch:
         if self._batch is None:

@@ -10,6 +10,7 @@ from ..local.connection import Connection
 from ..models import CloseCause, ShutdownReport
 from ..runtime.loops import running_loop
 from ..runtime.seconds import positive_seconds
+from ..runtime.tracing import task
 from ..wire.client_frames import wait_reason
 from .connections import Connections
 from .directory import Directory
@@ -100,6 +101,10 @@ class Drain:
         self._last_close_at_s = self._ends_at_s - min(self._state.config.close_timeout_s, over_s / 4)
 
     async def _drain(self) -> None:
+        with task("drain"):
+            await self._close_all()
+
+    async def _close_all(self) -> None:
         shards, log = self._state.shards, self._state.log
         log.info("draining", extra={"connections": len(shards)})
         try:

@@ -8,6 +8,7 @@ from ..backends.ports import Renewal
 from ..exceptions import LOSSES
 from ..models import BusGap
 from ..names import NodeId
+from ..runtime.tracing import task
 from .claims import Claims
 from .degrade import DegradingBus
 from .history import History
@@ -93,7 +94,7 @@ class Recovery:
         return state.tasks.spawn(self._reclaim(), "reclaim")
 
     async def _reclaim(self) -> None:
-        with suppress(*LOSSES):  # the next beat continues
+        with suppress(*LOSSES), task("recover"):  # the next beat continues
             await self._reclaims.run()
         for former in self._state.former_ids:
             # Connections that ended here since: no other node may exist, or know of them.

@@ -7,6 +7,7 @@ from contextlib import suppress
 from ..backends.ports import IndexEntry
 from ..exceptions import LOSSES
 from ..names import NodeId
+from ..runtime.tracing import task
 from .places import remove
 from .presence import Reports, joined, left
 from .state import NodeState
@@ -46,9 +47,10 @@ class Sweeper:
         nodes = self._backend.nodes
         fence = self._state.tasks.spawn(self._hold(node), f"fence-{node}")
         try:
-            # Rooms first, so that no room shows a client that is not in presence.
-            swept = await self._sweep_lines(node, nodes.memberships)
-            swept += await self._sweep_lines(node, nodes.connections)
+            with task("sweep"):
+                # Rooms first, so that no room shows a client that is not in presence.
+                swept = await self._sweep_lines(node, nodes.memberships)
+                swept += await self._sweep_lines(node, nodes.connections)
         finally:
             fence.cancel()
         await nodes.retire(node)

@@ -140,8 +140,11 @@ class Telemetry:
             self._holder, self._before, self._published = NodeId(""), ({}, {}), None
             await self._state.backend.workers.give_back(self._state.group, number)
 
-    def own(self) -> Sample:
-        """Return the present values of this node."""
+    def own(self, *, goes_on: bool = True) -> Sample:
+        """Return the present values of this node.
+
+        Without ``goes_on``, totals and durations are those of this process alone.
+        """
         state = self._state
         labelled = (
             ("handshake", state.arrivals.counts),
@@ -159,7 +162,7 @@ class Telemetry:
             for name, histogram in state.histograms.by_name().items()
             if any(histogram.counts)
         }
-        before, durations_before = self._before
+        before, durations_before = self._before if goes_on else ({}, {})
         return Sample(
             worker=self._number,
             node=state.node_id,

@@ -1,7 +1,7 @@
 """Counters of events and of reached bounds. Always on; plain integers."""
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 
 
@@ -256,16 +256,23 @@ class Histogram:
         total_s: Their sum in seconds.
     """
 
-    __slots__ = ("_max_s", "bounds_s", "counts", "total_s")
+    __slots__ = ("_listeners", "_max_s", "bounds_s", "counts", "total_s")
 
     def __init__(self, bounds_s: Sequence[float]) -> None:
         self.bounds_s: tuple[float, ...] = tuple(bounds_s)
         self.counts: list[int] = [0] * (len(self.bounds_s) + 1)
         self.total_s: float = 0.0
         self._max_s = 0.0
+        self._listeners: tuple[Callable[[float], None], ...] = ()
+
+    def listen(self, listener: Callable[[float], None]) -> None:
+        """Call ``listener`` with each duration that is added from now on."""
+        self._listeners += (listener,)
 
     def add(self, seconds: float) -> None:
         """Add one duration."""
+        for listener in self._listeners:
+            listener(seconds)
         self.counts[bisect_left(self.bounds_s, seconds)] += 1
         self.total_s += seconds
         if seconds > self._max_s:

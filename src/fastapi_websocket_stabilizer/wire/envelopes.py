@@ -20,11 +20,15 @@ from .unpacking import LARGE_BYTES, check, load
 
 HEADER = b"\x9c"
 """First byte of an envelope that is not signed as a whole: a msgpack array of twelve slots."""
-_SIGNED_HEADER = (
-    b"\x9f"  # fifteen slots; the signature is the last one that is signed, whatever later releases add
-)
-_SIGNED_ENTRY_HEADER = b"\xdc\x00\x10"
-_ENTRY_HEADERS = {HEADER: b"\x9d", _SIGNED_HEADER: _SIGNED_ENTRY_HEADER}  # one slot more
+_LONG_HEADER = b"\x9f"
+"""First byte of an envelope of fifteen slots, with a trace context, a signature or both.
+
+The signature is the last slot that is signed, whatever later releases add.
+"""
+_LONG_ENTRY_HEADER = b"\xdc\x00\x10"
+_ENTRY_HEADERS = {HEADER: b"\x9d", _LONG_HEADER: _LONG_ENTRY_HEADER}  # one slot more
+_UNSIGNED = b"\xc4\x00"
+"""The slot of a signature in an envelope that has none, but a trace context: empty bytes."""
 _ENTRY = struct.Struct(">BBQBQ")  # msgpack: an array of two unsigned 64-bit integers
 ENTRY_BYTES = _ENTRY.size + 2
 """Bytes by which the slot of a log entry lengthens an envelope, at most."""
@@ -38,6 +42,8 @@ MAX_ENVELOPE_BYTES = 16 * 1024 * 1024
 """Largest envelope sent or read. Redis disconnects a subscriber whose output buffer exceeds 32 MiB."""
 MAX_SENDER = 512
 """Longest name of a sender in characters."""
+PART_TRACE_BYTES = 32
+"""Bytes by which a trace context lengthens a part, at most."""
 MAX_PART_BYTES = MAX_ENVELOPE_BYTES - 512 * 1024
 """Largest part of an envelope. The rest is for numbers, the node_id and, if signed, the client names again."""
 
@@ -78,16 +84,22 @@ _KINDS: dict[int, Kind] = dict(enumerate(Kind))
 
 
 class Part(NamedTuple):
-    """One of the messages in a direct envelope, with its clients. ``ask`` as in ``Envelope``."""
+    """One of the messages in a direct envelope, with its clients. ``ask`` and ``trace`` as in ``Envelope``."""
 
     targets: list[str]
     form: Form
     body: str | bytes
     ask: int = 0
+    trace: bytes = b""
+
+    @classmethod
+    def of(cls, message: Encoded, targets: Sequence[str], ask: int = 0) -> "Part":
+        """Return a message for clients."""
+        return cls(list(targets), message.form, message.payload, ask, message.trace)
 
     def message(self) -> Encoded:
         """Return the body as a message for sockets."""
-        return _message(self.form, self.body)
+        return _message(self.form, self.body, self.trace)
 
 
 CONNECTION = "\0"
@@ -113,6 +125,7 @@ class Envelope:
         parts: Messages to clients, in a direct envelope only.
         entry: The id of this message in its log, and the id of the entry before it (0: none is known). None for a
             message that is not stored. Both are Redis time in µs. No signature covers them, because Redis adds them.
+        trace: Context of the sender's span, or empty.
     """
 
     sender: NodeId
@@ -127,6 +140,7 @@ class Envelope:
     encoded: Encoded | None = field(default=None, compare=False)
     parts: tuple[Part, ...] = ()
     entry: tuple[int, int] | None = None
+    trace: bytes = b""
 
     def is_copy(self, room: str) -> bool:
         """Whether this is one of several copies of a message to several rooms, each on the channel of its room."""
@@ -145,11 +159,13 @@ class Envelope:
         """Return the body as a message for sockets."""
         if self.encoded is not None:
             return self.encoded
-        return _message(self.form, self.body)
+        return _message(self.form, self.body, self.trace)
 
 
-def _message(form: Form, body: str | bytes) -> Encoded:
-    return Encoded(form, body, _size(body))
+def _message(form: Form, body: str | bytes, trace: bytes) -> Encoded:
+    message = Encoded(form, body, _size(body))
+    message.trace = trace
+    return message
 
 
 def _size(data: str | bytes) -> int:
@@ -168,13 +184,13 @@ def pack(envelope: Envelope, sign: Sign | None = None) -> bytes:
     """
     items: list[Any] = []
     for part in envelope.parts:
-        items += [(part.form, part.body, part.ask), *part.targets]
-    if sign is None:
+        items += [_item(part, ()), *part.targets]
+    if sign is None and not envelope.trace:
         data: bytes = msgpack.packb((*_row(envelope), items))
     else:
-        row: bytes = msgpack.packb((*_row(envelope), items, None, None))
-        data = _SIGNED_HEADER + row[1:]
-        data += sign(data)
+        row: bytes = msgpack.packb((*_row(envelope), items, None, envelope.trace or None))
+        data = _LONG_HEADER + row[1:]
+        data += _UNSIGNED if sign is None else sign(data)
     return _limited(data if envelope.entry is None else with_entry(data, *envelope.entry))
 
 
@@ -188,9 +204,9 @@ def with_entry(data: bytes, entry: int, previous: int) -> bytes:
 
 def without_entry(data: bytes) -> bytes:
     """Return a packed, signed envelope as it was signed, without its place in a log."""
-    if not data.startswith(_SIGNED_ENTRY_HEADER) or data[-_ENTRY.size :][:2] != b"\x92\xcf":
+    if not data.startswith(_LONG_ENTRY_HEADER) or data[-_ENTRY.size :][:2] != b"\x92\xcf":
         return data
-    return _SIGNED_HEADER + data[len(_SIGNED_ENTRY_HEADER) : -_ENTRY.size]
+    return _LONG_HEADER + data[len(_LONG_ENTRY_HEADER) : -_ENTRY.size]
 
 
 def _limited(data: bytes) -> bytes:
@@ -211,7 +227,7 @@ def part_size(message: Encoded, targets: Sequence[str]) -> int:
     Raises:
         MessageError: The part exceeds ``MAX_PART_BYTES``.
     """
-    size = 20 + message.size
+    size = 20 + message.size + (PART_TRACE_BYTES if message.trace else 0)
     for target in targets:
         size += 3 + _size(target)
     if size > MAX_PART_BYTES:
@@ -239,12 +255,22 @@ def identity_bytes(envelope: Envelope) -> int:
 
 def pack_message(part: Part, seal: tuple[Any, ...] = ()) -> bytes:
     """Return the packed message of a part with its signature (``seal``), without the names of its clients."""
-    data: bytes = msgpack.packb((part.form, part.body, part.ask, *seal))
+    data: bytes = msgpack.packb(_item(part, seal))
     return data
 
 
+def _item(part: Part, seal: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the message of a part. A signature has one or two slots, and a trace context is behind them.
+
+    No signature covers a trace context.
+    """
+    if part.trace:
+        seal = (*(*seal, None, None)[:2], part.trace)
+    return part.form, part.body, part.ask, *seal
+
+
 def _row(envelope: Envelope) -> tuple[Any, ...]:
-    """Return slots 0 to 10. Slot 11 has the parts, 12 the entry; 13 (trace context) is reserved."""
+    """Return slots 0 to 10. Slot 11 has the parts, 12 the entry, 13 the trace context, 14 the signature."""
     e = envelope
     versions = VERSION, OLDEST_READER
     return (
@@ -252,7 +278,8 @@ def _row(envelope: Envelope) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-_ENTRY_SLOT, _SIGNED_ENTRY_SLOT = 12, 15
+_ENTRY_SLOT, _TRACE_SLOT, _LONG_ENTRY_SLOT = 12, 13, 15
+_PART_TRACE_SLOT = 5
 
 Verify = Callable[[tuple[Any, ...]], None]
 """Function that receives all slots of an envelope before they are interpreted; raises ``WireError``."""
@@ -290,7 +317,8 @@ def _checked(row: tuple[Any, ...]) -> Envelope:
         parts = _parts(items) if items != () else ()
         entry = _entry(row) if len(row) > _ENTRY_SLOT else None
         head = sender, sequence, previous, _KINDS[kind], targets, exclude, _FORMS[form], body, ask
-        envelope = Envelope(*head, None, parts, entry)
+        trace = _trace(row, _TRACE_SLOT) if len(row) > _TRACE_SLOT else b""
+        envelope = Envelope(*head, None, parts, entry, trace)
     except (ValueError, TypeError, LookupError) as error:
         raise WireError(f"envelope has wrong slots: {error}") from None
     if not isinstance(targets, tuple) or not isinstance(exclude, tuple):
@@ -304,10 +332,10 @@ def _checked(row: tuple[Any, ...]) -> Envelope:
 
 
 def _entry(row: tuple[Any, ...]) -> tuple[int, int] | None:
-    """Return the entry: slot 12, or in a signed envelope the slot behind the signature."""
+    """Return the entry: slot 12, or in a long envelope the slot behind the signature."""
     slot = row[_ENTRY_SLOT]
-    if slot is None and len(row) > _SIGNED_ENTRY_SLOT and isinstance(row[_SIGNED_ENTRY_SLOT - 1], bytes):
-        slot = row[_SIGNED_ENTRY_SLOT]
+    if slot is None and len(row) > _LONG_ENTRY_SLOT and isinstance(row[_LONG_ENTRY_SLOT - 1], bytes):
+        slot = row[_LONG_ENTRY_SLOT]
     if slot is None:
         return None
     entry, previous = slot
@@ -316,6 +344,11 @@ def _entry(row: tuple[Any, ...]) -> tuple[int, int] | None:
     if not (0 <= entry <= MAX_ENTRY and 0 <= previous <= MAX_ENTRY):  # no later entry could exceed such an id
         raise ValueError("entry is not two ids")
     return entry, previous
+
+
+def _trace(row: tuple[Any, ...], slot: int) -> bytes:
+    """Return a trace context. It is a hint, so another value is no error."""
+    return row[slot] if isinstance(row[slot], bytes) else b""
 
 
 def _are(kind: type, values: tuple[Any, ...]) -> bool:
@@ -335,5 +368,6 @@ def _parts(items: tuple[Any, ...]) -> tuple[Part, ...]:
             if not isinstance(body, _TYPES[form]) or not isinstance(ask, int):
                 raise TypeError("message has slots of wrong types")
             targets = []
-            parts.append(Part(targets, _FORMS[form], body, ask))
+            trace = _trace(item, _PART_TRACE_SLOT) if len(item) > _PART_TRACE_SLOT else b""
+            parts.append(Part(targets, _FORMS[form], body, ask, trace))
     return tuple(parts)

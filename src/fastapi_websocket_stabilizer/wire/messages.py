@@ -52,11 +52,12 @@ class Encoded:
         payload: ``str`` for a text frame, ``bytes`` for a binary frame.
         size: Bytes of the payload, before compression and without the address.
         address: Place of the message, which only sockets of ``stabilizer.v1`` are sent.
+        trace: Context of the span that sends it; see ``runtime/tracing.py``. Empty if that is not sampled.
     """
 
     __slots__ = (
         "_asgi", "_asgi_with_address", "_compressed", "_plain", "_source", "_value", "address", "form", "payload",
-        "size",
+        "size", "trace",
     )  # fmt: skip
 
     def __init__(self, form: Form, payload: str | bytes, size: int, value: Any = None) -> None:
@@ -64,6 +65,7 @@ class Encoded:
         self.payload: str | bytes = payload
         self.size: int = size
         self.address: Address = TO_CLIENT
+        self.trace: bytes = b""
         self._value = value
         self._source: Encoded | None = None  # the same message with another address
         # Made on first use, because most messages need only one of them.
@@ -75,7 +77,7 @@ class Encoded:
     def addressed(self, address: Address) -> "Encoded":
         """Return this message with another address. Frames without an address are shared."""
         other = Encoded(self.form, self.payload, self.size, self._value)
-        other.address, other._source = address, self._source or self
+        other.address, other._source, other.trace = address, self._source or self, self.trace
         return other
 
     @property

@@ -36,7 +36,7 @@ class Outgoing:
         """Return a message for all connections, or for those in ``rooms``; ``channel`` is ``channel_to(rooms)``."""
         return Envelope(
             self._sender, *self._sequencer.next(channel), Kind.BROADCAST,
-            tuple(rooms), tuple(exclude), message.form, message.payload, ask, message,
+            tuple(rooms), tuple(exclude), message.form, message.payload, ask, message, trace=message.trace,
         )  # fmt: skip
 
     def stored(
@@ -48,7 +48,7 @@ class Outgoing:
         """
         return Envelope(
             self._sender, self._sequencer.alone(), 0, Kind.BROADCAST,
-            tuple(rooms), tuple(exclude), message.form, message.payload, ask, message,
+            tuple(rooms), tuple(exclude), message.form, message.payload, ask, message, trace=message.trace,
         )  # fmt: skip
 
     def reserve_direct(self) -> tuple[int, int]:

@@ -136,7 +136,7 @@ class Keyring:
     def _verify_message(self, row: tuple[Any, ...], item: object, names: tuple[str, ...]) -> int:
         if not isinstance(item, tuple) or len(item) < 4:
             raise UnsignedError("message is not signed")
-        signed_names = item[4] if len(item) > 4 else names
+        signed_names = names if len(item) < 5 or item[4] is None else item[4]
         if not isinstance(signed_names, tuple) or not set(map(type, signed_names)) <= {str}:
             raise ForgedError("signed client names of the message are malformed")
         if not set(names) <= set(signed_names):

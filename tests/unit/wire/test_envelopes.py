@@ -43,12 +43,15 @@ bodies = st.one_of(
 )
 
 
+traces = st.just(b"") | st.binary(min_size=25, max_size=25)
+"""Contexts of the sender's span."""
 parts = st.lists(
     st.builds(
-        lambda targets, body, ask: Part(targets, body[0], body[1], ask),
+        lambda targets, body, ask, trace: Part(targets, body[0], body[1], ask, trace),
         st.lists(legal_names, max_size=3),
         bodies,
         numbers,
+        traces,
     ),
     max_size=3,
 ).map(tuple)
@@ -60,7 +63,7 @@ def envelopes(draw: st.DrawFn) -> Envelope:
     sender = NodeId(draw(legal_names))
     kind, targets, exclude = draw(st.sampled_from(Kind)), draw(name_lists), draw(name_lists)
     head = sender, draw(numbers), draw(numbers), kind, targets, exclude, form, body, draw(numbers)
-    return Envelope(*head, parts=draw(parts), entry=draw(st.none() | places))
+    return Envelope(*head, parts=draw(parts), entry=draw(st.none() | places), trace=draw(traces))
 
 
 @given(envelopes())
@@ -72,7 +75,7 @@ def test_envelope_comes_back_as_it_was(envelope: Envelope) -> None:
 def test_envelope_whose_parts_are_put_together_elsewhere_is_the_same(envelope: Envelope) -> None:
     items = [item for part in envelope.parts for item in (pack_message(part), *map(packed, part.targets))]
     data = pack_before_parts(envelope) + b"\xdd" + len(items).to_bytes(4) + b"".join(items)
-    assert unpack(data) == replace(envelope, entry=None)
+    assert unpack(data) == replace(envelope, entry=None, trace=b"")
 
 
 @given(envelopes(), places)
@@ -97,7 +100,7 @@ def packed(name: str) -> bytes:
     return b"\xda" + len(name.encode()).to_bytes(2) + name.encode()
 
 
-@given(st.builds(Part, st.lists(legal_names, max_size=3), st.just(Form.TEXT), unicode, numbers))
+@given(st.builds(Part, st.lists(legal_names, max_size=3), st.just(Form.TEXT), unicode, numbers, traces))
 def test_size_of_a_part_is_never_below_its_bytes(part: Part) -> None:
     took = len(pack_message(part)) + sum(len(packed(name)) for name in part.targets)
     assert took <= part_size(part.message(), part.targets) <= took + 20

@@ -12,6 +12,7 @@ from ...exceptions import BackendUnavailableError, ConfigurationError
 from ...models import Message, Published, Sent
 from ...names import NodeId, check_client_id, check_each
 from ...runtime.metrics import Counters
+from ...runtime.tracing import sending
 from ...wire.channels import channel_to
 from ...wire.envelopes import Envelope, Part, part_size
 from ...wire.messages import Encoded, encode
@@ -47,7 +48,7 @@ def direct(outgoing: Outgoing, client_ids: list[str], message: Encoded) -> Envel
         MessageError: The message is too large for an envelope. No number is used up.
     """
     part_size(message, client_ids)
-    return outgoing.direct([Part(client_ids, message.form, message.payload)])
+    return outgoing.direct([Part.of(message, client_ids)])
 
 
 class Doubt:
@@ -163,19 +164,22 @@ class Publisher:
     async def _store(self, client_id: str, message: Message, *, store: bool, key: str | None) -> Sent:
         name, encoded = check_client_id(client_id), encode(message, self._limit)
         await self._start()
-        append = mail_for(self._outgoing, encoded, self._known.policy.box(name, store=store, key=key), key)
-        (answer,) = self._logs.append([append])
-        return sent(await appended(self._logs, append, answer, self._timeout_s, lambda: None))
+        box = self._known.policy.box(name, store=store, key=key)
+        with sending("client", encoded.size) as encoded.trace:
+            append = mail_for(self._outgoing, encoded, box, key)
+            (answer,) = self._logs.append([append])
+            return sent(await appended(self._logs, append, answer, self._timeout_s, lambda: None))
 
     async def send_to_clients(self, client_ids: Iterable[str], message: Message) -> int:
         """Send to several clients; return the number of those reached. Raises as ``send_to_client``."""
         names, encoded = check_each(client_ids, check_client_id), encode(message, self._limit)
         await self._start()
         chunks = [names[start : start + CLIENTS_PER_CALL] for start in range(0, len(names), CLIENTS_PER_CALL)]
-        # Queue all before waiting for any, otherwise a later message could come between two chunks.
-        envelopes = [direct(self._outgoing, chunk, encoded) for chunk in chunks]
-        replies = [self._bus.publish_clients(envelope, self._top) for envelope in envelopes]
-        return await self._looked_at(sum([sum(map(bool, await reply)) for reply in replies]))
+        with sending("client", encoded.size) as encoded.trace:
+            # Queue all before waiting for any, otherwise a later message could come between two chunks.
+            envelopes = [direct(self._outgoing, chunk, encoded) for chunk in chunks]
+            replies = [self._bus.publish_clients(envelope, self._top) for envelope in envelopes]
+            return await self._looked_at(sum([sum(map(bool, await reply)) for reply in replies]))
 
     async def broadcast(
         self,
@@ -202,12 +206,13 @@ class Publisher:
             return Published(0)
         await self._start()
         targets = self._known.policy.targets(rooms, store=store, key=key)
-        if not targets:
+        with sending("room" if rooms else "all", encoded.size) as encoded.trace:
+            if targets:
+                copies = copies_of(self._outgoing, encoded, exclude, targets, store=store, key=key)
+                return await self._send_copies(copies)
             channel = channel_to(rooms)
             envelope = self._outgoing.broadcast(channel, encoded, exclude, rooms)
             return Published(await self._looked_at(await self._bus.publish(channel, envelope)))
-        copies = copies_of(self._outgoing, encoded, exclude, targets, store=store, key=key)
-        return await self._send_copies(copies)
 
     async def _send_copies(self, copies: Sequence[Copy]) -> Published:
         appends = [copy.append for copy in copies if copy.append is not None]

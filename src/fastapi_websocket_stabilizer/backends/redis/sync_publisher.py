@@ -15,6 +15,7 @@ from redis.retry import Retry
 
 from ...models import Message, Published, Sent
 from ...names import NodeId, check_client_id, check_each
+from ...runtime.tracing import sending
 from ...wire.channels import Channel, channel_to
 from ...wire.envelopes import Envelope, pack
 from ...wire.messages import encode
@@ -129,7 +130,7 @@ class SyncPublisher:
             stored: Sent = self._thread.run(lambda each: each.send_to_client(client_id, message, **options))
             return stored
         name, encoded = check_client_id(client_id), encode(message, self._limit)
-        with self._publishing():
+        with sending("client", encoded.size) as encoded.trace, self._publishing():
             append = mail_for(self._outgoing, encoded, self._policy().box(name, store=store, key=key), key)
             (found,) = self._stored([append])
         return sent(found)
@@ -140,10 +141,11 @@ class SyncPublisher:
             return self._thread.run(lambda each: each.send_to_clients(client_ids, message))
         names, encoded = check_each(client_ids, check_client_id), encode(message, self._limit)
         taken = 0
-        for start in range(0, len(names), CLIENTS_PER_CALL):
-            with self._publishing():
-                envelope = direct(self._outgoing, names[start : start + CLIENTS_PER_CALL], encoded)
-                taken += sum(map(bool, self._publish_clients(envelope)))
+        with sending("client", encoded.size) as encoded.trace:
+            for start in range(0, len(names), CLIENTS_PER_CALL):
+                with self._publishing():
+                    envelope = direct(self._outgoing, names[start : start + CLIENTS_PER_CALL], encoded)
+                    taken += sum(map(bool, self._publish_clients(envelope)))
         return self._looked_at(taken)
 
     def broadcast(
@@ -167,7 +169,7 @@ class SyncPublisher:
         exclude, rooms = receivers(exclude_client, room, exclude_connection)
         if room is not None and not rooms:
             return Published(0)
-        with self._publishing():
+        with sending("room" if rooms else "all", encoded.size) as encoded.trace, self._publishing():
             targets = self._policy().targets(rooms, store=store, key=key)
             if targets:
                 found = self._send_copies(

@@ -253,6 +253,20 @@ async def test_collector_of_the_cluster_has_every_node(managers: Managers) -> No
     assert value(scrape, "stabilizer_connections_opened_total") == 2
 
 
+async def test_each_node_knows_how_many_there_are_and_how_long_redis_takes(managers: Managers) -> None:
+    nodes = await managers.start_many(3)
+
+    async def all_know() -> bool:
+        scrapes = [collected(node, "node") for node in nodes]
+        return all(value(scrape, "stabilizer_cluster_nodes") == 3 for scrape in scrapes)
+
+    await eventually(all_know, what="the nodes know one another")
+    scrape = collected(nodes[0], "node")
+    answered = value(scrape, "stabilizer_redis_command_seconds_count")
+    assert 0 < answered <= nodes[0].statistics().counters["redis_batches"]
+    assert 0 < value(scrape, "stabilizer_redis_command_seconds_sum") < 3 * answered
+
+
 async def test_collector_of_a_node_needs_no_redis(own_managers: Managers, server: RedisServer) -> None:
     node = await own_managers.start()
     await register(node, "ada")

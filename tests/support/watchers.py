@@ -18,4 +18,5 @@ def watcher(receive: Receive = ignore, gap_ended: Callable[[float], None] = igno
         flush_earlier_sends=ignore,
         opened_at=lambda _: 0.0,
         heard_after=ignore,
+        answered_after=ignore,
     )

@@ -82,13 +82,12 @@ class Node:
     def __init__(self, **settings: Any) -> None:
         self.config = WebSocketConfig(**settings)
         self.limiter = SendLimiter(lambda: self.config.max_concurrent_broadcast)
-        self.streams = Streams(Tasks(logging.getLogger()), Counters(), lambda: self.config.max_message_size)
-        self.written = 0
+        self.counters = Counters()
+        self.streams = Streams(
+            Tasks(logging.getLogger()), self.counters, lambda: self.config.max_message_size
+        )
         self.lost_connections: list[tuple[str, Ended, str]] = []
         self.ended: list[tuple[str, CloseCause, int, str]] = []
-        self.dropped_messages = 0
-        self.refused_codes: list[int] = []
-        self.pauses = self.deferrals = 0
         self.room_calls: list[tuple[str, str]] = []
 
     def limits(self) -> Any:
@@ -100,18 +99,6 @@ class Node:
     def encode(self, message: Message) -> Encoded:
         return encode(message, self.config.max_message_size)
 
-    def wrote(self, messages: int) -> None:
-        self.written += messages
-
-    def dropped(self, messages: int) -> None:
-        self.dropped_messages += messages
-
-    def refused(self, code: int) -> None:
-        self.refused_codes.append(code)
-
-    def paused(self) -> None:
-        self.pauses += 1
-
     def lost(self, connection: Connection, why: Ended, error: str) -> None:
         if connection.end(OF_WRITES[why], error):
             self.lost_connections.append((connection.client_id, why, error))
@@ -119,9 +106,6 @@ class Node:
     def gone(self, connection: Connection, error: str) -> None:
         if connection.end(CloseCause.PEER_GONE, error):
             self.lost_connections.append((connection.client_id, Ended.GONE, error))
-
-    def deferred(self) -> None:
-        self.deferrals += 1
 
     async def end(self, connection: Connection, cause: CloseCause, code: int, reason: str) -> None:
         if connection.end(cause):

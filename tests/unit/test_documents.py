@@ -90,7 +90,7 @@ def test_counters_of_the_bounds_exist() -> None:
 
 def test_every_counter_is_counted() -> None:
     """One that is not would stay at zero, and look like good news."""
-    trees = [ast.parse(file.read_text()) for file in PACKAGE.rglob("*.py") if file.name != "metrics.py"]
+    trees = [ast.parse(file.read_text()) for file in PACKAGE.rglob("*.py")]
     nodes = [node for tree in trees for node in ast.walk(tree)]
     stored = {
         node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)

@@ -44,6 +44,9 @@ class Recorder:
     def heard(self) -> None:
         self.noted.append("heard")
 
+    def received(self, size: int, *, is_text: bool) -> None:
+        self.noted.append("received")
+
     def hung_up(self, code: int, reason: str) -> None:
         self.noted.append("hung up")
 

@@ -22,6 +22,22 @@ async def test_binary_is_echoed(server: Server, way: str, client_id: str, conten
         assert await client.message() == content
 
 
+async def test_messages_and_their_bytes_are_counted(server: Server, way: str, client_id: str) -> None:
+    names = ("messages_received_text", "messages_received_binary", "bytes_received")
+
+    async def counts() -> list[int]:
+        counters = (await server.ask("GET", "statistics"))["counters"]
+        return [counters[name] for name in names]
+
+    async with server.connected(f"{way}/{client_id}") as client:
+        before = await counts()
+        assert await client.say("grüße") == "grüße"
+        client.send(Frame(Op.BINARY, b"\x00" * 3, fin=False), Frame(Op.CONT, b"\xff" * 2000))
+        assert len(await client.message()) == 2003
+        after = await counts()
+    assert [now - then for now, then in zip(after, before, strict=True)] == [1, 1, 7 + 2003]
+
+
 @pytest.mark.parametrize("length", [125, 126, 127, 65_535, 65_536])
 async def test_every_form_of_the_length_is_read_and_written(server: Server, length: int) -> None:
     async with server.connected(f"parked/length-{length}") as client:

@@ -598,6 +598,7 @@ class Watcher:
             the command does not overtake them. So the call re-enters the backend.
         opened_at: Returns the monotonic time since which a client has a socket on this node; 0.0 if it has none.
         heard_after: Called with the seconds that a canary took.
+        answered_after: Called with the seconds from the write of a batch of commands to its last answer.
     """
 
     receive: Receive
@@ -607,3 +608,4 @@ class Watcher:
     flush_earlier_sends: Callable[[], None]
     opened_at: Callable[[str], float]
     heard_after: Callable[[float], None]
+    answered_after: Callable[[float], None]

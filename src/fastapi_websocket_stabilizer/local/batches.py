@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from ..runtime.loops import running_loop
+from ..runtime.metrics import Counters
 from ..wire.messages import Encoded
 from .connection import Connection
 from .lifecycle import Ended, Limits
@@ -210,7 +211,17 @@ FramesBySocket: TypeAlias = defaultdict[Connection, list[bytes]]
 class Group:
     """Consecutive broadcasts for the same sockets, written together."""
 
-    __slots__ = ("_excluded", "_reached", "_written", "broadcasts", "dropped", "frames", "size", "stopped")
+    __slots__ = (
+        "_bytes",
+        "_excluded",
+        "_parts",
+        "_reached",
+        "broadcasts",
+        "dropped",
+        "frames",
+        "size",
+        "stopped",
+    )
 
     def __init__(self, broadcast: Broadcast) -> None:
         self.broadcasts: list[Broadcast] = [broadcast]
@@ -222,7 +233,9 @@ class Group:
         self.stopped: tuple[Connection, ...] = ()  # members of a log that are let out of it within this group
         self.dropped: int = 0  # volatile messages that they miss of this group
         self._reached = 0  # sockets that got all of it
-        self._written = 0  # messages, on all native sockets
+        self._parts = self._bytes = (
+            0  # messages of sockets that got a part of it, and bytes, on all native sockets
+        )
 
     def add(self, broadcast: Broadcast) -> None:
         self.broadcasts.append(broadcast)
@@ -276,7 +289,6 @@ class Group:
             else:
                 reached += 1
         self._reached += reached
-        self._written += reached * len(self.broadcasts)
 
     @staticmethod
     def _failed(connection: Connection, broadcasts: Iterable[Broadcast], error: Exception) -> None:
@@ -329,18 +341,20 @@ class Group:
         except Exception as error:  # noqa: BLE001 - as in write()
             self._failed(connection, broadcasts, error)
             return
-        self._written += len(broadcasts)
+        self._parts += len(broadcasts)
         for broadcast in broadcasts:
             broadcast.outcome.total += 1
             broadcast.outcome.succeeded += 1
+            self._bytes += broadcast.message.size
 
-    def finish(self) -> int:
-        """Pass the outcomes to the callers. Return the number of messages written to native sockets."""
+    def finish(self, counters: Counters) -> None:
+        """Pass the outcomes to the callers, and count the messages that were written to native sockets."""
         for broadcast in self.broadcasts:
             broadcast.outcome.total += self._reached
             broadcast.outcome.succeeded += self._reached
             tell(broadcast)
-        return self._written
+        messages = self._reached * len(self.broadcasts) + self._parts
+        counters.sent(messages, self._reached * self.size + self._bytes)
 
 
 def _puts_off(connection: Connection, copy: Encoded) -> bool:

@@ -46,14 +46,6 @@ class Owner(WriterOwner, Protocol):
         """Send to exactly this connection, behind everything sent to it before. Return the error, if any."""
         ...
 
-    def refused(self, code: int) -> None:
-        """Count a message that was refused with this close code."""
-        ...
-
-    def deferred(self) -> None:
-        """Count a socket that sent more than one turn of the event loop may process."""
-        ...
-
     def lost(self, connection: "Connection", why: Ended, error: str) -> None:
         """End the connection now and close its socket soon. Called on its own loop."""
         ...
@@ -473,6 +465,10 @@ class Connection:
         self.used_at_s = now_s = self.loop.time()
         self.heartbeat.heard(now_s)
 
+    def received(self, size: int, *, is_text: bool) -> None:
+        self._owner.counters.received(size, is_text=is_text)
+        self.heard()
+
     def hung_up(self, code: int, reason: str) -> None:
         if self.ended is None or self.ended is Ended.GONE:  # otherwise it is the echo of our close
             self.closed_with = (code, reason)
@@ -503,12 +499,14 @@ class Connection:
         self.read_out()
 
     def deferred(self) -> None:
-        self._owner.deferred()
+        self._owner.counters.reads_deferred += 1
 
     def refused(self, code: int) -> None:
-        is_too_large = code == close_codes.TOO_LARGE
+        counters, is_too_large = self._owner.counters, code == close_codes.TOO_LARGE
         self._cause = self._cause or (CloseCause.TOO_LARGE if is_too_large else CloseCause.PROTOCOL_ERROR)
-        self._owner.refused(code)
+        counters.messages_too_large += is_too_large
+        counters.messages_too_fragmented += code == close_codes.POLICY_VIOLATION
+        counters.messages_invalid += code not in (close_codes.TOO_LARGE, close_codes.POLICY_VIOLATION)
 
     async def too_large(self, size: int, limit: int) -> None:
         self.refused(close_codes.TOO_LARGE)

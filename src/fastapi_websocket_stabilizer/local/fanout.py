@@ -181,7 +181,7 @@ class FanOut:
             for shard in self._shards.shards:
                 self._counters.messages_dropped += group.missed(shard)
                 group.write(group.targets(shard))
-            self._counters.messages_sent += group.finish()
+            group.finish(self._counters)
         if self._durations is not None:
             self._durations.add(time.perf_counter() - began_s)
         if span is not None:
@@ -190,7 +190,7 @@ class FanOut:
     def _finish(self, done: Broadcast | DirectMessages | Group) -> None:
         self.queued_bytes -= done.size
         if isinstance(done, Group):
-            self._counters.messages_sent += done.finish()
+            done.finish(self._counters)
         else:
             tell(done)
         if self.queued_bytes <= QUEUE_LIMIT_BYTES:

@@ -5,6 +5,7 @@ from enum import Enum
 from typing import Protocol
 
 from ..names import ConnectionId
+from ..runtime.metrics import Counters
 from .lifecycle import Ended, Limits
 from .sends import SendLimiter
 
@@ -57,20 +58,9 @@ class Sink(Protocol):
 class WriterOwner(Protocol):
     """The node of a writer: settings, the bound on suspended sends, counters."""
 
+    counters: Counters
     limiter: SendLimiter
 
     def limits(self) -> Limits:
         """The settings in force now."""
-        ...
-
-    def wrote(self, messages: int) -> None:
-        """Count messages that were written or queued."""
-        ...
-
-    def dropped(self, messages: int) -> None:
-        """Count messages that left an outbox unwritten."""
-        ...
-
-    def paused(self) -> None:
-        """Count a full write buffer."""
         ...

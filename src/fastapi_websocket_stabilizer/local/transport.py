@@ -19,7 +19,7 @@ from starlette.types import Receive, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from .. import close_codes
-from ..wire.messages import Encoded, Form
+from ..wire.messages import Encoded, Form, text_size
 from .lifecycle import Limits
 
 RETRY_AFTER_S = 1
@@ -142,7 +142,11 @@ class Observer(Protocol):
         ...
 
     def heard(self) -> None:
-        """A message arrived."""
+        """Bytes arrived, on a native socket."""
+        ...
+
+    def received(self, size: int, *, is_text: bool) -> None:
+        """A message of ``size`` bytes was given to the application."""
         ...
 
     def hung_up(self, code: int, reason: str) -> None:
@@ -454,12 +458,12 @@ class AsgiTransport(_WithoutNative):
 
     async def _inspect(self, event: AsgiEvent) -> AsgiEvent:
         if event["type"] == "websocket.receive":
-            size, limit = _size(event), self._limits().max_message_size
+            size, limit = size_of(event), self._limits().max_message_size
             if size > limit:
                 await self._observer.too_large(size, limit)
                 self.interrupt(close_codes.TOO_LARGE, "message too large")
                 return self._ended or event
-            self._observer.heard()
+            self._observer.received(size, is_text=event.get("text") is not None)
         elif event["type"] == "websocket.disconnect":
             if self._ended is not None:  # closed by us: the event of the server is its echo
                 return self._ended
@@ -512,11 +516,10 @@ def _message(event: AsgiEvent) -> Encoded:
     return Encoded(Form.TEXT, text, len(text) if text.isascii() else len(text.encode()))
 
 
-def _size(event: AsgiEvent) -> int:
+def size_of(event: AsgiEvent) -> int:
+    """Return the bytes of a received message."""
     text = event.get("text")
-    if text is None:
-        return len(event.get("bytes") or b"")
-    return len(text) if text.isascii() else len(text.encode())
+    return len(event.get("bytes") or b"") if text is None else text_size(text)
 
 
 def _is_plain(websocket: WebSocket) -> bool:

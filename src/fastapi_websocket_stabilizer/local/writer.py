@@ -87,7 +87,7 @@ class SocketWriter:
                 native.write_soon(message.frame(self.window_bits))
             except Exception as error:  # noqa: BLE001 - whatever a socket raises, it is the socket that failed
                 return self.failed(error)
-            self._owner.wrote(1)
+            self._owner.counters.sent(1, message.size)
             return TAKEN
         if self.phase is DIRECT:
             if self._owner.limiter.is_open():
@@ -132,10 +132,10 @@ class SocketWriter:
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - nothing is awaited: the socket failed
             return self.failed(error)
         if rest is None:
-            self._owner.wrote(1)
+            self._owner.counters.sent(1, message.size)
             return TAKEN
         self._queue_behind(rest)
-        return self._taken()
+        return self._taken(message)
 
     def _put(self, message: Encoded) -> Sent:
         """Queue a message, or apply the policy of a full outbox."""
@@ -145,16 +145,16 @@ class SocketWriter:
             self._outbox = Outbox(limits.outbox_size, "close" if self._has_session else limits.outbox_policy)
         dropped = self._outbox.dropped
         put = self._outbox.put(message, is_stored=self._has_session and message.address.id > 0)
-        self._owner.dropped(self._outbox.dropped - dropped)
+        self._owner.counters.messages_dropped += self._outbox.dropped - dropped
         if put is Put.OVERFLOW:
             error = f"outbox over {self._owner.limits().outbox_size} bytes"
             self._lose(Ended.SLOW, error)
             return Sent(f"slow consumer: {error}")
-        return self._taken() if put is Put.TAKEN else Sent(DROPPED)
+        return self._taken(message) if put is Put.TAKEN else Sent(DROPPED)
 
-    def _taken(self) -> Sent:
+    def _taken(self, message: Encoded) -> Sent:
         """Return the result for a message that is queued or being sent."""
-        self._owner.wrote(1)
+        self._owner.counters.sent(1, message.size)
         return Sent(pending=self._settlement()) if self._transport.awaited else TAKEN
 
     # The socket and its outbox
@@ -207,7 +207,7 @@ class SocketWriter:
     def paused(self) -> None:
         """Note that the write buffer is full: messages wait in the outbox until the peer has read."""
         self.fast_path = None
-        self._owner.paused()
+        self._owner.counters.sockets_paused += 1
         if self.phase is DIRECT:
             self._queue_behind(None)
 
@@ -416,7 +416,7 @@ class SocketWriter:
         if self._task is not None:
             self._task.cancel()
         if self._outbox is not None:
-            self._owner.dropped(len(self._outbox))
+            self._owner.counters.messages_dropped += len(self._outbox)
         self._outbox = self._first = None
         self._settle(is_written=is_written)
         if self._over is not None and not self._over.done():

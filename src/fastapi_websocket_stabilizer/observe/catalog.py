@@ -21,6 +21,7 @@ from ..runtime.metrics import (
     HANDSHAKE_S,
     LOOP_LAG_S,
     PING_S,
+    REDIS_S,
     Counters,
 )
 
@@ -66,7 +67,7 @@ def _help(counter: str) -> str:
     return text
 
 
-def _grouped(name: str, label: str, text: str, **counters: str) -> Metric:
+def _grouped(name: str, label: str, text: str, /, **counters: str) -> Metric:
     """Return one metric for several counters: a sum over its label must mean something."""
     return Metric(name, "counter", text, counters, label)
 
@@ -77,6 +78,10 @@ BY_EVENT = (
         lost="bus_lost", gap="bus_gaps", late="bus_late", duplicate="bus_duplicates", malformed="bus_malformed",
         unsigned="bus_unsigned", forged="bus_forged", replayed="bus_replayed", reconnect="bus_reconnects",
         move="bus_moves", paused="bus_paused", canary_missed="canaries_missed",
+    ),
+    _grouped(
+        "messages_received_total", "kind", "Messages of clients, frames of stabilizer.v1 among them.",
+        text="messages_received_text", binary="messages_received_binary",
     ),
     _grouped(
         "redis_command_events_total", "event", "Commands to Redis that did not get an answer at once.",
@@ -153,6 +158,10 @@ _GAUGES = (
     _gauge("ready", "1 if this node takes new clients. With 0, /readyz says why it does not."),
     _gauge("draining", "1 during a drain."),
     _gauge("redis_away", "1 if Redis did not answer the last beat."),
+    _gauge(
+        "cluster_nodes",
+        "Live nodes of the registry, as this node knows them. For max(), not for sum().",
+    ),
 )
 
 
@@ -167,6 +176,8 @@ _HISTOGRAMS = (
            {"": "handshake"}, bounds_s=HANDSHAKE_S),
     Metric("claim_seconds", "histogram", "Claim of a client in Redis; in one process, its entry in a table.",
            {"": "claim"}, bounds_s=HANDSHAKE_S),
+    Metric("redis_command_seconds", "histogram", "Time from the write of a batch of commands to its last answer.",
+           {"": "redis_command"}, bounds_s=REDIS_S),
     Metric("ping_seconds", "histogram", "Time from a ping of this node to the next frame of the client.",
            {"": "ping"}, bounds_s=PING_S),
     Metric("message_handler_seconds", "histogram", "Duration of functions for messages, if enable_metrics is set.",

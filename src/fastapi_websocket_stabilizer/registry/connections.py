@@ -17,6 +17,7 @@ from ..local.sends import SendLimiter
 from ..models import CloseCause, ClosedConnection, Message, as_metadata
 from ..names import ConnectionId
 from ..runtime.logs import EVENTS, Occasionally, StructuredLogger, manager_logger
+from ..runtime.metrics import Counters
 from ..streams.stream import Streams
 from ..wire.channels import ALL, Channel, box_of
 from ..wire.client_frames import wait_reason
@@ -66,6 +67,7 @@ class Connections:
         self.outbound: Outbound = outbound
         self.budget: Budget = budget
         self._showing, self._history, self._mailboxes = showing, history, mailboxes
+        self.counters: Counters = state.counters
         self.limiter: SendLimiter = state.limiter
         self.streams: Streams = state.streams
         self._events = StructuredLogger(manager_logger(state.config.log_level, EVENTS))
@@ -102,24 +104,6 @@ class Connections:
     async def request(self, connection: Connection, name: str, data: Any, timeout_s: float) -> Any:
         question = self._questions.question(name, data, timeout_s)
         return await self._questions.ask_connection(connection, question)
-
-    def wrote(self, messages: int) -> None:
-        self._state.counters.messages_sent += messages
-
-    def dropped(self, messages: int) -> None:
-        self._state.counters.messages_dropped += messages
-
-    def refused(self, code: int) -> None:
-        counters = self._state.counters
-        counters.messages_too_large += code == close_codes.TOO_LARGE
-        counters.messages_too_fragmented += code == close_codes.POLICY_VIOLATION
-        counters.messages_invalid += code not in (close_codes.TOO_LARGE, close_codes.POLICY_VIOLATION)
-
-    def paused(self) -> None:
-        self._state.counters.sockets_paused += 1
-
-    def deferred(self) -> None:
-        self._state.counters.reads_deferred += 1
 
     def is_pong(self, message: str | bytes) -> bool:
         return message in PONGS

@@ -187,6 +187,7 @@ class Registry:
             flush_earlier_sends=self._flush,
             opened_at=state.shards.opened_at,
             heard_after=state.histograms.bus_lag.add,
+            answered_after=state.histograms.redis_command.add,
         )
         return open_backend(state.config, watcher, state.counters)
 

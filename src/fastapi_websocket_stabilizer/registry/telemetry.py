@@ -90,7 +90,7 @@ class Telemetry:
         self._state, self._lease, self._directory, self._pinger = state, lease, directory, pinger
         self._unready = unready
         self._holder = NodeId("")
-        self._number = -1
+        self._number, self._live = -1, 1
         self._published: Sample | None = None
         self._shown: tuple[float, Sample] | None = None
         self._before: tuple[Mapping[str, int], Mapping[str, tuple[list[int], float]]] = {}, {}
@@ -104,6 +104,7 @@ class Telemetry:
         if not self._state.is_distributed:
             return
         self._state.check_reachable()
+        self._live = len(self._lease.known_live())  # here, because a collector may be in another thread
         store, node, group = self._state.backend.workers, self._state.node_id, self._state.group
         if self._holder != node:
             number, body = await store.take(group, node, await self._ended())
@@ -194,6 +195,7 @@ class Telemetry:
             "ready": int(self._unready() is None),
             "draining": int(state.is_draining),
             "redis_away": int(state.is_away),
+            "cluster_nodes": self._live,
         }
         limit = state.config.max_connections
         return gauges if limit is None else {**gauges, "max_connections": limit}

@@ -35,7 +35,11 @@ class Counters:
         "Connections closed for a full outbox, or a send longer than write_timeout_s."
     )
     close_timeouts: int = counter("Sockets aborted because closing them took longer than close_timeout_s.")
+    messages_received_text: int = counter("Text messages of clients, frames of stabilizer.v1 among them.")
+    messages_received_binary: int = counter("Binary messages of clients.")
+    bytes_received: int = counter("Bytes of the messages of clients, inflated.")
     messages_sent: int = counter("Messages written to a socket or put into its outbox.")
+    bytes_sent: int = counter("Bytes of these messages, before compression.")
     messages_failed: int = counter("Messages that could not be written to their socket.")
     messages_dropped: int = counter(
         "Messages dropped by an outbox_policy, and volatile ones to slow clients of rooms with a history."
@@ -236,6 +240,19 @@ class Counters:
     )
     tokens_dropped: int = counter("Oldest tokens evicted in memory mode because too many were outstanding.")
 
+    def received(self, size: int, *, is_text: bool) -> None:
+        """Count a message of a client, of ``size`` bytes."""
+        if is_text:
+            self.messages_received_text += 1
+        else:
+            self.messages_received_binary += 1
+        self.bytes_received += size
+
+    def sent(self, messages: int, size: int) -> None:
+        """Count messages of ``size`` bytes in all that were written to sockets, or put into their outboxes."""
+        self.messages_sent += messages
+        self.bytes_sent += size
+
 
 @dataclass(frozen=True, slots=True)
 class Timing:
@@ -294,6 +311,7 @@ class Histograms:
         self.claim: Histogram = Histogram(HANDSHAKE_S)
         self.ping: Histogram = Histogram(PING_S)
         self.message_handler: Histogram = Histogram(HANDLER_S)
+        self.redis_command: Histogram = Histogram(REDIS_S)
         self.connections_by_client: Histogram = Histogram(CONNECTION_S)
         self.connections_by_server: Histogram = Histogram(CONNECTION_S)
 
@@ -306,6 +324,7 @@ FAN_OUT_S = (50e-6, 100e-6, 250e-6, 500e-6, 0.001, 0.0025, 0.005, 0.01, 0.025, 0
 BUS_LAG_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 LOOP_LAG_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 HANDSHAKE_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+REDIS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 3)
 PING_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 HANDLER_S = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5)
 CONNECTION_S = (1, 10, 60, 300, 1800, 3600, 14_400, 43_200, 86_400)

@@ -13,7 +13,7 @@ from .. import close_codes
 from ..exceptions import WebSocketStabilizerError
 from ..local.connection import Connection
 from ..local.session import Session
-from ..local.transport import NativeSocket
+from ..local.transport import NativeSocket, size_of
 from ..models import Identity
 from ..names import check_client_id
 from ..registry.arrivals import Arrival
@@ -93,6 +93,8 @@ class Inbox:
 
     def put_nowait(self, event: AsgiEvent) -> None:
         """Queue an event of the socket, and start a task for it if none is running."""
+        if event["type"] == "websocket.receive":
+            self._connection.received(size_of(event), is_text=event.get("text") is not None)
         if self._events is not None:
             self._events.append(event)
             return

@@ -50,7 +50,7 @@ GONE = {"type": "websocket.disconnect", "code": 1001}
 async def test_message_is_written_before_push_returns() -> None:
     socket, node = Socket(), Node()
     sent = connect(socket=socket, node=node).push(text("hi"))
-    assert (socket.sent, sent.error, sent.pending, node.written) == (["hi"], None, None, 1)
+    assert (socket.sent, sent.error, sent.pending, node.counters.messages_sent) == (["hi"], None, None, 1)
 
 
 async def test_each_form_is_written_by_its_method() -> None:
@@ -198,7 +198,7 @@ async def test_dropped_messages_are_counted(policy: str, kept: list[str], error:
     errors = [connection.push(text(str(number))).error for number in range(5)]
     socket.may_send.set()
     await turns()
-    assert (socket.sent, node.dropped_messages) == (kept, 2)
+    assert (socket.sent, node.counters.messages_dropped) == (kept, 2)
     assert errors == [None, None, None, error, error]
 
 
@@ -358,7 +358,7 @@ async def test_inbound_message_is_life_and_use() -> None:
     clock = Clock()
     connection = connect()
     clock.advance(40.0)
-    connection.heard()
+    connection.received(5, is_text=True)
     assert connection.used_at_s - connection.opened_at_s >= 40.0
     assert connection.heartbeat.poll(clock.now(), 30.0, 60.0).value == "wait"
 
@@ -366,8 +366,8 @@ async def test_inbound_message_is_life_and_use() -> None:
 async def test_message_over_the_limit_is_counted_and_ends_the_connection() -> None:
     node = Node()
     await connect(node=node).too_large(11, 10)
-    assert (node.refused_codes, node.ended) == (
-        [1009],
+    assert (node.counters.messages_too_large, node.ended) == (
+        1,
         [("alice", CloseCause.TOO_LARGE, 1009, "11 bytes, the limit is 10")],
     )
 

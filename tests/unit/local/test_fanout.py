@@ -397,7 +397,7 @@ async def test_messages_of_one_batch_are_one_write(natives: Natives) -> None:
     await turns()
     assert natives.written() == {"a": [frame("1", "2", "3")], "b": [frame("1", "2", "3")]}
     assert natives.world.outcomes == [Outcome(total=2, succeeded=2)] * 3
-    assert natives.world.counters.messages_sent == 6
+    assert (natives.world.counters.messages_sent, natives.world.counters.bytes_sent) == (6, 6)
 
 
 async def test_sender_of_each_message_is_left_out_of_it_alone(natives: Natives) -> None:
@@ -411,6 +411,7 @@ async def test_sender_of_each_message_is_left_out_of_it_alone(natives: Natives) 
         "a": [frame("by b")], "b": [frame("by a")], "c": [frame("by a", "by b")],
     }  # fmt: skip
     assert natives.world.outcomes == [Outcome(total=3, excluded=1, succeeded=2)] * 2
+    assert (natives.world.counters.messages_sent, natives.world.counters.bytes_sent) == (4, 4 * len("by a"))
 
 
 async def test_who_is_left_out_of_all_gets_no_write(natives: Natives) -> None:

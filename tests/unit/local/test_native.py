@@ -22,7 +22,12 @@ def frames(*messages: str) -> list[bytes]:
 async def test_message_is_one_frame_on_the_line() -> None:
     native, node = FakeNativeSocket(), Node()
     sent = connect_native(native=native, node=node).push(text("hi"))
-    assert (native.writes, sent.error, sent.pending, node.written) == (frames("hi"), None, None, 1)
+    assert (native.writes, sent.error, sent.pending, node.counters.messages_sent) == (
+        frames("hi"),
+        None,
+        None,
+        1,
+    )
 
 
 async def test_socket_with_methods_of_its_own_keeps_them() -> None:
@@ -202,7 +207,7 @@ async def test_compression_is_what_the_line_agreed_to(window_bits: int) -> None:
 async def test_refused_message_is_counted() -> None:
     node = Node()
     connect_native(node=node).refused(1009)
-    assert node.refused_codes == [1009]
+    assert node.counters.messages_too_large == 1
 
 
 async def test_connection_that_does_not_read_is_known() -> None:

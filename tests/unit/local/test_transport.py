@@ -38,6 +38,7 @@ class Server:
     written: list[AsgiEvent] = field(default_factory=list)
     inbound: "asyncio.Queue[AsgiEvent]" = field(default_factory=asyncio.Queue)
     told: list[Any] = field(default_factory=list)
+    received_bytes: int = 0
 
     async def send(self, event: AsgiEvent) -> None:
         self.written.append(event)
@@ -75,7 +76,11 @@ class Server:
         self.told.append("cut")
 
     def heard(self) -> None:
-        self.told.append("heard")
+        raise AssertionError("only a native socket says so")
+
+    def received(self, size: int, *, is_text: bool) -> None:
+        self.told.append("text" if is_text else "bytes")
+        self.received_bytes += size
 
     def deferred(self) -> None: ...
 
@@ -216,10 +221,10 @@ async def test_denied_socket_takes_its_handlers_own_refusal(server: Server) -> N
 
 async def test_message_in_is_life_and_arrives(server: Server) -> None:
     websocket, _ = await server.open()
-    server.says("hi")
+    server.says("hé")
     server.says(b"\x00")
-    assert (await websocket.receive_text(), await websocket.receive_bytes()) == ("hi", b"\x00")
-    assert server.told == ["heard", "heard"]
+    assert (await websocket.receive_text(), await websocket.receive_bytes()) == ("hé", b"\x00")
+    assert (server.told, server.received_bytes) == (["text", "bytes"], 4)
 
 
 @pytest.mark.parametrize("message", ["x" * 10, b"x" * 10, "é" * 5])
@@ -227,7 +232,7 @@ async def test_message_of_the_limit_is_taken(server: Server, message: str | byte
     websocket, _ = await server.open()
     server.says(message)
     await websocket.receive()
-    assert server.told == ["heard"]
+    assert (len(server.told), server.received_bytes) == (1, 10)
 
 
 @pytest.mark.parametrize(("message", "size"), [("x" * 11, 11), (b"x" * 11, 11), ("é" * 6, 12)])
@@ -337,10 +342,10 @@ async def test_end_of_the_task_that_registered_and_read_is_the_end_of_the_handle
 
     task = asyncio.ensure_future(handler())
     await turns()
-    assert server.told == ["heard"]
+    assert server.told == ["text"]
     task.cancel()
     await turns()
-    assert server.told == ["heard", "abandoned"]
+    assert server.told == ["text", "abandoned"]
 
 
 async def test_end_of_a_task_that_only_registered_says_nothing(server: Server) -> None:
@@ -348,7 +353,7 @@ async def test_end_of_a_task_that_only_registered_says_nothing(server: Server) -
     server.says("hello")
     await websocket.receive_text()
     await turns()
-    assert server.told == ["heard"]
+    assert server.told == ["text"]
 
 
 async def test_timeout_of_the_server_itself_is_not_taken_for_the_end(server: Server) -> None:

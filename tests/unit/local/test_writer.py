@@ -16,6 +16,7 @@ from fastapi_websocket_stabilizer.local.sends import DROPPED, SendLimiter
 from fastapi_websocket_stabilizer.local.transport import NativeSocket, Observer
 from fastapi_websocket_stabilizer.local.writer import SocketWriter
 from fastapi_websocket_stabilizer.names import ConnectionId
+from fastapi_websocket_stabilizer.runtime.metrics import Counters
 from fastapi_websocket_stabilizer.wire.messages import WITH_ADDRESS, Encoded, Series
 from tests.unit.fakes import text
 
@@ -129,20 +130,12 @@ class Node:
     def __init__(self, loop: asyncio.AbstractEventLoop, policy: str) -> None:
         self.loop = loop
         self.config = WebSocketConfig(outbox_size=3, outbox_policy=cast("Any", policy))
-        self.messages = self.dropped_messages = 0
+        self.counters = Counters()
         self.limiter = SendLimiter(lambda: 1)
         self.writer: SocketWriter
 
     def limits(self) -> Any:
         return self.config
-
-    def wrote(self, messages: int) -> None:
-        self.messages += messages
-
-    def dropped(self, messages: int) -> None:
-        self.dropped_messages += messages
-
-    def paused(self) -> None: ...
 
     def lost(self, why: Ended, error: str) -> None:
         self.writer.end(why, error)
@@ -185,6 +178,7 @@ class Writing(RuleBasedStateMachine):
         )
         self.has_session, self.has_begun = has_session, False
         self.taken: list[bytes] = []  # messages that a push took, in order
+        self.taken_bytes = 0  # of their payloads
         self.pushed = 0
         self.refused = 0  # since the outbox was full and drops the newest
         self.failed = 0  # pushes of which the write raised at once
@@ -229,7 +223,9 @@ class Writing(RuleBasedStateMachine):
             ["deny", "detach"],
         )
         assert self.node.limiter.is_open(), "every suspended send gave its place back"
-        assert len(self.taken) == self.node.messages
+        counters = self.node.counters
+        assert len(self.taken) == counters.messages_sent
+        assert self.taken_bytes == counters.bytes_sent
         self.every_message_is_accounted_for()
         if self.writer.ended is Ended.RELEASED and not self.is_cut_short:
             assert self.peer.begun == len(self.peer.written)
@@ -264,6 +260,7 @@ class Writing(RuleBasedStateMachine):
                 if sent.error is None:
                     assert phase in LIVE
                     self.taken.append(message.frame(self.peer.bits))
+                    self.taken_bytes += message.size
                 elif phase is Phase.DIRECT:
                     assert self.peer.error is not None
                     self.failed += 1
@@ -405,7 +402,7 @@ class Writing(RuleBasedStateMachine):
     def every_message_is_accounted_for(self) -> None:
         """A message has one byte, so the bytes that are queued are messages."""
         given = len(self.taken) + self.refused + self.failed
-        assert given == self.peer.begun + self.node.dropped_messages + self.writer.queued_bytes
+        assert given == self.peer.begun + self.node.counters.messages_dropped + self.writer.queued_bytes
 
     @invariant()
     def nothing_is_written_before_the_accept(self) -> None:

@@ -424,7 +424,7 @@ async def test_slow_client_stops_at_a_stored_message_and_goes_on_when_it_has_rea
     world.native.read_all()
     assert [message[0] for message in await world.got()] == [1, 2, 3]
     assert world.node.goes_on == 1
-    assert (world.connection.ended, world.owner.dropped_messages) == (None, 0)
+    assert (world.connection.ended, world.owner.counters.messages_dropped) == (None, 0)
 
 
 async def test_slow_client_may_be_silent_for_as_long_as_the_heartbeat_allows() -> None:
@@ -444,7 +444,7 @@ async def test_slow_client_is_closed_and_misses_nothing_without_a_word(policy: A
     for _ in range(10):
         world.connection.push(text("x" * 30))
     assert world.connection.ended is Ended.SLOW
-    assert world.owner.dropped_messages == 0
+    assert world.owner.counters.messages_dropped == 0
 
 
 async def test_idle_session_takes_less_than_a_kilobyte() -> None:

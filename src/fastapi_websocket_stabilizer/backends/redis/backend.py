@@ -43,7 +43,9 @@ class RedisBackend:
     ) -> None:
         stores = config.stores if stores is None else stores
         keys, location = Keys(config.namespace), parse(config.redis_url or "")
-        self._topology = topology = topology_at(location, config.redis_timeout_s, counters)
+        self._topology = topology = topology_at(
+            location, config.redis_timeout_s, counters, watcher.answered_after
+        )
         self._keys, self._counters = keys, counters
         gathered = Gathered(watcher.flush_earlier_sends)
         flush_earlier_sends = gathered.flush_earlier if stores else watcher.flush_earlier_sends

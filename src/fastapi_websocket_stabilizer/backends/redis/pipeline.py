@@ -47,6 +47,10 @@ def no_earlier_sends() -> None:
     """Flush nothing: the connection carries no direct sends that were collected before."""
 
 
+def not_measured(_: float) -> None:
+    """Do nothing with the time that a batch of commands took."""
+
+
 class Pipeline:
     """One owned connection. ``run_id`` changes after a restart or failover of the server.
 
@@ -55,7 +59,7 @@ class Pipeline:
     overtakes those.
 
     In a cluster, ``after_batch`` is called between two batches with the redirected commands. Without it, their errors
-    go to the callers.
+    go to the callers. ``answered_after`` is called with the seconds from the write of a batch to its last answer.
     """
 
     is_ordered = True
@@ -68,9 +72,10 @@ class Pipeline:
         name: str,
         flush_earlier_sends: Callable[[], None],
         after_batch: Callable[[Redirected], None] | None = None,
+        answered_after: Callable[[float], None] = not_measured,
     ) -> None:
         self._factory, self._counters, self._name = factory, counters, name
-        self._after_batch = after_batch
+        self._after_batch, self._answered_after = after_batch, answered_after
         self.flush_earlier_sends: Callable[[], None] = flush_earlier_sends
         self._queue: deque[Command] = deque()
         self._wanted = asyncio.Event()
@@ -307,11 +312,12 @@ class Pipeline:
                 if self._connection is None:
                     self._connection = await self._connect()
                 connection = self._connection
-                is_sent = True
+                is_sent, began_s = True, running_loop().time()
                 await connection.send_packed_command(join(batch), check_health=False)
                 for command in batch:
                     await self._read_reply(connection, command, unknown_scripts)
                     answered += 1
+            self._answered_after(running_loop().time() - began_s)
             self._backoff.reset()
         except Exception as error:  # noqa: BLE001 - after any error, replies may be out of step
             self._backoff.grow()

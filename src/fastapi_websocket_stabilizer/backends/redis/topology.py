@@ -11,13 +11,14 @@ from .cluster.slots import SlotTable
 from .connection import ConnectionFactory
 from .guard import Guard, Signer
 from .keys import Keys, slot_of
-from .pipeline import Pipeline
+from .pipeline import Pipeline, not_measured
 from .ports import CommandConnection, Listener, Subscription
 from .probes import Canaries
 from .subscriber import Subscriber
 from .urls import Address, Location
 
 Flush = Callable[[], None]
+Measured = Callable[[float], None]
 PARTITION_SLOTS = {tag: slot_of(tag) for tag in map("{:02x}".format, range(PARTITIONS))}
 """The slot of each partition's hash tag."""
 
@@ -25,14 +26,23 @@ PARTITION_SLOTS = {tag: slot_of(tag) for tag in map("{:02x}".format, range(PARTI
 class Server:
     """One server; behind Sentinels, the current primary."""
 
-    def __init__(self, location: Location, timeout_s: float, counters: Counters) -> None:
+    def __init__(
+        self,
+        location: Location,
+        timeout_s: float,
+        counters: Counters,
+        answered_after: Measured = not_measured,
+    ) -> None:
         self._factory, self._counters = ConnectionFactory(location, timeout_s), counters
+        self._answered_after = answered_after
 
     def commands(
         self, name: str, flush_earlier_sends: Flush, timeout_s: float | None = None, *_: str
     ) -> Pipeline:
         factory = self._factory.within(timeout_s or self._factory.timeout_s)
-        pipeline = Pipeline(factory, self._counters, name, flush_earlier_sends)
+        pipeline = Pipeline(
+            factory, self._counters, name, flush_earlier_sends, answered_after=self._answered_after
+        )
         self._on_moved(pipeline.abort)
         return pipeline
 
@@ -82,8 +92,15 @@ class Server:
 class Cluster:
     """Several primaries, each with some of the slots."""
 
-    def __init__(self, location: Location, timeout_s: float, counters: Counters) -> None:
+    def __init__(
+        self,
+        location: Location,
+        timeout_s: float,
+        counters: Counters,
+        answered_after: Measured = not_measured,
+    ) -> None:
         self._factory, self._counters = ConnectionFactory(location, timeout_s), counters
+        self._answered_after = answered_after
         self._table = SlotTable(self._factory, location.seeds)
 
     def commands(
@@ -91,7 +108,9 @@ class Cluster:
     ) -> Router:
         """Return a router; its ``start`` connects to the primaries of ``keys``, or to all without keys."""
         factory = self._factory.within(timeout_s or self._factory.timeout_s)
-        return Router(self._table, factory, self._counters, name, flush_earlier_sends, keys)
+        return Router(
+            self._table, factory, self._counters, name, flush_earlier_sends, keys, self._answered_after
+        )
 
     def publish_command(self) -> str:
         return publish_command(self._table)
@@ -135,6 +154,9 @@ class Cluster:
         await self._table.stop()
 
 
-def topology_at(location: Location, timeout_s: float, counters: Counters) -> Server | Cluster:
-    """Return the topology of a location."""
-    return (Cluster if location.kind == "cluster" else Server)(location, timeout_s, counters)
+def topology_at(
+    location: Location, timeout_s: float, counters: Counters, answered_after: Measured = not_measured
+) -> Server | Cluster:
+    """Return the topology of a location. For ``answered_after`` see ``Pipeline``."""
+    kind = Cluster if location.kind == "cluster" else Server
+    return kind(location, timeout_s, counters, answered_after)

@@ -21,7 +21,7 @@ from ....runtime.metrics import Counters
 from ..command import Argument, Command
 from ..connection import ConnectionFactory
 from ..keys import slot_of
-from ..pipeline import LIMIT_BYTES, Pipeline, Redirected, no_earlier_sends
+from ..pipeline import LIMIT_BYTES, Pipeline, Redirected, no_earlier_sends, not_measured
 from ..scripts import Script
 from ..urls import Address
 from .slots import RETRY_S, SlotTable, redirected_to
@@ -45,9 +45,10 @@ class Router:
         name: str,
         flush_earlier_sends: Callable[[], None],
         keys: Iterable[str] = (),
+        answered_after: Callable[[float], None] = not_measured,
     ) -> None:
         self._table, self._factory, self._counters, self._name = table, factory, counters, name
-        self._keys = tuple(keys)
+        self._keys, self._answered_after = tuple(keys), answered_after
         self._pipelines: dict[Address, Pipeline] = {}
         self._held: dict[int, Address] = {}
         self._parked: dict[int, deque[Command]] = {}
@@ -178,7 +179,9 @@ class Router:
     def _make(self, address: Address) -> Pipeline:
         after_batch = partial(self._after_batch, address)
         factory = self._factory.at(address)
-        return Pipeline(factory, self._counters, self._name, no_earlier_sends, after_batch)
+        return Pipeline(
+            factory, self._counters, self._name, no_earlier_sends, after_batch, self._answered_after
+        )
 
     # Moved slots and redirected commands
 

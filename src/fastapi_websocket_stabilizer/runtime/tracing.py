@@ -30,15 +30,20 @@ def _tracer() -> "Tracer":
     return trace.get_tracer(SCOPE, __about__.__version__)
 
 
+def _is_sampled() -> bool:
+    """Whether the caller is in a sampled span. Each send asks, so the usual answer comes first: there is no span."""
+    if trace is None or (span := trace.get_current_span()) is trace.INVALID_SPAN:
+        return False
+    return span.get_span_context().trace_flags.sampled
+
+
 def sending(to: Literal["all", "room", "client"], size: int) -> AbstractContextManager[bytes]:
     """Return a block that sends a message of ``size`` bytes. It yields the context that travels with the message.
 
     If the caller is in a sampled span, the block is a child of it, a span of kind PRODUCER. Otherwise the context is
     empty.
     """
-    if trace is None or not trace.get_current_span().get_span_context().trace_flags.sampled:
-        return _UNTRACED
-    return _sending(to, size)
+    return _sending(to, size) if _is_sampled() else _UNTRACED
 
 
 @contextmanager
@@ -97,11 +102,11 @@ class FanOutSpan:
 @contextmanager
 def step(name: Literal["claim"]) -> Iterator[None]:
     """Make a block a child of the present span, if that is sampled."""
-    if trace is None or not trace.get_current_span().get_span_context().trace_flags.sampled:
-        yield
-    else:
+    if _is_sampled():
         with _tracer().start_as_current_span(name):
             yield
+    else:
+        yield
 
 
 @contextmanager

@@ -168,7 +168,7 @@ def _rooms(results: Results) -> Iterator[Goal]:
         ("`stabilizer.v1`, with history against without", V1, "room_recorded", V1, "room", RECORDED_SHARE),
         (
             "plain sockets without history, against before",
-            PLAIN,
+            "ours-off",
             "room",
             "ours-before",
             "room",

@@ -50,7 +50,7 @@ def parts(load: Load) -> Iterator[Part]:
     for replicas in load.growth_replicas:
         if replicas != 2:
             yield Part("ours", "h", growth(load.clients), replicas)
-    yield Part("ours-rooms", "k", rooms.bursts, beside=("ours-before", "ours-v1", "centrifugo"))
+    yield Part("ours-rooms", "k", rooms.bursts, beside=("ours-off", "ours-before", "ours-v1", "centrifugo"))
     yield Part("ours-v1", "l", rooms.storm, beside=("ours-rooms",))
     yield Part("ours-v1", "m", rooms.memory)
     yield Part("ours-v1", "n", rooms.away, beside=("centrifugo",))

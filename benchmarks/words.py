@@ -59,7 +59,8 @@ Python servers run under uvicorn with uvloop and httptools, one process per repl
 In (k), (l) and (n) all systems run at the same time and take turns. A machine that drifts then drifts for all of
 them. Rooms with history have names of the same length in all systems. Clients that come back dial together, 256 at a
 time, and send what they remember of their position. Their handshakes are answered by the compiled loop. The CPU is
-that of the servers from the first dial until one second after the last message. (m) has the same clients as (n)."""
+that of the servers from the first dial until one second after the last message. (m) has the same clients as (n).
+Their results are in [benchmarks-rooms.md](benchmarks-rooms.md)."""
 
 LIMITS = """
 A sampling profiler on both replicas (py-spy, native frames, 5 s) shows the limits behind the goals that are not met:

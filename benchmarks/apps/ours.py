@@ -1,4 +1,7 @@
-"""This library, as its README writes it; the variant ``stock`` leaves uvicorn's own protocol class in place."""
+"""This library, as its README writes it.
+
+The variant ``stock`` leaves uvicorn's own protocol class in place, ``observed`` has everything for operators.
+"""
 
 import dataclasses
 from typing import Any
@@ -12,10 +15,15 @@ from fastapi_websocket_stabilizer import Identity, WebSocketConfig, WebSocketCon
 settings: dict[str, Any] = {"redis_url": REDIS_URL, "namespace": NAMESPACE}
 if VARIANT == "stock" and "uvicorn_protocol" in {field.name for field in dataclasses.fields(WebSocketConfig)}:
     settings["uvicorn_protocol"] = False
+if VARIANT == "observed":
+    settings |= {"enable_metrics": True, "enable_otel_metrics": True}
 
 manager = WebSocketConnectionManager(WebSocketConfig(**settings))
 app = FastAPI(lifespan=manager.lifespan)
 app.include_router(manager.router)
+if VARIANT == "observed":
+    app.include_router(manager.metrics_router())
+    app.include_router(manager.admin_router())
 add_control(app, manager.broadcast, manager.send_to_client)
 
 

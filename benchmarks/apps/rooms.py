@@ -1,4 +1,7 @@
-"""This library with rooms: messages to those whose name begins with ``re:`` are stored. Before history, none were."""
+"""This library with rooms: messages to those whose name begins with ``re:`` are stored.
+
+None are with the variant ``off``, and with ``before``, which is a checkout without history.
+"""
 
 from typing import Any
 
@@ -9,7 +12,7 @@ from benchmarks.apps.environment import NAMESPACE, REDIS_URL, VARIANT
 from fastapi_websocket_stabilizer import Identity, WebSocketConfig, WebSocketConnectionManager
 
 settings: dict[str, Any] = {"redis_url": REDIS_URL, "namespace": NAMESPACE}
-if VARIANT != "before":
+if VARIANT not in ("before", "off"):
     from fastapi_websocket_stabilizer import History
 
     settings["history"] = {"re:": History(messages=500, bytes=262_144, seconds=120)}

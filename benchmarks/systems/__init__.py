@@ -5,7 +5,7 @@ from .centrifugo import Centrifugo
 from .nchan import Nchan
 from .ours import Bare, Ours, OursBlock, OursStock
 from .python_peers import ChannelsLayer, Glue, Hubcast, PythonSocketIO
-from .rooms import OursBefore, OursRooms, OursV1
+from .rooms import OursBefore, OursOff, OursRooms, OursV1
 from .socketio_node import SocketIO
 
 ALL: dict[str, System] = {
@@ -16,6 +16,7 @@ ALL: dict[str, System] = {
         OursStock(),
         OursRooms(),
         OursV1(),
+        OursOff(),
         OursBefore(),
         Glue(),
         PythonSocketIO(),

@@ -43,6 +43,14 @@ class OursStock(Ours):
     variant = "stock"
 
 
+class OursObserved(Ours):
+    """With everything that operators may switch on."""
+
+    name = "ours-observed"
+    title = "this library, observed"
+    variant = "observed"
+
+
 class Bare(PythonSystem):
     """FastAPI alone."""
 

@@ -31,6 +31,15 @@ class OursV1(OursRooms):
     resumes = True
 
 
+class OursOff(OursRooms):
+    """Plain sockets, and no history of any room."""
+
+    name = "ours-off"
+    title = "this library without history, plain sockets"
+    variant = "off"
+    records = False
+
+
 class OursBefore(OursRooms):
     """Another checkout of this library."""
 

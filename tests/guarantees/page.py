@@ -37,6 +37,9 @@ ENDING = """
   client fails while it is in flight. `on_bus_gap` and `statistics().counters` (`bus_gaps`, `bus_lost`) show that
   messages were lost, but not which clients missed them. A client that is away receives nothing. Stored messages reach
   clients of `stabilizer.v1` all the same, as the table of resumes shows.
+- **A log that was empty.** A client of `stabilizer.v1` has no entry of a log that was empty when it left the room.
+  Messages were stored, Redis lost its content, and the client came back to other rooms. When it comes back to this
+  one, it is not told of the loss.
 - **Consensus.** Redis replication is asynchronous, so a failover can lose the last claims. Stamps and repeated
   claims repair that: once everything has settled, the client belongs to the socket that claimed last.
 - **Exactly one hook call.** A presence event is reported once. It is reported again, with the same `event_id`, only

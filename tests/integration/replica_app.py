@@ -135,6 +135,11 @@ async def statistics() -> dict[str, Any]:
     return {"node_id": snapshot.node_id, "connections": snapshot.connections, "counters": snapshot.counters}
 
 
+async def sample() -> dict[str, Any]:
+    """What this node shows to operators, as of now and also without Redis."""
+    return asdict(manager._registry.telemetry.own())
+
+
 async def ready() -> bool:
     return manager.statistics().bus_connected
 
@@ -193,6 +198,7 @@ questions: dict[str, Any] = {
     "ready": ready,
     "room_count": manager.room_count,
     "room_members": room_members,
+    "sample": sample,
     "send_to_client": manager.send_to_client,
     "statistics": statistics,
     "step_clock": step_clock,

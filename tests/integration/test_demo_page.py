@@ -65,6 +65,18 @@ async def test_two_tabs_on_two_replicas_see_and_hear_each_other(demo: Demo, brow
     await expect(grace.messages.last).to_contain_text("to Ada")
 
 
+async def test_admin_page_beside_the_chat_shows_all_replicas(demo: Demo, browser: Browser) -> None:
+    ada = await Tab.open(browser, demo.urls[0], "Ada")
+    await Tab.open(browser, demo.urls[1], "Grace")
+    await expect(ada.person("Grace", "replica-2")).to_be_visible()
+    async with ada.page.context.expect_page() as opened:
+        await ada.page.get_by_role("link", name="admin page").click()
+    admin = await opened.value
+    tiles = admin.locator(".tile")
+    await expect(tiles.filter(has_text="Ready nodes").locator("b")).to_have_text("3")
+    await expect(tiles.filter(has_text="Connections").locator("b")).to_have_text("2")
+
+
 async def test_only_who_is_in_a_room_hears_it(demo: Demo, browser: Browser) -> None:
     ada = await Tab.open(browser, demo.urls[0], "Ada")
     grace = await Tab.open(browser, demo.urls[1], "Grace")

@@ -380,6 +380,47 @@ async def test_presence_is_watched_by_its_handler() -> None:
         assert room.members == {"ann": 3}
 
 
+async def test_handler_that_was_removed_is_called_no_more() -> None:
+    seen: list[Any] = []
+    lists: list[Members] = []
+
+    def of_all(message: Message) -> None:
+        seen.append(("all", message.data))
+
+    def of_room(message: Message) -> None:
+        seen.append(("room", message.data))
+
+    async def answer(data: Any) -> Any:
+        return data
+
+    async with scripted() as server, connected(server) as (client, peer):
+        room, changes = client.room("a"), list[StatusChange]()
+        client.on(of_all)
+        room.on(of_room)
+        client.on_status(changes.append)
+        client.on_request("echo")(answer)
+        room.on_presence(lists.append)
+        assert await peer.receive() == {"p": "a", "v": 0}
+        await peer.send([1, "a", 1], {"p": "a", "v": 7, "=": [["ann", 1]]}, {"q": 1, "m": "echo", "d": 5})
+        assert await peer.receive() == {"a": 1, "d": 5}
+        await eventually(lambda: (seen, lists) == ([("room", 1)], [{"ann": 1}]))
+        room.off(of_room)
+        room.off(lists.append)
+        assert (await peer.receive(), room.members) == ({"p": "a", "v": None}, {})
+        client.off(answer)
+        client.off(changes.append)
+        await peer.send([2, "a", 2], {"q": 2, "m": "echo", "d": 5})
+        assert (await peer.receive())["x"]["code"] == "not_found"
+        await eventually(lambda: seen == [("room", 1), ("all", 2)])
+        client.off(of_all)
+        await peer.send([3, "a", 3])
+        (message,) = await taken(client, 1)
+        assert isinstance(message, Message)
+        assert message.data == 3
+        client.offline()
+        assert (changes, lists) == ([], [{"ann": 1}])
+
+
 # Connections.
 
 

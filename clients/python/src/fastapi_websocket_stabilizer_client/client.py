@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from inspect import iscoroutinefunction
 from ssl import SSLContext
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from websockets.exceptions import InvalidURI
 from websockets.uri import parse_uri
@@ -170,7 +170,10 @@ class Client:
     def room(self, name: str) -> Room:
         """Return the handlers of a room, always the same object for a name. It joins nothing."""
         if name not in self._rooms:
-            self._rooms[name] = Room(name, lambda room: self._runner.run(self._machine.watch, room))
+            run, machine = self._runner.run, self._machine
+            self._rooms[name] = Room(
+                name, lambda room: run(machine.watch, room), lambda room: run(machine.unwatch, room)
+            )
         return self._rooms[name]
 
     def on(self, handler: MessageHandler) -> MessageHandler:
@@ -207,6 +210,15 @@ class Client:
             raise TypeError(f"on_status needs a function without async, got {handler!r:.80}")
         self._statuses.append(handler)
         return handler
+
+    def off(self, handler: Callable[..., Any]) -> None:
+        """Do not call a function any more, whatever it handles. A handler of a room is removed with ``room.off``.
+
+        Events that wait for it still reach it.
+        """
+        self._others.off(handler)
+        self._statuses = [each for each in self._statuses if each != handler]
+        self._requests = {name: each for name, each in self._requests.items() if each != handler}
 
     # Calls.
 

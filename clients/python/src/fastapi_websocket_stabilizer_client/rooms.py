@@ -1,6 +1,7 @@
 """Handlers of the application for one room, or for the logs that have no room."""
 
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from .errors import StabilizerClientError
 from .messages import Lost, Members, Message
@@ -31,6 +32,14 @@ class Handlers:
         self.losses.append(handler)
         return handler
 
+    def off(self, handler: Callable[..., Any]) -> None:
+        """Do not call a function any more, whatever it handles. Events that wait for it still reach it."""
+        for handlers in self._kinds():
+            handlers[:] = [each for each in handlers if each != handler]
+
+    def _kinds(self) -> list[list[Any]]:
+        return [self.messages, self.losses]
+
 
 class Room(Handlers):
     """Handlers for a room.
@@ -40,13 +49,13 @@ class Room(Handlers):
         members: Metadata by client id, if ``on_presence`` has a handler and the list has come.
     """
 
-    def __init__(self, name: str, watch: Callable[[str], None]) -> None:
+    def __init__(self, name: str, watch: Callable[[str], None], unwatch: Callable[[str], None]) -> None:
         super().__init__()
         self.name = name
         self.members: Members = {}
         self.presences: list[MembersHandler] = []
         self.leaves: list[LeftHandler] = []
-        self._watch = watch
+        self._watch, self._unwatch = watch, unwatch
 
     def on_presence(self, handler: MembersHandler) -> MembersHandler:
         """Call a function with all members whenever they change, and ask the server for them."""
@@ -58,3 +67,14 @@ class Room(Handlers):
         """Call a function when the connection has left the room, with the error if it could not join again."""
         self.leaves.append(handler)
         return handler
+
+    def off(self, handler: Callable[..., Any]) -> None:
+        """Do not call a function any more. Members are not asked for without a handler of ``on_presence``."""
+        had_members = bool(self.presences)
+        super().off(handler)
+        if had_members and not self.presences:
+            self.members = {}
+            self._unwatch(self.name)
+
+    def _kinds(self) -> list[list[Any]]:
+        return [*super()._kinds(), self.presences, self.leaves]

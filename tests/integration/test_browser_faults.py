@@ -5,72 +5,23 @@ of them once and in order, without a loss. What its user saw is the list of its 
 """
 
 import asyncio
-import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
-from tests.integration.client_stage import Numbers, Stage, stage
-from tests.support.devtools import DevTools, Tab, chromium
-from tests.support.waiting import eventually
+from tests.integration.client_stage import Stage, stage
+from tests.integration.visits import COMES_BACK, IS_LIVE, visited, worker_misses_nothing
+from tests.support.devtools import DevTools, chromium
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(150)]
 
-IS_LIVE = "window.client?.status === 'live'"
-COMES_BACK = ["waiting", "connecting", "catching-up", "live"]
 TOKEN_AFTER_REFUSAL = "void client.on('status', ({ closeCode }) => closeCode === 4401 && delete token)"
 SILENCE_S = 16.0
 """Until a client takes a silent socket for dead: the heartbeat, 10 s, and 5 s for an answer."""
 LONG = [pytest.mark.later, pytest.mark.timeout(600)]
-
-
-class Visit:
-    """A page with a client that is live, and the numbers that are sent to it."""
-
-    def __init__(self, tab: Tab, name: str, numbers: Numbers) -> None:
-        self.tab, self.name, self.numbers = tab, name, numbers
-
-    async def seen(self) -> list[Any]:
-        found: list[Any] = await self.tab.evaluate("window.seen")
-        return found
-
-    async def states(self) -> list[str]:
-        """Return what the user saw since the page was live."""
-        found: list[str] = await self.tab.evaluate("changes.map(({ to }) => to)")
-        return found
-
-    async def codes(self) -> list[int]:
-        """Return the close codes that were shown, each once."""
-        found: list[int] = await self.tab.evaluate("[...new Set(changes.map(change => change.closeCode))]")
-        return found
-
-    async def is_live(self, timeout_s: float = 30.0) -> None:
-        await self.tab.shows(IS_LIVE, timeout_s)
-
-    async def misses_nothing(self, before: Sequence[Any] = ()) -> None:
-        """Send some numbers more, and check all of them.
-
-        A page stores its positions a moment after its messages. So a copy of the page may get the last ones once more
-        of those that its original got ``before``.
-        """
-        await self.numbers.more()
-        await self.numbers.stop()
-
-        async def all_seen() -> list[Any]:
-            seen = await self.seen()
-            return [event for event in before if event not in seen] + seen
-
-        async def has_all() -> bool:
-            return self.numbers.has_all(await all_seen())
-
-        await eventually(has_all, timeout_s=30, what="all numbers")
-        room, box = self.numbers.counts(await all_seen())
-        assert room.is_whole, room
-        assert box.is_whole, box
-        assert box.sent > 0
 
 
 Visiting = Callable[..., Any]
@@ -90,21 +41,7 @@ async def browser() -> AsyncIterator[DevTools]:
 
 @pytest.fixture
 def visiting(on: Stage, browser: DevTools) -> Visiting:
-    @asynccontextmanager
-    async def visit(query: str = "") -> AsyncIterator[Visit]:
-        name = f"ann-{secrets.token_hex(4)}"
-        room = f"long:{name}"
-        tab = await browser.open(f"{on.address}/?name={name}&room={room}&{query}")
-        try:
-            await tab.shows(IS_LIVE, 60)
-            await tab.evaluate("changes.length = 0")
-            async with Numbers(on.publisher, room, name) as numbers:
-                await numbers.more()
-                yield Visit(tab, name, numbers)
-        finally:
-            await tab.close()
-
-    return visit
+    return partial(visited, on, browser.open)
 
 
 @pytest.mark.parametrize("lasts_s", [1.5, pytest.param(30, marks=LONG)])
@@ -206,6 +143,12 @@ async def test_page_that_comes_back_from_the_cache_of_the_browser(visiting: Visi
         assert await visit.tab.evaluate("persisted")
         assert await visit.states() == COMES_BACK
         assert await visit.codes() == [0]  # the browser closes what the page leaves open, with 1006
+
+
+async def test_client_in_a_worker(browser: DevTools, on: Stage) -> None:
+    tab = await browser.open("about:blank")
+    await worker_misses_nothing(on, tab)
+    await tab.close()
 
 
 async def test_page_whose_handshakes_are_refused(visiting: Visiting, on: Stage) -> None:

@@ -58,6 +58,7 @@ def test_tests_of_the_second_job_are_in_a_lane_of_it_and_in_no_other() -> None:
         "test_simulation",
         "test_react_example",
         "test_browser_faults",
+        "test_other_browsers",
         "test_rolling_restart",
         "test_return",
         "test_causes",

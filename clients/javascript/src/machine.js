@@ -342,7 +342,7 @@ export function createMachine(effects, {
     asked.clear();
     link = 0;
     silentAt = probeEnds = handoverAt = renewAt = NEVER;
-    withdraw(({ isSent, verb }) => isSent && (verb === "q" || verb === "auth"), fail("interrupted", "the connection ended before an answer came"));
+    withdraw(({ isSent, verb }) => isSent && (verb === "q" || verb === "auth"), fail("interrupted", "the connection ended before the answer"));
     for (const call of calls) call.isSent = false;
   };
   /** @type {Record<string, (frame: any) => void>} What a connection does with a frame. Other kinds are ignored. */
@@ -616,7 +616,7 @@ export function createMachine(effects, {
     withdraw(({ ends }) => ends <= now, fail("timeout", "no answer in time"));
     sendMark();
     if (now >= renewAt) {
-      renewAt = NEVER;
+      renewAt = now + ATTEMPT; // if this one fails
       emit(effects._authorize, link, true);
     }
   };

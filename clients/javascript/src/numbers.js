@@ -2,7 +2,7 @@
 
 /** Close codes: ended without a close frame; credentials refused; another connection of this client. */
 export const BROKEN = 1006, UNAUTHORIZED = 4401, REPLACED = 4500;
-/** Milliseconds of an attempt; of the delays after failed ones, with full jitter; of the longest hint of a server. */
+/** Milliseconds of an attempt, and to the next one to renew credentials; of the delays after failed ones, with full jitter; of the longest hint of a server. */
 export const ATTEMPT = 10_000, FIRST_DELAY = 500, LONGEST_DELAY = 20_000, LONGEST_HINT = 300_000;
 /** Longest delay after the drop of a connection that was live for `SETTLED`. */
 export const AFTER_LIVE = 1_000, SETTLED = 5_000;

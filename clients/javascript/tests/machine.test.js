@@ -65,3 +65,20 @@ test("a leave that was carried out is done, although its answer was lost", () =>
   const [[, , error]] = machine.tell("frame", 12_000, 2, missing.replace("2", "3"));
   assert.equal(error.code, "not_found");
 });
+
+test("credentials that could not be had or were refused are asked for again", () => {
+  const machine = namedMachine({ _hasAuth: true });
+  machine.tell("start", 0);
+  machine.tell("authorized", 0, 1, "t");
+  greet(machine, 0, 1, { exp: 10 });
+  machine.tell("frame", 0, 1, '{"live":0}');
+  const asked = (now) => machine.tell("timer", now).filter(([action]) => action === "authorize");
+  assert.deepEqual([asked(7_999), asked(8_000)], [[], [["authorize", 1, true]]]);
+  assert.deepEqual([asked(17_999), asked(18_000)], [[], [["authorize", 1, true]]]); // the function has thrown
+  machine.tell("renew", 18_000, 1, "t2");
+  machine.tell("frame", 18_000, 1, '{"a":1,"x":{"code":"forbidden","message":"no"}}');
+  assert.deepEqual(asked(28_000), [["authorize", 1, true]]);
+  machine.tell("renew", 28_000, 1, "t3");
+  machine.tell("frame", 28_000, 1, '{"a":2,"d":{}}'); // they do not expire
+  assert.deepEqual([asked(38_000), asked(45_000)], [[], []]);
+});

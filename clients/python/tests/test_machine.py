@@ -546,6 +546,18 @@ def test_credentials_are_renewed_before_they_expire() -> None:
     assert driver.close(1006).run(driver.machine.renew, 1, "t3").actions == []
 
 
+def test_credentials_that_could_not_be_had_or_were_refused_are_asked_for_again() -> None:
+    driver = Driver(has_auth=True, can_renew=True)
+    driver.run(driver.machine.authorized, 1, "t").live(exp=10).wait(8)
+    assert driver.of(do.Authorize) == [do.Authorize(1, is_renewal=True)]
+    assert driver.wait(9).of(do.Authorize) == []  # auth has raised
+    assert driver.wait(1).of(do.Authorize) == [do.Authorize(1, is_renewal=True)]
+    driver.run(driver.machine.renew, 1, "t2").frame({"a": 1, "x": {"code": "forbidden", "message": "no"}})
+    assert driver.wait(10).of(do.Authorize) == [do.Authorize(1, is_renewal=True)]
+    driver.run(driver.machine.renew, 1, "t3").frame({"a": 2, "d": {}})  # they do not expire
+    assert driver.wait(20).of(do.Authorize) == []
+
+
 # Confirmed messages.
 
 

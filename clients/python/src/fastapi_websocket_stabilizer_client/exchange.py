@@ -26,6 +26,8 @@ from .presence import Presence
 
 RENEWED_AT = 0.8
 """Part of the life of credentials after which newer ones are sent."""
+RENEWED_AGAIN_S = 10.0
+"""Seconds after which they are asked for again, if none could be had or the server has refused them."""
 ANSWERED_S = 30.0
 """Seconds for the answer to a call of the client's own: a renewal, or a room that is joined again."""
 
@@ -111,7 +113,7 @@ class Exchange:
             )
         self._mark(now_s)
         if self._renewal_s is not None and now_s >= self._renewal_s and self._generation is not None:
-            self._renewal_s = None
+            self._renewal_s = now_s + RENEWED_AGAIN_S
             self._emit(Authorize(self._generation, is_renewal=True))
 
     @property

@@ -131,6 +131,8 @@ class Runner:
             task.cancel()
 
     def _authorize(self, generation: int, *, is_renewal: bool) -> None:
+        if generation in self._authorizing:
+            return  # still asking for the same
         task = asyncio.create_task(self._get_token(generation, is_renewal=is_renewal), name="stabilizer auth")
         self._authorizing[generation] = task
         task.add_done_callback(lambda _: self._authorizing.pop(generation, None))

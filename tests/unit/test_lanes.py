@@ -59,6 +59,7 @@ def test_tests_of_the_second_job_are_in_a_lane_of_it_and_in_no_other() -> None:
         "test_react_example",
         "test_browser_faults",
         "test_other_browsers",
+        "test_alerts",
         "test_rolling_restart",
         "test_return",
         "test_causes",

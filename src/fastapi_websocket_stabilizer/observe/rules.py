@@ -107,6 +107,11 @@ def _lease(look: Look, node: Sample) -> str:
     return f"its lease was gone ({counted(count, 'time')})" if count else ""
 
 
+def _swept(look: Look, node: Sample) -> str:
+    count = look.increase(node, "nodes_swept_total")
+    return f"it removed the clients of {counted(count, 'dead node')}" if count else ""
+
+
 def _lost(look: Look, node: Sample) -> str:
     lost, gaps = (
         look.increase(node, "bus_events_total", "lost"),
@@ -238,6 +243,14 @@ RULES: tuple[Rule, ...] = (
         "Look for long pauses of the process: CPU limits, swapping, a frozen machine. "
         "See event_loop_lag_seconds, and lease_ttl_s.",
         _each(_lease),
+    ),
+    Rule(
+        "NodeLost", "warn", "0m",
+        f"increase({P}nodes_swept_total[10m]) > 0",
+        "A node ended without leaving the registry, or stood still for longer than its lease.",
+        "The log of the node that has this alert names the dead one (swept a dead node). "
+        "Was it killed for its memory, has its host failed, or does the process stand still?",
+        _each(_swept),
     ),
     Rule(
         "BusLost", "warn", "0m",

@@ -34,6 +34,7 @@ class Sweeper:
         """Sweep a node, unless it is live or is being swept by another node."""
         if await self._backend.nodes.fence(node, self._ttl_ms):
             await self._undo_all(node)
+            self._counters.nodes_swept += 1
 
     async def sweep_former(self, node: NodeId) -> None:
         """Sweep a former node_id of this process, unless another node is sweeping it.
@@ -54,7 +55,6 @@ class Sweeper:
         finally:
             fence.cancel()
         await nodes.retire(node)
-        self._counters.nodes_swept += 1
         self._counters.entries_swept += swept
         self._log.warning("swept a dead node", extra={"dead_node_id": node, "entries": swept})
 

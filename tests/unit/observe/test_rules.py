@@ -63,6 +63,7 @@ TROUBLE: dict[str, dict[str, Any]] = {
     "RedisFailing": {"gauges": {"redis_away": 1, "bus_connected": 0}},
     "EnvelopesForged": {"more": {"bus_forged": 1}},
     "LeaseLost": {"more": {"leases_refused": 1}},
+    "NodeLost": {"more": {"nodes_swept": 1}},
     "BusLost": {"more": {"bus_lost": 3}},
     "ReconnectStorm": {"more": {"connections_opened": 900}},
     "ClosedByTrouble": {"more": {"closed:handler_error": 8}},

@@ -1,6 +1,6 @@
 """What it costs to be looked at: ``python -m benchmarks.observed``.
 
-The observed replicas measure durations and functions for messages, have instruments of OpenTelemetry, are scraped by
+The observed replicas measure durations and functions for messages, export by the SDK of OpenTelemetry, are scraped by
 Prometheus, and show the admin page. Both systems run at the same time and take turns.
 """
 
@@ -81,13 +81,14 @@ def _values(session: Session, measure: str) -> list[float]:
 @contextmanager
 def _looked_at(cluster: Cluster) -> Iterator[None]:
     """Ask each replica for its metrics and for the overview until the block ends."""
-    is_over = threading.Event()
+    is_over, answers = threading.Event(), dict.fromkeys(EACH_S, 0)
 
     def ask(port: int, path: str, each_s: float) -> None:
         while not is_over.is_set():
             began_s = time.monotonic()
             with suppress(OSError):  # a replica that is in a burst answers later
                 get(port, path)
+                answers[path] += 1
             is_over.wait(max(0.0, each_s - (time.monotonic() - began_s)))
 
     askers = [
@@ -103,6 +104,7 @@ def _looked_at(cluster: Cluster) -> Iterator[None]:
         is_over.set()
         for asker in askers:
             asker.join()
+        print("answers:", answers, file=sys.stderr)
 
 
 if __name__ == "__main__":

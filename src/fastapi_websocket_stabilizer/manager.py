@@ -66,7 +66,8 @@ class WebSocketConnectionManager(HookDecorators, Routers):
         self._state: NodeState = self._registry.state
         self._sessions = Sessions(self._registry, fault_of)
         if self.config.enable_otel_metrics:
-            export(self._registry.telemetry, self._state.histograms, self.config.namespace)
+            histograms, namespace = self._state.histograms, self.config.namespace
+            self._exported = export(self._registry.telemetry, histograms, namespace)
         self._while_started = ExitStack()
         HookDecorators.__init__(self, self._state.hooks)
         Routers.__init__(self, self._registry, self.history, self.broadcast)

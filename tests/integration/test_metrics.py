@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, fields
@@ -277,6 +278,18 @@ async def test_collector_of_a_node_needs_no_redis(own_managers: Managers, server
         1,
         1,
     )
+
+
+async def test_collector_of_a_node_may_be_in_another_thread_while_the_bus_is_silent(
+    managers: Managers,
+) -> None:
+    """Exporters of OpenTelemetry are. Then the node looks how long the bus has been silent."""
+    (node,) = await managers.start_many(1)
+    backend: Any = node._state.backend
+    for canary in backend._canaries._canaries.values():
+        canary._unheard_since_s = time.monotonic() - 100
+    scrape = await asyncio.to_thread(collected, node, "node")
+    assert value(scrape, "stabilizer_ready") == 0
 
 
 async def test_collector_that_would_block_the_event_loop_says_what_to_do(managers: Managers) -> None:

@@ -58,7 +58,7 @@ class Collected:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._reader = InMemoryMetricReader()
         self.provider = MeterProvider([self._reader])
-        monkeypatch.setattr(metrics, "get_meter", self.provider.get_meter)
+        monkeypatch.setattr(metrics, "get_meter_provider", lambda: self.provider)
 
     def points(self) -> dict[str, list[Any]]:
         """Return all data points by the name of the instrument."""

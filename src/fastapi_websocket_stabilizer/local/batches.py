@@ -185,7 +185,7 @@ def counted(work: "Broadcast | DirectMessages | list[Group]") -> dict[str, int]:
         id(part.outcome): part.outcome for part in parts
     }.values()  # parts of one message share theirs
     return {
-        "messages": len(messages_of(work)),
+        "messages": len(work.messages) if isinstance(work, DirectMessages) else len(outcomes),
         "sockets": sum(outcome.total - outcome.excluded for outcome in outcomes),
         "failed": sum(len(outcome.errors) for outcome in outcomes),
     }

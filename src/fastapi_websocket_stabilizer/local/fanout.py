@@ -173,6 +173,8 @@ class FanOut:
 
     def _do_at_once(self, work: Broadcast | DirectMessages) -> None:
         began_s, span = time.perf_counter(), _span(work)
+        # Parts of one message come one after the other, and share their outcome.
+        before = {} if span is None else counted(work)
         if isinstance(work, DirectMessages):
             list(work.push(self._shards))
             tell(work)
@@ -185,7 +187,9 @@ class FanOut:
         if self._durations is not None:
             self._durations.add(time.perf_counter() - began_s)
         if span is not None:
-            span.end(**counted(work))
+            after = counted(work)
+            new = {name: after[name] - before[name] for name in ("sockets", "failed")}
+            span.end(messages=after["messages"], **new)
 
     def _finish(self, done: Broadcast | DirectMessages | Group) -> None:
         self.queued_bytes -= done.size

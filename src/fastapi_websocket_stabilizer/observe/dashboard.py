@@ -52,7 +52,7 @@ FIRING = 'count(ALERTS{alertname=~"Stabilizer.+", alertstate="firing"}) or vecto
 ROWS: dict[str, tuple[Panel, ...]] = {
     "Health": (
         Panel("Alerts", "none", [("alerts", FIRING)], "stat"),
-        Panel("Nodes", "none", [("nodes", f"count ({P}node_info{{{HERE}}})")], "stat"),
+        Panel("Nodes", "none", [("nodes", f"count ({P}connections{{{HERE}}})")], "stat"),
         Panel("Connections", "none", [("connections", _sum("connections"))], "stat"),
         Panel("Deaf, draining, without Redis", "none", [
             ("deaf", f"sum ({P}bus_connected{{{HERE}}} == bool 0)"),
@@ -163,7 +163,7 @@ def _shown(panel: Panel) -> dict[str, Any]:
 def _variable(name: str) -> dict[str, Any]:
     if name == "datasource":
         return {"name": name, "type": "datasource", "query": "prometheus"}
-    query = f"label_values({P}node_info, registry)"
+    query = f"label_values({P}connections, registry)"
     source = {"type": "prometheus", "uid": "${datasource}"}
     return {
         "name": name, "type": "query", "datasource": source, "query": query, "refresh": 2, "multi": True,

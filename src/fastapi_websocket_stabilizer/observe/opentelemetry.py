@@ -1,23 +1,25 @@
 """The catalog of metrics as instruments of OpenTelemetry, by its API alone.
 
-An exporter for Prometheus makes the names of the catalog of these names. So the dashboard and the rules fit both.
+An exporter for Prometheus makes the names of the catalog of these names. So the dashboard and most rules fit both.
 """
 
+import logging
 import time
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .. import __about__
 from ..exceptions import ConfigurationError
 from ..registry.telemetry import Sample, Telemetry
+from ..runtime.logs import Occasionally
 from ..runtime.metrics import Histograms
 from ..runtime.tracing import SCOPE
 from .catalog import METRICS, Metric
 
 if TYPE_CHECKING:
-    from opentelemetry.metrics import CallbackOptions, Observation
+    from opentelemetry.metrics import CallbackOptions, Histogram, MeterProvider, Observation
 
 WITHOUT = (
     "enable_otel_metrics needs opentelemetry-api: pip install 'fastapi-websocket-stabilizer[opentelemetry]', "
@@ -38,10 +40,8 @@ def name_of(metric: Metric) -> tuple[str, str]:
     return f"stabilizer.{name}", ""
 
 
-def export(telemetry: Telemetry, histograms: Histograms, registry: str) -> None:
-    """Make the instruments of one node, with the meter provider of the application.
-
-    Instruments cannot be removed. Those of a node that is gone show nothing.
+def export(telemetry: Telemetry, histograms: Histograms, registry: str) -> "Source":
+    """Show a node by the meter provider of the application, for as long as the result is kept.
 
     Args:
         telemetry: Has the present values.
@@ -55,45 +55,73 @@ def export(telemetry: Telemetry, histograms: Histograms, registry: str) -> None:
         from opentelemetry import metrics
     except ImportError as error:
         raise ConfigurationError(WITHOUT) from error
-    meter, found = metrics.get_meter(SCOPE, __about__.__version__), _Values(telemetry, registry)
-    for metric in METRICS:
-        name, unit = name_of(metric)
-        if metric.kind == "histogram":
-            measured = meter.create_histogram(
-                name, unit, metric.help, explicit_bucket_boundaries_advisory=metric.bounds_s
-            )
-            for value, source in metric.sources.items():
-                attributes = _attributes(registry, metric, value)
-                histograms.by_name()[source].listen(partial(measured.record, attributes=attributes))
-        elif metric.kind == "counter":
-            meter.create_observable_counter(name, [partial(found.of, metric)], unit, metric.help)
-        else:
-            meter.create_observable_gauge(name, [partial(found.of, metric)], unit, metric.help)
+    provider, source = metrics.get_meter_provider(), Source(telemetry, registry)
+    if (instruments := _INSTRUMENTS.get(provider)) is None:
+        instruments = _INSTRUMENTS[provider] = _Instruments(provider)
+    instruments.add(source, histograms)
+    return source
 
 
-class _Values:
+class Source:
     """The present values of a node, for callbacks that run in any thread."""
 
     def __init__(self, telemetry: Telemetry, registry: str) -> None:
-        # A meter provider keeps its callbacks until the process ends, and they must not keep a node.
-        self._telemetry, self._registry = weakref.ref(telemetry), registry
+        self._telemetry, self.registry = telemetry, registry
         self._last: tuple[float, Sample] | None = None
 
-    def of(self, metric: Metric, options: "CallbackOptions") -> "Iterable[Observation]":
-        """Return the observations of a counter or gauge."""
-        telemetry = self._telemetry()
-        if telemetry is None:
-            return ()
+    def sample(self) -> Sample:
+        """Return values that are at most ``LASTS_S`` old."""
         now_s, last = time.monotonic(), self._last
         if last is None or now_s - last[0] >= LASTS_S:
-            last = self._last = now_s, telemetry.own(goes_on=False)
-        return self._observed(metric, last[1])
+            last = self._last = now_s, self._telemetry.own(goes_on=False)
+        return last[1]
 
-    def _observed(self, metric: Metric, sample: Sample) -> "Iterator[Observation]":
+
+class _Instruments:
+    """The instruments of one meter provider. An SDK makes each name once, so all nodes of a process share them."""
+
+    def __init__(self, provider: "MeterProvider") -> None:
+        meter = provider.get_meter(SCOPE, __about__.__version__)
+        self._sources: weakref.WeakSet[Source] = weakref.WeakSet()
+        self._durations: list[tuple[Metric, Histogram]] = []
+        for metric in METRICS:
+            name, unit = name_of(metric)
+            if metric.kind == "histogram":
+                bounds_s = metric.bounds_s
+                measured = meter.create_histogram(
+                    name, unit, metric.help, explicit_bucket_boundaries_advisory=bounds_s
+                )
+                self._durations.append((metric, measured))
+            elif metric.kind == "counter":
+                meter.create_observable_counter(name, [partial(self._observe, metric)], unit, metric.help)
+            else:
+                meter.create_observable_gauge(name, [partial(self._observe, metric)], unit, metric.help)
+
+    def add(self, source: Source, histograms: Histograms) -> None:
+        """Show a node until ``source`` is gone."""
+        self._sources.add(source)
+        for metric, measured in self._durations:
+            for value, name in metric.sources.items():
+                attributes = _attributes(source.registry, metric, value)
+                histograms.by_name()[name].listen(partial(_record, measured, attributes))
+
+    def _observe(self, metric: Metric, options: "CallbackOptions") -> "Iterator[Observation]":
         from opentelemetry.metrics import Observation
 
-        for value, number in metric.values(sample):
-            yield Observation(number, _attributes(self._registry, metric, value))
+        for source in tuple(self._sources):
+            for value, number in metric.values(source.sample()):
+                yield Observation(number, _attributes(source.registry, metric, value))
+
+
+_INSTRUMENTS: "weakref.WeakKeyDictionary[MeterProvider, _Instruments]" = weakref.WeakKeyDictionary()
+_trouble = Occasionally(logging.getLogger(__name__))
+
+
+def _record(measured: "Histogram", attributes: dict[str, Any], seconds: float) -> None:
+    try:
+        measured.record(seconds, attributes)
+    except Exception as error:  # noqa: BLE001 - an SDK of the application, and deliveries are measured here
+        _trouble.log("a duration could not be recorded", error=repr(error))
 
 
 def _attributes(registry: str, metric: Metric, value: str) -> dict[str, Any]:

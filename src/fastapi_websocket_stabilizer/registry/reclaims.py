@@ -12,6 +12,7 @@ from ..local.connection import Connection
 from ..models import CloseCause
 from ..names import ConnectionId, node_of
 from ..runtime.loops import running_loop
+from ..runtime.tracing import task
 from .claims import Claims
 from .keeping import Keeping
 from .places import lines_of, sid_of
@@ -132,6 +133,11 @@ class Reclaims:
         return self._running
 
     async def _run(self) -> None:
+        if self._unclaimed:
+            with task("recover"):
+                await self._claim_all()
+
+    async def _claim_all(self) -> None:
         while batch := list(islice(self._unclaimed, BATCH)):
             await asyncio.gather(*map(self._try, batch))
             if self._unclaimed:

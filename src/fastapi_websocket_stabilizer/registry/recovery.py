@@ -8,7 +8,6 @@ from ..backends.ports import Renewal
 from ..exceptions import LOSSES
 from ..models import BusGap
 from ..names import NodeId
-from ..runtime.tracing import task
 from .claims import Claims
 from .degrade import DegradingBus
 from .history import History
@@ -94,7 +93,7 @@ class Recovery:
         return state.tasks.spawn(self._reclaim(), "reclaim")
 
     async def _reclaim(self) -> None:
-        with suppress(*LOSSES), task("recover"):  # the next beat continues
+        with suppress(*LOSSES):  # the next beat continues
             await self._reclaims.run()
         for former in self._state.former_ids:
             # Connections that ended here since: no other node may exist, or know of them.

@@ -283,17 +283,17 @@ class Histogram:
         self._listeners: tuple[Callable[[float], None], ...] = ()
 
     def listen(self, listener: Callable[[float], None]) -> None:
-        """Call ``listener`` with each duration that is added from now on."""
+        """Call ``listener`` with each duration that is added from now on. It must not raise."""
         self._listeners += (listener,)
 
     def add(self, seconds: float) -> None:
         """Add one duration."""
-        for listener in self._listeners:
-            listener(seconds)
         self.counts[bisect_left(self.bounds_s, seconds)] += 1
         self.total_s += seconds
         if seconds > self._max_s:
             self._max_s = seconds
+        for listener in self._listeners:
+            listener(seconds)
 
     def snapshot(self) -> Timing:
         """Return the count, sum and maximum so far."""

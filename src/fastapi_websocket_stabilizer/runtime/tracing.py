@@ -4,30 +4,77 @@ The context of a message between nodes is 25 bytes: the trace, the span and its 
 never a parent, because everything that may publish can set it.
 """
 
-from collections.abc import Iterable, Iterator
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Literal
 
 from .. import __about__
+from .logs import Occasionally
 
 try:
+    from opentelemetry import context as otel_context
     from opentelemetry import trace
 except ImportError:  # FastAPI brings it since 0.165; otherwise the extra [opentelemetry] does
     trace = None  # type: ignore[assignment]  # None says that it is not installed
 
 if TYPE_CHECKING:
-    from opentelemetry.trace import Span, SpanContext, Tracer
+    from opentelemetry.trace import Link, Span, SpanContext, SpanKind
 
 SCOPE = "fastapi_websocket_stabilizer"
 """Name of the tracer and of the meter."""
-CONTEXT_BYTES = 25
+CONTEXT_BYTES = 25  # ``TRACE_BYTES`` of wire/envelopes.py
 MAX_LINKS = 64
 """Links of one span. The number of those above is its attribute ``stabilizer.links_dropped``."""
 _UNTRACED = nullcontext(b"")
+_trouble = Occasionally(logging.getLogger(__name__))
 
 
-def _tracer() -> "Tracer":
-    return trace.get_tracer(SCOPE, __about__.__version__)
+def _start(
+    name: str,
+    kind: "SpanKind",
+    attributes: Mapping[str, str | int] | None = None,
+    *,
+    is_root: bool = False,
+    links: "Sequence[Link] | None" = None,
+) -> "Span | None":
+    """Start a span. A sampler or a processor of the application may raise: then there is none."""
+    try:
+        tracer = trace.get_tracer(SCOPE, __about__.__version__)
+        parent = trace.set_span_in_context(trace.INVALID_SPAN) if is_root else None
+        return tracer.start_span(name, parent, kind, attributes, links)
+    except Exception as error:  # noqa: BLE001 - code of the application
+        _trouble.log("a span could not be started", error=repr(error))
+        return None
+
+
+def _end(span: "Span", error: Exception | None = None) -> None:
+    try:
+        if error is not None:
+            span.record_exception(error)
+            span.set_status(trace.StatusCode.ERROR, f"{type(error).__name__}: {error}")
+        span.end()
+    except Exception as raised:  # noqa: BLE001 - code of the application
+        _trouble.log("a span could not be ended", error=repr(raised))
+
+
+@contextmanager
+def _within(span: "Span | None", *, is_current: bool) -> Iterator[None]:
+    """End a span with the block. With ``is_current``, spans that are made in the block are its children."""
+    if span is None:
+        yield
+        return
+    token = otel_context.attach(trace.set_span_in_context(span)) if is_current else None
+    failed: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        failed = error
+        raise
+    finally:
+        if token is not None:
+            otel_context.detach(token)
+        _end(span, failed)
 
 
 def _is_sampled() -> bool:
@@ -50,9 +97,9 @@ def sending(to: Literal["all", "room", "client"], size: int) -> AbstractContextM
 def _sending(to: str, size: int) -> Iterator[bytes]:
     attributes = {**_operation("send", "send"), "messaging.destination.template": to}
     attributes["messaging.message.body.size"] = size
-    kind = trace.SpanKind.PRODUCER
-    with _tracer().start_as_current_span(f"send {to}", kind=kind, attributes=attributes) as span:
-        yield _packed(span.get_span_context())
+    span = _start(f"send {to}", trace.SpanKind.PRODUCER, attributes)
+    with _within(span, is_current=True):
+        yield b"" if span is None else _packed(span.get_span_context())
 
 
 class FanOutSpan:
@@ -76,16 +123,10 @@ class FanOutSpan:
             return None
         attributes = _operation("fan_out", "process")
         attributes["stabilizer.links_dropped"] = max(0, len(found) - MAX_LINKS)
+        links = [trace.Link(context) for context in found[:MAX_LINKS]]
         # A root, because the worker that fans out keeps the context in which it was started.
-        root = trace.set_span_in_context(trace.INVALID_SPAN)
-        span = _tracer().start_span(
-            "process fan_out",
-            context=root,
-            kind=trace.SpanKind.CONSUMER,
-            attributes=attributes,
-            links=[trace.Link(context) for context in found[:MAX_LINKS]],
-        )
-        return cls(span)
+        span = _start("process fan_out", trace.SpanKind.CONSUMER, attributes, is_root=True, links=links)
+        return None if span is None else cls(span)
 
     def end(self, *, messages: int, sockets: int, failed: int) -> None:
         """End the span after the last socket was written to."""
@@ -96,28 +137,19 @@ class FanOutSpan:
                 "stabilizer.failed": failed,
             }
         )
-        self._span.end()
+        _end(self._span)
 
 
-@contextmanager
-def step(name: Literal["claim"]) -> Iterator[None]:
+def step(name: Literal["claim"]) -> AbstractContextManager[None]:
     """Make a block a child of the present span, if that is sampled."""
-    if _is_sampled():
-        with _tracer().start_as_current_span(name):
-            yield
-    else:
-        yield
+    span = _start(name, trace.SpanKind.INTERNAL) if _is_sampled() else None
+    return _within(span, is_current=True)
 
 
-@contextmanager
-def task(name: Literal["drain", "recover", "sweep"]) -> Iterator[None]:
-    """Make a block a span without a parent."""
-    if trace is None:
-        yield
-    else:
-        root = trace.set_span_in_context(trace.INVALID_SPAN)
-        with _tracer().start_as_current_span(name, context=root):
-            yield
+def task(name: Literal["drain", "recover", "sweep"]) -> AbstractContextManager[None]:
+    """Make a block a span without a parent and without children: what hooks send in it is not of its trace."""
+    span = None if trace is None else _start(name, trace.SpanKind.INTERNAL, is_root=True)
+    return _within(span, is_current=False)
 
 
 def _operation(name: str, kind: str) -> dict[str, str | int]:

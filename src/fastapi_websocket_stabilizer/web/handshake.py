@@ -17,7 +17,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from .. import close_codes
 from ..exceptions import ClientInputError, DrainingError
-from ..local.transport import is_accepted
+from ..local.transport import is_accepted, size_of
 from ..registry.arrivals import Arrival, Arrivals
 from ..registry.refusals import soon_ms
 from ..sessions.exchange import Identify
@@ -137,6 +137,7 @@ async def _cursor(sessions: Sessions, websocket: WebSocket, offer: Offer) -> Cur
     try:
         if offer.is_cursor_later:
             event = await _first_event(websocket)
+            sessions.counters.received(size_of(event), is_text=event.get("text") is not None)
             return _announced_cursor(event, sessions.limits().max_message_size)
         return None if offer.cursor is None else parse_cursor(offer.cursor)
     except ClientInputError as error:

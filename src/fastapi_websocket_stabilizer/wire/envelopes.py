@@ -42,6 +42,8 @@ MAX_ENVELOPE_BYTES = 16 * 1024 * 1024
 """Largest envelope sent or read. Redis disconnects a subscriber whose output buffer exceeds 32 MiB."""
 MAX_SENDER = 512
 """Longest name of a sender in characters."""
+TRACE_BYTES = 25
+"""Bytes of a trace context; see ``runtime/tracing.py``."""
 PART_TRACE_BYTES = 32
 """Bytes by which a trace context lengthens a part, at most."""
 MAX_PART_BYTES = MAX_ENVELOPE_BYTES - 512 * 1024
@@ -347,8 +349,9 @@ def _entry(row: tuple[Any, ...]) -> tuple[int, int] | None:
 
 
 def _trace(row: tuple[Any, ...], slot: int) -> bytes:
-    """Return a trace context. It is a hint, so another value is no error."""
-    return row[slot] if isinstance(row[slot], bytes) else b""
+    """Return a trace context. It is a hint, so another value is no error, and is not kept."""
+    context = row[slot]
+    return context if isinstance(context, bytes) and len(context) == TRACE_BYTES else b""
 
 
 def _are(kind: type, values: tuple[Any, ...]) -> bool:

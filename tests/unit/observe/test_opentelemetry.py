@@ -3,9 +3,11 @@
 import builtins
 import gc
 import weakref
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.metrics import Histogram as _Histogram
 
 from fastapi_websocket_stabilizer import ConfigurationError, WebSocketConfig, WebSocketConnectionManager
 from fastapi_websocket_stabilizer.observe.catalog import METRICS, Metric
@@ -89,6 +91,33 @@ async def test_manager_that_is_gone_shows_nothing_and_is_not_kept(collected: Col
     gc.collect()
     assert kept() is None
     assert not collected.points().get("stabilizer.connections")
+
+
+async def test_all_managers_of_a_process_are_shown_also_one_that_comes_later(collected: Collected) -> None:
+    first = WebSocketConnectionManager(ENABLED)
+    await register(first, "alice")
+    second = WebSocketConnectionManager(replace(ENABLED, namespace="other"))
+    found = {
+        point.attributes["registry"]: point.value for point in collected.points()["stabilizer.connections"]
+    }
+    assert found == {"chat": 1, "other": 0}
+    del first
+    gc.collect()
+    assert [point.attributes["registry"] for point in collected.points()["stabilizer.connections"]] == [
+        "other"
+    ]
+    await register(second, "bob")
+    assert len(collected.points()["stabilizer.handshake"]) == 2
+
+
+def test_recording_that_raises_disturbs_nothing(
+    collected: Collected, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    manager = WebSocketConnectionManager(ENABLED)
+    monkeypatch.setattr(_Histogram, "record", lambda *_: 1 / 0)
+    manager._state.histograms.fan_out.add(0.5)
+    assert manager.statistics().fan_out_seconds.count == 1
+    assert "a duration could not be recorded" in caplog.text
 
 
 def test_there_are_none_without_the_setting(collected: Collected) -> None:

@@ -1,16 +1,22 @@
 """Spans when there is nothing to make them with: no package, no span of a caller, or a context that is none."""
 
+import asyncio
+
 import pytest
 from opentelemetry import trace
+from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.trace import TraceFlags
 
-from fastapi_websocket_stabilizer import WebSocketConnectionManager
+from fastapi_websocket_stabilizer import Connection, WebSocketConnectionManager
+from fastapi_websocket_stabilizer.local.batches import Broadcast
 from fastapi_websocket_stabilizer.runtime import tracing
 from fastapi_websocket_stabilizer.runtime.tracing import CONTEXT_BYTES, FanOutSpan, sending, step, task
-from tests.integration.cluster import register
+from fastapi_websocket_stabilizer.wire.messages import Encoded, Form
+from tests.integration.cluster import Socket, hears, register
 from tests.support.spans import Spans, id_of, linked
 
 CONTEXT = bytes(range(1, CONTEXT_BYTES)) + bytes([TraceFlags.SAMPLED])
+SAMPLED = trace.SpanContext(1, 2, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED))
 NO_CONTEXTS = {
     "empty": b"",
     "too short": CONTEXT[1:],
@@ -65,3 +71,79 @@ async def test_fan_out_has_no_parent_also_in_the_task_of_its_sender(monkeypatch:
     assert linked(found) == [id_of(sender)]
     assert found.attributes is not None
     assert found.attributes["stabilizer.sockets"] == 2
+
+
+class Broken(SpanProcessor):
+    """A processor of the application that raises: when a span begins, or when it ends."""
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+
+    def on_start(self, *_: object, **__: object) -> None:
+        if self._where == "start":
+            raise RuntimeError("broken at the start")
+
+    def on_end(self, *_: object) -> None:
+        if self._where == "end":
+            raise RuntimeError("broken at the end")
+
+
+@pytest.mark.parametrize("where", ["start", "end"])
+async def test_sdk_that_raises_costs_the_span_and_no_message(
+    monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    spans = Spans(monkeypatch)
+    spans.sampled.add_span_processor(Broken(where))
+    async with WebSocketConnectionManager() as manager:  # with a worker that fans out
+        socket = Socket()
+        await register(manager, "alice", socket)
+        with trace.use_span(trace.NonRecordingSpan(SAMPLED)):
+            for number in range(3):
+                result = await manager.broadcast(str(number))
+                assert (result.succeeded, result.failed) == (1, 0)
+            assert await manager.send_to_client("alice", "direct")
+        manager._state.fan_out.submit(Broadcast(traced("from afar")))
+        await hears(socket, "0", "1", "2", "direct", "from afar")
+        await manager.drain(0.1)
+        assert manager.statistics().fan_out_queued_bytes == 0
+
+
+async def test_hooks_within_a_drain_are_not_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    spans, manager = Spans(monkeypatch), WebSocketConnectionManager()
+
+    @manager.on_disconnect
+    async def tell(connection: Connection, code: int, reason: str) -> None:
+        await manager.broadcast(f"{connection.client_id} has left")
+
+    async with manager:
+        await register(manager, "alice")
+        await manager.drain(0.1)
+        await asyncio.sleep(0)
+    assert [span.name for span in spans.named("")] == ["drain"]
+
+
+@pytest.mark.parametrize("is_started", [False, True], ids=["by the caller", "by the worker"])
+async def test_parts_of_one_message_are_counted_once(
+    monkeypatch: pytest.MonkeyPatch, is_started: bool
+) -> None:
+    """With clients of ``stabilizer.v1``, a message to several rooms has a part for each."""
+    spans, manager = Spans(monkeypatch), WebSocketConnectionManager()
+    manager._state.has_met_sessions = True
+    if is_started:
+        await manager.start()
+    for name, rooms in {"alice": "a", "bob": "b", "carol": "ab"}.items():
+        await register(manager, name)
+        for room in rooms:
+            await manager.join(name, room)
+    with spans.caller():
+        await manager.broadcast("hello", room=["a", "b"])
+    found = [span.attributes or {} for span in spans.named("process")]
+    assert [each["messaging.batch.message_count"] for each in found] == ([1] if is_started else [1, 1])
+    assert sum(int(str(each["stabilizer.sockets"])) for each in found) == 3
+    await manager.graceful_shutdown()
+
+
+def traced(text: str) -> Encoded:
+    message = Encoded(Form.TEXT, text, len(text))
+    message.trace = CONTEXT
+    return message

@@ -257,3 +257,26 @@ def test_exclusion_of_a_connection_is_a_name_that_no_client_can_have() -> None:
         check_client_id(CONNECTION + "node.1")
     envelope = Envelope(NodeId("node"), 1, 0, Kind.BROADCAST, exclude=(CONNECTION + "node.1",))
     assert unpack(pack(envelope)).exclude == (CONNECTION + "node.1",)
+
+
+@pytest.mark.parametrize("trace", [b"", b"x" * 24, b"x" * 26, b"x" * 100_000, "text", 7, ()])
+def test_trace_context_of_another_form_is_not_kept(trace: Any) -> None:
+    row = [
+        1,
+        1,
+        "n",
+        1,
+        0,
+        int(Kind.DIRECT),
+        [],
+        [],
+        0,
+        "",
+        0,
+        [[0, "x", 0, None, None, trace], "a"],
+        None,
+        trace,
+        b"",
+    ]
+    found = unpack(msgpack.packb(row))
+    assert (found.trace, found.parts) == (b"", (Part(["a"], Form.TEXT, "x"),))

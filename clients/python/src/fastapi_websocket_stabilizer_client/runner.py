@@ -8,6 +8,7 @@ from typing import TypeVarTuple
 
 from . import actions as do
 from .dispatch import Dispatcher, logger
+from .exchange import RENEWED_AGAIN_S
 from .machine import Machine
 from .sockets import Endpoint, Socket
 
@@ -140,7 +141,8 @@ class Runner:
     async def _get_token(self, generation: int, *, is_renewal: bool) -> None:
         assert self._auth is not None
         try:
-            token = self._auth if isinstance(self._auth, str) else await self._auth()
+            async with asyncio.timeout(RENEWED_AGAIN_S if is_renewal else None):
+                token = self._auth if isinstance(self._auth, str) else await self._auth()
             if not isinstance(token, str):
                 raise TypeError(f"auth returned {token!r}, not a string")
         except Exception as error:  # noqa: BLE001 - a function of the application may raise anything

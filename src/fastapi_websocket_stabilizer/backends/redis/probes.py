@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from ...runtime.loops import running_loop
 from ...runtime.metrics import Counters
 from . import scripts
 from .keys import Keys
@@ -128,7 +127,7 @@ class Canary:
     def _on_message(self, _: bytes, data: bytes) -> None:
         sent_at_s = self._outstanding.get(data)
         if sent_at_s is not None:  # else another node's, or too old
-            self._heard_after(running_loop().time() - sent_at_s)
+            self._heard_after(time.monotonic() - sent_at_s)
             self.heard_to_s = sent_at_s
             self._outstanding = {d: at_s for d, at_s in self._outstanding.items() if at_s > sent_at_s}
             self._unheard_since_s = None
@@ -140,7 +139,7 @@ class Canary:
             self._subscriber.reconnect()
         self._bytes_read = self._subscriber.bytes_read
         self._subscriber.subscribe_again(self._channel)
-        data, sent_at_s = secrets.token_bytes(8), running_loop().time()
+        data, sent_at_s = secrets.token_bytes(8), time.monotonic()
         self._outstanding[data] = sent_at_s
         if len(self._outstanding) > OUTSTANDING:
             del self._outstanding[next(iter(self._outstanding))]
@@ -161,8 +160,11 @@ class Canary:
             self._unheard_since_s = sent_at_s
 
     def unheard_for_s(self) -> float:
-        """Seconds since the oldest canary that Redis accepted and that has not returned; 0 if it has."""
-        return 0.0 if self._unheard_since_s is None else running_loop().time() - self._unheard_since_s
+        """Seconds since the oldest canary that Redis accepted and that has not returned; 0 if it has.
+
+        Collectors of metrics ask in threads of their own.
+        """
+        return 0.0 if self._unheard_since_s is None else time.monotonic() - self._unheard_since_s
 
 
 class Epochs:

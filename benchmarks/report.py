@@ -204,7 +204,7 @@ class Page:
             verdict = {True: "met", False: "**not met**", None: "not measured"}[goal.is_met]
             yield f"| {goal.letter} | {goal.text} | {bound} | {_spread(goal.measured, plain)} | {verdict} |"
 
-        if measured & set("abd"):
+        if measured & {"a", "b", "d"}:
             yield words.LIMITS
 
     def _losses(self) -> Iterator[str]:

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import sys
+import tempfile
 from collections import Counter
 from pathlib import Path
 
@@ -38,6 +39,10 @@ def main() -> int:
     print(_summary(history))
     found = violations(history)
     print(*(found or ["nothing is violated"]), sep="\n")
+    if found and not (given.check or given.history):  # a second run of the seed has other delays
+        file = Path(tempfile.mkdtemp(prefix="fws-chaos-"), "history.json")
+        history.save(file)
+        print(f"history: {file}, to be looked at with --check")
     return 1 if found else 0
 
 

@@ -5,8 +5,8 @@ loss. The senders know the ids of their messages, and each id shows the time at 
 """
 
 from bisect import bisect_left, bisect_right
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from tests.chaos.history import Fault, Follower, Heard, History, Membership, excluded_of, mailbox_of
@@ -59,6 +59,11 @@ class Logs:
         """
         emptied = [fault.ended_s for fault in _losses(self._history, log) if fault.began_s <= at_s]
         return self._history.start_us + int(max(emptied) * 1_000_000) if emptied else 0
+
+    def were_repeated(self, log: str, ids: Sequence[int]) -> bool:
+        """Whether Redis lost the content of a log between the first and the last of these entries, which rise."""
+        first_s, last_s = self.at_s(ids[0]), self.at_s(ids[-1])
+        return any(f.began_s <= last_s and f.ended_s >= first_s for f in _losses(self._history, log))
 
 
 @dataclass(slots=True)
@@ -209,17 +214,25 @@ def one_copy(history: History) -> Iterable[str]:
     """A follower gets each message once, also one that was sent to several rooms.
 
     A message that is not stored has no place that a cursor could name. A replica that is slow may deliver it after
-    the client has come from another one. So it comes once in each connection.
+    the client has come from another one. So it comes once in each connection. A message that was stored twice, as
+    ``appended_once`` allows, has two places, and comes at both.
     """
+    logs = Logs(history)
     for follower in history.followers:
-        counts, connection = Counter[str | tuple[int, str]](), 0
+        places, connection = defaultdict[str | tuple[int, str], list[tuple[str, int]]](list), 0
         for heard in follower.heard:
             connection += heard.what == "hi"
             if heard.what == "entry":
-                counts[heard.text if heard.id else (connection, heard.text)] += 1
-        twice = [text for text, count in counts.items() if count > 1]
+                places[heard.text if heard.id else (connection, heard.text)].append((heard.log, heard.id))
+        twice = [text for text, found in places.items() if len(found) > 1 and not _repeated(logs, found)]
         if twice:
             yield f"{follower.client} got {len(twice)} messages more than once, the first is {twice[0]!r}"
+
+
+def _repeated(logs: Logs, places: Sequence[tuple[str, int]]) -> bool:
+    """Whether these are different places in one log, of which Redis lost the content in between."""
+    (log, *others), ids = {log for log, _ in places}, sorted(id_ for _, id_ in places)
+    return not others and len(set(ids)) == len(ids) and ids[0] > 0 and logs.were_repeated(log, ids)
 
 
 def exclusions(history: History) -> Iterable[str]:
@@ -317,7 +330,10 @@ def _is_separated(history: History, change: Membership) -> bool:
 
 
 def appended_once(history: History) -> Iterable[str]:
-    """A message is stored once in a log, also if the outcome of its call is unknown."""
+    """A message is stored once in a log, also if the outcome of its call is unknown.
+
+    A Redis that loses its content between an append and its repeat forgets that it has stored the message.
+    """
     logs = Logs(history)
     for log, texts in logs.texts.items():
         ids: dict[str, list[int]] = defaultdict(list)
@@ -325,10 +341,7 @@ def appended_once(history: History) -> Iterable[str]:
             for text in texts[id_]:
                 ids[text].append(id_)
         for text, found in ids.items():
-            if len(found) > 1 and not any(
-                f.began_s <= logs.at_s(found[-1]) and f.ended_s >= logs.at_s(found[0])
-                for f in _losses(history, log)
-            ):
+            if len(found) > 1 and not logs.were_repeated(log, found):
                 yield f"{text!r} was stored in {log} as {found}"
 
 

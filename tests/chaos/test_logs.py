@@ -231,6 +231,21 @@ def test_a_history_of_logs_is_the_same_after_it_was_saved(tmp_path: Path) -> Non
     assert History.load(tmp_path / "history.json") == sound()
 
 
+def test_message_that_was_repeated_after_redis_lost_its_content_may_come_twice() -> None:
+    """The sender did not know whether it was stored before the flush, and its key was gone."""
+    history = sound()
+    heard_of(history).insert(index_of(history, 20), Heard(19.5, "entry", LOBBY, at(19.5), text(15)))
+    assert broken(history) == set()
+    history.faults[0].began_s = history.faults[0].ended_s = -10
+    assert {"one copy", "appended once"} <= broken(history)
+
+
+def test_one_place_may_not_come_twice_although_redis_lost_its_content() -> None:
+    history = sound()
+    heard_of(history).insert(index_of(history, 15) + 1, entry(15, 15.5))
+    assert {"one copy", "ordered"} <= broken(history)
+
+
 @pytest.mark.parametrize("bounds", [Bounds(5, 60), Bounds(100, 5)])
 def test_a_log_that_exceeds_its_bounds_may_lose_continuity(bounds: Bounds) -> None:
     history = sound()

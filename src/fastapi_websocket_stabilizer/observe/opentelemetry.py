@@ -66,7 +66,8 @@ class Source:
     """The present values of a node, for callbacks that run in any thread."""
 
     def __init__(self, telemetry: Telemetry, registry: str) -> None:
-        self._telemetry, self.registry = telemetry, registry
+        self._telemetry = telemetry
+        self.registry: str = registry
         self._last: tuple[float, Sample] | None = None
 
     def sample(self) -> Sample:

@@ -149,6 +149,14 @@ async def test_each_newcomer_is_logged_once_in_every_tab(demo: Demo, browser: Br
             await expect(tab.events.filter(has_text=f"{guest} joined on replica-")).to_have_count(1)
 
 
+def arrivals(tab: Tab, name: str) -> Locator:
+    """Return the lines that say that a person has come.
+
+    If an attempt redeems the token and then breaks, as on a busy machine, the person comes back as a new client.
+    """
+    return tab.events.get_by_text(re.compile(rf"{name} (joined|is back) on replica-"))
+
+
 async def test_each_leave_is_logged_once_in_a_tab_with_guests(demo: Demo, browser: Browser) -> None:
     nora = await Tab.open(browser, demo.urls[0], "Nora")
     olaf = await Tab.open(browser, demo.urls[1], "Olaf")
@@ -157,6 +165,9 @@ async def test_each_leave_is_logged_once_in_a_tab_with_guests(demo: Demo, browse
     await expect(nora.people).to_have_count(8)
     victims = await nora.people_on("replica-1").all_inner_texts()
     assert len(victims) == 3
+    before = {
+        (tab, victim): await arrivals(tab, victim).count() for tab in (nora, olaf) for victim in victims
+    }
 
     await nora.kill("replica-1")
     for tab in (nora, olaf):
@@ -165,7 +176,7 @@ async def test_each_leave_is_logged_once_in_a_tab_with_guests(demo: Demo, browse
         await expect(tab.people).to_have_count(8, timeout=RETURN_MS)
         for victim in victims:
             await expect(tab.events.get_by_text(f"{victim} left")).to_have_count(1)
-            await expect(tab.events.get_by_text(f"{victim} is back on replica-")).to_have_count(1)
+            await expect(arrivals(tab, victim)).to_have_count(before[tab, victim] + 1)
 
 
 async def test_a_rename_is_logged_as_a_rename_in_every_tab(demo: Demo, browser: Browser) -> None:

@@ -181,9 +181,8 @@ def counted(work: "Broadcast | DirectMessages | list[Group]") -> dict[str, int]:
         parts: list[Broadcast | DirectMessages] = [each for group in work for each in group.broadcasts]
     else:
         parts = [work]
-    outcomes = {
-        id(part.outcome): part.outcome for part in parts
-    }.values()  # parts of one message share theirs
+    # Parts of one message share their outcome.
+    outcomes = {id(part.outcome): part.outcome for part in parts}.values()
     return {
         "messages": len(work.messages) if isinstance(work, DirectMessages) else len(outcomes),
         "sockets": sum(outcome.total - outcome.excluded for outcome in outcomes),
@@ -233,9 +232,7 @@ class Group:
         self.stopped: tuple[Connection, ...] = ()  # members of a log that are let out of it within this group
         self.dropped: int = 0  # volatile messages that they miss of this group
         self._reached = 0  # sockets that got all of it
-        self._parts = self._bytes = (
-            0  # messages of sockets that got a part of it, and bytes, on all native sockets
-        )
+        self._parts = self._bytes = 0  # messages, and their bytes, of native sockets that got a part of it
 
     def add(self, broadcast: Broadcast) -> None:
         self.broadcasts.append(broadcast)

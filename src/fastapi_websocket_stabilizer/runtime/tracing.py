@@ -7,6 +7,7 @@ never a parent, because everything that may publish can set it.
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
 from .. import __about__
@@ -118,12 +119,14 @@ class FanOutSpan:
         """Begin the span of messages with these contexts; None if no context can be used."""
         if trace is None:
             return None
-        found = [context for context in map(_unpacked, dict.fromkeys(contexts)) if context is not None]
+        # The sender chooses their number, so no more are looked at than there may be links.
+        distinct = dict.fromkeys(contexts)
+        found = list(islice(filter(None, map(_unpacked, distinct)), MAX_LINKS))
         if not found:
             return None
         attributes = _operation("fan_out", "process")
-        attributes["stabilizer.links_dropped"] = max(0, len(found) - MAX_LINKS)
-        links = [trace.Link(context) for context in found[:MAX_LINKS]]
+        attributes["stabilizer.links_dropped"] = max(0, len(distinct) - MAX_LINKS)
+        links = [trace.Link(context) for context in found]
         # A root, because the worker that fans out keeps the context in which it was started.
         span = _start("process fan_out", trace.SpanKind.CONSUMER, attributes, is_root=True, links=links)
         return None if span is None else cls(span)

@@ -10,7 +10,14 @@ from opentelemetry.trace import TraceFlags
 from fastapi_websocket_stabilizer import Connection, WebSocketConnectionManager
 from fastapi_websocket_stabilizer.local.batches import Broadcast
 from fastapi_websocket_stabilizer.runtime import tracing
-from fastapi_websocket_stabilizer.runtime.tracing import CONTEXT_BYTES, FanOutSpan, sending, step, task
+from fastapi_websocket_stabilizer.runtime.tracing import (
+    CONTEXT_BYTES,
+    MAX_LINKS,
+    FanOutSpan,
+    sending,
+    step,
+    task,
+)
 from fastapi_websocket_stabilizer.wire.messages import Encoded, Form
 from tests.integration.cluster import Socket, hears, register
 from tests.support.spans import Spans, id_of, linked
@@ -50,6 +57,24 @@ def test_context_that_is_none_makes_no_span(monkeypatch: pytest.MonkeyPatch, con
     span.end(messages=3, sockets=2, failed=1)
     (found,) = spans.named("process")
     assert len(found.links) == 1
+
+
+def test_no_more_contexts_are_looked_at_than_there_may_be_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stranger may put hundreds of thousands into one envelope."""
+    spans, looked_at = Spans(monkeypatch), list[bytes]()
+    real = tracing._unpacked
+
+    def noted(data: bytes) -> trace.SpanContext | None:
+        looked_at.append(data)
+        return real(data)
+
+    monkeypatch.setattr(tracing, "_unpacked", noted)
+    span = FanOutSpan.begin(number.to_bytes(24) + CONTEXT[24:] for number in range(2**64 + 1, 2**64 + 5_001))
+    assert span is not None
+    span.end(messages=5_000, sockets=0, failed=0)
+    (found,) = spans.named("process")
+    assert (len(looked_at), len(found.links)) == (MAX_LINKS, MAX_LINKS)
+    assert (found.attributes or {})["stabilizer.links_dropped"] == 5_000 - MAX_LINKS
 
 
 def test_span_that_the_sampler_drops_has_no_context(monkeypatch: pytest.MonkeyPatch) -> None:

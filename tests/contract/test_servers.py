@@ -197,6 +197,20 @@ def test_a_child_ends_when_the_process_that_started_it_is_killed() -> None:
         eventually_sync(lambda: has_ended(child), what="the end of the child")
 
 
+def test_two_processes_do_not_get_the_same_free_port() -> None:
+    taken, other = (free_port() - 10_000 for _ in range(2))
+    program = (
+        "import secrets\n"
+        "from tests.support.process import free_port\n"
+        f"numbers = iter([{taken}, {other}, *range(20_000)])\n"
+        "secrets.randbelow = lambda bound: next(numbers)\n"
+        "print(free_port())\n"
+    )
+    with ChildProcess([sys.executable, "-c", program], directory=PROJECT) as process:
+        eventually_sync(lambda: process.exit_code == 0, 10.0, "the end of the process")
+        assert int(process.output) not in {taken + 10_000, other + 10_000}
+
+
 def has_ended(pid: int) -> bool:
     return not Path(f"/proc/{pid}").exists() or not command_line_of(pid)  # empty: a zombie nobody reaped yet
 

@@ -71,7 +71,11 @@ def serving(app: str, directory: Path, **environment: str) -> Iterator[str]:
     port = free_port()
     command = [sys.executable, "-m", "uvicorn", "readme_app:app", "--port", str(port)]
     with ChildProcess(command, environment=environment, directory=directory) as process:
-        eventually_sync(lambda: "Uvicorn running on" in process.output, 30.0, "the app starts")
+        is_up = "Uvicorn running on"
+        eventually_sync(
+            lambda: is_up in process.output or not process.is_running, 30.0, "the app starts or ends"
+        )
+        assert is_up in process.output, process.output
         yield f"ws://127.0.0.1:{port}"
         assert "ERROR" not in process.output, process.output
 

@@ -1,6 +1,7 @@
 """Child processes that cannot outlive the test run, with faults on demand."""
 
 import atexit
+import fcntl
 import os
 import secrets
 import shutil
@@ -127,13 +128,17 @@ def _tied_to_us() -> list[str]:
 
 
 def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that is free now. Another process may still take it first."""
+    """Return a TCP port of 127.0.0.1 that is free now.
+
+    No other call of the same user on this machine returns it while this process or a process that it forked lives.
+    A program that chooses its port in another way may still take it first.
+    """
     while True:
         # Below the ephemeral range (32768 on Linux). Otherwise a client that reconnects to a killed server could get
         # the server's port as its own, and would be connected to itself.
         port = 10_000 + secrets.randbelow(20_000)
         with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) != 0 and _can_bind(port):
+            if probe.connect_ex(("127.0.0.1", port)) != 0 and _can_bind(port) and _reserve(port):
                 return port
 
 
@@ -144,3 +149,16 @@ def _can_bind(port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+def _reserve(port: int) -> bool:
+    """Reserve a port until this process ends: until its server starts, it still looks free."""
+    directory = Path(tempfile.gettempdir(), f"fastapi-websocket-stabilizer-ports-{os.getuid()}")
+    directory.mkdir(exist_ok=True)
+    reservation = os.open(directory / str(port), os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        fcntl.flock(reservation, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(reservation)
+        return False
+    return True  # the descriptor stays open, because the lock ends with it

@@ -5,8 +5,8 @@ from collections import deque
 from typing import ClassVar, Protocol, Self
 from weakref import WeakKeyDictionary, proxy
 
-FRAMES_PER_TURN = 32
-"""Frames per turn for the deferred input of all sockets: 0.3 ms of parsing. The first frames of a read are extra."""
+FRAMES_PER_TURN = 16
+"""Frames per turn for the deferred input of all sockets: 0.1 ms of parsing. The first frames of a read are extra."""
 BYTES_PER_FRAME = 4096
 """Bytes of inflated content that count as one more frame."""
 MESSAGE_COST = 4
@@ -14,6 +14,8 @@ MESSAGE_COST = 4
 PAUSE_PER_FRAME_S = 0.0001
 """Seconds of pause after a part of a heavy socket, per frame of its cost. That is ten times the parsing time, so
 heavy sockets together take a tenth of the time. A message of 1 MiB is inflated within 30 ms."""
+LEAST_PAUSE_S = 0.001
+"""Shortest such pause: uvloop rounds to milliseconds, so it would make none of less than half a millisecond."""
 READ_BYTES = 32_768
 """Bytes of one read on asyncio. Its unparsed rest stays in memory. uvloop reads 250 KiB into a buffer of its own."""
 
@@ -29,9 +31,10 @@ class Reads(Protocol):
 class Intake:
     """The budget of one event loop for deferred input.
 
-    A socket that sends little is parsed when its bytes arrive, or first in the next turn. A socket that sends more
-    than its share is not read for a while. It continues in later turns, in order of arrival. A socket is heavy if
-    its last message was long, or if its frames carry almost nothing. Heavy sockets continue one by one, with pauses.
+    A socket that sends little is parsed when its bytes arrive. A socket that sends more than its share is not read
+    for a while. It continues in later turns, in order of arrival. While bytes of other sockets arrive, it skips every
+    other turn. A socket is heavy if its last message was long, or if its frames carry almost nothing. Heavy sockets
+    continue one by one, with pauses.
 
     Attributes:
         buffer: The buffer that all sockets of this loop are read into.
@@ -41,11 +44,12 @@ class Intake:
 
     def __init__(self, loop: AbstractEventLoop) -> None:
         self._loop = proxy(loop)  # a strong reference would keep the entry of the weak table alive
-        self._arrived: deque[Reads] = deque()
         self._waiting: deque[Reads] = deque()
         self._heavy: deque[Reads] = deque()
         self._left = FRAMES_PER_TURN
         self._is_scheduled = self._is_pausing = False
+        self._has_arrivals = False  # since the last turn
+        self._gives_way = False  # sockets that wait skip this turn; not two in a row
         self.buffer: memoryview = memoryview(bytearray(READ_BYTES))
 
     @classmethod
@@ -63,24 +67,18 @@ class Intake:
         return self.buffer
 
     @property
-    def is_spent(self) -> bool:
-        """Whether further input has to wait for the next turn."""
-        return self._left <= 0
-
-    @property
     def has_room(self) -> bool:
         """Whether a socket may continue at once: the turn is not spent and no other socket is waiting."""
-        return self._left > 0 and not self._waiting and not self._arrived
+        return self._left > 0 and not self._waiting and not self._gives_way
 
     def spend(self, frames: int) -> None:
         """Charge this turn with the cost of ``frames`` frames."""
         self._left -= frames
         self._schedule()
 
-    def arrive(self, socket: Reads) -> None:
-        """Call ``socket.parse_on`` in the next turn, before the sockets that wait to continue."""
-        self._arrived.append(socket)
-        self._schedule()
+    def arrive(self) -> None:
+        """Note that a socket that does not wait has bytes, which it parses at once."""
+        self._has_arrivals = True
 
     def wait(self, socket: Reads, *, heavy: bool = False, first: bool = False) -> None:
         """Call ``socket.parse_on`` once, in a later turn. With ``first``, no other heavy socket comes before it."""
@@ -103,12 +101,15 @@ class Intake:
 
     def _begin_turn(self) -> None:
         self._is_scheduled, self._left = False, FRAMES_PER_TURN
-        for queue in (self._arrived, self._waiting):
-            for _ in range(len(queue)):  # each socket at most once: parse_on may queue it again
+        # The application handles in this turn what arrived in the last one.
+        self._gives_way = bool(self._waiting) and self._has_arrivals and not self._gives_way
+        self._has_arrivals = False
+        if not self._gives_way:
+            for _ in range(len(self._waiting)):  # each socket at most once: parse_on may queue it again
                 if self._left <= 0:
                     break
-                queue.popleft().parse_on()
-        if self._arrived or self._waiting:
+                self._waiting.popleft().parse_on()
+        if self._waiting:
             self._schedule()
 
     def _continue_heavy(self) -> None:
@@ -118,4 +119,5 @@ class Intake:
             try:
                 self._heavy.popleft().parse_on()
             finally:
-                self._loop.call_later((before - self._left) * PAUSE_PER_FRAME_S, self._continue_heavy)
+                pause_s = max(LEAST_PAUSE_S, (before - self._left) * PAUSE_PER_FRAME_S)
+                self._loop.call_later(pause_s, self._continue_heavy)

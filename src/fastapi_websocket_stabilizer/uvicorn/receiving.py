@@ -19,7 +19,7 @@ from websockets.typing import BytesLike
 from .. import close_codes
 from ..local.transport import Observer
 from ..wire import frames
-from .intake import BYTES_PER_FRAME, FRAMES_PER_TURN, MESSAGE_COST, Intake
+from .intake import BYTES_PER_FRAME, MESSAGE_COST, Intake
 from .parsing import DeflateFactory, FrameReader, SlicedDeflate, frame_by_frame, largest_frame
 
 FRAMES_AT_ONCE = 8
@@ -28,7 +28,7 @@ LEAST_MAX_FRAGMENTS = 16_384
 """Least bound on the fragments of a message, whatever its size. Empty fragments take no memory, but time."""
 BYTES_PER_FRAGMENT = 64
 """Smallest average fragment, in bytes, of a message of ``max_message_size``. Frames with less content are paced."""
-HEAVY_BYTES = FRAMES_PER_TURN * BYTES_PER_FRAME
+HEAVY_BYTES = 131_072
 """Content of a message in bytes above which its socket is heavy."""
 HUNG_UP = getattr(select, "POLLRDHUP", 0)
 """The event of a peer that sends no more; POLLHUP and POLLERR are always reported. Only Linux has it."""
@@ -75,6 +75,7 @@ class ReceivingProtocol(WebSocketsSansIOProtocol, asyncio.BufferedProtocol):
         self._is_heavy = False  # the last part overdrew a turn, or had almost no content (control frames)
         self._is_inflating = False  # a part of the last frame is still to be inflated
         self._is_accepted = self._has_peer_gone = self._is_refused = False
+        self._has_pinged = False  # pongs are to be written
         self._fragments = 0
         self._carried = 0  # bytes received so far of an incomplete message
         self._parts: BytesIO | None = None  # the message, if it came in several parts
@@ -147,12 +148,8 @@ class ReceivingProtocol(WebSocketsSansIOProtocol, asyncio.BufferedProtocol):
         elif self._is_full or self._is_waiting or self._is_heavy:
             reader.feed_data(data)
             self._read_later()
-        elif self._intake.is_spent:
-            reader.feed_data(data)
-            self._pause()
-            self._is_waiting = True
-            self._intake.arrive(self)
         else:
+            self._intake.arrive()
             self._parse(reader, data)
 
     def parse_on(self) -> None:
@@ -222,6 +219,13 @@ class ReceivingProtocol(WebSocketsSansIOProtocol, asyncio.BufferedProtocol):
 
     def _parse(self, reader: FrameReader, data: bytes) -> int:
         """Parse up to the next message, within this socket's share of the turn. Return the number of frames."""
+        parsed = self._parse_some(reader, data)
+        if self._has_pinged:
+            self._has_pinged = False
+            self.transport.write(b"".join(self.conn.data_to_send()))
+        return parsed
+
+    def _parse_some(self, reader: FrameReader, data: bytes) -> int:
         parsed, carried = 0, self._carried
         while self._may_parse and not self._is_full:
             if parsed == self.frames_at_once or self._is_inflating:
@@ -378,7 +382,7 @@ class ReceivingProtocol(WebSocketsSansIOProtocol, asyncio.BufferedProtocol):
         if self.close_sent or self.transport.is_closing() or not self.writable.is_set():
             self.conn.data_to_send()  # drop the pong: for a peer that reads none, pongs would fill the memory
         else:
-            super().handle_ping()
+            self._has_pinged = True  # the pongs of one turn are written together
 
     def handle_close(self, event: Frame) -> None:
         left = self.conn.close_rcvd

@@ -3,7 +3,14 @@
 import asyncio
 from dataclasses import dataclass, field
 
-from fastapi_websocket_stabilizer.uvicorn.intake import FRAMES_PER_TURN, PAUSE_PER_FRAME_S, Intake
+import pytest
+
+from fastapi_websocket_stabilizer.uvicorn.intake import (
+    FRAMES_PER_TURN,
+    LEAST_PAUSE_S,
+    PAUSE_PER_FRAME_S,
+    Intake,
+)
 from tests.unit.fakes import Clock, turns
 
 
@@ -63,33 +70,41 @@ async def test_sockets_continue_in_turn() -> None:
     assert "".join(log) == "abcabcabc"
 
 
-async def test_socket_whose_bytes_arrive_is_parsed_before_those_that_continue() -> None:
+async def test_sockets_that_continue_give_way_once_to_what_arrived() -> None:
     intake, log = Intake.of(asyncio.get_running_loop()), list[str]()
-    for name in "abcdefgh":
-        intake.wait(Flood(name, intake, log, left=400))
+    intake.wait(Flood("a", intake, log, left=400))
+    handled = []
+    for arrives in (False, True, True, True, False, False):
+        if arrives:
+            intake.arrive()
+        before = len(log)
+        await turns(1)
+        handled.append(len(log) > before)
+    assert handled == [True, False, True, False, True, True]
+    assert not intake.has_room, "the socket waits"
+
+
+async def test_arrival_that_holds_up_no_socket_does_not_end_the_turn() -> None:
+    intake = Intake.of(asyncio.get_running_loop())
+    intake.spend(FRAMES_PER_TURN)
+    intake.arrive()
     await turns(2)
-    intake.arrive(Flood("x", intake, log, left=1))
-    intake.arrive(Flood("y", intake, log, left=1))
-    del log[:]
-    await turns(1)
-    assert log[:2] == ["x", "y"]
+    assert intake.has_room
 
 
 async def test_budget_is_whole_again_in_the_next_turn() -> None:
     intake = Intake.of(asyncio.get_running_loop())
-    assert (intake.is_spent, intake.has_room) == (False, True)
+    assert intake.has_room
     intake.spend(FRAMES_PER_TURN)
-    assert (intake.is_spent, intake.has_room) == (True, False)
+    assert not intake.has_room
     await turns(2)
-    assert (intake.is_spent, intake.has_room) == (False, True)
+    assert intake.has_room
 
 
 async def test_socket_that_may_continue_does_not_overtake_one_that_waits() -> None:
     intake, log = Intake.of(asyncio.get_running_loop()), list[str]()
     intake.wait(Flood("a", intake, log, left=1))
-    assert (intake.is_spent, intake.has_room) == (False, False), (
-        "the first frames of a read are parsed at once"
-    )
+    assert not intake.has_room
     await turns(3)
     assert (log, intake.has_room) == (["a"], True)
 
@@ -116,3 +131,12 @@ async def test_sockets_with_long_messages_continue_one_by_one_with_pauses_and_ho
     intake.wait(Flood("e", intake, log, left=frames, at_once=frames), heavy=True)
     await turns()
     assert "".join(log) == "abcde", "the pauses are over"
+
+
+async def test_pause_is_never_shorter_than_a_timer_of_uvloop_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, pauses_s = asyncio.get_running_loop(), list[float]()
+    monkeypatch.setattr(loop, "call_later", lambda delay_s, _: pauses_s.append(delay_s))
+    intake = Intake.of(loop)
+    intake.wait(Flood("a", intake, [], left=1), heavy=True)
+    await turns()
+    assert pauses_s == [LEAST_PAUSE_S]

@@ -1,10 +1,12 @@
 """The verbs of tests/support do what the fault tests will believe they do."""
 
 import asyncio
+import os
 import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from threading import Thread
@@ -295,3 +297,19 @@ def test_a_forked_server_is_frozen_stopped_and_killed_as_a_started_one() -> None
             end(server)
             codes.append(server.exit_code)
     assert codes == [-signal.SIGTERM, -signal.SIGKILL]
+
+
+def test_threads_that_wait_for_the_same_forked_server_all_get_its_exit_code() -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "uvicorn",
+        "tests.integration.client_app:app",
+        "--port",
+        str(free_port()),
+    ]
+    for _ in range(20):
+        with ForkedServer(command, directory=PROJECT) as server, ThreadPoolExecutor(8) as threads:
+            waiting = [threads.submit(server._popen.wait) for _ in range(8)]
+            os.kill(server.pid, signal.SIGKILL)
+            assert {future.result(10) for future in waiting} == {-signal.SIGKILL}

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -66,6 +67,8 @@ class Forked(subprocess.Popen[bytes]):
         self._server = server
         self.pid = server.ask(request, output)
         self._file = os.pidfd_open(self.pid)
+        self._is_reaping = threading.Lock()  # only the first request for the exit code has an answer
+        weakref.finalize(self, os.close, self._file)  # not before: another thread may wait for it
 
     def poll(self) -> int | None:
         return self._ended(0)
@@ -79,11 +82,12 @@ class Forked(subprocess.Popen[bytes]):
 
     def _ended(self, timeout_s: float | None) -> int | None:
         if self.returncode is None and self._has_ended(timeout_s):
-            try:
-                self.returncode = self._server.ask({"wait": self.pid})
-            except OSError:  # as at the end of the interpreter
-                self.returncode = -signal.SIGKILL
-            os.close(self._file)
+            with self._is_reaping:
+                if self.returncode is None:
+                    try:
+                        self.returncode = self._server.ask({"wait": self.pid})
+                    except OSError:  # as at the end of the interpreter
+                        self.returncode = -signal.SIGKILL
         return self.returncode
 
     def _has_ended(self, timeout_s: float | None) -> bool:

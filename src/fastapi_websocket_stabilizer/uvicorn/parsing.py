@@ -30,6 +30,8 @@ class FrameReader(StreamReader):
         is_between_frames: Whether the parser waits before a frame, for input or for ``may_begin``.
     """
 
+    __slots__ = ("buffer", "eof", "is_between_frames", "may_begin")  # without a dictionary, 200 bytes less
+
     def __init__(self, unread: bytes | bytearray) -> None:
         super().__init__()
         self.buffer += unread

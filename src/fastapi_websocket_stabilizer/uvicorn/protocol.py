@@ -59,6 +59,20 @@ NAME = "fastapi_websocket_stabilizer.uvicorn:WebSocketProtocol"
 class WebSocketProtocol(CoalescedWrites, ReceivingProtocol):
     """One WebSocket: uvicorn's class, and a ``NativeSocket`` for the manager that registers it."""
 
+    # All attributes: uvicorn's, those of the bases and its own. A slot takes 8 bytes, and an entry of a dictionary of
+    # this size 28. An attribute that another release of uvicorn adds is in a dictionary.
+    __slots__ = (
+        "_carried", "_deflate", "_fragments", "_gathered", "_has_peer_gone", "_has_pinged", "_intake",
+        "_is_accepted", "_is_full", "_is_heavy", "_is_inflating", "_is_refused", "_is_waiting", "_last",
+        "_max_message_size", "_observers", "_parts", "_reader", "app", "app_state", "asgi_version", "client",
+        "close_sent", "close_timeout", "close_timer", "config", "conn", "connections", "curr_msg_data_type",
+        "default_headers", "descriptor", "disconnected", "flusher", "frames", "frames_at_once",
+        "handshake_complete", "handshake_initiated", "initial_response", "is_parked", "last_ping_rtt",
+        "logger", "loop", "pending_ping_payload", "ping_interval", "ping_sent_at", "ping_timeout",
+        "ping_timer", "pong_timer", "queue", "read_paused", "request", "response", "root_path", "scheme",
+        "scope", "server", "tasks", "transport", "window_bits", "writable",
+    )  # fmt: skip
+
     # Attributes of uvicorn's class that are set here.
     close_timeout: float
     frames_at_once: int
@@ -81,6 +95,7 @@ class WebSocketProtocol(CoalescedWrites, ReceivingProtocol):
         self.writable = cast("asyncio.Event", Flag())
         self.scope = None
         self.is_parked: bool = False
+        self.descriptor, self._gathered = -1, b""
         self.flusher = TickFlusher.of(self.loop)
 
     # Handshake, and calls of the application
@@ -221,7 +236,7 @@ class WebSocketProtocol(CoalescedWrites, ReceivingProtocol):
         while not waiting.empty():
             inbox.put_nowait(cast("AsgiEvent", waiting.get_nowait()))
         self.scope = None
-        del self.response, self.app_state  # only the application needs them
+        del self.response, self.app_state, self.server  # only the application needs them
 
     # Called by the transport and the parser
 

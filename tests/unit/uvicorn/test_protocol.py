@@ -18,6 +18,7 @@ from uvicorn.server import ServerState
 from fastapi_websocket_stabilizer import CompressionMode, WebSocketConfig, WebSocketConnectionManager
 from fastapi_websocket_stabilizer.uvicorn import WebSocketProtocol
 from fastapi_websocket_stabilizer.uvicorn.protocol import NAME, install
+from tests.wire.raw import request
 
 
 @pytest.fixture
@@ -63,6 +64,20 @@ def test_another_choice_is_respected(ws: Any, named: str) -> None:
 
 def test_without_uvicorn_nothing_happens() -> None:
     assert install(compress=True, max_message_size=2**20).startswith("the server is not uvicorn")
+
+
+@pytest.mark.usefixtures("sigterm")
+@pytest.mark.usefixtures("sigterm")
+async def test_no_attribute_of_a_socket_is_in_a_dictionary() -> None:
+    """A dictionary of all of them takes more than a kilobyte of each socket."""
+    protocol = WebSocketProtocol(starting().config, ServerState(), {})
+    transport = Mock(spec=asyncio.Transport, get_extra_info=Mock(return_value=None))
+    protocol.connection_made(transport)
+    protocol.data_received(request("/"))
+    assert protocol._reader is not None, "the handshake is read"
+    assert (vars(protocol), vars(protocol._reader)) == ({}, {})
+    for task in protocol.tasks:
+        task.cancel()
 
 
 @pytest.mark.usefixtures("sigterm")

@@ -29,6 +29,7 @@ deliveries. A member receives a contiguous run of the log, or is told that the r
 | cut, ``id > last`` | ``Lost`` for LIVE members; ``last`` is its id; the read under way is void |
 | read answered | continue LIVE members or ``Lost``; answer members; drain the queue |
 | the queue's chain breaks, or a member is not covered | read again |
+| released | deliver the volatile messages of the queue |
 | compared, ``top > last`` | HELD, and read: the bus has lost the end |
 | attach, cursor in the ring, or none | ``Joined`` in one step, if not COLD |
 | attach, any other | wait for a read, also for one that is under way |
@@ -54,6 +55,7 @@ deliveries. A member receives a contiguous run of the log, or is told that the r
 8. A loss is announced with the position from which the log continues, and nothing is replayed after it.
 
 A volatile message keeps its place among entries, except among those that a repair found and the bus never brought.
+While messages are delivered without Redis, it does not wait for entries either.
 """
 
 from collections.abc import Hashable, Sequence
@@ -262,6 +264,13 @@ class Feed(Generic[M]):
         if self._held and self._is_subscribed:
             return self._enqueue(_Queued(message, size))
         return (Deliver(message),)
+
+    def released(self) -> Sequence[Action]:
+        """Deliver the volatile messages that wait, but no entries: later ones are delivered without Redis."""
+        volatile = [item for item in self._queue if not item.id]
+        self._queue = [item for item in self._queue if item.id]
+        self._queued_bytes -= sum(item.size for item in volatile)
+        return [Deliver(item.message) for item in volatile]
 
     def cut(self, id_: int, code: str) -> Sequence[Action]:
         """Take the news that cursors below ``id_`` are lost: a hole was found, or the log was deleted."""

@@ -314,6 +314,11 @@ class History:
         self._act(log, log.feed.volatile(envelope, size))
         return True
 
+    def release(self, channel: Channel, envelope: Envelope) -> None:
+        """Deliver the volatile messages that wait, before a later one that this node delivers without Redis."""
+        if self._logs and (log := self._log_of(channel, envelope)) is not None:
+            self._act(log, log.feed.released())
+
     def _log_of(self, channel: Channel, envelope: Envelope) -> Log | None:
         return None if channel == ALL and envelope.targets else self._logs.get(channel)
 

@@ -91,7 +91,9 @@ class Registry:
         self.tokens: Tokens = Tokens(state)
         self.keeping: Keeping = Keeping(state)
         self.history: History = History(state, self._deliver, self.keeping)
-        degrading = DegradingBus(state, backend.bus, self._deliver, self._flush) if state.degrades else None
+        degrading = (
+            DegradingBus(state, backend.bus, self._deliver_alone, self._flush) if state.degrades else None
+        )
         self._compose(degrading or backend.bus, degrading)
 
     def _compose(self, bus: Bus, degrading: DegradingBus | None) -> None:
@@ -195,6 +197,10 @@ class Registry:
         self.inbound.receive(channel, envelope, size)
 
     def _deliver(self, channel: Channel, envelope: Envelope) -> None:
+        self.inbound.deliver(channel, envelope)
+
+    def _deliver_alone(self, channel: Channel, envelope: Envelope) -> None:
+        self.history.release(channel, envelope)
         self.inbound.deliver(channel, envelope)
 
     def _flush(self) -> None:

@@ -153,6 +153,18 @@ def test_volatile_messages_flow_while_the_bus_is_away() -> None:
     assert delivered(feed.volatile("here", 10)) == ["here"]
 
 
+def test_released_volatile_messages_do_not_wait_for_entries() -> None:
+    feed = flowing(5, queue_bytes=250)
+    actions = feed.entry(entry(9), 7)
+    feed.volatile("first", 100)
+    feed.volatile("second", 10)
+    assert delivered(feed.released()) == ["first", "second"]
+    assert feed.released() == []
+    assert feed.volatile("in the place of the released ones", 140) == ()
+    answer = feed.read_done(token(actions), read(5, 7, 9), RUN, 2)
+    assert delivered(answer) == [7, 9, "in the place of the released ones"]
+
+
 def test_full_queue_is_dropped_and_read_again() -> None:
     feed = flowing(5, queue_bytes=150)
     first = feed.entry(entry(9), 7)

@@ -28,7 +28,8 @@ from fastapi_websocket_stabilizer.local.shards import Shards
 from fastapi_websocket_stabilizer.registry import history
 from fastapi_websocket_stabilizer.registry.logs import name_of
 from fastapi_websocket_stabilizer.testing import FakeWebSocket, MemoryCluster
-from fastapi_websocket_stabilizer.wire.channels import Channel
+from fastapi_websocket_stabilizer.wire.channels import ALL, Channel
+from tests.support.waiting import eventually
 
 CONFIG = WebSocketConfig(history={"chat:": History()}, history_for_all=History(), log_level="CRITICAL")
 
@@ -342,3 +343,19 @@ async def test_argument_that_could_not_be_sent_is_refused_by_name(
 
 def texts(socket: FakeWebSocket) -> list[str]:
     return [str(message) for message in socket.received]
+
+
+async def test_message_that_is_delivered_without_redis_does_not_overtake_one_that_waits_for_a_log() -> None:
+    async with MemoryCluster(1, CONFIG) as cluster:
+        (manager,) = cluster.managers
+        ann = await cluster.connect(manager, "ann")
+        await manager.broadcast("stored")
+        await cluster.quiet()
+        log = manager._registry.history._logs[ALL]
+        log.feed._held = log.feed._paused = True  # the bus has lost an entry, and no read is answered
+        waiting = asyncio.create_task(manager.broadcast("waits", store=False))
+        await eventually(lambda: log.feed._queue, what="the message waits for the log")
+        manager._registry.state.is_away = True
+        await manager.broadcast("later", store=False)
+        await waiting
+        assert texts(ann) == ["stored", "waits", "later"]

@@ -234,3 +234,52 @@ test("a wrong name of an event or an option is an error that has it", async () =
   const misnamed = { WebSocket: Socket, maxWating: 5 };
   assert.throws(() => connect("ws://localhost/ws", misnamed), { code: "invalid", message: "no option maxWating" });
 });
+
+test("a subscription that ends leaves the others, also those of the same function", async () => {
+  const { socket, seen } = await connected();
+  const room = client.room("chat"), handler = ({ data }) => seen.push(data);
+  const [endFirst, endSecond] = [room.on(handler), room.on(handler)];
+  socket.feed([1, "chat", "both"]);
+  endFirst();
+  endFirst();
+  socket.feed([2, "chat", "one"]);
+  endSecond();
+  socket.feed([3, "chat", "none"]);
+  assert.deepEqual(seen, ["both", "both", "one"]);
+});
+
+test("presence is watched until the last subscription ends, also of the same function", async () => {
+  const { socket, seen } = await connected();
+  const room = client.room("chat"), handler = (members) => seen.push([...members.keys()]);
+  const [endFirst, endSecond] = [room.presence(handler), room.presence(handler)];
+  endFirst();
+  socket.feed({ p: "chat", v: 1, "=": [["bob", {}]] });
+  assert.deepEqual(seen, [["bob"]]);
+  endSecond();
+  assert.deepEqual(socket.sent.at(-1), { p: "chat", v: null });
+});
+
+test("the last handler of a request answers, and the one before after its end", async () => {
+  const { socket } = await connected();
+  const answered = async (q) => {
+    socket.feed({ q, m: "ask" });
+    await pause(1);
+    const { a, d, x } = socket.sent.at(-1);
+    return [a, x?.code ?? d];
+  };
+  const endFirst = client.onRequest("ask", () => "first"), endSecond = client.onRequest("ask", () => "second");
+  assert.deepEqual(await answered(1), [1, "second"]);
+  endSecond();
+  assert.deepEqual(await answered(2), [2, "first"]);
+  const endThird = client.onRequest("ask", () => "third");
+  endFirst();
+  assert.deepEqual(await answered(3), [3, "third"]);
+  endThird();
+  assert.deepEqual(await answered(4), [4, "not_found"]);
+});
+
+test("an illegal name of a room or a request is in the error", async () => {
+  await connected();
+  await assert.rejects(client.room("").join(), { code: "invalid", message: /^no room "": 1 to 512 bytes/ });
+  await assert.rejects(client.request(""), { code: "invalid", message: /^no request "": 1 to 128 characters/ });
+});

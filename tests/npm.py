@@ -2,7 +2,8 @@
 
 npm installs into a copy of the tree, without a lock file. Types, tests, the build, the size and the form of the
 package are checked there. Its tarball is then installed into an empty project of Vite, React and TypeScript. A page
-without a build step imports it in Chromium. Without npm or its registry, nothing runs, and the reason is printed.
+without a build step imports it in Chromium. What needs a program or a registry that is missing does not run, and the
+reason is printed. With ``CI=true`` the command then ends with 1.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,24 +67,35 @@ export default defineConfig({ plugins: [react()] });
         }
     ),
     "src/main.tsx": f"""import {{ StabilizerError, connect }} from "{NAME}";
-import {{ useEffect, useState, useSyncExternalStore }} from "react";
+import {{ StabilizerProvider, usePresence, useRequest, useRoom, useStatus }} from "{NAME}/react";
+import {{ useState }} from "react";
 import {{ createRoot }} from "react-dom/client";
 
 const client = connect("/ws?name=ann");
-const chat = client.room("chat", {{ reload: async ({{ top }}) => console.warn(top) }});
-const subscribe = (changed: () => void) => client.on("status", changed);
 
 function Chat() {{
-  const status = useSyncExternalStore(subscribe, () => client.status);
+  const status = useStatus(), members: Map<string, any> = usePresence("chat");
   const [ids, setIds] = useState<number[]>([]);
-  useEffect(() => chat.on(({{ id }}) => setIds((known) => [...known, id])), []);
+  const [rename, {{ isPending }}] = useRequest("rename");
+  const {{ isJoined }} = useRoom("chat", {{
+    onMessage: ({{ id }}) => setIds((known) => [...known, id]),
+    reload: async ({{ top }}) => console.warn(top),
+    join: true,
+  }});
   const warn = ({{ code }}: StabilizerError) => console.warn(code);
   const send = () => client.send("hi", {{ confirm: true }}).catch(warn);
-  return <button onClick={{send}}>{{status}} {{ids.length}}</button>;
+  const text = `${{status}} ${{isJoined}} ${{ids.length}} ${{members.size}}`;
+  return <button onClick={{send}} onBlur={{() => rename("x")}} disabled={{isPending}}>{{text}}</button>;
 }}
-createRoot(document.getElementById("root")!).render(<Chat />);
+const page = <StabilizerProvider value={{client}}><Chat /></StabilizerProvider>;
+createRoot(document.getElementById("root")!).render(page);
 """,
 }  # fmt: skip
+IN_BUILD = {NAME: "stabilizer.v1", f"{NAME}/react": "StabilizerProvider is missing"}
+"""A text of each entry, which no build shortens."""
+IN_TARBALL = frozenset(
+    {"package/LICENSE", "package/README.md", "package/package.json", "package/dist/client.js"}
+)
 PAGE = f"""<!doctype html><title>page</title><script type="module">
 import {{ connect }} from "./node_modules/{NAME}/dist/client.js";
 window.seen = [];
@@ -98,6 +111,12 @@ app.mount("/project", StaticFiles(directory={directory!r}))
 
 class FailedError(Exception):
     """A step failed. The message is its output."""
+
+
+def skipped(reason: str) -> int:
+    """Print why something does not run. Return the exit code: CI must run everything."""
+    print(f"not run: {reason}", flush=True)
+    return int(os.environ.get("CI") == "true")
 
 
 def run(name: str, command: Sequence[str], directory: Path) -> str:
@@ -135,7 +154,15 @@ def check_package(npm: str, directory: Path) -> Path:
             print(output.strip(), flush=True)
     run("pack", (npm, "pack", "--ignore-scripts", "--silent"), package)
     (tarball,) = package.glob("*.tgz")
+    check_tarball(tarball)
     return tarball
+
+
+def check_tarball(tarball: Path) -> None:
+    """Raise FailedError if a file that belongs to each package is missing."""
+    with tarfile.open(tarball) as archive:
+        if absent := IN_TARBALL.difference(archive.getnames()):
+            raise FailedError(f"pack: {tarball.name} has no {', '.join(sorted(absent))}")
 
 
 def check_vite_project(npm: str, tarball: Path, directory: Path) -> None:
@@ -146,8 +173,9 @@ def check_vite_project(npm: str, tarball: Path, directory: Path) -> None:
     run("types of the Vite project", (npm, "exec", "--", "tsc"), directory)
     run("build of the Vite project", (npm, "exec", "--", "vite", "build", "--logLevel", "warn"), directory)
     scripts = list(directory.glob("dist/assets/*.js"))
-    if not any("stabilizer.v1" in script.read_text() for script in scripts):
-        raise FailedError(f"build of the Vite project: the client is in none of {scripts}")
+    for entry, text in IN_BUILD.items():
+        if not any(text in script.read_text() for script in scripts):
+            raise FailedError(f"build of the Vite project: {entry} is in none of {scripts}")
 
 
 async def check_page(directory: Path) -> None:
@@ -183,8 +211,7 @@ async def check_page(directory: Path) -> None:
 def main() -> int:
     npm = shutil.which("npm")
     if npm is None:
-        print("not run: npm is not on PATH (apt-get install npm)")
-        return 0
+        return skipped("npm is not on PATH (apt-get install npm)")
     with TemporaryDirectory(prefix="fws-npm-") as name:
         package, project = Path(name, "package"), Path(name, "project")
         package.mkdir()
@@ -195,13 +222,12 @@ def main() -> int:
             if any(map(shutil.which, BROWSERS)):
                 asyncio.run(check_page(project))
                 print("page: passed")
-            else:
-                print("page: not run, no Chromium is on PATH (apt-get install chromium)")
+            elif skipped("the page, since no Chromium is on PATH (apt-get install chromium)"):
+                return 1
         except FailedError as error:
             code = next((code for code in UNREACHABLE if code in error.args[0]), None)
             if code is not None and error.args[0].startswith("registry"):
-                print(f"not run: the registry of npm does not answer ({code})")
-                return 0
+                return skipped(f"the registry of npm does not answer ({code})")
             print(error)
             return 1
     print("the package, its build and both projects are fine")

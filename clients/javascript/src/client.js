@@ -64,7 +64,7 @@ const report = (error) => (globalThis.reportError ?? console.error)(error);
 const createHandlers = () => ({
   message: new Set(), lost: new Set(), presence: new Set(), status: new Set(), reload: undefined, waiting: null, again: null,
 });
-/** @type {<A>(handlers: Set<Handler<A>>, value: A) => Promise<unknown>[]} */
+/** @type {<A>(handlers: Iterable<Handler<A>>, value: A) => Promise<unknown>[]} */
 const call = (handlers, value) => [...handlers].map(async (handler) => {
   try {
     await handler(value);
@@ -72,10 +72,11 @@ const call = (handlers, value) => [...handlers].map(async (handler) => {
     report(error);
   }
 });
-/** @type {<A>(handlers: Set<Handler<A>>, handler: Handler<A>) => Unsubscribe} */
+/** @type {<F extends (...parameters: any[]) => unknown>(handlers: Set<F>, handler: F) => Unsubscribe} The same function may be added twice, so each subscription has one of its own. */
 const subscribe = (handlers, handler) => {
-  handlers.add(handler);
-  return () => void handlers.delete(handler);
+  const own = /** @type {any} */ ((/** @type {any[]} */ ...parameters) => handler(...parameters));
+  handlers.add(own);
+  return () => void handlers.delete(own);
 };
 
 /**
@@ -89,7 +90,7 @@ export function connect(url, {
 } = {}) {
   const page = /** @type {any} */ (globalThis), address = new URL(url, page.location?.href);
   address.protocol = address.protocol.replace("http", "ws");
-  demand(WebSocket, "no WebSocket: pass it as option");
+  demand(WebSocket, "no WebSocket: pass one");
 
   /** @type {Map<number, WebSocket>} */
   const sockets = new Map();
@@ -107,7 +108,7 @@ export function connect(url, {
   /** @type {Map<Log, Handlers>} */
   const logs = new Map();
   const others = createHandlers();
-  /** @type {Map<string, (data: any, context: { signal: AbortSignal }) => unknown>} */
+  /** @type {Map<string, Set<(data: any, context: { signal: AbortSignal }) => unknown>>} The last one answers. */
   const requests = new Map();
   /** @type {Map<string, AbortController>} */
   const answering = new Map();
@@ -135,11 +136,7 @@ export function connect(url, {
     while (handlers.again) {
       const current = handlers.again;
       handlers.again = null;
-      try {
-        await handlers.reload?.(current);
-      } catch (error) {
-        report(error);
-      }
+      await call([/** @type {Handler<Lost>} */ (handlers.reload)], current)[0];
     }
     const waiting = handlers.waiting;
     handlers.waiting = null;
@@ -147,11 +144,12 @@ export function connect(url, {
     save();
   };
 
-  const load = () => {
+  /** @type {<A>(use: () => A) => A | undefined} The page may not use the store, or it is full. */
+  const tryToStore = (use) => {
     try {
-      return storage?.getItem(storageKey);
+      return use();
     } catch (error) {
-      report(error); // the page may not use the store
+      report(error);
     }
   };
 
@@ -165,7 +163,7 @@ export function connect(url, {
     async _authorize(generation, isRenewal) {
       try {
         const token = await (typeof auth === "function" ? auth() : auth);
-        if (typeof token !== "string") throw new TypeError(`auth returned ${token}, not a string`);
+        demand(typeof token === "string", `auth returned ${token}, not a string`);
         run(isRenewal ? machine._renew : machine._authorized, generation, token);
       } catch (error) {
         report(error);
@@ -219,7 +217,7 @@ export function connect(url, {
     },
     _settle: (settle, error, value) => settle(error, value),
     async _asked(generation, n, name, data) {
-      const key = `${generation} ${n}`, controller = new AbortController(), handler = requests.get(name);
+      const key = `${generation} ${n}`, controller = new AbortController(), handler = [...requests.get(name) ?? []].at(-1);
       answering.set(key, controller);
       /** @type {any} */
       let result;
@@ -252,7 +250,7 @@ export function connect(url, {
   };
   const machine = createMachine(effects, {
     ...bounds, _random: Math.random, _hasAuth: auth !== undefined, _canRenew: typeof auth === "function",
-    _saved: load(),
+    _saved: tryToStore(() => storage?.getItem(storageKey)),
   });
 
   /** A clock that goes on while the system sleeps, and does not go back. */
@@ -277,11 +275,7 @@ export function connect(url, {
     clearTimeout(saver);
     saver = undefined;
     if ([...logs.values()].some(({ waiting }) => waiting)) return; // the next page must load it as well
-    try {
-      storage?.setItem(storageKey, machine._save());
-    } catch (error) {
-      report(error); // the store is full, say
-    }
+    tryToStore(() => storage?.setItem(storageKey, machine._save()));
   };
   /** @type {<A extends any[]>(event: (key: any, timeout: number, ...parameters: A) => unknown, options: CallOptions, ...parameters: A) => Promise<any>} */
   const ask = (event, { timeout = 10_000, signal }, ...parameters) =>
@@ -398,15 +392,17 @@ export function connect(url, {
      */
     request: (name, data = null, options = {}) => ask(machine._request, options, name, data),
     /**
-     * Answer requests of the server. A StabilizerError that the handler throws is answered with its code.
+     * Answer requests of the server. A StabilizerError that the handler throws is answered with its code. Of several
+     * handlers the last one answers; when it is ended, the one before does.
      *
      * @param {string} name
      * @param {(data: any, context: { signal: AbortSignal }) => unknown} handler
      * @returns {Unsubscribe}
      */
     onRequest(name, handler) {
-      requests.set(name, handler);
-      return () => void requests.delete(name);
+      const handlers = requests.get(name) ?? new Set();
+      requests.set(name, handlers);
+      return subscribe(handlers, handler);
     },
     /** Drop the connection and connect at once, also if the server has ended the client. */
     reconnect() {

@@ -296,7 +296,7 @@ export function createMachine(effects, {
   const checkRoom = (room) => {
     demand(
       typeof room === "string" && room && sizeOf(room) <= 512 && encode(room) && !/\p{Cc}/u.test(room),
-      `${room}: a room has 1 to 512 bytes of UTF-8, without control characters`,
+      `no room "${room}": 1 to 512 bytes, without control characters`,
     );
   };
 
@@ -453,11 +453,12 @@ export function createMachine(effects, {
   const dialLater = (after) => {
     dialAt = now + (after ?? _random() * Math.min(LONGEST_DELAY, FIRST_DELAY * 2 ** failures++));
   };
-  /** @type {(reaction: Reaction["do"]) => boolean} Stop if no other attempt may follow, as after a second refusal of credentials in a row. */
+  /** @type {(reaction: Reaction["do"]) => boolean | void} Stop if no other attempt may follow, as after a second refusal of credentials in a row. */
   const stops = (reaction) => {
-    const isOver = reaction === "renew" ? !_canRenew || ++refusals > 1 : reaction === "stop";
-    if (isOver) stop(errorOf(closeCode, cause));
-    return isOver;
+    if (reaction === "renew" ? !_canRenew || ++refusals > 1 : reaction === "stop") {
+      stop(errorOf(closeCode, cause));
+      return true;
+    }
   };
 
   /** During a drain, the connection goes on beside the attempt. */
@@ -772,7 +773,7 @@ export function createMachine(effects, {
     _request(/** @type {any} */ key, /** @type {number} */ timeout, /** @type {string} */ name, /** @type {any} */ content) {
       allow();
       const data = json(content), length = typeof name === "string" && [...name].length;
-      demand(length && length <= 128, `${name}: a request has 1 to 128 characters`);
+      demand(length && length <= 128, `no request "${name}": 1 to 128 characters`);
       const head = json(name);
       add(key, "q", "", timeout, (n) => `{"q":${n},"m":${head},"d":${data}}`);
     },

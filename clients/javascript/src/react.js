@@ -140,8 +140,16 @@ export const useRoom = (name, { onMessage, onLost, reload, join } = {}) => {
   return useShared(`${join} ${name}`, /** @type {Membership} */ (NOTHING), (client, set) => {
     if (!join) return () => {};
     const room = client.room(name);
-    room.join({ timeout: Infinity }).then(() => set({ ...NOTHING, isJoined: true }), (error) => set({ error }));
-    return () => void room.leave().catch(() => {});
+    const enter = () => {
+      set(NOTHING);
+      room.join({ timeout: Infinity }).then(() => set({ ...NOTHING, isJoined: true }), (error) => set({ error }));
+    };
+    enter();
+    const end = client.on("status", ({ from }) => from === "closed" && enter()); // the end has rejected the former call
+    return () => {
+      end();
+      room.leave().catch(() => {});
+    };
   });
 };
 

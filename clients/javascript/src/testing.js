@@ -149,6 +149,8 @@ export function createServer({
   };
   /** @type {(connection: Connection) => { client: string, rooms: string[] }} */
   const view = ({ client, session }) => ({ client, rooms: [...session.rooms] });
+  /** @type {() => { client: string, rooms: string[] }[]} Without those whose client closes them: it takes nothing any more. */
+  const views = () => [...sockets].flatMap(({ readyState, connection }) => readyState === 1 && connection ? [view(connection)] : []);
 
   // Presence.
 
@@ -411,13 +413,13 @@ export function createServer({
     handshakes,
     /** Clients that are connected, with their rooms. */
     get clients() {
-      return [...connections.values()].map(view);
+      return views();
     },
     /** Wait until a client is connected and has what it missed. Return it at once if there is one. */
     connected() {
-      const [connection] = connections.values();
+      const [connection] = views();
       return connection
-        ? Promise.resolve(view(connection))
+        ? Promise.resolve(connection)
         : new Promise((/** @type {(connection: { client: string, rooms: string[] }) => void} */ resolve) => waiting.push(resolve));
     },
 

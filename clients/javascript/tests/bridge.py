@@ -122,8 +122,11 @@ def _error(value: dict[str, Any] | None) -> errors.StabilizerClientError | None:
 def _status(change: dict[str, Any]) -> do.StatusChanged:
     old, new = Status(change["from"]), Status(change["to"])
     retry_in_s = None if change["retryIn"] is None else change["retryIn"] / 1000
-    told = StatusChange(old, new, change["cause"], change["attempt"], retry_in_s)
-    return do.StatusChanged(told, cast("errors.ClosedError | None", _error(change["error"])))
+    error = cast("errors.ClosedError | None", _error(change["error"]))
+    code = change["closeCode"] or None
+    return do.StatusChanged(
+        StatusChange(old, new, change["cause"], code, change["attempt"], retry_in_s, error)
+    )
 
 
 _ACTIONS: dict[str, Callable[..., do.Action]] = {

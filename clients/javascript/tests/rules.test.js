@@ -82,16 +82,20 @@ test("the position moves before the handler runs: a reconnect inside it does not
   assert.equal(Socket.all[1].cursor.at.chat, 7);
 });
 
-test("a handler that leaves its room is not called again", async () => {
+test("a handler that leaves its room is not called again, and the server is told", async () => {
   const { socket, seen } = await connected();
   const room = client.room("chat");
+  let left;
   const end = room.on(({ data }) => {
     seen.push(data);
     end();
-    room.leave().catch(() => {});
+    left = room.leave();
   });
   socket.feed([1, "chat", 1], [2, "chat", 2]);
-  assert.deepEqual(seen, [1]);
+  assert.deepEqual([seen, socket.sent], [[1], [{ leave: "chat", q: 1 }]]);
+  socket.feed({ out: "chat" }, { a: 1 });
+  await left;
+  assert.deepEqual(client.rooms, []);
 });
 
 test("a handler may join another room", async () => {
@@ -174,29 +178,86 @@ test("a request that timed out is rejected, and its late answer changes nothing"
   const { socket } = await connected();
   await assert.rejects(client.request("slow", 1, { timeout: 5 }), { code: "timeout" });
   const { q } = socket.sent.find((frame) => frame.m === "slow");
+  assert.deepEqual(socket.sent.at(-1), { c: q }); // the server may stop
   socket.feed({ a: q, d: "late" });
-  assert.equal(client.status, "live");
+  assert.deepEqual([client.status, Socket.all.length], ["live", 1]);
 });
 
-test("networks that toggle lead to one connection", LIMIT, async () => {
-  const listeners = {};
-  Object.assign(globalThis, {
-    addEventListener: (event, handler) => (listeners[event] = handler),
-    removeEventListener: () => {},
+/** A page whose events the test fires. `listening` has those that the client listens to. */
+async function onPage(test) {
+  const handlers = new Map();
+  const target = (name) => ({
+    addEventListener: (event, handler) => handlers.set(`${name} ${event}`, handler),
+    removeEventListener: (event, handler) => handlers.get(`${name} ${event}`) === handler && handlers.delete(`${name} ${event}`),
   });
+  const page = { ...target("window"), document: target("document") };
+  Object.assign(globalThis, page);
   try {
-    await connected();
-    for (let time = 0; time < 5; time++) {
-      listeners.offline();
-      listeners.online();
-    }
-    while (client.status !== "live") await pause(1);
-    assert.equal(Socket.all.filter(({ readyState }) => readyState === 1).length, 1);
+    await test((event) => handlers.get(event)(), () => [...handlers.keys()].sort());
   } finally {
-    delete globalThis.addEventListener;
-    delete globalThis.removeEventListener;
+    for (const name of Object.keys(page)) delete globalThis[name];
   }
-});
+}
+const isOver = () => Socket.all.map(({ readyState }) => readyState === 3);
+const LISTENED = [
+  "document resume", "document visibilitychange", "window offline", "window online", "window pagehide", "window pageshow",
+];
+
+test("networks that toggle lead to one connection", LIMIT, () => onPage(async (fire) => {
+  await connected();
+  for (let time = 0; time < 5; time++) {
+    fire("window offline");
+    assert.ok(isOver().every(Boolean));
+    fire("window online");
+    fire("window online");
+  }
+  while (client.status !== "live") await pause(1);
+  assert.deepEqual(isOver(), [true, true, true, true, true, false]);
+  client.reconnect();
+  fire("window online");
+  assert.deepEqual(isOver().slice(5), [true, true, false]); // no dial beside a dial
+}));
+
+test("a page that is hidden closes its socket and saves, and connects when it is shown", LIMIT, () => onPage(async (fire) => {
+  const saved = [];
+  const { socket } = await connected({ storage: { getItem: () => null, setItem: (_, text) => saved.push(text) } });
+  socket.feed([5, "chat", "x"]);
+  fire("window pagehide");
+  assert.deepEqual([isOver(), JSON.parse(saved.at(-1))[0].at], [[true], { chat: 5 }]);
+  await pause(1);
+  assert.equal(Socket.all.length, 1);
+  fire("window pageshow");
+  while (client.status !== "live") await pause(1);
+  assert.deepEqual([isOver(), Socket.all[1].cursor.at], [[true, false], { chat: 5 }]);
+}));
+
+for (const event of ["document visibilitychange", "document resume"]) {
+  test(`the client looks at the time on ${event}, and tells the server what was handled`, LIMIT, () => onPage(async (fire) => {
+    const { socket } = await connected();
+    const now = Date.now;
+    client.on("message", () => {});
+    socket.feed([1, 0, "first"], [2, 0, "second"]);
+    await pause(1);
+    assert.deepEqual(socket.sent, [{ k: 1 }]); // the next mark is due in a second
+    try {
+      Date.now = () => now() + 60_000;
+      fire(event);
+    } finally {
+      Date.now = now;
+    }
+    assert.deepEqual(socket.sent, [{ k: 1 }, { k: 2 }, { ping: 1 }]);
+  }));
+}
+
+test("a client listens to the page from its beginning to its end, and again after reconnect", LIMIT, () => onPage(async (_, listening) => {
+  await connected();
+  assert.deepEqual(listening(), LISTENED);
+  client.close();
+  assert.deepEqual(listening(), []);
+  client.reconnect();
+  assert.deepEqual(listening(), LISTENED);
+  client.close();
+}));
 
 test("a socket that cannot be written to is replaced", LIMIT, async () => {
   const { socket } = await connected();
@@ -233,4 +294,53 @@ test("a wrong name of an event or an option is an error that has it", async () =
   assert.throws(() => client.on("messages", () => {}), { code: "invalid", message: "no event messages" });
   const misnamed = { WebSocket: Socket, maxWating: 5 };
   assert.throws(() => connect("ws://localhost/ws", misnamed), { code: "invalid", message: "no option maxWating" });
+});
+
+test("a subscription that ends leaves the others, also those of the same function", async () => {
+  const { socket, seen } = await connected();
+  const room = client.room("chat"), handler = ({ data }) => seen.push(data);
+  const [endFirst, endSecond] = [room.on(handler), room.on(handler)];
+  socket.feed([1, "chat", "both"]);
+  endFirst();
+  endFirst();
+  socket.feed([2, "chat", "one"]);
+  endSecond();
+  socket.feed([3, "chat", "none"]);
+  assert.deepEqual(seen, ["both", "both", "one"]);
+});
+
+test("presence is watched until the last subscription ends, also of the same function", async () => {
+  const { socket, seen } = await connected();
+  const room = client.room("chat"), handler = (members) => seen.push([...members.keys()]);
+  const [endFirst, endSecond] = [room.presence(handler), room.presence(handler)];
+  endFirst();
+  socket.feed({ p: "chat", v: 1, "=": [["bob", {}]] });
+  assert.deepEqual(seen, [["bob"]]);
+  endSecond();
+  assert.deepEqual(socket.sent.at(-1), { p: "chat", v: null });
+});
+
+test("the last handler of a request answers, and the one before after its end", async () => {
+  const { socket } = await connected();
+  const answered = async (q) => {
+    socket.feed({ q, m: "ask" });
+    await pause(1);
+    const { a, d, x } = socket.sent.at(-1);
+    return [a, x?.code ?? d];
+  };
+  const endFirst = client.onRequest("ask", () => "first"), endSecond = client.onRequest("ask", () => "second");
+  assert.deepEqual(await answered(1), [1, "second"]);
+  endSecond();
+  assert.deepEqual(await answered(2), [2, "first"]);
+  const endThird = client.onRequest("ask", () => "third");
+  endFirst();
+  assert.deepEqual(await answered(3), [3, "third"]);
+  endThird();
+  assert.deepEqual(await answered(4), [4, "not_found"]);
+});
+
+test("an illegal name of a room or a request is in the error", async () => {
+  await connected();
+  await assert.rejects(client.room("").join(), { code: "invalid", message: /^no room "": 1 to 512 bytes/ });
+  await assert.rejects(client.request(""), { code: "invalid", message: /^no request "": 1 to 128 characters/ });
 });

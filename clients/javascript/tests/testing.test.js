@@ -32,6 +32,19 @@ test("a client is live when connected() returns, and gets what is published befo
   assert.deepEqual([seen, [...new Uint8Array(bytes)]], [[["chat", { text: "hi" }], [0, "mail"]], [0, 255]]);
 });
 
+test("a client that has just closed is not connected: connected() waits for the next one", async (t) => {
+  const saved = new Map(), storage = { getItem: (key) => saved.get(key) ?? null, setItem: (key, text) => saved.set(key, text) };
+  const { server, client } = await connected(t, { rooms: ["chat"] }, { storage });
+  client.close();
+  assert.deepEqual(server.clients, []);
+  server.publish("chat", "missed");
+  const seen = [], next = connect("ws://test/ws", { WebSocket: server.WebSocket, storage });
+  t.after(() => next.close());
+  next.on("message", ({ data }) => seen.push(data));
+  assert.deepEqual(await server.connected(), { client: "ann", rooms: ["chat"] });
+  assert.deepEqual([next.status, seen, server.clients.length], ["live", ["missed"], 1]);
+});
+
 test("bytes to a room have its name", async (t) => {
   const { server, seen } = await connected(t);
   server.publish("chat", new Uint8Array([7]));

@@ -9,7 +9,7 @@ from unittest import mock
 from fastapi_websocket_stabilizer_client import calls, writing
 from fastapi_websocket_stabilizer_client.actions import Action, Deliver, Send
 from fastapi_websocket_stabilizer_client.calls import Calls, Kind
-from fastapi_websocket_stabilizer_client.closes import Do, Reaction
+from fastapi_websocket_stabilizer_client.closes import Do, End, Reaction
 from fastapi_websocket_stabilizer_client.exchange import Exchange
 from fastapi_websocket_stabilizer_client.frames import Change, Entry, Frame, Hi, LostLog, Snapshot
 from fastapi_websocket_stabilizer_client.liveness import Liveness, Verdict
@@ -129,10 +129,10 @@ class SendsTooEarly(Machine):
 class IsKilledByItself(Machine):
     """Ends when its own next connection has replaced the current one."""
 
-    def _dropped(self, reaction: Reaction, cause: str, now_s: float, code: int = 1006, **rest: bool) -> None:
-        if code == 4500:
-            reaction, code = Reaction(Do.STOP), 4499
-        super()._dropped(reaction, cause, now_s, code, **rest)
+    def _dropped(self, reaction: Reaction, end: End, now_s: float, **rest: bool) -> None:
+        if end.code == 4500:
+            reaction, end = Reaction(Do.STOP), End(end.cause, 4499)
+        super()._dropped(reaction, end, now_s, **rest)
 
 
 class LeavesTheTimer(Machine):

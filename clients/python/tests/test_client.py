@@ -463,7 +463,7 @@ async def test_status_is_told_with_its_cause() -> None:
         *("connecting", "catching-up", "live", "waiting", "connecting", "catching-up", "live", "closed"),
     ]
     assert changes[3].cause == 'the replica drains (close code 1012): {"reconnect_in_ms":0}'
-    assert changes[3].retry_in_s == 0
+    assert (changes[3].close_code, changes[3].retry_in_s, changes[3].error) == (1012, 0, None)
 
 
 async def test_offline_client_waits_for_the_network() -> None:
@@ -519,7 +519,7 @@ def test_bound_that_would_stop_the_client_is_refused(name: str, bound: Any) -> N
 
 @pytest.mark.parametrize("auth", [5, b"token"])
 def test_auth_that_is_no_token_is_refused_before_the_first_attempt(auth: Any) -> None:
-    with pytest.raises(TypeError, match="auth must be a token or an async function"):
+    with pytest.raises(TypeError, match="auth must be a token or a function"):
         Client("ws://localhost", auth=auth)
 
 
@@ -586,6 +586,14 @@ async def test_function_for_credentials_may_fail_and_is_called_again(
         assert "no identity provider" in caplog.text
 
 
+async def test_function_for_credentials_needs_no_async() -> None:
+    async with scripted() as server:
+        client = Client(server.url, proxy=None, auth=lambda: "a")
+        async with connected(server, client, exp=0) as (client, peer):
+            assert "stabilizer.v1.auth.YQ" in peer.items
+            assert await peer.receive() == {"auth": "a", "q": 1}
+
+
 @pytest.mark.parametrize("token", [None, 5, b"token"])
 async def test_function_for_credentials_must_return_a_string(token: Any) -> None:
     async def get_token() -> Any:
@@ -619,6 +627,11 @@ async def test_client_that_was_replaced_stays_away() -> None:
         await peer.close(4500, '{"by":"s9"}')
         with pytest.raises(ReplacedError, match="an id of its own"):
             await client.wait_closed()
+        for call in (client.send("x"), client.send("x", confirm=True), client.request("r"), client.join("b")):
+            with pytest.raises(ReplacedError) as raised:
+                await call
+            assert (raised.value.code, raised.value.reason) == (4500, '{"by":"s9"}')
+        assert isinstance(client.error, ReplacedError)
 
 
 async def test_client_that_was_ended_may_be_connected_again() -> None:

@@ -201,14 +201,58 @@ def test_token_that_makes_the_header_too_long_ends_the_client() -> None:
     assert "send it in another way" in str(driver.machine.error)
 
 
-@pytest.mark.parametrize(("code", "error"), [(4503, ClosedError), (1009, ClosedError), (4500, ReplacedError)])
-def test_final_code_ends_the_client_and_its_calls(code: int, error: type[Exception]) -> None:
+FINAL_CODES = [
+    (4503, ClosedError), (1009, ClosedError), (4500, ReplacedError), (4401, UnauthorizedError),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("code", "error"), FINAL_CODES)
+def test_final_code_ends_the_client_and_its_calls(code: int, error: type[ClosedError]) -> None:
     driver = Driver().live()
-    driver.run(driver.machine.confirm, "key", "x", 30.0).close(code)
-    assert isinstance(driver.machine.error, error)
-    assert [(action.key, type(action.error)) for action in driver.of(do.Settle)] == [("key", error)]
-    with pytest.raises(ClosedError, match="the client has ended"):
+    driver.run(driver.machine.confirm, "key", "x", 30.0).close(code, "why")
+    assert driver.of(do.StatusChanged)[-1].change.error is driver.machine.error
+    assert [action.key for action in driver.of(do.Settle)] == ["key"]
+    for found in (driver.machine.error, *(action.error for action in driver.of(do.Settle))):
+        assert (type(found), found and (found.code, found.reason)) == (error, (code, "why"))
+
+
+@pytest.mark.parametrize(("code", "error"), FINAL_CODES)
+@pytest.mark.parametrize("call", ["send", "confirm", "request", "join", "leave"])
+def test_call_after_the_end_raises_why_the_client_has_ended(
+    call: str, code: int, error: type[ClosedError]
+) -> None:
+    driver = Driver().live().close(code, "why")
+    arguments = {"send": ("x",), "confirm": ("key", "x", 9.0), "request": ("key", "x", None, 9.0)}
+    with pytest.raises(ClosedError, match=r"the client has ended: .*why") as raised:
+        driver.run(getattr(driver.machine, call), *arguments.get(call, ("key", "a", 9.0)))
+    assert (raised.type, raised.value.code, raised.value.reason) == (error, code, "why")
+
+
+def test_call_after_the_application_has_closed_has_no_code() -> None:
+    driver = Driver().live()
+    driver.run(driver.machine.close)
+    with pytest.raises(ClosedError, match="closed by the application") as raised:
         driver.run(driver.machine.send, "x")
+    assert (raised.type, raised.value.code, raised.value.reason) == (ClosedError, None, "")
+
+
+def test_final_code_of_an_attempt_has_its_reason() -> None:
+    driver = Driver().close(4503, "why")
+    assert driver.machine.error is not None
+    assert (driver.machine.error.code, driver.machine.error.reason) == (4503, "why")
+
+
+def test_change_of_the_state_has_the_close_code() -> None:
+    driver, codes = Driver(), []
+    for _ in range(2):
+        driver.close(1012, generation=driver.dialed[-1])
+        codes.append(driver.of(do.StatusChanged)[-1].change.close_code)
+        driver.wait(30)
+    driver.live(3)
+    codes += [each.change.close_code for each in driver.of(do.StatusChanged)]
+    driver.run(driver.machine.offline)
+    codes += [each.change.close_code for each in driver.of(do.StatusChanged)]
+    assert codes == [1012, 1012, None, None, None]
 
 
 # Positions and losses.
@@ -440,7 +484,9 @@ def test_replacement_by_the_own_next_session_is_ignored_even_before_hi() -> None
 
 def test_replacement_by_another_client_ends_the_client_when_hi_shows_it() -> None:
     driver = drained().close(4500, '{"by":"s9"}').hi(2, re=True)
-    assert isinstance(driver.machine.error, ReplacedError)
+    error = driver.machine.error
+    assert isinstance(error, ReplacedError)
+    assert (error.code, error.reason) == (4500, '{"by":"s9"}')
     assert driver.of(do.Close) == [do.Close(2)]
 
 

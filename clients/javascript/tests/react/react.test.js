@@ -24,7 +24,7 @@ const until = async (fact, wait = () => act(pause)) => {
 };
 
 /** A server, a client that is connected, and a way to render components inside StrictMode and the provider. */
-async function page(t, options = { rooms: ["chat", "other"] }) {
+async function page(t, options = { rooms: ["chat", "other"] }, isAccepted = true) {
   const server = createServer(options), frames = [];
   class Socket extends server.WebSocket {
     send(frame) {
@@ -41,7 +41,7 @@ async function page(t, options = { rooms: ["chat", "other"] }) {
     client.close();
     assert.deepEqual(warnings.mock.calls.map(({ arguments: [text] }) => text), []); // of React
   });
-  await server.connected();
+  if (isAccepted) await server.connected();
   return { server, client, frames, element, render, unmount };
 }
 
@@ -267,6 +267,34 @@ test("a room is joined once, also under StrictMode, and left after the last comp
   assert.deepEqual(server.clients, [{ client: "ann", rooms: [] }]);
 });
 
+test("a room is joined after an end that the application has undone", async (t) => {
+  let code = 4401;
+  const { server, client, render, element, unmount } = await page(t, { identify: () => code ? { code } : { id: "ann" } }, false);
+  const Chat = () => {
+    const { isJoined, error } = useRoom("open", { join: true });
+    return error ? error.code : isJoined ? "in" : "…";
+  };
+  await render(h(Chat));
+  await until(() => element.textContent === "unauthorized");
+  code = 0; // the user has signed in
+  await act(async () => client.reconnect());
+  await until(() => element.textContent === "in");
+  assert.deepEqual(client.rooms, ["open"]);
+  await act(async () => server.drop({ code: 4510 }));
+  await act(async () => {
+    client.reconnect();
+    client.close();
+    client.reconnect();
+  });
+  await until(() => element.textContent === "in");
+  await unmount();
+  await until(() => !client.rooms.length);
+  client.close();
+  client.reconnect();
+  await until(() => client.status === "live");
+  assert.deepEqual([client.rooms, server.clients[0].rooms], [[], []]);
+});
+
 test("a room is joined when a connection comes, however long that takes", async (t) => {
   const { server, render, element } = await page(t);
   const now = Date.now, Chat = () => useRoom("open", { join: true }).isJoined ? "in" : "…";
@@ -331,6 +359,19 @@ test("requests of the server are answered by the last render", async (t) => {
   assert.deepEqual(await server.request("ann", "confirm", "?"), [2, "?", false]);
   await render(null);
   await assert.rejects(server.request("ann", "confirm"), { code: "not_found" });
+});
+
+test("of two components that answer a request, one goes on when the other has gone", async (t) => {
+  const { server, render } = await page(t);
+  const Confirm = ({ answer }) => void useAnswer("confirm", () => answer), [first, second] = [1, 2].map((answer) => h(Confirm, { answer, key: answer }));
+  await render([first, second]);
+  assert.equal(await server.request("ann", "confirm"), 2);
+  await render([second]);
+  assert.equal(await server.request("ann", "confirm"), 2);
+  await render([first, second]); // now the first one is the last that came
+  assert.equal(await server.request("ann", "confirm"), 1);
+  await render([second]);
+  assert.equal(await server.request("ann", "confirm"), 2);
 });
 
 test("another client takes over at once", async (t) => {

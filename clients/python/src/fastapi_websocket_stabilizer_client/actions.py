@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import frames
-from .errors import ClosedError, StabilizerClientError
+from .errors import StabilizerClientError
 from .messages import Lost, Members, Message, StatusChange
 
 
@@ -101,10 +101,9 @@ class PresenceChanged:
 
 @dataclass(frozen=True, slots=True)
 class StatusChanged:
-    """The state changed. ``error`` is set if the client has ended for another reason than ``close()``."""
+    """The state changed."""
 
     change: StatusChange
-    error: ClosedError | None = None
 
 
 Action = (

@@ -13,7 +13,7 @@ from websockets.uri import parse_uri
 
 from . import actions as do
 from .dispatch import Dispatcher, Event, logger
-from .errors import InvalidDataError, NotConnectedError, RequestFailedError
+from .errors import ClosedError, InvalidDataError, NotConnectedError, RequestFailedError
 from .frames import Request
 from .machine import Machine
 from .messages import EVERYBODY, MAILBOX, Data, Log, Message, Status, StatusChange
@@ -45,8 +45,8 @@ class Client:
 
     Args:
         url: The endpoint, ``ws://…`` or ``wss://…``.
-        auth: A token, or an async function that returns one. It is called before each attempt, and before the token
-            expires.
+        auth: A token, or a function that returns one, with or without async. It is called before each attempt, and
+            before the token expires.
         headers: Headers of the handshake, such as cookies.
         ssl: The TLS settings. By default, those of the system.
         proxy: The URL of a proxy, None for no proxy, True for the one in the environment.
@@ -82,7 +82,7 @@ class Client:
         except InvalidURI as error:
             raise ValueError(f"url must be ws://… or wss://…: {error}") from None
         if auth is not None and not isinstance(auth, str) and not callable(auth):
-            raise TypeError(f"auth must be a token or an async function that returns one, got {auth!r:.80}")
+            raise TypeError(f"auth must be a token or a function that returns one, got {auth!r:.80}")
         bounds = {
             "max_message_bytes": max_message_bytes,
             "max_frame_bytes": max_frame_bytes,
@@ -164,6 +164,11 @@ class Client:
     def rooms(self) -> frozenset[str]:
         """The rooms of the connection."""
         return self._machine.rooms
+
+    @property
+    def error(self) -> ClosedError | None:
+        """Why the client has ended, or None. It is None as well if the application has closed it."""
+        return self._machine.error
 
     # Handlers.
 

@@ -9,6 +9,8 @@ from typing import Any
 MAX_HINT_MS = 300_000
 _STOP_BELOW_2000 = frozenset({1003, 1007, 1008, 1009})
 _WITH_HINT = frozenset({1012, 1013, 4029})
+BROKEN = 1006
+"""The code of a socket that ended without a close frame."""
 UNAUTHORIZED, REPLACED = 4401, 4500
 
 _MEANINGS = {
@@ -59,6 +61,21 @@ class Reaction:
     do: Do
     after_s: float | None = None
     by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """End of a connection or an attempt.
+
+    Attributes:
+        cause: The end, for people.
+        code: Its close code, or None if no socket was closed.
+        reason: What the server has sent with the code.
+    """
+
+    cause: str = ""
+    code: int | None = BROKEN
+    reason: str = ""
 
 
 def react(code: int, reason: str, own_sessions: Collection[str] = ()) -> Reaction:

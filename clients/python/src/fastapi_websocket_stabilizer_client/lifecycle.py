@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from . import frames, writing
 from .actions import Abandon, Action, Authorize, Close, Deliver, Dial, Send, StatusChanged
-from .closes import REPLACED, Do, Reaction, describe, react
+from .closes import BROKEN, REPLACED, Do, End, Reaction, describe, react
 from .ends import error_of, other_subprotocol
 from .errors import ClosedError, IncompatibleServerError, InvalidDataError
 from .exchange import Exchange
@@ -34,8 +34,6 @@ from .options import Options
 from .positions import Place
 from .retry import Retry
 
-BROKEN = 1006
-"""The code of a socket that ended without a close frame."""
 _RETRY = Reaction(Do.RETRY)
 _OWN_SESSIONS = 16
 _HELD = (Entry, Positions, Losses, Joined, Left, Snapshot, Change)
@@ -67,8 +65,8 @@ class Lifecycle:
         self._is_online: bool | None = None
         self._is_started = self._is_closed = False
         self._sessions: list[str] = []
-        self._replaced_by: str | None = None
-        self._cause = ""
+        self._replaced: tuple[str, End] | None = None
+        self._end = End(code=None)
         self._status = Status.IDLE
         self._emit = self._actions.append
         self.client_id: str = ""
@@ -114,7 +112,7 @@ class Lifecycle:
     def unauthorized(self, generation: int, cause: str, now_s: float) -> list[Action]:
         """Note that the credentials of an attempt could not be had."""
         if self._attempt is not None and self._attempt.generation == generation:
-            self._refused(_RETRY, cause, now_s)
+            self._refused(_RETRY, End(cause), now_s)
         return self._done(now_s)
 
     def renew(self, generation: int, token: str, now_s: float) -> list[Action]:
@@ -137,12 +135,12 @@ class Lifecycle:
 
     def closed(self, generation: int, code: int, reason: str, now_s: float) -> list[Action]:
         """Note that a socket was closed, or that it could not be opened (1006)."""
+        reaction, end = react(code, reason, self._sessions), End(describe(code, reason), code, reason)
         if self._attempt is not None and self._attempt.generation == generation:
-            is_refusal = self._attempt.is_open or code != BROKEN
-            cause = describe(code, reason) if is_refusal else f"no connection: {reason}"
-            self._refused(react(code, reason, self._sessions), cause, now_s, code)
+            was_opened = self._attempt.is_open or code != BROKEN
+            self._refused(reaction, end if was_opened else End(f"no connection: {reason}"), now_s)
         elif self._link is not None and self._link.generation == generation:
-            self._dropped(react(code, reason, self._sessions), describe(code, reason), now_s, code)
+            self._dropped(reaction, end, now_s)
         return self._done(now_s)
 
     def frame(self, generation: int, data: str | bytes, now_s: float) -> list[Action]:
@@ -153,7 +151,7 @@ class Lifecycle:
                 self._take(self._link, frames.read(data), now_s)
             except FrameError as error:
                 self._emit(Abandon(generation))
-                self._dropped(_RETRY, str(error), now_s, is_fault=True)
+                self._dropped(_RETRY, End(str(error)), now_s, is_fault=True)
         elif self._attempt is not None and self._attempt.generation == generation and self._attempt.is_open:
             self._take_first(self._attempt, data, now_s)
         return self._done(now_s)
@@ -164,7 +162,7 @@ class Lifecycle:
         """Dial at once, because the application asks for it."""
         self._is_started, self._is_closed, self.error = True, False, None
         self._retry.reset()
-        self._cause, self._replaced_by = "", None
+        self._end, self._replaced = End(code=None), None
         self._is_online = None  # an attempt shows whether there is a network
         self._dial(now_s)
 
@@ -212,16 +210,16 @@ class Lifecycle:
     def _greet(self, attempt: Attempt, hi: Hi, now_s: float) -> None:
         """Go on with a new connection. The held frames of the old one are replayed, or their logs are lost."""
         self._attempt = self._held = None
-        replaced_by, self._replaced_by = self._replaced_by, None
-        if replaced_by is not None and replaced_by != hi.session:
+        replaced, self._replaced = self._replaced, None
+        if replaced is not None and replaced[0] != hi.session:
             self._emit(Close(attempt.generation))
-            self._stop(error_of(REPLACED, describe(REPLACED, "")), now_s)
+            self._stop(error_of(replaced[1]), now_s)
             return
         if self._link is not None:
             self._exchange.end()
             self._emit(Close(self._link.generation))
         self._retry.greeted()
-        self._cause = ""
+        self._end = End(code=None)
         self.client_id = hi.client
         self._sessions = [*self._sessions, hi.session][-_OWN_SESSIONS:]
         self._link = Link(attempt.generation, Liveness(hi.ping_s, now_s), hi.outcome == "later")
@@ -230,19 +228,19 @@ class Lifecycle:
 
     def _give_up(self, attempt: Attempt, cause: str, now_s: float) -> None:
         self._emit(Abandon(attempt.generation))
-        self._refused(_RETRY, cause, now_s)
+        self._refused(_RETRY, End(cause), now_s)
 
-    def _refused(self, reaction: Reaction, cause: str, now_s: float, code: int = BROKEN) -> None:
+    def _refused(self, reaction: Reaction, end: End, now_s: float) -> None:
         """Decide what follows an attempt that ended before ``hi``."""
         was_dialed = self._attempt is not None and self._attempt.is_dialed
-        self._attempt = self._replaced_by = None
-        self._cause = cause
+        self._attempt = self._replaced = None
+        self._end = end
         self._release(now_s)
         if self._link is not None:
             self._link.next_handover_s = now_s + self._retry.pause()
             self._link.may_replace_itself |= was_dialed
         elif self._retry.is_hopeless(reaction, can_renew=self._options.can_renew):
-            self._stop(error_of(code, cause), now_s)
+            self._stop(error_of(end), now_s)
         else:
             self._dial_s = now_s + self._retry.refused(reaction)
 
@@ -312,21 +310,19 @@ class Lifecycle:
         for row in lost:
             self._emit(Deliver(Lost(row.log, row.top, row.code)))
 
-    def _dropped(
-        self, reaction: Reaction, cause: str, now_s: float, code: int = BROKEN, *, is_fault: bool = False
-    ) -> None:
+    def _dropped(self, reaction: Reaction, end: End, now_s: float, *, is_fault: bool = False) -> None:
         """Decide what follows a connection that ended."""
-        link, self._link, self._cause = self._link, None, cause
+        link, self._link, self._end = self._link, None, end
         assert link is not None
         self._exchange.end()
         attempt = self._attempt
-        if code == REPLACED and link.may_replace_itself:
+        if end.code == REPLACED and link.may_replace_itself:
             reaction = _RETRY
-        elif code == REPLACED and attempt is not None and attempt.is_dialed:
-            self._replaced_by = reaction.by  # perhaps by the attempt: its ``hi`` will tell
+        elif end.code == REPLACED and attempt is not None and attempt.is_dialed:
+            self._replaced = reaction.by, end  # perhaps by the attempt: its ``hi`` will tell
             return
         if self._retry.is_hopeless(reaction, can_renew=self._options.can_renew):
-            self._stop(error_of(code, cause), now_s)
+            self._stop(error_of(end), now_s)
         elif attempt is None:
             live_s = 0.0 if link.live_since_s is None else now_s - link.live_since_s
             self._dial_s = now_s + self._retry.dropped(reaction, live_s, is_fault=is_fault)
@@ -341,13 +337,14 @@ class Lifecycle:
             self._emit(Send(link.generation, writing.PROBE))
         else:
             self._emit(Abandon(link.generation))
-            self._dropped(_RETRY, "the server sent nothing, and did not answer a ping", now_s)
+            self._dropped(_RETRY, End("the server sent nothing, and did not answer a ping"), now_s)
 
     # Ends.
 
     def _stop(self, error: ClosedError, now_s: float, *, is_own: bool = False) -> None:
         self._hang_up(now_s)
-        self._is_closed, self.error, self._cause = True, None if is_own else error, str(error)
+        self._is_closed, self.error = True, None if is_own else error
+        self._end = End(str(error), error.code, error.reason)
         self._exchange.close(error)
 
     def _hang_up(self, now_s: float) -> None:
@@ -362,7 +359,7 @@ class Lifecycle:
     def _abandon_attempt(self, now_s: float) -> None:
         if self._attempt is not None:
             self._emit(Abandon(self._attempt.generation))
-            self._attempt = self._replaced_by = None
+            self._attempt = self._replaced = None
         self._release(now_s)
 
     # Times.
@@ -385,9 +382,10 @@ class Lifecycle:
         status = self.status
         if status is not self._status:
             wait_s = None if self._dial_s is None else max(0.0, self._dial_s - now_s)
-            change = StatusChange(self._status, status, self._cause, self._retry.failures, wait_s)
+            end, failures = self._end, self._retry.failures
+            change = StatusChange(self._status, status, end.cause, end.code, failures, wait_s, self.error)
             self._status = status
-            self._emit(StatusChanged(change, self.error))
+            self._emit(StatusChanged(change))
         actions = self._actions.copy()
         self._actions.clear()
         return actions

@@ -8,6 +8,8 @@ its actions then follow behind the earlier ones.
 from collections.abc import Hashable
 
 from .actions import Action
+from .closes import End
+from .ends import error_of_call
 from .errors import ClosedError, RequestFailedError
 from .lifecycle import Lifecycle
 from .messages import Data
@@ -56,7 +58,7 @@ class Machine(Lifecycle):
             self._is_online = False
             if self._is_started and not self._is_closed:
                 self._hang_up(now_s)
-                self._dial_s, self._cause = None, "the system has no network"
+                self._dial_s, self._end = None, End("the system has no network", code=None)
         return self._done(now_s)
 
     def online(self, now_s: float) -> list[Action]:
@@ -147,5 +149,5 @@ class Machine(Lifecycle):
 
     def _begin_call(self, now_s: float) -> None:
         if self._is_closed:
-            raise ClosedError(f"the client has ended: {self.error or 'closed by the application'}")
+            raise error_of_call(self.error)
         self._check(now_s)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
+from .errors import ClosedError
+
 MAILBOX: Final = 0
 """The log of this client."""
 EVERYBODY: Final = 1
@@ -78,15 +80,19 @@ class StatusChange:
         old: The former state.
         new: The state from now on.
         cause: What ended the last connection or attempt, for people; "" if nothing did.
+        close_code: Its close code, 1006 without a close frame; None if nothing ended it.
         attempt: Number of failed attempts in a row.
         retry_in_s: Seconds until the next attempt, or None.
+        error: Why the client has ended, or None. It is None as well if the application has closed it.
     """
 
     old: Status
     new: Status
     cause: str = ""
+    close_code: int | None = None
     attempt: int = 0
     retry_in_s: float | None = None
+    error: ClosedError | None = None
 
 
 Members = Mapping[str, Any]

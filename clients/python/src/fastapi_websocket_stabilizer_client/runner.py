@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
+from inspect import isawaitable
 from typing import TypeVarTuple
 
 from . import actions as do
@@ -12,7 +13,7 @@ from .exchange import RENEWED_AGAIN_S
 from .machine import Machine
 from .sockets import Endpoint, Socket
 
-Auth = str | Callable[[], Awaitable[str]]
+Auth = str | Callable[[], str | Awaitable[str]]
 Arguments = TypeVarTuple("Arguments")
 
 LONGEST_SLEEP_S = 10.0
@@ -142,7 +143,9 @@ class Runner:
         assert self._auth is not None
         try:
             async with asyncio.timeout(RENEWED_AGAIN_S if is_renewal else None):
-                token = self._auth if isinstance(self._auth, str) else await self._auth()
+                token = self._auth if isinstance(self._auth, str) else self._auth()
+                if isawaitable(token):
+                    token = await token
             if not isinstance(token, str):
                 raise TypeError(f"auth returned {token!r}, not a string")
         except Exception as error:  # noqa: BLE001 - a function of the application may raise anything

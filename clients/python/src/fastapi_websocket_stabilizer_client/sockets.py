@@ -18,7 +18,7 @@ from websockets.exceptions import (
 )
 from websockets.typing import Subprotocol
 
-from .lifecycle import BROKEN
+from .closes import BROKEN
 
 CLOSE_TIMEOUT_S = 2.0
 """Seconds for the closing handshake of a socket that is not used any more."""

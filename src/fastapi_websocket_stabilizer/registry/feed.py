@@ -235,12 +235,12 @@ class Feed(Generic[M]):
         self._run_id, self._whole_run_id = run_id, self._whole_run_id or run_id
         self._is_subscribed, self._held = True, True
         self._flight, self._paused = None, False
-        return [*self._empty_queue(), *self._ask()]
+        return [*self.released(drops_entries=True), *self._ask()]
 
     def interrupted(self) -> Sequence[Action]:
         """Expect nothing until ``subscribed``: the bus connection is lost, and maybe messages with it."""
         self._is_subscribed, self._held, self._flight = False, True, None
-        return self._empty_queue()
+        return self.released(drops_entries=True)
 
     def unsubscribed(self) -> None:
         """Forget the log: UNSUBSCRIBE was sent. What still arrives is ignored until ``subscribed``."""
@@ -265,12 +265,15 @@ class Feed(Generic[M]):
             return self._enqueue(_Queued(message, size))
         return (Deliver(message),)
 
-    def released(self) -> Sequence[Action]:
-        """Deliver the volatile messages that wait, but no entries: later ones are delivered without Redis."""
-        volatile = [item for item in self._queue if not item.id]
-        self._queue = [item for item in self._queue if item.id]
-        self._queued_bytes -= sum(item.size for item in volatile)
-        return [Deliver(item.message) for item in volatile]
+    def released(self, *, drops_entries: bool = False) -> Sequence[Action]:
+        """Deliver the volatile messages that wait: later ones are delivered without Redis. Entries wait on.
+
+        With ``drops_entries`` they do not, because a read after the next subscription has them.
+        """
+        volatile = [Deliver(item.message) for item in self._queue if not item.id]
+        self._queue = [item for item in self._queue if item.id and not drops_entries]
+        self._queued_bytes = sum(item.size for item in self._queue)
+        return list(volatile)
 
     def cut(self, id_: int, code: str) -> Sequence[Action]:
         """Take the news that cursors below ``id_`` are lost: a hole was found, or the log was deleted."""
@@ -395,12 +398,6 @@ class Feed(Generic[M]):
         self._queue, self._queued_bytes = [], 0
         self._flight = None  # it may be older than what was dropped
         return self._ask()
-
-    def _empty_queue(self) -> list[Action]:
-        """Drop what was queued; a read after the next subscription has the entries."""
-        volatile = [Deliver(item.message) for item in self._queue if not item.id]
-        self._queue, self._queued_bytes = [], 0
-        return list(volatile)
 
     # Answers
 

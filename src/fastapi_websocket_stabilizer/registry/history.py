@@ -193,9 +193,8 @@ class History:
             return
         is_fed: asyncio.Future[Any] = self.members.wait(connection, channel, start.since, start.refusal)
         if start.is_new:
-            is_fed = self._state.tasks.spawn(
-                self._keep_position(connection, channel, is_fed), "keep-position"
-            )
+            kept = self._keep_position(connection, channel, is_fed)
+            is_fed = self._state.tasks.spawn(kept, "keep-position")
         actions = log.feed.attach(connection, start.cursor)
         if start.cursor is not None:
             count_return(self._state.counters, actions)

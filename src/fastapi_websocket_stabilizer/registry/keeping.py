@@ -82,6 +82,7 @@ class Keeping:
         if kept is not None and (kept.rooms or kept.mark) and connection.ended is None:
             entered, since = _known(kept.rooms)
             session.rooms, session.since = entered | session.rooms, since | session.since
+            session.inherited = frozenset(entered)
             session.mark = max(session.mark, kept.mark)
             await self._begin(connection, session)
         if connection in self._unwritten:  # a room that was joined in the meantime

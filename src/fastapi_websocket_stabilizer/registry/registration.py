@@ -27,14 +27,15 @@ class Succession:
         is_taken: The former session was found, and this one continues it.
         is_kept: The store has the session.
         rooms: Rooms that the store keeps, and whether the client entered each by itself.
+        inherited: Rooms of the former session, when this one took it over.
         since: Positions of logs when the client became their member; "" is that of everybody. Only for logs whose
             members see nothing from before.
         mark: Number of the last confirmed message that was handled.
     """
 
     __slots__ = (
-        "former", "formers", "gone_at_s", "has_begun", "is_kept", "is_owed", "is_taken", "mark", "rooms",
-        "sid", "since", "superseded",
+        "former", "formers", "gone_at_s", "has_begun", "inherited", "is_kept", "is_owed", "is_taken", "mark",
+        "rooms", "sid", "since", "superseded",
     )  # fmt: skip
 
     def __init__(self, sid: str, former: str = "") -> None:
@@ -48,6 +49,7 @@ class Succession:
         self.is_taken: bool = False
         self.is_kept: bool = False
         self.rooms: dict[str, bool] = {}
+        self.inherited: frozenset[str] = frozenset()
         self.since: dict[str, int] = {}
         self.mark: int = 0
 

@@ -78,13 +78,16 @@ class Rooms:
         """Join the rooms that the session of a connection has kept; return those that it is in then.
 
         ``may_enter`` is asked for those that the client entered by itself. A room that the application has revoked
-        while this runs is left again.
+        while this runs is left again. A room that was not of the former session is not looked up, because the store
+        may not have it yet.
 
         Raises:
             BackendUnavailableError: Redis did not answer, and ``on_backend_loss`` is "refuse".
         """
         session = registration_of(connection).session
-        kept = {} if session is None else dict(session.rooms)
+        if session is None:
+            return []
+        kept = {room: session.rooms[room] for room in session.inherited & session.rooms.keys()}
 
         async def join_again(room: str) -> None:
             try:
@@ -100,7 +103,7 @@ class Rooms:
         for room in await self._keeping.revoked(connection, kept):
             await self.leave(connection, room)
         await self._keeping.forget_others(connection)
-        return [room for room in kept if room in connection.rooms]
+        return [room for room in session.rooms if room in connection.rooms]
 
     async def take_over(self, connection: Connection) -> None:
         """See ``Keeping.take``."""

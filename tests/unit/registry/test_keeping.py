@@ -17,6 +17,7 @@ from fastapi_websocket_stabilizer.backends.ports import KeptSession, SessionName
 from fastapi_websocket_stabilizer.names import ConnectionId
 from fastapi_websocket_stabilizer.registry import keeping
 from fastapi_websocket_stabilizer.testing import MemoryCluster, MemoryManager
+from tests.support.waiting import eventually
 from tests.unit.registry.sessions import connect, kept_rooms
 
 QUIET = WebSocketConfig(log_level="CRITICAL")
@@ -200,6 +201,32 @@ async def test_room_that_is_revoked_between_takeover_and_join_is_left_again() ->
         assert await new.restore() == []
         assert new.connection.rooms == set()
         assert await kept_rooms(cluster, "s2") == set()
+
+
+async def test_room_that_is_joined_while_others_are_restored_is_not_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with MemoryCluster(1, QUIET) as cluster:
+        (manager,) = cluster.managers
+        old = await connect(manager, "s1")
+        await old.connection.join("lobby")
+        await old.connection.close()
+        new = await connect(manager, "s2", "s1")
+        store, writes = manager.registry.state.backend.sessions, asyncio.Event()
+        note = store.note
+
+        async def write_late(*arguments: Any, **options: Any) -> None:
+            await writes.wait()
+            await note(*arguments, **options)
+
+        monkeypatch.setattr(store, "note", write_late)
+        join = asyncio.create_task(new.connection.join("chat"))
+        await eventually(lambda: "chat" in new.session.rooms, what="the join is noted, and not written yet")
+        assert await new.restore() == ["lobby", "chat"]
+        writes.set()
+        await join
+        assert new.connection.rooms == {"chat", "lobby"}
+        assert await kept_rooms(cluster, "s2") == {"chat", "lobby"}
 
 
 @pytest.mark.parametrize("is_rejoined", [False, True])

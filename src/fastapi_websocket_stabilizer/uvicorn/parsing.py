@@ -32,6 +32,10 @@ class FrameReader(StreamReader):
 
     __slots__ = ("buffer", "eof", "is_between_frames", "may_begin")  # without a dictionary, 200 bytes less
 
+    # Attributes of the class of websockets.
+    buffer: bytearray
+    eof: bool
+
     def __init__(self, unread: bytes | bytearray) -> None:
         super().__init__()
         self.buffer += unread

@@ -74,6 +74,7 @@ class WebSocketProtocol(CoalescedWrites, ReceivingProtocol):
     )  # fmt: skip
 
     # Attributes of uvicorn's class that are set here.
+    close_sent: bool
     close_timeout: float
     frames_at_once: int
     close_timer: asyncio.TimerHandle | None
@@ -95,7 +96,8 @@ class WebSocketProtocol(CoalescedWrites, ReceivingProtocol):
         self.writable = cast("asyncio.Event", Flag())
         self.scope = None
         self.is_parked: bool = False
-        self.descriptor, self._gathered = -1, b""
+        self.descriptor: int = -1
+        self._gathered: bytes = b""
         self.flusher = TickFlusher.of(self.loop)
 
     # Handshake, and calls of the application

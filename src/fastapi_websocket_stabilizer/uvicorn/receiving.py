@@ -222,7 +222,9 @@ class ReceivingProtocol(WebSocketsSansIOProtocol, asyncio.BufferedProtocol):
         parsed = self._parse_some(reader, data)
         if self._has_pinged:
             self._has_pinged = False
-            self.transport.write(b"".join(self.conn.data_to_send()))
+            pongs = b"".join(self.conn.data_to_send())
+            if pongs and not self.transport.is_closing():  # else a close frame has taken them along
+                self.transport.write(pongs)
         return parsed
 
     def _parse_some(self, reader: FrameReader, data: bytes) -> int:
